@@ -1,0 +1,89 @@
+"""What we ask of the operating system: receive stamps, precise timers, and children that die with us.
+
+Everything here is harmless where the platform lacks it (macOS): stamps become the clock at `recv`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+
+# <linux/socket.h>; Python's socket module does not name it. The generic number holds on x86-64 and arm64.
+SO_TIMESTAMPNS = 35
+_TIMESPEC = struct.Struct("qq")
+ANCILLARY = socket.CMSG_SPACE(_TIMESPEC.size) if sys.platform == "linux" else 0
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_TIMERSLACK = 29
+
+
+def enable_stamps(sock: socket.socket) -> bool:
+    """Ask for the kernel's receive time of each read; False where there is none (then use the clock at `recv`)."""
+    if sys.platform != "linux":
+        return False
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    except OSError:
+        return False
+    return True
+
+
+def stamp_of(ancillary: list[tuple[int, int, bytes]]) -> int:
+    """Kernel receive time, ns of CLOCK_REALTIME, of the last segment of a read; the clock now if none came."""
+    for _level, kind, data in ancillary:
+        if kind == SO_TIMESTAMPNS:
+            seconds, nanoseconds = _TIMESPEC.unpack_from(data)
+            return int(seconds * 1_000_000_000 + nanoseconds)
+    return time.time_ns()
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Have the kernel kill this process when its parent dies, also by SIGKILL.
+
+    The parent may have died before the call: then the parent id differs from `parent_pid` and we leave now.
+    Callers also watch a pipe for end of file, which serves where there is no such signal.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def use_timer_slack(ns: int) -> None:
+    """Let sleeps of this thread end at most `ns` late for the sake of batching (Linux's default is 50 us)."""
+    _prctl(_PR_SET_TIMERSLACK, ns)
+
+
+class Poller:
+    """`select.epoll` where there is one, else `select.poll` in the same words. Timeouts are in seconds."""
+
+    register: Callable[[int, int], None]
+    modify: Callable[[int, int], None]
+    unregister: Callable[[int], None]
+    poll: Callable[[float], list[tuple[int, int]]]
+    close: Callable[[], None]
+
+    def __init__(self) -> None:
+        if hasattr(select, "epoll"):
+            epoll = select.epoll()
+            self.register, self.modify, self.unregister = epoll.register, epoll.modify, epoll.unregister
+            self.poll, self.close = epoll.poll, epoll.close
+        else:  # pragma: no cover
+            poller = select.poll()
+            self.register, self.modify, self.unregister = poller.register, poller.modify, poller.unregister
+            self.poll = lambda timeout: poller.poll(timeout * 1000)
+            self.close = lambda: None
+
+
+READ, WRITE = select.POLLIN, select.POLLOUT

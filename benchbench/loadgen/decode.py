@@ -1,0 +1,279 @@
+"""Raw reads -> token events. Runs between rounds (or in slices, once undecoded bytes exceed their bound).
+
+HTTP framing is httptools', JSON is orjson's; ours is the middle: server-sent events and what counts as a token.
+An event belongs to the read that held the end of its `data:` line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import httptools
+import orjson
+
+from benchbench.loadgen.exchange import Exchange
+
+DETAIL = 300  # characters of a server's message that a record keeps
+MAX_LINE = 8 << 20
+
+
+@dataclass(slots=True)
+class Answer:
+    """What one response said.
+
+    `event_read[k]`: index of the read that completed token event k. `event_tokens[k]`: its tokens.
+    `tokens_from`: how they are known: "ids" (token_ids), "usage" (running usage), "events" (one per event),
+    "spread" (the server's total spread evenly over the events, since some held several).
+    `problem`: (kind, sentence) when the stream itself reports or shows a failure.
+    """
+
+    event_read: list[int] = field(default_factory=list)
+    event_tokens: list[int] = field(default_factory=list)
+    tokens_from: str = ""
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    finish_reason: str = ""
+    response_id: str = ""
+    server_metrics: dict[str, float] = field(default_factory=dict)
+    done: bool = False
+    problem: tuple[str, str] | None = None
+
+
+@dataclass(slots=True)
+class _Event:
+    read: int
+    ids: int  # token ids in it, -1 when it has none
+    text: bool  # it has text (or reasoning, or a tool call)
+    running: int  # usage.completion_tokens at this event, -1 when not told
+    last: bool  # it has a finish_reason
+
+
+class Decoder:
+    """Incremental: `feed` reads in order, then `answer`. Never raises on what a server sent: see `Answer.problem`."""
+
+    def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._reads = 0
+        self._line = b""
+        self._pieces: list[bytes] = []
+        self._events: list[_Event] = []
+        self._answer = Answer()
+        self._status = 0
+        self._is_stream = False
+        self._other = b""  # a body that is not an event stream
+        self._complete = False
+        self._broken = ""
+
+    # httptools' callbacks
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"content-type":
+            self._is_stream = value.lower().startswith(b"text/event-stream")
+
+    def on_headers_complete(self) -> None:
+        self._status = self._parser.get_status_code()
+
+    def on_body(self, body: bytes) -> None:
+        self._pieces.append(body)
+
+    def on_message_complete(self) -> None:
+        self._complete = self._status >= 200
+
+    def feed(self, reads: list[bytes]) -> None:
+        """Decode the next reads, in the order they came."""
+        pieces = self._pieces
+        feed = self._parser.feed_data
+        for data in reads:
+            at = self._reads
+            self._reads += 1
+            if self._broken:
+                continue
+            try:
+                feed(data)
+            except httptools.HttpParserError as error:
+                if not self._complete:
+                    self._broken = f"broken HTTP framing: {error}"
+            for piece in pieces:
+                # The common case, one whole event in one chunk, without going through lines.
+                if (
+                    piece[:6] == b"data: "
+                    and piece[-1:] == b"\n"
+                    and piece.find(b"\n") == len(piece) - 2
+                    and not self._line
+                ):
+                    self._payload(piece[6:-2], at)
+                else:
+                    self._lines(piece, at)
+            pieces.clear()
+
+    def _lines(self, piece: bytes, at: int) -> None:
+        if not self._is_stream or self._status != 200:
+            if len(self._other) < 65_536:
+                self._other += piece
+            return
+        *lines, self._line = (self._line + piece).split(b"\n")
+        for whole in lines:
+            line = whole.removesuffix(b"\r")
+            if line[:5] == b"data:":
+                self._payload(line[5:].strip(), at)
+        if len(self._line) > MAX_LINE:
+            self._broken = f"one line of more than {MAX_LINE >> 20} MiB"
+
+    def _payload(self, payload: bytes, at: int) -> None:
+        if not self._is_stream or self._status != 200:
+            self._other += payload
+            return
+        if payload == b"[DONE]":
+            self._answer.done = True
+            return
+        try:
+            event = orjson.loads(payload)
+        except orjson.JSONDecodeError as error:
+            self._fail("protocol", f"an event is not JSON ({error}): {payload[:80]!r}")
+            return
+        if not isinstance(event, dict):
+            self._fail("protocol", f"an event is not a JSON object: {payload[:80]!r}")
+            return
+        try:
+            self._event(event, at)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            self._fail(
+                "protocol",
+                f"an event has an unknown form ({type(error).__name__}: {error}): {payload[:80]!r}",
+            )
+
+    def _fail(self, kind: str, detail: str) -> None:
+        if self._answer.problem is None:
+            self._answer.problem = (kind, detail[:DETAIL])
+
+    def _event(self, event: dict[str, Any], at: int) -> None:
+        answer = self._answer
+        if error := event.get("error"):
+            message = error.get("message") if isinstance(error, dict) else error
+            self._fail("stream", f"the server reported an error in the stream: {message}")
+            return
+        running = -1
+        if usage := event.get("usage"):
+            answer.input_tokens = _count(usage.get("prompt_tokens"))
+            answer.output_tokens = _count(usage.get("completion_tokens"))
+            running = -1 if answer.output_tokens is None else answer.output_tokens
+            if details := usage.get("prompt_tokens_details"):
+                answer.cached_tokens = _count(details.get("cached_tokens"))
+        if metrics := event.get("metrics"):
+            answer.server_metrics = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
+        choices = event.get("choices")
+        if not choices:
+            return
+        if not answer.response_id:
+            answer.response_id = str(event.get("id") or "")
+        for choice in choices:
+            ids = choice.get("token_ids")
+            delta = choice.get("delta")
+            if delta is None:
+                text, role_only = choice.get("text"), False
+            else:
+                text = (
+                    delta.get("content")
+                    or delta.get("reasoning_content")
+                    or delta.get("reasoning")
+                    or delta.get("tool_calls")
+                )
+                role_only = "role" in delta and not text
+            if reason := choice.get("finish_reason"):
+                answer.finish_reason = str(reason)
+            # A role-only first chunk is no token, unless ids say otherwise.
+            if not role_only or ids:
+                self._events.append(_Event(at, -1 if ids is None else len(ids), bool(text), running, bool(reason)))
+
+    def answer(self, *, closed: bool = False) -> Answer:
+        """The answer of all that was fed. `closed`: the connection ended, which ends a body of unknown length."""
+        answer = self._answer
+        if closed and self._status and not self._complete and not self._broken:
+            self._complete = True
+        if self._line:  # a last line without its end
+            self._lines(b"\n", max(0, self._reads - 1))
+        if self._status != 200:
+            message = _message(self._other)
+            answer.problem = ("status", f"status {self._status}: {message}"[:DETAIL])
+        elif not self._is_stream:
+            answer.problem = ("protocol", f"the answer is not an event stream: {self._other[:80]!r}")
+        elif self._broken:
+            answer.problem = ("protocol", self._broken)
+        elif not self._complete:
+            self._fail("protocol", "the response ended in the middle of its framing")
+        self._settle()
+        if answer.problem is None and not answer.event_read:
+            answer.problem = ("protocol", "the stream ended without a token")
+        return answer
+
+    def _settle(self) -> None:
+        """Decide which events are token events and how many tokens each held, from the best evidence there is."""
+        answer, events = self._answer, self._events
+        if any(event.ids > 0 for event in events):
+            kept = [event for event in events if event.ids > 0]
+            answer.tokens_from, answer.event_tokens = "ids", [event.ids for event in kept]
+        elif events and all(event.running >= 0 for event in events):
+            tokens = [b.running - a for a, b in zip([0, *[e.running for e in events]], events, strict=False)]
+            pairs = [(event, count) for event, count in zip(events, tokens, strict=True) if count > 0]
+            kept = [event for event, _ in pairs]
+            answer.tokens_from, answer.event_tokens = "usage", [count for _, count in pairs]
+        else:
+            total = answer.output_tokens
+            kept = [event for event in events if event.text or not event.last]
+            if total is not None and total != len(kept):
+                # Empty texts are tokens (half a character) or not (a closing event): believe the server's total.
+                choices = [events, [event for event in events if event.text]]
+                kept = next((some for some in choices if len(some) == total), kept)
+            answer.tokens_from, answer.event_tokens = "events", [1] * len(kept)
+            if total is not None and total > len(kept) > 0:
+                answer.tokens_from = "spread"
+                cuts = [total * k // len(kept) for k in range(len(kept) + 1)]
+                answer.event_tokens = [b - a for a, b in pairwise(cuts)]
+        answer.event_read = [event.read for event in kept]
+        if answer.output_tokens is None and answer.tokens_from == "ids":
+            answer.output_tokens = sum(answer.event_tokens)
+
+
+def _count(value: object) -> int | None:
+    """A count that a server told, or None for anything that is no count."""
+    return value if type(value) is int and 0 <= value < 1 << 31 else None
+
+
+def _message(body: bytes) -> str:
+    """A server's error message, or the beginning of whatever it sent."""
+    try:
+        data = orjson.loads(body)
+        error = data.get("error", data)
+        text = error.get("message") or error.get("detail") if isinstance(error, dict) else error
+        if not text and isinstance(data, dict):
+            text = data.get("message") or data.get("detail")
+        return str(text or "no message")
+    except (orjson.JSONDecodeError, AttributeError):
+        return body[:DETAIL].decode("utf-8", "replace").strip() or "no message"
+
+
+def decode(exchange: Exchange) -> Answer:
+    """Decode what an exchange has received so far."""
+    decoder = exchange.decoder or Decoder()
+    decoder.feed(exchange.reads[exchange.decoded :])
+    return decoder.answer(closed=exchange.framing.until_close and exchange.framing.done)
+
+
+def compact(exchange: Exchange, reads: int) -> int:
+    """Decode the first undecoded reads of an exchange, which may still be running, and drop their bytes.
+
+    Returns the bytes dropped. Stamps stay, and `exchange.reads` keeps its length, so that read indices stay true.
+    """
+    if exchange.framing.status and not exchange.framing.done:
+        exchange.framing.follow(exchange.reads)  # it must not miss bytes that are about to go
+    decoder = exchange.decoder = exchange.decoder or Decoder()
+    start = exchange.decoded
+    part = exchange.reads[start : start + reads]
+    decoder.feed(part)
+    exchange.decoded = start + len(part)
+    exchange.reads[start : exchange.decoded] = [b""] * len(part)
+    freed = sum(map(len, part))
+    exchange.freed += freed
+    return freed

@@ -1,0 +1,402 @@
+"""The cell loop: drives one round of requests over one thread, and does nothing else while tokens flow.
+
+A round's requests are known before it starts: whole HTTP requests as bytes, when each is due, and how many may be
+in flight. Static: all due at once. Closed: due when a place is free. Open: due by a schedule. One loop serves all.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from benchbench.kernel import Poller
+from benchbench.loadgen.decode import compact
+from benchbench.loadgen.exchange import Exchange
+from benchbench.loadgen.target import Target
+from benchbench.loadgen.wire import Connection, State, WireError
+
+STALE_NS = 2_000_000_000  # an idle connection older than this is not used again: vLLM closes them after 5 s
+LEAD_NS = 100_000_000  # in an open load a connection is made this long before its request is due
+SETTLE_NS = 5_000_000  # after new connections: time for the server to accept them before the round,
+SETTLE_EACH_NS = 100_000  # and so much more for each
+SEND_SLICE = 32  # sends between two looks at the sockets
+HELD_BYTES = 512 << 20  # undecoded bytes kept before idle moments are used to decode
+MAX_RESPONSE = 256 << 20  # bytes of one response
+_now = time.time_ns
+
+
+@dataclass(frozen=True, slots=True)
+class RoundJob:
+    """One round. `due_ns`: offsets from the start, ascending (all 0 unless open). `start_ns`: wall clock, 0 = now.
+
+    `exact`: a request whose output length is not the asked one has failed.
+    """
+
+    target: Target
+    payloads: list[bytes]
+    due_ns: list[int]
+    in_flight: int
+    asked_input: list[int]
+    asked_output: list[int]
+    connect_s: float
+    first_token_s: float
+    stall_s: float
+    exact: bool = True
+    paced: bool = False  # open load: connections are made as requests become due
+    start_ns: int = 0
+
+
+@dataclass(slots=True)
+class RoundFacts:
+    """The instrument's own view of a round, times in ns."""
+
+    started_ns: int = 0
+    turn_max_ns: int = 0  # the longest time between two looks at the sockets
+    clock_step_ns: int = 0  # largest change of wall clock against monotonic clock
+    cpu_ns: int = 0
+    wall_ns: int = 0
+    connects: int = 0
+    resent: int = 0
+    kernel_stamps: bool = True
+    held_max_bytes: int = 0
+    decoded_early_bytes: int = 0
+    cancelled: bool = False
+
+
+@dataclass(slots=True)
+class Pool:
+    """Connections that outlive a round, and what stays true of a target between rounds."""
+
+    poller: Poller
+    idle: list[Connection] = field(default_factory=list)
+    target: Target | None = None
+    address: int = 0  # index into the target's addresses that last answered
+
+    def close(self) -> None:
+        while self.idle:
+            self.idle.pop().close()
+
+
+class Round:
+    """Runs one job: `run()` gives the exchanges in order of index; `facts` says what the instrument saw.
+
+    `commands(fd)` is called when a watched descriptor that is no connection is readable; True cancels the round.
+    """
+
+    def __init__(self, job: RoundJob, pool: Pool, commands: Callable[[int], bool]) -> None:
+        self.job, self.pool, self.commands = job, pool, commands
+        self.facts = RoundFacts()
+        if pool.target != job.target:
+            pool.close()
+            pool.target, pool.address = job.target, 0
+        self._by_fd: dict[int, Connection] = {conn.fd: conn for conn in pool.idle}
+        self._context = job.target.ssl_context()
+        self._addresses: list[tuple[int, tuple[str, int]]] = []
+        self._next = 0
+        self._armed: deque[Connection] = deque()  # bound to a request that is not sent yet, in order of due time
+        self._busy: dict[Connection, tuple[int, int]] = {}  # -> (reads with data seen at last check, when that was)
+        self._done: list[Exchange] = []
+        self._held = 0  # undecoded bytes of finished exchanges
+        self._begun_ns = 0
+        self._woke_ns = _now()
+        self._cancelled = False
+        least = min(job.connect_s, job.first_token_s, job.stall_s)
+        self._check_ns = int(min(0.1, least / 4) * 1e9)
+
+    # -- connections and requests
+
+    def _fresh(self, exchange: Exchange) -> Connection | None:
+        """Open a connection for an exchange; None when that failed at once, which fails the exchange."""
+        if not self._addresses:
+            try:
+                self._addresses = self.job.target.addresses()
+            except OSError as error:
+                self._fail(exchange, "connect", "connect", f"cannot resolve {self.job.target.host}: {error}")
+                return None
+        self.facts.connects += 1
+        try:
+            conn = Connection(self.job.target, self._addresses, self.pool.address, self._context, self.pool.poller)
+        except (WireError, OSError) as error:
+            self._fail(exchange, "connect", "connect", str(error))
+            return None
+        self.facts.kernel_stamps &= conn.kernel_stamps
+        self._by_fd[conn.fd] = conn
+        return self._bind(conn, exchange)
+
+    def _bind(self, conn: Connection, exchange: Exchange) -> Connection:
+        conn.exchange = exchange
+        if self._begun_ns and exchange.scheduled_ns <= _now():
+            self._armed.appendleft(conn)
+        else:
+            self._armed.append(conn)
+        self._busy[conn] = (0, time.monotonic_ns())
+        return conn
+
+    def _arm(self, scheduled_ns: int) -> Connection | None:
+        """Give the next request a connection: an idle one that is not stale, else a new one."""
+        exchange = Exchange(self._next, self.job.payloads[self._next], scheduled_ns)
+        self._next += 1
+        limit = _now() - STALE_NS
+        while self.pool.idle:
+            conn = self.pool.idle.pop()
+            if conn.state is State.IDLE and conn.idle_since_ns > limit:
+                return self._bind(conn, exchange)
+            self._drop(conn)
+        return self._fresh(exchange)
+
+    def _drop(self, conn: Connection, *, reset: bool = False) -> None:
+        self._by_fd.pop(conn.fd, None)
+        self._busy.pop(conn, None)
+        conn.close(reset=reset)
+
+    def _fail(self, exchange: Exchange, kind: str, phase: str, detail: str) -> None:
+        exchange.error_kind, exchange.error_phase, exchange.error_detail = kind, phase, detail
+        exchange.end_ns = _now()
+        self._done.append(exchange)
+
+    def _fail_on(self, conn: Connection, kind: str, detail: str) -> None:
+        exchange = conn.exchange
+        phase = _phase(conn)
+        if conn in self._armed:
+            self._armed.remove(conn)
+        self._drop(conn, reset=True)
+        if exchange is not None:
+            self._fail(exchange, kind, phase, detail)
+            self._refill()
+
+    def _broken(self, conn: Connection, error: WireError) -> None:
+        """A connection broke: try the next address, send again when nothing was read, or fail the request."""
+        exchange, phase = conn.exchange, _phase(conn)
+        if exchange is None:
+            self._drop(conn)
+            if conn in self.pool.idle:
+                self.pool.idle.remove(conn)
+            return
+        if phase == "connect":
+            if conn.address + 1 < len(self._addresses):
+                self.pool.address = conn.address + 1
+                self._again(conn, exchange)
+            else:
+                self._fail_on(conn, "connect", error.detail)
+        elif not exchange.reads and not exchange.resent:
+            exchange.resent = 1
+            exchange.sent_ns = 0
+            self.facts.resent += 1
+            self._again(conn, exchange)
+        else:
+            self._fail_on(conn, "send" if phase == "send" else "stream", error.detail)
+
+    def _again(self, conn: Connection, exchange: Exchange) -> None:
+        if conn in self._armed:
+            self._armed.remove(conn)
+        self._drop(conn)
+        self._fresh(exchange)
+
+    # -- the loop
+
+    def run(self) -> list[Exchange]:
+        gc.collect()
+        gc.disable()
+        cpu, wall = time.process_time_ns(), _now()
+        offset = wall - time.monotonic_ns()
+        try:
+            self._look(0)  # idle connections that the server has closed meanwhile
+            self._prepare()
+            self._drive()
+        finally:
+            gc.enable()
+            for conn in list(self._busy):
+                self._drop(conn, reset=True)
+        self.facts.clock_step_ns = max(self.facts.clock_step_ns, abs(_now() - time.monotonic_ns() - offset))
+        self.facts.cpu_ns, self.facts.wall_ns = time.process_time_ns() - cpu, _now() - wall
+        self.facts.cancelled = self._cancelled
+        return sorted(self._done, key=lambda exchange: exchange.index)
+
+    def _prepare(self) -> None:
+        """Connect what the start needs and let the server accept it; then the round begins."""
+        job = self.job
+        if not job.paced:
+            for _ in range(min(job.in_flight, len(job.payloads))):
+                self._arm(0)
+            until = _now()
+            if self.facts.connects:
+                until += SETTLE_NS + SETTLE_EACH_NS * self.facts.connects
+            while not self._cancelled and (_now() < until or any(not conn.ready for conn in self._armed)):
+                self._look(max(0.001, min(until - _now(), self._check_ns) / 1e9))
+                self._check_times()
+        while not self._cancelled and _now() < job.start_ns:
+            self._look(_exact_wait(job.start_ns - _now(), self._check_ns))
+        self.facts.started_ns = self._begun_ns = _now()
+        for conn in self._armed:
+            if conn.exchange is not None:
+                conn.exchange.scheduled_ns = self._begun_ns
+        if not job.paced:
+            self._refill()  # places of requests that could not connect
+
+    def _drive(self) -> None:
+        total = len(self.job.payloads)
+        idle_s = self._check_ns / 1e9
+        offset = _now() - time.monotonic_ns()
+        self._woke_ns = checked = _now()
+        self.facts.turn_max_ns = 0
+        while len(self._done) < total and not self._cancelled:
+            wait = self._start_due() if self._armed or self.job.paced else idle_s
+            if not self._look(wait) and self._held > HELD_BYTES:
+                self._decode_some()
+            if self._woke_ns - checked > self._check_ns:
+                checked = self._woke_ns
+                step = abs(checked - time.monotonic_ns() - offset)
+                self.facts.clock_step_ns = max(self.facts.clock_step_ns, step)
+                self._check_times()
+
+    def _start_due(self) -> float:
+        """Send what is due, connect what soon will be; returns how long the loop may sleep, in seconds."""
+        job, now = self.job, _now()
+        if job.paced:
+            while (
+                self._next < len(job.payloads)
+                and len(self._busy) < job.in_flight
+                and (due := self._begun_ns + job.due_ns[self._next]) - LEAD_NS <= now
+            ):
+                self._arm(due)
+        sent = 0
+        waiting = []
+        armed = self._armed
+        while armed and (conn := armed[0]).exchange is not None and conn.exchange.scheduled_ns <= _now():
+            armed.popleft()
+            if not conn.ready:
+                waiting.append(conn)
+                continue
+            self._begin(conn)
+            sent += 1
+            if sent % SEND_SLICE == 0:
+                self._look(0)
+        armed.extendleft(reversed(waiting))
+        return self._may_sleep(len(waiting))
+
+    def _may_sleep(self, waiting: int) -> float:
+        now = _now()
+        wake = now + self._check_ns
+        if len(self._armed) > waiting:
+            first = self._armed[waiting].exchange
+            wake = min(wake, first.scheduled_ns if first is not None else now)
+        if self.job.paced and self._next < len(self.job.payloads) and len(self._busy) < self.job.in_flight:
+            wake = min(wake, self._begun_ns + self.job.due_ns[self._next] - LEAD_NS)
+        return _exact_wait(wake - now, self._check_ns)
+
+    def _begin(self, conn: Connection) -> None:
+        exchange = conn.exchange
+        if exchange is None:
+            return
+        try:
+            conn.begin(exchange)
+        except WireError as error:
+            self._broken(conn, error)
+
+    def _look(self, timeout: float) -> int:
+        """Wait for the sockets and move each that is ready; returns how many were."""
+        self.facts.turn_max_ns = max(self.facts.turn_max_ns, _now() - self._woke_ns)
+        events = self.pool.poller.poll(timeout)
+        self._woke_ns = _now()
+        by_fd = self._by_fd
+        for fd, mask in events:
+            conn = by_fd.get(fd)
+            if conn is None:
+                self._cancelled |= self.commands(fd)
+                continue
+            try:
+                complete = conn.on_event(mask)
+            except WireError as error:
+                self._broken(conn, error)
+                continue
+            except ValueError as error:
+                self._fail_on(conn, "protocol", str(error))
+                continue
+            if complete:
+                self._finish(conn)
+        return len(events)
+
+    def _finish(self, conn: Connection) -> None:
+        del self._busy[conn]
+        exchange = conn.finish()
+        self._done.append(exchange)
+        if conn.state is State.IDLE:
+            self.pool.idle.append(conn)
+        else:
+            self._by_fd.pop(conn.fd, None)
+        self._refill()
+
+    def _refill(self) -> None:
+        """Closed load: a place is free, so the next request goes out now, before anything else is done."""
+        if self.job.paced or not self._begun_ns or self._cancelled:
+            return
+        while self._next < len(self.job.payloads) and len(self._busy) < self.job.in_flight:
+            conn = self._arm(_now())
+            if conn is not None and conn.ready:
+                self._armed.remove(conn)
+                self._begin(conn)
+
+    # -- rare work
+
+    def _check_times(self) -> None:
+        """Fail what has waited too long. Progress is a read that held `data:`; comments do not count."""
+        job, now = self.job, time.monotonic_ns()
+        for conn, (seen, since) in list(self._busy.items()):
+            exchange = conn.exchange
+            if exchange is None or (conn in self._armed and conn.ready):
+                self._busy[conn] = (0, now)
+                continue
+            if exchange.data_reads != seen:
+                self._busy[conn] = (exchange.data_reads, now)
+                continue
+            waited = (now - since) / 1e9
+            if conn.state is not State.BUSY:
+                if waited > job.connect_s:
+                    self._fail_on(conn, "timeout", f"no connection within {job.connect_s:g} s")
+            elif not seen and waited > job.first_token_s:
+                self._fail_on(conn, "timeout", f"no token within {job.first_token_s:g} s")
+            elif seen and waited > job.stall_s:
+                if b"data: [DONE]" in b"".join(exchange.reads[-2:]):
+                    # It said that it was done and left the connection open: an answer, but not a reusable peer.
+                    exchange.framing.until_close, exchange.framing.keep_alive = True, False
+                    exchange.framing.done = True
+                    self._finish(conn)
+                else:
+                    self._fail_on(conn, "stall", f"no token for {job.stall_s:g} s")
+            if exchange.received > MAX_RESPONSE and not exchange.end_ns:
+                self._fail_on(conn, "protocol", f"a response of more than {MAX_RESPONSE >> 20} MiB")
+        self._held = sum(exchange.received - exchange.freed for exchange in self._exchanges())
+        self.facts.held_max_bytes = max(self.facts.held_max_bytes, self._held)
+        if self._held > 2 * HELD_BYTES:  # never a quiet moment: decode all the same, and let the lag show it
+            self._decode_some()
+
+    def _exchanges(self) -> list[Exchange]:
+        return [*self._done, *(conn.exchange for conn in self._busy if conn.exchange is not None)]
+
+    def _decode_some(self) -> None:
+        """Much is held and nothing happens: decode a slice of one exchange (some tens of us)."""
+        for exchange in self._exchanges():
+            if exchange.decoded < len(exchange.reads):
+                freed = compact(exchange, 16)
+                self._held -= freed
+                self.facts.decoded_early_bytes += freed
+                return
+
+
+def _phase(conn: Connection) -> str:
+    if conn.state in {State.CONNECTING, State.PROXY, State.TLS}:
+        return "connect"
+    exchange = conn.exchange
+    if exchange is None or not exchange.sent_ns:
+        return "send"
+    return "stream" if exchange.data_reads else "wait"
+
+
+def _exact_wait(ns: int, most_ns: int) -> float:
+    """Seconds to poll so as to be awake in `ns`: epoll rounds up to whole ms, so the last ms is spent looking."""
+    if ns < 1_500_000:
+        return 0.0
+    return float(min(ns - 1_000_000, most_ns) // 1_000_000) / 1000

@@ -1,0 +1,280 @@
+"""Tables of summary rows: Markdown as published on a model card, CSV and JSON for machines.
+
+A row is a flat dict of JSON-like values, one per cell, under the keys of ``summary.csv``; what is undefined
+is None. A machine's table never holds an invalid cell unless it is asked for, and then beside its status.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+Row = dict[str, Any]
+
+# Axes first: they identify the cell, so they are neither marked nor struck through.
+AXES = ("variant", "load", "input", "output", "batch", "rate")
+_PLAIN = {*AXES, "status", "reasons", "rounds", "requests", "failed", "key"}
+_TITLES = {"rate": "Rate (req/s)", "req_s": "Req/s"}
+_NAMES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2EL", "lag": "Client lag"}
+_UNITS = {"tok_s": "tok/s", "req_s": "req/s", "ms": "ms", "ns": "ns", "s": "s"}
+_DECIMALS = {"tpot": 2, "itl": 2, "lag": 3, "req": 2, "goodput": 2}  # the others have one
+_BATCH_MEANS = {
+    "static": "Batch: requests sent at once and all awaited (static load; a round is one batch).",
+    "closed": "Batch: requests kept in flight, each refilled as it ends (closed load; a round is one run).",
+    "open": "Rate: requests started per second, whatever is in flight (open load; a round is one run).",
+}
+_SYS_MEANS = {
+    "static": "output tokens of the round / (last token - first send)",
+    "closed": "output tokens per second while the batch is full",
+    "open": "output tokens per second of the whole run",
+}
+_DASH = "\N{EN DASH}"  # between the ends of a range, and where there is no number
+_NAMED_CELLS = 3  # a note names this many cells; it counts more of them
+
+
+def markdown_table(
+    rows: Sequence[Row], columns: Sequence[str] | None = None, include_invalid: bool = False
+) -> str:
+    """The table as published, the card's three lines (peak, TTFT range, scaling), and a caption.
+
+    The default columns are Input, Output, Batch (Rate in req/s for open loads), TTFT in ms (mean) and
+    Sys tok/s; Variant comes first when a row has one. Rows are sorted by variant, input, output, batch,
+    rate. The numbers of suspect rows carry a ``*`` and a note with their reasons. Invalid rows are left out
+    and counted, or, with ``include_invalid``, struck through; the three lines never use them.
+
+    Raises ValueError if a column is not a key of the rows.
+    """
+    names = _check_columns(rows, columns) if columns else _published_columns(rows)
+    usable = [row for row in rows if row.get("status") != "invalid"]
+    shown = sorted(rows if include_invalid else usable, key=_order)
+    lines = ["| " + " | ".join(column_title(name) for name in names) + " |", "|" + "---|" * len(names)]
+    lines += ["| " + " | ".join(_markdown_cell(row, name) for name in names) + " |" for row in shown]
+    headlines = _headlines(sorted(usable, key=_order)) or ["No cell has a number."]
+    blocks = [lines, headlines, _caption(usable, names), _notes(rows, include_invalid)]
+    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
+
+
+def csv_table(
+    rows: Sequence[Row], columns: Sequence[str] | None = None, include_invalid: bool = False
+) -> str:
+    """CSV with the keys as header, rows and columns in the order given, None as an empty field.
+
+    Floats keep 6 decimals (a nanosecond, of a column in ms). With ``include_invalid`` the column ``status``
+    is appended where it is missing. Raises ValueError if a column is not a key of the rows.
+    """
+    names, records = _records(rows, columns, include_invalid)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+def json_table(
+    rows: Sequence[Row], columns: Sequence[str] | None = None, include_invalid: bool = False
+) -> str:
+    """A JSON list of one object per row, with the values and rules of `csv_table`; None is null."""
+    _, records = _records(rows, columns, include_invalid)
+    return json.dumps(records, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def column_title(name: str) -> str:
+    """A column's heading with its unit: ``ttft_ms_p50`` is "TTFT p50 (ms)", ``sys_tok_s`` "Sys tok/s"."""
+    if name in _TITLES:
+        return _TITLES[name]
+    match = re.fullmatch(r"(\w+?)_(tok_s|req_s|ms|ns|s)(?:_(\w+))?", name)
+    if match is None:
+        return name.replace("_", " ").capitalize()
+    base, unit, suffix = match[1], _UNITS[match[2]], match[3]
+    word = _NAMES.get(base, base.replace("_", " ").capitalize())
+    tail = {"low": " 95 % low", "high": " 95 % high"}.get(suffix, f" {suffix}") if suffix else ""
+    return f"{word} {unit}{tail}" if match[2] == "tok_s" else f"{word}{tail} ({unit})"
+
+
+def cell_name(row: Row) -> str:
+    """A cell as the card writes it: ``in=2048, out=1024, batch=32``, its variant first if it has one."""
+    parts = [f"variant={row['variant']}"] if row.get("variant") else []
+    parts += [f"in={row.get('input')}", f"out={row.get('output')}"]
+    axis = "rate" if row.get("batch") is None else "batch"
+    return ", ".join([*parts, f"{axis}={row.get(axis)}"])
+
+
+def number(row: Row, name: str) -> float | None:
+    """The row's finite number under this key, else None."""
+    value = row.get(name)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _order(row: Row) -> tuple[Any, ...]:
+    axes = (number(row, name) for name in ("input", "output", "batch", "rate"))
+    return (
+        row.get("variant") or "",
+        *(-1.0 if value is None else value for value in axes),
+        row.get("load") or "",
+    )
+
+
+def _allowed(rows: Iterable[Row]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _check_columns(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
+    allowed = _allowed(rows)
+    unknown = [name for name in columns if name not in allowed] if rows else []
+    if unknown:
+        named = ", ".join(map(repr, unknown))
+        raise ValueError(f"unknown column{'s'[: len(unknown) > 1]} {named} (allowed: {', '.join(allowed)})")
+    return list(columns)
+
+
+def _loads(rows: Iterable[Row]) -> list[str]:
+    found = {row.get("load") for row in rows}
+    return [load for load in _BATCH_MEANS if load in found]
+
+
+def _published_columns(rows: Sequence[Row]) -> list[str]:
+    loads = _loads(rows)
+    names = ["variant"] if any(row.get("variant") for row in rows) else []
+    names += ["load"] if len(loads) > 1 else []
+    names += ["input", "output"]
+    names += ["batch"] if loads != ["open"] else []
+    names += ["rate"] if "open" in loads else []
+    return [*names, "ttft_ms", "sys_tok_s"]
+
+
+def _records(
+    rows: Sequence[Row], columns: Sequence[str] | None, include_invalid: bool
+) -> tuple[list[str], list[Row]]:
+    names = _check_columns(rows, columns) if columns else _allowed(rows)
+    if include_invalid and names and "status" not in names:
+        names.append("status")
+    kept = [row for row in rows if include_invalid or row.get("status") != "invalid"]
+    return names, [{name: _plain(row.get(name)) for name in names} for row in kept]
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    return value
+
+
+def _markdown_cell(row: Row, name: str) -> str:
+    value = row.get(name)
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return _DASH
+    if name in _PLAIN or not isinstance(value, int | float):
+        return escape_markdown(f"{value:g}" if isinstance(value, float) else str(value))
+    text = f"{value:.{_DECIMALS.get(name.partition('_')[0], 1)}f}"
+    if row.get("status") == "invalid":
+        return f"~~{text}~~"
+    return text + "*" if row.get("status") == "suspect" else text
+
+
+def escape_markdown(text: str) -> str:
+    """Text that Markdown shows as it stands, in a table too; underscores within words are left alone."""
+    text = re.sub(r"([\\`*\[\]<>|~#$&])|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
+    return " ".join(text.split())
+
+
+def _headlines(rows: Sequence[Row]) -> list[str]:
+    lines = []
+    rated = [(value, row) for row in rows if (value := number(row, "sys_tok_s")) is not None]
+    if rated:
+        peak, row = max(rated, key=lambda pair: pair[0])
+        lines.append(f"- Peak throughput: {peak:.1f} tok/s ({escape_markdown(cell_name(row))})")
+    ttft = [value for row in rows if (value := number(row, "ttft_ms")) is not None]
+    if ttft:
+        lines.append(f"- TTFT range: {min(ttft):.1f}{_DASH}{max(ttft):.1f} ms")
+    return lines + _scaling(rated)
+
+
+def _scaling(rated: Sequence[tuple[float, Row]]) -> list[str]:
+    """The shape that gains most between the table's smallest and largest batch, of those that have both."""
+    batched = [(value, row) for value, row in rated if row.get("batch") is not None and value > 0]
+    batches = {row["batch"] for _, row in batched}
+    if len(batches) < 2:
+        return []
+    small, large = min(batches), max(batches)
+    ends: dict[tuple[Any, ...], dict[int, tuple[float, Row]]] = {}
+    for value, row in batched:
+        shape = (row.get("variant"), row.get("load"), row.get("input"), row.get("output"))
+        ends.setdefault(shape, {})[row["batch"]] = (value, row)
+    gains = [
+        (by[large][0] / by[small][0], by[large][1]) for by in ends.values() if small in by and large in by
+    ]
+    if not gains:
+        return []
+    gain, row = max(gains, key=lambda pair: pair[0])
+    where = escape_markdown(cell_name(row).rpartition(", ")[0])
+    word = "increase" if gain >= 1 else "change"
+    return [f"- Scaling: {gain:.1f}x throughput {word} from batch={small} to batch={large} ({where})"]
+
+
+def _caption(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
+    if not rows:
+        return []
+    loads = _loads(rows)
+    lines = [_BATCH_MEANS[load] for load in loads if ("rate" if load == "open" else "batch") in names]
+    meanings = []
+    if "ttft_ms" in names:
+        meanings.append("TTFT: from sending the request to receiving its first token, mean over requests.")
+    if "sys_tok_s" in names and loads:
+        each = "; ".join(_SYS_MEANS[load] + (f" ({load})" if len(loads) > 1 else "") for load in loads)
+        meanings.append(f"Sys tok/s: {each}, mean over rounds.")
+    lines += [" ".join(meanings)] if meanings else []
+    rounds = [int(value) for row in rows if (value := number(row, "rounds")) is not None]
+    return [*lines, _rounds_line(rows, rounds)] if rounds else lines
+
+
+def _rounds_line(rows: Sequence[Row], rounds: Sequence[int]) -> str:
+    few, many = min(rounds), max(rounds)
+    count = f"{few}" if few == many else f"{few} to {many}"
+    line = f"{count} round{'s'[: many > 1]} per cell"
+    spans = {"TTFT": _widest(rows, "ttft_ms"), "Sys tok/s": _widest(rows, "sys_tok_s")}
+    widths = [f"{name} ±{width:.1%}".replace("%", " %") for name, width in spans.items() if width is not None]
+    if not widths:
+        return f"{line}; no interval."
+    return (
+        f"{line}; 95 % confidence intervals of the mean, over rounds, are at widest {' and '.join(widths)}."
+    )
+
+
+def _widest(rows: Sequence[Row], name: str) -> float | None:
+    """The largest of max(high - mean, mean - low) / mean over rows that have an interval."""
+    widths = []
+    for row in rows:
+        mean, low, high = number(row, name), number(row, f"{name}_low"), number(row, f"{name}_high")
+        if mean and low is not None and high is not None:
+            widths.append(max(high - mean, mean - low) / mean)
+    return max(widths, default=None)
+
+
+def _notes(rows: Sequence[Row], include_invalid: bool) -> list[str]:
+    suspect = sorted((row for row in rows if row.get("status") == "suspect"), key=_order)
+    invalid = sorted((row for row in rows if row.get("status") == "invalid"), key=_order)
+    lines = []
+    if suspect:
+        lines.append(f"Numbers marked * are suspect: {_by_reason(suspect)}.")
+    if invalid:
+        cells = f"{len(invalid)} cell{'s'[: len(invalid) > 1]}"
+        done = "struck through as invalid, not to be used" if include_invalid else "left out as invalid"
+        lines += ([""] if lines else []) + [f"{cells} {done}: {_by_reason(invalid)}."]
+    return lines
+
+
+def _by_reason(rows: Sequence[Row]) -> str:
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        reasons = (row.get("reasons") or "no reason recorded").replace(";", ", ")
+        groups.setdefault(reasons, []).append(cell_name(row))
+    return "; ".join(
+        escape_markdown(
+            f"{reasons} ({' / '.join(cells) if len(cells) <= _NAMED_CELLS else f'{len(cells)} cells'})"
+        )
+        for reasons, cells in groups.items()
+    )

@@ -1,0 +1,160 @@
+"""What is wrong with a sweep file, in plain words and with its place."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
+
+Loc = tuple[int | str, ...]
+
+LATER_KINDS = ("vllm_serve", "vllm_inprocess")
+"""Engine kinds whose keys are known and kept, but which this version cannot run."""
+
+# Sections that pydantic validates as tagged unions: it puts the tag into the place of an error.
+TAGGED = ("engine", "load")
+
+TYPE_WORDS = {
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "dict_type": "must be a mapping (key: value)",
+    "model_type": "must be a mapping (key: value)",
+    "model_attributes_type": "must be a mapping (key: value)",
+}
+BOUND_WORDS = {
+    "greater_than_equal": ("ge", "at least"),
+    "greater_than": ("gt", "above"),
+    "less_than_equal": ("le", "at most"),
+    "less_than": ("lt", "below"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong: `file:line: key.path: message (allowed: ...)`, always on one line.
+
+    `file` is `--set key.path=value` or `--only selection` for what the command line said; `line` counts
+    from 1 and is None where there is none.
+    """
+
+    file: str
+    line: int | None
+    path: str
+    message: str
+    allowed: str = ""
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        parts = [place, self.path, self.message] if self.path else [place, self.message]
+        text = ": ".join(parts) + (f" (allowed: {self.allowed})" if self.allowed else "")
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class SpecError(Exception):
+    """A sweep cannot be used; `problems` holds everything that is wrong with it, at least one."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    def __reduce__(self) -> tuple[type[SpecError], tuple[tuple[Problem, ...]]]:
+        return SpecError, (self.problems,)
+
+
+class Fault(NamedTuple):
+    """A problem that knows its place in the data, not yet its place in a file."""
+
+    loc: Loc
+    message: str
+    allowed: str = ""
+
+
+def show(value: object) -> str:
+    """The value as a reader of the file would name it, short enough for one line."""
+    if value is None:
+        text = "empty"
+    elif isinstance(value, dict):
+        text = "a mapping"
+    elif isinstance(value, (list, tuple)):
+        text = "a list"
+    elif isinstance(value, bool):
+        text = str(value).lower()
+    elif isinstance(value, int) and value.bit_length() > 256:
+        text = "a number of more than 256 bits"
+    elif isinstance(value, str):
+        text = "the text " + json.dumps(value if len(value) <= 80 else value[:77] + "...", ensure_ascii=False)
+    else:
+        text = str(value)[:80]
+    return text
+
+
+def unknown_key(key: object, allowed: Iterable[str]) -> tuple[str, str]:
+    """Message and allowed keys for a key that nobody reads, with the nearest known one."""
+    names = list(allowed)
+    near = difflib.get_close_matches(str(key), names, n=1)
+    return "unknown key" + (f", did you mean {near[0]}?" if near else ""), ", ".join(names)
+
+
+def faults_of(error: ValidationError, keys: dict[Loc, tuple[str, ...]]) -> list[Fault]:
+    """Pydantic's errors in plain words.
+
+    `keys` maps a section (its place without list indices, tags of unions included) to its known keys.
+    """
+    faults = []
+    for detail in error.errors(include_url=False):
+        tagged: Loc = detail["loc"]
+        in_union = len(tagged) > 1 and tagged[0] in TAGGED
+        loc = tagged[:1] + tagged[2:] if in_union else tagged
+        if detail["type"] == "extra_forbidden":
+            section = tuple(part for part in tagged[:-1] if isinstance(part, str))
+            faults.append(Fault(loc, *unknown_key(tagged[-1], keys.get(section, ()))))
+        elif detail["type"] in {"union_tag_invalid", "union_tag_not_found"}:
+            faults.append(_kind_fault(loc, detail))
+        else:
+            faults.append(Fault(loc, *_words(detail)))
+    return faults
+
+
+def _kind_fault(loc: Loc, detail: ErrorDetails) -> Fault:
+    section: Any = detail["input"]
+    if not isinstance(section, dict):
+        return Fault(loc, f"must be a mapping (key: value), is {show(section)}")
+    names = re.findall(r"'([^']*)'", detail.get("ctx", {}).get("expected_tags", ""))
+    if not names:
+        names = ["endpoint", "simulator"] if loc == ("engine",) else ["static", "closed", "open"]
+    where, allowed = (*loc, "kind"), ", ".join(names)
+    if "kind" not in section:
+        return Fault(where, "is missing", allowed)
+    kind = section["kind"]
+    if loc == ("engine",) and kind in LATER_KINDS:
+        return Fault(where, f"{kind} is not in this version", allowed)
+    return Fault(where, f"unknown kind, is {show(kind)}", allowed)
+
+
+def _words(detail: ErrorDetails) -> tuple[str, str]:
+    kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
+    if kind in TYPE_WORDS:
+        return f"{TYPE_WORDS[kind]}, is {show(value)}", ""
+    if kind in BOUND_WORDS:
+        key, word = BOUND_WORDS[kind]
+        return f"must be {word} {context[key]:g}, is {show(value)}", ""
+    if kind == "missing":
+        return "is missing", ""
+    if kind in {"too_short", "string_too_short"}:
+        return "must not be empty", ""
+    if kind == "literal_error":
+        names = re.findall(r"'([^']*)'", context["expected"])
+        return f"is {show(value)}", ", ".join(names)
+    return detail["msg"], str(context.get("allowed", ""))

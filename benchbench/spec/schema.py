@@ -1,0 +1,306 @@
+"""What may stand in a sweep file: one model per section, each key described where it is declared."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from benchbench.spec.values import (
+    Api,
+    Count,
+    Counts,
+    Header,
+    Json,
+    Name,
+    Positive,
+    Proxy,
+    Rates,
+    Share,
+    Text,
+    Url,
+    Variable,
+    Vocab,
+    Warmup,
+    as_tuple,
+    json_mapping,
+    one_or_many,
+    problem,
+)
+
+DEFAULT_MIN_ROUNDS, DEFAULT_MAX_ROUNDS = 5, 20
+
+
+class _Section(BaseModel):
+    """Strict: "128" is not a number, true is not 1, unknown keys and NaN are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+# ---- Engines --------------------------------------------------------------------------------------------
+
+ENGINE_KEYS: Final[dict[str, tuple[str, ...]]] = {
+    "endpoint": ("url", "api", "api_key_env", "headers_env", "ca_file", "insecure", "proxy", "extra_body"),
+    "simulator": ("profile", "scale", "port", "api", "extra_body", "options"),
+    "vllm_serve": ("command", "args", "env", "python", "venv", "cwd", "host", "port", "ready"),
+    "vllm_inprocess": ("args", "env"),
+}
+"""Keys by engine kind: those of another kind are kept as data, so that `--set engine.kind=...` works."""
+
+
+class _Engine(_Section):
+    _other: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def other(self) -> dict[str, Any]:
+        """Keys of other engine kinds: kept, dumped with the rest, not used."""
+        return self._other
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keep_other(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:  # noqa: ANN401 # anything
+        if not isinstance(data, dict):
+            return handler(data)
+        known = {key for keys in ENGINE_KEYS.values() for key in keys} - cls.model_fields.keys()
+        engine = handler({key: value for key, value in data.items() if key not in known})
+        engine._other = json_mapping({key: value for key, value in data.items() if key in known})  # noqa: SLF001 # its own
+        return engine
+
+    @model_serializer(mode="wrap")
+    def _dump_other(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped: dict[str, Any] = handler(self)
+        return dumped | self._other
+
+
+class EndpointEngine(_Engine):
+    """A server that runs already and speaks OpenAI's API."""
+
+    kind: Literal["endpoint"] = Field(description="endpoint: attach to a server that runs already")
+    url: Url = Field(
+        description="http:// or https:// address before /v1; may have a base path, a query and an IPv6 host"
+    )
+    api: Api = Field("completions", description="completions (takes token ids or text) or chat (takes text)")
+    api_key_env: Variable | None = Field(None, description="environment variable that holds the bearer token")
+    headers_env: dict[Header, Variable] = Field(
+        default={}, description="further request headers: header name -> environment variable with its value"
+    )
+    ca_file: Text | None = Field(None, description="PEM file of certificate authorities to trust")
+    insecure: bool = Field(default=False, description="true: accept any TLS certificate")
+    proxy: Proxy | None = Field(
+        None, description="http://host:port of a CONNECT proxy; never taken from the environment"
+    )
+    extra_body: Json = Field(default={}, description="fields added to every request's JSON body")
+
+
+class SimulatorEngine(_Engine):
+    """The embedded simulator of a continuous-batching server, started and stopped with the sweep."""
+
+    kind: Literal["simulator"] = Field(description="simulator: the embedded server, needs no GPU")
+    profile: Text = Field("fixed", description="profile with the step-time law: fixed, w7900d or another")
+    scale: Positive = Field(1.0, description="factor on every duration: 0.1 is ten times as fast")
+    port: int = Field(0, ge=0, le=65535, description="TCP port on 127.0.0.1; 0 picks a free one")
+    api: Api = Field("completions", description="completions (takes token ids or text) or chat (takes text)")
+    extra_body: Json = Field(default={}, description="fields added to every request's JSON body")
+    options: Json = Field(default={}, description="values that replace those of the profile")
+
+
+Engine = EndpointEngine | SimulatorEngine
+
+# ---- Load -----------------------------------------------------------------------------------------------
+
+
+class StaticLoad(_Section):
+    """`batch` requests sent at once and all awaited: that is a round."""
+
+    kind: Literal["static"] = Field(description="static: a batch sent at once, all awaited")
+
+
+class ClosedLoad(_Section):
+    """`batch` requests kept in flight: each that ends is replaced."""
+
+    kind: Literal["closed"] = Field(description="closed: a batch kept in flight")
+    requests: Count | None = Field(None, description="requests of one round; empty means 4 x batch")
+
+
+class OpenLoad(_Section):
+    """Requests sent at their own times, whatever is still in flight."""
+
+    kind: Literal["open"] = Field(description="open: requests sent at a rate")
+    rate: Positive | None = Field(None, description="requests per second, where the grid has no rate")
+    arrival: Literal["constant", "poisson", "gamma"] = Field("poisson", description="law of the gaps")
+    burstiness: Positive = Field(
+        1.0, description="shape of the gamma law, as in vLLM: 1 is Poisson, smaller is burstier"
+    )
+    max_concurrency: Count | None = Field(None, description="most requests in flight; empty: no limit")
+    requests: Count = Field(100, description="requests of one round")
+
+    @field_validator("burstiness")
+    @classmethod
+    def _of_gamma(cls, value: float, info: Any) -> float:  # noqa: ANN401 # ValidationInfo's type is generic since 2.12
+        if value != 1.0 and info.data.get("arrival", "gamma") != "gamma":
+            raise problem(f"is {value:g}, but only arrival: gamma has a burstiness")
+        return value
+
+
+Load = StaticLoad | ClosedLoad | OpenLoad
+
+# ---- The other sections ---------------------------------------------------------------------------------
+
+
+class Product(_Section):
+    """Every combination of the values of its axes; one value each is a point."""
+
+    input: Counts = Field(description="prompt lengths in tokens: one or a list")
+    output: Counts = Field(description="answer lengths in tokens: one or a list")
+    batch: Counts | None = Field(None, description="requests in flight (static, closed): one or a list")
+    rate: Rates | None = Field(None, description="requests per second (open): one or a list")
+
+
+class Rounds(_Section):
+    """How often a cell is measured; of `min` and `max`, the one that is not given gives way to the other."""
+
+    warmup: Warmup = Field("auto", description="rounds before the measured ones, or auto: until stable")
+    min: Count = Field(DEFAULT_MIN_ROUNDS, description="measured rounds at least")
+    max: Count = Field(DEFAULT_MAX_ROUNDS, description="measured rounds at most")
+    rel_ci: float = Field(0.02, gt=0, lt=1, description="asked half-width of the 95 % interval: 0.02 is 2 %")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, data: Any) -> Any:  # noqa: ANN401 # anything
+        if isinstance(data, dict):
+            low, high = data.get("min"), data.get("max")
+            if type(low) is int and "max" not in data:
+                return data | {"max": max(low, DEFAULT_MAX_ROUNDS)}
+            if type(high) is int and "min" not in data:
+                return data | {"min": min(high, DEFAULT_MIN_ROUNDS)}
+        return data
+
+    @field_validator("max")
+    @classmethod
+    def _above_min(cls, value: int, info: Any) -> int:  # noqa: ANN401 # ValidationInfo's type is generic since 2.12
+        if value < info.data.get("min", 1):
+            raise problem(f"must be at least rounds.min ({info.data['min']}), is {value}")
+        return value
+
+
+class Prompts(_Section):
+    """What is sent: fresh prompts for each request and round, reproducible from the seed."""
+
+    kind: Literal["token_ids", "text"] = Field("token_ids", description="token_ids (exact lengths) or text")
+    vocab: Vocab | None = Field(
+        None, description="[low, high): token ids drawn from low to high - 1; empty: asked of the engine"
+    )
+    tokenizer: Text | None = Field(None, description="tokenizer for text prompts: a file or folder")
+
+
+class Timeouts(_Section):
+    """Limits in seconds; a request over one of them is a failure."""
+
+    connect_s: Positive = Field(10.0, description="until connected (TCP and TLS), in seconds")
+    first_token_s: Positive = Field(300.0, description="from sent to the first token, in seconds")
+    stall_s: Positive = Field(60.0, description="between two tokens, in seconds")
+
+
+class Slo(_Section):
+    """Limits that a request must meet to count as good: goodput is good requests per second."""
+
+    ttft_ms: Positive | None = Field(None, description="time to first token at most, in ms")
+    tpot_ms: Positive | None = Field(None, description="time per output token after the first at most, in ms")
+    e2el_ms: Positive | None = Field(None, description="end-to-end latency at most, in ms")
+
+
+class Hardware(_Section):
+    """What the server runs on, for the captions of tables."""
+
+    name: Text = Field(description="the accelerator's name")
+    count: Count = Field(1, description="how many of them")
+
+
+class Validity(_Section):
+    """Budgets beyond which a cell is suspect or invalid."""
+
+    shared_suspect: Share = Field(0.01, description="suspect above this share of events in shared reads")
+    shared_invalid: Share = Field(0.10, description="invalid above this share of events in shared reads")
+    cached_tokens: int = Field(0, ge=0, le=2**63 - 1, description="prompt tokens that may come from a cache")
+
+
+class Override(BaseModel):
+    """`when` and any sections; those replace the sweep's values in the cells that `when` selects."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    when: str = Field(description="which cells, as batch>=16,input=128 (comma means and)")
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The part that is merged into the sweep."""
+        return dict(self.model_extra or {})
+
+
+def _no_variants(value: dict[str, Any]) -> dict[str, Any]:
+    if value:
+        raise problem("variants are not in this version")
+    return value
+
+
+def _one_product(value: object) -> object:
+    return one_or_many(value) if isinstance(value, (dict, list, tuple)) else value
+
+
+class SweepSpec(_Section):
+    """A sweep as resolved: defaults filled in, one product or several in `grid`.
+
+    Made by `load_spec` or `spec_from_mapping`, which also check what one section must know of another.
+    `spec.model_dump(mode="json")` is again a mapping for `spec_from_mapping`.
+    """
+
+    name: Name = Field(description="name of the sweep and of its run folder")
+    model: Text = Field(description="the model's name, as the server lists it")
+    engine: Engine = Field(discriminator="kind", description="what generates the tokens")
+    grid: Annotated[tuple[Product, ...], BeforeValidator(_one_product)] = Field(
+        description="the shapes: one product of axes, or a list of products or points"
+    )
+    load: Load = Field(StaticLoad(kind="static"), discriminator="kind", description="how requests are sent")
+    rounds: Rounds = Field(Rounds(), description="how often each cell is measured")
+    prompts: Prompts = Field(Prompts(), description="what is sent")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="prompts, arrivals and order derive from it")
+    timeouts: Timeouts = Field(Timeouts(), description="when a request has failed")
+    slo: Slo = Field(Slo(), description="limits for goodput")
+    order: Literal["random", "as_written"] = Field(
+        "random", description="order of the cells (random: seeded)"
+    )
+    output: Literal["exact", "as_served"] = Field(
+        "exact",
+        description="exact: ignore_eos and min_tokens give the asked length; as_served: max_tokens only",
+    )
+    overrides: Annotated[tuple[Override, ...], BeforeValidator(as_tuple)] = Field(
+        (), description="other values for some cells; later ones win"
+    )
+    hardware: Hardware | None = Field(None, description="what the server runs on")
+    validity: Validity = Field(Validity(), description="budgets of trust")
+    variants: Annotated[dict[str, dict[str, Any]], AfterValidator(_no_variants)] = Field(
+        default={}, description="builds to compare (not in this version)"
+    )
+    baseline: Text | None = Field(None, description="the variant to compare with (not in this version)")
+    blocks: Count | None = Field(None, description="starts of each variant (not in this version)")
+
+    @property
+    def notes(self) -> list[str]:
+        """What was read and is not used, one sentence each."""
+        owners = {
+            key: ", ".join(kind for kind, keys in ENGINE_KEYS.items() if key in keys)
+            for key in self.engine.other
+        }
+        return [f"engine.{key} belongs to {kinds}: kept, not used" for key, kinds in owners.items()]

@@ -1,0 +1,148 @@
+"""Values of a sweep file: what each may be, and what is said when it is not."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from benchbench.spec.errors import show
+
+
+def problem(message: str, allowed: str = "") -> PydanticCustomError:
+    """An error of a validator, in the words that the user will read."""
+    return PydanticCustomError("bench", message, {"allowed": allowed} if allowed else None)
+
+
+def one_or_many(value: object) -> object:
+    if isinstance(value, (list, tuple)):
+        if not value:
+            raise problem("must not be empty")
+        return tuple(value)
+    return (value,)
+
+
+def as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _text(value: str) -> str:
+    if not value.strip() or not value.isprintable():
+        raise problem(f"must be text of one line, is {show(value)}")
+    return value
+
+
+def _name(value: str) -> str:
+    if "/" in value or "\\" in value or value.startswith("."):
+        raise problem(f"must do as a folder's name (no slash, no dot in front), is {show(value)}")
+    return value
+
+
+def _variable(value: str) -> str:
+    # The value is not shown: this is where a pasted secret would stand.
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise problem("must be the name of an environment variable, never the secret itself")
+    return value
+
+
+def _header(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", value):
+        raise problem(f"is not the name of an HTTP header: {show(value)}")
+    return value
+
+
+def _url(value: str) -> str:
+    if "://" not in value:
+        raise problem(f"has no scheme, is {show(value)}: write http://{value.strip() or '127.0.0.1:8000'}")
+    try:
+        parts = urlsplit(value)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise problem(f"is not a URL: {str(error)[:80]}") from None
+    if parts.scheme not in {"http", "https"}:
+        raise problem(f"has the scheme {parts.scheme!r}", "http, https")
+    if not host or port == 0 or " " in value or not value.isprintable():
+        raise problem(f"is not a URL with a host, is {show(value)}")
+    if parts.username is not None or parts.password is not None:
+        raise problem("holds a user or a password: use api_key_env or headers_env")
+    if parts.fragment:
+        raise problem("holds a fragment (#...), which no server sees")
+    return value
+
+
+def _proxy(value: str) -> str:
+    parts = urlsplit(_url(value))
+    if parts.scheme != "http" or parts.port is None or parts.path not in {"", "/"} or parts.query:
+        raise problem(f"is {show(value)}", "http://host:port")
+    return value
+
+
+def _json_value(value: object) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise problem(f"has a key that is not text: {show(key)}")
+            _json_value(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _json_value(item)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise problem(f"holds {value}, which JSON cannot")
+    elif isinstance(value, int) and value.bit_length() > 63:
+        raise problem("holds a number beyond 64 bits")
+    elif value is not None and not isinstance(value, (str, int, float)):
+        raise problem(f"holds a value that JSON cannot: {type(value).__name__}")
+
+
+def json_mapping(value: dict[str, Any]) -> dict[str, Any]:
+    _json_value(value)
+    return value
+
+
+def _warmup(value: object) -> object:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**6):
+        return value
+    raise problem(f"is {show(value)}", "auto, or a whole number from 0")
+
+
+def _vocab(value: tuple[int, int]) -> tuple[int, int]:
+    if value[0] >= value[1]:
+        raise problem(f"must be [low, high) with low below high, is [{value[0]}, {value[1]}]")
+    return value
+
+
+def _pair(value: object) -> object:
+    if isinstance(value, (list, tuple)) and len(value) != 2:
+        raise problem(f"must be two token ids [low, high), has {len(value)}")
+    return as_tuple(value)
+
+
+def _axis(kind: str, **bound: int) -> WithJsonSchema:
+    number = {"type": kind, **bound}
+    return WithJsonSchema({"anyOf": [number, {"type": "array", "items": number, "minItems": 1}]})
+
+
+Count = Annotated[int, Field(ge=1, le=10**9)]
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Text = Annotated[str, AfterValidator(_text)]
+Variable = Annotated[str, AfterValidator(_variable)]
+Url = Annotated[str, AfterValidator(_url)]
+Json = Annotated[dict[str, Any], AfterValidator(json_mapping)]
+Counts = Annotated[tuple[Count, ...], BeforeValidator(one_or_many), _axis("integer", minimum=1)]
+Rates = Annotated[tuple[Positive, ...], BeforeValidator(one_or_many), _axis("number", exclusiveMinimum=0)]
+Warmup = Annotated[
+    int | Literal["auto"],
+    BeforeValidator(_warmup),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 0}]}),
+]
+Vocab = Annotated[tuple[TokenId, TokenId], BeforeValidator(_pair), AfterValidator(_vocab)]
+Header = Annotated[str, AfterValidator(_header)]
+Proxy = Annotated[str, AfterValidator(_proxy)]
+Name = Annotated[Text, AfterValidator(_name)]
+Api = Literal["completions", "chat"]
