@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import httptools
 import orjson
@@ -42,8 +42,7 @@ class Answer:
     problem: tuple[str, str] | None = None
 
 
-@dataclass(slots=True)
-class _Event:
+class _Event(NamedTuple):
     read: int
     ids: int  # token ids in it, -1 when it has none
     text: bool  # it has text (or reasoning, or a tool call)

@@ -166,10 +166,11 @@ class Exchange:
             if framing.status:
                 self.headers_ns = stamp
             return complete
-        if framing.chunked:
-            end = data[-7:]
-            if end in {b"\r\n0\r\n\r\n", b"0\r\n\r\n"}:
-                framing.done = True
-                return True
-            return (end[-4:] == b"\r\n\r\n" or len(data) < 5) and framing.follow(self.reads)
+        if not framing.chunked:
+            return framing.follow(self.reads)
+        if len(data) >= 5 and not data.endswith(b"\r\n\r\n"):
+            return False
+        if data[-7:] in {b"\r\n0\r\n\r\n", b"0\r\n\r\n"}:
+            framing.done = True
+            return True
         return framing.follow(self.reads)

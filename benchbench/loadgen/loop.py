@@ -308,7 +308,7 @@ class Round:
                 self._cancelled |= self.commands(fd)
                 continue
             try:
-                complete = conn.on_event(mask)
+                complete = conn.receive() if conn.reading else conn.on_event(mask)
             except WireError as error:
                 self._broken(conn, error)
                 continue

@@ -48,8 +48,9 @@ class Connection:
     """
 
     __slots__ = (
-        "_in", "_left", "_out", "_poller", "_proxy_reply", "_recvmsg", "_sock", "_tls", "address", "connect_ns", "connected_ns",
-        "exchange", "fd", "idle_since_ns", "kernel_stamps", "served", "state", "target", "tls_ns",
+        "_in", "_left", "_out", "_poller", "_proxy_reply", "_recvmsg", "_sock", "_tls", "address", "connect_ns",
+        "connected_ns", "exchange", "fd", "idle_since_ns", "kernel_stamps", "served", "state", "target",
+        "tls_ns",
     )  # fmt: skip
 
     def __init__(
@@ -85,6 +86,11 @@ class Connection:
         if code not in {0, errno.EINPROGRESS}:
             self.close()
             raise WireError(f"connect: {os.strerror(code)}")
+
+    @property
+    def reading(self) -> bool:
+        """Whether an event can only mean that there is something to read."""
+        return self.state is State.BUSY and not self._left
 
     @property
     def ready(self) -> bool:
@@ -136,8 +142,6 @@ class Connection:
     # -- receiving
 
     def on_event(self, mask: int) -> bool:
-        if self.state is State.BUSY and not self._left:
-            return self._receive()
         if self._left and mask & WRITE:
             self._push()
             if not self._left:
@@ -146,10 +150,11 @@ class Connection:
             self._connected(mask)
             return False
         if mask & ~WRITE:
-            return self._receive()
+            return self.receive()
         return False
 
-    def _receive(self) -> bool:
+    def receive(self) -> bool:
+        """One read of what is there; see `on_event`. The hot path: called itself while BUSY and all is sent."""
         try:
             data, ancillary, _, _ = self._recvmsg(READ_SIZE, ANCILLARY)
         except BlockingIOError:

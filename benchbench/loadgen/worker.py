@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
@@ -108,6 +110,8 @@ def main(fd: int, parent: int) -> None:
     from benchbench.loadgen.loop import Pool, Round
 
     die_with_parent(parent)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # one descriptor a stream: take all we may have
     use_timer_slack(1_000)
     pipe = Pipe(fd)
     poller = Poller()
@@ -123,6 +127,7 @@ def main(fd: int, parent: int) -> None:
     gc.collect()
     gc.freeze()
     pipe.send("ready")
+    spent = time.process_time_ns()
     while True:
         try:
             job = pipe.recv()
@@ -135,7 +140,8 @@ def main(fd: int, parent: int) -> None:
             driver = Round(job, pool, commands)
             exchanges = driver.run()
             columns = collect(exchanges, job.asked_input, job.asked_output, exact=job.exact)
-            pipe.send((columns, asdict(driver.facts)))
+            before, spent = spent, time.process_time_ns()
+            pipe.send((columns, {**asdict(driver.facts), "worker_cpu_ns": spent - before}))
         except Exception as error:  # noqa: BLE001 - the sweep reports it; without a reply it would wait for ever
             pipe.send(RuntimeError(f"{type(error).__name__}: {error}"))
 

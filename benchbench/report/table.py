@@ -37,15 +37,14 @@ _DASH = "\N{EN DASH}"  # between the ends of a range, and where there is no numb
 _NAMED_CELLS = 3  # a note names this many cells; it counts more of them
 
 
-def markdown_table(
-    rows: Sequence[Row], columns: Sequence[str] | None = None, include_invalid: bool = False
-) -> str:
+def markdown_table(rows: Sequence[Row], columns: Sequence[str] | None = None, include_invalid: bool = False) -> str:
     """The table as published, the card's three lines (peak, TTFT range, scaling), and a caption.
 
     The default columns are Input, Output, Batch (Rate in req/s for open loads), TTFT in ms (mean) and
     Sys tok/s; Variant comes first when a row has one. Rows are sorted by variant, input, output, batch,
-    rate. The numbers of suspect rows carry a ``*`` and a note with their reasons. Invalid rows are left out
-    and counted, or, with ``include_invalid``, struck through; the three lines never use them.
+    rate. The numbers of suspect rows, and lines that rest on one, carry a ``*``; a note has the reasons.
+    Invalid rows are left out and counted, or, with ``include_invalid``, struck through; the three lines
+    never use them.
 
     Raises ValueError if a column is not a key of the rows.
     """
@@ -59,9 +58,7 @@ def markdown_table(
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
-def csv_table(
-    rows: Sequence[Row], columns: Sequence[str] | None = None, include_invalid: bool = False
-) -> str:
+def csv_table(rows: Sequence[Row], columns: Sequence[str] | None = None, include_invalid: bool = False) -> str:
     """CSV with the keys as header, rows and columns in the order given, None as an empty field.
 
     Floats keep 6 decimals (a nanosecond, of a column in ms). With ``include_invalid`` the column ``status``
@@ -75,9 +72,7 @@ def csv_table(
     return text.getvalue()
 
 
-def json_table(
-    rows: Sequence[Row], columns: Sequence[str] | None = None, include_invalid: bool = False
-) -> str:
+def json_table(rows: Sequence[Row], columns: Sequence[str] | None = None, include_invalid: bool = False) -> str:
     """A JSON list of one object per row, with the values and rules of `csv_table`; None is null."""
     _, records = _records(rows, columns, include_invalid)
     return json.dumps(records, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -100,8 +95,9 @@ def cell_name(row: Row) -> str:
     """A cell as the card writes it: ``in=2048, out=1024, batch=32``, its variant first if it has one."""
     parts = [f"variant={row['variant']}"] if row.get("variant") else []
     parts += [f"in={row.get('input')}", f"out={row.get('output')}"]
-    axis = "rate" if row.get("batch") is None else "batch"
-    return ", ".join([*parts, f"{axis}={row.get(axis)}"])
+    batch, rate = row.get("batch"), number(row, "rate")
+    parts += [f"batch={batch}"] if batch is not None else [f"rate={rate:g}"] if rate is not None else []
+    return ", ".join(parts)
 
 
 def number(row: Row, name: str) -> float | None:
@@ -147,9 +143,7 @@ def _published_columns(rows: Sequence[Row]) -> list[str]:
     return [*names, "ttft_ms", "sys_tok_s"]
 
 
-def _records(
-    rows: Sequence[Row], columns: Sequence[str] | None, include_invalid: bool
-) -> tuple[list[str], list[Row]]:
+def _records(rows: Sequence[Row], columns: Sequence[str] | None, include_invalid: bool) -> tuple[list[str], list[Row]]:
     names = _check_columns(rows, columns) if columns else _allowed(rows)
     if include_invalid and names and "status" not in names:
         names.append("status")
@@ -172,7 +166,7 @@ def _markdown_cell(row: Row, name: str) -> str:
     text = f"{value:.{_DECIMALS.get(name.partition('_')[0], 1)}f}"
     if row.get("status") == "invalid":
         return f"~~{text}~~"
-    return text + "*" if row.get("status") == "suspect" else text
+    return text + _star(row)
 
 
 def escape_markdown(text: str) -> str:
@@ -186,11 +180,16 @@ def _headlines(rows: Sequence[Row]) -> list[str]:
     rated = [(value, row) for row in rows if (value := number(row, "sys_tok_s")) is not None]
     if rated:
         peak, row = max(rated, key=lambda pair: pair[0])
-        lines.append(f"- Peak throughput: {peak:.1f} tok/s ({escape_markdown(cell_name(row))})")
-    ttft = [value for row in rows if (value := number(row, "ttft_ms")) is not None]
-    if ttft:
-        lines.append(f"- TTFT range: {min(ttft):.1f}{_DASH}{max(ttft):.1f} ms")
+        lines.append(f"- Peak throughput: {peak:.1f} tok/s ({escape_markdown(cell_name(row))}){_star(row)}")
+    waits = [(value, row) for row in rows if (value := number(row, "ttft_ms")) is not None]
+    if waits:
+        (low, first), (high, last) = (end(waits, key=lambda pair: pair[0]) for end in (min, max))
+        lines.append(f"- TTFT range: {low:.1f}{_DASH}{high:.1f} ms{_star(first, last)}")
     return lines + _scaling(rated)
+
+
+def _star(*rows: Row) -> str:
+    return "*" if any(row.get("status") == "suspect" for row in rows) else ""
 
 
 def _scaling(rated: Sequence[tuple[float, Row]]) -> list[str]:
@@ -204,15 +203,13 @@ def _scaling(rated: Sequence[tuple[float, Row]]) -> list[str]:
     for value, row in batched:
         shape = (row.get("variant"), row.get("load"), row.get("input"), row.get("output"))
         ends.setdefault(shape, {})[row["batch"]] = (value, row)
-    gains = [
-        (by[large][0] / by[small][0], by[large][1]) for by in ends.values() if small in by and large in by
-    ]
-    if not gains:
+    both = [(by[small], by[large]) for by in ends.values() if small in by and large in by]
+    if not both:
         return []
-    gain, row = max(gains, key=lambda pair: pair[0])
-    where = escape_markdown(cell_name(row).rpartition(", ")[0])
-    word = "increase" if gain >= 1 else "change"
-    return [f"- Scaling: {gain:.1f}x throughput {word} from batch={small} to batch={large} ({where})"]
+    (slow, first), (fast, last) = max(both, key=lambda pair: pair[1][0] / pair[0][0])
+    where = escape_markdown(cell_name(last).rpartition(", ")[0])
+    change = f"{fast / slow:.1f}x throughput {'increase' if fast >= slow else 'change'}"
+    return [f"- Scaling: {change} from batch={small} to batch={large} ({where}){_star(first, last)}"]
 
 
 def _caption(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
@@ -239,9 +236,7 @@ def _rounds_line(rows: Sequence[Row], rounds: Sequence[int]) -> str:
     widths = [f"{name} ±{width:.1%}".replace("%", " %") for name, width in spans.items() if width is not None]
     if not widths:
         return f"{line}; no interval."
-    return (
-        f"{line}; 95 % confidence intervals of the mean, over rounds, are at widest {' and '.join(widths)}."
-    )
+    return f"{line}; 95 % confidence intervals of the mean, over rounds, are at widest {' and '.join(widths)}."
 
 
 def _widest(rows: Sequence[Row], name: str) -> float | None:
@@ -273,8 +268,6 @@ def _by_reason(rows: Sequence[Row]) -> str:
         reasons = (row.get("reasons") or "no reason recorded").replace(";", ", ")
         groups.setdefault(reasons, []).append(cell_name(row))
     return "; ".join(
-        escape_markdown(
-            f"{reasons} ({' / '.join(cells) if len(cells) <= _NAMED_CELLS else f'{len(cells)} cells'})"
-        )
+        escape_markdown(f"{reasons} ({' / '.join(cells) if len(cells) <= _NAMED_CELLS else f'{len(cells)} cells'})")
         for reasons, cells in groups.items()
     )

@@ -1,0 +1,54 @@
+"""Sweeps: from a YAML file to a validated SweepSpec to a Plan, the ordered tuple of cells. Pure."""
+
+from benchbench.spec.editor import json_schema
+from benchbench.spec.errors import Problem, SpecError
+from benchbench.spec.load import load_spec, locate, spec_from_mapping
+from benchbench.spec.plan import Cell, Plan, make_plan
+from benchbench.spec.schema import (
+    ClosedLoad,
+    EndpointEngine,
+    Engine,
+    Hardware,
+    Load,
+    OpenLoad,
+    Product,
+    Prompts,
+    Rounds,
+    SimulatorEngine,
+    Slo,
+    StaticLoad,
+    SweepSpec,
+    Timeouts,
+    Validity,
+)
+from benchbench.spec.select import Selection, SelectionError, parse_selection
+
+__all__ = [
+    "Cell",
+    "ClosedLoad",
+    "EndpointEngine",
+    "Engine",
+    "Hardware",
+    "Load",
+    "OpenLoad",
+    "Plan",
+    "Problem",
+    "Product",
+    "Prompts",
+    "Rounds",
+    "Selection",
+    "SelectionError",
+    "SimulatorEngine",
+    "Slo",
+    "SpecError",
+    "StaticLoad",
+    "SweepSpec",
+    "Timeouts",
+    "Validity",
+    "json_schema",
+    "load_spec",
+    "locate",
+    "make_plan",
+    "parse_selection",
+    "spec_from_mapping",
+]

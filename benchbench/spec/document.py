@@ -6,7 +6,7 @@ The scalars follow YAML 1.2's core schema, as editors do: `off` is text, `1e-3` 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,16 @@ for _name, _pattern in {
     "merge": r"<<",
 }.items():
     _CoreLoader.add_implicit_resolver(_TAG + _name, re.compile(rf"(?:{_pattern})\Z"), None)
+
+
+_SCALARS: dict[str, Callable[[str], Any]] = {
+    "str": str,
+    "merge": str,
+    "null": lambda _: None,
+    "bool": lambda text: {"true": True, "false": False}[text.lower()],
+    "int": lambda text: int(text, 0 if text[:2] in {"0x", "0o"} else 10),
+    "float": lambda text: float(text.lower().replace(".inf", "inf").replace(".nan", "nan")),
+}
 
 
 @dataclass
@@ -134,9 +144,9 @@ def read_yaml(path: Path, file: str) -> Document:
         line = raw.count(b"\n", 0, error.start) + 1
         raise SpecError([Problem(file, line, "", "is not UTF-8 text")]) from None
     document = parse_yaml(text, file, lined=True)
-    if document.data is None:
+    if document.data is None and not document.problems:
         document.problems.append(Problem(file, None, "", "is empty: a sweep needs name, model, engine and grid"))
-    elif not isinstance(document.data, dict):
+    elif document.data is not None and not isinstance(document.data, dict):
         document.problems.append(
             Problem(file, document.places[()][1], "", f"must be a mapping (key: value), is {show(document.data)}")
         )
@@ -217,21 +227,43 @@ class _Builder:
     def mapping(self, node: yaml.MappingNode, loc: Loc) -> dict[str, Any]:
         built: dict[str, Any] = {}
         first: dict[str, yaml.Node] = {}
-        for key_node, value_node in node.value:
-            if key_node.tag == _TAG + "merge":
-                continue
+        for key_node, value_node, own in self.pairs(node, loc):
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != _TAG + "str":
                 self.complain(key_node, loc, "a key must be text: put it in quotes")
                 continue
             key = key_node.value
-            if key in first:
-                where = f" in line {self.line(first[key])}" if self.lined else ""
-                self.complain(key_node, (*loc, key), f"duplicate key, first{where or ' given before'}")
-                continue
-            first[key] = key_node
-            self.document.places[*loc, key] = (self.document.file, self.line(key_node))
-            built[key] = self.value(value_node, (*loc, key))
-        for source in self.merged(node, loc):
-            for key, value in self.mapping(source, loc).items() if id(source) not in self.open else ():
-                built.setdefault(key, value)
+            if key not in first:
+                first[key] = key_node
+                self.document.places[*loc, key] = (self.document.file, self.line(key_node))
+                built[key] = self.value(value_node, (*loc, key))
+            elif own:
+                where = f"in line {self.line(first[key])}" if self.lined else "before"
+                self.complain(key_node, (*loc, key), f"duplicate key, first given {where}")
         return built
+
+    def pairs(self, node: yaml.MappingNode, loc: Loc) -> Iterator[tuple[yaml.Node, yaml.Node, bool]]:
+        """Keys and values, the mapping's own before those of its merge keys (`<<`), so that its own win."""
+        merges: list[yaml.Node] = []
+        for key, value in node.value:
+            if key.tag == _TAG + "merge":
+                merges += value.value if isinstance(value, yaml.SequenceNode) else [value]
+            else:
+                yield key, value, True
+        for merge in merges:
+            if not isinstance(merge, yaml.MappingNode) or id(merge) in self.open:
+                self.complain(merge, (*loc, "<<"), "must name another mapping, or a list of them")
+                continue
+            self.open.add(id(merge))
+            yield from ((key, value, False) for key, value, _ in self.pairs(merge, loc))
+            self.open.discard(id(merge))
+
+    def scalar(self, node: yaml.ScalarNode, loc: Loc) -> Any:  # noqa: ANN401 # one of YAML's scalars
+        kind = node.tag.removeprefix(_TAG)
+        if kind not in _SCALARS:
+            self.complain(node, loc, f"has the tag {node.tag}, which is not used in sweeps")
+            return None
+        try:
+            return _SCALARS[kind](node.value)
+        except (ValueError, KeyError):
+            self.complain(node, loc, f"is no {kind} that can be read, is {show(node.value)}")
+            return None

@@ -156,5 +156,5 @@ def _words(detail: ErrorDetails) -> tuple[str, str]:
         return "must not be empty", ""
     if kind == "literal_error":
         names = re.findall(r"'([^']*)'", context["expected"])
-        return f"is {show(value)}", ", ".join(names)
+        return f"must be one of these, is {show(value)}", ", ".join(names)
     return detail["msg"], str(context.get("allowed", ""))

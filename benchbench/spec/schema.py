@@ -10,14 +10,15 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ModelWrapValidatorHandler,
     PrivateAttr,
     SerializerFunctionWrapHandler,
     field_validator,
     model_serializer,
     model_validator,
 )
+from pydantic.functional_validators import ModelWrapValidatorHandler
 
+from benchbench.spec.errors import show
 from benchbench.spec.values import (
     Api,
     Count,
@@ -256,7 +257,9 @@ def _no_variants(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _one_product(value: object) -> object:
-    return one_or_many(value) if isinstance(value, (dict, list, tuple)) else value
+    if not isinstance(value, (dict, list, tuple)):
+        raise problem(f"must be a product of axes or a list of them, is {show(value)}", "input, output, batch, rate")
+    return one_or_many(value)
 
 
 class SweepSpec(_Section):
@@ -278,9 +281,7 @@ class SweepSpec(_Section):
     seed: int = Field(0, ge=0, le=2**63 - 1, description="prompts, arrivals and order derive from it")
     timeouts: Timeouts = Field(Timeouts(), description="when a request has failed")
     slo: Slo = Field(Slo(), description="limits for goodput")
-    order: Literal["random", "as_written"] = Field(
-        "random", description="order of the cells (random: seeded)"
-    )
+    order: Literal["random", "as_written"] = Field("random", description="order of the cells (random: seeded)")
     output: Literal["exact", "as_served"] = Field(
         "exact",
         description="exact: ignore_eos and min_tokens give the asked length; as_served: max_tokens only",
@@ -300,7 +301,6 @@ class SweepSpec(_Section):
     def notes(self) -> list[str]:
         """What was read and is not used, one sentence each."""
         owners = {
-            key: ", ".join(kind for kind, keys in ENGINE_KEYS.items() if key in keys)
-            for key in self.engine.other
+            key: ", ".join(kind for kind, keys in ENGINE_KEYS.items() if key in keys) for key in self.engine.other
         }
         return [f"engine.{key} belongs to {kinds}: kept, not used" for key, kinds in owners.items()]

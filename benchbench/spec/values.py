@@ -57,7 +57,9 @@ def _header(value: str) -> str:
 
 def _url(value: str) -> str:
     if "://" not in value:
-        raise problem(f"has no scheme, is {show(value)}: write http://{value.strip() or '127.0.0.1:8000'}")
+        raise problem(
+            f"has no scheme, is {show(value)}: write http://{value.strip() or '127.0.0.1:8000'}", "http, https"
+        )
     try:
         parts = urlsplit(value)
         host, port = parts.hostname, parts.port
@@ -106,7 +108,7 @@ def json_mapping(value: dict[str, Any]) -> dict[str, Any]:
 def _warmup(value: object) -> object:
     if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**6):
         return value
-    raise problem(f"is {show(value)}", "auto, or a whole number from 0")
+    raise problem(f"must be one of these, is {show(value)}", "auto, or a whole number from 0")
 
 
 def _vocab(value: tuple[int, int]) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import zlib
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +20,23 @@ _BAD_REQUEST = "BadRequestError"
 
 
 class ApiError(Exception):
-    """An answer other than 200, with the fields of vLLM's error object."""
+    """An answer other than 200, with the fields of vLLM's error object; `in_stream` if the status is 200 all
+    the same, and the error an event of the stream.
+    """
 
-    def __init__(self, status: int, message: str, kind: str = _BAD_REQUEST, param: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        kind: str = _BAD_REQUEST,
+        param: str | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        in_stream: bool = False,
+    ) -> None:
         super().__init__(message)
         self.status, self.message, self.kind, self.param = status, message, kind, param
+        self.headers, self.in_stream = headers, in_stream
 
     def body(self) -> bytes:
         error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.status}
@@ -44,13 +57,14 @@ class Generation:
     continuous_usage: bool
     return_token_ids: bool
     seed: int  # of its output: the same prompt gives the same tokens
-    unknown_token: int | None  # an id outside the vocabulary: an error inside the stream
 
     def prefix(self) -> tuple[int, ...]:
         """One hash per full block of the prompt, each over all tokens before it too."""
-        hashes, parent = [], 0
-        for i in range(0, len(self.prompt) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
-            parent = hash((parent, *self.prompt[i : i + BLOCK_TOKENS]))
+        packed = array("I", self.prompt)
+        step = BLOCK_TOKENS * packed.itemsize
+        hashes, parent, data = [], 0, packed.tobytes()
+        for i in range(0, len(data) - step + 1, step):
+            parent = hash((parent, data[i : i + step]))
             hashes.append(parent)
         return tuple(hashes)
 
@@ -83,13 +97,13 @@ def parse_prompt(data: Mapping[str, Any], vocabulary: Vocabulary, *, chat: bool)
             raise ApiError(400, "messages must be a non-empty list of objects. (parameter=messages)", param="messages")
         return vocabulary.encode_chat(messages, answer=data.get("add_generation_prompt") is not False)
     prompt = data.get("prompt")
-    if isinstance(prompt, list) and prompt and not all(type(token) is int for token in prompt):
+    if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
         if len(prompt) > 1:
             raise ApiError(400, "The simulator takes one prompt a request. (parameter=prompt)", param="prompt")
         prompt = prompt[0]
     if isinstance(prompt, str):
         prompt = vocabulary.encode(prompt)
-    if not isinstance(prompt, list) or not prompt or not all(type(token) is int for token in prompt):
+    if not isinstance(prompt, list) or not _are_ids(prompt):
         message = "Either prompt or prompt_embeds must be provided and non-empty. (parameter=prompt)"
         raise ApiError(400, message, param="prompt")
     return prompt
@@ -112,7 +126,10 @@ def parse_generation(
     if options and not stream:
         message = "Stream options can only be defined when `stream=True`."
         raise ApiError(400, message, param="stream_options")
-    seed = zlib.crc32(repr(prompt).encode(), profile.seed & 0xFFFFFFFF)
+    unknown = _unknown(prompt, profile.vocab_size)
+    if unknown is not None:  # vLLM's engine finds this, when the stream's headers are gone
+        raise ApiError(400, f"Token id {unknown} is out of vocabulary", in_stream=stream)
+    seed = zlib.crc32(array("I", prompt).tobytes(), profile.seed & 0xFFFFFFFF)
     output, reason = max_tokens, "length"
     if not _flag(data, "ignore_eos"):
         natural = 1 + int(random.Random(seed).expovariate(1 / profile.mean_output_tokens))
@@ -131,7 +148,6 @@ def parse_generation(
         continuous_usage=include and _flag(options, "continuous_usage_stats"),
         return_token_ids=_flag(data, "return_token_ids"),
         seed=seed,
-        unknown_token=next((t for t in prompt if not 0 <= t < profile.vocab_size), None),
     )
 
 
@@ -170,6 +186,25 @@ def _limits(data: Mapping[str, Any], prompt: int, max_model_len: int, *, chat: b
         message = f"min_tokens must be from 0 to {key}={most}, got {least}. (parameter=min_tokens, value={least})"
         raise ApiError(400, message, param="min_tokens")
     return most, least
+
+
+def _are_ids(prompt: list[Any]) -> bool:
+    """Whether these are integers; packing them is the quickest way to know."""
+    try:
+        array("I", prompt)
+    except TypeError:
+        return False
+    except OverflowError:
+        return all(type(token) is int for token in prompt)
+    return bool(prompt)
+
+
+def _unknown(prompt: list[int], vocab_size: int) -> int | None:
+    try:
+        most = max(array("I", prompt))
+    except OverflowError:
+        most = min(prompt) if min(prompt) < 0 else max(prompt)
+    return None if 0 <= most < vocab_size else most
 
 
 def _integer(data: Mapping[str, Any], key: str, default: int) -> int:

@@ -12,7 +12,8 @@ from typing import Protocol
 class StepLaw(Protocol):
     def step_s(self, decoding: int, mean_prompt: float, prefill_tokens: int, kv_tokens: int) -> float:
         """Seconds of one step: `decoding` requests whose mean prompt has `mean_prompt` tokens get one
-        token each, `prefill_tokens` prompt tokens are computed, `kv_tokens` are held in the cache."""
+        token each, `prefill_tokens` prompt tokens are computed, `kv_tokens` are held in the cache.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,10 @@ class Model(Protocol):
         """The planned time of the next step's end or event; None when there is nothing to do."""
 
     def take_due(self, now_ns: int) -> list[Emission]:
-        """All events planned up to `now_ns`, in write order; each is given once."""
+        """The events of the next step, in write order, if it is due by `now_ns`; each is given once.
+
+        A later step that is due too comes with the next call, so that nothing stands before the writing.
+        """
 
     def abort(self, request_id: int) -> None:
         """Forget a request; unknown and finished ones are ignored."""
@@ -88,9 +91,7 @@ class _Sequence:
         "told",
     )
 
-    def __init__(
-        self, request_id: int, arrival: int, prompt: int, output: int, blocks: Sequence[int]
-    ) -> None:
+    def __init__(self, request_id: int, arrival: int, prompt: int, output: int, blocks: Sequence[int]) -> None:
         self.id, self.arrival, self.prompt, self.output = request_id, arrival, prompt, output
         self.blocks = blocks
         self.start = -1  # when it was first scheduled
@@ -157,7 +158,8 @@ class BatchModel:
         self._known: dict[int, _Sequence] = {}
         self._waiting: deque[_Sequence] = deque()
         self._running: list[_Sequence] = []
-        self._step: list[tuple[_Sequence, int]] = []
+        self._step: list[tuple[_Sequence, int]] = []  # who computes how many tokens, while it is planned
+        self._events: list[Emission] = []  # of the step in progress, known from its beginning
         self._end_ns: int | None = None  # of the step in progress
         self._free_ns = 0  # planned end of the last step
         self._steps = 0
@@ -174,9 +176,7 @@ class BatchModel:
         self, request_id: int, now_ns: int, prompt_tokens: int, output_tokens: int, prefix: Sequence[int] = ()
     ) -> None:
         if min(prompt_tokens, output_tokens) < 1 or prompt_tokens + output_tokens > self.kv_tokens:
-            raise ValueError(
-                f"{prompt_tokens} + {output_tokens} tokens do not fit {self.kv_tokens} KV tokens"
-            )
+            raise ValueError(f"{prompt_tokens} + {output_tokens} tokens do not fit {self.kv_tokens} KV tokens")
         if not self._known:
             self.pace.begin_round()
         sequence = _Sequence(request_id, now_ns, prompt_tokens, output_tokens, prefix)
@@ -189,22 +189,27 @@ class BatchModel:
         return self._end_ns
 
     def take_due(self, now_ns: int) -> list[Emission]:
-        due: list[Emission] = []
         end = self.next_due_ns()
-        while end is not None and end <= now_ns:
-            self._finish_step(due)
-            end = self.next_due_ns()
-        return due
+        if end is None or end > now_ns:
+            return []
+        events, self._events = self._events, []
+        for event in events:
+            if event.finished:
+                sequence = self._known.pop(event.request_id)
+                sequence.dead = True
+                self.kv_used -= sequence.computed
+        self._running = [s for s in self._running if not s.dead]
+        self._free_ns, self._end_ns = end, None
+        return events
 
     def abort(self, request_id: int) -> None:
         sequence = self._known.pop(request_id, None)
         if sequence is None:
             return
-        sequence.dead = True
+        self._events = [event for event in self._events if event.request_id != request_id]
         if sequence in self._running:
             self._running.remove(sequence)
-            # What a step in progress is computing for it was counted when the step began.
-            self.kv_used -= sequence.computed + sum(n for s, n in self._step if s is sequence)
+            self.kv_used -= sequence.computed
         else:
             self._waiting.remove(sequence)
 
@@ -230,10 +235,12 @@ class BatchModel:
         mean_prompt = decoding_prompts / decoding if decoding else 0.0
         lawful_s = self.law.step_s(decoding, mean_prompt, prefill, self.kv_used)
         self._end_ns = start + self.pace.step_ns(lawful_s, self._steps)
+        self._compute(self._end_ns)
 
     def _continue_running(self) -> tuple[int, bool]:
         """Give each running request its next tokens, oldest first; the token budget left, and whether
-        a request had to be preempted."""
+        a request had to be preempted.
+        """
         budget, preempted, i = self.max_num_batched_tokens, False, 0
         while i < len(self._running) and budget:
             sequence = self._running[i]
@@ -278,13 +285,9 @@ class BatchModel:
                     self.counters.cache_queries += sequence.prompt
                     self.counters.cache_hits += hit
 
-    def _finish_step(self, due: list[Emission]) -> None:
-        end = self._end_ns
-        assert end is not None  # noqa: S101 - only called when a step is in progress
-        finished = False
+    def _compute(self, end: int) -> None:
+        """What the planned step makes of each of its requests, told at `end`."""
         for sequence, new in self._step:
-            if sequence.dead:
-                continue
             sequence.computed += new
             if sequence.computed < sequence.prompt + sequence.made:
                 continue  # its prompt is not complete yet
@@ -295,15 +298,8 @@ class BatchModel:
             fresh = sequence.made - sequence.told
             if done or sequence.told == 0 or fresh >= self.tokens_per_event:
                 sequence.told = sequence.made
-                due.append(Emission(end, sequence.id, fresh, done, sequence.cached, sequence.start))
-            if done:
-                finished = sequence.dead = True
-                self.kv_used -= sequence.computed
-                del self._known[sequence.id]
-        if finished:
-            self._running = [s for s in self._running if not s.dead]
+                self._events.append(Emission(end, sequence.id, fresh, done, sequence.cached, sequence.start))
         self._step.clear()
-        self._free_ns, self._end_ns = end, None
 
 
 class FixedModel:
@@ -344,7 +340,7 @@ class FixedModel:
         due: list[Emission] = []
         while self._heap and self._heap[0][0] <= now_ns:
             planned, _, n, sequence = heapq.heappop(self._heap)
-            if sequence.dead:
+            if sequence.dead:  # its request was aborted
                 continue
             sequence.told += n
             done = sequence.told == sequence.output

@@ -68,9 +68,7 @@ def static_rate(profile: SimProfile, prompt: int, output: int, batch: int) -> fl
     return batch * output * 1e9 / max(request.last_ns for request in round_)
 
 
-def fit_decode_step_s(
-    profile: SimProfile, rows: Sequence[tuple[int, int, int, float]], steps: int = 40
-) -> float:
+def fit_decode_step_s(profile: SimProfile, rows: Sequence[tuple[int, int, int, float]], steps: int = 40) -> float:
     """The table entry (s) at which rows (input, output, batch, Sys tok/s) of one input and batch come out.
 
     With several rows the geometric mean of modelled over published is 1. All else, the other entries
@@ -85,13 +83,14 @@ def fit_decode_step_s(
         table = [list(row) for row in law.decode_s]
         table[i][b] = decode_s
         trial = dataclasses.replace(profile, law=dataclasses.replace(law, decode_s=tuple(map(tuple, table))))
-        return math.prod(static_rate(trial, *row[:3]) / row[3] for row in rows) - 1.0
+        ratios: list[float] = [static_rate(trial, prompt, output, batch) / rate for prompt, output, batch, rate in rows]
+        return math.prod(ratios) - 1.0
 
     return _bisect(excess, 1e-4, 10.0, steps)
 
 
 def _bisect(falling: Callable[[float], float], low: float, high: float, steps: int) -> float:
     for _ in range(steps):
-        middle = (low * high) ** 0.5
+        middle = math.sqrt(low * high)
         low, high = (middle, high) if falling(middle) > 0 else (low, middle)
-    return (low * high) ** 0.5
+    return math.sqrt(low * high)

@@ -17,6 +17,11 @@ from typing import Any
 
 from benchbench.engines.simulator.laws import FixedLaw, LinearLaw, TableLaw
 
+if typing.TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_Data = typing.TypeVar("_Data", bound="DataclassInstance")
+
 PROFILE_DIR = Path(__file__).parent / "profiles"
 LAWS: dict[str, type[FixedLaw | LinearLaw | TableLaw]] = {
     "fixed": FixedLaw,
@@ -29,28 +34,27 @@ class ProfileError(ValueError):
     """A profile that cannot be used; the message names each wrong key and what is allowed."""
 
 
-def _number(default: Any, low: float = -math.inf, high: float = math.inf) -> Any:
-    return field(default=default, metadata={"low": low, "high": high})
+_SHARE = {"low": 0.0, "high": 1.0}
 
 
-def _share(default: float = 0.0) -> Any:
-    return _number(default, 0, 1)
+def _at_least(low: float, high: float = math.inf) -> dict[str, float]:
+    return {"low": low, "high": high}
 
 
 @dataclass(frozen=True, slots=True)
 class Stall:
     """Every `every`-th step (fixed law: token of a request) takes `for_s` longer."""
 
-    every: int = _number(MISSING, 1)
-    for_s: float = _number(MISSING, 0)
+    every: int = field(metadata=_at_least(1))
+    for_s: float = field(metadata=_at_least(0))
 
 
 @dataclass(frozen=True, slots=True)
 class SlowFirst:
     """The first `count` rounds take `factor` times as long, as when kernels are being tuned."""
 
-    count: int = _number(MISSING, 0)
-    factor: float = _number(MISSING, 0)
+    count: int = field(metadata=_at_least(0))
+    factor: float = field(metadata=_at_least(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ class WrongUsage:
 class ShortOutput:
     """That share of the requests ends `tokens` early (negative: late) with finish reason `stop`."""
 
-    share: float = _share(1.0)
+    share: float = field(default=1.0, metadata=_SHARE)
     tokens: int = 1
 
 
@@ -73,8 +77,8 @@ class ShortOutput:
 class Status:
     """That share of the requests is answered with an HTTP error; `retry_after` is the header, in seconds."""
 
-    code: int = _number(503, 400, 599)
-    share: float = _share(1.0)
+    code: int = field(default=503, metadata=_at_least(400, 599))
+    share: float = field(default=1.0, metadata=_SHARE)
     retry_after: int | None = None
 
 
@@ -94,15 +98,15 @@ class Faults:
     missing_usage: bool = False
     cached_tokens: int | None = None
     short_output: ShortOutput | None = None
-    reset_share: float = _share()
-    cut_share: float = _share()
-    error_in_stream_share: float = _share()
-    silence_share: float = _share()
+    reset_share: float = field(default=0.0, metadata=_SHARE)
+    cut_share: float = field(default=0.0, metadata=_SHARE)
+    error_in_stream_share: float = field(default=0.0, metadata=_SHARE)
+    silence_share: float = field(default=0.0, metadata=_SHARE)
     status: Status | None = None
     stall: Stall | None = None
     slow_first: SlowFirst | None = None
-    drift: float = _number(0.0, -0.5)
-    reasoning_start: int = _number(0, 0)
+    drift: float = field(default=0.0, metadata=_at_least(-0.5))
+    reasoning_start: int = field(default=0, metadata=_at_least(0))
     role_early: bool = False
 
 
@@ -118,21 +122,21 @@ class SimProfile:
 
     law: FixedLaw | LinearLaw | TableLaw
     seed: int = 0
-    max_model_len: int = _number(8192, 2)
-    vocab_size: int = _number(200_064, 8192, 26**4)
-    max_num_seqs: int = _number(1024, 1)
-    max_num_batched_tokens: int = _number(8192, 1)
-    kv_tokens: int = _number(1_048_576, 2)
+    max_model_len: int = field(default=8192, metadata=_at_least(2))
+    vocab_size: int = field(default=200_064, metadata=_at_least(8192, 26**4))
+    max_num_seqs: int = field(default=1024, metadata=_at_least(1))
+    max_num_batched_tokens: int = field(default=8192, metadata=_at_least(1))
+    kv_tokens: int = field(default=1_048_576, metadata=_at_least(2))
     prefix_cache: bool = True
-    tokens_per_event: int = _number(1, 1)
-    mean_output_tokens: float = _number(256, 1)
+    tokens_per_event: int = field(default=1, metadata=_at_least(1))
+    mean_output_tokens: float = field(default=256, metadata=_at_least(1))
     role_first: bool = True
     empty_text: bool = False
     report_cached: bool = False
     usage_in_last_choice: bool = False
     send_done: bool = True
     close_after_response: bool = False
-    keep_alive_s: float | None = _number(None, 0.001)
+    keep_alive_s: float | None = field(default=None, metadata=_at_least(0.001))
     api_key: str | None = None
     owned_by: str = "benchbench"
     version: str = "simulator-1"
@@ -174,31 +178,32 @@ def profile_from_mapping(data: Mapping[str, Any], source: str = "profile") -> Si
     """A profile from data as a YAML file holds it. Raises ProfileError with every problem found."""
     problems: list[str] = []
     profile = _build(SimProfile, data, "", problems)
-    if problems:
+    if profile is None or problems:
         raise ProfileError("; ".join(f"{source}: {problem}" for problem in problems))
-    return typing.cast("SimProfile", profile)
+    return profile
 
 
 def scaled(profile: SimProfile, scale: float) -> SimProfile:
     """The same engine with every duration (each key that ends in `_s`) multiplied by `scale`."""
     if not (math.isfinite(scale) and scale > 0):
         raise ProfileError(f"scale must be a number above 0, is {scale}")
-    return typing.cast("SimProfile", _scaled(profile, scale))
+    return _scaled(profile, scale)
 
 
-def _scaled(value: Any, scale: float) -> Any:
-    changed = {}
+def _scaled(value: _Data, scale: float) -> _Data:
+    changed: dict[str, object] = {}
     for f in dataclasses.fields(value):
         old = getattr(value, f.name)
-        if dataclasses.is_dataclass(old):
+        if dataclasses.is_dataclass(old) and not isinstance(old, type):
             changed[f.name] = _scaled(old, scale)
         elif f.name.endswith("_s") and old is not None:
             changed[f.name] = _times(old, scale)
     return dataclasses.replace(value, **changed)
 
 
-def _times(value: Any, scale: float) -> Any:
-    return tuple(_times(v, scale) for v in value) if isinstance(value, tuple) else value * scale
+def _times(value: object, scale: float) -> object:
+    """A number times `scale`, or each of a table's."""
+    return tuple(_times(v, scale) for v in value) if isinstance(value, tuple) else typing.cast("float", value) * scale
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,8 +219,8 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _build(cls: type, data: Any, path: str, problems: list[str]) -> Any:
-    """An instance of a dataclass from a mapping; None, and a line in `problems`, where that fails."""
+def _build(cls: type[_Data], data: object, path: str, problems: list[str]) -> _Data | None:
+    """An instance of a dataclass from a mapping; None, and lines in `problems`, where that fails."""
     if not isinstance(data, Mapping):
         problems.append(f"{path}: must be a mapping of keys")
         return None
@@ -239,19 +244,19 @@ def _build(cls: type, data: Any, path: str, problems: list[str]) -> Any:
     try:
         return cls(**values)
     except ValueError as error:
-        problems.append(f"{path or cls.__name__}: {error}")
+        problems.append(f"{path or 'profile'}: {error}")
         return None
 
 
-def _value(hint: Any, data: Any, path: str, limits: Mapping[str, float], problems: list[str]) -> Any:
+def _value(hint: object, data: object, path: str, limits: Mapping[str, float], problems: list[str]) -> object:
     if path == "law":
         return _law(data, problems)
     if isinstance(hint, types.UnionType):  # only ever `X | None`
         if data is None:
             return None
         hint = next(arm for arm in typing.get_args(hint) if arm is not types.NoneType)
-    if dataclasses.is_dataclass(hint):
-        return _build(typing.cast("type", hint), data, path, problems)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return _build(hint, data, path, problems)
     if typing.get_origin(hint) is tuple:
         item = typing.get_args(hint)[0]
         if isinstance(data, list | tuple):
@@ -261,31 +266,30 @@ def _value(hint: Any, data: Any, path: str, limits: Mapping[str, float], problem
     return _scalar(hint, data, path, limits, problems)
 
 
-def _law(data: Any, problems: list[str]) -> Any:
+def _law(data: object, problems: list[str]) -> object:
     kind = data.get("kind") if isinstance(data, Mapping) else None
-    if kind not in LAWS:
+    if not isinstance(data, Mapping) or kind not in LAWS:
         problems.append(f"law.kind: is {kind!r} (allowed: {', '.join(LAWS)})")
         return None
     return _build(LAWS[kind], {k: v for k, v in data.items() if k != "kind"}, "law", problems)
 
 
-def _scalar(hint: type, data: Any, path: str, limits: Mapping[str, float], problems: list[str]) -> Any:
-    number = isinstance(data, int | float) and not isinstance(data, bool)
-    if hint is float and number and math.isfinite(data):
+def _scalar(hint: object, data: object, path: str, limits: Mapping[str, float], problems: list[str]) -> object:
+    if hint is float and type(data) is int:
         data = float(data)
     if type(data) is not hint:
-        name = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}[hint]
+        name = {int: "an integer", float: "a number", bool: "true or false"}.get(typing.cast("type", hint), "a text")
         problems.append(f"{path}: must be {name}, is {data!r}")
-        return None
-    # A duration or a law's coefficient below zero has no meaning wherever it stands.
-    low = limits.get("low", 0 if path.rpartition(".")[2].endswith("_s") or path.startswith("law.") else -math.inf)
-    high = limits.get("high", math.inf)
-    if number and not low <= data <= high:
-        problems.append(f"{path}: must be {_range(low, high)}, is {data}")
+    elif isinstance(data, int | float) and hint is not bool:
+        # No duration and no coefficient of a law has a meaning below zero.
+        least = 0.0 if path.startswith("law.") or path.endswith("_s") else -math.inf
+        low, high = limits.get("low", least), limits.get("high", math.inf)
+        if not (low <= data <= high and math.isfinite(data)):
+            problems.append(f"{path}: must be {_range(low, high)}, is {data}")
     return data
 
 
 def _range(low: float, high: float) -> str:
     if high == math.inf:
-        return f"at least {low:g}"
-    return f"at most {high:g}" if low == -math.inf else f"from {low:g} to {high:g}"
+        return "finite" if low == -math.inf else f"at least {low:g}"
+    return f"from {low:g} to {high:g}"

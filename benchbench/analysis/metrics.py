@@ -1,0 +1,227 @@
+"""The numbers of one round, out of its records. Pure: an Arrow table in, seconds and rates out.
+
+Definitions (vLLM's `calculate_metrics` where equal; n is a request's output tokens):
+
+    TTFT  = first token event received - request sent                      [s]
+    TPOT  = (last token event - first token event) / (n - 1), none for 1   [s/token]
+    ITL   = gap between successive token events                            [s]
+    E2EL  = last token event received - request sent                       [s]
+    stream tok/s = 1 / TPOT
+    Sys tok/s    = output tokens in the window / window                    [tokens/s]
+
+The window is, in a static load, first send of the round to last token; in a closed load of N requests, B in flight,
+from the B-th completion to the first completion that no new request replaced, the (N - B + 1)-th; in an open load
+the whole run. "Received" is the kernel's time of the read that completed the event.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+_NS = 1e-9
+
+
+def _seconds(ns: Ints) -> Floats:
+    return ns.astype(np.float64) * _NS
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """Limits of a good request, seconds; None is no limit."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    e2el_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RoundMetrics:
+    """One round. Arrays have one entry a successful request, except `itl_s` and `lag_s` (one a gap, one an event)."""
+
+    requests: int
+    failed: int
+    ttft_s: Floats
+    ttft_scheduled_s: Floats  # the same from the scheduled time: an open load's own queue counts
+    tpot_s: Floats  # requests with more than one token
+    e2el_s: Floats
+    itl_s: Floats
+    lag_s: Floats
+    sys_tok_s: float | None
+    run_tok_s: float | None  # tokens / whole round, vLLM's output_throughput
+    total_tok_s: float | None
+    req_s: float | None
+    goodput_req_s: float | None
+    windowed: bool  # False: a closed load too short for its window, Sys tok/s is of the whole round
+    duration_s: float
+    shared_events: int  # token events whose read held another token event of the same request
+    first_shared: int  # requests whose first token's read also held a later token
+    buffered: int  # requests of 4 or more events that came in one or two reads
+    send_skew_s: float  # last send - first send of what was due together
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    ok: npt.NDArray[np.bool_]
+    sent: Ints
+    scheduled: Ints
+    end: Ints
+    output: Ints
+    prompt: Ints
+    offsets: Ints
+    events: Ints
+    tokens: Ints
+    lag: Ints
+
+
+def _columns(table: pa.Table) -> _Columns:
+    def ints(name: str) -> Ints:
+        values: Ints = np.asarray(table[name].combine_chunks().fill_null(-1)).astype(np.int64)
+        return values
+
+    def flat(name: str) -> Ints:
+        values: Ints = np.asarray(table[name].combine_chunks().flatten()).astype(np.int64)
+        return values
+
+    lists = table["event_ns"].combine_chunks()
+    offsets = np.asarray(lists.offsets).astype(np.int64)
+    ok = np.array([status == "ok" for status in table["status"].to_pylist()], np.bool_)
+    tokens = flat("event_tokens")
+    counted = np.add.reduceat(np.append(tokens, 0), offsets[:-1]) * (np.diff(offsets) > 0) if len(ok) else tokens
+    told, asked = ints("output_tokens"), ints("asked_input_tokens")
+    prompt = ints("input_tokens")
+    return _Columns(
+        ok=ok,
+        sent=ints("sent_ns"),
+        scheduled=ints("scheduled_ns"),
+        end=ints("end_ns"),
+        output=np.where(told >= 0, told, counted),
+        prompt=np.where(prompt >= 0, prompt, asked),
+        offsets=offsets - offsets[0] if len(offsets) else offsets,
+        events=flat("event_ns"),
+        tokens=tokens,
+        lag=flat("lag_ns"),
+    )
+
+
+def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo | None = None) -> RoundMetrics:
+    """All numbers of one round's table (`record.requests.round_table`). `in_flight` is B of a closed load."""
+    c = _columns(table)
+    counts = np.diff(c.offsets)
+    good = c.ok & (counts > 0)
+    first_at, last_at = c.offsets[:-1][good], c.offsets[1:][good] - 1
+    first, last, sent = c.events[first_at], c.events[last_at], c.sent[good]
+    output = c.output[good]
+    ttft, e2el = _seconds(first - sent), _seconds(last - sent)
+    many = output > 1
+    tpot_all = np.divide(_seconds(last - first), output - 1, out=np.full(len(output), np.nan), where=many)
+    met = _met(ttft, tpot_all, e2el, slo)
+    gaps, inside = _gaps(c)
+    span = _window(c, good, load, in_flight)
+    whole = _window(c, good, "open", None)
+    shared, first_shared, buffered = _sharing(c)
+    rates = _rates(c, good, met, load, span or whole)
+    started = c.sent[c.sent > 0]
+    return RoundMetrics(
+        requests=len(c.ok),
+        failed=int((~c.ok).sum()),
+        ttft_s=ttft,
+        ttft_scheduled_s=_seconds(first - c.scheduled[good]),
+        tpot_s=tpot_all[many],
+        e2el_s=e2el,
+        itl_s=_seconds(gaps[inside]),
+        lag_s=_seconds(c.lag),
+        sys_tok_s=rates[0],
+        run_tok_s=_rates(c, good, met, "open", whole)[0],
+        total_tok_s=rates[1],
+        req_s=rates[2],
+        goodput_req_s=rates[3] if slo is not None else None,
+        windowed=span is not None,
+        duration_s=float(whole[1] - whole[0]) * _NS if whole else 0.0,
+        shared_events=shared,
+        first_shared=first_shared,
+        buffered=buffered,
+        send_skew_s=float(started.max() - started.min()) * _NS if load == "static" and len(started) else 0.0,
+    )
+
+
+def _met(ttft: Floats, tpot: Floats, e2el: Floats, slo: Slo | None) -> npt.NDArray[np.bool_]:
+    met = np.ones(len(ttft), np.bool_)
+    limits = Slo() if slo is None else slo
+    for values, limit in ((ttft, limits.ttft_s), (tpot, limits.tpot_s), (e2el, limits.e2el_s)):
+        if limit is not None:
+            met &= ~(values > limit)  # a TPOT that does not exist breaks no limit
+    return met
+
+
+def _gaps(c: _Columns) -> tuple[Ints, npt.NDArray[np.bool_]]:
+    """Gaps between neighbouring events, and which of them lie inside one successful request."""
+    owner = np.repeat(np.arange(len(c.ok)), np.diff(c.offsets))
+    inside = (owner[1:] == owner[:-1]) & c.ok[owner[1:]] if len(owner) else np.array([], np.bool_)
+    return np.diff(c.events), inside
+
+
+def _sharing(c: _Columns) -> tuple[int, int, int]:
+    """(shared events, first tokens that shared, buffered requests): events of one read have one stamp."""
+    shared = first = buffered = 0
+    for low, high in zip(c.offsets[:-1].tolist(), c.offsets[1:].tolist(), strict=True):
+        if high - low < 2:
+            continue
+        same = c.events[low + 1 : high] == c.events[low : high - 1]
+        if same.any():
+            shared += int((np.append(same, False) | np.insert(same, 0, False)).sum())
+            first += bool(same[0])
+            buffered += high - low >= 4 and int((~same).sum()) <= 1
+    return shared, first, buffered
+
+
+def _window(c: _Columns, good: npt.NDArray[np.bool_], load: str, in_flight: int | None) -> tuple[int, int] | None:
+    """(begin, end] of the round's window in ns, None when a closed load has none or nothing was received."""
+    started = c.sent[c.sent > 0]
+    if not len(started) or not len(c.events):
+        return None
+    if load != "closed":
+        return int(started.min()), int(c.events.max())
+    ends = c.end.copy()
+    ends[good] = c.events[c.offsets[1:][good] - 1]
+    ends.sort()
+    batch = in_flight or 1
+    if len(ends) < 2 * batch:
+        return None
+    begin, end = int(ends[batch - 1]), int(ends[len(ends) - batch])
+    return (begin, end) if end > begin else None
+
+
+def _rates(
+    c: _Columns,
+    good: npt.NDArray[np.bool_],
+    met: npt.NDArray[np.bool_],
+    load: str,
+    span: tuple[int, int] | None,
+) -> tuple[float | None, float | None, float | None, float | None]:
+    """(output tok/s, input + output tok/s, req/s, good req/s) in a window; prompts count where their first token is."""
+    if span is None or span[1] <= span[0]:
+        return None, None, None, None
+    begin, end = span
+    if load != "closed":
+        begin -= 1  # the whole round: everything that was received counts
+    seconds = (span[1] - span[0]) * _NS
+    at = (c.events > begin) & (c.events <= end)
+    output = float(c.tokens[at].sum())
+    first, last = c.events[c.offsets[:-1][good]], c.events[c.offsets[1:][good] - 1]
+    prompts = float(c.prompt[good][(first > begin) & (first <= end)].sum())
+    done = (last > begin) & (last <= end)
+    return (
+        output / seconds,
+        (output + prompts) / seconds,
+        float(done.sum()) / seconds,
+        float((done & met).sum()) / seconds,
+    )

@@ -1,0 +1,87 @@
+"""A stored run, read: its rows recomputed from the records, and both as DataFrames."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchbench.analysis.summary import COLUMNS, CellInfo, CellSummary, summarise, summary_row
+from benchbench.record.requests import round_facts
+from benchbench.record.store import RunDirectory
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Run:
+    """A run directory, read only. Numbers are recomputed from `records/`, never read back from summary files."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.directory = RunDirectory.existing(path)
+        self.path = self.directory.path
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """Spec as resolved, plan, versions, host: what was asked and with what."""
+        return self.directory.manifest()
+
+    @property
+    def name(self) -> str:
+        """The sweep's name."""
+        return str(self.manifest["spec"]["name"])
+
+    @cached_property
+    def cells(self) -> list[CellInfo]:
+        """The plan's cells, in the order in which they were written in the sweep."""
+        entries = sorted(self.manifest["plan"], key=lambda entry: entry["index"])
+        return [CellInfo.from_entry(entry) for entry in entries]
+
+    @cached_property
+    def summaries(self) -> list[CellSummary]:
+        """One summary a cell, computed from its measured rounds."""
+        return [summarise(cell, self.directory.read_cell(cell.key)) for cell in self.cells]
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """summary.csv's rows, one a cell, keys as in `benchbench.analysis.summary.COLUMNS`."""
+        return [summary_row(summary) for summary in self.summaries]
+
+    def summary(self) -> pd.DataFrame:
+        """One row a cell, columns as in summary.csv, whatever the cell's status."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows, columns=list(COLUMNS))
+
+    def requests(self) -> pd.DataFrame:
+        """One row a request, measured and warm-up rounds; events are lists (ns and tokens)."""
+        import pandas as pd
+        import pyarrow as pa
+
+        tables = [
+            self.directory.read_round(cell.key, phase, number).replace_schema_metadata()
+            for cell in self.cells
+            for phase in ("warmup", "measured")
+            for number in self.directory.finished_rounds(cell.key, phase)
+        ]
+        if not tables:
+            return pd.DataFrame()
+        frame: pd.DataFrame = pa.concat_tables(tables, promote_options="default").to_pandas()
+        return frame
+
+    def rounds(self) -> pd.DataFrame:
+        """One row a finished round: the instrument's own facts (longest loop turn, CPU, clock step ...)."""
+        import pandas as pd
+
+        rows = []
+        for cell in self.cells:
+            for phase in ("warmup", "measured"):
+                for number in self.directory.finished_rounds(cell.key, phase):
+                    facts = round_facts(self.directory.read_round(cell.key, phase, number))
+                    rows.append({"cell": cell.key, "phase": phase, "round": number, **facts})
+        return pd.DataFrame(rows)
+
+
+def open_run(path: str | Path) -> Run:
+    """Open the run directory at `path`. Raises `RunError` when there is none."""
+    return Run(path)

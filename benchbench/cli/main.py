@@ -1,0 +1,240 @@
+"""The `bench` command: parse, call, print, exit. What it does is elsewhere; libraries are imported when used."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from benchbench import __version__
+
+if TYPE_CHECKING:
+    from benchbench.spec import Plan, SweepSpec
+
+STOPPED, BAD_INPUT, INVALID = 1, 2, 3
+INTERRUPTED, TERMINATED = 130, 143
+FOLDER = click.Path(path_type=Path)
+
+
+def fail(code: int, *lines: object) -> NoReturn:
+    """Each line to stderr as it is, then exit."""
+    for line in lines:
+        print(line, file=sys.stderr)
+    sys.exit(code)
+
+
+class Group(click.Group):
+    """Usage errors in one line on stderr, exit 2, like every other bad input."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - click's signature
+        try:
+            return super().main(*args, **{**kwargs, "standalone_mode": False})
+        except click.UsageError as error:
+            where = error.ctx.command_path if error.ctx else "bench"
+            fail(BAD_INPUT, f"{where}: {error.format_message()} (see {where} --help)")
+        except click.ClickException as error:
+            fail(BAD_INPUT, f"bench: {error.format_message()}")
+        except (click.Abort, KeyboardInterrupt):
+            fail(INTERRUPTED, "bench: interrupted")
+        except BrokenPipeError:
+            sys.stderr.close()
+            sys.exit(1)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="bench")
+def main() -> None:
+    """Benchmarks of LLM inference servers: sweep a grid of shapes, and get numbers that can be trusted."""
+
+
+def _spec(file: str, sets: tuple[str, ...]) -> SweepSpec:
+    from benchbench.spec import SpecError, load_spec
+
+    try:
+        return load_spec(file, sets)
+    except SpecError as error:
+        fail(BAD_INPUT, *error.problems)
+
+
+def _plan(spec: SweepSpec, only: str | None) -> Plan:
+    from benchbench.spec import SpecError, make_plan
+
+    try:
+        return make_plan(spec, only)
+    except SpecError as error:
+        fail(BAD_INPUT, *error.problems)
+
+
+@main.command()
+@click.argument("file")
+@click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Change one value of the sweep.")
+@click.option("--only", metavar="SELECTION", help="Only the cells that match, e.g. 'batch>=8,input=128'.")
+@click.option("--out", type=FOLDER, metavar="DIR", help="Run directory (default: runs/NAME-TIME).")
+@click.option("--resume", is_flag=True, help="Continue the run in --out (or the latest of this name).")
+@click.option("--dry-run", is_flag=True, help="Print the plan and do nothing.")
+@click.option("--plots/--no-plots", default=True, help="Draw the plots at the end.")
+@click.option("--strict", is_flag=True, help="Exit with 3 if any cell is invalid.")
+def sweep(  # noqa: PLR0913 - one parameter an option
+    file: str,
+    sets: tuple[str, ...],
+    only: str | None,
+    out: Path | None,
+    *,
+    resume: bool,
+    dry_run: bool,
+    plots: bool,
+    strict: bool,
+) -> None:
+    """Measure every cell of the sweep FILE; print the table.
+
+    Exit: 0 carried out, 1 stopped and can be resumed, 2 bad input, 3 invalid cells (--strict), 130 on Ctrl-C.
+    """
+    spec = _spec(file, sets)
+    if dry_run:
+        from benchbench.cli.dry_run import plan_text
+
+        click.echo(plan_text(_plan(spec, only)))
+        return
+    from benchbench.cli.progress import observer_for
+    from benchbench.cli.signals import Stop
+    from benchbench.record.store import RunError
+    from benchbench.runner import BadSweepError
+    from benchbench.runner import sweep as run_sweep
+    from benchbench.spec import SpecError
+
+    for note in spec.notes:
+        print(f"note: {note}", file=sys.stderr)
+    with Stop() as stop, observer_for(sys.stderr) as observer:
+        try:
+            outcome = run_sweep(spec, out, only=only, resume=resume, plots=plots, observer=observer, stop=stop.fd)
+        except SpecError as error:
+            fail(BAD_INPUT, *error.problems)
+        except BadSweepError as error:
+            from benchbench.spec import locate
+
+            fail(BAD_INPUT, locate(file, sets, error.key, error.message, error.allowed))
+        except RunError as error:
+            fail(BAD_INPUT, error)
+    again = f"continue with: bench sweep {file} --resume --out {outcome.path}"
+    if any(row["rounds"] for row in outcome.rows):
+        from benchbench.report.table import markdown_table
+
+        click.echo(markdown_table(outcome.rows))
+    if outcome.plots:
+        click.echo("Plots:\n" + "\n".join(f"  {path}" for path in outcome.plots if path.suffix == ".png"))
+    if outcome.state == "complete":
+        click.echo(f"Run: {outcome.path}" + (f" ({outcome.message})" if outcome.message else ""))
+    elif outcome.state == "interrupted":
+        fail(stop.code, f"bench: interrupted; {again}")
+    else:
+        fail(STOPPED, f"bench: {outcome.message}; {again}")
+    if strict and any(row["status"] == "invalid" for row in outcome.rows):
+        fail(INVALID, "bench: some cells are invalid")
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True)
+@click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Change one value first.")
+def validate(files: tuple[str, ...], sets: tuple[str, ...]) -> None:
+    """Check sweep FILES without running them."""
+    from benchbench.spec import SpecError, load_spec, make_plan
+
+    problems: list[object] = []
+    for file in files:
+        try:
+            plan = make_plan(load_spec(file, sets))
+        except SpecError as error:
+            problems += error.problems
+        else:
+            click.echo(f"{file}: {len(plan.cells)} cells")
+    if problems:
+        fail(BAD_INPUT, *problems)
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of sweep files, for editors."""
+    from benchbench.spec import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+@main.command()
+@click.argument("run", type=FOLDER)
+@click.option("--format", "form", type=click.Choice(["md", "csv", "json"]), default="md", show_default=True)
+@click.option("--columns", metavar="A,B,...", help="Columns of summary.csv to show.")
+@click.option("--include-invalid", is_flag=True, help="Show invalid cells too, struck through.")
+def table(run: Path, form: str, columns: str | None, *, include_invalid: bool) -> None:
+    """Print the table of a RUN, recomputed from its records."""
+    from benchbench.analysis.runs import open_run
+    from benchbench.record.store import RunError
+    from benchbench.report.table import csv_table, json_table, markdown_table
+
+    write = {"md": markdown_table, "csv": csv_table, "json": json_table}[form]
+    names = [name.strip() for name in columns.split(",")] if columns else None
+    try:
+        click.echo(write(open_run(run).rows, names, include_invalid).rstrip("\n"))
+    except (RunError, ValueError) as error:
+        fail(BAD_INPUT, f"bench table: {error}")
+
+
+@main.command()
+@click.argument("run", type=FOLDER)
+@click.option("--out", type=FOLDER, metavar="DIR", help="Where to (default: RUN/plots).")
+@click.option("--cell", metavar="KEY", help="The cell of the timeline, by its key.")
+@click.option("--format", "formats", multiple=True, type=click.Choice(["png", "svg"]), help="Default: both.")
+def plot(run: Path, out: Path | None, cell: str | None, formats: tuple[str, ...]) -> None:
+    """Draw the plots of a RUN: curves, Pareto, heat map and one cell's timeline."""
+    from benchbench.analysis.runs import open_run
+    from benchbench.record.store import RunError
+    from benchbench.report.plots import draw_plots
+    from benchbench.report.timeline import timeline_of
+
+    try:
+        opened = open_run(run)
+        if cell is not None and cell not in {known.key for known in opened.cells}:
+            raise RunError(f"no cell {cell} in this run (allowed: {', '.join(known.key for known in opened.cells)})")
+        files = draw_plots(
+            opened.rows, timeline_of(opened, cell), out or run / "plots", opened.name, formats or ("png", "svg")
+        )
+    except (RunError, OSError) as error:
+        fail(BAD_INPUT, f"bench plot: {error}")
+    for path in files:
+        click.echo(path)
+
+
+@main.command()
+@click.option("--profile", default="fixed", show_default=True, help="Shipped profile or a YAML file.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: a free one.")
+@click.option("--scale", default=1.0, show_default=True, type=float, help="Factor on every duration.")
+@click.option("--model", "models", multiple=True, default=("sim",), show_default=True, help="Names it serves.")
+@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Change a value of the profile.")
+def sim(profile: str, port: int, scale: float, models: tuple[str, ...], options: tuple[str, ...]) -> None:
+    """Serve the simulator on 127.0.0.1 until Ctrl-C."""
+    from benchbench.cli.serve import serve_simulator
+
+    try:
+        serve_simulator(profile, port, scale, models, options)
+    except ValueError as error:
+        fail(BAD_INPUT, f"bench sim: {error}")
+    except OSError as error:
+        fail(STOPPED, f"bench sim: cannot listen on 127.0.0.1:{port}: {error.strerror}")
+
+
+@main.command()
+@click.option("--self", "own", is_flag=True, required=True, help="Against the embedded simulator's truth.")
+@click.option("--streams", default=256, show_default=True, type=click.IntRange(1, 8192))
+@click.option("--rate", default=100.0, show_default=True, type=float, help="Tokens per second and stream.")
+@click.option("--seconds", default=4.0, show_default=True, type=float, help="Length of the streams.")
+@click.option("--url", help="Another server with GET /truth instead of the simulator.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(*, own: bool, streams: int, rate: float, seconds: float, url: str | None, as_json: bool) -> None:
+    """Measure the instrument: its error against a server that knows the truth, beside an aiohttp client."""
+    del own
+    from benchbench.check import check_self, check_text
+
+    found = check_self(streams, rate, seconds, url)
+    click.echo(json.dumps(found, indent=2) if as_json else check_text(found))

@@ -1,0 +1,120 @@
+"""How far a sweep is: a bar on a terminal, plain lines elsewhere. Drawn between rounds, never during one."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from benchbench.runner import Observer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from benchbench.spec import Cell, Plan
+
+
+def row_text(cell: Cell, row: dict[str, Any]) -> str:
+    """One line about a finished cell."""
+    parts = []
+    if row["status"] != "valid":
+        parts.append(f"{row['status'].upper()} ({row['reasons'].replace(';', ', ')})")
+    if row["ttft_ms"] is not None:
+        parts.append(f"TTFT {row['ttft_ms']:.1f} ms")
+    if row["sys_tok_s"] is not None:
+        parts.append(f"Sys {row['sys_tok_s']:.1f} tok/s")
+    if row["failed"]:
+        parts.append(f"{row['failed']} of {row['requests']} requests failed")
+    return f"{cell.label}: {', '.join(parts)}"
+
+
+def duration_text(seconds: float) -> str:
+    """`1:05` or `2:01:05`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def left_text(left_s: float | None) -> str:
+    """`about 1:05 left`, or nothing while unknown."""
+    return "" if left_s is None else f"about {duration_text(left_s)} left"
+
+
+class Lines:
+    """One line a finished cell, and at most one a minute for long ones."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._number = self._of = 0
+        self._last = time.monotonic()
+        self._left: float | None = None
+
+    def _say(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+        self._last = time.monotonic()
+
+    def begin(self, plan: Plan, out: Path, left: int) -> None:
+        self._say(f"{plan.spec.name}: {left} of {len(plan.cells)} cells to measure, into {out}")
+
+    def cell(self, cell: Cell, number: int, of: int) -> None:
+        self._number, self._of = number, of
+
+    def round(self, cell: Cell, phase: str, number: int, of: int, left_s: float | None) -> None:
+        self._left = left_s
+        if time.monotonic() - self._last > 60:
+            what = f"round {number + 1} of {of}" if phase == "measured" else "warm-up"
+            self._say(f"[{self._number}/{self._of}] {cell.label}: {what}, {left_text(left_s)}")
+
+    def row(self, cell: Cell, row: dict[str, Any]) -> None:
+        left = left_text(self._left) if self._number < self._of else ""
+        self._say(f"[{self._number}/{self._of}] {row_text(cell, row)}" + (f"; {left}" if left else ""))
+
+    def note(self, text: str) -> None:
+        self._say(f"note: {text}")
+
+
+class Bar:
+    """A rich bar that is redrawn when a round begins or a cell ends; it shows when the running round should end."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("starting", total=None)
+
+    def begin(self, plan: Plan, out: Path, left: int) -> None:
+        self._progress.console.print(f"{plan.spec.name}: {left} of {len(plan.cells)} cells, into {out}", markup=False)
+        self._progress.update(self._task, total=left, completed=0, left="", refresh=True)
+
+    def cell(self, cell: Cell, number: int, of: int) -> None:
+        self._progress.update(self._task, completed=number - 1, description=cell.label)
+
+    def round(self, cell: Cell, phase: str, number: int, of: int, left_s: float | None) -> None:
+        what = f"round {number + 1}/{of}" if phase == "measured" else "warm-up"
+        text = f"{cell.label}  {what}"
+        self._progress.update(self._task, description=text, left=left_text(left_s), refresh=True)
+
+    def row(self, cell: Cell, row: dict[str, Any]) -> None:
+        self._progress.console.print(row_text(cell, row), markup=False, highlight=False)
+        self._progress.advance(self._task)
+        self._progress.refresh()
+
+    def note(self, text: str) -> None:
+        self._progress.console.print(f"note: {text}", markup=False, highlight=False)
+
+
+@contextlib.contextmanager
+def observer_for(stream: TextIO) -> Iterator[Observer]:
+    """A bar when `stream` is a terminal, plain lines otherwise."""
+    if not stream.isatty():
+        yield Lines(stream)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"), TextColumn("{task.fields[left]}"))
+    progress = Progress(*columns, console=Console(file=stream), auto_refresh=False, transient=True)
+    with progress:
+        task_bar = Bar(progress)
+        progress.update(0, left="")  # type: ignore[arg-type]
+        yield task_bar

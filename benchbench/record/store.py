@@ -1,0 +1,182 @@
+"""The run directory: what it holds, written so that a kill at any moment loses at most the unfinished round.
+
+manifest.json     what was asked: spec as resolved, plan, versions, host, git state, format version
+journal.jsonl     what happened, one line each, append-only
+records/          one Parquet file a finished round, `CELL-PHASE-NUMBER.parquet`; its presence means finished
+summary.parquet, summary.csv, table.md, plots/    made from the records, at any time again
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from benchbench.record.requests import FORMAT_VERSION
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class RunError(Exception):
+    """A run directory that can't be used as asked. The message names it and says what to do."""
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write `path` so that a reader sees the old or the whole new content, also after a crash."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+class RunDirectory:
+    """A run on disk. Reading needs no lock; `open_for_writing` takes one and holds it until `close`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records = path / "records"
+        self._lock: int | None = None
+
+    @classmethod
+    def existing(cls, path: str | Path) -> RunDirectory:
+        """A run to read. Raises RunError when there is none, or one of a later format."""
+        run = cls(Path(path))
+        if not (run.path / "manifest.json").is_file():
+            raise RunError(f"{path}: not a run directory (it has no manifest.json)")
+        version = run.manifest().get("format", 0)
+        if version > FORMAT_VERSION:
+            raise RunError(f"{path}: written in format {version}; this version reads up to {FORMAT_VERSION}")
+        return run
+
+    # -- writing
+
+    def open_for_writing(self, *, resume: bool) -> None:
+        """Make the directory if need be and lock it. Raises RunError: exists without `resume`, or in use."""
+        exists = (self.path / "manifest.json").exists()
+        if exists and not resume:
+            raise RunError(f"{self.path}: there is a run already (use --resume to continue it, or another --out)")
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path}: not a folder")
+        if not exists and self.path.is_dir() and any(self.path.iterdir()) and not (self.path / ".lock").exists():
+            raise RunError(f"{self.path}: the folder is not empty and holds no run")
+        try:
+            self.records.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot write here: {error.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.close()
+            raise RunError(f"{self.path}: another sweep is running in this folder") from None
+        for leftover in self.records.glob(".*.tmp"):
+            leftover.unlink()
+
+    def close(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        data = {"format": FORMAT_VERSION, **manifest}
+        replace_file(self.path / "manifest.json", orjson.dumps(data, option=orjson.OPT_INDENT_2) + b"\n")
+
+    def journal(self, event: str, **facts: object) -> None:
+        """Append one line. A line is whole or absent: one write, and readers skip a torn last line."""
+        line = orjson.dumps({"time_ns": time.time_ns(), "event": event, **facts}) + b"\n"
+        file = os.open(self.path / "journal.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            if os.fstat(file).st_size and not self._ends_whole():
+                line = b"\n" + line
+            os.write(file, line)
+        finally:
+            os.close(file)
+
+    def _ends_whole(self) -> bool:
+        with (self.path / "journal.jsonl").open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"
+
+    def write_round(self, table: pa.Table, cell: str, phase: str, number: int) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        buffer = pa.BufferOutputStream()
+        pq.write_table(table, buffer, compression="zstd", use_dictionary=False, write_statistics=False)
+        replace_file(self._round_path(cell, phase, number), buffer.getvalue().to_pybytes())
+
+    def _round_path(self, cell: str, phase: str, number: int) -> Path:
+        return self.records / f"{cell}-{phase}-{number:04d}.parquet"
+
+    # -- reading
+
+    def manifest(self) -> dict[str, Any]:
+        """Raises RunError when it is no JSON."""
+        try:
+            data: dict[str, Any] = orjson.loads((self.path / "manifest.json").read_bytes())
+        except orjson.JSONDecodeError as error:
+            raise RunError(f"{self.path}/manifest.json: not JSON: {error}") from None
+        return data
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The journal, in order, without lines that a crash tore."""
+        path = self.path / "journal.jsonl"
+        for line in path.read_bytes().splitlines() if path.exists() else []:
+            with contextlib.suppress(orjson.JSONDecodeError):
+                yield orjson.loads(line)
+
+    def attempts(self) -> dict[tuple[str, str, int], int]:
+        """How often each round, by (cell, phase, number), was begun."""
+        counts: dict[tuple[str, str, int], int] = {}
+        for event in self.events():
+            if event.get("event") == "round_begun":
+                key = (event["cell"], event["phase"], event["round"])
+                counts[key] = counts.get(key, 0) + 1
+        return counts
+
+    def finished_rounds(self, cell: str, phase: str = "measured") -> list[int]:
+        """Numbers of the finished rounds of a cell, ascending."""
+        return sorted(int(path.stem.rsplit("-", 1)[1]) for path in self.records.glob(f"{cell}-{phase}-*.parquet"))
+
+    def read_round(self, cell: str, phase: str, number: int) -> pa.Table:
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self._round_path(cell, phase, number), partitioning=None)
+
+    def read_cell(self, cell: str, phase: str = "measured") -> list[pa.Table]:
+        """The tables of a cell's finished rounds, in order."""
+        return [self.read_round(cell, phase, number) for number in self.finished_rounds(cell, phase)]
+
+    def write_summary(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+        """summary.parquet and summary.csv: every cell whatever its status; missing numbers are null and empty."""
+        import pyarrow as pa
+        import pyarrow.csv as pc
+        import pyarrow.parquet as pq
+
+        table = pa.table({name: _column([row.get(name) for row in rows]) for name in columns})
+        for name, write in (("summary.parquet", pq.write_table), ("summary.csv", pc.write_csv)):
+            buffer = pa.BufferOutputStream()
+            write(table, buffer)
+            data = buffer.getvalue().to_pybytes()
+            replace_file(self.path / name, data)
+
+
+def _column(values: list[Any]) -> pa.Array:
+    """An Arrow column: text if anything is text, else whole numbers, else floats."""
+    import pyarrow as pa
+
+    known = [value for value in values if value is not None]
+    if any(isinstance(value, str) for value in known):
+        return pa.array(values, pa.string())
+    if known and all(isinstance(value, int) for value in known):
+        return pa.array(values, pa.int64())
+    return pa.array(values, pa.float64())

@@ -1,0 +1,184 @@
+"""Reading a sweep: from a file with `--set` options, or from a mapping, to a checked SweepSpec."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from benchbench.spec import schema
+from benchbench.spec.document import Document, read_yaml
+from benchbench.spec.errors import Fault, Loc, Problem, SpecError, faults_of, show, unknown_key
+from benchbench.spec.plan import make_plan, matching, merge
+from benchbench.spec.select import SelectionError, parse_selection
+
+NOT_OVERRIDABLE = ("name", "grid", "order", "overrides", "variants", "baseline", "blocks", "hardware")
+NOT_OVERRIDABLE_ENGINE = ("kind", "url", "profile", "scale", "port")
+OVERRIDABLE = tuple(key for key in schema.SweepSpec.model_fields if key not in NOT_OVERRIDABLE)
+
+_SECTIONS: dict[Loc, type[BaseModel]] = {
+    (): schema.SweepSpec,
+    ("engine", "endpoint"): schema.EndpointEngine,
+    ("engine", "simulator"): schema.SimulatorEngine,
+    ("load", "static"): schema.StaticLoad,
+    ("load", "closed"): schema.ClosedLoad,
+    ("load", "open"): schema.OpenLoad,
+    ("grid",): schema.Product,
+    ("rounds",): schema.Rounds,
+    ("prompts",): schema.Prompts,
+    ("timeouts",): schema.Timeouts,
+    ("slo",): schema.Slo,
+    ("hardware",): schema.Hardware,
+    ("validity",): schema.Validity,
+}
+_KEYS = {loc: tuple(section.model_fields) for loc, section in _SECTIONS.items()}
+
+
+def load_spec(path: str | Path, sets: Sequence[str] = ()) -> schema.SweepSpec:
+    """Read a sweep file, apply `sets` (`key.path=value`, as `--set`; later ones win) and check it.
+
+    Raises SpecError with all that is wrong, the file's problems by line, then those of `sets`.
+    """
+    document = read_yaml(Path(path), str(path))
+    for text in sets:
+        document.put(text)
+    return _checked(document)
+
+
+def spec_from_mapping(data: dict[str, Any], source: str = "<spec>") -> schema.SweepSpec:
+    """Check a sweep given as plain data (as from JSON); `source` names it in errors. Raises SpecError."""
+    if not isinstance(data, dict):
+        raise SpecError([Problem(source, None, "", f"must be a mapping (key: value), is {show(data)}")])
+    return _checked(Document(source, data))
+
+
+def _checked(document: Document) -> schema.SweepSpec:
+    spec, faults = _check(document.data)
+    faults += _override_faults(spec, document.data, faults)
+    if spec is not None and not faults:
+        faults += _starved(spec)
+    said = {(found.file, found.line, found.path) for found in document.problems}
+    located = [document.locate(fault) for fault in dict.fromkeys(faults)]
+    problems = document.problems + [found for found in located if (found.file, found.line, found.path) not in said]
+    if spec is None or problems:
+        raise SpecError(sorted(problems, key=lambda found: (found.file != document.file, found.line or 0)))
+    return spec
+
+
+def _check(data: dict[str, Any]) -> tuple[schema.SweepSpec | None, list[Fault]]:
+    """The spec, where its sections alone are right; and what is wrong within or between them."""
+    try:
+        spec, faults = schema.SweepSpec.model_validate(data), list[Fault]()
+    except ValidationError as error:
+        spec, faults = None, faults_of(error, _KEYS)
+    return spec, faults + list(_cross_faults(data))
+
+
+def _cross_faults(data: dict[str, Any]) -> Iterator[Fault]:
+    """What one section must know of another, as far as the data can be read at all."""
+    engine, grid = data.get("engine"), data.get("grid")
+    load, prompts = data.get("load", {"kind": "static"}), data.get("prompts", {})
+    products = grid if isinstance(grid, (list, tuple)) else [grid]
+    if isinstance(load, dict) and load.get("kind") == "open":
+        yield from _open_faults(load, products)
+    elif isinstance(load, dict) and load.get("kind") in ("static", "closed"):
+        yield from _batch_faults(load["kind"], products)
+    chat = isinstance(engine, dict) and engine.get("api") == "chat"
+    if chat and isinstance(prompts, dict) and prompts.get("kind", "token_ids") == "token_ids":
+        where: Loc = ("prompts", "kind") if "kind" in prompts else ("engine", "api")
+        yield Fault(where, "the chat API takes no token ids: set prompts.kind to text")
+
+
+def _open_faults(load: dict[str, Any], products: Sequence[Any]) -> Iterator[Fault]:
+    given = load.get("rate") is not None
+    rated = [isinstance(product, dict) and product.get("rate") is not None for product in products]
+    for index, product in enumerate(products):
+        if not isinstance(product, dict):
+            continue
+        if product.get("batch") is not None:
+            yield Fault(("grid", index, "batch"), "an open load has no batch: its third axis is rate")
+        elif not rated[index] and not given:
+            yield Fault(("grid", index, "rate"), "is missing: an open load needs a rate here or in load.rate")
+    if given and rated and all(rated):
+        yield Fault(("load", "rate"), "is never used: the grid has its own rates")
+
+
+def _batch_faults(kind: str, products: Sequence[Any]) -> Iterator[Fault]:
+    for index, product in enumerate(products):
+        if not isinstance(product, dict):
+            continue
+        if product.get("rate") is not None:
+            yield Fault(("grid", index, "rate"), f"a {kind} load has no rate: its third axis is batch")
+        elif product.get("batch") is None:
+            yield Fault(("grid", index, "batch"), f"is missing: a {kind} load needs a batch")
+
+
+def _starved(spec: schema.SweepSpec) -> Iterator[Fault]:
+    """Closed loads with fewer requests than they promise to keep in flight."""
+    where: Loc = ("load", "requests") if isinstance(spec.load, schema.ClosedLoad) else ("overrides",)
+    for cell in sorted(make_plan(spec).cells, key=lambda cell: cell.index):
+        if isinstance(cell.load, schema.ClosedLoad) and cell.requests < (cell.batch or 0):
+            yield Fault(where, f"{cell.requests} requests cannot keep a batch of {cell.batch} in flight")
+
+
+def _override_faults(spec: schema.SweepSpec | None, data: dict[str, Any], known: list[Fault]) -> list[Fault]:
+    """What is wrong in the overrides themselves, then in the sweep that each set of them makes."""
+    overrides = data.get("overrides")
+    if not isinstance(overrides, (list, tuple)):
+        return []
+    own = [list(_own_faults(index, override)) for index, override in enumerate(overrides)]
+    faults = [fault for found in own for fault in found]
+    # Each alone, unless the grid is known and says which of them meet in a cell.
+    sound = [index for index, found in enumerate(own) if not found and isinstance(overrides[index], dict)]
+    groups: set[tuple[int, ...]] = {(index,) for index in sound}
+    base = data
+    if spec is not None and not faults:
+        met = {applied for _, applied in matching(spec)}
+        groups = met | {group for group in groups if not any(group[0] in applied for applied in met)}
+        base = spec.model_dump(mode="json")
+    for group in sorted(groups):
+        merged = {key: value for key, value in base.items() if key != "overrides"}
+        for index in group:
+            merged = merge(merged, {key: value for key, value in overrides[index].items() if key != "when"})
+        found = [fault for fault in _check(merged)[1] if fault not in known]
+        faults += [fault._replace(loc=_blame(fault.loc, group, overrides)) for fault in found]
+    return faults
+
+
+def _blame(loc: Loc, group: tuple[int, ...], overrides: Sequence[dict[str, Any]]) -> Loc:
+    """The last override of the group that wrote the place, else the last one."""
+    for index in reversed(group):
+        if loc and loc[0] in overrides[index]:
+            return ("overrides", index, *loc)
+    return ("overrides", group[-1])
+
+
+def _own_faults(index: int, override: Any) -> Iterator[Fault]:  # noqa: ANN401 # anything
+    if not isinstance(override, dict):
+        return  # the schema has said so
+    when = override.get("when")
+    if isinstance(when, str):
+        try:
+            parse_selection(when)
+        except SelectionError as error:
+            yield Fault(("overrides", index, "when"), error.message, error.allowed)
+    for key in override:
+        if key in NOT_OVERRIDABLE:
+            yield Fault(("overrides", index, key), "cannot differ between cells", ", ".join(OVERRIDABLE))
+        elif key not in OVERRIDABLE and key != "when":
+            yield Fault(("overrides", index, key), *unknown_key(key, OVERRIDABLE))
+    engine = override.get("engine")
+    for key in engine if isinstance(engine, dict) else ():
+        if key in NOT_OVERRIDABLE_ENGINE:
+            yield Fault(("overrides", index, "engine", key), "cannot differ between cells")
+
+
+def locate(path: str | Path, sets: Sequence[str], key: str, message: str, allowed: str = "") -> Problem:
+    """A problem that was found later than in loading (a refused key, an unknown model), with its place in the file."""
+    document = read_yaml(Path(path), str(path))
+    for text in sets:
+        document.put(text)
+    found = document.locate(Fault(tuple(key.split(".")), message))
+    return Problem(found.file, found.line, found.path, message, allowed)

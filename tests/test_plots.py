@@ -1,0 +1,197 @@
+"""The figures: that they exist, are readable by machines, hold what they must and nothing they must not."""
+
+from __future__ import annotations
+
+import math
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import matplotlib as mpl
+import pytest
+
+from benchbench.report import plots
+from benchbench.report.plots import Timeline, draw_plots
+from benchbench.report.sheet import make_sheet
+from benchbench.report.table import Row
+
+FIGURES = ["throughput", "ttft_batch", "ttft_input", "pareto", "heatmap", "timeline"]
+TIMELINE = Timeline("in=8, out=8, batch=3", [0, 0, 0], [0.0, 0.1, 0.1], [0.2, 0.4, math.nan], [1, 2, math.nan])
+
+
+def row(shape: tuple[int, int, float], load: str = "static", **more: Any) -> Row:
+    length, output, load_value = shape
+    axis = {"batch": None, "rate": load_value} if load == "open" else {"batch": load_value, "rate": None}
+    ttft, speed = 40 + length * load_value / 50, 25 - load_value / 5 - length / 1e4
+    rates: Row = {"ttft_ms": ttft, "sys_tok_s": speed * load_value, "stream_tok_s": speed}
+    spans = {
+        f"{name}_{end}": rates[name] * factor
+        for name in ("ttft_ms", "sys_tok_s")
+        for end, factor in (("low", 0.97), ("high", 1.03))
+    }
+    cell: Row = {"variant": "", "input": length, "output": output, "load": load, "status": "valid", "reasons": ""}
+    return cell | axis | rates | spans | more
+
+
+def grid(inputs: Any = (128, 2048), outputs: Any = (64, 256), batches: Any = (1, 4, 32)) -> list[Row]:
+    return [row((i, o, b)) for i in inputs for o in outputs for b in batches]
+
+
+def texts(svg: Path) -> list[str]:
+    """Every text in an SVG, which must therefore be XML with its text as text."""
+    tree = ET.parse(svg)  # noqa: S314 - a file this test made
+    return ["".join(element.itertext()) for element in tree.iter("{http://www.w3.org/2000/svg}text")]
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = grid()
+    rows[2] |= {"status": "suspect", "reasons": "drift", "sys_tok_s": 480.1}
+    rows[7] |= {"status": "invalid", "sys_tok_s": 777.7}
+    rows.append(row((128, 64, 64), status="invalid"))
+    out = tmp_path_factory.mktemp("figures") / "made" / "here"
+    files = draw_plots(rows, TIMELINE, out, "a run of $money$ and 模型")
+    assert files == [out / f"{name}.{form}" for name in FIGURES for form in ("png", "svg")]
+    return out
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_png_is_as_wide_as_promised(drawn: Path, name: str) -> None:
+    head = (drawn / f"{name}.png").read_bytes()[:24]
+    assert head[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", head[16:24])
+    assert width == 1440
+    assert 200 < height < 2 * width
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("throughput", {"Batch (requests in flight)", "Sys tok/s (output; mean, 95 % interval), log scale",
+                        "1", "4", "32", "in 128, out 64", "ideal from batch 1", "hollow: suspect"}),
+        ("ttft_batch", {"Batch (requests in flight)", "TTFT (ms; mean, 95 % interval), log scale"}),
+        ("ttft_input", {"Input (tokens); lines are means over output lengths", "TTFT (ms; mean), log scale",
+                        "128", "2,048", "batch 1", "batch 32"}),
+        ("pareto", {"tok/s per stream, mean (numbers at points: batch)", "Sys tok/s (output; mean)", "32"}),
+        ("heatmap", {"Batch (requests in flight)", "in → out (tokens)", "128 → 64", "480.1*", "96.7"}),
+        ("timeline", {"Time since the round began (s)", "Request", "prefill (sent to first token)",
+                      "Timeline of one round: in=8, out=8, batch=3"}),
+    ],
+)  # fmt: skip
+def test_svg_holds_labels_with_units(drawn: Path, name: str, expected: set[str]) -> None:
+    assert expected <= set(texts(drawn / f"{name}.svg"))
+
+
+def test_invalid_cells_are_absent_and_counted(drawn: Path) -> None:
+    for name in FIGURES[:5]:
+        found = texts(drawn / f"{name}.svg")
+        assert not {"64", "batch 64", "777.7"} & set(found)
+        assert any("2 invalid cells left out" in text for text in found)
+
+
+def test_svg_is_the_same_bytes_again_and_no_setting_leaks(tmp_path: Path) -> None:
+    before = dict(mpl.rcParams)
+    first, second = (draw_plots(grid(), TIMELINE, tmp_path / name, "t", formats=["svg"]) for name in "ab")
+    assert [path.name for path in first] == [f"{name}.svg" for name in FIGURES]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    assert dict(mpl.rcParams) == before
+
+
+def test_throughput_draws_the_means_their_intervals_and_the_ideal() -> None:
+    rows = grid((128,), (64,))
+    rows[1]["status"] = "suspect"
+    figure = plots._throughput(make_sheet(rows, "t"))
+    assert figure is not None
+    axes = figure.axes[0]
+    means = [(one["batch"], one["sys_tok_s"]) for one in rows]
+    drawn = [[tuple(point) for point in line.get_xydata()] for line in axes.lines]
+    assert means in drawn
+    first = rows[0]["sys_tok_s"]
+    assert drawn.count([(1, first), (32, pytest.approx(32 * first))]) == 2  # both edges of the band of ideals
+    assert axes.get_ylim()[1] > 32 * first
+    spans = [[tuple(end) for end in segment] for segment in axes.collections[0].get_segments()]
+    assert spans == [[(one["batch"], one["sys_tok_s_low"]), (one["batch"], one["sys_tok_s_high"])] for one in rows]
+    hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
+    assert [[tuple(point) for point in line.get_xydata()] for line in hollow] == [means[1:2]]
+
+
+def test_pareto_falls_back_to_the_inverse_of_tpot() -> None:
+    rows = [row((128, 64, batch), stream_tok_s=None, tpot_ms=40.0 * batch) for batch in (1, 2)]
+    figure = plots._pareto(make_sheet(rows, "t"))
+    assert figure is not None
+    assert list(figure.axes[0].lines[0].get_xdata()) == [25.0, 12.5]
+
+
+def test_timeline_draws_each_phase_that_took_place() -> None:
+    figure = plots._timeline(TIMELINE, "t")
+    assert figure is not None
+    waiting, prefill, decode = (
+        [(path.vertices[0][0], path.vertices[1][0]) for path in phase.get_paths()]
+        for phase in figure.axes[0].collections
+    )
+    assert (waiting, prefill, decode) == ([(0, 0.1), (0, 0.1)], [(0, 0.2), (0.1, 0.4)], [(0.2, 1), (0.4, 2)])
+
+
+def test_many_shapes_share_a_short_legend(tmp_path: Path) -> None:
+    outputs = [2**n for n in range(4, 13)]
+    draw_plots(grid((128, 1024, 2048), outputs), None, tmp_path, "t", formats=["svg"])
+    found = set(texts(tmp_path / "throughput.svg"))
+    assert {f"input {i:,}" for i in (128, 1024, 2048)} | {f"output {o:,}" for o in outputs} <= found
+    assert not any(text.startswith("in 1") for text in found)
+
+
+def test_many_batches_keep_their_ticks_apart(tmp_path: Path) -> None:
+    draw_plots(grid((128,), (64,), range(1, 65)), None, tmp_path, "t", formats=["svg"])
+    found = set(texts(tmp_path / "ttft_batch.svg"))
+    assert {"1", "2", "4", "8", "16", "32", "64"} <= found
+    assert not {"3", "63"} & found
+
+
+def test_variants_are_told_apart(tmp_path: Path) -> None:
+    rows = [one | {"variant": name} for name in ("main", "kernel") for one in grid((128,), (64,))]
+    draw_plots(rows, None, tmp_path, "t", formats=["svg"])
+    for name in ("throughput", "ttft_input"):
+        assert {"main", "kernel"} <= set(texts(tmp_path / f"{name}.svg"))
+    assert "kernel: 128 → 64" in texts(tmp_path / "heatmap.svg")
+
+
+def test_open_loads_are_drawn_over_rate(tmp_path: Path) -> None:
+    draw_plots([row((128, 64, rate), "open") for rate in (0.5, 2.0, 8.0)], None, tmp_path, "t", formats=["svg"])
+    found = set(texts(tmp_path / "throughput.svg"))
+    assert {"Request rate (req/s)", "0.5", "2", "8"} <= found
+    assert not any("ideal" in text for text in found)
+
+
+def test_what_has_no_data_is_skipped(tmp_path: Path) -> None:
+    never = Timeline("x", [0.0], [math.nan], [math.nan], [math.nan])
+    invalid = [one | {"status": "invalid"} for one in grid()]
+    assert draw_plots([], None, tmp_path, "t") == []
+    assert draw_plots(invalid, never, tmp_path, "t") == []
+    no_speed = [row((128, 64, 4), sys_tok_s=None, ttft_ms_low=None)]
+    assert [path.stem for path in draw_plots(no_speed, None, tmp_path, "t", ["svg"])] == ["ttft_batch", "ttft_input"]
+
+
+def test_one_cell_without_interval_still_makes_every_figure(tmp_path: Path) -> None:
+    alone = row((128, 64, 4), ttft_ms_low=None, ttft_ms_high=None, sys_tok_s_low=None, stream_tok_s=None, tpot_ms=40.0)
+    files = draw_plots([alone], TIMELINE, tmp_path, "t", formats=["svg"])
+    assert [path.stem for path in files] == FIGURES
+
+
+def test_a_long_timeline_is_cut_and_says_so(tmp_path: Path) -> None:
+    times = [[float(n + step) for n in range(600)] for step in range(4)]
+    draw_plots([], Timeline("x", *times), tmp_path, "run", formats=["svg"])
+    assert "run · the first 512 of 600 requests" in texts(tmp_path / "timeline.svg")
+
+
+def test_unknown_format_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"unknown plot format pdf \(allowed: png, svg\)"):
+        draw_plots(grid(), None, tmp_path / "new", "t", formats=["png", "pdf"])
+    assert not (tmp_path / "new").exists()
+
+
+def test_importing_the_figures_does_not_import_matplotlib() -> None:
+    code = "import sys, benchbench.report.plots; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

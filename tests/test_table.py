@@ -1,0 +1,201 @@
+"""The tables: golden files of the published form, and what must hold for any rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchbench.report.table import Row, cell_name, column_title, csv_table, json_table, markdown_table
+
+GOLDEN = Path(__file__).parent / "golden"
+PUBLISHED = [
+    (128, 128, 1, 68.5, 24.1),
+    (128, 128, 32, 254.7, 504.6),
+    (1024, 256, 32, 170.8, 508.6),
+    (1024, 1024, 32, 169.5, 509.8),
+    (2048, 1024, 32, 276.5, 537.5),
+]
+
+
+def row(shape: tuple[int, int, int | None], ttft: float | None, sys: float | None, **more: Any) -> Row:
+    low_high = {
+        f"{name}_{end}": value and value * factor
+        for name, value, wide in (("ttft_ms", ttft, 0.04), ("sys_tok_s", sys, 0.01))
+        for end, factor in (("low", 1 - wide), ("high", 1 + wide / 2))
+    }
+    base: Row = {
+        "variant": "", "input": shape[0], "output": shape[1], "batch": shape[2], "load": "static",
+        "status": "valid", "reasons": "", "rounds": 5, "ttft_ms": ttft, "sys_tok_s": sys,
+        "lag_ms_p99": 0.0123456789, "rate": None,
+    }  # fmt: skip
+    return base | low_high | more
+
+
+def published() -> list[Row]:
+    return [row((i, o, b), ttft, sys) for i, o, b, ttft, sys in PUBLISHED]
+
+
+def every_status() -> list[Row]:
+    """Out of order, two variants, an invalid cell with the best numbers of all, one without a number."""
+    return [
+        row((2048, 128, 8), 100.0, 160.0, variant="main"),
+        row((128, 128, 8), 60.0, 150.0, variant="main", status="suspect", reasons="client_lag;drift"),
+        row((128, 128, 1), 50.0, 30.0, variant="main", rounds=7),
+        row((2048, 128, 1), 55.0, 20.0, variant="main"),
+        row((128, 128, 8), 1.0, 9999.0, variant="kern*l|x", status="invalid", reasons="cached_prefix"),
+        row((128, 128, 1), 50.0, None, variant="kern*l|x", status="suspect", reasons="clock_step"),
+        row((2048, 128, 8), None, None, variant="kern*l|x", status="invalid", reasons="request_failed"),
+    ]
+
+
+def open_load() -> list[Row]:
+    return [
+        row((128, 64, None), 40.0 + rate, 64 * rate, load="open", rate=rate, rounds=1,
+            ttft_ms_low=None, ttft_ms_high=None, sys_tok_s_low=None, sys_tok_s_high=None)
+        for rate in (10.0, 0.5, 2.0)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("table_published.md", markdown_table(published())),
+        ("table_every_status.md", markdown_table(every_status())),
+        ("table_with_invalid.md", markdown_table(every_status(), include_invalid=True)),
+        ("table_open.md", markdown_table(open_load())),
+        ("table_columns.md", markdown_table(published(), ["batch", "lag_ms_p99", "ttft_ms_high", "reasons"])),
+        ("table_published.csv", csv_table(published())),
+    ],
+)
+def test_golden(name: str, table: str) -> None:
+    assert table == (GOLDEN / name).read_text(encoding="utf-8")
+
+
+def test_the_card_is_reproduced_word_for_word() -> None:
+    card = """\
+| Input | Output | Batch | TTFT (ms) | Sys tok/s |
+|---|---|---|---|---|
+| 128 | 128 | 1 | 68.5 | 24.1 |
+| 128 | 128 | 32 | 254.7 | 504.6 |
+| 1024 | 256 | 32 | 170.8 | 508.6 |
+| 1024 | 1024 | 32 | 169.5 | 509.8 |
+| 2048 | 1024 | 32 | 276.5 | 537.5 |
+
+- Peak throughput: 537.5 tok/s (in=2048, out=1024, batch=32)
+- TTFT range: 68.5\N{EN DASH}276.5 ms
+- Scaling: 20.9x throughput increase from batch=1 to batch=32"""
+    assert markdown_table(published()[::-1]).startswith(card)
+
+
+def test_invalid_numbers_stand_nowhere_unless_asked_for() -> None:
+    rows = every_status()
+    for table in (markdown_table(rows), csv_table(rows), json_table(rows), csv_table(rows, ["sys_tok_s"])):
+        assert "9999" not in table
+    struck = markdown_table(rows, include_invalid=True)
+    assert struck.count("9999.0") == struck.count("~~9999.0~~") == 1
+    assert "- Peak throughput: 160.0" in struck
+    asked = list(csv.DictReader(io.StringIO(csv_table(rows, ["sys_tok_s"], include_invalid=True))))
+    assert {"sys_tok_s": "9999.0", "status": "invalid"} in asked
+
+
+@pytest.mark.parametrize("table", [markdown_table, csv_table, json_table])
+def test_unknown_columns_are_named_with_the_allowed_ones(table: Any) -> None:
+    with pytest.raises(ValueError, match=r"unknown columns 'inptu', 'x' \(allowed: variant, input, output, "):
+        table(published(), ["inptu", "batch", "x"])
+
+
+def test_scaling_is_the_best_shape_that_has_both_ends() -> None:
+    ends = [row((8, 8, b), 1.0, sys) for b, sys in ((1, 10.0), (4, 20.0))]
+    better = [row((9, 9, b), 1.0, sys) for b, sys in ((1, 10.0), (4, 30.0))]
+    other_range = [row((7, 7, b), 1.0, sys) for b, sys in ((2, 1.0), (4, 30.0))]
+    assert "- Scaling: 3.0x throughput increase from batch=1 to batch=4 (in=9, out=9)\n" in markdown_table(
+        ends + better + other_range
+    )
+    assert "Scaling" not in markdown_table(ends[:1] + other_range[1:])
+    assert "Scaling" not in markdown_table(open_load())
+
+
+def test_a_headline_that_rests_on_a_suspect_cell_is_marked() -> None:
+    rows = [row((8, 8, b), 10.0 * b, 10.0 * b) for b in (1, 2, 4)]
+    rows[2] |= {"status": "suspect", "reasons": "drift"}
+    table = markdown_table(rows)
+    assert "40.0 tok/s (in=8, out=8, batch=4)*\n" in table
+    assert "40.0 ms*\n" in table
+    assert "batch=1 to batch=4 (in=8, out=8)*\n" in table
+    assert "*" not in markdown_table(rows[:2])
+
+
+def test_many_cells_of_one_reason_are_counted_and_few_are_named() -> None:
+    bad = {"status": "invalid", "reasons": "preempted"}
+    few = markdown_table([row((8, 8, b), 1.0, 1.0, **bad) for b in (2, 1)])
+    assert "2 cells left out as invalid: preempted (in=8, out=8, batch=1 / in=8, out=8, batch=2)." in few
+    many = markdown_table([row((8, 8, b), 1.0, 1.0, **bad) for b in range(1, 9)])
+    assert "8 cells left out as invalid: preempted (8 cells)." in many
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("input", "Input"),
+        ("rate", "Rate (req/s)"),
+        ("ttft_ms", "TTFT (ms)"),
+        ("itl_ms_p99", "ITL p99 (ms)"),
+        ("sys_tok_s", "Sys tok/s"),
+        ("sys_tok_s_low", "Sys tok/s 95 % low"),
+        ("req_s", "Req/s"),
+        ("goodput_req_s", "Goodput (req/s)"),
+    ],
+)
+def test_titles_carry_the_unit(name: str, title: str) -> None:
+    assert column_title(name) == title
+
+
+@given(
+    variant=st.text(st.characters(codec="utf-8"), min_size=1),
+    reasons=st.text(st.characters(codec="utf-8")),
+    value=st.one_of(st.none(), st.floats(min_value=0, max_value=1e9), st.just(math.nan)),
+)
+def test_no_text_breaks_the_table(variant: str, reasons: str, value: float | None) -> None:
+    rows = [row((8, 8, 1), value, 2.0, variant=variant), row((8, 8, 2), 1.0, value, reasons=reasons)]
+    lines = markdown_table(rows, ["variant", "reasons", "ttft_ms", "sys_tok_s"]).split("\n")
+    bars = [len(re.findall(r"\|", re.sub(r"\\[\\|]", "", line))) for line in lines[:4]]
+    assert bars == [5, 5, 5, 5]
+    assert lines[4] == ""
+
+
+@given(st.lists(st.tuples(st.integers(1, 64), st.floats(0, 1e6), st.floats(1e-3, 1e6)), min_size=1))
+def test_machine_forms_hold_every_number(cells: list[tuple[int, float, float]]) -> None:
+    rows = [row((8, 8, batch), ttft, sys) for batch, ttft, sys in cells]
+    from_csv = list(csv.DictReader(io.StringIO(csv_table(rows))))
+    from_json = json.loads(json_table(rows))
+    assert list(from_csv[0]) == list(from_json[0]) == list(rows[0])
+    for made, text, read in zip(rows, from_csv, from_json, strict=True):
+        assert text["rate"] == ""
+        assert read["rate"] is None
+        for name in ("ttft_ms", "sys_tok_s", "lag_ms_p99", "batch"):
+            assert float(text[name]) == read[name] == pytest.approx(made[name], abs=5e-7)
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.floats(0, 1e4), st.floats(0, 1e4)), min_size=1))
+def test_headlines_are_the_extremes_of_what_is_shown(cells: list[tuple[int, float, float]]) -> None:
+    rows = [row((8, n, batch), ttft, sys) for n, (batch, ttft, sys) in enumerate(cells, start=1)]
+    table = markdown_table(rows)
+    peak = max(rows, key=lambda one: one["sys_tok_s"])
+    ttft = [one["ttft_ms"] for one in rows]
+    assert f"- Peak throughput: {peak['sys_tok_s']:.1f} tok/s ({cell_name(peak)})" in table
+    assert f"- TTFT range: {min(ttft):.1f}\N{EN DASH}{max(ttft):.1f} ms" in table
+
+
+def test_no_rows_are_a_table_without_lines() -> None:
+    empty = "| Input | Output | Batch | TTFT (ms) | Sys tok/s |\n|---|---|---|---|---|\n\nNo cell has a number.\n"
+    assert markdown_table([]) == empty
+    assert json.loads(json_table([])) == []
