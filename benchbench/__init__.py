@@ -1,11 +1,11 @@
 """benchbench: benchmarks of LLM inference servers that can be trusted.
 
-    from benchbench import load_spec, sweep, open_run
+from benchbench import load_spec, sweep, open_run
 
-    outcome = sweep(load_spec("sweeps/quickstart.yaml"), out="runs/first")
-    run = open_run(outcome.path)
-    run.summary()   # DataFrame, one row a cell, columns as in summary.csv
-    run.requests()  # DataFrame, one row a request, every token event's time
+outcome = sweep(load_spec("sweeps/quickstart.yaml"), out="runs/first")
+run = open_run(outcome.path)
+run.summary()   # DataFrame, one row a cell, columns as in summary.csv
+run.requests()  # DataFrame, one row a request, every token event's time
 """
 
 from __future__ import annotations

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchbench.loadgen.target import Target, base_url, make_target
+from benchbench.loadgen.target import Target, make_target
 from benchbench.spec import Cell
+from benchbench.spec.values import base_url
 
 TTFT_S = 0.1
 INPUT_TOKENS = 128
@@ -70,7 +71,7 @@ def _cell(url: str, streams: int, output: int) -> Cell:
 
 
 def _read_truth(url: str) -> Truth:
-    """id -> (received ns, write ns), and empty the server's memory."""
+    """Id -> (received ns, write ns), and empty the server's memory."""
     from urllib.request import ProxyHandler, build_opener
 
     import orjson

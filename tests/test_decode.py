@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchbench.loadgen.decode import Answer, compact, decode
-from benchbench.loadgen.exchange import Exchange
+from benchbench.loadgen.exchange import Exchange, to_stamp
 
 STREAMS = Path(__file__).parent / "data" / "sse"
 
@@ -42,14 +43,14 @@ def exchange_of(reads: list[bytes]) -> Exchange:
     complete = False
     for at, data in enumerate(reads):
         assert not complete, "the end was seen before the last read"
-        complete = exchange.took(data, at, at)
+        complete = exchange.took(data, to_stamp(at), at)
     assert complete, "the end was not seen"
     return exchange
 
 
 def split(raw: bytes, cuts: list[int]) -> list[bytes]:
     edges = [0, *sorted({cut for cut in cuts if 0 < cut < len(raw)}), len(raw)]
-    return [raw[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [raw[a:b] for a, b in pairwise(edges)]
 
 
 def raw_of(name: str) -> bytes:
@@ -96,7 +97,7 @@ def test_decoding_early_in_slices_changes_nothing(cuts: list[int], sizes: list[i
     whole = exchange_of(split(raw, cuts))
     sliced = Exchange(0, b"")
     for at, data in enumerate(split(raw, cuts)):
-        complete = sliced.took(data, at, at)
+        complete = sliced.took(data, to_stamp(at), at)
         compact(sliced, sizes[at % len(sizes)])
     assert complete
     assert sum(map(len, sliced.reads)) + sliced.freed == len(raw)
@@ -180,7 +181,7 @@ def test_content_length_and_body_until_close() -> None:
     by_length = decode(exchange_of([HEAD + b"content-length: %d\r\n\r\n" % len(body) + body]))
     assert by_length.event_tokens == [1, 1]
     open_ended = Exchange(0, b"")
-    assert not open_ended.took(HEAD + b"\r\n" + body, 1, 1)
+    assert not open_ended.took(HEAD + b"\r\n" + body, to_stamp(1), 1)
     assert open_ended.framing.until_close
     open_ended.framing.done = True  # what the connection says at end of file
     assert decode(open_ended).problem is None

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from benchbench.record.columns import array_of, lists_of
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -84,15 +86,12 @@ class _Columns:
 
 def _columns(table: pa.Table) -> _Columns:
     def ints(name: str) -> Ints:
-        values: Ints = np.asarray(table[name].combine_chunks().fill_null(-1)).astype(np.int64)
-        return values
+        return array_of(table[name]).astype(np.int64)
 
     def flat(name: str) -> Ints:
-        values: Ints = np.asarray(table[name].combine_chunks().flatten()).astype(np.int64)
-        return values
+        return lists_of(table[name])[1].astype(np.int64)
 
-    lists = table["event_ns"].combine_chunks()
-    offsets = np.asarray(lists.offsets).astype(np.int64)
+    offsets, events = lists_of(table["event_ns"])
     ok = np.array([status == "ok" for status in table["status"].to_pylist()], np.bool_)
     tokens = flat("event_tokens")
     counted = np.add.reduceat(np.append(tokens, 0), offsets[:-1]) * (np.diff(offsets) > 0) if len(ok) else tokens
@@ -105,8 +104,8 @@ def _columns(table: pa.Table) -> _Columns:
         end=ints("end_ns"),
         output=np.where(told >= 0, told, counted),
         prompt=np.where(prompt >= 0, prompt, asked),
-        offsets=offsets - offsets[0] if len(offsets) else offsets,
-        events=flat("event_ns"),
+        offsets=offsets,
+        events=events.astype(np.int64),
         tokens=tokens,
         lag=flat("lag_ns"),
     )

@@ -77,7 +77,7 @@ def _plan(spec: SweepSpec, only: str | None) -> Plan:
 @click.option("--dry-run", is_flag=True, help="Print the plan and do nothing.")
 @click.option("--plots/--no-plots", default=True, help="Draw the plots at the end.")
 @click.option("--strict", is_flag=True, help="Exit with 3 if any cell is invalid.")
-def sweep(  # noqa: PLR0913 - one parameter an option
+def sweep(
     file: str,
     sets: tuple[str, ...],
     only: str | None,
@@ -100,8 +100,8 @@ def sweep(  # noqa: PLR0913 - one parameter an option
         return
     from benchbench.cli.progress import observer_for
     from benchbench.cli.signals import Stop
+    from benchbench.engines.endpoint import EngineError
     from benchbench.record.store import RunError
-    from benchbench.runner import BadSweepError
     from benchbench.runner import sweep as run_sweep
     from benchbench.spec import SpecError
 
@@ -112,7 +112,7 @@ def sweep(  # noqa: PLR0913 - one parameter an option
             outcome = run_sweep(spec, out, only=only, resume=resume, plots=plots, observer=observer, stop=stop.fd)
         except SpecError as error:
             fail(BAD_INPUT, *error.problems)
-        except BadSweepError as error:
+        except EngineError as error:
             from benchbench.spec import locate
 
             fail(BAD_INPUT, locate(file, sets, error.key, error.message, error.allowed))
@@ -198,7 +198,11 @@ def plot(run: Path, out: Path | None, cell: str | None, formats: tuple[str, ...]
         if cell is not None and cell not in {known.key for known in opened.cells}:
             raise RunError(f"no cell {cell} in this run (allowed: {', '.join(known.key for known in opened.cells)})")
         files = draw_plots(
-            opened.rows, timeline_of(opened, cell), out or run / "plots", opened.name, formats or ("png", "svg")
+            opened.rows,
+            timeline_of(opened, opened.rows, cell),
+            out or run / "plots",
+            opened.name,
+            formats or ("png", "svg"),
         )
     except (RunError, OSError) as error:
         fail(BAD_INPUT, f"bench plot: {error}")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from benchbench.runner import Observer
+from benchbench.rounds import Observer
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -61,10 +61,10 @@ class Lines:
     def cell(self, cell: Cell, number: int, of: int) -> None:
         self._number, self._of = number, of
 
-    def round(self, cell: Cell, phase: str, number: int, of: int, left_s: float | None) -> None:
+    def round(self, cell: Cell, phase: str, number: int, left_s: float | None) -> None:
         self._left = left_s
         if time.monotonic() - self._last > 60:
-            what = f"round {number + 1} of {of}" if phase == "measured" else "warm-up"
+            what = f"round {number + 1} of {cell.rounds.min}" if phase == "measured" else "warm-up"
             self._say(f"[{self._number}/{self._of}] {cell.label}: {what}, {left_text(left_s)}")
 
     def row(self, cell: Cell, row: dict[str, Any]) -> None:
@@ -89,8 +89,8 @@ class Bar:
     def cell(self, cell: Cell, number: int, of: int) -> None:
         self._progress.update(self._task, completed=number - 1, description=cell.label)
 
-    def round(self, cell: Cell, phase: str, number: int, of: int, left_s: float | None) -> None:
-        what = f"round {number + 1}/{of}" if phase == "measured" else "warm-up"
+    def round(self, cell: Cell, phase: str, number: int, left_s: float | None) -> None:
+        what = f"round {number + 1}/{cell.rounds.min}" if phase == "measured" else "warm-up"
         text = f"{cell.label}  {what}"
         self._progress.update(self._task, description=text, left=left_text(left_s), refresh=True)
 

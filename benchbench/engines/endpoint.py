@@ -18,8 +18,8 @@ ANSWER_BYTES = 1 << 20
 ANSWER_S = 5.0
 
 
-class AttachError(Exception):
-    """The server can't be used. `key` is the sweep file's key at fault, `gone` says that nobody answers."""
+class EngineError(Exception):
+    """A server can't be used. `key`: the sweep's key at fault. `gone`: nobody answers now, later somebody may."""
 
     def __init__(self, message: str, key: str, *, allowed: str = "", gone: bool = False) -> None:
         super().__init__(message)
@@ -61,7 +61,7 @@ class Access:
 def attach(url: str, model: str, access: Access) -> Capabilities:
     """Ask the server at `url` (a root, without /v1) what it is.
 
-    Raises AttachError when nobody listens, when the credentials are refused, or when a vLLM server lists other
+    Raises EngineError when nobody listens, when the credentials are refused, or when a vLLM server lists other
     models than `model` (other servers take any name, so there it is a note).
     """
     return asyncio.run(_attach(url, model, access))
@@ -75,7 +75,7 @@ async def _attach(url: str, model: str, access: Access) -> Capabilities:
     try:
         connector = aiohttp.TCPConnector(ssl=access.ssl(url))
     except OSError as error:
-        raise AttachError(f"cannot be read: {error}", "engine.ca_file") from None
+        raise EngineError(f"cannot be read: {error}", "engine.ca_file") from None
     async with aiohttp.ClientSession(
         connector=connector, timeout=timeout, headers=headers, auto_decompress=True, trust_env=False
     ) as session:
@@ -89,18 +89,20 @@ async def _attach(url: str, model: str, access: Access) -> Capabilities:
         try:
             status, body = await get("/v1/models")
         except aiohttp.ClientConnectorCertificateError as error:
-            raise AttachError(f"TLS certificate refused: {error.certificate_error}", "engine.ca_file") from None
+            raise EngineError(f"TLS certificate refused: {error.certificate_error}", "engine.ca_file") from None
         except (aiohttp.ClientConnectorError, aiohttp.ClientProxyConnectionError, OSError) as error:
             if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
                 return Capabilities(notes=("GET /v1/models did not answer: the model list is not checked",))
             reason = getattr(error, "os_error", error)
             where = urlsplit(access.proxy or url).netloc.rpartition("@")[2]
             words = getattr(reason, "strerror", None) or str(reason)
-            raise AttachError(f"nobody answers at {where}: {words}", "engine.url", gone=True) from None
+            raise EngineError(f"nobody answers at {where}: {words}", "engine.url", gone=True) from None
         except aiohttp.ClientHttpProxyError as error:
-            raise AttachError(f"the proxy refused the tunnel: {error.status}", "engine.proxy") from None
+            raise EngineError(f"the proxy refused the tunnel: {error.status}", "engine.proxy") from None
         except aiohttp.ClientError as error:
-            return Capabilities(notes=(f"GET /v1/models failed ({type(error).__name__}): the model list is not checked",))
+            return Capabilities(
+                notes=(f"GET /v1/models failed ({type(error).__name__}): the model list is not checked",)
+            )
         found = read_models(status, body, model)
         version, metrics = None, False
         try:
@@ -110,19 +112,17 @@ async def _attach(url: str, model: str, access: Access) -> Capabilities:
             metrics = answered == 200 and b"vllm:" in text
         except (aiohttp.ClientError, OSError):
             pass
-        return Capabilities(
-            found.models, found.max_model_len, found.owned_by, version, metrics, found.notes
-        )
+        return Capabilities(found.models, found.max_model_len, found.owned_by, version, metrics, found.notes)
 
 
 def read_models(status: int, body: bytes, model: str) -> Capabilities:
-    """What GET /v1/models said. Pure; raises AttachError as `attach` does."""
+    """What GET /v1/models said. Pure; raises EngineError as `attach` does."""
     import orjson
 
     if status in {401, 403}:
-        raise AttachError(f"the server refused the credentials (status {status})", "engine.api_key_env")
+        raise EngineError(f"the server refused the credentials (status {status})", "engine.api_key_env")
     if 300 <= status < 400:
-        raise AttachError(f"the server redirects (status {status}); give the final address", "engine.url")
+        raise EngineError(f"the server redirects (status {status}); give the final address", "engine.url")
     try:
         listed = [item for item in orjson.loads(body)["data"] if isinstance(item, dict)] if status == 200 else []
     except (orjson.JSONDecodeError, KeyError, TypeError):
@@ -134,7 +134,7 @@ def read_models(status: int, body: bytes, model: str) -> Capabilities:
     owner = str((entry or listed[0]).get("owned_by") or "") or None
     if entry is None:
         if owner in {"vllm", "benchbench"}:
-            raise AttachError(f"the server does not serve {model!r}", "model", allowed=", ".join(names))
+            raise EngineError(f"the server does not serve {model!r}", "model", allowed=", ".join(names))
         note = f"the server lists {', '.join(names[:5])}, not {model!r}: asked all the same"
         return Capabilities(names, None, owner, notes=(note,))
     length = entry.get("max_model_len")

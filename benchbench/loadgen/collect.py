@@ -53,7 +53,7 @@ def collect(
         answers.append(answer)
         judged.append(judge(exchange, answer, asked_output[exchange.index], exact=exact))
         where = answer.event_read if answer is not None else []
-        stamps = np.array(exchange.stamps, np.int64)[where]
+        stamps = exchange.stamps_ns()[where]
         event_ns.append(stamps)
         lag_ns.append(np.array(exchange.users, np.int64)[where] - stamps)
         event_tokens.append(np.array(answer.event_tokens if answer is not None else [], np.int32))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import httptools
 import orjson
@@ -42,12 +42,15 @@ class Answer:
     problem: tuple[str, str] | None = None
 
 
-class _Event(NamedTuple):
-    read: int
-    ids: int  # token ids in it, -1 when it has none
-    text: bool  # it has text (or reasoning, or a tool call)
-    running: int  # usage.completion_tokens at this event, -1 when not told
-    last: bool  # it has a finish_reason
+@dataclass(slots=True)
+class _Events:
+    """Events with a choice in them, as columns: one object an event would cost more than the rest of decoding."""
+
+    read: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)  # token ids in it, -1 when it has none
+    text: list[bool] = field(default_factory=list)  # it has text (or reasoning, or a tool call)
+    running: list[int] = field(default_factory=list)  # usage.completion_tokens at this event, -1 when not told
+    last: list[bool] = field(default_factory=list)  # it has a finish_reason
 
 
 class Decoder:
@@ -58,7 +61,7 @@ class Decoder:
         self._reads = 0
         self._line = b""
         self._pieces: list[bytes] = []
-        self._events: list[_Event] = []
+        self._events = _Events()
         self._answer = Answer()
         self._status = 0
         self._is_stream = False
@@ -184,7 +187,12 @@ class Decoder:
                 answer.finish_reason = str(reason)
             # A role-only first chunk is no token, unless ids say otherwise.
             if not role_only or ids:
-                self._events.append(_Event(at, -1 if ids is None else len(ids), bool(text), running, bool(reason)))
+                events = self._events
+                events.read.append(at)
+                events.ids.append(-1 if ids is None else len(ids))
+                events.text.append(bool(text))
+                events.running.append(running)
+                events.last.append(bool(reason))
 
     def answer(self, *, closed: bool = False) -> Answer:
         """The answer of all that was fed. `closed`: the connection ended, which ends a body of unknown length."""
@@ -210,29 +218,34 @@ class Decoder:
     def _settle(self) -> None:
         """Decide which events are token events and how many tokens each held, from the best evidence there is."""
         answer, events = self._answer, self._events
-        if any(event.ids > 0 for event in events):
-            kept = [event for event in events if event.ids > 0]
-            answer.tokens_from, answer.event_tokens = "ids", [event.ids for event in kept]
-        elif events and all(event.running >= 0 for event in events):
-            tokens = [b.running - a for a, b in zip([0, *[e.running for e in events]], events, strict=False)]
-            pairs = [(event, count) for event, count in zip(events, tokens, strict=True) if count > 0]
-            kept = [event for event, _ in pairs]
-            answer.tokens_from, answer.event_tokens = "usage", [count for _, count in pairs]
+        total = answer.output_tokens
+        if any(count > 0 for count in events.ids):
+            answer.tokens_from, counts = "ids", events.ids
+        elif events.running and min(events.running) >= 0:
+            answer.tokens_from, counts = "usage", [b - a for a, b in pairwise([0, *events.running])]
         else:
-            total = answer.output_tokens
-            kept = [event for event in events if event.text or not event.last]
-            if total is not None and total != len(kept):
-                # Empty texts are tokens (half a character) or not (a closing event): believe the server's total.
-                choices = [events, [event for event in events if event.text]]
-                kept = next((some for some in choices if len(some) == total), kept)
-            answer.tokens_from, answer.event_tokens = "events", [1] * len(kept)
-            if total is not None and total > len(kept) > 0:
+            answer.tokens_from, counts = "events", self._one_each(total)
+            held = sum(counts)
+            if total is not None and total > held > 0:
                 answer.tokens_from = "spread"
-                cuts = [total * k // len(kept) for k in range(len(kept) + 1)]
-                answer.event_tokens = [b - a for a, b in pairwise(cuts)]
-        answer.event_read = [event.read for event in kept]
-        if answer.output_tokens is None and answer.tokens_from == "ids":
+                shares = iter([total * (k + 1) // held - total * k // held for k in range(held)])
+                counts = [next(shares) if count else 0 for count in counts]
+        answer.event_read = [read for read, count in zip(events.read, counts, strict=True) if count > 0]
+        answer.event_tokens = [count for count in counts if count > 0]
+        if total is None and answer.tokens_from == "ids":
             answer.output_tokens = sum(answer.event_tokens)
+
+    def _one_each(self, total: int | None) -> list[int]:
+        """1 for an event that is a token, 0 for one that is not: empty texts are half characters or closing events.
+
+        Which of the two, the server's total tells; without one, an empty text is a token unless it closes.
+        """
+        events = self._events
+        usual = [int(text or not last) for text, last in zip(events.text, events.last, strict=True)]
+        for counts in (usual, [1] * len(usual), [int(text) for text in events.text]):
+            if sum(counts) == total:
+                return counts
+        return usual
 
 
 def _count(value: object) -> int | None:

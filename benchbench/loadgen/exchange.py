@@ -6,15 +6,19 @@ found out later (`decode.py`). httptools parses the response head here, once, be
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import httptools
+import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from benchbench.loadgen.decode import Decoder
 
 MAX_HEAD = 65_536
+_TIMESPEC = struct.Struct("qq")
 
 
 class Framing:
@@ -120,12 +124,16 @@ class Framing:
 
 @dataclass(slots=True)
 class Exchange:
-    """One request's life. Times in ns of the wall clock; `stamps` are the kernel's, `users` the clock after `recv`."""
+    """One request's life. Times are ns of the wall clock; 0 is not yet.
+
+    Read k is `reads[k]`, received by the kernel at `stamps[k]` (its timespec as it came: two int64, seconds and ns)
+    and by us at `users[k]`.
+    """
 
     index: int
     payload: bytes
     scheduled_ns: int = 0
-    connect_ns: int = 0  # when this request's connection began to connect; 0 when it was there before
+    connect_ns: int = 0  # when its connection began to connect
     connected_ns: int = 0
     tls_ns: int = 0  # time the TLS handshake took
     sent_ns: int = 0
@@ -134,43 +142,79 @@ class Exchange:
     resent: int = 0
     reused: bool = False
     reads: list[bytes] = field(default_factory=list)
-    stamps: list[int] = field(default_factory=list)
+    stamps: list[bytes] = field(default_factory=list)
     users: list[int] = field(default_factory=list)
     framing: Framing = field(default_factory=Framing)
-    data_reads: int = 0
-    received: int = 0  # bytes
     error_kind: str = ""
     error_phase: str = ""
     error_detail: str = ""
+    # What the loop's rare looks have seen: reads looked at, their bytes, and whether one held `data:`.
+    looked: int = 0
+    received: int = 0
+    has_data: bool = False
     # When undecoded bytes exceed their bound, the front of `reads` is decoded early: see `decode.compact`.
     decoder: Decoder | None = None
     decoded: int = 0  # reads
     freed: int = 0  # bytes
 
-    def took(self, data: bytes, stamp: int, user: int) -> bool:
-        """Keep one read; True when the response is complete. Raises `ValueError` on bytes that are not HTTP.
-
-        The framing is followed for the head, and then only when a read may be the last one. A read that ends in a
-        last chunk is believed at once, since walking a thousand chunks would stand before the next request's send;
-        decoding finds out if it was not the end. Other ends (trailers, an end split over reads) are walked.
-        """
+    def took(self, data: bytes, stamp: bytes, user: int) -> bool:
+        """Keep one read; True when the response is complete. Raises `ValueError` on bytes that are not HTTP."""
         self.reads.append(data)
         self.stamps.append(stamp)
         self.users.append(user)
-        self.received += len(data)
-        if b"data:" in data or b"data:" in b"".join(self.reads[-5:])[-len(data) - 4 :]:
-            self.data_reads += 1
+        if self.framing.status:
+            return self.ends(data)
+        complete = self.framing.follow(self.reads)
+        if self.framing.status:
+            self.headers_ns = to_ns(stamp)
+        return complete
+
+    def ends(self, data: bytes) -> bool:
+        """Whether the response ends with the read `data`, just kept; its head has come before.
+
+        In a chunked body the framing is followed only when a read may be the last one. A read that ends in a last
+        chunk is believed at once, since walking a thousand chunks would stand before the next request's send;
+        decoding finds out if it was not the end. Other ends (trailers, an end split over reads) are walked.
+        """
         framing = self.framing
-        if not framing.status:
-            complete = framing.follow(self.reads)
-            if framing.status:
-                self.headers_ns = stamp
-            return complete
         if not framing.chunked:
             return framing.follow(self.reads)
-        if len(data) >= 5 and not data.endswith(b"\r\n\r\n"):
+        if not may_end(data):
             return False
         if data[-7:] in {b"\r\n0\r\n\r\n", b"0\r\n\r\n"}:
             framing.done = True
             return True
         return framing.follow(self.reads)
+
+    def progressed(self) -> bool:
+        """Look at the reads since the last look: whether one held `data:`, so that comments are no progress."""
+        new = self.reads[self.looked :]
+        if not new:
+            return False
+        self.received += sum(map(len, new))
+        edge = b"".join(read[-4:] for read in self.reads[max(0, self.looked - 4) : self.looked])[-4:]
+        self.looked = len(self.reads)
+        found = any(b"data:" in read for read in new) or b"data:" in edge + b"".join(new)
+        self.has_data |= found
+        return found
+
+    def stamps_ns(self) -> npt.NDArray[np.int64]:
+        """The kernel's receive time of each read, ns of the wall clock."""
+        pairs = np.frombuffer(b"".join(self.stamps), np.int64).reshape(-1, 2)
+        return pairs[:, 0] * 1_000_000_000 + pairs[:, 1]
+
+
+def may_end(data: bytes) -> bool:
+    """Whether a read of a chunked body could be its last: it ends in an empty line, or is a piece of one."""
+    return data.endswith(b"\r\n\r\n") or len(data) < 5
+
+
+def to_ns(stamp: bytes) -> int:
+    """A timespec's bytes as ns."""
+    seconds, nanoseconds = _TIMESPEC.unpack_from(stamp)
+    return int(seconds * 1_000_000_000 + nanoseconds)
+
+
+def to_stamp(ns: int) -> bytes:
+    """Time in ns as a timespec's bytes, for reads that have no kernel stamp."""
+    return _TIMESPEC.pack(ns // 1_000_000_000, ns % 1_000_000_000)

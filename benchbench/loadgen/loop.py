@@ -6,7 +6,6 @@ in flight. Static: all due at once. Closed: due when a place is free. Open: due 
 
 from __future__ import annotations
 
-import gc
 import time
 from collections import deque
 from collections.abc import Callable
@@ -97,7 +96,7 @@ class Round:
         self._addresses: list[tuple[int, tuple[str, int]]] = []
         self._next = 0
         self._armed: deque[Connection] = deque()  # bound to a request that is not sent yet, in order of due time
-        self._busy: dict[Connection, tuple[int, int]] = {}  # -> (reads with data seen at last check, when that was)
+        self._busy: dict[Connection, int] = {}  # -> monotonic ns of its last progress, as seen by the last check
         self._done: list[Exchange] = []
         self._held = 0  # undecoded bytes of finished exchanges
         self._begun_ns = 0
@@ -132,7 +131,7 @@ class Round:
             self._armed.appendleft(conn)
         else:
             self._armed.append(conn)
-        self._busy[conn] = (0, time.monotonic_ns())
+        self._busy[conn] = time.monotonic_ns()
         return conn
 
     def _arm(self, scheduled_ns: int) -> Connection | None:
@@ -198,8 +197,6 @@ class Round:
     # -- the loop
 
     def run(self) -> list[Exchange]:
-        gc.collect()
-        gc.disable()
         cpu, wall = time.process_time_ns(), _now()
         offset = wall - time.monotonic_ns()
         try:
@@ -207,7 +204,6 @@ class Round:
             self._prepare()
             self._drive()
         finally:
-            gc.enable()
             for conn in list(self._busy):
                 self._drop(conn, reset=True)
         self.facts.clock_step_ns = max(self.facts.clock_step_ns, abs(_now() - time.monotonic_ns() - offset))
@@ -308,7 +304,7 @@ class Round:
                 self._cancelled |= self.commands(fd)
                 continue
             try:
-                complete = conn.receive() if conn.reading else conn.on_event(mask)
+                complete = conn.receive() if conn.hot else conn.on_event(mask)
             except WireError as error:
                 self._broken(conn, error)
                 continue
@@ -344,21 +340,18 @@ class Round:
     def _check_times(self) -> None:
         """Fail what has waited too long. Progress is a read that held `data:`; comments do not count."""
         job, now = self.job, time.monotonic_ns()
-        for conn, (seen, since) in list(self._busy.items()):
+        for conn, since in list(self._busy.items()):
             exchange = conn.exchange
-            if exchange is None or (conn in self._armed and conn.ready):
-                self._busy[conn] = (0, now)
-                continue
-            if exchange.data_reads != seen:
-                self._busy[conn] = (exchange.data_reads, now)
+            if exchange is None or conn.ready or exchange.progressed():
+                self._busy[conn] = now
                 continue
             waited = (now - since) / 1e9
             if conn.state is not State.BUSY:
                 if waited > job.connect_s:
                     self._fail_on(conn, "timeout", f"no connection within {job.connect_s:g} s")
-            elif not seen and waited > job.first_token_s:
+            elif not exchange.has_data and waited > job.first_token_s:
                 self._fail_on(conn, "timeout", f"no token within {job.first_token_s:g} s")
-            elif seen and waited > job.stall_s:
+            elif exchange.has_data and waited > job.stall_s:
                 if b"data: [DONE]" in b"".join(exchange.reads[-2:]):
                     # It said that it was done and left the connection open: an answer, but not a reusable peer.
                     exchange.framing.until_close, exchange.framing.keep_alive = True, False
@@ -392,7 +385,8 @@ def _phase(conn: Connection) -> str:
     exchange = conn.exchange
     if exchange is None or not exchange.sent_ns:
         return "send"
-    return "stream" if exchange.data_reads else "wait"
+    exchange.progressed()
+    return "stream" if exchange.has_data else "wait"
 
 
 def _exact_wait(ns: int, most_ns: int) -> float:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from benchbench import __version__
+from benchbench.spec.values import base_path
 
 ROUTES = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 
@@ -75,16 +76,6 @@ def host_header(host: str, port: int, *, tls: bool | None = None) -> str:
     return name if tls is not None and port == (443 if tls else 80) else f"{name}:{port}"
 
 
-def base_url(url: str) -> str:
-    """The server's root: `url` without query and without a trailing `/` or `/v1`."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}{_base_path(parts.path)}"
-
-
-def _base_path(path: str) -> str:
-    return path.rstrip("/").removesuffix("/v1")
-
-
 def make_target(
     url: str,
     api: str,
@@ -97,7 +88,7 @@ def make_target(
     """The Target of `api` (completions or chat) under `url`, whose base path and query are kept."""
     parts = urlsplit(url)
     tls = parts.scheme == "https"
-    path = _base_path(parts.path) + ROUTES[api] + (f"?{parts.query}" if parts.query else "")
+    path = base_path(parts.path) + ROUTES[api] + (f"?{parts.query}" if parts.query else "")
     where, proxy_headers = None, {}
     if proxy:
         at = urlsplit(proxy)

@@ -15,11 +15,10 @@ import time
 from enum import Enum
 
 from benchbench.kernel import ANCILLARY, READ, WRITE, Poller, enable_stamps
-from benchbench.loadgen.exchange import Exchange
+from benchbench.loadgen.exchange import Exchange, may_end, to_ns, to_stamp
 from benchbench.loadgen.target import Target
 
 READ_SIZE = 65_536
-_unpack = struct.Struct("qq").unpack_from
 _now = time.time_ns
 
 
@@ -48,7 +47,7 @@ class Connection:
     """
 
     __slots__ = (
-        "_in", "_left", "_out", "_poller", "_proxy_reply", "_recvmsg", "_sock", "_tls", "address", "connect_ns",
+        "_in", "_left", "_out", "_poller", "_proxy_reply", "_reads", "_stamps", "_users", "hot", "_recvmsg", "_sock", "_tls", "address", "connect_ns",
         "connected_ns", "exchange", "fd", "idle_since_ns", "kernel_stamps", "served", "state", "target",
         "tls_ns",
     )  # fmt: skip
@@ -72,6 +71,7 @@ class Connection:
         self.fd = self._sock.fileno()
         self.state = State.CONNECTING
         self.exchange: Exchange | None = None
+        self.hot = False  # in a plain chunked body: a read is kept and looked at for its end, nothing else
         self.served = 0
         self.connected_ns = self.tls_ns = self.idle_since_ns = 0
         self._left = b""
@@ -86,11 +86,6 @@ class Connection:
         if code not in {0, errno.EINPROGRESS}:
             self.close()
             raise WireError(f"connect: {os.strerror(code)}")
-
-    @property
-    def reading(self) -> bool:
-        """Whether an event can only mean that there is something to read."""
-        return self.state is State.BUSY and not self._left
 
     @property
     def ready(self) -> bool:
@@ -111,6 +106,8 @@ class Connection:
     def begin(self, exchange: Exchange) -> None:
         """Send the exchange's request on this idle connection; `sent_ns` is the clock before its last `send`."""
         self.exchange = exchange
+        self._reads, self._stamps = exchange.reads.append, exchange.stamps.append
+        self._users = exchange.users.append
         exchange.reused = self.served > 0
         exchange.connected_ns, exchange.tls_ns = self.connected_ns, self.tls_ns
         exchange.connect_ns = self.connect_ns
@@ -154,7 +151,7 @@ class Connection:
         return False
 
     def receive(self) -> bool:
-        """One read of what is there; see `on_event`. The hot path: called itself while BUSY and all is sent."""
+        """One read of what is there; see `on_event`. The hot path: the loop calls it itself while `hot`."""
         try:
             data, ancillary, _, _ = self._recvmsg(READ_SIZE, ANCILLARY)
         except BlockingIOError:
@@ -162,13 +159,16 @@ class Connection:
         except OSError as error:
             raise WireError(f"connection lost: {error.strerror}") from None
         user = _now()
+        if not (self.hot and data and ancillary):
+            return self._receive_other(data, ancillary[0][2] if ancillary else to_stamp(user), user)
+        self._reads(data)
+        self._stamps(ancillary[0][2])
+        self._users(user)
+        return may_end(data) and self.exchange is not None and self.exchange.ends(data)
+
+    def _receive_other(self, data: bytes, stamp: bytes, user: int) -> bool:
         if not data:
             return self._ended()
-        if ancillary:
-            seconds, nanoseconds = _unpack(ancillary[0][2])
-            stamp = seconds * 1_000_000_000 + nanoseconds
-        else:
-            stamp = user
         if self.state is not State.BUSY or self._tls is not None:
             data = self._opened(data)
             if not data:
@@ -176,7 +176,9 @@ class Connection:
         exchange = self.exchange
         if exchange is None:
             raise WireError("the server sent data that nobody asked for")
-        return exchange.took(data, stamp, user)
+        complete = exchange.took(data, stamp, user)
+        self.hot = exchange.framing.chunked and self._tls is None and not self._left and self.state is State.BUSY
+        return complete
 
     def _ended(self) -> bool:
         exchange = self.exchange
@@ -189,8 +191,9 @@ class Connection:
         """Take the completed exchange off; the connection is idle again, or closed when the server wants that."""
         exchange = self.exchange
         assert exchange is not None  # noqa: S101 - called only for a complete exchange
-        exchange.end_ns = exchange.stamps[-1]
+        exchange.end_ns = to_ns(exchange.stamps[-1])
         self.exchange = None
+        self.hot = False
         self.idle_since_ns = _now()
         self.state = State.IDLE
         if not exchange.framing.keep_alive:

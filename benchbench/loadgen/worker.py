@@ -126,6 +126,7 @@ def main(fd: int, parent: int) -> None:
 
     gc.collect()
     gc.freeze()
+    gc.disable()
     pipe.send("ready")
     spent = time.process_time_ns()
     while True:
@@ -142,6 +143,8 @@ def main(fd: int, parent: int) -> None:
             columns = collect(exchanges, job.asked_input, job.asked_output, exact=job.exact)
             before, spent = spent, time.process_time_ns()
             pipe.send((columns, {**asdict(driver.facts), "worker_cpu_ns": spent - before}))
+            del driver, exchanges, columns, job
+            gc.collect()  # here, where nothing waits for us
         except Exception as error:  # noqa: BLE001 - the sweep reports it; without a reply it would wait for ever
             pipe.send(RuntimeError(f"{type(error).__name__}: {error}"))
 

@@ -79,23 +79,23 @@ def round_table(columns: RoundColumns, labels: dict[str, Any], facts: dict[str, 
     import orjson
     import pyarrow as pa
 
+    from benchbench.record import columns as make
+
     count = len(columns["index"])
-    arrays: dict[str, Any] = {}
-    for name, value in labels.items():
-        kind = pa.string() if isinstance(value, str) else pa.int32()
-        arrays[name] = pa.repeat(pa.scalar(value, kind), count)
-    offsets = pa.array(columns["event_offsets"], pa.int32())
+    arrays = {name: make.constant(value, count) for name, value in labels.items()}
     for name, values in columns.items():
         if name == "event_offsets":
             continue
-        if name in _LISTS:
-            arrays[name] = pa.ListArray.from_arrays(offsets, pa.array(values))
-        elif isinstance(values, list):
-            arrays[name] = pa.array(values, pa.string())
-        elif isinstance(values, np.ndarray) and values.dtype != np.bool_:
-            arrays[name] = pa.array(values, mask=values < 0)
+        if isinstance(values, list):
+            arrays[name] = make.texts(values)
+        elif not isinstance(values, np.ndarray):
+            raise TypeError(f"column {name} is neither a list nor an array")
+        elif name in _LISTS:
+            arrays[name] = make.lists(columns["event_offsets"], values)
+        elif values.dtype == np.bool_:
+            arrays[name] = make.flags(values)
         else:
-            arrays[name] = pa.array(values)
+            arrays[name] = make.numbers(values, values >= 0)
     return pa.table(arrays).replace_schema_metadata({"benchbench": orjson.dumps(facts)})
 
 

@@ -158,25 +158,20 @@ class RunDirectory:
 
     def write_summary(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
         """summary.parquet and summary.csv: every cell whatever its status; missing numbers are null and empty."""
+        import csv
+        import io
+
         import pyarrow as pa
-        import pyarrow.csv as pc
         import pyarrow.parquet as pq
 
-        table = pa.table({name: _column([row.get(name) for row in rows]) for name in columns})
-        for name, write in (("summary.parquet", pq.write_table), ("summary.csv", pc.write_csv)):
-            buffer = pa.BufferOutputStream()
-            write(table, buffer)
-            data = buffer.getvalue().to_pybytes()
-            replace_file(self.path / name, data)
+        from benchbench.record.columns import column
 
-
-def _column(values: list[Any]) -> pa.Array:
-    """An Arrow column: text if anything is text, else whole numbers, else floats."""
-    import pyarrow as pa
-
-    known = [value for value in values if value is not None]
-    if any(isinstance(value, str) for value in known):
-        return pa.array(values, pa.string())
-    if known and all(isinstance(value, int) for value in known):
-        return pa.array(values, pa.int64())
-    return pa.array(values, pa.float64())
+        table = pa.table({name: column([row.get(name) for row in rows]) for name in columns})
+        buffer = pa.BufferOutputStream()
+        pq.write_table(table, buffer)
+        replace_file(self.path / "summary.parquet", buffer.getvalue().to_pybytes())
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        replace_file(self.path / "summary.csv", text.getvalue().encode())

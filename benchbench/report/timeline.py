@@ -6,15 +6,16 @@ import numpy as np
 
 from benchbench.analysis.runs import Run
 from benchbench.report.plots import Timeline
+from benchbench.report.table import Row
 
 
-def timeline_of(run: Run, key: str | None = None) -> Timeline | None:
+def timeline_of(run: Run, rows: list[Row], key: str | None = None) -> Timeline | None:
     """The last measured round of cell `key`; by default of the valid cell with the most requests in flight.
 
-    None when there is no such round.
+    `rows` are the run's summary rows. None when there is no such round.
     """
-    rows = [row for row in run.rows if row["rounds"] and (row["status"] != "invalid" or row["key"] == key)]
-    chosen = [row for row in rows if key is None or row["key"] == key]
+    usable = [row for row in rows if row["rounds"] and (row["status"] != "invalid" or row["key"] == key)]
+    chosen = [row for row in usable if key is None or row["key"] == key]
     if not chosen:
         return None
     row = max(chosen, key=lambda row: (row["batch"] or row["rate"] or 0, row["input"], row["output"]))

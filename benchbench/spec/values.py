@@ -148,3 +148,14 @@ Header = Annotated[str, AfterValidator(_header)]
 Proxy = Annotated[str, AfterValidator(_proxy)]
 Name = Annotated[Text, AfterValidator(_name)]
 Api = Literal["completions", "chat"]
+
+
+def base_path(path: str) -> str:
+    """The path under which a server's routes stand: without a trailing `/` or `/v1`, which people copy along."""
+    return path.rstrip("/").removesuffix("/v1")
+
+
+def base_url(url: str) -> str:
+    """The server's root: `url` without its query and without a trailing `/` or `/v1`."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}{base_path(parts.path)}"

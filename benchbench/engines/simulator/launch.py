@@ -53,14 +53,23 @@ class SimulatorProcess:
 
     def start(self) -> Self:
         """Start it and wait until it listens. Raises SimulatorError."""
-        with tempfile.TemporaryFile() as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchbench.engines.simulator", json.dumps(self._config)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                start_new_session=True,
-            )
+        self.launch()
+        return self.listening()
+
+    def launch(self) -> None:
+        """Start the process and do not wait; `listening` does."""
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it listens or with us
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchbench.engines.simulator", json.dumps(self._config)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            start_new_session=True,
+        )
+
+    def listening(self) -> Self:
+        """Wait until a launched simulator listens. Raises SimulatorError."""
+        with self._errors as errors:
             line = self._first_line()
             if not line:
                 self.close()

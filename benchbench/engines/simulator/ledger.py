@@ -93,9 +93,9 @@ class Ledger:
         truth.finish_reason = reason
         self._ends[reason] += 1
         self.finished.append(truth)
-        self._events += len(truth.writes_ns)
+        self._events += _weight(truth)
         while self._events > MAX_EVENTS and len(self.finished) > 1:
-            self._events -= len(self.finished.popleft().writes_ns)
+            self._events -= _weight(self.finished.popleft())
             self.dropped += 1
 
     def clear(self) -> None:
@@ -130,3 +130,8 @@ class Ledger:
         )
         lines += ["# HELP vllm:cache_config_info The KV cache.", "# TYPE vllm:cache_config_info gauge"]
         return "\n".join([*lines, f"vllm:cache_config_info{{{config}}} 1.0", ""]).encode()
+
+
+def _weight(truth: Truth) -> int:
+    """Events of a request; the request itself weighs some 25 of them."""
+    return 25 + len(truth.writes_ns)

@@ -1,0 +1,220 @@
+"""Cells and their rounds: prompts made, the worker driven, the round stored, the cell summed up.
+
+Between rounds this process encodes and writes; while a round runs it sleeps on the worker's pipe.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from benchbench.engines.endpoint import Access, EngineError
+from benchbench.engines.opening import Opened
+from benchbench.loadgen.target import Target, make_target
+from benchbench.loadgen.worker import Worker
+from benchbench.record.store import RunDirectory
+from benchbench.spec import Cell, Plan
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from benchbench.record.requests import RoundColumns
+
+# Statuses with which a server refuses every request of a sweep, and the key at fault.
+REFUSALS = {401: "engine.api_key_env", 403: "engine.api_key_env", 404: "model", 405: "engine.url"}
+
+
+class StoppedError(Exception):
+    """The sweep can't go on now, and can be resumed."""
+
+
+class InterruptedSweep(Exception):  # noqa: N818 - no error: somebody asked
+    """The sweep was asked to stop."""
+
+
+class Observer(Protocol):
+    """Who wants to see how far a sweep is. Called between rounds only."""
+
+    def begin(self, plan: Plan, out: Path, left: int) -> None: ...
+    def cell(self, cell: Cell, number: int, of: int) -> None: ...
+    def round(self, cell: Cell, phase: str, number: int, left_s: float | None) -> None: ...
+    def row(self, cell: Cell, row: dict[str, Any]) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+@dataclass(slots=True)
+class Pace:
+    """How long what is left will take, from the rounds so far: a round's time grows about as its output's length."""
+
+    seconds: float = 0.0
+    steps: int = 0
+    left_steps: int = 0
+
+    def left_s(self) -> float | None:
+        return self.seconds / self.steps * self.left_steps if self.steps else None
+
+
+@dataclass(slots=True)
+class Driver:
+    """Everything that measuring a cell takes. `rows`: summary rows of the cells measured, by key."""
+
+    run: RunDirectory
+    worker: Worker
+    opened: Opened
+    observer: Observer
+    stop: int | None
+    attempts: dict[tuple[str, str, int], int]
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    pace: Pace = field(default_factory=Pace)
+    answered: bool = False  # some request has succeeded
+
+
+def plan_entry(cell: Cell) -> dict[str, Any]:
+    """A cell as the manifest keeps it: all that analysis needs, so that records can be read without the spec."""
+    return {
+        "key": cell.key,
+        "label": cell.label,
+        "index": cell.index,
+        "variant": cell.variant,
+        "input": cell.input,
+        "output": cell.output,
+        "batch": cell.batch,
+        "rate": cell.rate,
+        "load": cell.load.kind,
+        "requests": cell.requests,
+        "rounds_min": cell.rounds.min,
+        "prompts": cell.prompts.kind,
+        "output_mode": cell.output_mode,
+        "slo": cell.slo.model_dump(mode="json"),
+        "validity": cell.validity.model_dump(mode="json"),
+    }
+
+
+def warmups(cell: Cell) -> int:
+    """Warm-up rounds of a cell: as many as asked, one for `auto`."""
+    return 1 if cell.rounds.warmup == "auto" else int(cell.rounds.warmup)
+
+
+def missing_rounds(run: RunDirectory, cell: Cell) -> int:
+    """Measured rounds that a cell still lacks."""
+    return max(0, cell.rounds.min - len(run.finished_rounds(cell.key)))
+
+
+def measure(driver: Driver, cells: list[Cell]) -> None:
+    """Measure cells in their order. Raises InterruptedSweep, StoppedError, EngineError, WorkerDiedError, OSError."""
+    for cell in cells:
+        driver.pace.left_steps += cell.output * (warmups(cell) + missing_rounds(driver.run, cell))
+    for number, cell in enumerate(cells, 1):
+        driver.observer.cell(cell, number, len(cells))
+        _cell(driver, cell)
+
+
+def _cell(driver: Driver, cell: Cell) -> None:
+    """Warm up, then run the rounds that are missing; give a cell up when all requests of a measured round failed."""
+    from benchbench.analysis.summary import CellInfo, summarise, summary_row
+
+    run, tables = driver.run, driver.run.read_cell(cell.key)
+    engine, access = cell.engine, driver.opened.access
+    target = make_target(
+        driver.opened.url,
+        engine.api,
+        access.headers,
+        ca_file=access.ca_file,
+        insecure=access.insecure,
+        proxy=access.proxy,
+    )
+    first = len(run.finished_rounds(cell.key, "warmup"))
+    have = set(run.finished_rounds(cell.key))
+    rounds = [("warmup", first + k) for k in range(warmups(cell))]
+    rounds += [("measured", number) for number in range(cell.rounds.min) if number not in have]
+    for at, (phase, number) in enumerate(rounds, 1):
+        driver.observer.round(cell, phase, number, driver.pace.left_s())
+        table = _round(driver, cell, target, phase, number)
+        if phase == "warmup":
+            continue
+        tables.append(table)
+        if "ok" not in table["status"].to_pylist():
+            run.journal("cell_given_up", cell=cell.key, reason=table["error_detail"][0].as_py())
+            driver.pace.left_steps -= cell.output * (len(rounds) - at)
+            break
+    row = driver.rows[cell.key] = summary_row(summarise(CellInfo.from_entry(plan_entry(cell)), tables))
+    run.journal("cell_done", cell=cell.key, status=row["status"], reasons=row["reasons"])
+    driver.observer.row(cell, row)
+
+
+def _round(driver: Driver, cell: Cell, target: Target, phase: str, number: int) -> pa.Table:
+    """Drive one round and store it; when this raises, nothing of the round is stored."""
+    from benchbench.loadgen.prompts import make_job
+    from benchbench.record.requests import round_table
+
+    run, place = driver.run, (cell.key, phase, number)
+    attempt = driver.attempts.get(place, 0)
+    driver.attempts[place] = attempt + 1
+    run.journal("round_begun", cell=cell.key, phase=phase, round=number, attempt=attempt)
+    job = make_job(cell, target, driver.opened.vocab, phase, number, attempt)
+    columns, facts = driver.worker.run(job, driver.stop)
+    if facts["cancelled"]:
+        raise InterruptedSweep
+    _hide(columns["error_detail"], driver.opened.access)
+    if "failed" in columns["status"]:
+        _judge_failures(columns, target, answered=driver.answered)
+    driver.answered |= "ok" in columns["status"]
+    labels = {
+        "cell": cell.key,
+        "variant": cell.variant,
+        "phase": phase,
+        "round": number,
+        "attempt": attempt,
+        "input": cell.input,
+        "output": cell.output,
+        "batch": cell.batch,
+        "rate": cell.rate,
+        "load": cell.load.kind,
+    }
+    table = round_table(columns, labels, facts)
+    run.write_round(table, *place)
+    driver.pace.seconds += facts["wall_ns"] / 1e9
+    driver.pace.steps += cell.output
+    driver.pace.left_steps -= cell.output
+    return table
+
+
+def _hide(details: list[str], access: Access) -> None:
+    """Servers quote what they refuse: no secret of ours goes into a record."""
+    for secret in {part for value in access.headers.values() for part in (value, value.removeprefix("Bearer "))}:
+        if len(secret) >= 4:
+            details[:] = [detail.replace(secret, "***") for detail in details]
+
+
+def _judge_failures(columns: RoundColumns, target: Target, *, answered: bool) -> None:
+    """Stop when going on makes no sense: the server is gone, or it refuses everything from the start."""
+    failed = [k for k, status in enumerate(columns["status"]) if status == "failed"]
+    everything = len(failed) == len(columns["status"])
+    detail = columns["error_detail"][failed[0]]
+    where = f"{target.host}:{target.port}"
+    if everything and all(columns["error_phase"][k] == "connect" for k in failed):
+        raise StoppedError(f"the server at {where} is gone: {detail}")
+    if {columns["error_kind"][k] for k in failed} & {"connect", "send", "stream"} and not _listens(target):
+        raise StoppedError(f"the server at {where} is gone: {detail}")
+    statuses = {int(columns["http_status"][k]) for k in failed}
+    if not everything or answered or len(statuses) > 1:
+        return
+    status = statuses.pop()
+    if status in REFUSALS:
+        raise EngineError(f"every request was refused: {detail}", REFUSALS[status])
+    if 300 <= status < 400:
+        raise EngineError(f"the server redirects; give the final address: {detail}", "engine.url")
+
+
+def _listens(target: Target) -> bool:
+    """Whether anybody accepts connections where the target (or its proxy) is."""
+    for _ in range(3):
+        try:
+            with socket.create_connection(target.proxy or (target.host, target.port), timeout=5):
+                return True
+        except OSError:
+            time.sleep(0.2)
+    return False
