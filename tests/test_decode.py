@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchbench.loadgen.decode import Answer, compact, decode
-from benchbench.loadgen.exchange import Exchange, to_stamp
+from benchbench.loadgen.decode import Answer, compact, decode_log
+from benchbench.loadgen.exchange import Exchange, Log, to_stamp
 
 STREAMS = Path(__file__).parent / "data" / "sse"
 
@@ -39,13 +39,19 @@ REFUSED = {
 
 
 def exchange_of(reads: list[bytes]) -> Exchange:
-    exchange = Exchange(0, b"")
+    exchange = Exchange(0, b"", Log())
     complete = False
     for at, data in enumerate(reads):
         assert not complete, "the end was seen before the last read"
         complete = exchange.took(data, to_stamp(at), at)
     assert complete, "the end was not seen"
     return exchange
+
+
+def decode(exchange: Exchange, start: int = 0) -> Answer:
+    (answer,) = decode_log([exchange], exchange.log, start)
+    assert answer is not None
+    return answer
 
 
 def split(raw: bytes, cuts: list[int]) -> list[bytes]:
@@ -95,13 +101,16 @@ def told(answer: Answer) -> tuple[object, ...]:
 def test_decoding_early_in_slices_changes_nothing(cuts: list[int], sizes: list[int]) -> None:
     raw = raw_of("vllm-completions-stream-interval5-skip-tokenizer.txt")
     whole = exchange_of(split(raw, cuts))
-    sliced = Exchange(0, b"")
+    sliced = Exchange(0, b"", Log())
+    decoded = freed = 0
     for at, data in enumerate(split(raw, cuts)):
         complete = sliced.took(data, to_stamp(at), at)
-        compact(sliced, sizes[at % len(sizes)])
+        size = sizes[at % len(sizes)]
+        freed += compact({0: sliced}, sliced.log, decoded, size)
+        decoded = min(decoded + size, at + 1)
     assert complete
-    assert sum(map(len, sliced.reads)) + sliced.freed == len(raw)
-    one, two = decode(whole), decode(sliced)
+    assert sum(map(len, sliced.log.reads)) + freed == len(raw)
+    one, two = decode(whole), decode(sliced, decoded)
     assert told(one) == told(two)
     assert one.event_read == two.event_read
 
@@ -180,7 +189,7 @@ def test_content_length_and_body_until_close() -> None:
     body = completion("a") + completion("b", '"length"') + DONE
     by_length = decode(exchange_of([HEAD + b"content-length: %d\r\n\r\n" % len(body) + body]))
     assert by_length.event_tokens == [1, 1]
-    open_ended = Exchange(0, b"")
+    open_ended = Exchange(0, b"", Log())
     assert not open_ended.took(HEAD + b"\r\n" + body, to_stamp(1), 1)
     assert open_ended.framing.until_close
     open_ended.framing.done = True  # what the connection says at end of file
@@ -213,9 +222,8 @@ def test_bad_streams_are_problems_not_exceptions(body: list[bytes], kind: str, w
 
 @given(st.binary(max_size=400))
 def test_garbage_never_raises(garbage: bytes) -> None:
-    exchange = Exchange(0, b"")
-    exchange.reads = [chunked(garbage)]
-    decode(exchange)
-    bare = Exchange(0, b"")
-    bare.reads = [garbage]
-    assert decode(bare).problem is not None
+    for raw in (chunked(garbage), garbage):
+        exchange = Exchange(0, b"", Log())
+        exchange.log.add(0, raw, to_stamp(0), 0)
+        answer = decode(exchange)
+    assert answer.problem is not None

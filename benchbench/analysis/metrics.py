@@ -143,7 +143,7 @@ def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo
         total_tok_s=rates[1],
         req_s=rates[2],
         goodput_req_s=rates[3] if slo is not None else None,
-        windowed=span is not None,
+        windowed=span is not None or load != "closed",
         duration_s=float(whole[1] - whole[0]) * _NS if whole else 0.0,
         shared_events=shared,
         first_shared=first_shared,
@@ -183,7 +183,10 @@ def _sharing(c: _Columns) -> tuple[int, int, int]:
 
 
 def _window(c: _Columns, good: npt.NDArray[np.bool_], load: str, in_flight: int | None) -> tuple[int, int] | None:
-    """(begin, end] of the round's window in ns, None when a closed load has none or nothing was received."""
+    """(begin, end] of the round's window in ns, None when a closed load has none or nothing was received.
+
+    Failed requests count as completions: they too are replaced. Where an end is not known, neither is the window.
+    """
     started = c.sent[c.sent > 0]
     if not len(started) or not len(c.events):
         return None
@@ -193,7 +196,7 @@ def _window(c: _Columns, good: npt.NDArray[np.bool_], load: str, in_flight: int 
     ends[good] = c.events[c.offsets[1:][good] - 1]
     ends.sort()
     batch = in_flight or 1
-    if len(ends) < 2 * batch:
+    if len(ends) < 2 * batch or ends[0] < 0:
         return None
     begin, end = int(ends[batch - 1]), int(ends[len(ends) - batch])
     return (begin, end) if end > begin else None

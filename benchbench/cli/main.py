@@ -242,3 +242,7 @@ def check(*, own: bool, streams: int, rate: float, seconds: float, url: str | No
 
     found = check_self(streams, rate, seconds, url)
     click.echo(json.dumps(found, indent=2) if as_json else check_text(found))
+
+
+if __name__ == "__main__":
+    main(prog_name="bench")

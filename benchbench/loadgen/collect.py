@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 
-from benchbench.loadgen.decode import Answer, decode
-from benchbench.loadgen.exchange import Exchange
+from benchbench.loadgen.decode import Answer, decode_log
+from benchbench.loadgen.exchange import Exchange, Log
 
 if TYPE_CHECKING:
     from benchbench.record.requests import RoundColumns
@@ -23,7 +24,7 @@ def judge(exchange: Exchange, answer: Answer | None, asked_output: int, *, exact
     """
     if answer is not None and answer.problem is not None and answer.problem[0] == "status":
         return "status", "wait", answer.problem[1]
-    if exchange.error_kind:
+    if exchange.error_kind and not (exchange.error_kind == "stall" and answer is not None and answer.done):
         detail = exchange.error_detail
         if answer is not None and answer.problem is not None and answer.problem[0] == "stream":
             detail = answer.problem[1]
@@ -41,35 +42,34 @@ def judge(exchange: Exchange, answer: Answer | None, asked_output: int, *, exact
 
 
 def collect(
-    exchanges: Sequence[Exchange], asked_input: Sequence[int], asked_output: Sequence[int], *, exact: bool
+    exchanges: Sequence[Exchange],
+    log: Log,
+    asked_input: Sequence[int],
+    asked_output: Sequence[int],
+    *,
+    exact: bool,
+    start: int = 0,
 ) -> RoundColumns:
-    """Decode the exchanges of a round, in the order of their index; frees their raw bytes on the way."""
-    answers: list[Answer | None] = []
-    judged: list[tuple[str, str, str]] = []
-    event_ns, event_tokens, lag_ns, counts = [], [], [], []
-    for exchange in exchanges:
-        answer = decode(exchange) if exchange.reads else None
-        exchange.reads, exchange.decoder = [], None
-        answers.append(answer)
-        judged.append(judge(exchange, answer, asked_output[exchange.index], exact=exact))
-        where = answer.event_read if answer is not None else []
-        stamps = exchange.stamps_ns()[where]
-        event_ns.append(stamps)
-        lag_ns.append(np.array(exchange.users, np.int64)[where] - stamps)
-        event_tokens.append(np.array(answer.event_tokens if answer is not None else [], np.int32))
-        counts.append(len(where))
-    indices = [exchange.index for exchange in exchanges]
+    """Decode a round's log (from `start` on; what is before has been decoded) and judge its exchanges, by index."""
+    answers = decode_log(exchanges, log, start)
+    judged = [
+        judge(e, answer, asked_output[e.index], exact=exact) for e, answer in zip(exchanges, answers, strict=True)
+    ]
+    where = [answer.event_read if answer is not None else [] for answer in answers]
+    tokens = [answer.event_tokens if answer is not None else [] for answer in answers]
+    at = np.fromiter(chain.from_iterable(where), np.int64)
+    event_ns = log.stamps_ns()[at]
     columns: dict[str, Any] = {
-        "index": np.array(indices, np.int32),
-        "asked_input_tokens": np.array([asked_input[i] for i in indices], np.int32),
-        "asked_output_tokens": np.array([asked_output[i] for i in indices], np.int32),
+        "index": np.array([e.index for e in exchanges], np.int32),
+        "asked_input_tokens": np.array(asked_input, np.int32),
+        "asked_output_tokens": np.array(asked_output, np.int32),
         "http_status": np.array([e.framing.status or -1 for e in exchanges], np.int32),
         "resent": np.array([e.resent for e in exchanges], np.int32),
         "reused": np.array([e.reused for e in exchanges], np.bool_),
-        "event_offsets": np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
-        "event_ns": np.concatenate(event_ns) if event_ns else np.array([], np.int64),
-        "event_tokens": np.concatenate(event_tokens) if event_tokens else np.array([], np.int32),
-        "lag_ns": np.concatenate(lag_ns) if lag_ns else np.array([], np.int64),
+        "event_offsets": np.cumsum([0, *map(len, where)]).astype(np.int32),
+        "event_ns": event_ns,
+        "event_tokens": np.fromiter(chain.from_iterable(tokens), np.int32),
+        "lag_ns": np.array(log.users, np.int64)[at] - event_ns,
         "status": ["failed" if kind else "ok" for kind, _, _ in judged],
         "error_kind": [kind for kind, _, _ in judged],
         "error_phase": [phase for _, phase, _ in judged],

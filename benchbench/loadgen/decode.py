@@ -6,14 +6,17 @@ An event belongs to the read that held the end of its `data:` line.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import httptools
+import numpy as np
 import orjson
 
-from benchbench.loadgen.exchange import Exchange
+from benchbench.loadgen.exchange import Exchange, Log
 
 DETAIL = 300  # characters of a server's message that a record keeps
 MAX_LINE = 8 << 20
@@ -23,7 +26,7 @@ MAX_LINE = 8 << 20
 class Answer:
     """What one response said.
 
-    `event_read[k]`: index of the read that completed token event k. `event_tokens[k]`: its tokens.
+    `event_read[k]`: place in the log of the read that completed token event k. `event_tokens[k]`: its tokens.
     `tokens_from`: how they are known: "ids" (token_ids), "usage" (running usage), "events" (one per event),
     "spread" (the server's total spread evenly over the events, since some held several).
     `problem`: (kind, sentence) when the stream itself reports or shows a failure.
@@ -58,7 +61,7 @@ class Decoder:
 
     def __init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
-        self._reads = 0
+        self._last = 0
         self._line = b""
         self._pieces: list[bytes] = []
         self._events = _Events()
@@ -83,32 +86,24 @@ class Decoder:
     def on_message_complete(self) -> None:
         self._complete = self._status >= 200
 
-    def feed(self, reads: list[bytes]) -> None:
-        """Decode the next reads, in the order they came."""
-        pieces = self._pieces
-        feed = self._parser.feed_data
-        for data in reads:
-            at = self._reads
-            self._reads += 1
-            if self._broken:
-                continue
-            try:
-                feed(data)
-            except httptools.HttpParserError as error:
-                if not self._complete:
-                    self._broken = f"broken HTTP framing: {error}"
-            for piece in pieces:
-                # The common case, one whole event in one chunk, without going through lines.
-                if (
-                    piece[:6] == b"data: "
-                    and piece[-1:] == b"\n"
-                    and piece.find(b"\n") == len(piece) - 2
-                    and not self._line
-                ):
-                    self._payload(piece[6:-2], at)
-                else:
-                    self._lines(piece, at)
-            pieces.clear()
+    def feed(self, data: bytes, at: int) -> None:
+        """Decode the next read, number `at` of the log."""
+        if self._broken:
+            return
+        self._last = at
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            if not self._complete:
+                self._broken = f"broken HTTP framing: {error}"
+        for piece in self._pieces:
+            # The common case, one whole event in one chunk, without going through lines.
+            whole = piece[:6] == b"data: " and piece[-1:] == b"\n" and piece.find(b"\n") == len(piece) - 2
+            if whole and not self._line:
+                self._payload(piece[6:-2], at)
+            else:
+                self._lines(piece, at)
+        self._pieces.clear()
 
     def _lines(self, piece: bytes, at: int) -> None:
         if not self._is_stream or self._status != 200:
@@ -200,7 +195,7 @@ class Decoder:
         if closed and self._status and not self._complete and not self._broken:
             self._complete = True
         if self._line:  # a last line without its end
-            self._lines(b"\n", max(0, self._reads - 1))
+            self._lines(b"\n", self._last)
         if self._status != 200:
             message = _message(self._other)
             answer.problem = ("status", f"status {self._status}: {message}"[:DETAIL])
@@ -266,26 +261,44 @@ def _message(body: bytes) -> str:
         return body[:DETAIL].decode("utf-8", "replace").strip() or "no message"
 
 
-def decode(exchange: Exchange) -> Answer:
-    """Decode what an exchange has received so far."""
-    decoder = exchange.decoder or Decoder()
-    decoder.feed(exchange.reads[exchange.decoded :])
-    return decoder.answer(closed=exchange.framing.until_close and exchange.framing.done)
+def decode_log(exchanges: Sequence[Exchange], log: Log, start: int = 0) -> list[Answer | None]:
+    """The answers of a round's exchanges, whose indices are their places; None for one that received nothing.
 
-
-def compact(exchange: Exchange, reads: int) -> int:
-    """Decode the first undecoded reads of an exchange, which may still be running, and drop their bytes.
-
-    Returns the bytes dropped. Stamps stay, and `exchange.reads` keeps its length, so that read indices stay true.
+    `start`: reads before it were decoded by `compact`. Exchange by exchange, so that a decoder stays in the cache.
     """
-    if exchange.framing.status and not exchange.framing.done:
-        exchange.framing.follow(exchange.reads)  # it must not miss bytes that are about to go
-    decoder = exchange.decoder = exchange.decoder or Decoder()
-    start = exchange.decoded
-    part = exchange.reads[start : start + reads]
-    decoder.feed(part)
-    exchange.decoded = start + len(part)
-    exchange.reads[start : exchange.decoded] = [b""] * len(part)
-    freed = sum(map(len, part))
-    exchange.freed += freed
+    owners = np.array(log.owners[start:], np.int64)
+    order = (np.argsort(owners, kind="stable") + start).tolist()
+    ends = np.cumsum(np.bincount(owners, minlength=len(exchanges))).tolist() if len(exchanges) else []
+    answers: list[Answer | None] = []
+    reads, begin = log.reads, 0
+    for exchange, end in zip(exchanges, ends, strict=True):
+        decoder = exchange.decoder
+        if decoder is None:
+            decoder = Decoder()
+        for at in order[begin:end]:
+            decoder.feed(reads[at], at)
+        # After a stall, [DONE] tells an answer that is whole (its server left the connection open) from a cut one.
+        closed = exchange.error_kind == "stall" or (exchange.framing.until_close and exchange.framing.done)
+        answers.append(decoder.answer(closed=closed) if end > begin or exchange.decoder else None)
+        begin = end
+    return answers
+
+
+def compact(exchanges: Mapping[int, Exchange], log: Log, start: int, count: int) -> int:
+    """Decode `count` reads of the log from `start` on, of exchanges that may still run, and drop their bytes.
+
+    Returns the bytes dropped. Stamps stay, and so do the places in the log.
+    """
+    freed = 0
+    for at in range(start, min(start + count, len(log.reads))):
+        exchange, data = exchanges[log.owners[at]], log.reads[at]
+        if at >= exchange.followed and not exchange.framing.done:
+            with contextlib.suppress(ValueError):  # no HTTP: decoding says so
+                exchange.framing.follow(data)  # it must not miss bytes that are about to go
+            exchange.followed = at + 1
+        if exchange.decoder is None:
+            exchange.decoder = Decoder()
+        exchange.decoder.feed(data, at)
+        log.reads[at] = b""
+        freed += len(data)
     return freed

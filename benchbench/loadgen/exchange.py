@@ -1,7 +1,7 @@
 """One request and its answer as raw reads, and the framing followed just far enough to know that it ended.
 
-While tokens flow nothing is decoded: a read is three appends and a few byte searches. What the bytes mean is
-found out later (`decode.py`). httptools parses the response head here, once, because it says how the body ends.
+While tokens flow nothing is decoded: a read is four appends and one look at its end. What the bytes mean is found
+out later (`decode.py`). httptools parses the response head here, once, because it says how the body ends.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _TIMESPEC = struct.Struct("qq")
 class Framing:
     """Follows one HTTP/1.1 response as far as its end: chunked, by length, or until the connection closes.
 
-    `follow(reads)` is called with all raw reads so far and remembers how far it came. Raises `ValueError` with a
-    sentence when the bytes are not HTTP. Attributes: `status` (0 before the head), `keep_alive`, `done`.
+    `follow` raises `ValueError` with a sentence when the bytes are not HTTP. Attributes: `status` (0 before the
+    head), `keep_alive`, `chunked`, `until_close`, `done`.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,6 @@ class Framing:
         self.chunked = False
         self.done = False
         self.until_close = False
-        self._seen = 0  # reads already taken into _tail
         self._tail = b""  # bytes not yet understood
         self._left = 0  # body bytes still to skip (of the chunk, or of the content length)
         self._trailers = False
@@ -48,10 +47,9 @@ class Framing:
     def on_status(self, status: bytes) -> None:
         self.reason += status.decode("latin-1")
 
-    def follow(self, reads: list[bytes]) -> bool:
-        """True when the response is complete."""
-        self._tail += b"".join(reads[self._seen :])
-        self._seen = len(reads)
+    def follow(self, data: bytes) -> bool:
+        """Take the next read; True when the response is complete."""
+        self._tail += data
         while not self.status:
             if not self._take_head():
                 return False
@@ -122,16 +120,41 @@ class Framing:
         self._tail = data[at:]
 
 
+class Log:
+    """All reads of a round in the order in which they came, as four lists that grow together.
+
+    Read k belongs to the exchange `owners[k]`, is `reads[k]`, was received by the kernel at `stamps[k]` (the timespec
+    as it came: two int64, seconds and ns) and by us at `users[k]` (ns). One log, since appending to lists of each
+    stream costs more in cache misses than all else in the loop.
+    """
+
+    __slots__ = ("owners", "reads", "stamps", "users")
+
+    def __init__(self) -> None:
+        self.owners: list[int] = []
+        self.reads: list[bytes] = []
+        self.stamps: list[bytes] = []
+        self.users: list[int] = []
+
+    def add(self, owner: int, data: bytes, stamp: bytes, user: int) -> None:
+        self.owners.append(owner)
+        self.reads.append(data)
+        self.stamps.append(stamp)
+        self.users.append(user)
+
+    def stamps_ns(self) -> npt.NDArray[np.int64]:
+        """The kernel's receive time of each read, ns of the wall clock."""
+        pairs = np.frombuffer(b"".join(self.stamps), np.int64).reshape(-1, 2)
+        return pairs[:, 0] * 1_000_000_000 + pairs[:, 1]
+
+
 @dataclass(slots=True)
 class Exchange:
-    """One request's life. Times are ns of the wall clock; 0 is not yet.
-
-    Read k is `reads[k]`, received by the kernel at `stamps[k]` (its timespec as it came: two int64, seconds and ns)
-    and by us at `users[k]`.
-    """
+    """One request's life; its reads are in the round's log. Times are ns of the wall clock; 0 is not yet."""
 
     index: int
     payload: bytes
+    log: Log
     scheduled_ns: int = 0
     connect_ns: int = 0  # when its connection began to connect
     connected_ns: int = 0
@@ -141,67 +164,59 @@ class Exchange:
     end_ns: int = 0
     resent: int = 0
     reused: bool = False
-    reads: list[bytes] = field(default_factory=list)
-    stamps: list[bytes] = field(default_factory=list)
-    users: list[int] = field(default_factory=list)
+    received: int = 0  # reads that the loop looked at itself: none yet is 0
     framing: Framing = field(default_factory=Framing)
+    followed: int = 0  # position in the log up to which `framing` has seen our reads
+    walking: bool = False  # the framing is followed read by read
     error_kind: str = ""
     error_phase: str = ""
     error_detail: str = ""
-    # What the loop's rare looks have seen: reads looked at, their bytes, and whether one held `data:`.
-    looked: int = 0
-    received: int = 0
-    has_data: bool = False
-    # When undecoded bytes exceed their bound, the front of `reads` is decoded early: see `decode.compact`.
-    decoder: Decoder | None = None
-    decoded: int = 0  # reads
-    freed: int = 0  # bytes
+    has_data: bool = False  # a read held `data:`, as the loop's rare looks saw
+    tail: bytes = b""  # the end of the last read without it
+    decoder: Decoder | None = None  # made early when undecoded bytes exceed their bound
 
     def took(self, data: bytes, stamp: bytes, user: int) -> bool:
         """Keep one read; True when the response is complete. Raises `ValueError` on bytes that are not HTTP."""
-        self.reads.append(data)
-        self.stamps.append(stamp)
-        self.users.append(user)
-        if self.framing.status:
+        self.log.add(self.index, data, stamp, user)
+        self.received += 1
+        if self.framing.status and self.framing.chunked:
             return self.ends(data)
-        complete = self.framing.follow(self.reads)
-        if self.framing.status:
+        complete = self._follow()
+        if self.framing.status and not self.headers_ns:
             self.headers_ns = to_ns(stamp)
         return complete
 
     def ends(self, data: bytes) -> bool:
-        """Whether the response ends with the read `data`, just kept; its head has come before.
+        """Whether a chunked response, whose head has come before, ends with the read `data`, just kept.
 
-        In a chunked body the framing is followed only when a read may be the last one. A read that ends in a last
-        chunk is believed at once, since walking a thousand chunks would stand before the next request's send;
-        decoding finds out if it was not the end. Other ends (trailers, an end split over reads) are walked.
+        The framing is followed only when a read may be the last one. A read that ends in a last chunk is believed at
+        once, since walking a thousand chunks would stand before the next request's send; decoding finds out if it
+        was not the end. After another such read (CRLF in the body, trailers, an end split over reads) all are walked.
         """
-        framing = self.framing
-        if not framing.chunked:
-            return framing.follow(self.reads)
-        if not may_end(data):
-            return False
-        if data[-7:] in {b"\r\n0\r\n\r\n", b"0\r\n\r\n"}:
-            framing.done = True
-            return True
-        return framing.follow(self.reads)
+        if not self.walking:
+            if not may_end(data):
+                return False
+            if data[-7:] in {b"\r\n0\r\n\r\n", b"0\r\n\r\n"}:
+                self.framing.done = True
+                return True
+            self.walking = True
+        return self._follow()
 
-    def progressed(self) -> bool:
-        """Look at the reads since the last look: whether one held `data:`, so that comments are no progress."""
-        new = self.reads[self.looked :]
-        if not new:
-            return False
-        self.received += sum(map(len, new))
-        edge = b"".join(read[-4:] for read in self.reads[max(0, self.looked - 4) : self.looked])[-4:]
-        self.looked = len(self.reads)
-        found = any(b"data:" in read for read in new) or b"data:" in edge + b"".join(new)
+    def _follow(self) -> bool:
+        """Show the framing the reads that it has not seen."""
+        log, framing = self.log, self.framing
+        for at in range(self.followed, len(log.reads)):
+            if log.owners[at] == self.index:
+                framing.follow(log.reads[at])
+        self.followed = len(log.reads)
+        return framing.done
+
+    def saw(self, data: bytes) -> bool:
+        """Whether a read, one of ours and later than the last one shown, held or completed `data:`."""
+        found = b"data:" in (self.tail + data if self.tail else data)
         self.has_data |= found
+        self.tail = b"" if found else (self.tail + data)[-4:]
         return found
-
-    def stamps_ns(self) -> npt.NDArray[np.int64]:
-        """The kernel's receive time of each read, ns of the wall clock."""
-        pairs = np.frombuffer(b"".join(self.stamps), np.int64).reshape(-1, 2)
-        return pairs[:, 0] * 1_000_000_000 + pairs[:, 1]
 
 
 def may_end(data: bytes) -> bool:

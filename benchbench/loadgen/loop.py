@@ -7,15 +7,15 @@ in flight. Static: all due at once. Closed: due when a place is free. Open: due 
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from benchbench.kernel import Poller
+from benchbench.kernel import ANCILLARY, Poller
 from benchbench.loadgen.decode import compact
-from benchbench.loadgen.exchange import Exchange
+from benchbench.loadgen.exchange import Exchange, Log, to_stamp
 from benchbench.loadgen.target import Target
-from benchbench.loadgen.wire import Connection, State, WireError
+from benchbench.loadgen.wire import READ_SIZE, Connection, State, WireError
 
 STALE_NS = 2_000_000_000  # an idle connection older than this is not used again: vLLM closes them after 5 s
 LEAD_NS = 100_000_000  # in an open load a connection is made this long before its request is due
@@ -23,7 +23,8 @@ SETTLE_NS = 5_000_000  # after new connections: time for the server to accept th
 SETTLE_EACH_NS = 100_000  # and so much more for each
 SEND_SLICE = 32  # sends between two looks at the sockets
 HELD_BYTES = 512 << 20  # undecoded bytes kept before idle moments are used to decode
-MAX_RESPONSE = 256 << 20  # bytes of one response
+ROOM_BYTES = 64 << 20  # a round may receive so much,
+TOKEN_BYTES = 8 << 10  # and so much for each token asked for; more is a response that does not end
 _now = time.time_ns
 
 
@@ -98,7 +99,13 @@ class Round:
         self._armed: deque[Connection] = deque()  # bound to a request that is not sent yet, in order of due time
         self._busy: dict[Connection, int] = {}  # -> monotonic ns of its last progress, as seen by the last check
         self._done: list[Exchange] = []
-        self._held = 0  # undecoded bytes of finished exchanges
+        self.log = Log()
+        self._exchanges: dict[int, Exchange] = {}  # by index
+        self.decoded = 0  # reads of the log that were decoded early
+        self._looked = 0  # reads of the log that `_progress` has seen
+        self._moved: set[int] = set()  # exchanges that got data since the last check
+        self._bytes = self._freed = 0  # received as of the last check; of those, already decoded and dropped
+        self._allowed_bytes = ROOM_BYTES + TOKEN_BYTES * sum(job.asked_output)
         self._begun_ns = 0
         self._woke_ns = _now()
         self._cancelled = False
@@ -136,7 +143,8 @@ class Round:
 
     def _arm(self, scheduled_ns: int) -> Connection | None:
         """Give the next request a connection: an idle one that is not stale, else a new one."""
-        exchange = Exchange(self._next, self.job.payloads[self._next], scheduled_ns)
+        exchange = Exchange(self._next, self.job.payloads[self._next], self.log, scheduled_ns)
+        self._exchanges[self._next] = exchange
         self._next += 1
         limit = _now() - STALE_NS
         while self.pool.idle:
@@ -158,7 +166,7 @@ class Round:
 
     def _fail_on(self, conn: Connection, kind: str, detail: str) -> None:
         exchange = conn.exchange
-        phase = _phase(conn)
+        phase = self._phase(conn)
         if conn in self._armed:
             self._armed.remove(conn)
         self._drop(conn, reset=True)
@@ -168,7 +176,7 @@ class Round:
 
     def _broken(self, conn: Connection, error: WireError) -> None:
         """A connection broke: try the next address, send again when nothing was read, or fail the request."""
-        exchange, phase = conn.exchange, _phase(conn)
+        exchange, phase = conn.exchange, self._phase(conn)
         if exchange is None:
             self._drop(conn)
             if conn in self.pool.idle:
@@ -180,7 +188,7 @@ class Round:
                 self._again(conn, exchange)
             else:
                 self._fail_on(conn, "connect", error.detail)
-        elif not exchange.reads and not exchange.resent:
+        elif not exchange.received and not exchange.resent:
             exchange.resent = 1
             exchange.sent_ns = 0
             self.facts.resent += 1
@@ -240,7 +248,7 @@ class Round:
         self.facts.turn_max_ns = 0
         while len(self._done) < total and not self._cancelled:
             wait = self._start_due() if self._armed or self.job.paced else idle_s
-            if not self._look(wait) and self._held > HELD_BYTES:
+            if not self._look(wait) and self._bytes - self._freed > HELD_BYTES:
                 self._decode_some()
             if self._woke_ns - checked > self._check_ns:
                 checked = self._woke_ns
@@ -297,23 +305,54 @@ class Round:
         self.facts.turn_max_ns = max(self.facts.turn_max_ns, _now() - self._woke_ns)
         events = self.pool.poller.poll(timeout)
         self._woke_ns = _now()
-        by_fd = self._by_fd
+        by_fd, log = self._by_fd, self.log
+        owners, reads, stamps, users = log.owners.append, log.reads.append, log.stamps.append, log.users.append
         for fd, mask in events:
             conn = by_fd.get(fd)
             if conn is None:
                 self._cancelled |= self.commands(fd)
                 continue
             try:
-                complete = conn.receive() if conn.hot else conn.on_event(mask)
-            except WireError as error:
-                self._broken(conn, error)
+                if conn.hot:  # the hot path: four appends and a look at the end
+                    data, ancillary, _, _ = conn.recvmsg(READ_SIZE, ANCILLARY)
+                    if data and ancillary:
+                        owners(conn.index)
+                        reads(data)
+                        stamps(ancillary[0][2])
+                        users(_now())
+                        if not data.endswith(b"\r\n\r\n") and len(data) >= 5:
+                            continue
+                        complete = conn.ends(data)
+                    else:
+                        complete = conn.received(data, to_stamp(_now()), _now())
+                else:
+                    complete = conn.on_event(mask)
+            except BlockingIOError:
                 continue
-            except ValueError as error:
-                self._fail_on(conn, "protocol", str(error))
+            except (WireError, OSError, ValueError) as error:
+                self._trouble(conn, error)
                 continue
             if complete:
                 self._finish(conn)
         return len(events)
+
+    def _phase(self, conn: Connection) -> str:
+        """Where in its life a connection's request is: one of `record.requests.PHASES`."""
+        if conn.state in {State.CONNECTING, State.PROXY, State.TLS}:
+            return "connect"
+        exchange = conn.exchange
+        if exchange is None or not exchange.sent_ns:
+            return "send"
+        self._progress()
+        return "stream" if exchange.has_data else "wait"
+
+    def _trouble(self, conn: Connection, error: WireError | OSError | ValueError) -> None:
+        if isinstance(error, WireError):
+            self._broken(conn, error)
+        elif isinstance(error, OSError):
+            self._broken(conn, WireError(f"connection lost: {error.strerror}"))
+        else:
+            self._fail_on(conn, "protocol", str(error))
 
     def _finish(self, conn: Connection) -> None:
         del self._busy[conn]
@@ -340,9 +379,11 @@ class Round:
     def _check_times(self) -> None:
         """Fail what has waited too long. Progress is a read that held `data:`; comments do not count."""
         job, now = self.job, time.monotonic_ns()
+        self._progress()
+        moved, self._moved = self._moved, set()
         for conn, since in list(self._busy.items()):
             exchange = conn.exchange
-            if exchange is None or conn.ready or exchange.progressed():
+            if exchange is None or conn.ready or exchange.index in moved:
                 self._busy[conn] = now
                 continue
             waited = (now - since) / 1e9
@@ -352,41 +393,39 @@ class Round:
             elif not exchange.has_data and waited > job.first_token_s:
                 self._fail_on(conn, "timeout", f"no token within {job.first_token_s:g} s")
             elif exchange.has_data and waited > job.stall_s:
-                if b"data: [DONE]" in b"".join(exchange.reads[-2:]):
-                    # It said that it was done and left the connection open: an answer, but not a reusable peer.
-                    exchange.framing.until_close, exchange.framing.keep_alive = True, False
-                    exchange.framing.done = True
-                    self._finish(conn)
-                else:
-                    self._fail_on(conn, "stall", f"no token for {job.stall_s:g} s")
-            if exchange.received > MAX_RESPONSE and not exchange.end_ns:
-                self._fail_on(conn, "protocol", f"a response of more than {MAX_RESPONSE >> 20} MiB")
-        self._held = sum(exchange.received - exchange.freed for exchange in self._exchanges())
-        self.facts.held_max_bytes = max(self.facts.held_max_bytes, self._held)
-        if self._held > 2 * HELD_BYTES:  # never a quiet moment: decode all the same, and let the lag show it
+                self._fail_on(conn, "stall", f"no token for {job.stall_s:g} s")
+        held = self._bytes - self._freed
+        self.facts.held_max_bytes = max(self.facts.held_max_bytes, held)
+        if held > 2 * HELD_BYTES:  # never a quiet moment: decode all the same, and let the lag show it
             self._decode_some()
+        if self._bytes > self._allowed_bytes:
+            self._cut_longest()
 
-    def _exchanges(self) -> list[Exchange]:
-        return [*self._done, *(conn.exchange for conn in self._busy if conn.exchange is not None)]
+    def _progress(self) -> None:
+        """Look at the reads since the last look: whose held data, and how many bytes there are."""
+        log, start = self.log, self._looked
+        self._looked = len(log.reads)
+        for owner, data in zip(log.owners[start:], log.reads[start:], strict=True):
+            if owner not in self._moved and self._exchanges[owner].saw(data):
+                self._moved.add(owner)
+        self._bytes += sum(map(len, log.reads[start:]))
+
+    def _cut_longest(self) -> None:
+        """The round has received far more than it asked for: end the stream with the most reads."""
+        counts = Counter(self.log.owners)
+        running = [conn for conn in self._busy if conn.exchange is not None]
+        longest = max(running, key=lambda conn: counts[conn.index], default=None)
+        if longest is not None:
+            self._fail_on(longest, "protocol", "the response does not end: far more bytes than the asked tokens need")
+            self._allowed_bytes += self._allowed_bytes // 10
 
     def _decode_some(self) -> None:
-        """Much is held and nothing happens: decode a slice of one exchange (some tens of us)."""
-        for exchange in self._exchanges():
-            if exchange.decoded < len(exchange.reads):
-                freed = compact(exchange, 16)
-                self._held -= freed
-                self.facts.decoded_early_bytes += freed
-                return
-
-
-def _phase(conn: Connection) -> str:
-    if conn.state in {State.CONNECTING, State.PROXY, State.TLS}:
-        return "connect"
-    exchange = conn.exchange
-    if exchange is None or not exchange.sent_ns:
-        return "send"
-    exchange.progressed()
-    return "stream" if exchange.has_data else "wait"
+        """Much is held and nothing happens: decode a slice of the log (some tens of us)."""
+        self._progress()
+        freed = compact(self._exchanges, self.log, self.decoded, 16)
+        self.decoded = min(self.decoded + 16, len(self.log.reads))
+        self._freed += freed
+        self.facts.decoded_early_bytes += freed
 
 
 def _exact_wait(ns: int, most_ns: int) -> float:

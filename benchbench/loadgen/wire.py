@@ -15,7 +15,7 @@ import time
 from enum import Enum
 
 from benchbench.kernel import ANCILLARY, READ, WRITE, Poller, enable_stamps
-from benchbench.loadgen.exchange import Exchange, may_end, to_ns, to_stamp
+from benchbench.loadgen.exchange import Exchange, to_ns, to_stamp
 from benchbench.loadgen.target import Target
 
 READ_SIZE = 65_536
@@ -43,13 +43,14 @@ class Connection:
     """A socket to `target`, registered with `poller` under `fd` as long as it lives.
 
     `on_event(mask)` moves it on and raises `WireError` when it broke. While BUSY it fills `exchange`; `on_event`
-    then returns True when the response is complete.
+    then returns True when the response is complete. While `hot`, in the middle of a plain chunked body, the loop
+    calls `recvmsg` itself: a read is kept and looked at for its end, nothing else.
     """
 
     __slots__ = (
-        "_in", "_left", "_out", "_poller", "_proxy_reply", "_reads", "_stamps", "_users", "hot", "_recvmsg", "_sock", "_tls", "address", "connect_ns",
-        "connected_ns", "exchange", "fd", "idle_since_ns", "kernel_stamps", "served", "state", "target",
-        "tls_ns",
+        "_in", "_left", "_out", "_poller", "_proxy_reply", "_sock", "_tls", "address", "connect_ns",
+        "connected_ns", "exchange", "fd", "hot", "idle_since_ns", "index", "kernel_stamps", "recvmsg", "served",
+        "state", "target", "tls_ns",
     )  # fmt: skip
 
     def __init__(
@@ -67,11 +68,12 @@ class Connection:
         self._sock.setblocking(False)  # noqa: FBT003 - the library's signature
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.kernel_stamps = enable_stamps(self._sock)
-        self._recvmsg = self._sock.recvmsg
+        self.recvmsg = self._sock.recvmsg
         self.fd = self._sock.fileno()
         self.state = State.CONNECTING
         self.exchange: Exchange | None = None
-        self.hot = False  # in a plain chunked body: a read is kept and looked at for its end, nothing else
+        self.hot = False
+        self.index = -1  # of the exchange
         self.served = 0
         self.connected_ns = self.tls_ns = self.idle_since_ns = 0
         self._left = b""
@@ -106,8 +108,7 @@ class Connection:
     def begin(self, exchange: Exchange) -> None:
         """Send the exchange's request on this idle connection; `sent_ns` is the clock before its last `send`."""
         self.exchange = exchange
-        self._reads, self._stamps = exchange.reads.append, exchange.stamps.append
-        self._users = exchange.users.append
+        self.index = exchange.index
         exchange.reused = self.served > 0
         exchange.connected_ns, exchange.tls_ns = self.connected_ns, self.tls_ns
         exchange.connect_ns = self.connect_ns
@@ -147,26 +148,30 @@ class Connection:
             self._connected(mask)
             return False
         if mask & ~WRITE:
-            return self.receive()
+            return self._receive()
         return False
 
-    def receive(self) -> bool:
-        """One read of what is there; see `on_event`. The hot path: the loop calls it itself while `hot`."""
+    def _receive(self) -> bool:
         try:
-            data, ancillary, _, _ = self._recvmsg(READ_SIZE, ANCILLARY)
+            data, ancillary, _, _ = self.recvmsg(READ_SIZE, ANCILLARY)
         except BlockingIOError:
             return False
         except OSError as error:
             raise WireError(f"connection lost: {error.strerror}") from None
         user = _now()
-        if not (self.hot and data and ancillary):
-            return self._receive_other(data, ancillary[0][2] if ancillary else to_stamp(user), user)
-        self._reads(data)
-        self._stamps(ancillary[0][2])
-        self._users(user)
-        return may_end(data) and self.exchange is not None and self.exchange.ends(data)
+        return self.received(data, ancillary[0][2] if ancillary else to_stamp(user), user)
 
-    def _receive_other(self, data: bytes, stamp: bytes, user: int) -> bool:
+    def ends(self, data: bytes) -> bool:
+        """Whether the response ends with `data`, a read of the hot path that might be its last."""
+        exchange = self.exchange
+        if exchange is None:
+            return False
+        complete = exchange.ends(data)
+        self.hot = not exchange.walking
+        return complete
+
+    def received(self, data: bytes, stamp: bytes, user: int) -> bool:
+        """What to do with a read that is not on the hot path; see `on_event`."""
         if not data:
             return self._ended()
         if self.state is not State.BUSY or self._tls is not None:
@@ -177,7 +182,13 @@ class Connection:
         if exchange is None:
             raise WireError("the server sent data that nobody asked for")
         complete = exchange.took(data, stamp, user)
-        self.hot = exchange.framing.chunked and self._tls is None and not self._left and self.state is State.BUSY
+        self.hot = (
+            exchange.framing.chunked
+            and not exchange.walking
+            and self._tls is None
+            and not self._left
+            and self.state is State.BUSY
+        )
         return complete
 
     def _ended(self) -> bool:
@@ -191,7 +202,7 @@ class Connection:
         """Take the completed exchange off; the connection is idle again, or closed when the server wants that."""
         exchange = self.exchange
         assert exchange is not None  # noqa: S101 - called only for a complete exchange
-        exchange.end_ns = to_ns(exchange.stamps[-1])
+        exchange.end_ns = to_ns(exchange.log.stamps[-1])  # the read that completed it came just now
         self.exchange = None
         self.hot = False
         self.idle_since_ns = _now()

@@ -140,7 +140,18 @@ def main(fd: int, parent: int) -> None:
         try:
             driver = Round(job, pool, commands)
             exchanges = driver.run()
-            columns = collect(exchanges, job.asked_input, job.asked_output, exact=job.exact)
+            columns = (
+                None
+                if driver.facts.cancelled
+                else collect(
+                    exchanges,
+                    driver.log,
+                    job.asked_input,
+                    job.asked_output,
+                    exact=job.exact,
+                    start=driver.decoded,
+                )
+            )
             before, spent = spent, time.process_time_ns()
             pipe.send((columns, {**asdict(driver.facts), "worker_cpu_ns": spent - before}))
             del driver, exchanges, columns, job

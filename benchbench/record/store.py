@@ -52,9 +52,7 @@ class RunDirectory:
         run = cls(Path(path))
         if not (run.path / "manifest.json").is_file():
             raise RunError(f"{path}: not a run directory (it has no manifest.json)")
-        version = run.manifest().get("format", 0)
-        if version > FORMAT_VERSION:
-            raise RunError(f"{path}: written in format {version}; this version reads up to {FORMAT_VERSION}")
+        run.manifest()
         return run
 
     # -- writing
@@ -64,6 +62,8 @@ class RunDirectory:
         exists = (self.path / "manifest.json").exists()
         if exists and not resume:
             raise RunError(f"{self.path}: there is a run already (use --resume to continue it, or another --out)")
+        if exists:
+            self.manifest()  # raises for one that this version can't continue
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path}: not a folder")
         if not exists and self.path.is_dir() and any(self.path.iterdir()) and not (self.path / ".lock").exists():
@@ -120,11 +120,14 @@ class RunDirectory:
     # -- reading
 
     def manifest(self) -> dict[str, Any]:
-        """Raises RunError when it is no JSON."""
+        """Raises RunError when it is no JSON, or of a later format."""
         try:
             data: dict[str, Any] = orjson.loads((self.path / "manifest.json").read_bytes())
         except orjson.JSONDecodeError as error:
             raise RunError(f"{self.path}/manifest.json: not JSON: {error}") from None
+        version = data.get("format", 0)
+        if version > FORMAT_VERSION:
+            raise RunError(f"{self.path}: written in format {version}; this version reads up to {FORMAT_VERSION}")
         return data
 
     def events(self) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,71 @@
+# make demo   from a fresh checkout to a table and plots (needs Python >= 3.11, nothing else)
+# make test   the whole check: ruff, mypy, import-linter, pytest
+#
+# Both install into .venv, with uv where there is one, else with venv and pip, and only once: again when
+# pyproject.toml has changed or the checkout has moved. PYTHON=/path/to/python chooses the interpreter.
+
+BIN := .venv/bin
+INSTALLED := .venv/installed
+INSTALLED_DEV := .venv/installed-dev
+
+# A uv that knows dependency groups; an older one counts as none.
+UV := $(shell uv pip install --help 2>/dev/null | grep -q -e --group && echo uv)
+PIP_INSTALL := $(if $(UV),uv pip install --python $(BIN)/python --compile-bytecode,$(BIN)/python -m pip install --disable-pip-version-check) --quiet
+# Exit 0 if an interpreter can make the environment (Debian's has no ensurepip without python3-venv) ...
+CAN_MAKE := import sys$(if $(UV),,; import ensurepip, venv); sys.exit(sys.version_info < (3, 11))
+# ... and if .venv's own is whole: half-made, it may be the system's, into which nothing must be installed.
+IS_MADE := import sys$(if $(UV),,; import pip); sys.exit(sys.version_info < (3, 11) or sys.prefix == sys.base_prefix)
+
+.PHONY: install demo test clean FORCE
+
+install: $(INSTALLED)
+
+demo: $(INSTALLED)
+	$(BIN)/bench sweep sweeps/quickstart.yaml
+
+test: $(INSTALLED_DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict -p benchbench
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+# Not runs/: what was measured is never deleted here.
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find benchbench tests -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamp holds the checkout's path: a virtual environment that was moved is of no use, nor is a dead interpreter.
+ifneq ($(shell $(BIN)/python -I -S -c 'print(open("$(INSTALLED)").read())' 2>/dev/null),$(CURDIR))
+$(INSTALLED): FORCE
+endif
+
+$(INSTALLED): pyproject.toml
+	@set -eu; rm -f $(INSTALLED) $(INSTALLED_DEV); \
+	if ! $(BIN)/python -c '$(IS_MADE)' >/dev/null 2>&1; then \
+		python=; \
+		if [ -n "$${PYTHON:-}" ]; then set -- "$$PYTHON"; else set -- python3 python3.13 python3.12 python3.11; fi; \
+		for candidate in "$$@"; do \
+			if "$$candidate" -c '$(CAN_MAKE)' >/dev/null 2>&1; then python=$$candidate; break; fi; \
+		done; \
+		$(if $(UV),[ -n "$$python$${PYTHON:-}" ] || python=3.12; )\
+		if [ -z "$$python" ]; then \
+			echo "make: no Python >= 3.11 with venv and pip found (tried: $$*)." >&2; \
+			echo "make: install one (Debian, Ubuntu: apt install python3-venv) or uv, or give its path: make PYTHON=..." >&2; \
+			exit 1; \
+		fi; \
+		rm -rf .venv; \
+		$(if $(UV),uv venv --quiet --python "$$python" .venv,"$$python" -m venv .venv); \
+	fi; \
+	echo "Installing benchbench into .venv with $(if $(UV),uv,pip; this takes a minute) ..."; \
+	$(PIP_INSTALL) -e .; \
+	$(BIN)/python -m compileall -q benchbench; \
+	$(BIN)/python -c 'import matplotlib.font_manager'; \
+	printf %s "$$PWD" >$(INSTALLED)
+
+# pip knows dependency groups since 25.1.
+$(INSTALLED_DEV): $(INSTALLED)
+	@set -eu; echo "Installing the tools of the check into .venv ..."; \
+	$(if $(UV),,$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1';) \
+	$(PIP_INSTALL) --group dev; \
+	touch $(INSTALLED_DEV)
