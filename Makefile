@@ -10,7 +10,9 @@ INSTALLED_DEV := .venv/installed-dev
 
 # A uv that knows dependency groups; an older one counts as none.
 UV := $(shell uv pip install --help 2>/dev/null | grep -q -e --group && echo uv)
-PIP_INSTALL := $(if $(UV),uv pip install --python $(BIN)/python --compile-bytecode,$(BIN)/python -m pip install --disable-pip-version-check) --quiet
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+UV_INSTALL := uv pip install --quiet --compile-bytecode --python $(BIN)/python
+INSTALL := $(if $(UV),$(UV_INSTALL),$(PIP_INSTALL))
 # Exit 0 if an interpreter can make the environment (Debian's has no ensurepip without python3-venv) ...
 CAN_MAKE := import sys$(if $(UV),,; import ensurepip, venv); sys.exit(sys.version_info < (3, 11))
 # ... and if .venv's own is whole: half-made, it may be the system's, into which nothing must be installed.
@@ -50,22 +52,22 @@ $(INSTALLED): pyproject.toml
 		done; \
 		$(if $(UV),[ -n "$$python$${PYTHON:-}" ] || python=3.12; )\
 		if [ -z "$$python" ]; then \
-			echo "make: no Python >= 3.11 with venv and pip found (tried: $$*)." >&2; \
-			echo "make: install one (Debian, Ubuntu: apt install python3-venv) or uv, or give its path: make PYTHON=..." >&2; \
+			echo "make: no Python >= 3.11 found that has venv and pip (tried: $$*)." >&2; \
+			echo "make: install it (Debian, Ubuntu: apt install python3-venv) or uv, or say where: make PYTHON=/path" >&2; \
 			exit 1; \
 		fi; \
 		rm -rf .venv; \
 		$(if $(UV),uv venv --quiet --python "$$python" .venv,"$$python" -m venv .venv); \
 	fi; \
 	echo "Installing benchbench into .venv with $(if $(UV),uv,pip; this takes a minute) ..."; \
-	$(PIP_INSTALL) -e .; \
+	$(INSTALL) -e .; \
 	$(BIN)/python -m compileall -q benchbench; \
 	$(BIN)/python -c 'import matplotlib.font_manager'; \
-	printf %s "$$PWD" >$(INSTALLED)
+	printf %s "$$(pwd -P)" >$(INSTALLED)
 
 # pip knows dependency groups since 25.1.
 $(INSTALLED_DEV): $(INSTALLED)
 	@set -eu; echo "Installing the tools of the check into .venv ..."; \
-	$(if $(UV),,$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1';) \
-	$(PIP_INSTALL) --group dev; \
+	$(if $(UV),,$(PIP_INSTALL) --upgrade 'pip>=25.1';) \
+	$(INSTALL) --group dev; \
 	touch $(INSTALLED_DEV)

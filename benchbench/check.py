@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ def _ours(url: str, streams: int, output: int) -> ClientError:
     if columns["status"] != ["ok"] * streams:
         raise OSError(f"requests failed: {next(d for d in columns['error_detail'] if d)}")
     ends = columns["event_offsets"].tolist()
-    events = [columns["event_ns"][a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    events = [columns["event_ns"][a:b] for a, b in pairwise(ends)]
     stamps = dict(zip(columns["response_id"], zip(columns["sent_ns"].tolist(), events, strict=True), strict=True))
     lag = float(np.percentile(columns["lag_ns"], 99)) / 1e6
     gaps = np.concatenate([np.diff(times) for times in events])
@@ -192,7 +193,7 @@ def check_text(found: Mapping[str, Any]) -> str:
     )
     lines = [head, "", f"| {'':22} | {'benchbench':>10} | {'aiohttp':>10} |", f"|{'-' * 24}|{'-' * 11}:|{'-' * 11}:|"]
     for name, title in names.items():
-        cells = ["–" if side[name] is None else f"{side[name]:.3f}" for side in (ours, theirs)]
+        cells = ["-" if side[name] is None else f"{side[name]:.3f}" for side in (ours, theirs)]
         lines.append(f"| {title:22} | {cells[0]:>10} | {cells[1]:>10} |")
     ratio = ours["cpu_us_per_token"] / theirs["cpu_us_per_token"]
     times = theirs["ttft_error_ms_mean"] / max(abs(ours["ttft_error_ms_mean"]), 1e-6)

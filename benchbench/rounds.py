@@ -39,7 +39,6 @@ class Observer(Protocol):
     """Who wants to see how far a sweep is. Called between rounds only."""
 
     def begin(self, plan: Plan, out: Path, left: int) -> None: ...
-    def cell(self, cell: Cell, number: int, of: int) -> None: ...
     def round(self, cell: Cell, phase: str, number: int, left_s: float | None) -> None: ...
     def row(self, cell: Cell, row: dict[str, Any]) -> None: ...
     def note(self, text: str) -> None: ...
@@ -107,8 +106,7 @@ def measure(driver: Driver, cells: list[Cell]) -> None:
     """Measure cells in their order. Raises InterruptedSweep, StoppedError, EngineError, WorkerDiedError, OSError."""
     for cell in cells:
         driver.pace.left_steps += cell.output * (warmups(cell) + missing_rounds(driver.run, cell))
-    for number, cell in enumerate(cells, 1):
-        driver.observer.cell(cell, number, len(cells))
+    for cell in cells:
         _cell(driver, cell)
 
 
@@ -130,9 +128,12 @@ def _cell(driver: Driver, cell: Cell) -> None:
     have = set(run.finished_rounds(cell.key))
     rounds = [("warmup", first + k) for k in range(warmups(cell))]
     rounds += [("measured", number) for number in range(cell.rounds.min) if number not in have]
+    told = ""  # of the first round with failures
     for at, (phase, number) in enumerate(rounds, 1):
         driver.observer.round(cell, phase, number, driver.pace.left_s())
         table = _round(driver, cell, target, phase, number)
+        if not told and (told := _failure(table)):
+            driver.observer.note(f"{cell.label}: {told}")
         if phase == "warmup":
             continue
         tables.append(table)
@@ -182,11 +183,22 @@ def _round(driver: Driver, cell: Cell, target: Target, phase: str, number: int) 
     return table
 
 
+def _failure(table: pa.Table) -> str:
+    """How many requests of a round failed, and how the first of them did; empty when none has."""
+    statuses = table["status"].to_pylist()
+    if "failed" not in statuses:
+        return ""
+    at = statuses.index("failed")
+    kind, phase, detail = (table[f"error_{name}"][at].as_py() for name in ("kind", "phase", "detail"))
+    return f"{statuses.count('failed')} of {len(statuses)} requests failed, first: {kind} ({phase}): {detail}"
+
+
 def _hide(details: list[str], access: Access) -> None:
-    """Servers quote what they refuse: no secret of ours goes into a record."""
-    for secret in {part for value in access.headers.values() for part in (value, value.removeprefix("Bearer "))}:
-        if len(secret) >= 4:
-            details[:] = [detail.replace(secret, "***") for detail in details]
+    """Servers quote what they refuse: no secret of ours goes into a record, nor the start of one that was cut off."""
+    secrets = {part for value in access.headers.values() for part in (value, value.removeprefix("Bearer "))}
+    for secret in sorted(secrets, key=len, reverse=True):
+        for length in range(len(secret), max(3, min(7, len(secret) - 1)), -1):
+            details[:] = [detail.replace(secret[:length], "***") for detail in details]
 
 
 def _judge_failures(columns: RoundColumns, target: Target, *, answered: bool) -> None:

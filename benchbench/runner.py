@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,22 +20,23 @@ Rows = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a sweep ended. `message` says why it stopped; `rows` are summary.csv's, one a cell."""
+    """How a sweep ended. `message` says why it stopped, `key` which key of the sweep is concerned, if one is.
+
+    `rows` are summary.csv's, one a cell.
+    """
 
     path: Path
     state: State
     message: str
     rows: list[dict[str, Any]]
     plots: list[Path]
+    key: str = ""
 
 
 class Silent:
     """An observer that shows nothing."""
 
     def begin(self, plan: Plan, out: Path, left: int) -> None:
-        pass
-
-    def cell(self, cell: Cell, number: int, of: int) -> None:
         pass
 
     def round(self, cell: Cell, phase: str, number: int, left_s: float | None) -> None:
@@ -87,6 +88,11 @@ def sweep(
         except KeyboardInterrupt:
             _conclude(run, "interrupted", "interrupted", rows, plots=False)
             raise
+        except EngineError as error:
+            if not error.gone:
+                raise
+            _write_manifest(run, plan, only, None)
+            return replace(_conclude(run, "stopped", error.message, rows, plots=plots), key=error.key)
         return _conclude(run, state, message, rows, plots=plots)
     finally:
         run.close()
@@ -112,11 +118,6 @@ def _carry_out(
             _write_manifest(run, plan, only, opened.capabilities)
             worker.ready()
             measure(Driver(run, worker, opened, observer, stop, run.attempts(), rows), todo)
-    except EngineError as error:
-        if not error.gone:
-            raise
-        _write_manifest(run, plan, only, None)
-        return "stopped", f"{error.key}: {error.message}"
     except (StoppedError, WorkerDiedError) as error:
         return "stopped", str(error)
     except InterruptedSweep:

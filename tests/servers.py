@@ -13,6 +13,8 @@ from typing import BinaryIO, Self
 
 from answers import HANG, RESET, Ask, Script, completion, error, models
 
+SERVES_SIM = (models("sim"),)
+
 
 class ScriptedServer:
     """Answers by path: `answer(ask)` for the generation routes, `listed` for GET /v1/models, 404 for the rest.
@@ -23,9 +25,10 @@ class ScriptedServer:
     def __init__(
         self,
         answer: Callable[[Ask], Script] = completion,
-        listed: Script = (models("sim"),),
+        listed: Script = SERVES_SIM,
         *,
         host: str = "127.0.0.1",
+        port: int = 0,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.answer, self.listed, self._tls = answer, listed, tls
@@ -34,7 +37,7 @@ class ScriptedServer:
         self.connections = 0
         self._ended = threading.Event()
         self._lock = threading.Lock()
-        self._listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        self._listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         self.port = int(self._listener.getsockname()[1])
         where = f"[{host}]" if ":" in host else "localhost" if tls else host
         self.url = f"{'https' if tls else 'http'}://{where}:{self.port}"
@@ -47,11 +50,17 @@ class ScriptedServer:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        for sock in (self._listener, *self._open):  # wakes the threads that wait in them
+        self.stop_listening()
+        for sock in self._open:
             with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+                sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits in it
         for thread in self._threads:
             thread.join()
+
+    def stop_listening(self) -> None:
+        """As when the server is gone: connections are refused from now on."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
     def _accept(self) -> None:
@@ -76,10 +85,10 @@ class ScriptedServer:
                 nth += 1
 
     def _next(self, file: BinaryIO, connection: int, nth: int) -> Ask | None:
-        method, path, *_ = [*file.readline().decode().split(), "", ""]
+        method, path, *_ = [*file.readline().decode("latin-1").split(), "", ""]
         headers = {}
         while line := file.readline().strip():
-            name, _, value = line.decode().partition(":")
+            name, _, value = line.decode("latin-1").partition(":")
             headers[name.lower()] = value.strip()
         body = file.read(int(headers.get("content-length", 0)))
         if not method:

@@ -78,7 +78,7 @@ class Reason(Enum):
         "clock_step",
         "invalid",
         "the wall clock stepped against the monotonic clock during a round",
-        "let the clock settle (chrony, ntpd), then --resume",
+        "let the clock settle (chrony, ntpd), then measure again",
     )
     USER_STAMPS = (
         "user_stamps",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from benchbench import __version__
+from benchbench.cli.text import one_line
 
 if TYPE_CHECKING:
     from benchbench.spec import Plan, SweepSpec
@@ -20,9 +21,9 @@ FOLDER = click.Path(path_type=Path)
 
 
 def fail(code: int, *lines: object) -> NoReturn:
-    """Each line to stderr as it is, then exit."""
+    """Each of `lines` to stderr on one line, then exit."""
     for line in lines:
-        print(line, file=sys.stderr)
+        print(one_line(line), file=sys.stderr)
     sys.exit(code)
 
 
@@ -103,18 +104,16 @@ def sweep(
     from benchbench.engines.endpoint import EngineError
     from benchbench.record.store import RunError
     from benchbench.runner import sweep as run_sweep
-    from benchbench.spec import SpecError
+    from benchbench.spec import SpecError, locate
 
     for note in spec.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(one_line(f"note: {note}"), file=sys.stderr)
     with Stop() as stop, observer_for(sys.stderr) as observer:
         try:
             outcome = run_sweep(spec, out, only=only, resume=resume, plots=plots, observer=observer, stop=stop.fd)
         except SpecError as error:
             fail(BAD_INPUT, *error.problems)
         except EngineError as error:
-            from benchbench.spec import locate
-
             fail(BAD_INPUT, locate(file, sets, error.key, error.message, error.allowed))
         except RunError as error:
             fail(BAD_INPUT, error)
@@ -130,7 +129,8 @@ def sweep(
     elif outcome.state == "interrupted":
         fail(stop.code, f"bench: interrupted; {again}")
     else:
-        fail(STOPPED, f"bench: {outcome.message}; {again}")
+        message = f"{outcome.message}; {again}"
+        fail(STOPPED, locate(file, sets, outcome.key, message) if outcome.key else f"bench: {message}")
     if strict and any(row["status"] == "invalid" for row in outcome.rows):
         fail(INVALID, "bench: some cells are invalid")
 
@@ -195,8 +195,9 @@ def plot(run: Path, out: Path | None, cell: str | None, formats: tuple[str, ...]
 
     try:
         opened = open_run(run)
-        if cell is not None and cell not in {known.key for known in opened.cells}:
-            raise RunError(f"no cell {cell} in this run (allowed: {', '.join(known.key for known in opened.cells)})")
+        keys = [known.key for known in opened.cells]
+        if cell is not None and cell not in keys:
+            fail(BAD_INPUT, f"bench plot: no cell {cell} in this run (allowed: {', '.join(keys)})")
         files = draw_plots(
             opened.rows,
             timeline_of(opened, opened.rows, cell),

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from benchbench.cli.text import one_line
 from benchbench.rounds import Observer
 
 if TYPE_CHECKING:
@@ -47,19 +48,17 @@ class Lines:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._number = self._of = 0
+        self._number, self._of = 1, 0  # the cell being measured, and how many there are
         self._last = time.monotonic()
         self._left: float | None = None
 
     def _say(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        print(one_line(text), file=self._stream, flush=True)
         self._last = time.monotonic()
 
     def begin(self, plan: Plan, out: Path, left: int) -> None:
+        self._of = left
         self._say(f"{plan.spec.name}: {left} of {len(plan.cells)} cells to measure, into {out}")
-
-    def cell(self, cell: Cell, number: int, of: int) -> None:
-        self._number, self._of = number, of
 
     def round(self, cell: Cell, phase: str, number: int, left_s: float | None) -> None:
         self._left = left_s
@@ -70,6 +69,7 @@ class Lines:
     def row(self, cell: Cell, row: dict[str, Any]) -> None:
         left = left_text(self._left) if self._number < self._of else ""
         self._say(f"[{self._number}/{self._of}] {row_text(cell, row)}" + (f"; {left}" if left else ""))
+        self._number += 1
 
     def note(self, text: str) -> None:
         self._say(f"note: {text}")
@@ -82,12 +82,12 @@ class Bar:
         self._progress = progress
         self._task = progress.add_task("starting", total=None)
 
-    def begin(self, plan: Plan, out: Path, left: int) -> None:
-        self._progress.console.print(f"{plan.spec.name}: {left} of {len(plan.cells)} cells, into {out}", markup=False)
-        self._progress.update(self._task, total=left, completed=0, left="", refresh=True)
+    def _say(self, text: str) -> None:
+        self._progress.console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
 
-    def cell(self, cell: Cell, number: int, of: int) -> None:
-        self._progress.update(self._task, completed=number - 1, description=cell.label)
+    def begin(self, plan: Plan, out: Path, left: int) -> None:
+        self._say(f"{plan.spec.name}: {left} of {len(plan.cells)} cells, into {out}")
+        self._progress.update(self._task, total=left, completed=0, left="", refresh=True)
 
     def round(self, cell: Cell, phase: str, number: int, left_s: float | None) -> None:
         what = f"round {number + 1}/{cell.rounds.min}" if phase == "measured" else "warm-up"
@@ -95,12 +95,12 @@ class Bar:
         self._progress.update(self._task, description=text, left=left_text(left_s), refresh=True)
 
     def row(self, cell: Cell, row: dict[str, Any]) -> None:
-        self._progress.console.print(row_text(cell, row), markup=False, highlight=False)
+        self._say(row_text(cell, row))
         self._progress.advance(self._task)
         self._progress.refresh()
 
     def note(self, text: str) -> None:
-        self._progress.console.print(f"note: {text}", markup=False, highlight=False)
+        self._say(f"note: {text}")
 
 
 @contextlib.contextmanager

@@ -6,8 +6,10 @@ Only GETs, before the first round; the generation routes get nothing but the swe
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -67,10 +69,20 @@ def attach(url: str, model: str, access: Access) -> Capabilities:
     return asyncio.run(_attach(url, model, access))
 
 
-async def _attach(url: str, model: str, access: Access) -> Capabilities:
+@contextlib.asynccontextmanager
+async def asking(
+    url: str, access: Access, *, answer_s: float | None = None, limit: int | None = None
+) -> AsyncIterator[Callable[..., Awaitable[tuple[int, bytes]]]]:
+    """`ask(path)` is a GET and `ask(path, body)` a POST of JSON, each giving (status, body), redirects as they are.
+
+    An answer is waited for `answer_s` seconds (ANSWER_S) and read until it has more than `limit` bytes
+    (ANSWER_BYTES), so that a longer body was cut. `ask` raises aiohttp.ClientError and OSError; making the session
+    raises EngineError when the CA file cannot be read.
+    """
     import aiohttp
 
-    timeout = aiohttp.ClientTimeout(total=access.connect_s + ANSWER_S, sock_connect=access.connect_s)
+    answer_s, limit = answer_s or ANSWER_S, limit or ANSWER_BYTES
+    timeout = aiohttp.ClientTimeout(total=access.connect_s + answer_s, sock_connect=access.connect_s)
     headers = {"User-Agent": f"benchbench/{__version__}", **access.headers}
     try:
         connector = aiohttp.TCPConnector(ssl=access.ssl(url))
@@ -80,23 +92,35 @@ async def _attach(url: str, model: str, access: Access) -> Capabilities:
         connector=connector, timeout=timeout, headers=headers, auto_decompress=True, trust_env=False
     ) as session:
 
-        async def get(path: str) -> tuple[int, Any]:
-            async with asyncio.timeout(access.connect_s + ANSWER_S):
-                async with session.get(url + path, allow_redirects=False, proxy=access.proxy) as answer:
-                    body = await answer.content.read(ANSWER_BYTES)
-                    return answer.status, body
+        async def ask(path: str, body: Mapping[str, Any] | None = None) -> tuple[int, bytes]:
+            method = "GET" if body is None else "POST"
+            async with asyncio.timeout(access.connect_s + answer_s):
+                async with session.request(
+                    method, url + path, json=body, allow_redirects=False, proxy=access.proxy
+                ) as answer:
+                    read = b""
+                    async for piece in answer.content.iter_chunked(65_536):
+                        read += piece
+                        if len(read) > limit:
+                            break
+                    return answer.status, read
 
+        yield ask
+
+
+async def _attach(url: str, model: str, access: Access) -> Capabilities:
+    import aiohttp
+
+    async with asking(url, access) as ask:
         try:
-            status, body = await get("/v1/models")
+            status, body = await ask("/v1/models")
         except aiohttp.ClientConnectorCertificateError as error:
             raise EngineError(f"TLS certificate refused: {error.certificate_error}", "engine.ca_file") from None
         except (aiohttp.ClientConnectorError, aiohttp.ClientProxyConnectionError, OSError) as error:
             if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
                 return Capabilities(notes=("GET /v1/models did not answer: the model list is not checked",))
-            reason = getattr(error, "os_error", error)
             where = urlsplit(access.proxy or url).netloc.rpartition("@")[2]
-            words = getattr(reason, "strerror", None) or str(reason)
-            raise EngineError(f"nobody answers at {where}: {words}", "engine.url", gone=True) from None
+            raise EngineError(f"nobody answers at {where}: {_why(error)}", "engine.url", gone=True) from None
         except aiohttp.ClientHttpProxyError as error:
             raise EngineError(f"the proxy refused the tunnel: {error.status}", "engine.proxy") from None
         except aiohttp.ClientError as error:
@@ -106,13 +130,24 @@ async def _attach(url: str, model: str, access: Access) -> Capabilities:
         found = read_models(status, body, model)
         version, metrics = None, False
         try:
-            answered, text = await get("/version")
+            answered, text = await ask("/version")
             version = _version(text) if answered == 200 else None
-            answered, text = await get("/metrics")
+            answered, text = await ask("/metrics")
             metrics = answered == 200 and b"vllm:" in text
         except (aiohttp.ClientError, OSError):
             pass
         return Capabilities(found.models, found.max_model_len, found.owned_by, version, metrics, found.notes)
+
+
+def _why(error: Exception) -> str:
+    """The system's words for a failed connection; asyncio's and aiohttp's own hide them or repeat the address."""
+    reason = getattr(error, "os_error", error)
+    if isinstance(reason, TimeoutError):
+        return "no answer in time"
+    code = getattr(reason, "errno", None)
+    if code and code > 0 and not isinstance(reason, ssl.SSLError):
+        return os.strerror(code)
+    return str(getattr(reason, "strerror", None) or reason)
 
 
 def read_models(status: int, body: bytes, model: str) -> Capabilities:

@@ -14,7 +14,8 @@ def due_offsets_ns(
     scale 1/(rate x burstiness), so that 1 is Poisson and less is burstier (as vLLM's `get_request`).
     """
     if arrival == "constant":
-        return np.rint(np.arange(count) * (1e9 / rate)).astype(np.int64).tolist()
+        return [round(k * 1e9 / rate) for k in range(count)]
     shape = burstiness if arrival == "gamma" else 1.0
     gaps = generator.gamma(shape, 1 / (rate * shape), count - 1)
-    return [0, *(np.cumsum(gaps) * 1e9).astype(np.int64).tolist()]
+    offsets: list[int] = (np.cumsum(gaps) * 1e9).astype(np.int64).tolist()
+    return [0, *offsets]

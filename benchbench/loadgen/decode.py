@@ -196,7 +196,9 @@ class Decoder:
             self._complete = True
         if self._line:  # a last line without its end
             self._lines(b"\n", self._last)
-        if self._status != 200:
+        if not self._status:
+            answer.problem = ("protocol", self._broken or "the answer ended before its HTTP head did")
+        elif self._status != 200:
             message = _message(self._other)
             answer.problem = ("status", f"status {self._status}: {message}"[:DETAIL])
         elif not self._is_stream:

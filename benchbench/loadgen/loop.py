@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from benchbench.kernel import ANCILLARY, Poller
 from benchbench.loadgen.decode import compact
 from benchbench.loadgen.exchange import Exchange, Log, to_stamp
+from benchbench.loadgen.job import RoundFacts, RoundJob
 from benchbench.loadgen.target import Target
 from benchbench.loadgen.wire import READ_SIZE, Connection, State, WireError
 
@@ -26,44 +27,6 @@ HELD_BYTES = 512 << 20  # undecoded bytes kept before idle moments are used to d
 ROOM_BYTES = 64 << 20  # a round may receive so much,
 TOKEN_BYTES = 8 << 10  # and so much for each token asked for; more is a response that does not end
 _now = time.time_ns
-
-
-@dataclass(frozen=True, slots=True)
-class RoundJob:
-    """One round. `due_ns`: offsets from the start, ascending (all 0 unless open). `start_ns`: wall clock, 0 = now.
-
-    `exact`: a request whose output length is not the asked one has failed.
-    """
-
-    target: Target
-    payloads: list[bytes]
-    due_ns: list[int]
-    in_flight: int
-    asked_input: list[int]
-    asked_output: list[int]
-    connect_s: float
-    first_token_s: float
-    stall_s: float
-    exact: bool = True
-    paced: bool = False  # open load: connections are made as requests become due
-    start_ns: int = 0
-
-
-@dataclass(slots=True)
-class RoundFacts:
-    """The instrument's own view of a round, times in ns."""
-
-    started_ns: int = 0
-    turn_max_ns: int = 0  # the longest time between two looks at the sockets
-    clock_step_ns: int = 0  # largest change of wall clock against monotonic clock
-    cpu_ns: int = 0
-    wall_ns: int = 0
-    connects: int = 0
-    resent: int = 0
-    kernel_stamps: bool = True
-    held_max_bytes: int = 0
-    decoded_early_bytes: int = 0
-    cancelled: bool = False
 
 
 @dataclass(slots=True)
@@ -108,6 +71,7 @@ class Round:
         self._allowed_bytes = ROOM_BYTES + TOKEN_BYTES * sum(job.asked_output)
         self._begun_ns = 0
         self._woke_ns = _now()
+        self._offset_ns = 0  # wall clock minus monotonic clock when the round began
         self._cancelled = False
         least = min(job.connect_s, job.first_token_s, job.stall_s)
         self._check_ns = int(min(0.1, least / 4) * 1e9)
@@ -206,7 +170,7 @@ class Round:
 
     def run(self) -> list[Exchange]:
         cpu, wall = time.process_time_ns(), _now()
-        offset = wall - time.monotonic_ns()
+        self._offset_ns = _clock_offset_ns()
         try:
             self._look(0)  # idle connections that the server has closed meanwhile
             self._prepare()
@@ -214,7 +178,7 @@ class Round:
         finally:
             for conn in list(self._busy):
                 self._drop(conn, reset=True)
-        self.facts.clock_step_ns = max(self.facts.clock_step_ns, abs(_now() - time.monotonic_ns() - offset))
+        self._watch_clock()
         self.facts.cpu_ns, self.facts.wall_ns = time.process_time_ns() - cpu, _now() - wall
         self.facts.cancelled = self._cancelled
         return sorted(self._done, key=lambda exchange: exchange.index)
@@ -243,7 +207,6 @@ class Round:
     def _drive(self) -> None:
         total = len(self.job.payloads)
         idle_s = self._check_ns / 1e9
-        offset = _now() - time.monotonic_ns()
         self._woke_ns = checked = _now()
         self.facts.turn_max_ns = 0
         while len(self._done) < total and not self._cancelled:
@@ -252,8 +215,7 @@ class Round:
                 self._decode_some()
             if self._woke_ns - checked > self._check_ns:
                 checked = self._woke_ns
-                step = abs(checked - time.monotonic_ns() - offset)
-                self.facts.clock_step_ns = max(self.facts.clock_step_ns, step)
+                self._watch_clock()
                 self._check_times()
 
     def _start_due(self) -> float:
@@ -376,6 +338,10 @@ class Round:
 
     # -- rare work
 
+    def _watch_clock(self) -> None:
+        step = abs(_clock_offset_ns() - self._offset_ns)
+        self.facts.clock_step_ns = max(self.facts.clock_step_ns, step)
+
     def _check_times(self) -> None:
         """Fail what has waited too long. Progress is a read that held `data:`; comments do not count."""
         job, now = self.job, time.monotonic_ns()
@@ -426,6 +392,15 @@ class Round:
         self.decoded = min(self.decoded + 16, len(self.log.reads))
         self._freed += freed
         self.facts.decoded_early_bytes += freed
+
+
+def _clock_offset_ns() -> int:
+    """Wall clock minus monotonic clock; of a few readings the one that was least interrupted."""
+    readings = []
+    for _ in range(3):
+        before, wall, after = time.monotonic_ns(), _now(), time.monotonic_ns()
+        readings.append((after - before, wall - (before + after) // 2))
+    return min(readings)[1]
 
 
 def _exact_wait(ns: int, most_ns: int) -> float:

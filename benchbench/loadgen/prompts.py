@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 
 from benchbench.loadgen.arrivals import due_offsets_ns
-from benchbench.loadgen.loop import RoundJob
+from benchbench.loadgen.job import RoundJob
 from benchbench.loadgen.target import Target
 from benchbench.spec import Cell
 

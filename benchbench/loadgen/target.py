@@ -7,7 +7,7 @@ import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from benchbench import __version__
 from benchbench.spec.values import base_path
@@ -44,13 +44,13 @@ class Target:
             *(f"{name}: {value}" for name, value in self.headers.items()),
             f"Content-Length: {len(body)}",
         ]
-        return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
+        return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
     def connect_request(self) -> bytes:
         """What a proxy is asked before anything else: a tunnel to the server."""
         where = host_header(self.host, self.port)
         extra = "".join(f"{name}: {value}\r\n" for name, value in self.proxy_headers.items())
-        return f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n{extra}\r\n".encode("latin-1")
+        return f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n{extra}\r\n".encode()
 
     def addresses(self) -> list[tuple[int, tuple[str, int]]]:
         """(family, socket address) of the peer we connect to, in the resolver's order. Raises OSError."""
@@ -99,7 +99,7 @@ def make_target(
     return Target(
         host=parts.hostname or "",
         port=parts.port or (443 if tls else 80),
-        path=path,
+        path=quote(path, safe="%/?:@!$&'()*+,;=[]"),
         tls=tls,
         ca_file=ca_file,
         insecure=insecure,

@@ -20,7 +20,7 @@ from socket import socketpair
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from benchbench.loadgen.loop import RoundJob
+    from benchbench.loadgen.job import RoundJob
     from benchbench.record.requests import RoundColumns
 
 

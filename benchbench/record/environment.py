@@ -15,8 +15,8 @@ from benchbench import __version__
 
 _PACKAGES = ("aiohttp", "click", "httptools", "matplotlib", "numpy", "orjson", "pandas", "pyarrow", "pydantic", "scipy")
 _SECRET_KEY = re.compile(r"(?i)(^|[_-])(api[_-]?key|key|token|secret|password|passwd|authorization|credential)s?$")
-_USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
-_SECRET_QUERY = re.compile(r"(?i)([?&][^=&]*(?:key|token|secret|password|sig)[^=&]*=)[^&\s]+")
+_USERINFO = re.compile(r"(?<=://)[^/?#\s]+@")
+_SECRET_QUERY = re.compile(r"(?i)([?&][^=&]*(?:key|token|secret|passw|auth|credential|sig)[^=&]*=)[^&\s]+")
 MASK = "***"
 
 
@@ -26,8 +26,8 @@ def masked(value: Any, name: str = "") -> Any:  # noqa: ANN401 - JSON in, JSON o
     Names of environment variables (`*_env`) stay: they say where a secret is, not what it is.
     """
     if isinstance(value, dict):
-        keep = name.endswith("_env")
-        return {key: masked(item, "" if keep else str(key)) for key, item in value.items()}
+        inherited = name.endswith("_env") or _SECRET_KEY.search(name)  # whatever its own keys are called
+        return {key: masked(item, name if inherited else str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [masked(item, name) for item in value]
     if isinstance(value, str):

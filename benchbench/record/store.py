@@ -87,6 +87,7 @@ class RunDirectory:
             self._lock = None
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Replace manifest.json. Raises OSError, as all that writes does."""
         data = {"format": FORMAT_VERSION, **manifest}
         replace_file(self.path / "manifest.json", orjson.dumps(data, option=orjson.OPT_INDENT_2) + b"\n")
 
@@ -107,6 +108,7 @@ class RunDirectory:
             return file.read(1) == b"\n"
 
     def write_round(self, table: pa.Table, cell: str, phase: str, number: int) -> None:
+        """Store a round's table (`requests.round_table`): from then on the round is finished."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -151,6 +153,7 @@ class RunDirectory:
         return sorted(int(path.stem.rsplit("-", 1)[1]) for path in self.records.glob(f"{cell}-{phase}-*.parquet"))
 
     def read_round(self, cell: str, phase: str, number: int) -> pa.Table:
+        """The table of a finished round, its facts in the metadata. Raises FileNotFoundError for another."""
         import pyarrow.parquet as pq
 
         return pq.read_table(self._round_path(cell, phase, number), partitioning=None)

@@ -176,6 +176,12 @@ class Rounds(_Section):
     min: Count = Field(DEFAULT_MIN_ROUNDS, description="measured rounds at least")
     max: Count = Field(DEFAULT_MAX_ROUNDS, description="measured rounds at most")
     rel_ci: float = Field(0.02, gt=0, lt=1, description="asked half-width of the 95 % interval: 0.02 is 2 %")
+    budget_s: Positive | None = Field(
+        None, description="seconds that the measured rounds of a cell may take; empty: no limit but max"
+    )
+    reset_prefix_cache: bool = Field(
+        default=False, description="true: POST /reset_prefix_cache before each round, where the server has it"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -235,6 +241,12 @@ class Validity(_Section):
     shared_suspect: Share = Field(0.01, description="suspect above this share of events in shared reads")
     shared_invalid: Share = Field(0.10, description="invalid above this share of events in shared reads")
     cached_tokens: int = Field(0, ge=0, le=2**63 - 1, description="prompt tokens that may come from a cache")
+    preemptions: int = Field(0, ge=0, le=2**63 - 1, description="preemptions that the server may count")
+    foreign_tokens: int = Field(0, ge=0, le=2**63 - 1, description="tokens of others that the server may count")
+    send_skew: Share = Field(0.10, description="suspect when a batch's sends are further apart than this share of TTFT")
+    late_send: Share = Field(0.10, description="suspect when p99 of sends is later than this share of TTFT")
+    client_lag: Share = Field(0.50, description="suspect when p99 of client lag exceeds this share of the median ITL")
+    warmup_agree: Share = Field(0.05, description="warmup: auto ends when two rounds agree within this share")
 
 
 class Override(BaseModel):

@@ -19,6 +19,7 @@ def problem(message: str, allowed: str = "") -> PydanticCustomError:
 
 
 def one_or_many(value: object) -> object:
+    """A tuple of the list's items, or of the one value. Refuses an empty list."""
     if isinstance(value, (list, tuple)):
         if not value:
             raise problem("must not be empty")
@@ -27,6 +28,7 @@ def one_or_many(value: object) -> object:
 
 
 def as_tuple(value: object) -> object:
+    """YAML and JSON know lists only; the specs, being frozen, hold tuples."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -101,6 +103,7 @@ def _json_value(value: object) -> None:
 
 
 def json_mapping(value: dict[str, Any]) -> dict[str, Any]:
+    """`value`, refused where JSON or the run's records could not hold it."""
     _json_value(value)
     return value
 

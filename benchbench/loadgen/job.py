@@ -1,0 +1,45 @@
+"""What the worker is given for a round, and what it says of itself afterwards. Picklable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchbench.loadgen.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class RoundJob:
+    """One round. `due_ns`: offsets from the start, ascending (all 0 unless open). `start_ns`: wall clock, 0 = now.
+
+    `exact`: a request whose output length is not the asked one has failed.
+    """
+
+    target: Target
+    payloads: list[bytes]
+    due_ns: list[int]
+    in_flight: int
+    asked_input: list[int]
+    asked_output: list[int]
+    connect_s: float
+    first_token_s: float
+    stall_s: float
+    exact: bool = True
+    paced: bool = False  # open load: connections are made as requests become due
+    start_ns: int = 0
+
+
+@dataclass(slots=True)
+class RoundFacts:
+    """The instrument's own view of a round, times in ns."""
+
+    started_ns: int = 0
+    turn_max_ns: int = 0  # the longest time between two looks at the sockets
+    clock_step_ns: int = 0  # largest change of wall clock against monotonic clock
+    cpu_ns: int = 0
+    wall_ns: int = 0
+    connects: int = 0
+    resent: int = 0
+    kernel_stamps: bool = True
+    held_max_bytes: int = 0
+    decoded_early_bytes: int = 0
+    cancelled: bool = False

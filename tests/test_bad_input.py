@@ -1,0 +1,317 @@
+"""What goes wrong outside of us: one plain line on stderr, the right exit code, a record of the right kind."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import resource
+import shutil
+import socket
+import ssl
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from answers import (
+    RESET,
+    Ask,
+    Script,
+    completion,
+    error,
+    head,
+    models,
+)
+from driving import BENCH, bench, records, write_sweep
+from servers import ScriptedServer
+
+PATIENCE = {"connect_s": 1, "first_token_s": 0.3, "stall_s": 0.3}
+LABEL = "in=8 out=6 batch=1"
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def run(server: ScriptedServer, *arguments: object, **changes: Any) -> Any:
+    """Sweep s.yaml against the server into the folder run."""
+    write_sweep(Path("s.yaml"), server.url, **{"timeouts": PATIENCE, **changes})
+    return bench("sweep", "s.yaml", "--out", "run", "--no-plots", *arguments)
+
+
+# -- the file and the command line: exit 2, every problem on a line of its own, no folder made
+
+
+GOOD = "name: t\nmodel: sim\nengine: {kind: simulator}\ngrid:\n  input: 8\n  output: 4\n  batch: 1\n"
+FILES = {
+    "bad yaml": ("name: [\nx: 1\n", "s.yaml:3: is not YAML: expected ',' or ']', but got '<stream end>'"),
+    "duplicate key": (GOOD + "name: u\n", "s.yaml:8: name: duplicate key, first given in line 1"),
+    "empty file": ("", "s.yaml: is empty: a sweep needs name, model, engine and grid"),
+    "unknown key": (
+        GOOD + "rounds:\n  mn: 3\n",
+        "s.yaml:9: rounds.mn: unknown key, did you mean min? (allowed: warmup, min, max, rel_ci)",
+    ),
+    "wrong type": (
+        GOOD.replace("input: 8", 'input: "8"'),
+        's.yaml:5: grid.input: must be a whole number, is the text "8"',
+    ),
+    "empty axis": (GOOD.replace("input: 8", "input: []"), "s.yaml:5: grid.input: must not be empty"),
+    "empty grid": (GOOD.split("grid:", maxsplit=1)[0] + "grid: []\n", "s.yaml:4: grid: must not be empty"),
+    "zero batch": (GOOD.replace("batch: 1", "batch: 0"), "s.yaml:7: grid.batch: must be at least 1, is 0"),
+    "no scheme": (
+        GOOD.replace("{kind: simulator}", '{kind: endpoint, url: "a:80"}'),
+        's.yaml:3: engine.url: has no scheme, is the text "a:80": write http://a:80 (allowed: http, https)',
+    ),
+    "two problems": (
+        GOOD.replace("batch: 1", "batch: 0").replace("output: 4", "output: 1.5"),
+        "s.yaml:6: grid.output: must be a whole number, is 1.5\ns.yaml:7: grid.batch: must be at least 1, is 0",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), FILES.values(), ids=FILES.keys())
+def test_a_bad_file_is_told_by_line(text: str, message: str) -> None:
+    Path("s.yaml").write_text(text)
+    result = bench("sweep", "s.yaml", "--out", "run")
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", message + "\n")
+    assert not Path("run").exists()
+
+
+ALLOWED = "(allowed: fields input, output, batch, rate, variant; operators = == != < <= > >=; comma means and)"
+LINES = {
+    "missing file": (["nosuch.yaml"], "nosuch.yaml: no such file"),
+    "folder": (["."], ".: is a folder, not a sweep file"),
+    "no file": ([], "bench sweep: Missing argument 'FILE'. (see bench sweep --help)"),
+    "unknown option": (
+        ["s.yaml", "--nope"],
+        "bench sweep: No such option '--nope'.",
+    ),
+    "only: field": (["s.yaml", "--only", "btch>3"], f"--only btch>3: unknown field 'btch' {ALLOWED}"),
+    "only: nothing": (["s.yaml", "--only", "batch>3"], "--only batch>3: selects none of the 1 cells"),
+    "set: key": (
+        ["s.yaml", "--set", "rounds.mn=3"],
+        "--set rounds.mn=3: rounds.mn: unknown key, did you mean min? (allowed: warmup, min, max, rel_ci)",
+    ),
+    "set: form": (["s.yaml", "--set", "rounds"], "--set rounds: is not key.path=value"),
+    "set: value": (
+        ["s.yaml", "--set", "grid.batch=x"],
+        '--set grid.batch=x: grid.batch: must be a whole number, is the text "x"',
+    ),
+    "out is a file": (["s.yaml", "--out", "s.yaml"], "s.yaml: not a folder"),
+    "out under a file": (["s.yaml", "--out", "s.yaml/run"], "s.yaml/run: cannot write here: Not a directory"),
+    "out holds other things": (["s.yaml", "--out", "."], ".: the folder is not empty and holds no run"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), LINES.values(), ids=LINES.keys())
+def test_a_bad_command_line_is_told_in_one_line(arguments: list[str], message: str) -> None:
+    Path("s.yaml").write_text(GOOD)
+    result = bench("sweep", *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(message)
+    assert result.stderr.count("\n") == 1
+    assert sorted(path.name for path in Path().iterdir()) == ["s.yaml"]
+
+
+def test_the_command_itself_tells_bad_input_without_a_traceback() -> None:
+    done = subprocess.run([*BENCH, "sweep", "nosuch.yaml"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "nosuch.yaml: no such file\n")
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
+    with subprocess.Popen([*BENCH, "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
+# -- the run directory
+
+
+def test_a_run_is_not_overwritten_and_a_second_sweep_is_kept_out() -> None:
+    with ScriptedServer() as server:
+        assert run(server).exit_code == 0
+        before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+        again = run(server)
+        assert again.exit_code == 2
+        assert again.stderr == "run: there is a run already (use --resume to continue it, or another --out)\n"
+        with Path("run/.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            locked = run(server, "--resume")
+        assert (locked.exit_code, locked.stderr) == (2, "run: another sweep is running in this folder\n")
+        assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+        assert len(server.asks) == 1
+
+
+def resumable(result: Any, reason: str) -> None:
+    assert result.exit_code == 1, result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert reason in last
+    assert last.endswith("; continue with: bench sweep s.yaml --resume --out run")
+
+
+@contextlib.contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """As a full disk, for any user: larger files fail."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_round_that_cannot_be_written_stops_the_sweep_and_resumes() -> None:
+    grid = {"input": 8, "output": 150, "batch": 8}
+    with ScriptedServer() as server:
+        with file_size_limit(12_000):
+            full = run(server, grid=grid)
+        resumable(full, "cannot write run: File too large")
+        assert records(Path("run")) == []
+        assert run(server, "--resume", grid=grid).exit_code == 0
+    assert [row["status"] for row in records(Path("run"))] == ["ok"] * 8
+    assert not list(Path("run").rglob("*.tmp"))
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, kilobytes: int) -> Iterator[Callable[[], None]]:
+    """A tmpfs of that size at `folder`, and how to make it larger; skips where none can be had."""
+    mount, umount = shutil.which("mount"), shutil.which("umount")
+    if not mount or not umount:
+        pytest.skip("no mount command")
+    folder.mkdir()
+    command = [mount, "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("may not mount a tmpfs")
+    try:
+        yield lambda: subprocess.run([mount, "-o", "remount,size=10m", str(folder)], check=True) and None
+    finally:
+        subprocess.run([umount, str(folder)], check=True)
+
+
+@pytest.mark.parametrize("kilobytes", [4, 16, 24])  # full at the manifest, at the record, at the summary
+def test_a_full_disk_stops_the_sweep_and_resumes_when_there_is_room(kilobytes: int) -> None:
+    disk = Path("disk")
+    with ScriptedServer() as server, small_disk(disk, kilobytes) as enlarge:
+        write_sweep(Path("s.yaml"), server.url, grid={"input": 8, "output": 150, "batch": 8})
+        result = bench("sweep", "s.yaml", "--out", "disk/run", "--no-plots")
+        assert result.exit_code == 1, result.stderr
+        last = result.stderr.splitlines()[-1]
+        assert last.startswith("bench: cannot write disk/run")
+        assert last.endswith(": No space left on device; continue with: bench sweep s.yaml --resume --out disk/run")
+        enlarge()
+        assert bench("sweep", "s.yaml", "--out", "disk/run", "--no-plots", "--resume").exit_code == 0
+        assert [row["status"] for row in records(disk / "run")] == ["ok"] * 8
+        assert not list(disk.rglob("*.tmp"))
+
+
+# -- nobody there, or somebody who will not have us
+
+
+def test_nobody_listening_stops_and_can_be_resumed() -> None:
+    with ScriptedServer() as server:
+        pass  # its port is free again
+    resumable(run(server), f"engine.url: nobody answers at 127.0.0.1:{server.port}: Connection refused")
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # accepts for us, and never reads
+        write_sweep(Path("s.yaml"), f"https://127.0.0.1:{listener.getsockname()[1]}", timeouts={"connect_s": 0.2})
+        resumable(bench("sweep", "s.yaml", "--out", "run", "--resume"), "no answer in time")
+
+
+def test_a_server_that_dies_stops_the_sweep_and_another_takes_it_up() -> None:
+    grid = {"input": 8, "output": [4, 5, 6], "batch": 1}
+    servers: list[ScriptedServer] = []
+
+    def once(ask: Ask) -> Script:
+        if ask.number:
+            servers[0].stop_listening()
+            return [RESET]
+        return completion(ask)
+
+    with ScriptedServer(once) as server:
+        servers.append(server)
+        resumable(run(server, grid=grid), f"the server at 127.0.0.1:{server.port} is gone: ")
+        assert [row["output"] for row in records(Path("run"))] == [4]
+        port = server.port
+    with ScriptedServer(port=port) as server:
+        assert run(server, "--resume", grid=grid).exit_code == 0
+        assert len(server.asks) == 2
+    assert sorted(row["output"] for row in records(Path("run"))) == [4, 5, 6]
+
+
+REFUSED: dict[str, tuple[Script, Script, str]] = {
+    "401 on the list": (
+        [error(401, "no")],
+        [],
+        "s.yaml:3: engine.api_key_env: the server refused the credentials (status 401)",
+    ),
+    "401": (
+        [models("sim")],
+        [error(401, "Invalid\nkey")],
+        r"s.yaml:3: engine.api_key_env: every request was refused: status 401: Invalid\nkey",
+    ),
+    "404 model, listed": (
+        [models("a", "b")],
+        [],
+        "s.yaml:2: model: the server does not serve 'sim' (allowed: a, b)",
+    ),
+    "404 model": (
+        [error(404, "no list")],
+        [error(404, "The model `sim` does not exist.")],
+        "s.yaml:2: model: every request was refused: status 404: The model `sim` does not exist.",
+    ),
+    "redirect on the list": (
+        [head(307, location="http://127.0.0.1:1/", content_length=0)],
+        [],
+        "s.yaml:5: engine.url: the server redirects (status 307); give the final address",
+    ),
+    "redirect": (
+        [models("sim")],
+        [head(308, location="http://127.0.0.1:1/", content_length=0)],
+        "s.yaml:5: engine.url: the server redirects; give the final address: status 308: no message",
+    ),
+}
+
+
+@pytest.mark.parametrize(("listed", "answer", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_refusal_of_everything_is_bad_input_at_its_key(listed: Script, answer: Script, message: str) -> None:
+    with ScriptedServer(lambda _: answer, listed) as server:
+        result = run(server)
+        assert len(server.asks) <= 1
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.splitlines()[-1] == message
+    assert records(Path("run")) == []
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("localhost").configure_cert(context)
+    with ScriptedServer(tls=context) as server:
+        result = run(server)
+        assert result.exit_code == 2
+        assert "s.yaml:3: engine.ca_file: TLS certificate refused: " in result.stderr.splitlines()[-1]
+        assert server.asks == []
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, "the environment variable TEAM is not set"),
+        ("a\r\nb: c", "its value holds characters that no HTTP header may"),
+    ],
+)
+def test_headers_env_must_be_set_and_fit_for_a_header(
+    value: str | None, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TEAM", raising=False)
+    if value is not None:
+        monkeypatch.setenv("TEAM", value)
+    with ScriptedServer() as server:
+        result = run(server, engine={"kind": "endpoint", "url": server.url, "headers_env": {"X-Team": "TEAM"}})
+        assert server.connections == 0
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == f"s.yaml:7: engine.headers_env.X-Team: {message}"

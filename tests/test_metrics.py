@@ -1,0 +1,175 @@
+"""The numbers of a round against a slow reference that reads like the definitions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rounds_made import MS, Made, table_of
+
+from benchbench.analysis.metrics import RoundMetrics, Slo, round_metrics
+
+TICK = 1_000_003  # ns; times are few multiples of it, so that they often coincide
+
+
+@st.composite
+def made_requests(draw: st.DrawFn) -> Made:
+    scheduled = draw(st.integers(0, 12))
+    sent = scheduled + draw(st.integers(0, 6))
+    gaps = draw(st.lists(st.integers(0, 4), max_size=7))
+    at = [sent + 1 + sum(gaps[: k + 1]) for k in range(len(gaps))]
+    tokens = [draw(st.sampled_from([1, 1, 1, 2, 5])) for _ in at]
+    end = max([sent, *at]) + draw(st.integers(0, 3))
+    status = draw(st.sampled_from(["ok", "ok", "ok", "failed"]))
+    never_sent = status == "failed" and not at and draw(st.booleans())
+    never_ended = status == "failed" and draw(st.integers(0, 3)) == 3
+    counted = sum(tokens)
+    return Made(
+        events=[(TICK * time, count) for time, count in zip(at, tokens, strict=True)],
+        status=status,
+        scheduled=TICK * scheduled,
+        sent=None if never_sent else TICK * sent,
+        end=None if never_ended else TICK * end,
+        told=draw(st.sampled_from([None, counted, counted, counted + 1, 1, 0])),
+        told_input=draw(st.sampled_from([None, 3, 4])),
+        lag=[draw(st.integers(0, 9)) for _ in at],
+    )
+
+
+ROUNDS = st.lists(made_requests(), max_size=9)
+LIMIT = st.none() | st.integers(0, 12).map(lambda ticks: (ticks + 0.5) * TICK / 1e9)
+SLOS = st.none() | st.builds(Slo, LIMIT, LIMIT, LIMIT)
+
+
+def closed_window(requests: list[Made], batch: int) -> tuple[int, int] | None:
+    """Play the load: `batch` in flight, each completion replaced while requests wait."""
+    ends = [r.events[-1][0] if r.status == "ok" and r.events else r.end for r in requests]
+    if None in ends or len(ends) < 2 * batch:
+        return None
+    waiting, begin = len(ends) - batch, 0
+    for completed, end in enumerate(sorted(end for end in ends if end is not None), 1):
+        if completed == batch:
+            begin = end
+        if waiting == 0:
+            return (begin, end) if end > begin else None
+        waiting -= 1
+    return None
+
+
+def sharing(requests: list[Made]) -> tuple[int, int, int]:
+    """Events whose read held another of the same request, first tokens so, requests that came in <= 2 reads."""
+    shared = first = buffered = 0
+    for request in requests:
+        times = [at for at, _ in request.events]
+        reads = Counter(times)
+        shared += sum(count for count in reads.values() if count > 1)
+        first += bool(times) and reads[times[0]] > 1
+        buffered += len(times) >= 4 and len(reads) <= 2
+    return shared, first, buffered
+
+
+def reference(requests: list[Made], load: str, batch: int, slo: Slo | None) -> dict[str, Any]:
+    ok = [r for r in requests if r.status == "ok" and r.events]
+    sends = [r.sent for r in requests if r.sent is not None]
+    received = [event for r in requests for event in r.events]
+    output = {id(r): sum(n for _, n in r.events) if r.told is None else r.told for r in ok}
+    ttft = {id(r): (r.events[0][0] - (r.sent or 0)) / 1e9 for r in ok}
+    e2el = {id(r): (r.events[-1][0] - (r.sent or 0)) / 1e9 for r in ok}
+    tpot = {
+        id(r): (r.events[-1][0] - r.events[0][0]) / 1e9 / (output[id(r)] - 1) for r in ok if output[id(r)] > 1
+    }  # fmt: skip
+
+    def good(r: Made) -> bool:
+        limits = [] if slo is None else [(ttft, slo.ttft_s), (tpot, slo.tpot_s), (e2el, slo.e2el_s)]
+        return all(limit is None or values.get(id(r), 0.0) <= limit for values, limit in limits)
+
+    whole = (min(sends) - 1, max(at for at, _ in received)) if received else None
+    window = closed_window(requests, batch) if load == "closed" and received else None
+    windowed = load != "closed" or window is not None
+    begin, end = window or whole or (0, 0)
+    seconds = (end - begin - (window is None)) / 1e9
+
+    def rate(of: int) -> float | None:
+        return of / seconds if received else None
+
+    def inside(at: int) -> bool:
+        return begin < at <= end
+
+    tokens = sum(n for at, n in received if inside(at))
+    prompts = sum(4 if r.told_input is None else r.told_input for r in ok if inside(r.events[0][0]))
+    done = [r for r in ok if inside(r.events[-1][0])]
+    duration = (whole[1] - whole[0] - 1) / 1e9 if whole else 0.0
+    shared, first_shared, buffered = sharing(requests)
+    return {
+        "requests": len(requests),
+        "failed": sum(r.status != "ok" for r in requests),
+        "ttft_s": list(ttft.values()),
+        "ttft_scheduled_s": [(r.events[0][0] - (r.scheduled or 0)) / 1e9 for r in ok],
+        "tpot_s": list(tpot.values()),
+        "e2el_s": list(e2el.values()),
+        "itl_s": [(b - a) / 1e9 for r in ok for (a, _), (b, _) in pairwise(r.events)],
+        "lag_s": [lag / 1e9 for r in requests for lag in r.lag],
+        "sys_tok_s": rate(tokens),
+        "run_tok_s": sum(n for _, n in received) / duration if whole else None,
+        "total_tok_s": rate(tokens + prompts),
+        "req_s": rate(len(done)),
+        "goodput_req_s": rate(sum(map(good, done))) if slo is not None else None,
+        "windowed": windowed,
+        "duration_s": duration,
+        "shared_events": shared,
+        "first_shared": first_shared,
+        "buffered": buffered,
+        "send_skew_s": (max(sends) - min(sends)) / 1e9 if load == "static" and sends else 0.0,
+    }
+
+
+@given(ROUNDS, st.sampled_from(["static", "closed", "open"]), st.integers(1, 3), SLOS)
+def test_every_number_is_its_definition(requests: list[Made], load: str, batch: int, slo: Slo | None) -> None:
+    found = round_metrics(table_of(requests), load=load, in_flight=batch, slo=slo)
+    expected = reference(requests, load, batch, slo)
+    assert expected.keys() == {field.name for field in dataclasses.fields(RoundMetrics)}
+    for name, value in expected.items():
+        got = getattr(found, name)
+        got = got.tolist() if isinstance(got, np.ndarray) else got
+        assert got == (pytest.approx(value, rel=1e-9, abs=0) if value is not None else None), name
+
+
+def steady(count: int, batch: int, tokens: int) -> list[Made]:
+    """A closed load as a steady server sees it: every stream a token each 10 ms, a cold wave of 500 ms first."""
+    made = []
+    for k in range(count):
+        wave, place = divmod(k, batch)
+        sent = (500 * (wave > 0) + wave * tokens * 10 + place) * MS
+        first = sent + (500 * (wave == 0) + 10) * MS
+        made.append(Made(events=[(first + 10 * MS * j, 1) for j in range(tokens)], sent=sent, told=tokens))
+    return made
+
+
+def test_the_closed_window_leaves_the_cold_wave_and_the_tail_out() -> None:
+    requests = steady(count=20, batch=4, tokens=10)
+    found = round_metrics(table_of(requests), load="closed", in_flight=4)
+    assert found.sys_tok_s == pytest.approx(4 * 100, rel=0.02)  # four streams of 100 tok/s
+    assert found.run_tok_s == pytest.approx(200 / 1.003, rel=1e-9)  # the cold wave is half of the whole run
+    assert found.windowed
+
+
+def test_a_closed_round_whose_ends_are_not_all_known_has_no_window() -> None:
+    requests = steady(count=20, batch=4, tokens=10)
+    requests[7] = Made(status="failed", sent=None, end=None)
+    found = round_metrics(table_of(requests), load="closed", in_flight=4)
+    assert not found.windowed
+    assert found.sys_tok_s == found.run_tok_s
+
+
+def test_several_tokens_in_an_event_leave_tpot_right() -> None:
+    one_each = Made(events=[(10 * MS * k, 1) for k in range(1, 10)], told=9)
+    grouped = Made(events=[(10 * MS, 1), (50 * MS, 4), (90 * MS, 4)], told=9)
+    found = round_metrics(table_of([one_each, grouped]), load="static", in_flight=None)
+    assert found.tpot_s.tolist() == pytest.approx([0.01, 0.01])
+    assert found.itl_s.tolist() == pytest.approx([0.01] * 8 + [0.04] * 2)

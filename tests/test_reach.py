@@ -1,0 +1,276 @@
+"""What is sent, over what, and in which form answers come: one scripted server, every way to reach it."""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from answers import CHUNKED, CLOSE, DONE, LAST_CHUNK, Ask, Script, chunk, completion, events, head
+from driving import bench, records, summary, write_sweep
+from servers import ScriptedServer
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def run(url: str, *arguments: object, out: str = "run", **changes: Any) -> Any:
+    write_sweep(Path("s.yaml"), url, **changes)
+    result = bench("sweep", "s.yaml", "--out", out, "--no-plots", *arguments)
+    assert result.exit_code == 0, result.stderr
+    return result
+
+
+# -- what is asked of a server
+
+
+def test_a_request_asks_for_exact_lengths_and_fresh_prompts() -> None:
+    with ScriptedServer() as server:
+        run(server.url, grid={"input": [8, 9], "output": 6, "batch": 2}, rounds={"warmup": 1, "min": 2, "max": 2})
+        asks = server.asks
+    assert len(asks) == 2 * 3 * 2
+    for ask in asks:
+        assert (ask.method, ask.path) == ("POST", "/v1/completions")
+        assert (ask.headers["accept-encoding"], ask.headers["content-type"]) == ("identity", "application/json")
+        body = dict(ask.json)
+        prompt = body.pop("prompt")
+        assert len(prompt) in {8, 9}
+        assert all(1000 <= token < 30000 for token in prompt)
+        assert body == {
+            "model": "sim",
+            "max_tokens": 6,
+            "min_tokens": 6,
+            "ignore_eos": True,
+            "temperature": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "return_token_ids": True,
+        }
+    prompts = [tuple(ask.json["prompt"]) for ask in asks]
+    assert len({prompt[:4] for prompt in prompts}) == len(prompts), "no two share a prefix"
+
+
+def test_the_same_seed_asks_the_same_and_another_seed_does_not() -> None:
+    def asked(seed: int) -> list[bytes]:
+        with ScriptedServer() as server:
+            run(server.url, out=f"run{len(list(Path().iterdir()))}", seed=seed)
+            return [ask.body for ask in server.asks]
+
+    assert asked(1) == asked(1) != asked(2)
+
+
+def test_as_served_asks_a_plain_server_for_max_tokens_only_and_takes_what_comes() -> None:
+    with ScriptedServer(lambda ask: completion(ask, 4)) as server:
+        run(server.url, output="as_served")
+        body = server.asks[0].json
+    assert body["max_tokens"] == 6
+    assert not body.keys() & {"min_tokens", "ignore_eos", "return_token_ids"}
+    (row,) = records(Path("run"))
+    assert (row["status"], row["output_tokens"], row["asked_output_tokens"], row["event_tokens"]) == (
+        "ok",
+        4,
+        6,
+        [1] * 4,
+    )
+
+
+def test_base_path_query_headers_and_extra_body_reach_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEAM", "green")
+    monkeypatch.setenv("KEY", "sk-12345")
+    with ScriptedServer() as server:
+        engine = {
+            "kind": "endpoint",
+            "url": f"{server.url}/serve/v1/?tier=a&x=1",
+            "api_key_env": "KEY",
+            "headers_env": {"X-Team": "TEAM"},
+            "extra_body": {"top_k": 3, "temperature": 0.5},
+        }
+        run(server.url, engine=engine)
+        (ask,), get = server.asks, server.gets[0]
+    assert ask.path == "/serve/v1/completions?tier=a&x=1"
+    assert get.path.startswith("/serve/v1/models")
+    for one in (ask, get):
+        assert (one.headers["x-team"], one.headers["authorization"]) == ("green", "Bearer sk-12345")
+    assert (ask.json["top_k"], ask.json["temperature"]) == (3, 0.5)
+
+
+def test_only_and_set_choose_what_is_asked() -> None:
+    with ScriptedServer() as server:
+        grid = {"input": [8, 9], "output": 6, "batch": [1, 2]}
+        run(server.url, "--only", "batch>=2,input=9", "--set", "grid.output=5", "--set", "seed=3", grid=grid)
+        assert [(len(ask.json["prompt"]), ask.json["max_tokens"]) for ask in server.asks] == [(9, 5)] * 2
+    assert [(row["input"], row["batch"]) for row in summary(Path("run"))] == [(9, 2)]
+    assert json.loads(Path("run/manifest.json").read_text())["spec"]["seed"] == 3
+
+
+# -- how answers come
+
+
+def whole_answer(ask: Ask) -> Script:
+    body = b"".join([*events(ask), DONE])
+    return [head(content_length=len(body)), *[part for one in events(ask) for part in (one, 0.002)], DONE]
+
+
+def until_close(ask: Ask) -> Script:
+    return [head(), *[part for one in events(ask) for part in (one, 0.002)], DONE, CLOSE]
+
+
+def by_bytes(ask: Ask) -> Script:
+    data = CHUNKED + b"".join(map(chunk, [b": hello\r\n\r\n", *events(ask), DONE])) + LAST_CHUNK
+    return [data[k : k + 7] for k in range(0, len(data), 7)]
+
+
+def without_done(ask: Ask) -> Script:
+    return [CHUNKED, *map(chunk, events(ask)), LAST_CHUNK]
+
+
+def with_trailers(ask: Ask) -> Script:
+    return [CHUNKED, *map(chunk, events(ask)), b"0\r\nx-checksum: 1\r\n\r\n"]
+
+
+FORMS = [completion, whole_answer, until_close, by_bytes, without_done, with_trailers]
+
+
+@pytest.mark.parametrize("answer", FORMS, ids=lambda form: form.__name__)
+def test_every_form_of_body_is_read_to_its_end(answer: Any) -> None:
+    with ScriptedServer(answer) as server:
+        run(server.url, grid={"input": 8, "output": 6, "batch": 2}, rounds={"warmup": 0, "min": 2, "max": 2})
+        assert len(server.asks) == 4
+        timed = server.connections - 1  # one asked for the models
+        assert timed == (4 if answer is until_close else 2), "kept alive where the server allows it"
+    for row in records(Path("run")):
+        assert (row["status"], row["output_tokens"], row["event_tokens"]) == ("ok", 6, [1] * 6), row["error_detail"]
+        assert row["event_ns"] == sorted(row["event_ns"])
+        assert (row["resent"], row["reused"]) == (0, answer is not until_close and row["round"] == 1)
+
+
+def test_an_idle_connection_that_the_server_closes_costs_no_request() -> None:
+    """Closed after the answer and seen in time: a new connection, nothing to send again."""
+    with ScriptedServer(lambda ask: [*completion(ask), CLOSE]) as server:
+        run(server.url, rounds={"warmup": 0, "min": 3, "max": 3})
+        assert len(server.asks) == 3
+    assert [(row["status"], row["resent"]) for row in records(Path("run"))] == [("ok", 0)] * 3
+
+
+def test_a_close_that_races_with_a_send_is_answered_by_sending_again() -> None:
+    """Nothing of an answer was read: sent again on a new connection, and recorded."""
+    with ScriptedServer(lambda ask: [CLOSE] if ask.nth else completion(ask)) as server:
+        run(server.url, rounds={"warmup": 0, "min": 2, "max": 2})
+        assert [ask.nth for ask in server.asks] == [0, 1, 0]
+        assert server.asks[1].body == server.asks[2].body
+    rows = records(Path("run"))
+    assert [(row["status"], row["resent"], row["reused"]) for row in rows] == [("ok", 0, False), ("ok", 1, False)]
+    (cell,) = summary(Path("run"))
+    assert (cell["failed"], cell["resent"]) == (0, 1)
+
+
+# -- how a server is reached
+
+
+def test_over_ipv6() -> None:
+    try:
+        server = ScriptedServer(host="::1")
+    except OSError:
+        pytest.skip("no ::1 here")
+    with server:
+        run(server.url)
+        assert server.asks[0].headers["host"] == f"[::1]:{server.port}"
+    assert [row["status"] for row in records(Path("run"))] == ["ok"]
+
+
+@pytest.fixture
+def tls() -> ssl.SSLContext:
+    """A context for localhost, with its authority in ca.pem."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path("ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    return context
+
+
+def test_over_tls_with_the_handshake_before_the_request(tls: ssl.SSLContext) -> None:
+    with ScriptedServer(tls=tls) as server:
+        engine = {"kind": "endpoint", "url": server.url, "ca_file": "ca.pem"}
+        run(server.url, engine=engine, rounds={"warmup": 0, "min": 2, "max": 2})
+        run(server.url, engine={"kind": "endpoint", "url": server.url, "insecure": True}, out="insecure")
+    rows = records(Path("run"))
+    assert [(row["status"], row["reused"], row["event_tokens"]) for row in rows] == [
+        ("ok", False, [1] * 6),
+        ("ok", True, [1] * 6),
+    ]
+    assert rows[0]["tls_ns"] > 0
+    assert rows[0]["connected_ns"] + rows[0]["tls_ns"] <= rows[0]["sent_ns"]
+    assert [row["status"] for row in records(Path("insecure"))] == ["ok"]
+
+
+@contextmanager
+def connect_proxy(told: list[bytes]) -> Iterator[int]:
+    """A proxy that can CONNECT and nothing else, on the port given back; `told` gets the heads of its requests."""
+    ended = threading.Event()
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(0.05)
+
+    def relay(client: socket.socket) -> None:
+        with client, suppress(OSError):
+            asked = b""
+            while not asked.endswith(b"\r\n\r\n"):
+                asked += client.recv(4096)
+            told.append(asked)
+            if not asked.startswith(b"CONNECT "):
+                client.sendall(b"HTTP/1.1 405 No\r\ncontent-length: 0\r\n\r\n")
+                return
+            client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            host, _, port = asked.split()[1].decode().rpartition(":")
+            with socket.create_connection((host, int(port))) as server:
+                while not ended.is_set():
+                    for one in select.select([client, server], [], [], 0.05)[0]:
+                        data = one.recv(65536)
+                        if not data:
+                            return
+                        (server if one is client else client).sendall(data)
+
+    def accept() -> None:
+        while not ended.is_set():
+            with suppress(TimeoutError):
+                threads.append(threading.Thread(target=relay, args=(listener.accept()[0],)))
+                threads[-1].start()
+
+    threads = [threading.Thread(target=accept)]
+    threads[0].start()
+    yield listener.getsockname()[1]
+    ended.set()
+    for thread in threads:
+        thread.join()
+    listener.close()
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_through_a_connect_proxy(secure: bool, tls: ssl.SSLContext) -> None:
+    told: list[bytes] = []
+    with ScriptedServer(tls=tls if secure else None) as server, connect_proxy(told) as port:
+        engine = {"kind": "endpoint", "url": server.url, "proxy": f"http://127.0.0.1:{port}"}
+        run(server.url, engine=engine | ({"ca_file": "ca.pem"} if secure else {}))
+        assert len(server.asks) == 1
+        where = f"{'localhost' if secure else '127.0.0.1'}:{server.port}".encode()
+    assert told[-1].startswith(b"CONNECT " + where + b" HTTP/1.1\r\n")
+    assert [row["status"] for row in records(Path("run"))] == ["ok"]
+
+
+def test_a_proxy_in_the_environment_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with ScriptedServer() as server:
+        run(server.url)
+    assert [row["status"] for row in records(Path("run"))] == ["ok"]

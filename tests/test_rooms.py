@@ -1,0 +1,101 @@
+"""The walls between the rooms, as built: who imports whom, who prints, who exits, what costs start-up time."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "benchbench"
+HEAVY = {"aiohttp", "matplotlib", "numpy", "pandas", "pyarrow", "pydantic", "scipy"}
+# Programs of their own: they talk to their parent on standard output and end themselves.
+PROCESSES = {"engines/simulator/__main__.py", "loadgen/worker.py"}
+
+
+def python(code: str, *words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=120, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+BENCH = """
+import sys
+from benchbench.cli.main import main
+try:
+    main(sys.argv[1:], prog_name="bench")
+finally:
+    print("MODULES", *sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def modules_after(*words: str) -> tuple[str, set[str]]:
+    """What `bench WORDS` printed, and the top-level modules that its process had imported in the end."""
+    shown, _, modules = python(BENCH, *words).rpartition("MODULES")
+    return shown, set(modules.split())
+
+
+def test_imports_go_one_way() -> None:
+    code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    assert "Contracts: 3 kept, 0 broken." in python(code)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    shown, modules = modules_after("--help")
+    assert "Usage: bench" in shown
+    assert "click" in modules
+    assert not modules & HEAVY
+
+
+def test_a_sweep_without_plots_imports_no_matplotlib_and_no_pandas(tmp_path: Path) -> None:
+    sets = ["engine.profile=fixed", "engine.scale=0.1", "grid.input=8", "grid.output=[2,4]", "grid.batch=[1,2]"]
+    sets += ["rounds.min=2", "rounds.max=2", "slo.ttft_ms=50"]
+    words = [word for one in sets for word in ("--set", one)]
+    shown, modules = modules_after(
+        "sweep", "sweeps/quickstart.yaml", *words, "--no-plots", "--out", str(tmp_path / "run")
+    )
+    assert len([line for line in shown.splitlines() if line.startswith("| 8")]) == 4
+    assert (tmp_path / "run" / "summary.parquet").exists()
+    assert {"numpy", "pyarrow"} <= modules
+    assert not modules & {"matplotlib", "pandas"}
+
+
+def sources() -> list[tuple[str, ast.Module]]:
+    return [
+        (path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text(encoding="utf-8")))
+        for path in sorted(PACKAGE.rglob("*.py"))
+    ]
+
+
+def test_only_cli_prints_and_exits() -> None:
+    banned = {"print", "exit", "quit", "input", "SystemExit", "sys.exit", "sys.stdout", "sys.stderr", "click.echo"}
+    found = [
+        f"{name}:{node.lineno}: {ast.unparse(node)}"
+        for name, tree in sources()
+        if not name.startswith("cli/") and name not in PROCESSES
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load)
+        if ast.unparse(node) in banned
+    ]
+    assert found == []
+
+
+def test_the_public_functions_of_the_pure_rooms_say_what_they_give() -> None:
+    """Methods of a single statement are left out: their name and types say it all."""
+    silent = []
+    for name, tree in sources():
+        if name.split("/", maxsplit=1)[0] not in {"record", "analysis", "spec"}:
+            continue
+        classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+        owners: list[ast.Module | ast.ClassDef] = [tree, *classes]
+        for owner in owners:
+            for node in owner.body:
+                if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
+                    continue
+                short = owner is not tree and len(node.body) == 1
+                if not short and ast.get_docstring(node) is None:
+                    silent.append(f"{name}:{node.lineno}")
+    assert silent == []

@@ -1,0 +1,233 @@
+"""From a cell's rounds to its row of summary.csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rounds_made import MS, Made, table_of
+
+from benchbench.analysis.metrics import Slo
+from benchbench.analysis.summary import COLUMNS, CellInfo, CellSummary, summarise, summary_row
+from benchbench.analysis.validity import Budgets, Reason
+from benchbench.record.store import RunDirectory
+from benchbench.rounds import plan_entry
+from benchbench.spec import make_plan, spec_from_mapping
+
+GOLDEN = Path(__file__).parent / "golden" / "summary.csv"
+# As the issue that asked for it wrote it.
+CONTRACT = (
+    "variant,input,output,batch,load,status,reasons,rounds,requests,failed,ttft_ms,ttft_ms_low,ttft_ms_high,"
+    "ttft_ms_p50,ttft_ms_p90,ttft_ms_p99,tpot_ms,itl_ms_p50,itl_ms_p99,e2el_ms,sys_tok_s,sys_tok_s_low,"
+    "sys_tok_s_high,total_tok_s,req_s,lag_ms_p99"
+)
+
+
+def cell(**changes: Any) -> CellInfo:
+    base: dict[str, Any] = {
+        "key": "0123456789abcdef", "variant": "", "input": 4, "output": 3, "batch": 2, "rate": None, "load": "static",
+        "requests": 2, "rounds_min": 3, "prompts": "token_ids", "output_mode": "exact", "slo": None,
+        "budgets": Budgets(),
+    }  # fmt: skip
+    return CellInfo(**base | changes)
+
+
+def stream(ttft_ms: int, itl_ms: int, sent_ms: int = 0, tokens: int = 3, **more: Any) -> Made:
+    first = sent_ms + ttft_ms
+    events = [((first + itl_ms * k) * MS, 1) for k in range(tokens)]
+    end = events[-1][0]
+    return Made(events, scheduled=sent_ms * MS, sent=sent_ms * MS, end=end, told=tokens, **more)
+
+
+FACTS = {"turn_max_ns": 250_000, "cpu_ns": 30 * MS, "wall_ns": 100 * MS, "clock_step_ns": 0, "kernel_stamps": True}
+
+
+def static_rounds() -> list[pa.Table]:
+    """Three rounds of a batch of two, one ms apart: TTFT 20 and 21, 30 and 31, 40 and 41; ITL 10; 6 tokens."""
+    return [
+        table_of([stream(ttft, 10, lag=[MS, 0, 0]), stream(ttft + 1, 10, sent_ms=1, lag=[0, 0, 2 * MS])], FACTS)
+        for ttft in (20, 30, 40)
+    ]
+
+
+def closed_round() -> pa.Table:
+    """Two in flight, eight in all, one of which broke after its first token; the rest 10 ms to the first of 3."""
+    waves = [stream(10, 5, sent_ms=20 * (k // 2) + k % 2) for k in range(8)]
+    broken = stream(10, 5, sent_ms=41, tokens=1)
+    waves[5] = Made(broken.events, "failed", broken.scheduled, broken.sent, 61 * MS, told_input=None)
+    return table_of(waves, FACTS)
+
+
+def open_round() -> pa.Table:
+    late = stream(20, 0, sent_ms=110, tokens=4)  # four tokens in one read, sent 10 ms after it was due
+    late.scheduled = 100 * MS
+    return table_of([stream(20, 10), late], {"turn_max_ns": MS, "kernel_stamps": False})
+
+
+def golden_cells() -> list[CellSummary]:
+    slo = Slo(ttft_s=0.0305)
+    return [
+        summarise(cell(slo=slo), static_rounds()),
+        summarise(cell(load="closed", requests=8, rounds_min=1, key="c1"), [closed_round()]),
+        summarise(cell(load="open", batch=None, rate=10.0, rounds_min=1, key="o1"), [open_round()]),
+        summarise(cell(key="none", variant="kernel"), []),
+    ]
+
+
+def as_csv(summaries: list[CellSummary]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(summary_row(summary) for summary in summaries)
+    return text.getvalue()
+
+
+def read(text: str) -> list[dict[str, Any]]:
+    def value(field: str) -> Any:
+        try:
+            return pytest.approx(float(field), rel=1e-9)
+        except ValueError:
+            return field
+
+    return [{name: value(field) for name, field in row.items()} for row in csv.DictReader(io.StringIO(text))]
+
+
+def test_golden_rows(tmp_path: Path) -> None:
+    summaries = golden_cells()
+    found = csv.DictReader(io.StringIO(as_csv(summaries)))
+    expected = read(GOLDEN.read_text(encoding="utf-8"))
+    for row, golden in zip(found, expected, strict=True):
+        assert list(row) == list(golden) == list(COLUMNS)
+        for name, field in row.items():
+            assert (field if isinstance(golden[name], str) else float(field)) == golden[name], (row["key"], name)
+    run = RunDirectory(tmp_path)
+    run.write_summary([summary_row(summary) for summary in summaries], COLUMNS)
+    assert (tmp_path / "summary.csv").read_text(encoding="utf-8") == as_csv(summaries)
+    stored = pq.read_table(tmp_path / "summary.parquet")
+    assert stored.to_pylist() == [summary_row(summary) for summary in summaries]
+    assert stored.schema.field("ttft_ms").type == pa.float64()
+    assert stored.schema.field("batch").type == pa.int64()
+
+
+def test_the_first_columns_are_the_contract() -> None:
+    assert ",".join(COLUMNS).startswith(f"{CONTRACT},")
+    assert len(set(COLUMNS)) == len(COLUMNS)
+
+
+def test_means_have_intervals_over_rounds_and_percentiles_are_pooled() -> None:
+    row = summary_row(summarise(cell(slo=Slo(ttft_s=0.0305)), static_rounds()))
+    near = pytest.approx
+    half = 4.302652729749464 * 10 / 3**0.5  # t(0.975, 2) s / sqrt(n): round means 20.5, 30.5, 40.5
+    assert (row["ttft_ms"], row["ttft_ms_low"], row["ttft_ms_high"]) == (
+        near(30.5),
+        near(30.5 - half),
+        near(30.5 + half),
+    )
+    pool = [20, 21, 30, 31, 40, 41]
+    for q in (50, 90, 99):
+        assert row[f"ttft_ms_p{q}"] == near(float(np.percentile(pool, q)))
+    assert (row["ttft_ms_first"], row["ttft_ms_last"]) == (near(30), near(31))
+    assert (row["tpot_ms"], row["itl_ms_p50"], row["itl_ms_p99"]) == (near(10), near(10), near(10))
+    assert row["e2el_ms"] == near(50.5)
+    rates = [6e3 / 42, 6e3 / 52, 6e3 / 62]  # from the first send to the last token: 1 + 21 + 20 ms, and so on
+    assert row["sys_tok_s"] == near(sum(rates) / 3)
+    assert row["total_tok_s"] == near(sum(rates) / 3 * 14 / 6)
+    assert row["goodput_req_s"] == near((2e3 / 42 + 1e3 / 52) / 3)
+    assert (row["lag_ms_max"], row["send_skew_ms"], row["turn_ms_max"]) == (near(2), near(1), near(0.25))
+    assert row["client_cpu_share"] == near(0.3)
+    assert (row["status"], row["reasons"], row["rounds"], row["requests"], row["failed"]) == ("valid", "", 3, 6, 0)
+
+
+def test_one_round_has_numbers_and_no_interval() -> None:
+    row = summary_row(summarise(cell(rounds_min=1), static_rounds()[:1]))
+    assert row["ttft_ms"] == pytest.approx(20.5)
+    assert row["status"] == "valid"
+    assert {name for name in row if name.endswith(("_low", "_high")) and row[name] is not None} == set()
+
+
+def test_failed_requests_are_counted_and_leave_latencies_alone() -> None:
+    tables = static_rounds()
+    broken = Made([(500 * MS, 1)], "failed", sent=0, end=500 * MS, told_input=None)
+    tables[1] = table_of([stream(30, 10), broken], FACTS)
+    row = summary_row(summarise(cell(), tables))
+    assert (row["status"], row["reasons"]) == ("invalid", "request_failed")
+    assert (row["requests"], row["failed"]) == (6, 1)
+    assert row["ttft_ms"] == pytest.approx((20.5 + 30 + 40.5) / 3)
+
+
+def test_a_round_of_failures_only_blames_nothing_else() -> None:
+    gone = Made(status="failed", sent=None, end=0, told_input=None)
+    summary = summarise(cell(rounds_min=1), [table_of([gone, gone], FACTS)])
+    assert summary.reasons == (Reason.REQUEST_FAILED,)
+    row = summary_row(summary)
+    assert (row["failed"], row["ttft_ms"], row["sys_tok_s"], row["shared_share"]) == (2, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "info", "reason"),
+    [
+        ({"told_input": 5}, {}, Reason.INPUT_LENGTH),
+        ({"told_input": 5}, {"prompts": "text"}, Reason.INPUT_INEXACT),
+        ({"told_input": None}, {}, Reason.INPUT_UNVERIFIED),
+        ({"cached": 1}, {}, Reason.CACHED_PREFIX),
+        ({"cached": 1}, {"budgets": Budgets(cached_tokens=3)}, None),
+    ],
+)
+def test_what_the_server_told_is_judged(change: dict[str, Any], info: dict[str, Any], reason: Reason | None) -> None:
+    tables = [*static_rounds()[:2], table_of([stream(40, 10), stream(41, 10, **change)], FACTS)]
+    assert summarise(cell(**info), tables).reasons == (() if reason is None else (reason,))
+
+
+def test_an_output_that_nobody_counted_is_not_verified() -> None:
+    uncounted = stream(20, 10)
+    uncounted.told = None
+    assert summarise(cell(rounds_min=1), [table_of([uncounted], FACTS)]).reasons == (Reason.OUTPUT_UNVERIFIED,)
+
+
+@pytest.mark.parametrize("fact", [{"clock_step_ns": 2 * MS}, {"kernel_stamps": False}])
+def test_the_worst_round_speaks_for_the_cell(fact: dict[str, Any]) -> None:
+    rounds = [table_of([stream(20, 10)], facts) for facts in (FACTS, FACTS | fact, FACTS)]
+    reason = Reason.CLOCK_STEP if "clock_step_ns" in fact else Reason.USER_STAMPS
+    assert summarise(cell(), rounds).reasons == (reason,)
+
+
+@pytest.mark.parametrize(("requests", "short"), [(7, True), (8, False)])
+def test_a_closed_load_needs_four_batches(requests: int, *, short: bool) -> None:
+    table = table_of([stream(10, 5, sent_ms=20 * (k // 2) + k % 2) for k in range(requests)], FACTS)
+    summary = summarise(cell(load="closed", requests=requests, rounds_min=1), [table])
+    assert summary.reasons == ((Reason.SHORT_WINDOW,) if short else ())
+
+
+def test_the_manifest_tells_analysis_all_that_it_needs() -> None:
+    spec = {
+        "name": "s",
+        "model": "m",
+        "engine": {"kind": "simulator"},
+        "grid": {"input": 128, "output": 32, "rate": [2.5]},
+        "load": {"kind": "open", "requests": 7},
+        "rounds": {"min": 2},
+        "prompts": {"kind": "text"},
+        "output": "as_served",
+        "slo": {"ttft_ms": 250.0},
+        "validity": {"shared_suspect": 0.2, "shared_invalid": 0.3, "cached_tokens": 9},
+    }
+    (planned,) = make_plan(spec_from_mapping(spec)).cells
+    assert CellInfo.from_entry(plan_entry(planned)) == CellInfo(
+        key=planned.key, variant="", input=128, output=32, batch=None, rate=2.5, load="open", requests=7, rounds_min=2,
+        prompts="text", output_mode="as_served", slo=Slo(ttft_s=0.25),
+        budgets=Budgets(shared_suspect=0.2, shared_invalid=0.3, cached_tokens=9),
+    )  # fmt: skip
+    (plain,) = make_plan(spec_from_mapping(spec | {"slo": {}})).cells
+    entry = plan_entry(plain)
+    assert CellInfo.from_entry(entry).slo is None
+    # A later version may note more about a cell; what this one needs must be there.
+    more = entry | {"new": 1, "validity": entry["validity"] | {"new": 1}}
+    assert CellInfo.from_entry(more) == CellInfo.from_entry(entry)
+    with pytest.raises(KeyError, match="requests"):
+        CellInfo.from_entry({key: value for key, value in entry.items() if key != "requests"})
