@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from benchbench.engines.endpoint import Access, EngineError
 from benchbench.engines.opening import Opened
+from benchbench.engines.view import ServerView
 from benchbench.loadgen.target import Target, make_target
 from benchbench.loadgen.worker import Worker
 from benchbench.record.store import RunDirectory
-from benchbench.spec import Cell, Plan
+from benchbench.spec import Cell, OpenLoad, Plan
+from benchbench.spec.values import base_url
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 
 # Statuses with which a server refuses every request of a sweep, and the key at fault.
 REFUSALS = {401: "engine.api_key_env", 403: "engine.api_key_env", 404: "model", 405: "engine.url"}
+
+
+WARMUP_ROUNDS = 8  # of warmup: auto, at most,
+WARMUP_TOKENS = 32  # and the most output tokens in them
 
 
 class StoppedError(Exception):
@@ -69,6 +75,11 @@ class Driver:
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace)
     answered: bool = False  # some request has succeeded
+    told: set[str] = field(default_factory=set)  # cells whose first failure the observer knows
+    view: ServerView = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.view = ServerView(base_url(self.opened.url), self.opened.access, self.opened.capabilities.metrics)
 
 
 def plan_entry(cell: Cell) -> dict[str, Any]:
@@ -85,6 +96,10 @@ def plan_entry(cell: Cell) -> dict[str, Any]:
         "load": cell.load.kind,
         "requests": cell.requests,
         "rounds_min": cell.rounds.min,
+        "rounds_max": cell.rounds.max,
+        "rel_ci": cell.rounds.rel_ci,
+        "warmup": cell.rounds.warmup,
+        "capped": isinstance(cell.load, OpenLoad) and cell.load.max_concurrency is not None,
         "prompts": cell.prompts.kind,
         "output_mode": cell.output_mode,
         "slo": cell.slo.model_dump(mode="json"),
@@ -92,77 +107,110 @@ def plan_entry(cell: Cell) -> dict[str, Any]:
     }
 
 
-def warmups(cell: Cell) -> int:
-    """Warm-up rounds of a cell: as many as asked, one for `auto`."""
-    return 1 if cell.rounds.warmup == "auto" else int(cell.rounds.warmup)
-
-
 def missing_rounds(run: RunDirectory, cell: Cell) -> int:
-    """Measured rounds that a cell still lacks."""
-    return max(0, cell.rounds.min - len(run.finished_rounds(cell.key)))
+    """Measured rounds that a cell still lacks, as far as its finished ones tell."""
+    done = len(run.finished_rounds(cell.key))
+    if done < cell.rounds.min or cell.rounds.min == cell.rounds.max:
+        return max(0, cell.rounds.min - done)
+    tables = run.read_cell(cell.key)
+    return max(0, _goal(cell, tables) - done)
+
+
+def _goal(cell: Cell, tables: list[pa.Table]) -> int:
+    """Rounds to measure in all: those that the asked interval needs, within max and the time budget."""
+    from benchbench.analysis.observed import wanted_rounds
+    from benchbench.analysis.summary import CellInfo, metrics_of
+    from benchbench.record.requests import round_facts
+
+    info = CellInfo.from_entry(plan_entry(cell))
+    spent_s = sum(round_facts(table).get("wall_ns", 0) for table in tables) / 1e9
+    if cell.rounds.budget_s is not None and spent_s >= cell.rounds.budget_s:
+        return len(tables)
+    return min(cell.rounds.max, wanted_rounds(info, metrics_of(info, tables)))
 
 
 def measure(driver: Driver, cells: list[Cell]) -> None:
     """Measure cells in their order. Raises InterruptedSweep, StoppedError, EngineError, WorkerDiedError, OSError."""
     for cell in cells:
-        driver.pace.left_steps += cell.output * (warmups(cell) + missing_rounds(driver.run, cell))
+        driver.pace.left_steps += cell.output * missing_rounds(driver.run, cell)
     for cell in cells:
         _cell(driver, cell)
 
 
 def _cell(driver: Driver, cell: Cell) -> None:
-    """Warm up, then run the rounds that are missing; give a cell up when all requests of a measured round failed."""
+    """Warm up, then measure; give a cell up when all requests of a measured round failed."""
     from benchbench.analysis.summary import CellInfo, summarise, summary_row
 
-    run, tables = driver.run, driver.run.read_cell(cell.key)
-    engine, access = cell.engine, driver.opened.access
+    run, tables, opened = driver.run, driver.run.read_cell(cell.key), driver.opened
     target = make_target(
-        driver.opened.url,
-        engine.api,
-        access.headers,
-        ca_file=access.ca_file,
-        insecure=access.insecure,
-        proxy=access.proxy,
+        opened.url,
+        cell.engine.api,
+        opened.access.headers,
+        ca_file=opened.access.ca_file,
+        insecure=opened.access.insecure,
+        proxy=opened.access.proxy,
     )
-    first = len(run.finished_rounds(cell.key, "warmup"))
+    left = cell.output * missing_rounds(run, cell)
+    warmups = _warm_up(driver, cell, target)
     have = set(run.finished_rounds(cell.key))
-    rounds = [("warmup", first + k) for k in range(warmups(cell))]
-    rounds += [("measured", number) for number in range(cell.rounds.min) if number not in have]
-    told = ""  # of the first round with failures
-    for at, (phase, number) in enumerate(rounds, 1):
-        driver.observer.round(cell, phase, number, driver.pace.left_s())
-        table = _round(driver, cell, target, phase, number)
-        if not told and (told := _failure(table)):
-            driver.observer.note(f"{cell.label}: {told}")
-        if phase == "warmup":
-            continue
+    while len(tables) < _goal(cell, tables):
+        number = min({*range(len(have) + 1)} - have)
+        table = _round(driver, cell, target, "measured", number)
         tables.append(table)
+        have.add(number)
+        driver.pace.left_steps -= cell.output
+        left -= cell.output
         if "ok" not in table["status"].to_pylist():
             run.journal("cell_given_up", cell=cell.key, reason=table["error_detail"][0].as_py())
-            driver.pace.left_steps -= cell.output * (len(rounds) - at)
             break
-    row = driver.rows[cell.key] = summary_row(summarise(CellInfo.from_entry(plan_entry(cell)), tables))
+    driver.pace.left_steps -= left
+    row = driver.rows[cell.key] = summary_row(summarise(CellInfo.from_entry(plan_entry(cell)), tables, warmups))
     run.journal("cell_done", cell=cell.key, status=row["status"], reasons=row["reasons"])
+    driver.told.discard(cell.key)
     driver.observer.row(cell, row)
 
 
-def _round(driver: Driver, cell: Cell, target: Target, phase: str, number: int) -> pa.Table:
+def _warm_up(driver: Driver, cell: Cell, target: Target) -> list[pa.Table]:
+    """The cell's own input and batch: as many whole rounds as asked, or short ones until two agree.
+
+    Kernels are tuned and graphs captured for each shape, so a fixed count of one prompt would not do.
+    """
+    from benchbench.analysis.observed import warmed_up
+    from benchbench.analysis.summary import CellInfo, metrics_of
+
+    first = len(driver.run.finished_rounds(cell.key, "warmup"))
+    if cell.rounds.warmup != "auto":
+        return [_round(driver, cell, target, "warmup", first + k) for k in range(int(cell.rounds.warmup))]
+    info, tables = CellInfo.from_entry(plan_entry(cell)), list[Any]()
+    for number in range(first, first + WARMUP_ROUNDS):
+        output = min(cell.output, WARMUP_TOKENS)
+        tables.append(_round(driver, cell, target, "warmup", number, output))
+        if warmed_up(info, metrics_of(info, tables)) or "ok" not in tables[-1]["status"].to_pylist():
+            break
+    return tables
+
+
+def _round(driver: Driver, cell: Cell, target: Target, phase: str, number: int, output: int | None = None) -> pa.Table:
     """Drive one round and store it; when this raises, nothing of the round is stored."""
     from benchbench.loadgen.prompts import make_job
     from benchbench.record.requests import round_table
 
-    run, place = driver.run, (cell.key, phase, number)
+    run, place, opened = driver.run, (cell.key, phase, number), driver.opened
+    driver.observer.round(cell, phase, number, driver.pace.left_s())
     attempt = driver.attempts.get(place, 0)
     driver.attempts[place] = attempt + 1
     run.journal("round_begun", cell=cell.key, phase=phase, round=number, attempt=attempt)
-    job = make_job(cell, target, driver.opened.vocab, phase, number, attempt)
+    job = make_job(cell, target, opened.source(cell), phase, number, attempt, output)
+    before = driver.view.before(reset=cell.rounds.reset_prefix_cache)
     columns, facts = driver.worker.run(job, driver.stop)
     if facts["cancelled"]:
         raise InterruptedSweep
-    _hide(columns["error_detail"], driver.opened.access)
+    _hide(columns["error_detail"], opened.access)
     if "failed" in columns["status"]:
         _judge_failures(columns, target, answered=driver.answered)
     driver.answered |= "ok" in columns["status"]
+    facts["server"] = driver.view.after(before, columns)
+    facts["common_tokens"] = opened.common_tokens(cell) * len(columns["index"])
     labels = {
         "cell": cell.key,
         "variant": cell.variant,
@@ -178,8 +226,10 @@ def _round(driver: Driver, cell: Cell, target: Target, phase: str, number: int) 
     table = round_table(columns, labels, facts)
     run.write_round(table, *place)
     driver.pace.seconds += facts["wall_ns"] / 1e9
-    driver.pace.steps += cell.output
-    driver.pace.left_steps -= cell.output
+    driver.pace.steps += output or cell.output
+    if cell.key not in driver.told and (told := _failure(table)):
+        driver.told.add(cell.key)
+        driver.observer.note(f"{cell.label}: {told}")
     return table
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchbench.engines.endpoint import Capabilities, EngineError
-from benchbench.engines.opening import open_engine
+from benchbench.engines.opening import Opened, open_engine
 from benchbench.loadgen.worker import Worker, WorkerDiedError
 from benchbench.record.store import RunDirectory
 from benchbench.rounds import Driver, InterruptedSweep, Observer, StoppedError, measure, missing_rounds, plan_entry
@@ -113,9 +113,9 @@ def _carry_out(
         return "complete", ""
     try:
         with Worker() as worker, open_engine(plan, _import_all) as opened:
-            for note in [*opened.capabilities.notes, *_too_long(plan, opened.capabilities)]:
+            for note in [*opened.notes, *_too_long(plan, opened.capabilities)]:
                 observer.note(note)
-            _write_manifest(run, plan, only, opened.capabilities)
+            _write_manifest(run, plan, only, opened)
             worker.ready()
             measure(Driver(run, worker, opened, observer, stop, run.attempts(), rows), todo)
     except (StoppedError, WorkerDiedError) as error:
@@ -158,7 +158,7 @@ def _is_concluded(run: RunDirectory, plan: Plan) -> bool:
     return last == "complete" and {cell.key for cell in plan.cells} <= {e["key"] for e in run.manifest()["plan"]}
 
 
-def _write_manifest(run: RunDirectory, plan: Plan, only: str | None, found: Capabilities | None) -> None:
+def _write_manifest(run: RunDirectory, plan: Plan, only: str | None, opened: Opened | None) -> None:
     """What was asked and with what. With `only`, cells of an earlier, wider plan stay in it."""
     from benchbench.record.environment import environment, masked
 
@@ -172,8 +172,8 @@ def _write_manifest(run: RunDirectory, plan: Plan, only: str | None, found: Capa
             "spec": masked(plan.spec.model_dump(mode="json")),
             "only": only,
             "plan": list(entries.values()),
-            "notes": [*plan.spec.notes, *(found.notes if found else ())],
-            "engine": asdict(found) if found else earlier.get("engine"),
+            "notes": [*plan.spec.notes, *(opened.notes if opened else ())],
+            "engine": asdict(opened.capabilities) if opened else earlier.get("engine"),
             **environment(),
         }
     )

@@ -123,7 +123,7 @@ FAILURES: dict[str, tuple[Answer, tuple[str, str, str]]] = {
         ("protocol", "wait", "not an HTTP response ("),
     ),
     "broken chunks": (
-        lambda _: [CHUNKED, b"zz\r\nhello\r\n", HANG],
+        lambda _: [CHUNKED, b"zz\r\nhello\r\n\r\n", HANG],
         ("protocol", "wait", "broken chunk framing: b'zz'"),
     ),
     "output too short": (

@@ -85,6 +85,16 @@ def test_whatever_the_tokenizer_adds_and_splits_every_text_is_exact(
         verify(count, texts[0] + " w0 w1 w2 w3 w4", length)
 
 
+@pytest.mark.parametrize("good", [MIN_WORDS - 1, MIN_WORDS])
+def test_too_few_words_would_repeat_themselves(good: int) -> None:
+    count = Tokenizer(dict.fromkeys(WORDS[good:], 2), {})
+    if good == MIN_WORDS:
+        assert list(fit_vocabulary(count, WORDS).words) == WORDS[:good]
+    else:
+        with pytest.raises(EngineError, match="only 49 of 120 words"):
+            fit_vocabulary(count, WORDS)
+
+
 def test_texts_are_never_empty() -> None:
     fitted = fit_vocabulary(Tokenizer({}, {}, 7), WORDS)
     for length in (0, 7, 8):

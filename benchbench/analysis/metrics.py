@@ -68,6 +68,7 @@ class RoundMetrics:
     first_shared: int  # requests whose first token's read also held a later token
     buffered: int  # requests of 4 or more events that came in one or two reads
     send_skew_s: float  # last send - first send of what was due together
+    late_s: Floats  # sent - scheduled of every request sent, where the load schedules one by one (closed, open)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +149,7 @@ def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo
         shared_events=shared,
         first_shared=first_shared,
         buffered=buffered,
+        late_s=_seconds((c.sent - c.scheduled)[c.sent > 0]) if load != "static" else np.array([]),
         send_skew_s=float(started.max() - started.min()) * _NS if load == "static" and len(started) else 0.0,
     )
 

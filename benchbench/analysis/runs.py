@@ -40,7 +40,7 @@ class Run:
     @cached_property
     def summaries(self) -> list[CellSummary]:
         """One summary a cell, computed from its measured rounds."""
-        return [summarise(cell, self.directory.read_cell(cell.key)) for cell in self.cells]
+        return [cell_summary(self.directory, cell) for cell in self.cells]
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -80,6 +80,11 @@ class Run:
                     facts = round_facts(self.directory.read_round(cell.key, phase, number))
                     rows.append({"cell": cell.key, "phase": phase, "round": number, **facts})
         return pd.DataFrame(rows)
+
+
+def cell_summary(run: RunDirectory, cell: CellInfo) -> CellSummary:
+    """The summary of one cell from its stored rounds."""
+    return summarise(cell, run.read_cell(cell.key), run.read_cell(cell.key, "warmup"))
 
 
 def open_run(path: str | Path) -> Run:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchbench.analysis.metrics import Floats, RoundMetrics, Slo, round_metrics
-from benchbench.analysis.stats import Estimate, mean_estimate
+from benchbench.analysis.observed import observe, percentile, pooled
+from benchbench.analysis.stats import Estimate, two_stage_estimate
 from benchbench.analysis.validity import Budgets, Reason, Seen, Status, judge
 from benchbench.record.requests import round_facts
 
@@ -25,6 +26,7 @@ COLUMNS = (
     *("e2el_ms_low", "e2el_ms_high", "e2el_ms_p50", "e2el_ms_p90", "e2el_ms_p99", "ttft_scheduled_ms"),
     *("stream_tok_s", "goodput_req_s", "run_tok_s", "round_s", "shared_share", "send_skew_ms", "lag_ms_p50"),
     *("lag_ms_max", "turn_ms_max", "client_cpu_share", "resent", "key"),
+    *("rounds_needed", "warmup_rounds", "queue_ms", "preemptions", "prefix_hits", "foreign_tokens"),
 )
 
 
@@ -41,6 +43,10 @@ class CellInfo:
     load: str
     requests: int
     rounds_min: int
+    rounds_max: int
+    rel_ci: float
+    warmup: int | str
+    capped: bool  # an open load with a limit of requests in flight: waiting in our own queue is meant
     prompts: str
     output_mode: str
     slo: Slo | None
@@ -63,19 +69,12 @@ class CellSummary:
 
     cell: CellInfo
     rounds: tuple[RoundMetrics, ...]
+    warmups: tuple[RoundMetrics, ...]
     estimates: Mapping[str, Estimate | None]
+    seen: Seen
     status: Status
     reasons: tuple[Reason, ...]
     facts: tuple[Mapping[str, Any], ...]
-    resent: int
-
-    @property
-    def requests(self) -> int:
-        return sum(one.requests for one in self.rounds)
-
-    @property
-    def failed(self) -> int:
-        return sum(one.failed for one in self.rounds)
 
 
 _ESTIMATES: dict[str, Callable[[RoundMetrics], float | None]] = {
@@ -103,80 +102,27 @@ def _edge(values: Floats, edge: Callable[[Floats], Any]) -> float | None:
     return float(edge(values)) if len(values) else None
 
 
-def summarise(cell: CellInfo, tables: Sequence[pa.Table]) -> CellSummary:
-    """Summary of a cell from the tables of its measured rounds, in order."""
-    rounds = tuple(round_metrics(table, load=cell.load, in_flight=cell.batch, slo=cell.slo) for table in tables)
+def summarise(cell: CellInfo, tables: Sequence[pa.Table], warmups: Sequence[pa.Table] = ()) -> CellSummary:
+    """Summary of a cell from the tables of its measured rounds and of its warm-up rounds, in order."""
+    rounds, before = metrics_of(cell, tables), metrics_of(cell, warmups)
     facts = tuple(round_facts(table) for table in tables)
     estimates = {}
     for name, figure in _ESTIMATES.items():
         values = [value for one in rounds if (value := figure(one)) is not None]
-        estimates[name] = mean_estimate(values)
-    status, reasons = judge(_seen(cell, tables, rounds, facts), cell.budgets)
-    resent = sum(_total(table, "resent") for table in tables)
-    return CellSummary(cell, rounds, estimates, status, reasons, facts, resent)
+        estimates[name] = two_stage_estimate(values, cell.rounds_min)
+    seen = observe(cell, tables, rounds, before, facts)
+    status, reasons = judge(seen, cell.budgets)
+    return CellSummary(cell, rounds, before, estimates, seen, status, reasons, facts)
 
 
-def _total(table: pa.Table, name: str) -> int:
-    import pyarrow.compute as pc
-
-    return int(pc.sum(table[name]).as_py() or 0)
-
-
-def _seen(
-    cell: CellInfo,
-    tables: Sequence[pa.Table],
-    rounds: Sequence[RoundMetrics],
-    facts: Sequence[Mapping[str, Any]],
-) -> Seen:
-    wrong = unknown = blind = 0
-    for table in tables:
-        rows = zip(
-            table["status"].to_pylist(),
-            table["input_tokens"].to_pylist(),
-            table["asked_input_tokens"].to_pylist(),
-            table["output_tokens"].to_pylist(),
-            strict=True,
-        )
-        for status, told, asked, output in rows:
-            if status == "ok":
-                wrong += told is not None and told != asked
-                unknown += told is None
-                blind += output is None
-    windowed = all(one.windowed for one in rounds)
-    if cell.load == "closed":
-        windowed = windowed and cell.requests >= 4 * (cell.batch or 1)
-    return Seen(
-        rounds=len(rounds),
-        rounds_asked=cell.rounds_min,
-        requests=sum(one.requests for one in rounds),
-        failed=sum(one.failed for one in rounds),
-        events=sum(len(one.lag_s) for one in rounds),
-        shared_events=sum(one.shared_events for one in rounds),
-        first_shared=sum(one.first_shared for one in rounds),
-        buffered=sum(one.buffered for one in rounds),
-        cached_tokens=sum(_total(table, "cached_tokens") for table in tables),
-        input_wrong=wrong,
-        input_unknown=unknown,
-        output_unknown=blind,
-        token_ids=cell.prompts == "token_ids",
-        clock_step_ns=max((fact.get("clock_step_ns", 0) for fact in facts), default=0),
-        kernel_stamps=all(fact.get("kernel_stamps", True) for fact in facts),
-        windowed=windowed,
-    )
-
-
-def _pooled(rounds: Sequence[RoundMetrics], name: str) -> Floats:
-    return np.concatenate([getattr(one, name) for one in rounds]) if rounds else np.array([])
-
-
-def _percentile(values: Floats, q: float) -> float | None:
-    """Percentile by numpy's linear rule, None of nothing."""
-    return float(np.percentile(values, q)) if len(values) else None
+def metrics_of(cell: CellInfo, tables: Sequence[pa.Table]) -> tuple[RoundMetrics, ...]:
+    """The metrics of each round of a cell."""
+    return tuple(round_metrics(table, load=cell.load, in_flight=cell.batch, slo=cell.slo) for table in tables)
 
 
 def summary_row(summary: CellSummary) -> dict[str, Any]:
     """The flat row of summary.csv, keys as in COLUMNS: latencies in ms, rates in 1/s, None where undefined."""
-    cell, rounds = summary.cell, summary.rounds
+    cell, rounds, seen = summary.cell, summary.rounds, summary.seen
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     for name in ("variant", "input", "output", "batch", "load", "rate", "key"):
         row[name] = getattr(cell, name)
@@ -184,9 +130,14 @@ def summary_row(summary: CellSummary) -> dict[str, Any]:
         "status": summary.status,
         "reasons": ";".join(dict.fromkeys(reason.code for reason in summary.reasons)),
         "rounds": len(rounds),
-        "requests": summary.requests,
-        "failed": summary.failed,
-        "resent": summary.resent,
+        "requests": seen.requests,
+        "failed": seen.failed + seen.wrong_length,
+        "rounds_needed": seen.rounds_needed,
+        "warmup_rounds": len(summary.warmups),
+        "preemptions": seen.preemptions,
+        "prefix_hits": seen.prefix_hits,
+        "foreign_tokens": seen.foreign_tokens,
+        "resent": sum(fact.get("resent", 0) for fact in summary.facts),
     }
     for name, estimate in summary.estimates.items():
         column, scale = (name, 1.0) if name.endswith("_s") else (f"{name}_ms", 1e3)
@@ -196,18 +147,25 @@ def summary_row(summary: CellSummary) -> dict[str, Any]:
             if estimate.low is not None and estimate.high is not None and f"{column}_low" in row:
                 row[f"{column}_low"], row[f"{column}_high"] = estimate.low * scale, estimate.high * scale
     for metric in ("ttft", "e2el", "itl", "lag"):
-        pool = _pooled(rounds, f"{metric}_s") * 1e3
+        pool = pooled(rounds, f"{metric}_s") * 1e3
         for q in (50, 90, 99):
             if f"{metric}_ms_p{q}" in row:
-                row[f"{metric}_ms_p{q}"] = _percentile(pool, q)
+                row[f"{metric}_ms_p{q}"] = percentile(pool, q)
         if metric == "lag":
             row["lag_ms_max"] = float(pool.max()) if len(pool) else None
-    events = sum(len(one.lag_s) for one in rounds)
-    row["shared_share"] = sum(one.shared_events for one in rounds) / events if events else None
-    row["send_skew_ms"] = max((one.send_skew_s for one in rounds), default=0.0) * 1e3 if rounds else None
+    row["shared_share"] = seen.shared_events / seen.events if seen.events else None
+    row["send_skew_ms"] = seen.send_skew_s * 1e3 if rounds else None
+    row["queue_ms"] = _queue_ms(summary.facts)
     row["turn_ms_max"] = (
         max((fact.get("turn_max_ns", 0) for fact in summary.facts), default=0) / 1e6 if rounds else None
     )
     wall = sum(fact.get("wall_ns", 0) for fact in summary.facts)
     row["client_cpu_share"] = sum(fact.get("cpu_ns", 0) for fact in summary.facts) / wall if wall else None
     return row
+
+
+def _queue_ms(facts: Sequence[Mapping[str, Any]]) -> float | None:
+    """Mean time in the server's own queue, ms, from its histogram's deltas; None when it does not tell."""
+    views = [fact["server"] for fact in facts if fact.get("server")]
+    count = sum(view.get("queue_count") or 0 for view in views)
+    return 1e3 * sum(view.get("queue_s_sum") or 0.0 for view in views) / count if count else None

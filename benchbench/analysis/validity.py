@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
+FLOOR_S = 0.001
+
 Status = Literal["valid", "suspect", "invalid"]
 
 
@@ -20,17 +22,17 @@ class Reason(Enum):
         "requests failed",
         "read error_kind and error_detail in records/; fix the server or lower the load",
     )
+    OUTPUT_LENGTH = (
+        "output_length",
+        "invalid",
+        "answers were shorter or longer than asked",
+        "use a server that honours ignore_eos and min_tokens, or measure with output: as_served",
+    )
     INPUT_LENGTH = (
         "input_length",
         "invalid",
         "the server counted other input tokens than asked",
-        "send token ids, or name the tokenizer",
-    )
-    INPUT_INEXACT = (
-        "input_inexact",
-        "suspect",
-        "text prompts: the server's count of input tokens differs from the asked",
-        "send token ids (prompts.kind: token_ids)",
+        "send token ids, or name the tokenizer (prompts.tokenizer)",
     )
     INPUT_UNVERIFIED = (
         "input_unverified",
@@ -44,11 +46,53 @@ class Reason(Enum):
         "the server reports neither usage nor token ids: events were counted as tokens",
         "use a server that answers stream_options.include_usage",
     )
+    SERVER_COUNT_MISMATCH = (
+        "server_count_mismatch",
+        "invalid",
+        "the server's counts contradict what it sent: usage against token ids, or /metrics below what we received",
+        "report it to the server's makers; until then trust neither count",
+    )
+    FOREIGN_LOAD = (
+        "foreign_load",
+        "invalid",
+        "the server served tokens that are not ours: somebody else was loading it",
+        "measure when nobody else uses the server",
+    )
+    REPLICAS = (
+        "replicas",
+        "suspect",
+        "/metrics came from different processes: several replicas behind one address, or a restart",
+        "attach to one replica, so that its counts can be checked",
+    )
     CACHED_PREFIX = (
         "cached_prefix",
         "invalid",
         "prompt tokens came from the prefix cache",
-        "change seed, or turn the server's prefix cache off",
+        "change seed, set rounds.reset_prefix_cache, or turn the server's prefix cache off",
+    )
+    PREEMPTED = (
+        "preempted",
+        "invalid",
+        "the server preempted requests for want of KV cache and computed their tokens again",
+        "lower the batch or the lengths, or give the server more KV cache",
+    )
+    UNSTABLE_WARMUP = (
+        "unstable_warmup",
+        "suspect",
+        "no two successive warm-up rounds agreed",
+        "look for what else runs on the server; raise validity.warmup_agree if its noise is known",
+    )
+    TOO_FEW_ROUNDS = (
+        "too_few_rounds",
+        "suspect",
+        "fewer rounds than the asked interval of Sys tok/s needs",
+        "raise rounds.max or rounds.budget_s, or ask for less precision (rounds.rel_ci)",
+    )
+    DRIFT = (
+        "drift",
+        "suspect",
+        "Sys tok/s changed over the rounds by more than rounds.rel_ci",
+        "look for heat, clocks or a filling cache; warm up longer",
     )
     SHARED_READS_SOME = (
         "shared_reads",
@@ -68,11 +112,35 @@ class Reason(Enum):
         "a first token's read also held a later token, so its TTFT is not known",
         "give the client a quieter core, or lower the batch",
     )
+    GROUPED_TOKENS = (
+        "grouped_tokens",
+        "suspect",
+        "the server put several tokens into one event, so ITL is between events",
+        "start the server with --stream-interval 1, or read TPOT instead",
+    )
     BUFFERED_STREAM = (
         "buffered_stream",
         "invalid",
         "whole answers came in one or two reads: something between buffers the stream",
         "turn the proxy's response buffering off, or attach to the server itself",
+    )
+    SEND_SKEW = (
+        "send_skew",
+        "suspect",
+        "the requests of a batch were not sent together",
+        "give the client a quieter core, or raise validity.send_skew",
+    )
+    LATE_SENDS = (
+        "late_sends",
+        "suspect",
+        "requests were sent later than scheduled (refills of a closed load, arrivals of an open one)",
+        "give the client a quieter core, or lower the load",
+    )
+    CLIENT_LAG = (
+        "client_lag",
+        "suspect",
+        "the client read tokens late, measured against the gaps between them",
+        "give the client a quieter core, or lower the batch",
     )
     CLOCK_STEP = (
         "clock_step",
@@ -92,11 +160,23 @@ class Reason(Enum):
         "a closed load of fewer than 4 x batch requests: Sys tok/s holds the cold wave or is of the whole round",
         "raise load.requests to 4 x batch or more",
     )
-    TOO_FEW_ROUNDS = (
-        "too_few_rounds",
+    THROTTLED = (
+        "throttled",
         "suspect",
-        "fewer rounds were finished than rounds.min",
-        "continue with --resume",
+        "an accelerator lowered its clocks for heat or power during a round",
+        "cool it, or set a power limit that it can hold",
+    )
+    STRAGGLER = (
+        "straggler",
+        "suspect",
+        "one accelerator was slower than the others of its group",
+        "look at its temperature, clocks and links",
+    )
+    FASTER_THAN_HARDWARE = (
+        "faster_than_hardware",
+        "invalid",
+        "the numbers are beyond what the hardware's bandwidth and compute allow",
+        "look for cached prefixes, wrong lengths, or wrong hardware facts in the sweep",
     )
 
     def __init__(self, code: str, status: Status, meaning: str, remedy: str) -> None:
@@ -105,58 +185,118 @@ class Reason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a cell's measured rounds showed, summed or at their worst."""
+    """What a cell's measured rounds showed, summed or at their worst. None: not known, so not judged."""
 
     rounds: int
-    rounds_asked: int
+    rounds_needed: int
     requests: int
-    failed: int
+    failed: int  # other than for their length
+    wrong_length: int
     events: int
     shared_events: int
     first_shared: int
     buffered: int
-    cached_tokens: int
+    grouped: int  # events that held several tokens
+    cached_tokens: int  # as usage says
     input_wrong: int  # requests whose reported input differs from the asked
     input_unknown: int
     output_unknown: int
-    token_ids: bool  # prompts were token ids, exact by construction
+    usage_wrong: int  # requests whose reported output differs from the token ids they got
     clock_step_ns: int
     kernel_stamps: bool
     windowed: bool
+    ttft_s: float | None  # mean
+    itl_s: float | None  # median
+    send_skew_s: float
+    late_p99_s: float
+    lag_p99_s: float
+    drift: bool
+    warmup_agreed: bool | None
+    # The server's own view, from /metrics
+    replicas: bool = False
+    foreign_tokens: int | None = None
+    missing_tokens: int | None = None
+    preemptions: int | None = None
+    prefix_hits: int | None = None
+    common_tokens: int = 0  # that the prompts share by their form (template, BOS), so that a cache may have them
+    # From telemetry and the roofline, where there are any
+    throttled: bool = False
+    straggler: bool = False
+    too_fast: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    """How much is tolerated: shares of token events, tokens, ns."""
+    """How much is tolerated: shares of token events, of TTFT, of ITL; tokens, counts, ns."""
 
     shared_suspect: float = 0.01
     shared_invalid: float = 0.10
     cached_tokens: int = 0
+    preemptions: int = 0
+    foreign_tokens: int = 0
+    send_skew: float = 0.25
+    late_send: float = 0.25
+    client_lag: float = 0.50
+    warmup_agree: float = 0.05
     clock_step_ns: int = 1_000_000
 
 
 def judge(seen: Seen, budgets: Budgets) -> tuple[Status, tuple[Reason, ...]]:
     """The cell's status, the worst of its reasons', and the reasons in the enum's order."""
-    share = seen.shared_events / seen.events if seen.events else 0.0
-    found = {
-        Reason.NO_DATA: seen.rounds == 0,
-        Reason.REQUEST_FAILED: seen.failed > 0,
-        Reason.INPUT_LENGTH: seen.input_wrong > 0 and seen.token_ids,
-        Reason.INPUT_INEXACT: seen.input_wrong > 0 and not seen.token_ids,
-        Reason.INPUT_UNVERIFIED: seen.input_unknown > 0,
-        Reason.OUTPUT_UNVERIFIED: seen.output_unknown > 0,
-        Reason.CACHED_PREFIX: seen.cached_tokens > budgets.cached_tokens,
-        Reason.SHARED_READS_SOME: budgets.shared_suspect < share <= budgets.shared_invalid,
-        Reason.SHARED_READS: share > budgets.shared_invalid,
-        Reason.FIRST_TOKEN_SHARED: seen.first_shared > 0,
-        Reason.BUFFERED_STREAM: seen.buffered * 2 > seen.requests - seen.failed > 0,
-        Reason.CLOCK_STEP: seen.clock_step_ns > budgets.clock_step_ns,
-        Reason.USER_STAMPS: not seen.kernel_stamps,
+    found = {Reason.NO_DATA: seen.rounds == 0, **_lengths(seen), **_server(seen, budgets), **_client(seen, budgets)}
+    found |= {
+        Reason.UNSTABLE_WARMUP: seen.warmup_agreed is False,
+        Reason.TOO_FEW_ROUNDS: 0 < seen.rounds < seen.rounds_needed,
+        Reason.DRIFT: seen.drift,
         Reason.SHORT_WINDOW: not seen.windowed,
-        Reason.TOO_FEW_ROUNDS: 0 < seen.rounds < seen.rounds_asked,
+        Reason.THROTTLED: seen.throttled,
+        Reason.STRAGGLER: seen.straggler,
+        Reason.FASTER_THAN_HARDWARE: seen.too_fast,
     }
     reasons = tuple(reason for reason in Reason if found[reason])
     return worst(reason.status for reason in reasons), reasons
+
+
+def _lengths(seen: Seen) -> dict[Reason, bool]:
+    return {
+        Reason.REQUEST_FAILED: seen.failed > 0,
+        Reason.OUTPUT_LENGTH: seen.wrong_length > 0,
+        Reason.INPUT_LENGTH: seen.input_wrong > 0,
+        Reason.INPUT_UNVERIFIED: seen.input_unknown > 0,
+        Reason.OUTPUT_UNVERIFIED: seen.output_unknown > 0,
+        Reason.GROUPED_TOKENS: seen.grouped > 0,
+    }
+
+
+def _server(seen: Seen, budgets: Budgets) -> dict[Reason, bool]:
+    cached = max(seen.cached_tokens, seen.prefix_hits or 0)
+    return {
+        Reason.SERVER_COUNT_MISMATCH: seen.usage_wrong > 0 or (seen.missing_tokens or 0) > 0,
+        Reason.FOREIGN_LOAD: (seen.foreign_tokens or 0) > budgets.foreign_tokens,
+        Reason.REPLICAS: seen.replicas,
+        Reason.CACHED_PREFIX: cached > budgets.cached_tokens + seen.common_tokens,
+        Reason.PREEMPTED: (seen.preemptions or 0) > budgets.preemptions,
+    }
+
+
+def _client(seen: Seen, budgets: Budgets) -> dict[Reason, bool]:
+    share = seen.shared_events / seen.events if seen.events else 0.0
+    return {
+        Reason.SHARED_READS_SOME: budgets.shared_suspect < share <= budgets.shared_invalid,
+        Reason.SHARED_READS: share > budgets.shared_invalid,
+        Reason.FIRST_TOKEN_SHARED: seen.first_shared > 0,
+        Reason.BUFFERED_STREAM: seen.buffered * 2 > seen.requests - seen.failed - seen.wrong_length > 0,
+        Reason.SEND_SKEW: _beyond(seen.send_skew_s, budgets.send_skew, seen.ttft_s),
+        Reason.LATE_SENDS: _beyond(seen.late_p99_s, budgets.late_send, seen.ttft_s),
+        Reason.CLIENT_LAG: _beyond(seen.lag_p99_s, budgets.client_lag, seen.itl_s),
+        Reason.CLOCK_STEP: seen.clock_step_ns > budgets.clock_step_ns,
+        Reason.USER_STAMPS: not seen.kernel_stamps,
+    }
+
+
+def _beyond(seconds: float, share: float, of_s: float | None) -> bool:
+    """Whether a delay of ours is more than a share of what it disturbs; below a millisecond it never is."""
+    return of_s is not None and seconds > max(share * of_s, FLOOR_S)
 
 
 def worst(statuses: Iterable[Status]) -> Status:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from benchbench.cli.progress import duration_text
+from benchbench.rounds import WARMUP_TOKENS
 from benchbench.spec import SimulatorEngine
 
 if TYPE_CHECKING:
@@ -17,24 +18,32 @@ def plan_text(plan: Plan) -> str:
     requests = tokens = prompts = 0
     seconds: float | None = 0.0
     for number, cell in enumerate(plan.cells, 1):
-        warmup = 1 if cell.rounds.warmup == "auto" else int(cell.rounds.warmup)
-        rounds = warmup + cell.rounds.min
-        requests += rounds * cell.requests
-        tokens += rounds * cell.tokens
-        prompts += rounds * cell.requests * cell.input
+        auto = cell.rounds.warmup == "auto"
+        warmups = 2 if auto else int(cell.rounds.warmup)  # two short ones at least, until they agree
+        steps = cell.rounds.min * cell.output + warmups * (min(cell.output, WARMUP_TOKENS) if auto else cell.output)
+        requests += (warmups + cell.rounds.min) * cell.requests
+        tokens += steps * cell.requests
+        prompts += (warmups + cell.rounds.min) * cell.requests * cell.input
         one = round_seconds(cell)
-        seconds = None if one is None or seconds is None else seconds + rounds * one
+        seconds = None if one is None or seconds is None else seconds + steps / cell.output * one
         took = "" if one is None else f", about {one:.1f} s a round"
         lines.append(
-            f"{number:4} {cell.label} {cell.load.kind}: {warmup} warm-up + {cell.rounds.min} rounds "
+            f"{number:4} {cell.label} {cell.load.kind}: {warmups}{'+' * auto} warm-up, {_rounds(cell)} rounds "
             f"of {cell.requests} requests{took}  [{cell.key}]"
         )
     estimate = "unknown for this engine" if seconds is None else f"about {duration_text(seconds)}"
+    least = "at least " if any(cell.rounds.max > cell.rounds.min for cell in plan.cells) else ""
     lines.append(
-        f"{len(plan.cells)} cells, {requests} requests, {prompts} input tokens, {tokens} output tokens; "
+        f"{len(plan.cells)} cells, {least}{requests} requests, {prompts} input tokens, {tokens} output tokens; "
         f"time: {estimate}"
     )
     return "\n".join(lines)
+
+
+def _rounds(cell: Cell) -> str:
+    """`5` or `5 to 20`: how many the asked interval needs, the first ones tell."""
+    low, high = cell.rounds.min, cell.rounds.max
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def round_seconds(cell: Cell) -> float | None:

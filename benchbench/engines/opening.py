@@ -5,22 +5,49 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchbench.engines.endpoint import Access, Capabilities, EngineError, attach
-from benchbench.spec import EndpointEngine, Plan, SimulatorEngine
+from benchbench.engines.tokens import WORDS, Fitted, exact_texts, find_counter, fit_vocabulary, vocabulary_range
+from benchbench.spec import Cell, EndpointEngine, Plan, SimulatorEngine
 from benchbench.spec.values import base_url
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+Texts = Callable[["np.random.Generator", int, int], list[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A server to send requests to. `vocab`: token ids for prompts lie in [low, high)."""
+    """A server to send requests to.
+
+    `vocab`: token ids for prompts lie in [low, high). `texts`: makes text prompts of exact length, where the plan has
+    any. `notes`: what was found out about lengths.
+    """
 
     url: str
-    vocab: tuple[int, int]
+    vocab: tuple[int, int] | None
+    texts: Texts | None = None
     access: Access = field(default_factory=Access)
     capabilities: Capabilities = field(default_factory=Capabilities)
+    notes: tuple[str, ...] = ()
+    text_overhead: int = 0
+
+    def common_tokens(self, cell: Cell) -> int:
+        """Tokens that all prompts of a cell have in common by their form, and a prefix cache may know."""
+        return 0 if cell.prompts.kind == "token_ids" else self.text_overhead
+
+    def source(self, cell: Cell) -> tuple[int, int] | Texts:
+        """Where a cell's prompts come from."""
+        found = self.vocab if cell.prompts.kind == "token_ids" else self.texts
+        if found is None:
+            raise EngineError("no prompts can be made for this cell", "prompts.kind")
+        return found
 
 
 @contextlib.contextmanager
@@ -32,24 +59,61 @@ def open_engine(plan: Plan, meanwhile: Callable[[], None] = lambda: None) -> Ite
     engine = plan.spec.engine
     if isinstance(engine, EndpointEngine):
         access = _access(engine, min((cell.timeouts.connect_s for cell in plan.cells), default=10.0))
-        if plan.spec.prompts.kind == "token_ids" and plan.spec.prompts.vocab is None:
-            message = "is required: this version does not ask an endpoint for its vocabulary"
-            raise EngineError(message, "prompts.vocab", allowed="[low, high)")
         meanwhile()
-        found = attach(base_url(engine.url), plan.spec.model, access)
-        yield Opened(engine.url, plan.spec.prompts.vocab or (0, 1), access, found)
+        yield _prepared(plan, engine.url, access)
     else:
-        with _simulator(engine, plan, meanwhile) as opened:
-            yield opened
+        with _simulator(engine, plan, meanwhile) as url:
+            yield _prepared(plan, url, Access())
+
+
+def _prepared(plan: Plan, url: str, access: Access) -> Opened:
+    """Ask the server what it is, and find out how prompts get their exact lengths."""
+    root, model = base_url(url), plan.spec.model
+    found = attach(root, model, access)
+    opened = Opened(url, None, None, access, found, found.notes)
+    ids = next((cell for cell in plan.cells if cell.prompts.kind == "token_ids"), None)
+    if ids is not None:
+        vocab = ids.prompts.vocab
+        if vocab is None and (vocab := vocabulary_range(root, model, access, ids.prompts.tokenizer)):
+            note = f"prompt token ids are drawn from {vocab[0]} to {vocab[1] - 1}, as the tokenizer told"
+            opened = replace(opened, notes=(*opened.notes, note))
+        if vocab is None:
+            message = "is required: neither the server (POST /tokenize) nor a tokenizer tells its vocabulary"
+            raise EngineError(message, "prompts.vocab", allowed="[low, high)")
+        opened = replace(opened, vocab=vocab)
+    text = next((cell for cell in plan.cells if cell.prompts.kind == "text"), None)
+    if text is not None:
+        fitted, how = _fitted(text, root, access)
+        notes = (*opened.notes, how)
+        opened = replace(opened, texts=partial(exact_texts, fitted), text_overhead=fitted.overhead, notes=notes)
+    return opened
+
+
+def _fitted(cell: Cell, root: str, access: Access) -> tuple[Fitted, str]:
+    """Words of known lengths, and a sentence that says by whom they were counted."""
+    engine = cell.engine
+    try:
+        counter = find_counter(root, cell.model, engine.api, access, cell.prompts.tokenizer, engine.extra_body)
+    except EngineError as error:
+        if error.gone:
+            raise
+        return Fitted(
+            tuple(WORDS), 0, WORDS[0]
+        ), f"lengths of text prompts are not exact, about one token a word: {error}"
+    fitted = fit_vocabulary(counter.count, WORDS)
+    return fitted, (
+        f"text prompts have exact lengths, counted by {counter.how}: {len(fitted.words)} words of one token each, "
+        f"{fitted.overhead} tokens besides (template, BOS, first word)"
+    )
 
 
 @contextlib.contextmanager
-def _simulator(engine: SimulatorEngine, plan: Plan, meanwhile: Callable[[], None]) -> Iterator[Opened]:
+def _simulator(engine: SimulatorEngine, plan: Plan, meanwhile: Callable[[], None]) -> Iterator[str]:
     from benchbench.engines.simulator import ProfileError, SimulatorError, SimulatorProcess, load_profile
 
     models = sorted({cell.model for cell in plan.cells})
     try:
-        size = load_profile(engine.profile, engine.options).vocab_size
+        load_profile(engine.profile, engine.options)  # its errors are clearer here than from the process
         process = SimulatorProcess(
             engine.profile, scale=engine.scale, port=engine.port, options=engine.options, models=models
         )
@@ -57,8 +121,7 @@ def _simulator(engine: SimulatorEngine, plan: Plan, meanwhile: Callable[[], None
         try:
             meanwhile()
             process.listening()
-            vocab = plan.spec.prompts.vocab or (min(1000, size // 2), size)
-            yield Opened(process.url, vocab, capabilities=attach(process.url, plan.spec.model, Access()))
+            yield process.url
         finally:
             process.close()
     except ProfileError as error:

@@ -39,9 +39,21 @@ _BROAD = " ".join(
         *map(chr, (*range(0x370, 0x5EA, 3), *range(0x905, 0xE30, 9), *range(0x3041, 0x30FA, 4))),
         *map(chr, (*range(0x4E00, 0x9FA5, 37), *range(0xAC00, 0xD7A3, 61))),
         "internationalization electroencephalography Geschwindigkeitsbegrenzung anticonstitutionnellement",
-        "getElementsByClassName IllegalArgumentException достопримечательность desarrollamiento 中华人民共和国",
+        "getElementsByClassName IllegalArgumentException достопримечательность responsabilidades 中华人民共和国",
     ]
 )
+# Words that byte-pair vocabularies of English hold whole, with their leading space: about one token each.
+WORDS = (  # noqa: SIM905 - a list of quoted words would fill a screen
+    "time people way water day man world life hand part child eye woman place work week case point government "
+    "company number group problem fact house area money story month lot right study book job word business issue "
+    "side kind head power hour game line end member law car city community name president team minute idea body "
+    "information back parent face level office door health person art war history party result change morning "
+    "reason research girl guy moment air teacher force education foot boy age policy music market sense nation "
+    "plan college interest death experience effect tree home town food road rain blue cold warm dark tall deep "
+    "soft star moon wind fish bird rock sand milk salt gold iron wood leaf rose seed corn rice meat soup cake tea "
+    "cup box bag hat coat shoe ring rope knife boat ship bus map wall roof lamp desk bed key clock sun sea lake "
+    "hill king"
+).split()
 # What a request for one token must not take over from the sweep's own `extra_body`.
 _NOT_PROBED = {"max_completion_tokens", "min_tokens", "stream", "stream_options", "n"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 import orjson
@@ -12,15 +13,8 @@ from benchbench.loadgen.job import RoundJob
 from benchbench.loadgen.target import Target
 from benchbench.spec import Cell
 
-# Words that byte-pair vocabularies of English hold whole, with their leading space: about one token each.
-WORDS = (  # noqa: SIM905 - a list of quoted words would fill a screen
-    "time people way water day man world life hand part child eye woman place work week case point government "
-    "company number group problem fact house area money story month lot right study book job word business "
-    "issue side kind head power hour game line end member law car city community name president team minute "
-    "idea body information back parent face level office door health person art war history party result "
-    "change morning reason research girl guy moment air teacher force education foot boy age policy music "
-    "market sense nation plan college interest death experience effect"
-).split()
+# Where prompts come from: token ids [low, high), or a maker of (generator, count, tokens) -> texts.
+Source = tuple[int, int] | Callable[[np.random.Generator, int, int], list[str]]
 
 
 def round_generator(cell: Cell, phase: str, number: int, attempt: int) -> np.random.Generator:
@@ -34,10 +28,11 @@ def round_generator(cell: Cell, phase: str, number: int, attempt: int) -> np.ran
     return np.random.default_rng(np.frombuffer(digest, np.uint32))
 
 
-def bodies(cell: Cell, generator: np.random.Generator, count: int, output: int, vocab: tuple[int, int]) -> list[bytes]:
-    """`count` request bodies with fresh prompts of `cell.input` tokens each (words, for text and chat).
+def bodies(cell: Cell, generator: np.random.Generator, count: int, output: int, source: Source) -> list[bytes]:
+    """`count` request bodies with fresh prompts of `cell.input` tokens each.
 
-    Token ids are uniform over [vocab[0], vocab[1]). `extra_body` of the engine goes over everything.
+    Token ids are uniform over `source` = [low, high); texts are what `source(generator, count, tokens)` makes.
+    `extra_body` of the engine goes over everything.
     """
     engine = cell.engine
     fields = {
@@ -50,19 +45,18 @@ def bodies(cell: Cell, generator: np.random.Generator, count: int, output: int, 
     if cell.output_mode == "exact":
         fields |= {"min_tokens": output, "ignore_eos": True, "return_token_ids": True}
     rest = orjson.dumps(fields | engine.extra_body)[1:]
-    if cell.prompts.kind == "token_ids":
-        ids = generator.integers(vocab[0], vocab[1], (count, cell.input), np.int32)
+    if isinstance(source, tuple):
+        ids = generator.integers(source[0], source[1], (count, cell.input), np.int32)
         prompts = [orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in ids]
         return [b'{"prompt":' + prompt + b"," + rest for prompt in prompts]
-    picks = generator.integers(0, len(WORDS), (count, cell.input))
-    texts = [" ".join(WORDS[k] for k in row) for row in picks]
+    texts = source(generator, count, cell.input)
     if engine.api == "chat":
         return [b'{"messages":' + orjson.dumps([{"role": "user", "content": text}]) + b"," + rest for text in texts]
     return [b'{"prompt":' + orjson.dumps(text) + b"," + rest for text in texts]
 
 
 def make_job(
-    cell: Cell, target: Target, vocab: tuple[int, int], phase: str, number: int, attempt: int, output: int | None = None
+    cell: Cell, target: Target, source: Source, phase: str, number: int, attempt: int, output: int | None = None
 ) -> RoundJob:
     """Everything the worker needs for one round of a cell; `output` overrides the cell's output tokens."""
     generator = round_generator(cell, phase, number, attempt)
@@ -75,7 +69,7 @@ def make_job(
         due, in_flight = [0] * count, cell.batch or 1
     return RoundJob(
         target=target,
-        payloads=[target.request(body) for body in bodies(cell, generator, count, asked, vocab)],
+        payloads=[target.request(body) for body in bodies(cell, generator, count, asked, source)],
         due_ns=due,
         in_flight=in_flight,
         asked_input=[cell.input] * count,

@@ -243,8 +243,8 @@ class Validity(_Section):
     cached_tokens: int = Field(0, ge=0, le=2**63 - 1, description="prompt tokens that may come from a cache")
     preemptions: int = Field(0, ge=0, le=2**63 - 1, description="preemptions that the server may count")
     foreign_tokens: int = Field(0, ge=0, le=2**63 - 1, description="tokens of others that the server may count")
-    send_skew: Share = Field(0.10, description="suspect when a batch's sends are further apart than this share of TTFT")
-    late_send: Share = Field(0.10, description="suspect when p99 of sends is later than this share of TTFT")
+    send_skew: Share = Field(0.25, description="suspect when a batch's sends are further apart than this share of TTFT")
+    late_send: Share = Field(0.25, description="suspect when p99 of sends is later than this share of TTFT")
     client_lag: Share = Field(0.50, description="suspect when p99 of client lag exceeds this share of the median ITL")
     warmup_agree: Share = Field(0.05, description="warmup: auto ends when two rounds agree within this share")
 

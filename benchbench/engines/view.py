@@ -1,0 +1,85 @@
+"""The server's own view of a round: its counters before and after it, never during, set against ours."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchbench.engines.endpoint import Access, asking
+from benchbench.engines.metrics import ServerCounts, delta, reconcile, scrape, settled
+
+if TYPE_CHECKING:
+    from benchbench.record.requests import RoundColumns
+
+
+class ServerView:
+    """Looks at `/metrics` of the server at `url` (a root) where it has any: once a round, since a look after one
+    round is also the look before the next.
+    """
+
+    def __init__(self, url: str, access: Access, has_metrics: bool) -> None:
+        self._url, self._access, self._has_metrics = url, access, has_metrics
+        self._last: ServerCounts | None = None
+        self._can_reset = True
+
+    def before(self, *, reset: bool) -> ServerCounts | None:
+        """The counts before a round; empties the server's prefix cache first if asked and possible."""
+        if reset and self._can_reset:
+            self._can_reset = asyncio.run(self._reset())
+        if self._has_metrics and self._last is None:
+            self._last = self._scrape()
+        return self._last
+
+    def after(self, before: ServerCounts | None, columns: RoundColumns) -> dict[str, Any] | None:
+        """What the server counted in the round, as facts for its record; None when it has no metrics.
+
+        `foreign_tokens` (prompt and generation tokens that are not ours) and `missing_tokens` are None in a round with
+        failures, of which nobody knows how much was computed. Tokens found in the prefix cache are not missing, since
+        some versions do not count them as prompt tokens.
+        """
+        self._last = None
+        if before is None:
+            return None
+        prompt, generation = _ours(columns)
+        expected = (before.generation_tokens or 0) + generation
+        failed = "failed" in columns["status"]
+        after = settled(self._scrape, 0 if failed else expected)
+        if after is None:
+            return None
+        self._last = after
+        counted = delta(before, after)
+        found = {name: value for name, value in asdict(counted).items() if value is not None}
+        if failed or counted.replicas:
+            return found
+        checked = reconcile(counted, prompt, generation)
+        foreign = [tokens for tokens in (checked.foreign_prompt, checked.foreign_generation) if tokens is not None]
+        if foreign:
+            found["foreign_tokens"] = sum(foreign)
+        if checked.missing is not None:
+            found["missing_tokens"] = max(0, checked.missing - (counted.prefix_hits or 0))
+        return found
+
+    def _scrape(self) -> ServerCounts | None:
+        return scrape(self._url, self._access)
+
+    async def _reset(self) -> bool:
+        import aiohttp
+
+        try:
+            async with asking(self._url, self._access) as ask:
+                status, _ = await ask("/reset_prefix_cache", {})
+        except (aiohttp.ClientError, OSError):
+            return False
+        return status == 200
+
+
+def _ours(columns: RoundColumns) -> tuple[int, int]:
+    """(prompt, output) tokens of a round's requests: as the server reported, else as asked or received."""
+    told, asked, output = columns["input_tokens"], columns["asked_input_tokens"], columns["output_tokens"]
+    ends = columns["event_offsets"]
+    totals = np.concatenate([[0], np.cumsum(columns["event_tokens"])])
+    received = totals[ends[1:]] - totals[ends[:-1]]
+    return int(np.where(told >= 0, told, asked).sum()), int(np.where(output >= 0, output, received).sum())
