@@ -56,6 +56,17 @@ def check_self(streams: int, rate: float, seconds: float, url: str | None = None
     return found
 
 
+def measure_instrument(streams: int, rate: float, seconds: float) -> dict[str, Any]:
+    """Our client alone against the simulator: its errors, and the event rate that they hold at (`tok_s`)."""
+    from benchbench.engines.simulator import SimulatorProcess
+
+    options = {"law": {"kind": "fixed", "ttft_s": TTFT_S, "itl_s": 1 / rate}, "max_num_seqs": max(streams, 256)}
+    output = min(4096, max(2, round(rate * seconds)))
+    with SimulatorProcess("fixed", options=options) as simulator:
+        found = asdict(_ours(simulator.url, streams, output))
+    return {"streams": streams, "rate": rate, "tok_s": streams * rate, **found}
+
+
 def _cell(url: str, streams: int, output: int) -> Cell:
     from benchbench.spec import make_plan, spec_from_mapping
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from benchbench.engines.endpoint import Capabilities, EngineError
 from benchbench.engines.opening import Opened, open_engine
 from benchbench.loadgen.worker import Worker, WorkerDiedError
-from benchbench.record.store import RunDirectory
+from benchbench.record.store import RunDirectory, replace_file
 from benchbench.rounds import Driver, InterruptedSweep, Observer, StoppedError, measure, missing_rounds, plan_entry
 from benchbench.spec import Cell, Plan, SweepSpec, make_plan
 
@@ -161,6 +161,7 @@ def _is_concluded(run: RunDirectory, plan: Plan) -> bool:
 def _write_manifest(run: RunDirectory, plan: Plan, only: str | None, opened: Opened | None) -> None:
     """What was asked and with what. With `only`, cells of an earlier, wider plan stay in it."""
     from benchbench.record.environment import environment, masked
+    from benchbench.record.instrument import stored
 
     earlier = run.manifest() if (run.path / "manifest.json").exists() else {}
     entries = {entry["key"]: entry for entry in earlier.get("plan", [])} if only is not None else {}
@@ -174,6 +175,7 @@ def _write_manifest(run: RunDirectory, plan: Plan, only: str | None, opened: Ope
             "plan": list(entries.values()),
             "notes": [*plan.spec.notes, *(opened.notes if opened else ())],
             "engine": asdict(opened.capabilities) if opened else earlier.get("engine"),
+            "instrument": stored(),
             **environment(),
         }
     )
@@ -184,13 +186,15 @@ def _conclude(run: RunDirectory, state: State, message: str, now: Rows, *, plots
     if not (run.path / "manifest.json").exists():
         return Outcome(run.path, state, message, [], [])
     from benchbench.analysis.summary import COLUMNS
+    from benchbench.record.instrument import sentence
     from benchbench.report.table import markdown_table
 
     rows = _rows(run, now)
     drawn: list[Path] = []
     try:
         run.write_summary(rows, COLUMNS)
-        (run.path / "table.md").write_text(markdown_table(rows), encoding="utf-8")
+        table = markdown_table(rows, closing=[sentence(run.manifest().get("instrument"))])
+        replace_file(run.path / "table.md", table.encode())
         if plots and any(row["rounds"] for row in rows):
             drawn = _draw(run, rows)
         run.journal(state, message=message)

@@ -119,9 +119,10 @@ def sweep(
             fail(BAD_INPUT, error)
     again = f"continue with: bench sweep {file} --resume --out {outcome.path}"
     if any(row["rounds"] for row in outcome.rows):
+        from benchbench.record.instrument import sentence, stored
         from benchbench.report.table import markdown_table
 
-        click.echo(markdown_table(outcome.rows))
+        click.echo(markdown_table(outcome.rows, closing=[sentence(stored())]))
     if outcome.plots:
         click.echo("Plots:\n" + "\n".join(f"  {path}" for path in outcome.plots if path.suffix == ".png"))
     if outcome.state == "complete":
@@ -170,13 +171,19 @@ def schema() -> None:
 def table(run: Path, form: str, columns: str | None, *, include_invalid: bool) -> None:
     """Print the table of a RUN, recomputed from its records."""
     from benchbench.analysis.runs import open_run
+    from benchbench.record.instrument import sentence
     from benchbench.record.store import RunError
     from benchbench.report.table import csv_table, json_table, markdown_table
 
-    write = {"md": markdown_table, "csv": csv_table, "json": json_table}[form]
     names = [name.strip() for name in columns.split(",")] if columns else None
     try:
-        click.echo(write(open_run(run).rows, names, include_invalid).rstrip("\n"))
+        opened = open_run(run)
+        if form == "md":
+            closing = [sentence(opened.manifest.get("instrument"))]
+            text = markdown_table(opened.rows, names, include_invalid, closing)
+        else:
+            text = (csv_table if form == "csv" else json_table)(opened.rows, names, include_invalid)
+        click.echo(text.rstrip("\n"))
     except (RunError, ValueError) as error:
         fail(BAD_INPUT, f"bench table: {error}")
 
@@ -230,20 +237,65 @@ def sim(profile: str, port: int, scale: float, models: tuple[str, ...], options:
 
 
 @main.command()
-@click.option("--self", "own", is_flag=True, required=True, help="Against the embedded simulator's truth.")
-@click.option("--streams", default=256, show_default=True, type=click.IntRange(1, 8192))
-@click.option("--rate", default=100.0, show_default=True, type=float, help="Tokens per second and stream.")
-@click.option("--seconds", default=4.0, show_default=True, type=float, help="Length of the streams.")
-@click.option("--url", help="Another server with GET /truth instead of the simulator.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(*, own: bool, streams: int, rate: float, seconds: float, url: str | None, as_json: bool) -> None:
-    """Measure the instrument: its error against a server that knows the truth, beside an aiohttp client."""
-    del own
-    from benchbench.check import check_self, check_text
+@click.argument("run", type=FOLDER)
+@click.argument("cells", nargs=-1, metavar="[CELL]...")
+def explain(run: Path, cells: tuple[str, ...]) -> None:
+    """Say for each cell of a RUN what was checked, what was found, and why it is (in)valid.
 
-    found = check_self(streams, rate, seconds, url)
-    click.echo(json.dumps(found, indent=2) if as_json else check_text(found))
+    CELL is a key or a selection such as 'batch>=8,input=128'.
+    """
+    from benchbench.analysis.runs import open_run
+    from benchbench.cli.choose import chosen
+    from benchbench.record.store import RunError
+    from benchbench.report.explain import explain as explain_cell
+
+    try:
+        for summary in chosen(open_run(run).summaries, cells):
+            click.echo(explain_cell(summary) + "\n")
+    except (RunError, ValueError) as error:
+        fail(BAD_INPUT, f"bench explain: {error}")
+
+
+@main.command()
+@click.argument("file", required=False)
+@click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Change one value of the sweep.")
+@click.option("--only", metavar="SELECTION", help="Only the cells that match.")
+@click.option("--self", "own", is_flag=True, help="The instrument alone, beside an aiohttp client.")
+@click.option("--streams", default=256, show_default=True, type=click.IntRange(1, 8192), help="With --self.")
+@click.option("--rate", default=100.0, show_default=True, type=float, help="Tokens per second and stream (--self).")
+@click.option("--seconds", default=4.0, show_default=True, type=float, help="Length of the streams.")
+@click.option("--url", help="Another server with GET /truth instead of the simulator (--self).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (--self).")
+def check(
+    file: str | None,
+    sets: tuple[str, ...],
+    only: str | None,
+    *,
+    own: bool,
+    streams: int,
+    rate: float,
+    seconds: float,
+    url: str | None,
+    as_json: bool,
+) -> None:
+    """Before a sweep: is the server of FILE what it needs, and how large is the instrument's own error?
+
+    With FILE: sends a few small batches, estimates time and KV need, then measures the instrument at the sweep's
+    highest event rate and stores the result for tables to print. With --self: the instrument alone.
+    """
+    from benchbench.cli import checks
+
+    if own == (file is not None):
+        fail(BAD_INPUT, "bench check: needs a sweep FILE or --self, one of them")
+    try:
+        if file is None:
+            checks.check_instrument(streams, rate, seconds, url, as_json=as_json)
+        else:
+            spec = _spec(file, sets)
+            checks.check_file(file, sets, _plan(spec, only), seconds)
+    except checks.CheckFailedError as error:
+        fail(error.code, *error.lines)
 
 
 if __name__ == "__main__":
-    main(prog_name="bench")
+    main()

@@ -37,14 +37,19 @@ _DASH = "\N{EN DASH}"  # between the ends of a range, and where there is no numb
 _NAMED_CELLS = 3  # a note names this many cells; it counts more of them
 
 
-def markdown_table(rows: Sequence[Row], columns: Sequence[str] | None = None, include_invalid: bool = False) -> str:
+def markdown_table(
+    rows: Sequence[Row],
+    columns: Sequence[str] | None = None,
+    include_invalid: bool = False,
+    closing: Sequence[str] = (),
+) -> str:
     """The table as published, the card's three lines (peak, TTFT range, scaling), and a caption.
 
     The default columns are Input, Output, Batch (Rate in req/s for open loads), TTFT in ms (mean) and
     Sys tok/s; Variant comes first when a row has one. Rows are sorted by variant, input, output, batch,
     rate. The numbers of suspect rows, and lines that rest on one, carry a ``*``; a note has the reasons.
     Invalid rows are left out and counted, or, with ``include_invalid``, struck through; the three lines
-    never use them.
+    never use them. ``closing`` are further lines of the caption.
 
     Raises ValueError if a column is not a key of the rows.
     """
@@ -54,7 +59,8 @@ def markdown_table(rows: Sequence[Row], columns: Sequence[str] | None = None, in
     lines = ["| " + " | ".join(column_title(name) for name in names) + " |", "|" + "---|" * len(names)]
     lines += ["| " + " | ".join(_markdown_cell(row, name) for name in names) + " |" for row in shown]
     headlines = _headlines(sorted(usable, key=_order)) or ["No cell has a number."]
-    blocks = [lines, headlines, _caption(usable, names), _notes(rows, include_invalid)]
+    caption = [*_caption(usable, names), *map(escape_markdown, closing)]
+    blocks = [lines, headlines, caption, _notes(rows, include_invalid)]
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 

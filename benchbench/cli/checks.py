@@ -1,0 +1,53 @@
+"""What `bench check` does and prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import click
+
+from benchbench.check import check_self, check_text, measure_instrument
+from benchbench.engines.endpoint import EngineError
+from benchbench.engines.simulator import SimulatorError
+from benchbench.loadgen.worker import WorkerDiedError
+from benchbench.preflight import check_sweep
+from benchbench.record.instrument import sentence, store
+from benchbench.spec import Plan, locate
+
+
+class CheckFailedError(Exception):
+    """`lines` for stderr and the exit `code`."""
+
+    def __init__(self, code: int, *lines: object) -> None:
+        super().__init__(*lines)
+        self.code, self.lines = code, lines
+
+
+def check_instrument(streams: int, rate: float, seconds: float, url: str | None, *, as_json: bool) -> None:
+    """The instrument beside an aiohttp client; prints both."""
+    try:
+        found = check_self(streams, rate, seconds, url)
+    except (SimulatorError, WorkerDiedError, OSError) as error:
+        raise CheckFailedError(1, f"bench check: {error}") from None
+    click.echo(json.dumps(found, indent=2) if as_json else check_text(found))
+
+
+def check_file(file: str, sets: Sequence[str], plan: Plan, seconds: float) -> None:
+    """The server of a sweep, then the instrument at the sweep's highest event rate; stores the instrument's error."""
+    try:
+        found = check_sweep(plan)
+        for line in found.lines:
+            click.echo(line)
+        if found.streams:
+            measured = measure_instrument(found.streams, found.rate, seconds)
+            store(measured)
+            click.echo(sentence(measured))
+    except EngineError as error:
+        code = 1 if error.gone else 2
+        raise CheckFailedError(code, locate(file, sets, error.key, error.message, error.allowed)) from None
+    except (SimulatorError, WorkerDiedError, OSError) as error:
+        raise CheckFailedError(1, f"bench check: {error}") from None
+    if found.problems:
+        raise CheckFailedError(1, *(f"bench check: {problem}" for problem in found.problems))
+    click.echo("ready")

@@ -1,0 +1,154 @@
+"""`bench check SPEC`: before a long sweep, is the server what the sweep needs, and can this client measure it?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import log2
+from typing import Any
+
+import numpy as np
+
+from benchbench.engines.metrics import scrape
+from benchbench.engines.opening import Opened, open_engine
+from benchbench.loadgen.prompts import make_job
+from benchbench.loadgen.target import make_target
+from benchbench.loadgen.worker import Worker
+from benchbench.rounds import WARMUP_TOKENS
+from benchbench.spec import Cell, OpenLoad, Plan, StaticLoad
+from benchbench.spec.values import base_url
+
+PROBE_TOKENS = 16
+MOST_STREAMS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One small static batch of the sweep's own shape: lengths as the server counted them, times in s."""
+
+    label: str
+    batch: int
+    ttft_s: float
+    tpot_s: float
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What was found. `problems` are reasons not to start; `lines` say all that was checked."""
+
+    lines: tuple[str, ...]
+    problems: tuple[str, ...]
+    streams: int  # of the cell with the highest event rate,
+    rate: float  # and its tokens per second and stream
+
+
+def check_sweep(plan: Plan) -> Preflight:
+    """Reach the server, send small batches of the sweep's shapes, and estimate what the sweep will take.
+
+    Raises EngineError and WorkerDiedError.
+    """
+    with Worker() as worker, open_engine(plan) as opened:
+        worker.ready()
+        probes = [_probe(worker, opened, cell) for cell in _extremes(plan.cells)]
+        counts = scrape(base_url(opened.url), opened.access) if opened.capabilities.metrics else None
+    found = opened.capabilities
+    lines = [f"server: {found.owned_by or 'unknown'}, version {found.version or 'unknown'}", *opened.notes]
+    problems = [f"{probe.label}: {problem}" for probe in probes for problem in probe.problems]
+    good = [probe for probe in probes if not probe.problems]
+    lines += [
+        f"{probe.label}: lengths exact both ways; TTFT {probe.ttft_s * 1e3:.1f} ms, TPOT {probe.tpot_s * 1e3:.2f} ms"
+        for probe in good
+    ]
+    need = max((cell.input + cell.output) * _in_flight(cell) for cell in plan.cells)
+    capacity = counts.kv_tokens if counts else None
+    lines.append(f"KV cache: {need:,} tokens at most; the server holds {f'{capacity:,}' if capacity else 'unknown'}")
+    if capacity and need > capacity:
+        problems.append(f"the largest cell needs {need:,} tokens of KV cache, the server holds {capacity:,}")
+    if found.max_model_len:
+        longest = max(cell.input + cell.output for cell in plan.cells)
+        if longest > found.max_model_len:
+            problems.append(f"the longest request has {longest:,} tokens, the server allows {found.max_model_len:,}")
+    if not good:
+        return Preflight(tuple(lines), tuple(problems), 0, 0.0)
+    minutes = sum(_cell_seconds(cell, good) for cell in plan.cells) / 60
+    lines.append(f"time: about {minutes:.1f} min for {len(plan.cells)} cells, from these batches and rounds.min")
+    streams, tpot = max(
+        ((_in_flight(cell), _tpot(good, _in_flight(cell))) for cell in plan.cells), key=lambda pair: pair[0] / pair[1]
+    )
+    return Preflight(tuple(lines), tuple(problems), min(streams, MOST_STREAMS), 1 / tpot)
+
+
+def _in_flight(cell: Cell) -> int:
+    if cell.batch is not None:
+        return cell.batch
+    load = cell.load
+    limit = load.max_concurrency if isinstance(load, OpenLoad) else None
+    return min(limit or cell.requests, cell.requests)
+
+
+def _extremes(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells with the smallest and the largest batch, of the shortest and the longest input each."""
+    picked: dict[str, Cell] = {}
+    for batch in (min, max):
+        edge = batch(_in_flight(cell) for cell in cells)
+        level = [cell for cell in cells if _in_flight(cell) == edge]
+        for pick in (min, max):
+            cell = pick(level, key=lambda cell: cell.input)
+            picked.setdefault(cell.key, cell)
+    return list(picked.values())
+
+
+def _probe(worker: Worker, opened: Opened, cell: Cell) -> Probe:
+    """One warm-up and one batch of PROBE_TOKENS output tokens, sent at once."""
+    output = max(2, min(cell.output, PROBE_TOKENS))
+    batch = min(_in_flight(cell), MOST_STREAMS)
+    small = replace(cell, load=StaticLoad(kind="static"), batch=batch, rate=None, output=output)
+    access = opened.access
+    target = make_target(
+        opened.url,
+        cell.engine.api,
+        access.headers,
+        ca_file=access.ca_file,
+        insecure=access.insecure,
+        proxy=access.proxy,
+    )
+    for number in range(2):
+        columns, _ = worker.run(make_job(small, target, opened.source(cell), "check", number, 0))
+    label = f"in={cell.input} out={output} batch={batch}"
+    problems = _problems(columns, cell.input)
+    ends = columns["event_offsets"]
+    if problems or not np.diff(ends).all():
+        return Probe(label, batch, 0.0, 0.0, tuple(problems or ["requests without a token"]))
+    first, last = columns["event_ns"][ends[:-1]], columns["event_ns"][ends[1:] - 1]
+    ttft = float((first - columns["sent_ns"]).mean()) / 1e9
+    return Probe(label, batch, ttft, max(float((last - first).mean()) / 1e9 / (output - 1), 1e-6), ())
+
+
+def _problems(columns: Any, asked_input: int) -> list[str]:  # noqa: ANN401 - RoundColumns
+    failed = [detail for detail in columns["error_detail"] if detail]
+    if failed:
+        return [f"{len(failed)} of {len(columns['status'])} requests failed: {failed[0]}"]
+    told = columns["input_tokens"]
+    if (told < 0).any():
+        return ["the server does not report input tokens (usage), so lengths can't be verified"]
+    wrong = told[told != asked_input]
+    return [f"asked for {asked_input} input tokens, the server counted {int(wrong[0])}"] if len(wrong) else []
+
+
+def _tpot(probes: Sequence[Probe], batch: int) -> float:
+    """TPOT at a batch, s: interpolated in log2 of the batch between the smallest and the largest probed."""
+    known = sorted({probe.batch: probe.tpot_s for probe in probes}.items())
+    return float(np.interp(log2(batch), [log2(b) for b, _ in known], [tpot for _, tpot in known]))
+
+
+def _cell_seconds(cell: Cell, probes: Sequence[Probe]) -> float:
+    batch = _in_flight(cell)
+    near = min(probes, key=lambda probe: abs(log2(probe.batch) - log2(batch)))
+    tpot = _tpot(probes, batch)
+    once = near.ttft_s + cell.output * tpot
+    waves = -(-cell.requests // batch) if cell.rate is None else 1
+    spread = cell.requests / cell.rate if cell.rate else 0.0
+    auto = cell.rounds.warmup == "auto"
+    warm = 2 * (near.ttft_s + WARMUP_TOKENS * tpot) if auto else float(cell.rounds.warmup) * once
+    return cell.rounds.min * (waves * once + spread) + warm * waves

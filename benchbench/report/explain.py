@@ -1,0 +1,128 @@
+"""Why a cell is valid, suspect or invalid: what was checked, what was found, what to do. Pure."""
+
+from __future__ import annotations
+
+from benchbench.analysis.metrics import RoundMetrics
+from benchbench.analysis.observed import percentile, pooled
+from benchbench.analysis.stats import Estimate, drift, outlier_rounds
+from benchbench.analysis.summary import CellSummary
+from benchbench.analysis.validity import Seen
+
+
+def explain(summary: CellSummary) -> str:
+    """A paragraph for one cell: its status, one line a check, and each reason with its remedy."""
+    cell, seen = summary.cell, summary.seen
+    third = f"batch={cell.batch}" if cell.batch is not None else f"rate={cell.rate:g}"
+    name = f"{cell.variant} in={cell.input} out={cell.output} {third} {cell.load}".strip()
+    lines = [f"{name} [{cell.key}]: {summary.status}"]
+    found = {
+        "requests": _requests(seen),
+        "input": _input(seen, cell.prompts),
+        "output": _output(seen, cell.output_mode),
+        "prefix cache": _cache(seen),
+        "preemptions": _known(seen.preemptions, "counted by the server"),
+        "server's counts": _counts(seen),
+        "warm-up": _warmup(summary),
+        "rounds": _rounds(summary),
+        "steadiness": _steadiness(summary.rounds),
+        "client": _client(summary),
+        "clock": f"largest step of wall against monotonic clock {seen.clock_step_ns / 1e3:.0f} us, "
+        + ("kernel receive stamps" if seen.kernel_stamps else "user-space stamps"),
+    }
+    lines += [f"  {what + ':':16} {text}" for what, text in found.items()]
+    lines += [f"  {reason.status}: {reason.code}: {reason.meaning}; {reason.remedy}" for reason in summary.reasons]
+    return "\n".join(lines)
+
+
+def _requests(seen: Seen) -> str:
+    good = seen.requests - seen.failed - seen.wrong_length
+    return f"{good} of {seen.requests} as asked, {seen.failed} failed, {seen.wrong_length} of another length"
+
+
+def _input(seen: Seen, prompts: str) -> str:
+    how = "token ids, exact by construction" if prompts == "token_ids" else "text, made to length"
+    if seen.input_unknown:
+        return f"{how}; the server reported no input length for {seen.input_unknown} requests"
+    return f"{how}; usage contradicts the asked length in {seen.input_wrong} requests"
+
+
+def _output(seen: Seen, mode: str) -> str:
+    asked = "exactly as asked, else a failure" if mode == "exact" else "as served"
+    parts = [f"{asked}; {seen.output_unknown} requests without usage and token ids"]
+    parts.append(f"{seen.usage_wrong} whose usage contradicts their token ids")
+    if seen.grouped:
+        parts.append(f"{seen.grouped} of {seen.events} events held several tokens")
+    return ", ".join(parts)
+
+
+def _known(count: int | None, words: str) -> str:
+    return "not known: the server has no /metrics of vLLM's kind" if count is None else f"{count:,} {words}"
+
+
+def _cache(seen: Seen) -> str:
+    hits = _known(seen.prefix_hits, "tokens found there by /metrics")
+    common = f", {seen.common_tokens:,} that all prompts share by their form" if seen.common_tokens else ""
+    return f"{seen.cached_tokens:,} cached tokens in usage; {hits}{common}"
+
+
+def _counts(seen: Seen) -> str:
+    if seen.replicas:
+        return "from different processes: no check possible"
+    if seen.foreign_tokens is None:
+        return "not known"
+    if seen.foreign_tokens:
+        return f"the server served {seen.foreign_tokens:,} tokens that are not ours"
+    if seen.missing_tokens:
+        return f"the server counted {seen.missing_tokens:,} tokens fewer than we received"
+    return "equal to ours"
+
+
+def _warmup(summary: CellSummary) -> str:
+    count = f"{len(summary.warmups)} rounds"
+    agreed = summary.seen.warmup_agreed
+    if agreed is None:
+        return f"{count}, as asked"
+    return f"{count}, the last two {'agree' if agreed else 'do not agree'} in mean E2EL"
+
+
+def _rounds(summary: CellSummary) -> str:
+    seen, cell = summary.seen, summary.cell
+    sys_tok_s = summary.estimates["sys_tok_s"]
+    width = _width(sys_tok_s)
+    reached = "no interval" if width is None else f"Sys tok/s known to ±{width:.2%}".replace("%", " %")
+    asked = f"{seen.rounds_needed} needed for ±{cell.rel_ci:.1%}".replace("%", " %")
+    return f"{seen.rounds} measured, {asked}; {reached}"
+
+
+def _width(estimate: Estimate | None) -> float | None:
+    if estimate is None or estimate.high is None or not estimate.point:
+        return None
+    return (estimate.high - estimate.point) / estimate.point
+
+
+def _steadiness(rounds: tuple[RoundMetrics, ...]) -> str:
+    values = [one.sys_tok_s for one in rounds if one.sys_tok_s is not None]
+    fitted = drift(values)
+    odd = ", ".join(str(number) for number in outlier_rounds(values)) or "none"
+    if fitted is None:
+        return f"too few rounds to see a drift; outlier rounds: {odd}"
+    return (
+        f"Sys tok/s changed by {fitted[0]:+.2%} over the rounds (p = {fitted[1]:.2g}); outlier rounds: {odd}".replace(
+            "% over", " % over"
+        )
+    )
+
+
+def _client(summary: CellSummary) -> str:
+    seen, facts = summary.seen, summary.facts
+    lag = pooled(summary.rounds, "lag_s") * 1e3
+    lags = "/".join(f"{value:.2f}" for q in (50, 99, 100) if (value := percentile(lag, q)) is not None) or "-"
+    turn = max((fact.get("turn_max_ns", 0) for fact in facts), default=0) / 1e6
+    wall = sum(fact.get("wall_ns", 0) for fact in facts)
+    cpu = sum(fact.get("cpu_ns", 0) for fact in facts) / wall if wall else 0.0
+    share = seen.shared_events / seen.events if seen.events else 0.0
+    return (
+        f"lag p50/p99/max {lags} ms; {share:.2%} of events shared a read, {seen.first_shared} first tokens did; "
+        f"longest loop turn {turn:.2f} ms; send skew {seen.send_skew_s * 1e3:.2f} ms; "
+        f"late sends p99 {seen.late_p99_s * 1e3:.2f} ms; CPU {cpu:.0%} of a core"
+    )
