@@ -195,7 +195,7 @@ def _conclude(run: RunDirectory, state: State, message: str, now: Rows, *, plots
         run.write_summary(rows, COLUMNS)
         table = markdown_table(rows, closing=[sentence(run.manifest().get("instrument"))])
         replace_file(run.path / "table.md", table.encode())
-        if plots and any(row["rounds"] for row in rows):
+        if plots and state == "complete" and any(row["rounds"] for row in rows):
             drawn = _draw(run, rows)
         run.journal(state, message=message)
     except OSError as error:

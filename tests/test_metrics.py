@@ -126,6 +126,11 @@ def reference(requests: list[Made], load: str, batch: int, slo: Slo | None) -> d
         "first_shared": first_shared,
         "buffered": buffered,
         "send_skew_s": (max(sends) - min(sends)) / 1e9 if load == "static" and sends else 0.0,
+        "late_s": [
+            (r.sent - r.scheduled) / 1e9
+            for r in requests
+            if r.sent is not None and r.scheduled is not None and load != "static"
+        ],
     }
 
 

@@ -32,8 +32,14 @@ def cells(**changes: Any) -> tuple[Cell, ...]:
     return make_plan(spec_from_mapping(base | changes)).cells
 
 
+def words(generator: np.random.Generator, count: int, tokens: int) -> list[str]:
+    """Stands in for `exact_texts`: as many words as tokens."""
+    return [" ".join(f"w{k}" for k in row) for row in generator.integers(0, 200_000, (count, tokens))]
+
+
 def made(cell: Cell, phase: str = "measured", number: int = 0, attempt: int = 0) -> list[bytes]:
-    return bodies(cell, round_generator(cell, phase, number, attempt), cell.requests, cell.output, VOCAB)
+    source = VOCAB if cell.prompts.kind == "token_ids" else words
+    return bodies(cell, round_generator(cell, phase, number, attempt), cell.requests, cell.output, source)
 
 
 @pytest.mark.parametrize("kind", ["token_ids", "text"])

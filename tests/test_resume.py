@@ -62,6 +62,11 @@ def begun() -> Counter[str]:
     return Counter(f"{event['cell']}-measured-{event['round']:04d}.parquet" for event in events)
 
 
+def rounds_of(count: int) -> str:
+    """For --set: so many rounds, neither fewer nor more."""
+    return f"rounds={{warmup: 0, min: {count}, max: {count}}}"
+
+
 def nobody_left(sweep: Sweeping) -> None:
     until(lambda: not sweep.descendants(), "the worker and the simulator are gone")
 
@@ -149,7 +154,7 @@ def test_a_round_that_is_repeated_asks_for_fresh_prompts() -> None:
 def test_a_signal_ends_it_cleanly_and_resumably(signals: list[signal.Signals], code: int) -> None:
     with ScriptedServer(lambda ask: [HANG] if ask.number == 1 else completion(ask)) as server:
         write_sweep(Path("s.yaml"), server.url, rounds={"warmup": 0, "min": 2, "max": 2})
-        with sweeping("s.yaml", "--out", "run", start_new_session=True) as sweep:
+        with sweeping("s.yaml", "--out", "run", "--no-plots", start_new_session=True) as sweep:
             until(lambda: len(server.asks) == 2, "the second round is under way")
             for number in signals:
                 os.killpg(sweep.process.pid, number)  # as a terminal does
@@ -163,7 +168,7 @@ def test_a_signal_ends_it_cleanly_and_resumably(signals: list[signal.Signals], c
             assert [row["round"] for row in records(Path("run"))] == [0]
             assert "too_few_rounds" in summary(Path("run"))[0]["reasons"]
         assert err.splitlines()[-1].startswith(said)
-        assert bench("sweep", "s.yaml", "--out", "run", "--resume").exit_code == 0
+        assert bench("sweep", "s.yaml", "--out", "run", "--resume", "--no-plots").exit_code == 0
         assert [row["round"] for row in records(Path("run"))] == [0, 1]
 
 
@@ -176,11 +181,11 @@ def test_a_changed_spec_reuses_no_other_cells_rounds_and_more_rounds_reuse_the_o
         return len(server.asks) - before
 
     with ScriptedServer() as server:
-        write_sweep(Path("s.yaml"), server.url, rounds={"warmup": 0, "min": 2, "max": 20})
+        write_sweep(Path("s.yaml"), server.url, rounds={"warmup": 0, "min": 2, "max": 2})
         assert asked_by() == 2
         first = finished()
-        assert asked_by("rounds.min=5") == 3
-        assert asked_by("rounds.min=5", "timeouts.stall_s=9", "validity.cached_tokens=5") == 0
+        assert asked_by(rounds_of(5)) == 3
+        assert asked_by(rounds_of(5), "timeouts.stall_s=9", "validity.cached_tokens=5") == 0
         assert summary(Path("run"))[0]["rounds"] == 5
         for change in ("seed=1", "grid.input=9", "output=as_served", "engine.extra_body={top_k: 1}"):
             assert asked_by(change) == 2
@@ -190,7 +195,7 @@ def test_a_changed_spec_reuses_no_other_cells_rounds_and_more_rounds_reuse_the_o
         assert len(set(prompts(server))) == len(server.asks) - 4  # output mode and body change no prompt
         assert {name: finished()[name] for name in first} == first
         assert len({name.split("-")[0] for name in finished()}) == 5
-        assert asked_by("rounds.min=5") == 0  # the first cell's rounds are still its own
+        assert asked_by(rounds_of(5)) == 0  # the first cell's rounds are still its own
         assert summary(Path("run"))[0]["rounds"] == 5
 
 
@@ -213,22 +218,22 @@ def test_resume_of_a_finished_run_does_nothing_and_of_a_missing_one_starts() -> 
 
 def test_resume_without_a_folder_takes_the_latest_run_of_that_name() -> None:
     with ScriptedServer() as server:
-        write_sweep(Path("s.yaml"), server.url, rounds={"warmup": 0, "min": 1, "max": 9})
+        write_sweep(Path("s.yaml"), server.url, rounds={"warmup": 0, "min": 1, "max": 1})
         assert bench("sweep", "s.yaml", "--resume", "--no-plots").exit_code == 0
         (run,) = Path("runs").glob("t-*")
-        assert bench("sweep", "s.yaml", "--resume", "--no-plots", "--set", "rounds.min=3").exit_code == 0
+        assert bench("sweep", "s.yaml", "--resume", "--no-plots", "--set", rounds_of(3)).exit_code == 0
         assert len(server.asks) == 3
     assert list(Path("runs").iterdir()) == [run]
 
 
 def test_a_torn_journal_line_is_skipped_and_not_lengthened() -> None:
     with ScriptedServer() as server:
-        write_sweep(Path("s.yaml"), server.url, rounds={"warmup": 0, "min": 1, "max": 9})
+        write_sweep(Path("s.yaml"), server.url, rounds={"warmup": 0, "min": 1, "max": 1})
         assert bench("sweep", "s.yaml", "--out", "run", "--no-plots").exit_code == 0
         path = Path("run/journal.jsonl")
         whole = path.read_bytes().splitlines(keepends=True)
         path.write_bytes(b"".join(whole[:-1]) + whole[-1][:-5])  # its last write did not come through
-        again = bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--resume", "--set", "rounds.min=2")
+        again = bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--resume", "--set", rounds_of(2))
         assert (again.exit_code, len(server.asks)) == (0, 2)
     kinds = [event["event"] for event in journal()]
     assert kinds == [

@@ -32,8 +32,8 @@ CONTRACT = (
 def cell(**changes: Any) -> CellInfo:
     base: dict[str, Any] = {
         "key": "0123456789abcdef", "variant": "", "input": 4, "output": 3, "batch": 2, "rate": None, "load": "static",
-        "requests": 2, "rounds_min": 3, "prompts": "token_ids", "output_mode": "exact", "slo": None,
-        "budgets": Budgets(),
+        "requests": 2, "rounds_min": 3, "rounds_max": changes.get("rounds_min", 3), "rel_ci": 0.9, "warmup": 0,
+        "capped": False, "prompts": "token_ids", "output_mode": "exact", "slo": None, "budgets": Budgets(),
     }  # fmt: skip
     return CellInfo(**base | changes)
 
@@ -47,12 +47,18 @@ def stream(ttft_ms: int, itl_ms: int, sent_ms: int = 0, tokens: int = 3, **more:
 
 FACTS = {"turn_max_ns": 250_000, "cpu_ns": 30 * MS, "wall_ns": 100 * MS, "clock_step_ns": 0, "kernel_stamps": True}
 
+# What `engines.view` notes of a round: a round that the server did not tell of has None.
+SERVER = {
+    "replicas": False, "prompt_tokens": 8, "generation_tokens": 6, "prefix_hits": 0, "preemptions": 0,
+    "queue_s_sum": 0.004, "queue_count": 2, "foreign_tokens": 0, "missing_tokens": 0,
+}  # fmt: skip
+
 
 def static_rounds() -> list[pa.Table]:
     """Three rounds of a batch of two, one ms apart: TTFT 20 and 21, 30 and 31, 40 and 41; ITL 10; 6 tokens."""
     return [
-        table_of([stream(ttft, 10, lag=[MS, 0, 0]), stream(ttft + 1, 10, sent_ms=1, lag=[0, 0, 2 * MS])], FACTS)
-        for ttft in (20, 30, 40)
+        table_of([stream(ttft, 10, lag=[MS, 0, 0]), stream(ttft + 1, 10, sent_ms=1, lag=[0, 0, 2 * MS])], FACTS | more)
+        for ttft, more in zip((20, 30, 40), ({"server": SERVER}, {"server": SERVER}, {"server": None}), strict=True)
     ]
 
 
@@ -156,7 +162,8 @@ def test_failed_requests_are_counted_and_leave_latencies_alone() -> None:
     broken = Made([(500 * MS, 1)], "failed", sent=0, end=500 * MS, told_input=None)
     tables[1] = table_of([stream(30, 10), broken], FACTS)
     row = summary_row(summarise(cell(), tables))
-    assert (row["status"], row["reasons"]) == ("invalid", "request_failed")
+    # The round that lacks a request is also slower than the others, by more than three rounds can average out.
+    assert (row["status"], row["reasons"]) == ("invalid", "request_failed;too_few_rounds")
     assert (row["requests"], row["failed"]) == (6, 1)
     assert row["ttft_ms"] == pytest.approx((20.5 + 30 + 40.5) / 3)
 
@@ -169,11 +176,140 @@ def test_a_round_of_failures_only_blames_nothing_else() -> None:
     assert (row["failed"], row["ttft_ms"], row["sys_tok_s"], row["shared_share"]) == (2, None, None, None)
 
 
+def test_the_interval_has_the_pilots_spread_and_stein_says_how_many_rounds() -> None:
+    ttfts = [20, 30, 40, 30, 29]
+    tables = [table_of([stream(ttft, 10)], FACTS) for ttft in ttfts]
+    row = summary_row(summarise(cell(rounds_min=3, rounds_max=9, rel_ci=0.5), tables))
+    t = 4.302652729749464  # (0.975, 2)
+    half = t * 10 / 5**0.5  # s of the first three TTFTs is 10
+    assert (row["ttft_ms"], row["ttft_ms_high"] - row["ttft_ms"]) == (pytest.approx(29.8), pytest.approx(half))
+    rates = [3e3 / (ttft + 20) for ttft in ttfts]
+    pilot = np.array(rates[:3])
+    assert row["rounds_needed"] == int(np.ceil((t * pilot.std(ddof=1) / pilot.mean() / 0.5) ** 2)) == 4
+    assert (row["rounds"], row["status"]) == (5, "valid")
+    assert summarise(cell(rounds_min=3, rounds_max=9, rel_ci=0.5), tables[:3]).reasons == (Reason.TOO_FEW_ROUNDS,)
+    # One round at most was asked for: no interval, none missed.
+    assert summarise(cell(rounds_min=1, rel_ci=0.5), tables[:1]).seen.rounds_needed == 1
+
+
+def test_a_drift_is_seen_in_sys_tok_s() -> None:
+    def slower(step: float) -> CellSummary:
+        tables = [table_of([stream(round(100 + step * k), 10)], FACTS) for k in range(6)]
+        return summarise(cell(rounds_min=6, rel_ci=0.15), tables)
+
+    assert slower(5).reasons == (Reason.DRIFT,) != slower(1).reasons == ()
+
+
+@pytest.mark.parametrize(
+    ("warmup", "e2els", "agreed"),
+    [
+        ("auto", [200, 100, 105], True),
+        ("auto", [100, 100, 106], False),  # the last two decide
+        ("auto", [100], False),
+        ("auto", [], False),
+        (2, [100, 200], None),
+        (0, [], None),
+    ],
+)
+def test_warm_up_ends_with_two_rounds_that_agree(warmup: int | str, e2els: list[int], *, agreed: bool | None) -> None:
+    warmups = [table_of([stream(e2el - 20, 10), stream(e2el - 20, 10)], FACTS) for e2el in e2els]
+    summary = summarise(cell(warmup=warmup), static_rounds(), warmups)
+    assert summary.seen.warmup_agreed is agreed
+    assert summary.reasons == ((Reason.UNSTABLE_WARMUP,) if agreed is False else ())
+    assert summary_row(summary)["warmup_rounds"] == len(e2els)
+    assert summary_row(summary)["ttft_ms"] == pytest.approx(30.5)
+
+
+def test_a_warm_up_that_failed_has_not_agreed() -> None:
+    gone = table_of([Made(status="failed", sent=None, end=0, told_input=None)], FACTS)
+    assert summarise(cell(warmup="auto"), static_rounds(), [gone, gone]).seen.warmup_agreed is False
+
+
+def test_what_the_server_counted_is_added_up_over_the_rounds_that_tell() -> None:
+    views = [SERVER | {"preemptions": 1, "prefix_hits": 16}, None, SERVER | {"queue_s_sum": 0.02, "foreign_tokens": 5}]
+    tables = [
+        table_of([stream(ttft, 10)], FACTS | {"server": view}) for ttft, view in zip((20, 30, 40), views, strict=True)
+    ]
+    summary = summarise(cell(), tables)
+    assert set(summary.reasons) == {Reason.PREEMPTED, Reason.CACHED_PREFIX, Reason.FOREIGN_LOAD}
+    row = summary_row(summary)
+    assert (row["preemptions"], row["prefix_hits"], row["foreign_tokens"]) == (1, 16, 5)
+    assert row["queue_ms"] == pytest.approx(24 / 4)
+    silent = summary_row(summarise(cell(), [table_of([stream(20, 10)], FACTS) for _ in range(3)]))
+    assert [silent[name] for name in ("preemptions", "prefix_hits", "foreign_tokens", "queue_ms")] == [None] * 4
+    moved = {"server": {"replicas": True}}
+    assert summarise(cell(rounds_min=1), [table_of([stream(20, 10)], moved)]).reasons == (Reason.REPLICAS,)
+    lost = {"server": SERVER | {"missing_tokens": 1}}
+    assert summarise(cell(rounds_min=1), [table_of([stream(20, 10)], lost)]).reasons == (Reason.SERVER_COUNT_MISMATCH,)
+
+
+def test_what_prompts_share_by_their_form_may_come_from_a_cache() -> None:
+    facts = {"common_tokens": 32, "server": SERVER | {"prefix_hits": 32}}
+    assert summarise(cell(rounds_min=1), [table_of([stream(20, 10)], facts)]).status == "valid"
+    facts["server"] = SERVER | {"prefix_hits": 33}
+    assert summarise(cell(rounds_min=1), [table_of([stream(20, 10)], facts)]).reasons == (Reason.CACHED_PREFIX,)
+
+
+def with_column(table: pa.Table, name: str, values: list[str]) -> pa.Table:
+    """The table with another column of texts."""
+    at = table.schema.names.index(name)
+    return table.set_column(at, table.schema.field(at), pa.array(values, table.schema.field(at).type))
+
+
+def test_a_wrong_length_is_told_from_other_failures() -> None:
+    short = stream(20, 10, tokens=2, status="failed")
+    kinds = [("short_output", Reason.OUTPUT_LENGTH), ("long_output", Reason.OUTPUT_LENGTH)]
+    for kind, reason in [*kinds, ("stall", Reason.REQUEST_FAILED)]:
+        table = with_column(table_of([stream(20, 10), short], FACTS), "error_kind", ["", kind])
+        summary = summarise(cell(rounds_min=1), [table])
+        assert summary.reasons == (reason,)
+        assert summary_row(summary)["failed"] == 1
+
+
+@pytest.mark.parametrize(("counted_by", "told", "wrong"), [
+    ("ids", 3, False), ("ids", 4, True), ("ids", 2, True), ("events", 2, True), ("spread", 3, False),
+])  # fmt: skip
+def test_usage_is_held_against_what_came(counted_by: str, told: int, *, wrong: bool) -> None:
+    lying = stream(20, 10)
+    lying.told = told
+    table = with_column(table_of([lying], FACTS), "tokens_from", [counted_by])
+    assert summarise(cell(rounds_min=1), [table]).reasons == ((Reason.SERVER_COUNT_MISMATCH,) if wrong else ())
+
+
+def test_events_of_several_tokens_are_told() -> None:
+    grouped = stream(20, 10, tokens=2)
+    grouped.events, grouped.told = [(grouped.events[0][0], 1), (grouped.events[1][0], 2)], 3
+    summary = summarise(cell(rounds_min=1), [table_of([grouped], FACTS)])
+    assert summary.reasons == (Reason.GROUPED_TOKENS,)
+    assert summary_row(summary)["tpot_ms"] == pytest.approx(5)
+
+
+@pytest.mark.parametrize(("load", "capped", "reasons"), [
+    ("closed", False, (Reason.LATE_SENDS,)), ("open", False, (Reason.LATE_SENDS,)), ("open", True, ()),
+    ("static", False, ()),
+])  # fmt: skip
+def test_sends_that_were_late_for_their_time(load: str, reasons: tuple[Reason, ...], *, capped: bool) -> None:
+    requests = [stream(10, 5, sent_ms=20 * (k // 2) + k % 2) for k in range(8)]
+    for request in requests:
+        request.scheduled = (request.sent or 0) - 3 * MS  # of a TTFT of 10 ms
+    table = table_of(requests, FACTS)
+    info = cell(load=load, capped=capped, requests=8, rounds_min=1, budgets=Budgets(send_skew=10))
+    assert summarise(info, [table]).reasons == reasons
+
+
+def test_lag_and_skew_are_held_against_itl_and_ttft() -> None:
+    slow = [stream(20, 10, lag=[6 * MS] * 3), stream(20, 10, sent_ms=6, lag=[6 * MS] * 3)]
+    found = summarise(cell(rounds_min=1), [table_of(slow, FACTS)])
+    assert found.reasons == (Reason.SEND_SKEW, Reason.CLIENT_LAG)
+    loose = cell(rounds_min=1, budgets=Budgets(send_skew=0.31, client_lag=0.61))
+    assert summarise(loose, [table_of(slow, FACTS)]).reasons == ()
+
+
 @pytest.mark.parametrize(
     ("change", "info", "reason"),
     [
         ({"told_input": 5}, {}, Reason.INPUT_LENGTH),
-        ({"told_input": 5}, {"prompts": "text"}, Reason.INPUT_INEXACT),
+        ({"told_input": 5}, {"prompts": "text"}, Reason.INPUT_LENGTH),
         ({"told_input": None}, {}, Reason.INPUT_UNVERIFIED),
         ({"cached": 1}, {}, Reason.CACHED_PREFIX),
         ({"cached": 1}, {"budgets": Budgets(cached_tokens=3)}, None),
@@ -210,18 +346,18 @@ def test_the_manifest_tells_analysis_all_that_it_needs() -> None:
         "model": "m",
         "engine": {"kind": "simulator"},
         "grid": {"input": 128, "output": 32, "rate": [2.5]},
-        "load": {"kind": "open", "requests": 7},
-        "rounds": {"min": 2},
+        "load": {"kind": "open", "requests": 7, "max_concurrency": 3},
+        "rounds": {"min": 2, "max": 9, "rel_ci": 0.05, "warmup": 2},
         "prompts": {"kind": "text"},
         "output": "as_served",
         "slo": {"ttft_ms": 250.0},
-        "validity": {"shared_suspect": 0.2, "shared_invalid": 0.3, "cached_tokens": 9},
+        "validity": {"shared_suspect": 0.2, "shared_invalid": 0.3, "cached_tokens": 9, "late_send": 0.7},
     }
     (planned,) = make_plan(spec_from_mapping(spec)).cells
     assert CellInfo.from_entry(plan_entry(planned)) == CellInfo(
         key=planned.key, variant="", input=128, output=32, batch=None, rate=2.5, load="open", requests=7, rounds_min=2,
-        prompts="text", output_mode="as_served", slo=Slo(ttft_s=0.25),
-        budgets=Budgets(shared_suspect=0.2, shared_invalid=0.3, cached_tokens=9),
+        rounds_max=9, rel_ci=0.05, warmup=2, capped=True, prompts="text", output_mode="as_served",
+        slo=Slo(ttft_s=0.25), budgets=Budgets(shared_suspect=0.2, shared_invalid=0.3, cached_tokens=9, late_send=0.7),
     )  # fmt: skip
     (plain,) = make_plan(spec_from_mapping(spec | {"slo": {}})).cells
     entry = plan_entry(plain)

@@ -15,62 +15,116 @@ from benchbench.analysis.validity import Budgets, Reason, Seen, Status, judge, w
 
 PAGE = Path(__file__).parents[1] / "docs" / "validity.md"
 GOOD = Seen(
-    rounds=5, rounds_asked=5, requests=160, failed=0, events=1000, shared_events=10, first_shared=0, buffered=80,
-    cached_tokens=0, input_wrong=0, input_unknown=0, output_unknown=0, token_ids=True, clock_step_ns=1_000_000,
-    kernel_stamps=True, windowed=True,
+    rounds=5, rounds_needed=5, requests=160, failed=0, wrong_length=0, events=1000, shared_events=10, first_shared=0,
+    buffered=80, grouped=0, cached_tokens=3, input_wrong=0, input_unknown=0, output_unknown=0, usage_wrong=0,
+    clock_step_ns=1_000_000, kernel_stamps=True, windowed=True, ttft_s=0.1, itl_s=0.01, send_skew_s=0.025,
+    late_p99_s=0.025, lag_p99_s=0.005, drift=False, warmup_agreed=True, foreign_tokens=7, missing_tokens=0,
+    preemptions=2, prefix_hits=3, common_tokens=1,
 )  # fmt: skip
+BUDGETS = Budgets(cached_tokens=2, preemptions=2, foreign_tokens=7)
 CHANGES: dict[Reason, dict[str, Any]] = {
     Reason.NO_DATA: {"rounds": 0},
     Reason.REQUEST_FAILED: {"failed": 1, "requests": 161},
+    Reason.OUTPUT_LENGTH: {"wrong_length": 1, "requests": 161},
     Reason.INPUT_LENGTH: {"input_wrong": 1},
-    Reason.INPUT_INEXACT: {"input_wrong": 1, "token_ids": False},
     Reason.INPUT_UNVERIFIED: {"input_unknown": 1},
     Reason.OUTPUT_UNVERIFIED: {"output_unknown": 1},
-    Reason.CACHED_PREFIX: {"cached_tokens": 1},
+    Reason.SERVER_COUNT_MISMATCH: {"usage_wrong": 1},
+    Reason.FOREIGN_LOAD: {"foreign_tokens": 8},
+    Reason.REPLICAS: {"replicas": True},
+    Reason.CACHED_PREFIX: {"cached_tokens": 4},
+    Reason.PREEMPTED: {"preemptions": 3},
+    Reason.UNSTABLE_WARMUP: {"warmup_agreed": False},
+    Reason.TOO_FEW_ROUNDS: {"rounds": 4},
+    Reason.DRIFT: {"drift": True},
     Reason.SHARED_READS_SOME: {"shared_events": 11},
     Reason.SHARED_READS: {"shared_events": 101},
     Reason.FIRST_TOKEN_SHARED: {"first_shared": 1},
+    Reason.GROUPED_TOKENS: {"grouped": 1},
     Reason.BUFFERED_STREAM: {"buffered": 81},
+    Reason.SEND_SKEW: {"send_skew_s": 0.025_001},
+    Reason.LATE_SENDS: {"late_p99_s": 0.025_001},
+    Reason.CLIENT_LAG: {"lag_p99_s": 0.005_001},
     Reason.CLOCK_STEP: {"clock_step_ns": 1_000_001},
     Reason.USER_STAMPS: {"kernel_stamps": False},
     Reason.SHORT_WINDOW: {"windowed": False},
-    Reason.TOO_FEW_ROUNDS: {"rounds": 4},
+    Reason.THROTTLED: {"throttled": True},
+    Reason.STRAGGLER: {"straggler": True},
+    Reason.FASTER_THAN_HARDWARE: {"too_fast": True},
 }
+# Second causes of a reason: the same fact, told by another.
+OTHER_CAUSES: list[tuple[Reason, dict[str, Any]]] = [
+    (Reason.SERVER_COUNT_MISMATCH, {"missing_tokens": 1}),
+    (Reason.CACHED_PREFIX, {"prefix_hits": 4}),
+    (Reason.TOO_FEW_ROUNDS, {"rounds_needed": 6}),
+]
 # Two reasons about one number: the later change takes the earlier's place.
 RIVALS = [
     {Reason.NO_DATA, Reason.TOO_FEW_ROUNDS},
-    {Reason.INPUT_LENGTH, Reason.INPUT_INEXACT},
     {Reason.SHARED_READS, Reason.SHARED_READS_SOME},
+    {Reason.REQUEST_FAILED, Reason.OUTPUT_LENGTH, Reason.BUFFERED_STREAM},
 ]
 
 
 def test_at_its_budgets_a_cell_is_valid() -> None:
-    assert judge(GOOD, Budgets()) == ("valid", ())
-    assert judge(replace(GOOD, shared_events=100), Budgets())[0] == "suspect"
-    assert judge(replace(GOOD, shared_events=0, events=0), Budgets()) == ("valid", ())
+    assert judge(GOOD, BUDGETS) == ("valid", ())
+    assert judge(replace(GOOD, shared_events=100), BUDGETS)[0] == "suspect"
+    assert judge(replace(GOOD, shared_events=0, events=0), BUDGETS) == ("valid", ())
 
 
-@pytest.mark.parametrize("reason", Reason, ids=lambda reason: reason.name)
-def test_each_reason_by_its_smallest_cause_alone(reason: Reason) -> None:
-    assert judge(replace(GOOD, **CHANGES[reason]), Budgets()) == (reason.status, (reason,))
+@pytest.mark.parametrize(("reason", "change"), [*CHANGES.items(), *OTHER_CAUSES], ids=str)
+def test_each_reason_by_its_smallest_cause_alone(reason: Reason, change: dict[str, Any]) -> None:
+    assert judge(replace(GOOD, **change), BUDGETS) == (reason.status, (reason,))
+
+
+def test_every_reason_has_its_cause_here() -> None:
+    assert list(CHANGES) == list(Reason)
+
+
+def test_what_is_not_known_is_not_judged() -> None:
+    unknown = dict.fromkeys(("foreign_tokens", "missing_tokens", "preemptions", "prefix_hits", "warmup_agreed"))
+    assert judge(replace(GOOD, **unknown), BUDGETS) == ("valid", ())
+    nothing_received = {"ttft_s": None, "itl_s": None, "send_skew_s": 9.0, "late_p99_s": 9.0, "lag_p99_s": 9.0}
+    assert judge(replace(GOOD, **nothing_received), BUDGETS) == ("valid", ())
+
+
+def test_delays_below_a_millisecond_disturb_nothing() -> None:
+    quick = replace(GOOD, ttft_s=0.001, itl_s=1e-4, send_skew_s=0.001, late_p99_s=0.001, lag_p99_s=0.001)
+    assert judge(quick, BUDGETS) == ("valid", ())
+    late = replace(quick, send_skew_s=0.001_1, late_p99_s=0.001_1, lag_p99_s=0.001_1)
+    assert judge(late, BUDGETS) == ("suspect", (Reason.SEND_SKEW, Reason.LATE_SENDS, Reason.CLIENT_LAG))
 
 
 @given(st.sets(st.sampled_from(list(Reason))))
 def test_reasons_add_up_and_the_worst_decides(reasons: set[Reason]) -> None:
     for rivals in RIVALS:
-        if rivals <= reasons:
-            reasons -= {max(rivals, key=lambda reason: reason.name)}
+        for extra in sorted(rivals & reasons, key=lambda reason: reason.name)[1:]:
+            reasons.remove(extra)
     changes: dict[str, Any] = {}
     for reason in reasons:
         changes |= CHANGES[reason]
-    status, found = judge(replace(GOOD, **changes), Budgets())
+    status, found = judge(replace(GOOD, **changes), BUDGETS)
     assert found == tuple(reason for reason in Reason if reason in reasons)
     assert status == worst(reason.status for reason in reasons)
 
 
 def test_budgets_are_the_callers() -> None:
-    seen = replace(GOOD, shared_events=300, cached_tokens=64, clock_step_ns=5_000_000)
-    loose = Budgets(shared_suspect=0.3, shared_invalid=0.5, cached_tokens=64, clock_step_ns=5_000_000)
+    strict = Budgets(
+        shared_suspect=0.009, shared_invalid=0.009, send_skew=0.24, late_send=0.24, client_lag=0.4,
+        clock_step_ns=999_999,
+    )  # fmt: skip
+    assert set(judge(GOOD, strict)[1]) == {
+        Reason.SHARED_READS, Reason.SEND_SKEW, Reason.LATE_SENDS, Reason.CLIENT_LAG, Reason.CLOCK_STEP,
+        Reason.CACHED_PREFIX, Reason.PREEMPTED, Reason.FOREIGN_LOAD,
+    }  # fmt: skip
+    seen = replace(
+        GOOD, shared_events=300, cached_tokens=65, clock_step_ns=5_000_000, foreign_tokens=90, preemptions=3,
+        send_skew_s=0.05, late_p99_s=0.06, lag_p99_s=0.008,
+    )  # fmt: skip
+    loose = Budgets(
+        shared_suspect=0.3, shared_invalid=0.5, cached_tokens=64, clock_step_ns=5_000_000, foreign_tokens=90,
+        preemptions=3, send_skew=0.5, late_send=0.6, client_lag=0.8,
+    )  # fmt: skip
     assert judge(seen, loose) == ("valid", ())
 
 

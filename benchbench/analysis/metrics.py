@@ -149,7 +149,7 @@ def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo
         shared_events=shared,
         first_shared=first_shared,
         buffered=buffered,
-        late_s=_seconds((c.sent - c.scheduled)[c.sent > 0]) if load != "static" else np.array([]),
+        late_s=_seconds((c.sent - c.scheduled)[(c.sent > 0) & (c.scheduled > 0) & (load != "static")]),
         send_skew_s=float(started.max() - started.min()) * _NS if load == "static" and len(started) else 0.0,
     )
 

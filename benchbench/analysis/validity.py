@@ -49,7 +49,7 @@ class Reason(Enum):
     SERVER_COUNT_MISMATCH = (
         "server_count_mismatch",
         "invalid",
-        "the server's counts contradict what it sent: usage against token ids, or /metrics below what we received",
+        "the server's counts contradict what it sent: usage against its events, or /metrics below what came",
         "report it to the server's makers; until then trust neither count",
     )
     FOREIGN_LOAD = (
@@ -201,7 +201,7 @@ class Seen:
     input_wrong: int  # requests whose reported input differs from the asked
     input_unknown: int
     output_unknown: int
-    usage_wrong: int  # requests whose reported output differs from the token ids they got
+    usage_wrong: int  # requests whose reported output differs from the events they got
     clock_step_ns: int
     kernel_stamps: bool
     windowed: bool

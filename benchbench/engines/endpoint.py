@@ -66,6 +66,9 @@ def attach(url: str, model: str, access: Access) -> Capabilities:
     Raises EngineError when nobody listens, when the credentials are refused, or when a vLLM server lists other
     models than `model` (other servers take any name, so there it is a note).
     """
+    if access.proxy and url.startswith("http:"):
+        # Requests go through a CONNECT tunnel; what a proxy says to a plain GET would be its own words.
+        return Capabilities(notes=("a plain-http server behind a proxy is not asked what it is",))
     return asyncio.run(_attach(url, model, access))
 
 

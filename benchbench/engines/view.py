@@ -36,15 +36,16 @@ class ServerView:
     def after(self, before: ServerCounts | None, columns: RoundColumns) -> dict[str, Any] | None:
         """What the server counted in the round, as facts for its record; None when it has no metrics.
 
-        `foreign_tokens` (prompt and generation tokens that are not ours) and `missing_tokens` are None in a round with
-        failures, of which nobody knows how much was computed. Tokens found in the prefix cache are not missing, since
-        some versions do not count them as prompt tokens.
+        `foreign_tokens` (prompt and generation tokens that are not ours) and `missing_tokens` (reported in `usage`, not
+        counted in the metrics) are not known in a round with failures, since nobody knows how much was computed of
+        them. Tokens that we asked for or received are ours even if `usage` leaves them out; those found in the prefix
+        cache are not missing, since some versions do not count them as prompt tokens.
         """
         self._last = None
         if before is None:
             return None
-        prompt, generation = _ours(columns)
-        expected = (before.generation_tokens or 0) + generation
+        told, most = _ours(columns)
+        expected = (before.generation_tokens or 0) + told[1]
         failed = "failed" in columns["status"]
         after = settled(self._scrape, 0 if failed else expected)
         if after is None:
@@ -54,12 +55,12 @@ class ServerView:
         found = {name: value for name, value in asdict(counted).items() if value is not None}
         if failed or counted.replicas:
             return found
-        checked = reconcile(counted, prompt, generation)
-        foreign = [tokens for tokens in (checked.foreign_prompt, checked.foreign_generation) if tokens is not None]
+        beyond, missing = reconcile(counted, *most), reconcile(counted, *told).missing
+        foreign = [tokens for tokens in (beyond.foreign_prompt, beyond.foreign_generation) if tokens is not None]
         if foreign:
             found["foreign_tokens"] = sum(foreign)
-        if checked.missing is not None:
-            found["missing_tokens"] = max(0, checked.missing - (counted.prefix_hits or 0))
+        if missing is not None:
+            found["missing_tokens"] = max(0, missing - (counted.prefix_hits or 0))
         return found
 
     def _scrape(self) -> ServerCounts | None:
@@ -76,10 +77,18 @@ class ServerView:
         return status == 200
 
 
-def _ours(columns: RoundColumns) -> tuple[int, int]:
-    """(prompt, output) tokens of a round's requests: as the server reported, else as asked or received."""
-    told, asked, output = columns["input_tokens"], columns["asked_input_tokens"], columns["output_tokens"]
+def _ours(columns: RoundColumns) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(prompt, output) tokens of a round's requests: as `usage` says, and the most that may be called ours.
+
+    Where `usage` says nothing it is what was asked for or received; the most is the larger of the two.
+    """
     ends = columns["event_offsets"]
     totals = np.concatenate([[0], np.cumsum(columns["event_tokens"])])
-    received = totals[ends[1:]] - totals[ends[:-1]]
-    return int(np.where(told >= 0, told, asked).sum()), int(np.where(output >= 0, output, received).sum())
+    pairs = (
+        (columns["input_tokens"], columns["asked_input_tokens"]),
+        (columns["output_tokens"], totals[ends[1:]] - totals[ends[:-1]]),
+    )
+    prompt, output = (
+        (int(np.where(told >= 0, told, seen).sum()), int(np.maximum(told, seen).sum())) for told, seen in pairs
+    )
+    return (prompt[0], output[0]), (prompt[1], output[1])

@@ -98,10 +98,11 @@ class Round:
 
     def _bind(self, conn: Connection, exchange: Exchange) -> Connection:
         conn.exchange = exchange
-        if self._begun_ns and exchange.scheduled_ns <= _now():
-            self._armed.appendleft(conn)
-        else:
-            self._armed.append(conn)
+        now, place = _now(), len(self._armed)
+        if self._begun_ns and exchange.scheduled_ns <= now:  # before what is not due yet
+            due = (at for at, other in enumerate(self._armed) if other.exchange and other.exchange.scheduled_ns > now)
+            place = next(due, place)
+        self._armed.insert(place, conn)
         self._busy[conn] = time.monotonic_ns()
         return conn
 
@@ -197,7 +198,8 @@ class Round:
                 self._check_times()
         while not self._cancelled and _now() < job.start_ns:
             self._look(_exact_wait(job.start_ns - _now(), self._check_ns))
-        self.facts.started_ns = self._begun_ns = _now()
+        # An open load begins after the first request has had its time to connect.
+        self.facts.started_ns = self._begun_ns = _now() + (LEAD_NS if job.paced else 0)
         for conn in self._armed:
             if conn.exchange is not None:
                 conn.exchange.scheduled_ns = self._begun_ns

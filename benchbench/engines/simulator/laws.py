@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,11 +94,12 @@ class FixedLaw:
 
 
 class Pace:
-    """How the engine strays from its law: slower each round, slow first rounds, periodic stalls.
+    """How the engine strays from its law: slower each round, slow first rounds, each round's luck, periodic stalls.
 
     A round begins when a request meets an engine without any; a static or closed round of a client is
     one. `drift` adds that share of the law's time per round; the first `slow_count` rounds take
-    `slow_factor` times as long; every `stall_every`-th step (or token of a request) takes `stall_ns` more.
+    `slow_factor` times as long; each round takes 1 + `noise` x a standard normal number times as long (the same in
+    every run with this `seed`); every `stall_every`-th step (or token of a request) takes `stall_ns` more.
     """
 
     def __init__(
@@ -107,15 +109,19 @@ class Pace:
         slow_factor: float = 1.0,
         stall_every: int = 0,
         stall_ns: int = 0,
+        noise: float = 0.0,
+        seed: int = 0,
     ) -> None:
         self.drift, self.slow_count, self.slow_factor = drift, slow_count, slow_factor
         self.stall_every, self.stall_ns = stall_every, stall_ns
+        self.noise, self._random = noise, random.Random(f"{seed}/noise")
         self._rounds = 0
         self._factor = 1.0
 
     def begin_round(self) -> None:
         slow = self.slow_factor if self._rounds < self.slow_count else 1.0
-        self._factor = (1.0 + self.drift * self._rounds) * slow
+        luck = 1.0 + self.noise * self._random.gauss(0.0, 1.0)
+        self._factor = (1.0 + self.drift * self._rounds) * slow * luck
         self._rounds += 1
 
     def step_ns(self, lawful_s: float, number: int) -> int:

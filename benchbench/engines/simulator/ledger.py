@@ -4,6 +4,7 @@ that `/metrics` gives in vLLM's names. A fault may make an answer lie; this neve
 
 from __future__ import annotations
 
+import time
 from array import array
 from bisect import bisect_left
 from collections import deque
@@ -71,6 +72,7 @@ class Ledger:
         self.model_name, self.profile = model_name, profile
         self.finished: deque[Truth] = deque()
         self.dropped = 0  # requests that /truth no longer knows
+        self._started_s = time.time()
         self._events = 0
         self._prompt_tokens = 0
         self.generation_tokens = 0
@@ -129,7 +131,10 @@ class Ledger:
             f'kv_cache_size_tokens="{self.profile.kv_tokens}"'
         )
         lines += ["# HELP vllm:cache_config_info The KV cache.", "# TYPE vllm:cache_config_info gauge"]
-        return "\n".join([*lines, f"vllm:cache_config_info{{{config}}} 1.0", ""]).encode()
+        lines.append(f"vllm:cache_config_info{{{config}}} 1.0")
+        started = "process_start_time_seconds"
+        lines += [f"# HELP {started} Start of the process, Unix time.", f"# TYPE {started} gauge"]
+        return "\n".join([*lines, f"{started} {self._started_s:.3f}", ""]).encode()
 
 
 def _weight(truth: Truth) -> int:

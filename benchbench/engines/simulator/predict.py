@@ -28,6 +28,8 @@ def build_model(profile: SimProfile) -> Model:
         slow_factor=faults.slow_first.factor if faults.slow_first else 1.0,
         stall_every=faults.stall.every if faults.stall else 0,
         stall_ns=round(faults.stall.for_s * 1e9) if faults.stall else 0,
+        noise=faults.noise,
+        seed=profile.seed,
     )
     if isinstance(profile.law, FixedLaw):
         return FixedModel(profile.law, tokens_per_event=profile.tokens_per_event, pace=pace)

@@ -89,7 +89,8 @@ class Faults:
     wrong_usage, missing_usage, cached_tokens: what `usage` says (`cached_tokens`: a lie about hits).
     short_output, reset_share (RST), cut_share (close), error_in_stream_share (an error event): in mid-stream,
     after half of the tokens. silence_share: headers, then nothing, ever. status: see `Status`.
-    stall, slow_first, drift (a share of the law's time, added per round): the engine's pace.
+    stall, slow_first, drift (a share of the law's time, added per round), noise (standard deviation of a round's
+    time, as a share of it; seeded): the engine's pace.
     reasoning_start (chat): so many first tokens are `reasoning_content`. role_early (chat): the role-only
     chunk comes with the headers instead of with the first token.
     """
@@ -106,6 +107,7 @@ class Faults:
     stall: Stall | None = None
     slow_first: SlowFirst | None = None
     drift: float = field(default=0.0, metadata=_at_least(-0.5))
+    noise: float = field(default=0.0, metadata=_at_least(0, 0.2))
     reasoning_start: int = field(default=0, metadata=_at_least(0))
     role_early: bool = False
 
