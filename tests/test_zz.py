@@ -90,7 +90,8 @@ class Starver(Silent):
         children = psutil.Process().children()
         (worker,) = (child for child in children if "benchbench.loadgen.worker" in child.cmdline())
         core = worker.cpu_affinity()[-1]
-        worker.cpu_affinity([core]); worker.nice(0)
+        worker.cpu_affinity([core])
+        worker.nice(0)
         for _ in range(self.hogs):
             hog = subprocess.Popen([sys.executable, "-c", "while True: pass"])
             self.started.append(hog)
@@ -114,9 +115,9 @@ def test_a_starved_client_is_caught(tmp_path: Path) -> None:
             "engine": {
                 "kind": "simulator",
                 "profile": "fixed",
-                "options": {"law": {"kind": "fixed", "ttft_s": 0.05, "itl_s": 0.01}},
+                "options": {"law": {"kind": "fixed", "ttft_s": 0.05, "itl_s": 0.004}},
             },
-            "grid": {"input": 16, "output": 60, "batch": 16},
+            "grid": {"input": 16, "output": 100, "batch": 16},
             "rounds": {"warmup": 0, "min": 1, "max": 1},
             "prompts": {"kind": "token_ids", "vocab": [1000, 30000]},
         }

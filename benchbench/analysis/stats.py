@@ -27,22 +27,6 @@ def t_quantile(probability: float, degrees: float) -> float:
     return float(stdtrit(degrees, probability))
 
 
-def mean_estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate | None:
-    """Mean of independent rounds with Student's t interval, mean +- t(n-1) s/sqrt(n); no interval for n = 1.
-
-    None when there are no values. W. S. Gosset, "The probable error of a mean", Biometrika 6 (1908).
-    """
-    n = len(values)
-    if n == 0:
-        return None
-    mean = math.fsum(values) / n
-    if n == 1:
-        return Estimate(mean, None, None, confidence, 1, "one round")
-    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = t_quantile((1 + confidence) / 2, n - 1) * spread / math.sqrt(n)
-    return Estimate(mean, mean - half, mean + half, confidence, n, "t over rounds")
-
-
 def two_stage_estimate(values: Sequence[float], pilot: int, confidence: float = 0.95) -> Estimate | None:
     """Mean of all n rounds with Stein's interval, mean +- t(n0-1) s0/sqrt(n); s0 is of the first n0 = `pilot` rounds.
 
