@@ -90,8 +90,7 @@ class Starver(Silent):
         children = psutil.Process().children()
         (worker,) = (child for child in children if "benchbench.loadgen.worker" in child.cmdline())
         core = worker.cpu_affinity()[-1]
-        worker.cpu_affinity([core])
-        worker.nice(0)
+        worker.cpu_affinity([core]); worker.nice(19)
         for _ in range(self.hogs):
             hog = subprocess.Popen([sys.executable, "-c", "while True: pass"])
             self.started.append(hog)

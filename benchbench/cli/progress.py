@@ -80,7 +80,7 @@ class Bar:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._task = progress.add_task("starting", total=None)
+        self._task = progress.add_task("starting", total=None, left="")
 
     def _say(self, text: str) -> None:
         self._progress.console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
@@ -115,6 +115,4 @@ def observer_for(stream: TextIO) -> Iterator[Observer]:
     columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"), TextColumn("{task.fields[left]}"))
     progress = Progress(*columns, console=Console(file=stream), auto_refresh=False, transient=True)
     with progress:
-        task_bar = Bar(progress)
-        progress.update(0, left="")  # type: ignore[arg-type]
-        yield task_bar
+        yield Bar(progress)
