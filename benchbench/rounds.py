@@ -21,8 +21,12 @@ from benchbench.spec import Cell, OpenLoad, Plan
 from benchbench.spec.values import base_url
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pyarrow as pa
 
+    from benchbench.analysis.metrics import RoundMetrics
+    from benchbench.analysis.summary import CellInfo
     from benchbench.record.requests import RoundColumns
 
 # Statuses with which a server refuses every request of a sweep, and the key at fault.
@@ -112,21 +116,26 @@ def missing_rounds(run: RunDirectory, cell: Cell) -> int:
     done = len(run.finished_rounds(cell.key))
     if done < cell.rounds.min or cell.rounds.min == cell.rounds.max:
         return max(0, cell.rounds.min - done)
-    tables = run.read_cell(cell.key)
-    return max(0, _goal(cell, tables) - done)
+    from benchbench.analysis.summary import metrics_of
+
+    info = cell_info(cell)
+    return max(0, _goal(info, cell, metrics_of(info, run.read_cell(cell.key))) - done)
 
 
-def _goal(cell: Cell, tables: list[pa.Table]) -> int:
+def _goal(info: CellInfo, cell: Cell, rounds: Sequence[RoundMetrics]) -> int:
     """Rounds to measure in all: those that the asked interval needs, within max and the time budget."""
     from benchbench.analysis.observed import wanted_rounds
-    from benchbench.analysis.summary import CellInfo, metrics_of
-    from benchbench.record.requests import round_facts
 
-    info = CellInfo.from_entry(plan_entry(cell))
-    spent_s = sum(round_facts(table).get("wall_ns", 0) for table in tables) / 1e9
-    if cell.rounds.budget_s is not None and spent_s >= cell.rounds.budget_s:
-        return len(tables)
-    return min(cell.rounds.max, wanted_rounds(info, metrics_of(info, tables)))
+    if cell.rounds.budget_s is not None and sum(one.duration_s for one in rounds) >= cell.rounds.budget_s:
+        return len(rounds)
+    return min(cell.rounds.max, wanted_rounds(info, rounds))
+
+
+def cell_info(cell: Cell) -> CellInfo:
+    """What analysis knows of a cell of the plan."""
+    from benchbench.analysis.summary import CellInfo
+
+    return CellInfo.from_entry(plan_entry(cell))
 
 
 def measure(driver: Driver, cells: list[Cell]) -> None:
@@ -139,9 +148,11 @@ def measure(driver: Driver, cells: list[Cell]) -> None:
 
 def _cell(driver: Driver, cell: Cell) -> None:
     """Warm up, then measure; give a cell up when all requests of a measured round failed."""
-    from benchbench.analysis.summary import CellInfo, summarise, summary_row
+    from benchbench.analysis.summary import metrics_of, summarise, summary_row
 
     run, tables, opened = driver.run, driver.run.read_cell(cell.key), driver.opened
+    info = cell_info(cell)
+    rounds = list(metrics_of(info, tables))
     target = make_target(
         opened.url,
         cell.engine.api,
@@ -153,10 +164,11 @@ def _cell(driver: Driver, cell: Cell) -> None:
     left = cell.output * missing_rounds(run, cell)
     warmups = _warm_up(driver, cell, target)
     have = set(run.finished_rounds(cell.key))
-    while len(tables) < _goal(cell, tables):
+    while len(tables) < _goal(info, cell, rounds):
         number = min({*range(len(have) + 1)} - have)
         table = _round(driver, cell, target, "measured", number)
         tables.append(table)
+        rounds += metrics_of(info, [table])
         have.add(number)
         driver.pace.left_steps -= cell.output
         left -= cell.output
@@ -164,7 +176,7 @@ def _cell(driver: Driver, cell: Cell) -> None:
             run.journal("cell_given_up", cell=cell.key, reason=table["error_detail"][0].as_py())
             break
     driver.pace.left_steps -= left
-    row = driver.rows[cell.key] = summary_row(summarise(CellInfo.from_entry(plan_entry(cell)), tables, warmups))
+    row = driver.rows[cell.key] = summary_row(summarise(info, tables, warmups))
     run.journal("cell_done", cell=cell.key, status=row["status"], reasons=row["reasons"])
     driver.told.discard(cell.key)
     driver.observer.row(cell, row)
@@ -176,16 +188,17 @@ def _warm_up(driver: Driver, cell: Cell, target: Target) -> list[pa.Table]:
     Kernels are tuned and graphs captured for each shape, so a fixed count of one prompt would not do.
     """
     from benchbench.analysis.observed import warmed_up
-    from benchbench.analysis.summary import CellInfo, metrics_of
+    from benchbench.analysis.summary import metrics_of
 
     first = len(driver.run.finished_rounds(cell.key, "warmup"))
     if cell.rounds.warmup != "auto":
         return [_round(driver, cell, target, "warmup", first + k) for k in range(int(cell.rounds.warmup))]
-    info, tables = CellInfo.from_entry(plan_entry(cell)), list[Any]()
+    info, tables, rounds = cell_info(cell), list[Any](), list[Any]()
     for number in range(first, first + WARMUP_ROUNDS):
         output = min(cell.output, WARMUP_TOKENS)
         tables.append(_round(driver, cell, target, "warmup", number, output))
-        if warmed_up(info, metrics_of(info, tables)) or "ok" not in tables[-1]["status"].to_pylist():
+        rounds += metrics_of(info, tables[-1:])
+        if warmed_up(info, rounds) or "ok" not in tables[-1]["status"].to_pylist():
             break
     return tables
 
@@ -201,7 +214,9 @@ def _round(driver: Driver, cell: Cell, target: Target, phase: str, number: int, 
     driver.attempts[place] = attempt + 1
     run.journal("round_begun", cell=cell.key, phase=phase, round=number, attempt=attempt)
     job = make_job(cell, target, opened.source(cell), phase, number, attempt, output)
-    before = driver.view.before(reset=cell.rounds.reset_prefix_cache)
+    if cell.rounds.reset_prefix_cache:
+        driver.view.reset_prefix_cache()
+    before = driver.view.before() if phase == "measured" else None
     columns, facts = driver.worker.run(job, driver.stop)
     if facts["cancelled"]:
         raise InterruptedSweep

@@ -75,6 +75,7 @@ def test_a_dozen_printed_intervals_hold_the_truth(tmp_path: Path) -> None:
     assert len({row["rounds"] for row in outcome.rows}) > 2, "no cell went on after its pilot"
     for name, value in truth.items():
         held = sum(row[f"{name}_low"] <= value <= row[f"{name}_high"] for row in outcome.rows)
+        print(name, held, [row["rounds"] for row in outcome.rows])
         assert held >= 10, name
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from benchbench import __version__
-from benchbench.cli.text import one_line
+from benchbench.cli.text import one_line, rounds_text
 
 if TYPE_CHECKING:
     from benchbench.spec import Plan, SweepSpec
@@ -123,6 +123,8 @@ def sweep(
         from benchbench.report.table import markdown_table
 
         click.echo(markdown_table(outcome.rows, closing=[sentence(stored())]))
+        if spec.rounds.max > spec.rounds.min:
+            click.echo(rounds_text(outcome.rows))
     if outcome.plots:
         click.echo("Plots:\n" + "\n".join(f"  {path}" for path in outcome.plots if path.suffix == ".png"))
     if outcome.state == "complete":

@@ -25,13 +25,16 @@ class ServerView:
         self._last: ServerCounts | None = None
         self._can_reset = True
 
-    def before(self, *, reset: bool) -> ServerCounts | None:
-        """The counts before a round; empties the server's prefix cache first if asked and possible."""
-        if reset and self._can_reset:
-            self._can_reset = asyncio.run(self._reset())
+    def before(self) -> ServerCounts | None:
+        """The counts before a round."""
         if self._has_metrics and self._last is None:
             self._last = self._scrape()
         return self._last
+
+    def reset_prefix_cache(self) -> None:
+        """Empty the server's prefix cache, where it can (vLLM's development mode has the route)."""
+        if self._can_reset:
+            self._can_reset = asyncio.run(self._reset())
 
     def after(self, before: ServerCounts | None, columns: RoundColumns) -> dict[str, Any] | None:
         """What the server counted in the round, as facts for its record; None when it has no metrics.

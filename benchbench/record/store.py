@@ -113,7 +113,7 @@ class RunDirectory:
         import pyarrow.parquet as pq
 
         buffer = pa.BufferOutputStream()
-        pq.write_table(table, buffer, compression="zstd", use_dictionary=False, write_statistics=False)
+        pq.write_table(table, buffer, compression="snappy", use_dictionary=False, write_statistics=False)
         replace_file(self._round_path(cell, phase, number), buffer.getvalue().to_pybytes())
 
     def _round_path(self, cell: str, phase: str, number: int) -> Path:
