@@ -162,7 +162,7 @@ def _cell(driver: Driver, cell: Cell) -> None:
         proxy=opened.access.proxy,
     )
     left = cell.output * missing_rounds(run, cell)
-    warmups = _warm_up(driver, cell, target)
+    warmups = [*run.read_cell(cell.key, "warmup"), *_warm_up(driver, cell, target)]
     have = set(run.finished_rounds(cell.key))
     while len(tables) < _goal(info, cell, rounds):
         number = min({*range(len(have) + 1)} - have)

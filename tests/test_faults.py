@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from faulty import (
+    LOOSE,
     STEPS,
     Carried,
     Fault,
@@ -28,6 +29,7 @@ from faulty import (
 )
 
 from benchbench.record.store import RunDirectory
+from benchbench.spec.schema import Validity
 
 README = Path(__file__).parents[1] / "README.md"
 SERVED = {"output": "as_served"}
@@ -238,8 +240,9 @@ FAULTS: dict[str, Fault] = {
 }
 
 
-def test_without_a_fault_the_cell_is_valid(tmp_path: Path) -> None:
-    carried = carry_out(Fault("valid", ""), tmp_path)
+@pytest.mark.parametrize("validity", [LOOSE, Validity().model_dump()], ids=["loose", "default"])
+def test_without_a_fault_the_cell_is_valid(validity: dict[str, Any], tmp_path: Path) -> None:
+    carried = carry_out(Fault("valid", "", changes={"validity": validity}), tmp_path)
     assert (carried.row["status"], carried.row["reasons"]) == ("valid", "")
     assert_honest(carried)
 

@@ -49,7 +49,7 @@ def _input(seen: Seen, prompts: str) -> str:
 def _output(seen: Seen, mode: str) -> str:
     asked = "exactly as asked, else a failure" if mode == "exact" else "as served"
     parts = [f"{asked}; {seen.output_unknown} requests without usage and token ids"]
-    parts.append(f"{seen.usage_wrong} whose usage contradicts their token ids")
+    parts.append(f"{seen.usage_wrong} whose usage contradicts what was received")
     if seen.grouped:
         parts.append(f"{seen.grouped} of {seen.events} events held several tokens")
     return ", ".join(parts)
