@@ -12,9 +12,8 @@ import numpy as np
 from benchbench.engines.metrics import scrape
 from benchbench.engines.opening import Opened, open_engine
 from benchbench.loadgen.prompts import make_job
-from benchbench.loadgen.target import make_target
 from benchbench.loadgen.worker import Worker
-from benchbench.rounds import WARMUP_TOKENS
+from benchbench.rounds import WARMUP_TOKENS, target_of
 from benchbench.spec import Cell, OpenLoad, Plan, StaticLoad
 from benchbench.spec.values import base_url
 
@@ -104,15 +103,7 @@ def _probe(worker: Worker, opened: Opened, cell: Cell) -> Probe:
     output = max(2, min(cell.output, PROBE_TOKENS))
     batch = min(_in_flight(cell), MOST_STREAMS)
     small = replace(cell, load=StaticLoad(kind="static"), batch=batch, rate=None, output=output)
-    access = opened.access
-    target = make_target(
-        opened.url,
-        cell.engine.api,
-        access.headers,
-        ca_file=access.ca_file,
-        insecure=access.insecure,
-        proxy=access.proxy,
-    )
+    target = target_of(opened, cell)
     for number in range(2):
         columns, _ = worker.run(make_job(small, target, opened.source(cell), "check", number, 0))
     label = f"in={cell.input} out={output} batch={batch}"

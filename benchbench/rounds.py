@@ -146,21 +146,27 @@ def measure(driver: Driver, cells: list[Cell]) -> None:
         _cell(driver, cell)
 
 
+def target_of(opened: Opened, cell: Cell) -> Target:
+    """Where a cell's requests go, with the credentials that they need."""
+    access = opened.access
+    return make_target(
+        opened.url,
+        cell.engine.api,
+        access.headers,
+        ca_file=access.ca_file,
+        insecure=access.insecure,
+        proxy=access.proxy,
+    )
+
+
 def _cell(driver: Driver, cell: Cell) -> None:
     """Warm up, then measure; give a cell up when all requests of a measured round failed."""
     from benchbench.analysis.summary import metrics_of, summarise, summary_row
 
-    run, tables, opened = driver.run, driver.run.read_cell(cell.key), driver.opened
+    run, tables = driver.run, driver.run.read_cell(cell.key)
     info = cell_info(cell)
     rounds = list(metrics_of(info, tables))
-    target = make_target(
-        opened.url,
-        cell.engine.api,
-        opened.access.headers,
-        ca_file=opened.access.ca_file,
-        insecure=opened.access.insecure,
-        proxy=opened.access.proxy,
-    )
+    target = target_of(driver.opened, cell)
     left = cell.output * missing_rounds(run, cell)
     warmups = [*run.read_cell(cell.key, "warmup"), *_warm_up(driver, cell, target)]
     have = set(run.finished_rounds(cell.key))
