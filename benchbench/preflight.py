@@ -1,4 +1,4 @@
-"""`bench check SPEC`: before a long sweep, is the server what the sweep needs, and can this client measure it?"""
+"""`bench check FILE`: before a long sweep, is the server what the sweep needs, and can this client measure it?"""
 
 from __future__ import annotations
 

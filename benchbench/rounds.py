@@ -287,7 +287,8 @@ def _judge_failures(columns: RoundColumns, target: Target, *, answered: bool) ->
         return
     status = statuses.pop()
     if status in REFUSALS:
-        raise EngineError(f"every request was refused: {detail}", REFUSALS[status])
+        wrong_path = status == 404 and "model" not in detail.lower()  # a route that is not there, not a model
+        raise EngineError(f"every request was refused: {detail}", "engine.url" if wrong_path else REFUSALS[status])
     if 300 <= status < 400:
         raise EngineError(f"the server redirects; give the final address: {detail}", "engine.url")
 

@@ -175,6 +175,7 @@ def _write_manifest(run: RunDirectory, plan: Plan, only: str | None, opened: Ope
             "plan": list(entries.values()),
             "notes": [*plan.spec.notes, *(opened.notes if opened else ())],
             "engine": asdict(opened.capabilities) if opened else earlier.get("engine"),
+            "caption": plan.spec.caption,
             "instrument": stored(),
             **environment(),
         }
@@ -193,7 +194,8 @@ def _conclude(run: RunDirectory, state: State, message: str, now: Rows, *, plots
     drawn: list[Path] = []
     try:
         run.write_summary(rows, COLUMNS)
-        table = markdown_table(rows, closing=[sentence(run.manifest().get("instrument"))])
+        manifest = run.manifest()
+        table = markdown_table(rows, closing=[*manifest["caption"], sentence(manifest["instrument"])])
         replace_file(run.path / "table.md", table.encode())
         if plots and state == "complete" and any(row["rounds"] for row in rows):
             drawn = _draw(run, rows)
@@ -206,10 +208,10 @@ def _conclude(run: RunDirectory, state: State, message: str, now: Rows, *, plots
 
 def _rows(run: RunDirectory, now: Rows) -> list[dict[str, Any]]:
     """Rows of the whole plan, as written: those just made, and the others from their records."""
-    from benchbench.analysis.runs import Run
-    from benchbench.analysis.summary import summarise, summary_row
+    from benchbench.analysis.runs import Run, cell_summary
+    from benchbench.analysis.summary import summary_row
 
-    return [now.get(cell.key) or summary_row(summarise(cell, run.read_cell(cell.key))) for cell in Run(run.path).cells]
+    return [now.get(cell.key) or summary_row(cell_summary(run, cell)) for cell in Run(run.path).cells]
 
 
 def _draw(run: RunDirectory, rows: list[dict[str, Any]]) -> list[Path]:

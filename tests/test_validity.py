@@ -61,6 +61,7 @@ OTHER_CAUSES: list[tuple[Reason, dict[str, Any]]] = [
 # Two reasons about one number: the later change takes the earlier's place.
 RIVALS = [
     {Reason.NO_DATA, Reason.TOO_FEW_ROUNDS},
+    {Reason.NO_DATA, Reason.UNSTABLE_WARMUP},
     {Reason.SHARED_READS, Reason.SHARED_READS_SOME},
     {Reason.REQUEST_FAILED, Reason.OUTPUT_LENGTH, Reason.BUFFERED_STREAM},
 ]
@@ -149,7 +150,8 @@ def page() -> str:
     intro = (
         "A cell is `valid`, `suspect` (shown in tables and plots with a mark) or `invalid` (left out of both); "
         "`summary.csv` keeps all three with their codes in `reasons`. This is the closed list of the reasons: "
-        "a cell's status is the worst of those that apply, and `valid` when none does."
+        "a cell's status is the worst of those that apply, and `valid` when none does. `throttled`, `straggler` and "
+        "`faster_than_hardware` are for telemetry and hardware facts, which this version does not read."
     )
     rows = [f"| `{r.code}` | {r.status} | {r.meaning} | {r.remedy} |" for r in Reason]
     note = "<!-- Made from benchbench/analysis/validity.py by `python tests/test_validity.py`; don't edit. -->"

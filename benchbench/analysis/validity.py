@@ -244,8 +244,9 @@ class Budgets:
 def judge(seen: Seen, budgets: Budgets) -> tuple[Status, tuple[Reason, ...]]:
     """The cell's status, the worst of its reasons', and the reasons in the enum's order."""
     found = {Reason.NO_DATA: seen.rounds == 0, **_lengths(seen), **_server(seen, budgets), **_client(seen, budgets)}
+    some_good = seen.rounds > 0 and seen.failed + seen.wrong_length < seen.requests
     found |= {
-        Reason.UNSTABLE_WARMUP: seen.warmup_agreed is False,
+        Reason.UNSTABLE_WARMUP: seen.warmup_agreed is False and some_good,
         Reason.TOO_FEW_ROUNDS: 0 < seen.rounds < seen.rounds_needed,
         Reason.DRIFT: seen.drift,
         Reason.SHORT_WINDOW: not seen.windowed,

@@ -10,14 +10,17 @@ from benchbench.spec import SelectionError, parse_selection
 
 
 def chosen(summaries: Sequence[CellSummary], words: Sequence[str]) -> list[CellSummary]:
-    """The summaries that any of `words` names, by key or selection; all without words. Raises ValueError."""
+    """The summaries that any of `words` names, by key (or its beginning) or selection; all without words.
+
+    Raises ValueError.
+    """
     if not words:
         return list(summaries)
-    keys = {summary.cell.key for summary in summaries}
     found: list[CellSummary] = []
     for word in words:
-        if word in keys:
-            found += [summary for summary in summaries if summary.cell.key == word]
+        by_key = [summary for summary in summaries if len(word) >= 4 and summary.cell.key.startswith(word)]
+        if by_key:
+            found += by_key
             continue
         try:
             selection = parse_selection(word)

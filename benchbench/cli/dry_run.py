@@ -32,7 +32,8 @@ def plan_text(plan: Plan) -> str:
             f"of {cell.requests} requests{took}  [{cell.key}]"
         )
     estimate = "unknown for this engine" if seconds is None else f"about {duration_text(seconds)}"
-    least = "at least " if any(cell.rounds.max > cell.rounds.min for cell in plan.cells) else ""
+    open_ended = any(cell.rounds.max > cell.rounds.min or cell.rounds.warmup == "auto" for cell in plan.cells)
+    least = "at least " if open_ended else ""
     lines.append(
         f"{len(plan.cells)} cells, {least}{requests} requests, {prompts} input tokens, {tokens} output tokens; "
         f"time: {estimate}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from benchbench import __version__
-from benchbench.cli.text import one_line, rounds_text
+from benchbench.cli.text import one_line
 
 if TYPE_CHECKING:
     from benchbench.spec import Plan, SweepSpec
@@ -99,6 +99,7 @@ def sweep(
 
         click.echo(plan_text(_plan(spec, only)))
         return
+    from benchbench.cli.outcome import show
     from benchbench.cli.progress import observer_for
     from benchbench.cli.signals import Stop
     from benchbench.engines.endpoint import EngineError
@@ -117,21 +118,11 @@ def sweep(
             fail(BAD_INPUT, locate(file, sets, error.key, error.message, error.allowed))
         except RunError as error:
             fail(BAD_INPUT, error)
+    show(spec, outcome)
     again = f"continue with: bench sweep {file} --resume --out {outcome.path}"
-    if any(row["rounds"] for row in outcome.rows):
-        from benchbench.record.instrument import sentence, stored
-        from benchbench.report.table import markdown_table
-
-        click.echo(markdown_table(outcome.rows, closing=[sentence(stored())]))
-        if spec.rounds.max > spec.rounds.min:
-            click.echo(rounds_text(outcome.rows))
-    if outcome.plots:
-        click.echo("Plots:\n" + "\n".join(f"  {path}" for path in outcome.plots if path.suffix == ".png"))
-    if outcome.state == "complete":
-        click.echo(f"Run: {outcome.path}" + (f" ({outcome.message})" if outcome.message else ""))
-    elif outcome.state == "interrupted":
+    if outcome.state == "interrupted":
         fail(stop.code, f"bench: interrupted; {again}")
-    else:
+    if outcome.state == "stopped":
         message = f"{outcome.message}; {again}"
         fail(STOPPED, locate(file, sets, outcome.key, message) if outcome.key else f"bench: {message}")
     if strict and any(row["status"] == "invalid" for row in outcome.rows):
@@ -181,7 +172,7 @@ def table(run: Path, form: str, columns: str | None, *, include_invalid: bool) -
     try:
         opened = open_run(run)
         if form == "md":
-            closing = [sentence(opened.manifest.get("instrument"))]
+            closing = [*opened.manifest.get("caption", []), sentence(opened.manifest.get("instrument"))]
             text = markdown_table(opened.rows, names, include_invalid, closing)
         else:
             text = (csv_table if form == "csv" else json_table)(opened.rows, names, include_invalid)

@@ -22,9 +22,10 @@ def row_text(cell: Cell, row: dict[str, Any]) -> str:
     parts = []
     if row["status"] != "valid":
         parts.append(f"{row['status'].upper()} ({row['reasons'].replace(';', ', ')})")
-    if row["ttft_ms"] is not None:
+    usable = row["status"] != "invalid"
+    if usable and row["ttft_ms"] is not None:
         parts.append(f"TTFT {row['ttft_ms']:.1f} ms")
-    if row["sys_tok_s"] is not None:
+    if usable and row["sys_tok_s"] is not None:
         parts.append(f"Sys {row['sys_tok_s']:.1f} tok/s")
     if row["failed"]:
         parts.append(f"{row['failed']} of {row['requests']} requests failed")

@@ -16,4 +16,15 @@ def rounds_text(rows: Sequence[Mapping[str, Any]], fixed: int = 10) -> str:
     measured = [row for row in rows if row["rounds"]]
     spent = sum(row["requests"] for row in measured)
     even = sum(row["requests"] // row["rounds"] * fixed for row in measured)
-    return f"Rounds until sure: {spent:,} measured requests; {fixed} rounds of every cell would be {even:,}."
+    return f"Rounds: as many as the asked interval needs took {spent:,} requests; a fixed {fixed} would take {even:,}."
+
+
+def remedies(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each reason that a cell is not valid: what it means and what to do about it."""
+    from benchbench.analysis.validity import Reason
+
+    codes = {code for row in rows for code in (row["reasons"] or "").split(";")}
+    said = {
+        reason.code: f"{reason.code}: {reason.meaning}; {reason.remedy}" for reason in Reason if reason.code in codes
+    }
+    return list(said.values())

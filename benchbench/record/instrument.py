@@ -47,7 +47,7 @@ def stored() -> dict[str, Any] | None:
 def sentence(found: dict[str, Any] | None) -> str:
     """As tables print it."""
     if not found:
-        return "Instrument error: not measured (bench check SPEC measures it)."
+        return "Instrument error: not measured (bench check FILE measures it)."
     return (
         f"Instrument error: TTFT {found['ttft_error_ms_mean']:+.3f} ms (mean), ITL {found['itl_error_ms_p99']:+.3f} ms "
         f"(p99), at {found['tok_s'] / 1e3:.1f}k tok/s over {found['streams']} streams on this host."

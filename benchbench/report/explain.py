@@ -15,6 +15,8 @@ def explain(summary: CellSummary) -> str:
     third = f"batch={cell.batch}" if cell.batch is not None else f"rate={cell.rate:g}"
     name = f"{cell.variant} in={cell.input} out={cell.output} {third} {cell.load}".strip()
     lines = [f"{name} [{cell.key}]: {summary.status}"]
+    if not seen.rounds:
+        return f"{lines[0]}\n  no round was finished: nothing could be checked"
     found = {
         "requests": _requests(seen),
         "input": _input(seen, cell.prompts),

@@ -310,6 +310,15 @@ class SweepSpec(_Section):
     blocks: Count | None = Field(None, description="starts of each variant (not in this version)")
 
     @property
+    def caption(self) -> list[str]:
+        """What a table made from this sweep must say of its engine."""
+        engine = self.engine
+        if not isinstance(engine, SimulatorEngine):
+            return []
+        speed = "" if engine.scale == 1 else f", every duration x {engine.scale:g}"
+        return [f"Served by the embedded simulator (profile {engine.profile}{speed}): no measurement of hardware."]
+
+    @property
     def notes(self) -> list[str]:
         """What was read and is not used, one sentence each."""
         owners = {
