@@ -10,6 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from benchbench.kernel import ANCILLARY, Poller
 from benchbench.loadgen.decode import compact
@@ -56,6 +57,7 @@ class Round:
             pool.close()
             pool.target, pool.address = job.target, 0
         self._by_fd: dict[int, Connection] = {conn.fd: conn for conn in pool.idle}
+        self._hot: dict[int, tuple[Callable[[int, int], Any], int]] = {}  # (recvmsg, index) of hot connections
         self._context = job.target.ssl_context()
         self._addresses: list[tuple[int, tuple[str, int]]] = []
         self._next = 0
@@ -121,6 +123,7 @@ class Round:
 
     def _drop(self, conn: Connection, *, reset: bool = False) -> None:
         self._by_fd.pop(conn.fd, None)
+        self._hot.pop(conn.fd, None)
         self._busy.pop(conn, None)
         conn.close(reset=reset)
 
@@ -269,36 +272,62 @@ class Round:
         self.facts.turn_max_ns = max(self.facts.turn_max_ns, _now() - self._woke_ns)
         events = self.pool.poller.poll(timeout)
         self._woke_ns = _now()
-        by_fd, log = self._by_fd, self.log
+        hot, log = self._hot, self.log
         owners, reads, stamps, users = log.owners.append, log.reads.append, log.stamps.append, log.users.append
         for fd, mask in events:
-            conn = by_fd.get(fd)
-            if conn is None:
-                self._cancelled |= self.commands(fd)
+            entry = hot.get(fd)
+            if entry is None:
+                self._move(fd, mask)
                 continue
+            # The hot path: in the middle of a plain chunked body a read is four appends and a look at its end.
+            receive, owner = entry
             try:
-                if conn.hot:  # the hot path: four appends and a look at the end
-                    data, ancillary, _, _ = conn.recvmsg(READ_SIZE, ANCILLARY)
-                    if data and ancillary:
-                        owners(conn.index)
-                        reads(data)
-                        stamps(ancillary[0][2])
-                        users(_now())
-                        if not data.endswith(b"\r\n\r\n") and len(data) >= 5:
-                            continue
-                        complete = conn.ends(data)
-                    else:
-                        complete = conn.received(data, to_stamp(_now()), _now())
-                else:
-                    complete = conn.on_event(mask)
+                data, ancillary, _, _ = receive(READ_SIZE, ANCILLARY)
             except BlockingIOError:
                 continue
-            except (WireError, OSError, ValueError) as error:
-                self._trouble(conn, error)
+            except OSError as error:
+                self._trouble(self._by_fd[fd], error)
                 continue
-            if complete:
-                self._finish(conn)
+            user = _now()
+            if data and ancillary:
+                owners(owner)
+                reads(data)
+                stamps(ancillary[0][2])
+                users(user)
+                if not data.endswith(b"\r\n\r\n") and len(data) >= 5:
+                    continue
+            self._leave_hot(self._by_fd[fd], data, ancillary, user)
         return len(events)
+
+    def _leave_hot(self, conn: Connection, data: bytes, ancillary: list[tuple[int, int, bytes]], user: int) -> None:
+        """A read of the hot path that may be the last (already kept), or that is no common one."""
+        try:
+            complete = conn.ends(data) if data and ancillary else conn.received(data, to_stamp(user), user)
+        except (WireError, ValueError) as error:
+            self._trouble(conn, error)
+            return
+        self._settle(conn, complete=complete)
+
+    def _move(self, fd: int, mask: int) -> None:
+        """An event that is not on the hot path."""
+        conn = self._by_fd.get(fd)
+        if conn is None:
+            self._cancelled |= self.commands(fd)
+            return
+        try:
+            complete = conn.on_event(mask)
+        except (WireError, ValueError) as error:
+            self._trouble(conn, error)
+            return
+        self._settle(conn, complete=complete)
+
+    def _settle(self, conn: Connection, *, complete: bool) -> None:
+        if complete:
+            self._finish(conn)
+        elif conn.hot:
+            self._hot[conn.fd] = (conn.recvmsg, conn.index)
+        else:
+            self._hot.pop(conn.fd, None)
 
     def _phase(self, conn: Connection) -> str:
         """Where in its life a connection's request is: one of `record.requests.PHASES`."""
@@ -320,6 +349,7 @@ class Round:
 
     def _finish(self, conn: Connection) -> None:
         del self._busy[conn]
+        self._hot.pop(conn.fd, None)
         exchange = conn.finish()
         self._done.append(exchange)
         if conn.state is State.IDLE:
