@@ -24,7 +24,8 @@ def remedies(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     from benchbench.analysis.validity import Reason
 
     codes = {code for row in rows for code in (row["reasons"] or "").split(";")}
-    said = {
-        reason.code: f"{reason.code}: {reason.meaning}; {reason.remedy}" for reason in Reason if reason.code in codes
-    }
+    said: dict[str, str] = {}
+    for reason in Reason:
+        if reason.code in codes:  # of two with one code the milder comes first
+            said.setdefault(reason.code, f"{reason.code}: {reason.meaning}; {reason.remedy}")
     return list(said.values())

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Count = Callable[[str], int]  # tokens of a prompt that consists of this text, template and BOS included
 
-MIN_WORDS = 50  # fewer would repeat themselves too soon
+MIN_WORDS = 16  # fewer would repeat themselves too soon
 TOKENIZE_S, GENERATE_S = 30.0, 120.0  # a first generation may compile kernels
 LOWEST_ID = 1000  # below are bytes, single letters and, in many vocabularies, the special tokens
 
