@@ -141,7 +141,9 @@ def _access(engine: EndpointEngine, connect_s: float) -> Access:
         headers["Authorization"] = f"Bearer {key}"
     for name, value in headers.items():
         if not value.isprintable():
-            raise EngineError("its value holds characters that no HTTP header may", f"engine.headers_env.{name}")
+            ours = name == "Authorization" and name not in engine.headers_env
+            key = "engine.api_key_env" if ours else f"engine.headers_env.{name}"
+            raise EngineError("its value holds characters that no HTTP header may", key)
     if engine.ca_file is not None and not Path(engine.ca_file).is_file():
         raise EngineError(f"no such file: {engine.ca_file}", "engine.ca_file")
     return Access(headers, engine.ca_file, engine.insecure, engine.proxy, connect_s)
