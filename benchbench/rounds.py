@@ -138,12 +138,14 @@ def cell_info(cell: Cell) -> CellInfo:
     return CellInfo.from_entry(plan_entry(cell))
 
 
-def measure(driver: Driver, cells: list[Cell]) -> None:
-    """Measure cells in their order. Raises InterruptedSweep, StoppedError, EngineError, WorkerDiedError, OSError."""
-    for cell in cells:
-        driver.pace.left_steps += cell.output * missing_rounds(driver.run, cell)
-    for cell in cells:
-        _cell(driver, cell)
+def measure(driver: Driver, todo: Sequence[tuple[Cell, int]]) -> None:
+    """Measure cells, each with the rounds that it lacks as `missing_rounds` tells, in their order.
+
+    Raises InterruptedSweep, StoppedError, EngineError, WorkerDiedError and OSError.
+    """
+    driver.pace.left_steps = sum(cell.output * missing for cell, missing in todo)
+    for cell, missing in todo:
+        _cell(driver, cell, cell.output * missing)
 
 
 def target_of(opened: Opened, cell: Cell) -> Target:
@@ -159,15 +161,17 @@ def target_of(opened: Opened, cell: Cell) -> Target:
     )
 
 
-def _cell(driver: Driver, cell: Cell) -> None:
-    """Warm up, then measure; give a cell up when all requests of a measured round failed."""
+def _cell(driver: Driver, cell: Cell, left: int) -> None:
+    """Warm up, then measure; give a cell up when all requests of a measured round failed.
+
+    `left`: output steps that the pace still counts for this cell.
+    """
     from benchbench.analysis.summary import metrics_of, summarise, summary_row
 
     run, tables = driver.run, driver.run.read_cell(cell.key)
     info = cell_info(cell)
     rounds = list(metrics_of(info, tables))
     target = target_of(driver.opened, cell)
-    left = cell.output * missing_rounds(run, cell)
     warmups = [*run.read_cell(cell.key, "warmup"), *_warm_up(driver, cell, target)]
     have = set(run.finished_rounds(cell.key))
     while len(tables) < _goal(info, cell, rounds):
@@ -184,7 +188,6 @@ def _cell(driver: Driver, cell: Cell) -> None:
     driver.pace.left_steps -= left
     row = driver.rows[cell.key] = summary_row(summarise(info, tables, warmups))
     run.journal("cell_done", cell=cell.key, status=row["status"], reasons=row["reasons"])
-    driver.told.discard(cell.key)
     driver.observer.row(cell, row)
 
 

@@ -79,7 +79,8 @@ def sweep(
     run.open_for_writing(resume=resume)
     try:
         given_up = {event["cell"] for event in run.events() if event["event"] == "cell_given_up"}
-        todo = [cell for cell in plan.cells if cell.key not in given_up and missing_rounds(run, cell)]
+        lacking = [(cell, missing_rounds(run, cell)) for cell in plan.cells if cell.key not in given_up]
+        todo = [(cell, missing) for cell, missing in lacking if missing]
         if not todo and _is_concluded(run, plan):
             return Outcome(run.path, "complete", "nothing left to do", _rows(run, {}), [])
         rows: Rows = {}
@@ -100,7 +101,7 @@ def sweep(
 
 def _carry_out(
     plan: Plan,
-    todo: list[Cell],
+    todo: list[tuple[Cell, int]],
     only: str | None,
     run: RunDirectory,
     observer: Observer,

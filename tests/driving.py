@@ -15,6 +15,7 @@ import psutil
 import pyarrow.parquet as pq
 import yaml
 from click.testing import CliRunner, Result
+from servers import ScriptedServer
 
 from benchbench.cli.main import main
 
@@ -96,3 +97,21 @@ def sweeping(*arguments: object, **more: Any) -> Iterator[Sweeping]:
     finally:
         sweep.process.kill()
         sweep.process.communicate()
+
+
+PATIENCE = {"connect_s": 1, "first_token_s": 0.3, "stall_s": 0.3}
+LABEL = "in=8 out=6 batch=1"  # of write_sweep's cell
+
+
+def run_impatiently(server: ScriptedServer, *arguments: object, **changes: Any) -> Any:
+    """Sweep s.yaml against the server into the folder run."""
+    write_sweep(Path("s.yaml"), server.url, **{"timeouts": PATIENCE, **changes})
+    return bench("sweep", "s.yaml", "--out", "run", "--no-plots", *arguments)
+
+
+def run_well(url: str, *arguments: object, out: str = "run", **changes: Any) -> Any:
+    """Sweep s.yaml against `url` into `out`, which must be carried out."""
+    write_sweep(Path("s.yaml"), url, **changes)
+    result = bench("sweep", "s.yaml", "--out", out, "--no-plots", *arguments)
+    assert result.exit_code == 0, result.stderr
+    return result

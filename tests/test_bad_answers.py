@@ -25,24 +25,16 @@ from answers import (
     models,
     whole,
 )
-from driving import bench, records, summary, sweeping, write_sweep
+from driving import LABEL, records, summary, sweeping, write_sweep
+from driving import run_impatiently as run
 from servers import ScriptedServer
 
 from benchbench.engines import endpoint
-
-PATIENCE = {"connect_s": 1, "first_token_s": 0.3, "stall_s": 0.3}
-LABEL = "in=8 out=6 batch=1"
 
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def run(server: ScriptedServer, *arguments: object, **changes: Any) -> Any:
-    """Sweep s.yaml against the server into the folder run."""
-    write_sweep(Path("s.yaml"), server.url, **{"timeouts": PATIENCE, **changes})
-    return bench("sweep", "s.yaml", "--out", "run", "--no-plots", *arguments)
 
 
 def half(ask: Ask) -> list[bytes]:

@@ -25,21 +25,13 @@ from answers import (
     models,
 )
 from driving import BENCH, bench, records, write_sweep
+from driving import run_impatiently as run
 from servers import ScriptedServer
-
-PATIENCE = {"connect_s": 1, "first_token_s": 0.3, "stall_s": 0.3}
-LABEL = "in=8 out=6 batch=1"
 
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def run(server: ScriptedServer, *arguments: object, **changes: Any) -> Any:
-    """Sweep s.yaml against the server into the folder run."""
-    write_sweep(Path("s.yaml"), server.url, **{"timeouts": PATIENCE, **changes})
-    return bench("sweep", "s.yaml", "--out", "run", "--no-plots", *arguments)
 
 
 # -- the file and the command line: exit 2, every problem on a line of its own, no folder made

@@ -15,20 +15,14 @@ from typing import Any
 import pytest
 import trustme
 from answers import CHUNKED, CLOSE, DONE, LAST_CHUNK, Ask, Script, chunk, completion, events, head
-from driving import bench, records, summary, write_sweep
+from driving import records, summary
+from driving import run_well as run
 from servers import ScriptedServer
 
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def run(url: str, *arguments: object, out: str = "run", **changes: Any) -> Any:
-    write_sweep(Path("s.yaml"), url, **changes)
-    result = bench("sweep", "s.yaml", "--out", out, "--no-plots", *arguments)
-    assert result.exit_code == 0, result.stderr
-    return result
 
 
 # -- what is asked of a server

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from answers import CHUNKED, completion
 from driving import bench, records, summary, write_sweep
+from driving import run_well as run
 from servers import ScriptedServer
 
 import benchbench
@@ -33,13 +34,6 @@ FAST = {"law": {"kind": "fixed", "ttft_s": 0.02, "itl_s": 0.004}}
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def run(url: str, *arguments: object, out: str = "run", **changes: Any) -> Any:
-    write_sweep(Path("s.yaml"), url, **changes)
-    result = bench("sweep", "s.yaml", "--out", out, "--no-plots", *arguments)
-    assert result.exit_code == 0, result.stderr
-    return result
 
 
 # -- against the simulator's truth

@@ -181,7 +181,7 @@ class Exchange:
         self.received += 1
         if self.framing.status and self.framing.chunked:
             return self.ends(data)
-        complete = self._follow()
+        complete = self._show(data)
         if self.framing.status and not self.headers_ns:
             self.headers_ns = to_ns(stamp)
         return complete
@@ -200,10 +200,16 @@ class Exchange:
                 self.framing.done = True
                 return True
             self.walking = True
-        return self._follow()
+            return self._catch_up()
+        return self._show(data)
 
-    def _follow(self) -> bool:
-        """Show the framing the reads that it has not seen."""
+    def _show(self, data: bytes) -> bool:
+        """Show the framing the read just kept; it has seen all of ours before."""
+        self.followed = len(self.log.reads)
+        return self.framing.follow(data)
+
+    def _catch_up(self) -> bool:
+        """Show the framing those of our reads that it has not seen. Walks the log of all streams: once an exchange."""
         log, framing = self.log, self.framing
         for at in range(self.followed, len(log.reads)):
             if log.owners[at] == self.index:
