@@ -30,6 +30,7 @@ from benchbench.spec import (
 HERE = Path(__file__).parent
 SWEEPS = HERE.parent / "sweeps"
 
+KINDS = "endpoint, simulator, vllm_serve, vllm_inprocess"
 MINIMAL = """\
 name: s
 model: m
@@ -131,8 +132,7 @@ def test_one_wrong_line(load: Any, line: str, message: str) -> None:
         ("grid.batch=0", "grid.batch: must be at least 1, is 0"),
         ("grid.batch=[]", "grid.batch: must not be empty"),
         ("grid.rate=2", "grid.rate: a static load has no rate: its third axis is batch"),
-        ("engine.kind=vllm_serve", "engine.kind: vllm_serve is not in this version (allowed: endpoint, simulator)"),
-        ("engine.kind=vllm", 'engine.kind: unknown kind, is the text "vllm" (allowed: endpoint, simulator)'),
+        ("engine.kind=vllm", f'engine.kind: unknown kind, is the text "vllm" (allowed: {KINDS})'),
         ("engine.api=chat", "engine.api: the chat API takes no token ids: set prompts.kind to text"),
         ("engine.api_key_env=sk-123", "engine.api_key_env: must be the name of an environment variable"),
         ("engine.extra_body={a: [.nan]}", "engine.extra_body: holds nan, which JSON cannot"),
@@ -195,6 +195,34 @@ def test_keys_of_another_engine_kind_are_kept_noted_and_used_when_the_kind_chang
     assert other.engine.other == {"url": "http://127.0.0.1:8000", "args": {"tensor-parallel-size": 8}}
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("engine.host=0.0.0.0", 'engine.host: must be an address of this machine alone, is the text "0.0.0.0"'),
+        ("engine.args={port: 1}", "engine.args: holds port, which is not given here: use engine.port"),
+        ("engine.args={api_key: x}", "engine.args: holds api_key, which is not given here: use engine.api_key_env"),
+        ("engine.args={--seed: 1}", 'engine.args: holds the text "--seed", which is no flag'),
+        ("engine.args={a: [.nan]}", "engine.args: holds nan, which JSON cannot"),
+        ("engine.env={A-B: 1}", "engine.env: must be the name of an environment variable"),
+        ("engine.ready.timeout_s=0", "engine.ready.timeout_s: must be above 0, is 0"),
+        ("engine.ready.wait=1", "engine.ready.wait: unknown key (allowed: timeout_s, path)"),
+        ("engine.ready.path=health", "engine.ready.path: must be a path of the server"),
+        ("engine.command=[]", "engine.command: must not be empty"),
+        ("engine.restarts=-1", "engine.restarts: must be at least 0, is -1"),
+    ],
+)
+def test_a_wrong_option_of_a_launched_engine_is_named(load: Any, option: str, message: str) -> None:
+    found = messages(load, MINIMAL, "engine.kind=vllm_serve", option)
+    assert any(one.startswith(f"--set {option}: {message}") for one in found), found
+
+
+def test_an_inprocess_engine_takes_token_ids_only_and_no_api(load: Any) -> None:
+    option = "prompts.kind=text"
+    wrong = f"--set {option}: prompts.kind: the in-process engine takes token ids (allowed: token_ids)"
+    assert messages(load, MINIMAL, "engine.kind=vllm_inprocess", option) == [wrong]
+    assert load(MINIMAL, "engine.kind=vllm_inprocess", "engine.api=chat").engine.other["api"] == "chat"
+
+
 def test_set_reaches_lists_and_new_sections_and_the_last_one_wins(load: Any) -> None:
     text = MINIMAL + "slo:\n"
     spec = load(
@@ -252,7 +280,7 @@ def test_burstiness_belongs_to_gamma(load: Any) -> None:
     assert "only arrival: gamma" in messages(load, text + "load: {kind: open, burstiness: 0.5}")[0]
 
 
-@pytest.mark.parametrize("name", ["quickstart", "w7900d", "endpoint"])
+@pytest.mark.parametrize("name", ["quickstart", "w7900d", "endpoint", "vllm-cpu"])
 def test_shipped_sweeps_load_and_survive_a_manifest(name: str) -> None:
     text = (SWEEPS / f"{name}.yaml").read_text()
     assert text.startswith("# yaml-language-server: $schema=./sweep.schema.json\n")
@@ -263,8 +291,8 @@ def test_shipped_sweeps_load_and_survive_a_manifest(name: str) -> None:
     assert make_plan(again) == make_plan(spec)
 
 
-def test_the_commented_sweep_names_every_key() -> None:
-    text = (SWEEPS / "endpoint.yaml").read_text()
+def test_the_commented_sweeps_name_every_key() -> None:
+    text = (SWEEPS / "endpoint.yaml").read_text() + (SWEEPS / "vllm-cpu.yaml").read_text()
     later = {"variants", "baseline", "blocks"}
     simulator = {"profile", "scale", "port", "options"}
     for section in [json_schema(), *json_schema()["$defs"].values()]:

@@ -61,6 +61,8 @@ def open_engine(plan: Plan, meanwhile: Callable[[], None] = lambda: None) -> Ite
         access = _access(engine, min((cell.timeouts.connect_s for cell in plan.cells), default=10.0))
         meanwhile()
         yield _prepared(plan, engine.url, access)
+    elif not isinstance(engine, SimulatorEngine):
+        raise EngineError(f"{engine.kind} cannot be launched yet", "engine.kind")
     else:
         with _simulator(engine, plan, meanwhile) as url:
             yield _prepared(plan, url, Access())

@@ -20,6 +20,8 @@ from benchbench.spec.schema import (
     SweepSpec,
     Timeouts,
     Validity,
+    VllmInprocessEngine,
+    VllmServeEngine,
 )
 from benchbench.spec.select import Selection, SelectionError, parse_selection
 
@@ -45,6 +47,8 @@ __all__ = [
     "SweepSpec",
     "Timeouts",
     "Validity",
+    "VllmInprocessEngine",
+    "VllmServeEngine",
     "json_schema",
     "load_spec",
     "locate",

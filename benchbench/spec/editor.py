@@ -23,7 +23,13 @@ def json_schema() -> dict[str, Any]:
         "description": properties["grid"]["description"],
         "anyOf": [product, {"type": "array", "items": product, "minItems": 1}],
     }
-    for kind, name in {"endpoint": "EndpointEngine", "simulator": "SimulatorEngine"}.items():
+    names = {
+        "endpoint": "EndpointEngine",
+        "simulator": "SimulatorEngine",
+        "vllm_serve": "VllmServeEngine",
+        "vllm_inprocess": "VllmInprocessEngine",
+    }
+    for kind, name in names.items():
         own = definitions[name]["properties"]
         for other, keys in ENGINE_KEYS.items():
             for key in keys:

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
 Loc = tuple[int | str, ...]
 
-LATER_KINDS = ("vllm_serve", "vllm_inprocess")
-"""Engine kinds whose keys are known and kept, but which this version cannot run."""
-
 # Sections that pydantic validates as tagged unions: it puts the tag into the place of an error.
 TAGGED = ("engine", "load")
 
@@ -133,14 +130,12 @@ def _kind_fault(loc: Loc, detail: ErrorDetails) -> Fault:
         return Fault(loc, f"must be a mapping (key: value), is {show(section)}")
     names = re.findall(r"'([^']*)'", detail.get("ctx", {}).get("expected_tags", ""))
     if not names:
-        names = ["endpoint", "simulator"] if loc == ("engine",) else ["static", "closed", "open"]
+        kinds = ["endpoint", "simulator", "vllm_serve", "vllm_inprocess"]
+        names = kinds if loc == ("engine",) else ["static", "closed", "open"]
     where, allowed = (*loc, "kind"), ", ".join(names)
     if "kind" not in section:
         return Fault(where, "is missing", allowed)
-    kind = section["kind"]
-    if loc == ("engine",) and kind in LATER_KINDS:
-        return Fault(where, f"{kind} is not in this version", allowed)
-    return Fault(where, f"unknown kind, is {show(kind)}", allowed)
+    return Fault(where, f"unknown kind, is {show(section['kind'])}", allowed)
 
 
 def _words(detail: ErrorDetails) -> tuple[str, str]:

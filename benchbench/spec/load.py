@@ -15,13 +15,19 @@ from benchbench.spec.plan import make_plan, matching, merge
 from benchbench.spec.select import SelectionError, parse_selection
 
 NOT_OVERRIDABLE = ("name", "grid", "order", "overrides", "variants", "baseline", "blocks", "hardware")
-NOT_OVERRIDABLE_ENGINE = ("kind", "url", "profile", "scale", "port")
+# Overrides change what is asked of a server, never the server.
+OVERRIDABLE_ENGINE = ("api", "extra_body")
+_ENGINE_ALLOWED = ", ".join(OVERRIDABLE_ENGINE)
 OVERRIDABLE = tuple(key for key in schema.SweepSpec.model_fields if key not in NOT_OVERRIDABLE)
 
 _SECTIONS: dict[Loc, type[BaseModel]] = {
     (): schema.SweepSpec,
     ("engine", "endpoint"): schema.EndpointEngine,
     ("engine", "simulator"): schema.SimulatorEngine,
+    ("engine", "vllm_serve"): schema.VllmServeEngine,
+    ("engine", "vllm_serve", "ready"): schema.Ready,
+    ("engine", "vllm_inprocess"): schema.VllmInprocessEngine,
+    ("engine", "vllm_inprocess", "ready"): schema.Ready,
     ("load", "static"): schema.StaticLoad,
     ("load", "closed"): schema.ClosedLoad,
     ("load", "open"): schema.OpenLoad,
@@ -85,7 +91,10 @@ def _cross_faults(data: dict[str, Any]) -> Iterator[Fault]:
         yield from _open_faults(load, products)
     elif isinstance(load, dict) and load.get("kind") in ("static", "closed"):
         yield from _batch_faults(load["kind"], products)
-    chat = isinstance(engine, dict) and engine.get("api") == "chat"
+    kind = engine.get("kind") if isinstance(engine, dict) else None
+    if kind == "vllm_inprocess" and isinstance(prompts, dict) and prompts.get("kind", "token_ids") == "text":
+        yield Fault(("prompts", "kind"), "the in-process engine takes token ids", "token_ids")
+    chat = isinstance(engine, dict) and engine.get("api") == "chat" and "api" in schema.ENGINE_KEYS.get(kind or "", ())
     if chat and isinstance(prompts, dict) and prompts.get("kind", "token_ids") == "token_ids":
         where: Loc = ("prompts", "kind") if "kind" in prompts else ("engine", "api")
         yield Fault(where, "the chat API takes no token ids: set prompts.kind to text")
@@ -171,8 +180,10 @@ def _own_faults(index: int, override: Any) -> Iterator[Fault]:  # noqa: ANN401 #
             yield Fault(("overrides", index, key), *unknown_key(key, OVERRIDABLE))
     engine = override.get("engine")
     for key in engine if isinstance(engine, dict) else ():
-        if key in NOT_OVERRIDABLE_ENGINE:
-            yield Fault(("overrides", index, "engine", key), "cannot differ between cells")
+        if key not in OVERRIDABLE_ENGINE and any(key in keys for keys in (("kind",), *schema.ENGINE_KEYS.values())):
+            yield Fault(
+                ("overrides", index, "engine", key), "cannot differ between cells", ", ".join(OVERRIDABLE_ENGINE)
+            )
 
 
 def locate(path: str | Path, sets: Sequence[str], key: str, message: str, allowed: str = "") -> Problem:

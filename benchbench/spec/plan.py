@@ -26,7 +26,7 @@ from benchbench.spec.schema import (
 from benchbench.spec.select import SelectionError, parse_selection
 
 # Engine fields that reach the server or its speed in no way: everything else is part of a cell's key.
-NOT_IN_KEY = {"api_key_env", "headers_env", "ca_file", "insecure", "port"}
+NOT_IN_KEY = {"api_key_env", "headers_env", "ca_file", "insecure", "host", "port", "ready", "restarts"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,15 @@ from pydantic.functional_validators import ModelWrapValidatorHandler
 from benchbench.spec.errors import show
 from benchbench.spec.values import (
     Api,
+    Command,
     Count,
     Counts,
+    Flags,
     Header,
     Json,
+    Loopback,
     Name,
+    Path,
     Positive,
     Proxy,
     Rates,
@@ -33,6 +37,7 @@ from benchbench.spec.values import (
     Text,
     Url,
     Variable,
+    Variables,
     Vocab,
     Warmup,
     as_tuple,
@@ -55,8 +60,11 @@ class _Section(BaseModel):
 ENGINE_KEYS: Final[dict[str, tuple[str, ...]]] = {
     "endpoint": ("url", "api", "api_key_env", "headers_env", "ca_file", "insecure", "proxy", "extra_body"),
     "simulator": ("profile", "scale", "port", "api", "extra_body", "options"),
-    "vllm_serve": ("command", "args", "env", "python", "venv", "cwd", "host", "port", "ready"),
-    "vllm_inprocess": ("args", "env"),
+    "vllm_serve": (
+        *("command", "args", "env", "python", "venv", "cwd", "host", "port", "ready", "restarts"),
+        *("api", "api_key_env", "extra_body"),
+    ),
+    "vllm_inprocess": ("args", "env", "python", "venv", "cwd", "ready", "restarts", "detokenize"),
 }
 """Keys by engine kind: those of another kind are kept as data, so that `--set engine.kind=...` works."""
 
@@ -117,7 +125,62 @@ class SimulatorEngine(_Engine):
     options: Json = Field(default={}, description="values that replace those of the profile")
 
 
-Engine = EndpointEngine | SimulatorEngine
+class Ready(_Section):
+    """When a launched engine counts as ready, and how long that may take."""
+
+    timeout_s: Positive = Field(1800.0, description="from the launch to the first token, in seconds")
+    path: Path = Field("/health", description="route that answers 200 when the server is up")
+
+
+class _Launched(_Engine):
+    """What launching an engine takes, as a server or in a process of ours."""
+
+    args: Flags = Field(
+        default={},
+        description="vLLM's flags without --, as {max-model-len: 8192}; true is a bare flag, false is --no-...",
+    )
+    env: Variables = Field(default={}, description="environment variables for the engine, over those of this process")
+    python: Text | None = Field(None, description="interpreter that has vLLM; empty: that of venv, else python on PATH")
+    venv: Text | None = Field(None, description="virtual environment that has vLLM")
+    cwd: Text | None = Field(None, description="folder in which the engine starts; empty: this one")
+    ready: Ready = Field(Ready(), description="when it counts as ready")
+    restarts: int = Field(1, ge=0, le=10**6, description="how often a dead engine may be started again in a sweep")
+
+
+class VllmServeEngine(_Launched):
+    """A vLLM server that the sweep launches, owns and stops."""
+
+    kind: Literal["vllm_serve"] = Field(description="vllm_serve: launch a vLLM server")
+    command: Command | None = Field(
+        None, description="what to launch, as a list; empty: [python, -m, vllm.entrypoints.openai.api_server]"
+    )
+    host: Loopback = Field("127.0.0.1", description="loopback address to bind: 127.0.0.1, ::1 or localhost")
+    port: int = Field(0, ge=0, le=65535, description="TCP port; 0 picks a free one")
+    api: Api = Field("completions", description="completions (takes token ids or text) or chat (takes text)")
+    api_key_env: Variable | None = Field(
+        None, description="environment variable with the key that the server shall ask for; it gets it as VLLM_API_KEY"
+    )
+    extra_body: Json = Field(default={}, description="fields added to every request's JSON body")
+
+
+class VllmInprocessEngine(_Launched):
+    """vLLM's AsyncLLM without HTTP, in a process that has both benchbench and vLLM installed."""
+
+    kind: Literal["vllm_inprocess"] = Field(description="vllm_inprocess: vLLM's engine without HTTP")
+    detokenize: bool = Field(default=False, description="true: the engine makes text of the tokens, as a server does")
+
+    @property
+    def api(self) -> Api:
+        """Prompts are as those of completions: token ids."""
+        return "completions"
+
+    @property
+    def extra_body(self) -> dict[str, Any]:
+        """There are no request bodies."""
+        return {}
+
+
+Engine = EndpointEngine | SimulatorEngine | VllmServeEngine | VllmInprocessEngine
 
 # ---- Load -----------------------------------------------------------------------------------------------
 

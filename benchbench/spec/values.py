@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from typing import Annotated, Any, Literal
@@ -108,6 +109,34 @@ def json_mapping(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def _flags(value: dict[str, Any]) -> dict[str, Any]:
+    for key in value:
+        if key != key.strip() or not key or key.startswith("-") or not key.isprintable() or " " in key:
+            raise problem(f"holds {show(key)}, which is no flag: write its name without the leading --")
+        owner = _OWN_FLAGS.get(key.replace("_", "-"))
+        if owner:
+            raise problem(f"holds {key}, which is not given here: use {owner}")
+    return value
+
+
+def _variables(value: dict[str, Any]) -> dict[str, Any]:
+    for key in value:
+        _variable(key)
+    return {key: item if isinstance(item, str) else json.dumps(item) for key, item in value.items()}
+
+
+def _loopback(value: str) -> str:
+    if value not in {"::1", "localhost"} and not re.fullmatch(r"127(\.\d{1,3}){3}", value):
+        raise problem(f"must be an address of this machine alone, is {show(value)}", "127.0.0.1, ::1, localhost")
+    return value
+
+
+def _path(value: str) -> str:
+    if not value.startswith("/"):
+        raise problem(f"must be a path of the server, as /health, is {show(value)}")
+    return value
+
+
 def _warmup(value: object) -> object:
     if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**6):
         return value
@@ -131,6 +160,9 @@ def _axis(kind: str, **bound: int) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [number, {"type": "array", "items": number, "minItems": 1}]})
 
 
+# Flags that would contradict what the sweep says elsewhere, or show a secret in the list of processes.
+_OWN_FLAGS = {"host": "engine.host", "port": "engine.port", "api-key": "engine.api_key_env"}
+
 Count = Annotated[int, Field(ge=1, le=10**9)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -139,6 +171,11 @@ Text = Annotated[str, AfterValidator(_text)]
 Variable = Annotated[str, AfterValidator(_variable)]
 Url = Annotated[str, AfterValidator(_url)]
 Json = Annotated[dict[str, Any], AfterValidator(json_mapping)]
+Flags = Annotated[dict[str, Any], AfterValidator(json_mapping), AfterValidator(_flags)]
+Variables = Annotated[dict[str, str | int | float | bool], AfterValidator(_variables)]
+Command = Annotated[tuple[Text, ...], BeforeValidator(as_tuple), Field(min_length=1)]
+Loopback = Annotated[str, AfterValidator(_loopback)]
+Path = Annotated[Text, AfterValidator(_path)]
 Counts = Annotated[tuple[Count, ...], BeforeValidator(one_or_many), _axis("integer", minimum=1)]
 Rates = Annotated[tuple[Positive, ...], BeforeValidator(one_or_many), _axis("number", exclusiveMinimum=0)]
 Warmup = Annotated[
