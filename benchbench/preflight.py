@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import log2
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchbench.engines.metrics import scrape
-from benchbench.engines.opening import Opened, open_engine
+from benchbench.engines.opening import Hooks, Opened
 from benchbench.loadgen.prompts import make_job
 from benchbench.loadgen.worker import Worker
 from benchbench.rounds import WARMUP_TOKENS, target_of
 from benchbench.spec import Cell, OpenLoad, Plan, StaticLoad
 from benchbench.spec.values import base_url
+from benchbench.start import start_engine
 
 PROBE_TOKENS = 16
 MOST_STREAMS = 4096
@@ -47,8 +50,7 @@ def check_sweep(plan: Plan) -> Preflight:
 
     Raises EngineError and WorkerDiedError.
     """
-    with Worker() as worker, open_engine(plan) as opened:
-        worker.ready()
+    with tempfile.TemporaryDirectory() as logs, start_engine(plan, Hooks(Path(logs))) as (opened, worker):
         probes = [_probe(worker, opened, cell) for cell in _extremes(plan.cells)]
         counts = scrape(base_url(opened.url), opened.access) if opened.capabilities.metrics else None
     found = opened.capabilities

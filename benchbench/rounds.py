@@ -35,10 +35,19 @@ REFUSALS = {401: "engine.api_key_env", 403: "engine.api_key_env", 404: "model", 
 
 WARMUP_ROUNDS = 8  # of warmup: auto, at most,
 WARMUP_TOKENS = 32  # and the most output tokens in them
+DEATH_S = 5.0  # an engine whose connections broke ends within this time, or it lives
 
 
 class StoppedError(Exception):
     """The sweep can't go on now, and can be resumed."""
+
+
+class EngineDiedError(Exception):
+    """The engine that the sweep owns is gone. `left`: cells that can be measured once it is started again."""
+
+    def __init__(self, reason: str, left: Sequence[tuple[Cell, int]] = ()) -> None:
+        super().__init__(reason)
+        self.reason, self.left = reason, left
 
 
 class InterruptedSweep(Exception):  # noqa: N818 - no error: somebody asked
@@ -52,6 +61,7 @@ class Observer(Protocol):
     def round(self, cell: Cell, phase: str, number: int, left_s: float | None) -> None: ...
     def row(self, cell: Cell, row: dict[str, Any]) -> None: ...
     def note(self, text: str) -> None: ...
+    def starting(self, what: str, seconds: float, line: str) -> None: ...
 
 
 @dataclass(slots=True)
@@ -141,11 +151,15 @@ def cell_info(cell: Cell) -> CellInfo:
 def measure(driver: Driver, todo: Sequence[tuple[Cell, int]]) -> None:
     """Measure cells, each with the rounds that it lacks as `missing_rounds` tells, in their order.
 
-    Raises InterruptedSweep, StoppedError, EngineError, WorkerDiedError and OSError.
+    Raises InterruptedSweep, StoppedError, EngineDiedError, EngineError, WorkerDiedError and OSError.
     """
     driver.pace.left_steps = sum(cell.output * missing for cell, missing in todo)
-    for cell, missing in todo:
-        _cell(driver, cell, cell.output * missing)
+    for place, (cell, missing) in enumerate(todo):
+        try:
+            _cell(driver, cell, cell.output * missing)
+        except EngineDiedError as died:
+            _given_up(driver, cell, died.reason)
+            raise EngineDiedError(died.reason, todo[place + 1 :]) from None
 
 
 def target_of(opened: Opened, cell: Cell) -> Target:
@@ -186,9 +200,22 @@ def _cell(driver: Driver, cell: Cell, left: int) -> None:
             run.journal("cell_given_up", cell=cell.key, reason=table["error_detail"][0].as_py())
             break
     driver.pace.left_steps -= left
-    row = driver.rows[cell.key] = summary_row(summarise(info, tables, warmups))
-    run.journal("cell_done", cell=cell.key, status=row["status"], reasons=row["reasons"])
+    _done(driver, cell, summary_row(summarise(info, tables, warmups)))
+
+
+def _done(driver: Driver, cell: Cell, row: dict[str, Any]) -> None:
+    driver.rows[cell.key] = row
+    driver.run.journal("cell_done", cell=cell.key, status=row["status"], reasons=row["reasons"])
     driver.observer.row(cell, row)
+
+
+def _given_up(driver: Driver, cell: Cell, reason: str) -> None:
+    """A cell in which the engine died: what there is of it stays, and it is not tried again."""
+    from benchbench.analysis.summary import summarise, summary_row
+
+    driver.run.journal("cell_given_up", cell=cell.key, reason=reason)
+    tables = [driver.run.read_cell(cell.key, phase) for phase in ("measured", "warmup")]
+    _done(driver, cell, summary_row(summarise(cell_info(cell), *tables)))
 
 
 def _warm_up(driver: Driver, cell: Cell, target: Target) -> list[pa.Table]:
@@ -226,14 +253,15 @@ def _round(driver: Driver, cell: Cell, target: Target, phase: str, number: int, 
     if cell.rounds.reset_prefix_cache:
         driver.view.reset_prefix_cache()
     before = driver.view.before() if phase == "measured" else None
-    columns, facts = driver.worker.run(job, driver.stop)
+    columns, facts = driver.worker.run(job, driver.stop, opened.watch)
     if facts["cancelled"]:
         raise InterruptedSweep
     _hide(columns["error_detail"], opened.access)
-    if "failed" in columns["status"]:
+    death = _death(opened, columns)
+    if "failed" in columns["status"] and not death:
         _judge_failures(columns, target, answered=driver.answered)
     driver.answered |= "ok" in columns["status"]
-    facts["server"] = driver.view.after(before, columns)
+    facts["server"] = None if death else driver.view.after(before, columns)
     facts["common_tokens"] = opened.common_tokens(cell) * len(columns["index"])
     labels = {
         "cell": cell.key,
@@ -254,7 +282,32 @@ def _round(driver: Driver, cell: Cell, target: Target, phase: str, number: int, 
     if cell.key not in driver.told and (told := _failure(table)):
         driver.told.add(cell.key)
         driver.observer.note(f"{cell.label}: {told}")
+    if death:
+        raise EngineDiedError(death)
     return table
+
+
+def _death(opened: Opened, columns: RoundColumns) -> str | None:
+    """Why the engine that we own is of no use any more, judged by a round's failures; then they say so too.
+
+    It ends some moments after its connections broke. One that lives and left every request without a token hangs.
+    """
+    if opened.watch is None:
+        return None
+    failed = [k for k, status in enumerate(columns["status"]) if status == "failed"]
+    kinds = {columns["error_kind"][k] for k in failed}
+    broken = bool(kinds & {"connect", "send", "stream"}) or any(columns["http_status"][k] >= 500 for k in failed)
+    _, why = opened.watch
+    reason, until = why(), time.monotonic() + DEATH_S
+    while reason is None and broken and time.monotonic() < until:
+        time.sleep(0.05)
+        reason = why()
+    if reason is None and failed and len(failed) == len(columns["status"]) and kinds <= {"stall", "timeout"}:
+        reason = f"the engine hangs: {columns['error_detail'][failed[0]]}"
+    if reason is not None:
+        details = columns["error_detail"]
+        details[:] = [text if not text or reason in text else f"{text}; {reason}" for text in details]
+    return reason
 
 
 def _failure(table: pa.Table) -> str:

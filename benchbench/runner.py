@@ -8,11 +8,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchbench.engines.endpoint import Capabilities, EngineError
-from benchbench.engines.opening import Opened, open_engine
-from benchbench.loadgen.worker import Worker, WorkerDiedError
+from benchbench.engines.opening import Hooks, Opened
+from benchbench.loadgen.worker import WorkerDiedError
 from benchbench.record.store import RunDirectory, replace_file
-from benchbench.rounds import Driver, InterruptedSweep, Observer, StoppedError, measure, missing_rounds, plan_entry
-from benchbench.spec import Cell, Plan, SweepSpec, make_plan
+from benchbench.rounds import (
+    Driver,
+    EngineDiedError,
+    InterruptedSweep,
+    Observer,
+    StoppedError,
+    measure,
+    missing_rounds,
+    plan_entry,
+)
+from benchbench.spec import Cell, Plan, SweepSpec, VllmInprocessEngine, VllmServeEngine, make_plan
+from benchbench.start import start_engine
 
 State = Literal["complete", "stopped", "interrupted"]
 Rows = dict[str, dict[str, Any]]
@@ -46,6 +56,9 @@ class Silent:
         pass
 
     def note(self, text: str) -> None:
+        pass
+
+    def starting(self, what: str, seconds: float, line: str) -> None:
         pass
 
 
@@ -112,13 +125,25 @@ def _carry_out(
     if not todo:
         _write_manifest(run, plan, only, None)
         return "complete", ""
+    engine, left = plan.spec.engine, todo
+    restarts = engine.restarts if isinstance(engine, VllmServeEngine | VllmInprocessEngine) else 0
+    hooks = Hooks(run.path / "logs", observer.starting, stop, _import_all)
     try:
-        with Worker() as worker, open_engine(plan, _import_all) as opened:
-            for note in [*opened.notes, *_too_long(plan, opened.capabilities)]:
-                observer.note(note)
-            _write_manifest(run, plan, only, opened)
-            worker.ready()
-            measure(Driver(run, worker, opened, observer, stop, run.attempts(), rows), todo)
+        while left:
+            try:
+                with start_engine(plan, hooks) as (opened, worker):
+                    for note in [*opened.notes, *_too_long(plan, opened.capabilities)]:
+                        observer.note(note)
+                    _write_manifest(run, plan, only, opened)
+                    measure(Driver(run, worker, opened, observer, stop, run.attempts(), rows), left)
+                    left = []
+            except EngineDiedError as died:
+                left = list(died.left)
+                run.journal("engine_died", reason=died.reason, left=len(left))
+                if left and not restarts:
+                    raise StoppedError(f"{died.reason}; engine.restarts allows no other start") from None
+                restarts -= 1
+                observer.note(died.reason + (f"; starting it again for {len(left)} cells" if left else ""))
     except (StoppedError, WorkerDiedError) as error:
         return "stopped", str(error)
     except InterruptedSweep:
@@ -176,6 +201,7 @@ def _write_manifest(run: RunDirectory, plan: Plan, only: str | None, opened: Ope
             "plan": list(entries.values()),
             "notes": [*plan.spec.notes, *(opened.notes if opened else ())],
             "engine": asdict(opened.capabilities) if opened else earlier.get("engine"),
+            "starts": [*earlier.get("starts", []), *([masked(opened.start)] if opened and opened.start else [])],
             "caption": plan.spec.caption,
             "instrument": stored(),
             **environment(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,6 +81,23 @@ class Run:
                     facts = round_facts(self.directory.read_round(cell.key, phase, number))
                     rows.append({"cell": cell.key, "phase": phase, "round": number, **facts})
         return pd.DataFrame(rows)
+
+
+def side_by_side(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The rows of several runs, each run's label in front of its variants.
+
+    The label is what tells them apart: the sweep's name, else the engine's kind, else the folder.
+    """
+    kinds = [str(run.manifest["spec"]["engine"]["kind"]) for run in runs]
+    names = [run.name for run in runs]
+    both = [f"{name} {kind}" for name, kind in zip(names, kinds, strict=True)]
+    folders = [run.path.resolve().name for run in runs]
+    labels = next((found for found in (names, kinds, both) if len(set(found)) == len(runs)), folders)
+    return [
+        {**row, "variant": " ".join(filter(None, (label, row["variant"])))}
+        for label, run in zip(labels, runs, strict=True)
+        for row in run.rows
+    ]
 
 
 def cell_summary(run: RunDirectory, cell: CellInfo) -> CellSummary:

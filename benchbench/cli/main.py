@@ -157,25 +157,28 @@ def schema() -> None:
 
 
 @main.command()
-@click.argument("run", type=FOLDER)
+@click.argument("runs", type=FOLDER, nargs=-1, required=True, metavar="RUN...")
 @click.option("--format", "form", type=click.Choice(["md", "csv", "json"]), default="md", show_default=True)
 @click.option("--columns", metavar="A,B,...", help="Columns of summary.csv to show.")
 @click.option("--include-invalid", is_flag=True, help="Show invalid cells too, struck through.")
-def table(run: Path, form: str, columns: str | None, *, include_invalid: bool) -> None:
-    """Print the table of a RUN, recomputed from its records."""
-    from benchbench.analysis.runs import open_run
+def table(runs: tuple[Path, ...], form: str, columns: str | None, *, include_invalid: bool) -> None:
+    """Print the table of a RUN, or of several side by side, recomputed from their records."""
+    from benchbench.analysis.runs import open_run, side_by_side
     from benchbench.record.instrument import sentence
     from benchbench.record.store import RunError
     from benchbench.report.table import csv_table, json_table, markdown_table
 
     names = [name.strip() for name in columns.split(",")] if columns else None
     try:
-        opened = open_run(run)
+        opened = [open_run(run) for run in runs]
+        rows = opened[0].rows if len(opened) == 1 else side_by_side(opened)
         if form == "md":
-            closing = [*opened.manifest.get("caption", []), sentence(opened.manifest.get("instrument"))]
-            text = markdown_table(opened.rows, names, include_invalid, closing)
+            said = [[*run.manifest.get("caption", []), sentence(run.manifest.get("instrument"))] for run in opened]
+            text = markdown_table(
+                rows, names, include_invalid, list(dict.fromkeys(line for lines in said for line in lines))
+            )
         else:
-            text = (csv_table if form == "csv" else json_table)(opened.rows, names, include_invalid)
+            text = (csv_table if form == "csv" else json_table)(rows, names, include_invalid)
         click.echo(text.rstrip("\n"))
     except (RunError, ValueError) as error:
         fail(BAD_INPUT, f"bench table: {error}")

@@ -75,6 +75,10 @@ class Lines:
     def note(self, text: str) -> None:
         self._say(f"note: {text}")
 
+    def starting(self, what: str, seconds: float, line: str) -> None:
+        if time.monotonic() - self._last > 30:
+            self._say(f"{what}: {duration_text(seconds)}, {line}")
+
 
 class Bar:
     """A rich bar that is redrawn when a round begins or a cell ends; it shows when the running round should end."""
@@ -102,6 +106,10 @@ class Bar:
 
     def note(self, text: str) -> None:
         self._say(f"note: {text}")
+
+    def starting(self, what: str, seconds: float, line: str) -> None:
+        text = f"{what}  {duration_text(seconds)}  {one_line(line)[:60]}"
+        self._progress.update(self._task, description=text, left="", refresh=True)
 
 
 @contextlib.contextmanager

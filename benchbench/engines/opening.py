@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchbench.engines.endpoint import Access, Capabilities, EngineError, attach
 from benchbench.engines.tokens import WORDS, Fitted, exact_texts, find_counter, fit_vocabulary, vocabulary_range
-from benchbench.spec import Cell, EndpointEngine, Plan, SimulatorEngine
+from benchbench.spec import Cell, EndpointEngine, Plan, SimulatorEngine, VllmServeEngine
 from benchbench.spec.values import base_url
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ class Opened:
     """A server to send requests to.
 
     `vocab`: token ids for prompts lie in [low, high). `texts`: makes text prompts of exact length, where the plan has
-    any. `notes`: what was found out about lengths.
+    any. `notes`: what was found out about lengths. `watch`, where the engine is ours: a descriptor that is readable
+    when something happened to it, and the question why it is gone (None while it lives). `start`: facts of its start.
     """
 
     url: str
@@ -37,6 +38,8 @@ class Opened:
     capabilities: Capabilities = field(default_factory=Capabilities)
     notes: tuple[str, ...] = ()
     text_overhead: int = 0
+    watch: tuple[int, Callable[[], str | None]] | None = None
+    start: Mapping[str, Any] = field(default_factory=dict)
 
     def common_tokens(self, cell: Cell) -> int:
         """Tokens that all prompts of a cell have in common by their form, and a prefix cache may know."""
@@ -50,20 +53,38 @@ class Opened:
         return found
 
 
-@contextlib.contextmanager
-def open_engine(plan: Plan, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Opened]:
-    """The server of a plan, for as long as the block runs; `meanwhile` is called while one of ours starts.
+def _silent(_what: str, _seconds: float, _line: str) -> None:
+    pass
 
-    Raises EngineError.
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What starting an engine takes besides the plan.
+
+    `logs`: folder for what a launched engine says. `progress(what, seconds, last line)` is called about once a second
+    while it starts. `stop`: when this descriptor becomes readable, the start is given up. `meanwhile` is called once,
+    for what else has to be got ready.
     """
-    engine = plan.spec.engine
+
+    logs: Path
+    progress: Callable[[str, float, str], None] = _silent
+    stop: int | None = None
+    meanwhile: Callable[[], None] = lambda: None
+
+
+@contextlib.contextmanager
+def open_engine(plan: Plan, hooks: Hooks) -> Iterator[Opened]:
+    """The server of a plan, for as long as the block runs. Raises EngineError."""
+    engine, meanwhile = plan.spec.engine, hooks.meanwhile
     if isinstance(engine, EndpointEngine):
         access = _access(engine, min((cell.timeouts.connect_s for cell in plan.cells), default=10.0))
         meanwhile()
         yield _prepared(plan, engine.url, access)
-    elif not isinstance(engine, SimulatorEngine):
-        raise EngineError(f"{engine.kind} cannot be launched yet", "engine.kind")
-    else:
+    elif isinstance(engine, VllmServeEngine):
+        meanwhile()
+        with _served(engine, plan, hooks) as opened:
+            yield opened
+    elif isinstance(engine, SimulatorEngine):
         with _simulator(engine, plan, meanwhile) as url:
             yield _prepared(plan, url, Access())
 
@@ -107,6 +128,12 @@ def _fitted(cell: Cell, root: str, access: Access) -> tuple[Fitted, str]:
         f"text prompts have exact lengths, counted by {counter.how}: {len(fitted.words)} words of one token each, "
         f"{fitted.overhead} tokens besides (template, BOS, first word)"
     )
+
+
+@contextlib.contextmanager
+def _served(engine: VllmServeEngine, plan: Plan, hooks: Hooks) -> Iterator[Opened]:
+    raise EngineError("cannot be launched yet", "engine.kind")
+    yield
 
 
 @contextlib.contextmanager

@@ -47,10 +47,11 @@ class Pool:
 class Round:
     """Runs one job: `run()` gives the exchanges in order of index; `facts` says what the instrument saw.
 
-    `commands(fd)` is called when a watched descriptor that is no connection is readable; True cancels the round.
+    `commands(fd)` is called when a watched descriptor that is no connection is readable: None cancels the
+    round, a reason fails all of it that is not finished.
     """
 
-    def __init__(self, job: RoundJob, pool: Pool, commands: Callable[[int], bool]) -> None:
+    def __init__(self, job: RoundJob, pool: Pool, commands: Callable[[int], str | None]) -> None:
         self.job, self.pool, self.commands = job, pool, commands
         self.facts = RoundFacts()
         if pool.target != job.target:
@@ -75,6 +76,7 @@ class Round:
         self._woke_ns = _now()
         self._offset_ns = 0  # wall clock minus monotonic clock when the round began
         self._cancelled = False
+        self._gone = ""  # why the server is gone, once that is known
         least = min(job.connect_s, job.first_token_s, job.stall_s)
         self._check_ns = int(min(0.1, least / 4) * 1e9)
 
@@ -131,6 +133,16 @@ class Round:
         exchange.error_kind, exchange.error_phase, exchange.error_detail = kind, phase, detail
         exchange.end_ns = _now()
         self._done.append(exchange)
+
+    def _give_up(self) -> None:
+        """Fail all that is not finished: the server is known to be gone."""
+        reason, self._gone = self._gone, ""
+        for index in range(self._next, len(self.job.payloads)):
+            exchange = self._exchanges[index] = Exchange(index, self.job.payloads[index], self.log, 0)
+            self._fail(exchange, "connect", "connect", reason)
+        self._next = len(self.job.payloads)
+        for conn in list(self._busy):
+            self._fail_on(conn, "stream", reason)
 
     def _fail_on(self, conn: Connection, kind: str, detail: str) -> None:
         exchange = conn.exchange
@@ -297,6 +309,8 @@ class Round:
                 if not data.endswith(b"\r\n\r\n") and len(data) >= 5:
                     continue
             self._leave_hot(self._by_fd[fd], data, ancillary, user)
+        if self._gone:  # only now: no event of this turn may meet a connection that was dropped
+            self._give_up()
         return len(events)
 
     def _leave_hot(self, conn: Connection, data: bytes, ancillary: list[tuple[int, int, bytes]], user: int) -> None:
@@ -312,7 +326,9 @@ class Round:
         """An event that is not on the hot path."""
         conn = self._by_fd.get(fd)
         if conn is None:
-            self._cancelled |= self.commands(fd)
+            reason = self.commands(fd)
+            self._cancelled |= reason is None
+            self._gone = reason or ""
             return
         try:
             complete = conn.on_event(mask)

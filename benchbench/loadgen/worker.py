@@ -20,8 +20,12 @@ from socket import socketpair
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from benchbench.loadgen.job import RoundJob
     from benchbench.record.requests import RoundColumns
+
+    Watch = tuple[int, Callable[[], str | None]]
 
 
 class WorkerDiedError(Exception):
@@ -59,25 +63,32 @@ class Worker:
         """Wait until the worker has imported what it needs, so that no import falls into a round."""
         self._receive(None)
 
-    def run(self, job: RoundJob, stop: int | None = None) -> tuple[RoundColumns, dict[str, Any]]:
+    def run(
+        self, job: RoundJob, stop: int | None = None, watch: Watch | None = None
+    ) -> tuple[RoundColumns, dict[str, Any]]:
         """Drive one round. When `stop` (a descriptor) becomes readable, the round is cancelled (`facts.cancelled`).
 
-        Raises WorkerDiedError.
+        `watch`: when its descriptor becomes readable and its question has an answer, whatever of the round is not
+        finished fails for that reason. Raises WorkerDiedError.
         """
         try:
             self._pipe.send(job)
         except OSError:
             raise WorkerDiedError(self._last_words()) from None
-        result: tuple[RoundColumns, dict[str, Any]] = self._receive(stop)
+        result: tuple[RoundColumns, dict[str, Any]] = self._receive(stop, watch)
         return result
 
-    def _receive(self, stop: int | None) -> Any:  # noqa: ANN401 - whatever the worker sends
-        watched: list[Any] = [self._pipe] if stop is None else [self._pipe, stop]
+    def _receive(self, stop: int | None, watch: Watch | None = None) -> Any:  # noqa: ANN401 - whatever it sends
+        events, why = watch or (None, lambda: None)
+        watched: list[Any] = [self._pipe, *(fd for fd in (stop, events) if fd is not None)]
         try:
             while self._pipe not in (ready := wait(watched)):
                 if stop in ready:
                     self._pipe.send(None)
-                    watched = [self._pipe]
+                    watched.remove(stop)
+                if events in ready and (reason := why()):
+                    self._pipe.send(reason)
+                    watched.remove(events)
             reply = self._pipe.recv()
         except (EOFError, OSError):
             raise WorkerDiedError(self._last_words()) from None
@@ -118,11 +129,12 @@ def main(fd: int, parent: int) -> None:
     poller.register(fd, READ)
     pool = Pool(poller)
 
-    def commands(_fd: int) -> bool:
+    def commands(_fd: int) -> str | None:
         try:
-            return pipe.recv() is None
+            command: str | None = pipe.recv()
         except (EOFError, OSError):
             os._exit(0)
+        return command
 
     gc.collect()
     gc.freeze()
@@ -135,7 +147,7 @@ def main(fd: int, parent: int) -> None:
         except (EOFError, OSError):
             pool.close()
             return
-        if job is None:  # a cancel that came after its round had ended
+        if job is None or isinstance(job, str):  # a cancel that came after its round had ended
             continue
         try:
             driver = Round(job, pool, commands)
