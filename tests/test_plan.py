@@ -54,6 +54,35 @@ def test_the_grid_is_the_product_of_its_axes_each_point_once(
     assert [(cell.input, cell.output, cell.batch) for cell in sorted(shuffled, key=lambda cell: cell.index)] == points
 
 
+@given(st.integers(2, 6), st.integers(1, 12), st.integers(0, 5))
+def test_every_block_starts_each_variant_once_and_orders_are_balanced(count: int, blocks: int, seed: int) -> None:
+    names = [f"v{k}" for k in range(count)]
+    made = plan(variants={name: {"engine": {"url": f"http://h/{name}"}} for name in names}, blocks=blocks, seed=seed)
+    starts = made.starts
+    assert [start.block for start in starts] == [block for block in range(blocks) for _ in names]
+    orders = [[start.variant for start in starts if start.block == block] for block in range(blocks)]
+    assert all(sorted(order) == names for order in orders)
+    period = count if count % 2 == 0 else 2 * count
+    whole = orders[: blocks // period * period]
+    for pairs in ([(0, order[0]) for order in whole], [pair for order in whole for pair in itertools.pairwise(order)]):
+        counts = {pair: pairs.count(pair) for pair in pairs}
+        assert len(set(counts.values())) <= 1
+    if count == 2:
+        assert all(order == ["v0", "v1"][:: -1 if block % 2 else 1] for block, order in enumerate(orders))
+    assert len(made.cells) == len({cell.key for cell in made.cells}) == 6 * count
+
+
+def test_the_cells_of_a_block_are_in_one_order_for_all_variants_and_each_block_has_its_own() -> None:
+    variants = {name: {"engine": {"url": f"http://h/{name}"}} for name in "ab"}
+    made = plan(variants=variants, order="random", grid={"input": 8, "output": 4, "batch": [*range(1, 9)]}, blocks=4)
+    orders = [[cell.batch for cell in start.cells] for start in made.starts]
+    assert orders[::2] == orders[1::2]
+    assert len({tuple(order) for order in orders}) == 4
+    few = plan("variant=a,batch=2", variants=variants)
+    assert [(start.block, start.variant, len(start.cells)) for start in few.starts] == [(b, "a", 1) for b in range(6)]
+    assert {cell.engine.url for cell in few.cells} == {"http://h/a"}
+
+
 def test_the_plan_of_the_published_grid() -> None:
     cells = make_plan(load_spec(HERE.parent / "sweeps" / "w7900d.yaml")).cells
     lines = [f"{cell.index} {cell.key} {cell.label} requests={cell.requests} tokens={cell.tokens}" for cell in cells]
@@ -237,7 +266,7 @@ CHANGES_NONE: list[dict[str, Any]] = [
     {"slo": {"ttft_ms": 1}},
     {"validity": {"cached_tokens": 9}},
     {"hardware": {"name": "x"}},
-    {"baseline": "main"},
+    {"cool_to": 3.0},
     {"load": {"kind": "static"}},
     {"grid": [{"input": 8, "output": 4, "batch": 1}]},
     {"overrides": [{"when": "batch=1", "rounds": {"min": 1}}]},

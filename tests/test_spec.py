@@ -113,7 +113,18 @@ def test_no_file_and_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ("load: {kind: closed, requests: 1}", "s.yaml:5: load.requests: 1 requests cannot keep a batch of 2 in flight"),
         ("slo: {ttft_ms: 1e-3, tpot_ms: 0}", "s.yaml:5: slo.tpot_ms: must be above 0, is 0"),
         ("prompts: {vocab: [1]}", "s.yaml:5: prompts.vocab: must be two token ids [low, high), has 1"),
-        ("variants: {main: {}}", "s.yaml:5: variants: variants are not in this version"),
+        ("variants: {main: {}}", "s.yaml:5: variants: needs at least two variants to compare"),
+        ("blocks: 2", "s.yaml:5: blocks: needs variants"),
+        (
+            "variants: {a: {}, b: {gut: 1}}",
+            "s.yaml:5: variants.b.gut: unknown key, did you mean git? (allowed: engine, git)",
+        ),
+        (
+            "variants: {a: {}, b: {engine: {apy: chat}}}",
+            "s.yaml:5: variants.b.engine.apy: unknown key, did you mean api? "
+            "(allowed: kind, url, api, api_key_env, headers_env, ca_file, insecure, proxy, extra_body)",
+        ),
+        ("variants: {a: {}, b: {}}\nbaseline: c", 's.yaml:6: baseline: is no variant, is the text "c" (allowed: a, b)'),
         (
             "validity: {shared_invalid: 2}",
             "s.yaml:5: validity.shared_invalid: must be at most 1, is 2",
@@ -293,7 +304,7 @@ def test_shipped_sweeps_load_and_survive_a_manifest(name: str) -> None:
 
 def test_the_commented_sweeps_name_every_key() -> None:
     text = (SWEEPS / "endpoint.yaml").read_text() + (SWEEPS / "vllm-cpu.yaml").read_text()
-    later = {"variants", "baseline", "blocks"}
+    later = {"variants", "baseline", "blocks", "cool_to", "fidelity", "git", "repo", "ref", "build"}
     simulator = {"profile", "scale", "port", "options"}
     for section in [json_schema(), *json_schema()["$defs"].values()]:
         for key, described in section["properties"].items():

@@ -3,11 +3,12 @@
 from benchbench.spec.editor import json_schema
 from benchbench.spec.errors import Problem, SpecError
 from benchbench.spec.load import load_spec, locate, spec_from_mapping
-from benchbench.spec.plan import Cell, Plan, make_plan
+from benchbench.spec.plan import Cell, Plan, Start, make_plan
 from benchbench.spec.schema import (
     ClosedLoad,
     EndpointEngine,
     Engine,
+    Git,
     Hardware,
     Load,
     OpenLoad,
@@ -20,6 +21,7 @@ from benchbench.spec.schema import (
     SweepSpec,
     Timeouts,
     Validity,
+    Variant,
     VllmInprocessEngine,
     VllmServeEngine,
 )
@@ -30,6 +32,7 @@ __all__ = [
     "ClosedLoad",
     "EndpointEngine",
     "Engine",
+    "Git",
     "Hardware",
     "Load",
     "OpenLoad",
@@ -43,10 +46,12 @@ __all__ = [
     "SimulatorEngine",
     "Slo",
     "SpecError",
+    "Start",
     "StaticLoad",
     "SweepSpec",
     "Timeouts",
     "Validity",
+    "Variant",
     "VllmInprocessEngine",
     "VllmServeEngine",
     "json_schema",

@@ -116,6 +116,7 @@ def faults_of(error: ValidationError, keys: dict[Loc, tuple[str, ...]]) -> list[
         loc = tagged[:1] + tagged[2:] if in_union else tagged
         if detail["type"] == "extra_forbidden":
             section = tuple(part for part in tagged[:-1] if isinstance(part, str))
+            section = section[:1] + section[2:] if section[:1] == ("variants",) else section  # their names are free
             faults.append(Fault(loc, *unknown_key(tagged[-1], keys.get(section, ()))))
         elif detail["type"] in {"union_tag_invalid", "union_tag_not_found"}:
             faults.append(_kind_fault(loc, detail))

@@ -14,7 +14,10 @@ from benchbench.spec.errors import Fault, Loc, Problem, SpecError, faults_of, sh
 from benchbench.spec.plan import make_plan, matching, merge
 from benchbench.spec.select import SelectionError, parse_selection
 
-NOT_OVERRIDABLE = ("name", "grid", "order", "overrides", "variants", "baseline", "blocks", "hardware")
+NOT_OVERRIDABLE = (
+    *("name", "grid", "order", "overrides", "hardware"),
+    *("variants", "baseline", "blocks", "cool_to", "fidelity"),
+)
 # Overrides change what is asked of a server, never the server.
 OVERRIDABLE_ENGINE = ("api", "extra_body")
 _ENGINE_ALLOWED = ", ".join(OVERRIDABLE_ENGINE)
@@ -38,7 +41,10 @@ _SECTIONS: dict[Loc, type[BaseModel]] = {
     ("slo",): schema.Slo,
     ("hardware",): schema.Hardware,
     ("validity",): schema.Validity,
+    ("variants",): schema.Variant,  # of each name
+    ("variants", "git"): schema.Git,
 }
+
 _KEYS = {loc: tuple(section.model_fields) for loc, section in _SECTIONS.items()}
 
 
@@ -61,8 +67,10 @@ def spec_from_mapping(data: dict[str, Any], source: str = "<spec>") -> schema.Sw
 
 
 def _checked(document: Document) -> schema.SweepSpec:
-    spec, faults = _check(document.data)
-    faults += _override_faults(spec, document.data, faults)
+    data = _lent_url(document.data)
+    spec, faults = _check(data)
+    faults += _variant_faults(data, faults)
+    faults += _override_faults(spec if not faults else None, data, faults)
     if spec is not None and not faults:
         faults += _starved(spec)
     said = {(found.file, found.line, found.path) for found in document.problems}
@@ -130,6 +138,37 @@ def _starved(spec: schema.SweepSpec) -> Iterator[Fault]:
     for cell in sorted(make_plan(spec).cells, key=lambda cell: cell.index):
         if isinstance(cell.load, schema.ClosedLoad) and cell.requests < (cell.batch or 0):
             yield Fault(where, f"{cell.requests} requests cannot keep a batch of {cell.batch} in flight")
+
+
+def _variant_faults(data: dict[str, Any], known: list[Fault]) -> Iterator[Fault]:
+    """What is wrong among the variants, and in the sweep that each of them makes."""
+    variants = data.get("variants")
+    if not variants or not isinstance(variants, dict):
+        yield from (Fault((key,), "needs variants") for key in ("baseline", "blocks") if data.get(key) is not None)
+        return
+    if data.get("baseline") is not None and data["baseline"] not in variants:
+        yield Fault(("baseline",), f"is no variant, is {show(data['baseline'])}", ", ".join(map(str, variants)))
+    if len(variants) < 2:
+        yield Fault(("variants",), "needs at least two variants to compare")
+    base = {key: value for key, value in data.items() if key not in {"overrides", "variants", "baseline", "blocks"}}
+    for name, variant in variants.items():
+        engine = variant.get("engine", {}) if isinstance(variant, dict) else None
+        if not isinstance(engine, dict):
+            continue  # the schema has said so
+        for fault in _check(merge(base, {"engine": engine}))[1]:
+            inner = fault.loc if len(fault.loc) > 1 and fault.loc[1] in engine else ("engine", *fault.loc[1:])
+            if fault not in known:
+                yield fault._replace(loc=("variants", name, *inner))
+
+
+def _lent_url(data: dict[str, Any]) -> dict[str, Any]:
+    """`data`, its endpoint given the address of a variant where each variant has its own."""
+    engine, variants = data.get("engine"), data.get("variants")
+    if not isinstance(engine, dict) or engine.get("kind") != "endpoint" or not isinstance(variants, dict):
+        return data
+    engines = [variant.get("engine") if isinstance(variant, dict) else None for variant in variants.values()]
+    urls = [one.get("url") for one in engines if isinstance(one, dict) and one.get("url")]
+    return data if "url" in engine or len(urls) < len(engines) else {**data, "engine": {**engine, "url": urls[0]}}
 
 
 def _override_faults(spec: schema.SweepSpec | None, data: dict[str, Any], known: list[Fault]) -> list[Fault]:

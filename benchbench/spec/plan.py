@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -80,12 +80,33 @@ class Cell:
         return self.requests * self.output
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One start of an engine, and the cells measured in its life, in order.
+
+    `block` counts from 0; every block has one start of each variant. None in a sweep without variants.
+    """
+
+    block: int | None
+    variant: str
+    cells: tuple[Cell, ...]
+
+
 @dataclass(frozen=True)
 class Plan:
-    """The cells of a sweep in the order in which they are measured."""
+    """The cells of a sweep, and the starts in which they are measured."""
 
     spec: SweepSpec
-    cells: tuple[Cell, ...]
+    starts: tuple[Start, ...]
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Each cell once, in the order in which they are first measured."""
+        return tuple({cell.key: cell for start in self.starts for cell in start.cells}.values())
+
+    def of_variant(self, start: Start) -> Plan:
+        """The plan of one start alone: its engine is the sweep's."""
+        return Plan(variant_spec(self.spec, start.variant), (start,))
 
 
 class Shape(NamedTuple):
@@ -108,14 +129,22 @@ def shapes(spec: SweepSpec) -> list[Shape]:
     return list(found)
 
 
-def matching(spec: SweepSpec) -> Iterator[tuple[Shape, tuple[int, ...]]]:
-    """Each point of the grid with the places of the overrides whose `when` selects it.
+def variant_spec(spec: SweepSpec, variant: str) -> SweepSpec:
+    """The sweep of one variant, its engine laid over the sweep's; `spec` itself for ""."""
+    if not variant:
+        return spec
+    data = merge(spec.model_dump(mode="json"), {"engine": spec.variants[variant].engine})
+    return SweepSpec.model_validate(data)
+
+
+def matching(spec: SweepSpec, variant: str = "") -> Iterator[tuple[Shape, tuple[int, ...]]]:
+    """Each point of the grid with the places of the overrides whose `when` selects it in this variant.
 
     Raises SelectionError for a `when` that is no selection.
     """
     selections = [parse_selection(override.when) for override in spec.overrides]
     for shape in shapes(spec):
-        cell = {**shape._asdict(), "variant": ""}
+        cell = {**shape._asdict(), "variant": variant}
         yield shape, tuple(index for index, selection in enumerate(selections) if selection.matches(cell))
 
 
@@ -147,24 +176,55 @@ def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def make_plan(spec: SweepSpec, only: str | None = None) -> Plan:
-    """Expand the grid, apply the overrides, and order the cells.
+    """Expand the grid, apply the overrides, and order the starts and their cells.
 
-    `order: random` shuffles with the sweep's seed; `only` (a selection) then keeps some cells in that order.
-    Raises SpecError where `only` is malformed or selects nothing.
+    `order: random` shuffles with the sweep's seed, each block in its own way; `only` (a selection) then keeps some
+    cells in that order. Raises SpecError where `only` is malformed or selects nothing.
     """
-    whole = spec.model_dump(mode="json", exclude={"overrides"})
+    variants = tuple(spec.variants) or ("",)
+    by_variant = {variant: _cells(spec, variant, place) for place, variant in enumerate(variants)}
+    every = [cell for cells in by_variant.values() for cell in cells]
+    kept = {cell.key for cell in (_selected(every, only) if only is not None else every)}
+    starts = []
+    for block, variant in _order(spec, variants):
+        cells = [cell for cell in by_variant[variant] if cell.key in kept]
+        if spec.order == "random":
+            random.Random(spec.seed if block is None else f"{spec.seed} {block}").shuffle(cells)
+        if cells:
+            starts.append(Start(block, variant, tuple(cells)))
+    return Plan(spec, tuple(starts))
+
+
+def _order(spec: SweepSpec, variants: Sequence[str]) -> list[tuple[int | None, str]]:
+    """Which variant is started when: two alternate as AB BA AB ...
+
+    More of them follow a Williams design, in which each variant stands as often in each place and as often after each
+    other one (E. J. Williams, Austral. J. Sci. Res. A 2 (1949) 149-168); the seed says which variant is which letter.
+    """
+    if spec.block_count is None:
+        return [(None, "")]
+    named, count = list(variants), len(variants)
+    if count > 2:
+        random.Random(spec.seed).shuffle(named)
+    first = [0, *(place for pair in zip(range(1, count), range(count - 1, 0, -1), strict=True) for place in pair)]
+    rows = [[(place + row) % count for place in first[:count]] for row in range(count)]
+    rows = rows if count % 2 == 0 else [one for row in rows for one in (row, row[::-1])]
+    return [(block, named[place]) for block in range(spec.block_count) for place in rows[block % len(rows)]]
+
+
+def _cells(spec: SweepSpec, variant: str, place: int) -> list[Cell]:
+    whole = variant_spec(spec, variant).model_dump(mode="json", exclude={"overrides"})
     resolved: dict[tuple[int, ...], SweepSpec] = {}
     cells = []
-    for index, (shape, applied) in enumerate(matching(spec)):
+    points = list(matching(spec, variant))
+    for index, (shape, applied) in enumerate(points):
         if applied not in resolved:
             data = whole
-            for place in applied:
-                data = merge(data, spec.overrides[place].changes)
+            for at in applied:
+                data = merge(data, spec.overrides[at].changes)
             resolved[applied] = SweepSpec.model_validate(data)
-        cells.append(_cell(resolved[applied], shape, index))
-    if spec.order == "random":
-        random.Random(spec.seed).shuffle(cells)
-    return Plan(spec, tuple(_selected(cells, only) if only is not None else cells))
+        cells.append(_cell(resolved[applied], shape, place * len(points) + index, variant))
+    return cells
 
 
 def _selected(cells: list[Cell], only: str) -> list[Cell]:
@@ -183,15 +243,15 @@ def _selected(cells: list[Cell], only: str) -> list[Cell]:
     return kept
 
 
-def _cell(spec: SweepSpec, shape: Shape, index: int) -> Cell:
+def _cell(spec: SweepSpec, shape: Shape, index: int, variant: str) -> Cell:
     load = spec.load
     if isinstance(load, OpenLoad):
         load = load.model_copy(update={"rate": shape.rate})
     elif isinstance(load, ClosedLoad) and load.requests is None:
         load = load.model_copy(update={"requests": 4 * (shape.batch or 1)})
     return Cell(
-        key=_key(spec, shape, load),
-        variant="",
+        key=_key(spec, shape, load, variant),
+        variant=variant,
         model=spec.model,
         engine=spec.engine,
         **shape._asdict(),
@@ -207,11 +267,11 @@ def _cell(spec: SweepSpec, shape: Shape, index: int) -> Cell:
     )
 
 
-def _key(spec: SweepSpec, shape: Shape, load: Load) -> str:
+def _key(spec: SweepSpec, shape: Shape, load: Load, variant: str) -> str:
     left_out = NOT_IN_KEY | spec.engine.other.keys()
     engine = {key: value for key, value in spec.engine.model_dump(mode="json").items() if key not in left_out}
     content = {
-        "variant": "",
+        "variant": variant,
         "model": spec.model,
         "engine": engine,
         "shape": shape._asdict(),
@@ -220,5 +280,7 @@ def _key(spec: SweepSpec, shape: Shape, load: Load) -> str:
         "seed": spec.seed,
         "output_mode": spec.output,
     }
+    if variant and (git := spec.variants[variant].git):
+        content["git"] = git.model_dump(mode="json")
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -47,6 +46,7 @@ from benchbench.spec.values import (
 )
 
 DEFAULT_MIN_ROUNDS, DEFAULT_MAX_ROUNDS = 5, 20
+DEFAULT_BLOCKS = 6
 
 
 class _Section(BaseModel):
@@ -325,10 +325,21 @@ class Override(BaseModel):
         return dict(self.model_extra or {})
 
 
-def _no_variants(value: dict[str, Any]) -> dict[str, Any]:
-    if value:
-        raise problem("variants are not in this version")
-    return value
+class Git(_Section):
+    """Where a variant's source comes from. The repository is only read; what is built lies in a cache folder."""
+
+    repo: Text = Field(description="folder or URL of the git repository")
+    ref: Text = Field(description="branch, tag or commit")
+    build: Annotated[tuple[Text, ...], BeforeValidator(as_tuple)] = Field(
+        (), description="shell commands that build it, run in its folder, once for each commit"
+    )
+
+
+class Variant(_Section):
+    """One of the builds that are compared: what differs from the sweep's engine."""
+
+    engine: dict[str, Any] = Field(default={}, description="keys of engine that differ in this variant")
+    git: Git | None = Field(None, description="the source that this variant is built from, and started in")
 
 
 def _one_product(value: object) -> object:
@@ -366,11 +377,20 @@ class SweepSpec(_Section):
     )
     hardware: Hardware | None = Field(None, description="what the server runs on")
     validity: Validity = Field(Validity(), description="budgets of trust")
-    variants: Annotated[dict[str, dict[str, Any]], AfterValidator(_no_variants)] = Field(
-        default={}, description="builds to compare (not in this version)"
+    variants: dict[Name, Variant] = Field(default={}, description="builds to compare: name -> what differs")
+    baseline: Text | None = Field(None, description="the variant that others are compared with; empty: the first")
+    blocks: Count | None = Field(None, description="starts of each variant; empty: 6")
+    cool_to: Positive | None = Field(
+        None, description="degrees C above idle that GPUs must cool down to before the next start; empty: no wait"
     )
-    baseline: Text | None = Field(None, description="the variant to compare with (not in this version)")
-    blocks: Count | None = Field(None, description="starts of each variant (not in this version)")
+    fidelity: Literal["strict", "report", "off"] = Field(
+        "off", description="compare the variants' greedy outputs: strict, report (they may differ) or off"
+    )
+
+    @property
+    def block_count(self) -> int | None:
+        """Starts of each variant; None in a sweep without variants."""
+        return (self.blocks or DEFAULT_BLOCKS) if self.variants else None
 
     @property
     def caption(self) -> list[str]:
