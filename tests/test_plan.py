@@ -79,7 +79,7 @@ def test_the_cells_of_a_block_are_in_one_order_for_all_variants_and_each_block_h
     assert orders[::2] == orders[1::2]
     assert len({tuple(order) for order in orders}) == 4
     few = plan("variant=a,batch=2", variants=variants)
-    assert [(start.block, start.variant, len(start.cells)) for start in few.starts] == [(b, "a", 1) for b in range(6)]
+    assert [(start.block, start.variant, len(start.cells)) for start in few.starts] == [(b, "a", 2) for b in range(6)]
     assert {cell.engine.url for cell in few.cells} == {"http://h/a"}
 
 

@@ -30,6 +30,7 @@ from benchbench.spec import (
 HERE = Path(__file__).parent
 SWEEPS = HERE.parent / "sweeps"
 
+ENDPOINT_KEYS = "kind, url, api, api_key_env, headers_env, ca_file, insecure, proxy, extra_body"
 KINDS = "endpoint, simulator, vllm_serve, vllm_inprocess"
 MINIMAL = """\
 name: s
@@ -121,8 +122,7 @@ def test_no_file_and_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ),
         (
             "variants: {a: {}, b: {engine: {apy: chat}}}",
-            "s.yaml:5: variants.b.engine.apy: unknown key, did you mean api? "
-            "(allowed: kind, url, api, api_key_env, headers_env, ca_file, insecure, proxy, extra_body)",
+            f"s.yaml:5: variants.b.engine.apy: unknown key, did you mean api? (allowed: {ENDPOINT_KEYS})",
         ),
         ("variants: {a: {}, b: {}}\nbaseline: c", 's.yaml:6: baseline: is no variant, is the text "c" (allowed: a, b)'),
         (

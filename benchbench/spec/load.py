@@ -146,7 +146,7 @@ def _variant_faults(data: dict[str, Any], known: list[Fault]) -> Iterator[Fault]
     if not variants or not isinstance(variants, dict):
         yield from (Fault((key,), "needs variants") for key in ("baseline", "blocks") if data.get(key) is not None)
         return
-    if data.get("baseline") is not None and data["baseline"] not in variants:
+    if data.get("baseline") is not None and data["baseline"] not in list(variants):
         yield Fault(("baseline",), f"is no variant, is {show(data['baseline'])}", ", ".join(map(str, variants)))
     if len(variants) < 2:
         yield Fault(("variants",), "needs at least two variants to compare")
