@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtr, stdtrit
 
-from benchbench.analysis.compare import Sample, compare, power
+from benchbench.analysis.compare import Sample, Verdict, compare, power
+from benchbench.analysis.stats import detectable
 
 Floats = NDArray[np.float64]
 Truths = NDArray[np.bool_]
@@ -220,8 +221,14 @@ def assess(method: Method, rounds: Floats) -> Found:
         change[:, 0, 1:] = 0
         found_one, _ = calls(method(rounds, change))
         powers.append((found_whole[:, 0].mean(), found[:, 0].mean(), found_one[:, 0, 0].mean()))
-    shares = (one.mean() for one in (called, called_whole, called | called_whole, *(p > ALPHA for p in nothing)))
-    return Found(*map(float, shares), *np.array(powers).T)
+    return Found(
+        alarm_cells=float(called.mean()),
+        alarm_whole=float(called_whole.mean()),
+        alarm=float((called | called_whole).mean()),
+        covered_cells=float((nothing[0] > ALPHA).mean()),
+        covered_whole=float((nothing[1] > ALPHA).mean()),
+        **dict(zip(("power_whole", "power_all", "power_one"), np.array(powers).T, strict=True)),
+    )
 
 
 def calls(p_values: tuple[Floats, Floats]) -> tuple[Truths, Truths]:
@@ -309,49 +316,48 @@ def equivalence_table(seed: int, runs: int) -> Iterator[str]:
         yield _row(name, *(_percent(equivalent(values + math.log1p(truth)).mean()) for truth in truths))
 
 
+def blocks_table() -> Iterator[str]:
+    """The smallest change that so many blocks find with a chance of 80 %, by formula, at three noises per start."""
+    noises, numbers = (0.003, 0.007, 0.015), (2, 3, 4, 6, 8, 12)
+    yield _row("of", "noise per start", *(f"{blocks} blocks" for blocks in numbers))
+    yield "|---" * (len(numbers) + 2) + "|"
+    for name, tests in (("geometric mean", 2), ("a cell of 18", 36)):
+        for sd in noises:
+            found = (detectable(n - 1, ALPHA / tests) * sd * math.sqrt(2 / n) for n in numbers)
+            yield _row(name, _percent(sd), *(_percent(math.expm1(log)) if log < 1 else "-" for log in found))
+
+
 def follow_up_table(seed: int, runs: int) -> Iterator[str]:
     """The headline of runs that are continued by `more_blocks` and judged again; the package's own functions."""
-    yield _row(
-        "true change",
-        "called at first",
-        "equivalent",
-        "undecided",
-        "told how many more",
-        "decided then",
-        "called in all",
-    )
-    yield "|---" * 7 + "|"
-    rng = np.random.default_rng([seed, 99])
-
-    def samples(first: int, blocks: int, change: float) -> list[Sample]:
-        values = np.exp(LUCK * rng.multivariate_normal([0, 0], [[1, LIKE], [LIKE, 1]], (blocks, 2)))
-        values[:, 1, 0] *= 1 + change
-        return [
-            Sample("grid", metric, first + block, *values[block, :, number] ** sign)
-            for number, (metric, sign) in enumerate((("sys_tok_s", 1), ("ttft", -1)))
-            for block in range(blocks)
-        ]
-
-    for change in (0.0, 0.005, 0.01, 0.02):
-        first, more, then = [], [], []
+    looks = [f"{look}: {what}" for look in ("first", "in the end") for what in ("called", "equivalent", "undecided")]
+    yield _row("noise per start", "true change", *looks, "more blocks told: median")
+    yield "|---" * (len(looks) + 3) + "|"
+    for sd, change in ((0.007, 0.0), (0.007, 0.005), (0.007, 0.01), (0.007, 0.02), (0.02, 0.0), (0.02, 0.02)):
+        rng = np.random.default_rng([seed, round(1e4 * sd), round(1e4 * change)])
+        first, end, more = [], [], []
         for _ in range(runs):
-            seen = samples(0, BLOCKS, change)
+            seen = _headline_samples(rng, sd, change, range(BLOCKS))
             headline = compare(seen).overall[0]
             first.append(headline.verdict)
             if headline.more_blocks is not None:
                 more.append(headline.more_blocks)
-                then.append(compare(seen + samples(BLOCKS, more[-1], change)).overall[0].verdict)
-        shares = [
-            sum(v in what for v in first) / runs for what in (("faster", "slower"), ("equivalent",), ("undecided",))
-        ]
-        late = sum(v in {"faster", "slower"} for v in then) / runs
-        yield _row(
-            _percent(change),
-            *map(_percent, shares),
-            f"{_percent(len(more) / runs)}, median {np.median(more):.0f}",
-            _percent(sum(v != "undecided" for v in then) / max(1, len(then))),
-            _percent(shares[0] + late),
-        )
+                seen += _headline_samples(rng, sd, change, range(BLOCKS, BLOCKS + more[-1]))
+                headline = compare(seen).overall[0]
+            end.append(headline.verdict)
+        kinds: tuple[set[Verdict], ...] = ({"faster", "slower"}, {"equivalent"}, {"undecided"})
+        shares = (sum(one in kind for one in look) / runs for look in (first, end) for kind in kinds)
+        yield _row(_percent(sd), _percent(change), *map(_percent, shares), f"{np.median(more):.0f}")
+
+
+def _headline_samples(rng: np.random.Generator, sd: float, change: float, blocks: range) -> list[Sample]:
+    """One cell that stands for the whole grid."""
+    values = np.exp(sd * rng.multivariate_normal([0, 0], [[1, LIKE], [LIKE, 1]], (len(blocks), 2)))
+    values[:, 1, 0] *= 1 + change
+    return [
+        Sample("grid", metric, block, *(one[:, number] ** sign).tolist())
+        for number, (metric, sign) in enumerate((("sys_tok_s", 1), ("ttft", -1)))
+        for block, one in zip(blocks, values, strict=True)
+    ]
 
 
 def main() -> None:
@@ -367,6 +373,7 @@ def main() -> None:
         (f"Methods: rough runs of {GRIDS[1]} cells", methods_table(asked.seed, asked.runs)),
         ("Paired t over blocks", worlds_tables(asked.seed, asked.runs)),
         ('Called "equivalent", margin 1 %', equivalence_table(asked.seed, asked.runs)),
+        ("The smallest change found with 80 %, by formula", blocks_table()),
         ("One more look, geometric mean", follow_up_table(asked.seed, max(1, asked.runs // 10))),
     ):
         print(f"### {title}\n")
