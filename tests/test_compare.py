@@ -156,6 +156,7 @@ def test_interval_p_and_verdict_are_those_of_scipy_and_of_the_rule(
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=6)
 
 
+@settings(deadline=None)
 @given(P_VALUES)
 def test_holm_is_closed_testing_with_bonferroni(p_values: list[float]) -> None:
     adjusted = holm(p_values)
@@ -292,6 +293,7 @@ def test_a_win_within_the_noise_floor_is_not_called() -> None:
     assert held.warnings == ("within the noise floor of 4.80 %: not called",)
     assert held.more_blocks is not None
     assert floor[0].bound([4 + held.more_blocks] * 2) < math.log(1.03) < floor[0].bound([3 + held.more_blocks] * 2)
+    assert compare(win[::-1], floor=floor).overall[0].warnings == ()
     unknown = compare(win, floor=floor[1:]).cells[0]
     assert (unknown.verdict, unknown.warnings) == (
         "faster",

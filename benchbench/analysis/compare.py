@@ -145,7 +145,7 @@ def compare(
     """
     if not margin > 0:
         raise ValueError(f"margin must be above 0, not {margin}")
-    rules = _Rules(paired, math.log1p(margin), {(one.cells, one.metric): one for one in floor})
+    rules = _Rules(paired, math.log1p(margin), {(frozenset(one.cells), one.metric): one for one in floor})
     grids = _grids(samples, paired)
     wholes = [grid.whole() for grid in grids]
     told = [] if paired else ["not interleaved: drift between the runs is not separated from the change"]
@@ -189,7 +189,7 @@ def noise(samples: Iterable[Sample]) -> tuple[Noise, ...]:
 
 
 def power(effect: float, sd: float, blocks: int, tests: int = 1) -> float:
-    """Chance that `blocks` blocks find an effect (0.02: 2 % better) at noise `sd` per start, as one of `tests`.
+    """Chance that `blocks` blocks find an effect (0.02: 2 % better) at noise `sd` > 0 per start, as one of `tests`.
 
     Noncentral t at 5 % / tests, Holm's worst case; 0 for a single block. `tests` is cells x PRIMARY for a cell, and
     len(PRIMARY) for a geometric mean.
@@ -272,7 +272,7 @@ def _grids(samples: Iterable[Sample], paired: bool) -> list[_Grid]:
 class _Rules:
     paired: bool
     margin: float = 0.0  # log
-    floor: Mapping[tuple[tuple[str, ...], str], Noise] = field(default_factory=dict)
+    floor: Mapping[tuple[frozenset[str], str], Noise] = field(default_factory=dict)
 
 
 def _judged(claims: Sequence[_Claim], rules: _Rules) -> Iterator[tuple[_Claim, dict[str, Any]]]:
@@ -310,7 +310,7 @@ def _judge(claim: _Claim, shift: Shift, p_value: float, p_adjusted: float, tests
     half = t_quantile((1 + CONFIDENCE) / 2, degrees) * error
     method = "paired t over blocks, logs" if rules.paired else "Welch's t over starts, logs"
     low, high = _exp(shift.point - half), _exp(shift.point + half)
-    floor = rules.floor.get((claim.cells, claim.metric))
+    floor = rules.floor.get((frozenset(claim.cells), claim.metric))
     bound = floor.bound(shift.starts) if floor else 0.0
     told = []
     if min(shift.starts) == 2:
