@@ -54,7 +54,7 @@ class Owned:
         self._closing = self._ended = self._orphaned = False
         self._said = b""
         self.pid = 0
-        self.ranks: dict[int, str] = {}
+        self.ranks: dict[int, str] | None = None
         config = {
             "argv": list(argv),
             "env": {**env, _MARK: self._mark},
@@ -98,9 +98,15 @@ class Owned:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def fileno(self) -> int:
+        """For select: readable when something has happened, which `died` then judges."""
+        return self.events_fd
+
     def ready(self) -> None:
-        """Say that the engine works, so that from now on each of its ranks is missed when it ends."""
+        """Say that the engine works, so that from now on each of its `ranks` is missed when it ends."""
         self._tell(b"ready\n")
+        while self.ranks is None and not self._ended:
+            self._read(None)
 
     def died(self) -> str | None:
         """Why the engine is gone or cannot work any more, in one line; None while nothing is known against it.
@@ -117,12 +123,10 @@ class Owned:
         return diagnose(self.text(), self._code)
 
     def _how(self) -> str:
-        if self._code is not None:
-            return f"the engine {_ended_by(self._code)}"
         if self._lost is not None:
             by = self._lost["signal"]
             return f"the engine lost {self._lost['name']} (pid {self._lost['pid']}), which {_ended_by(-by or None)}"
-        return "the engine's supervisor ended"
+        return "the engine's supervisor ended" if self._code is None else f"the engine {_ended_by(self._code)}"
 
     def _why(self) -> str:
         found = self.diagnosis()

@@ -286,7 +286,7 @@ class Supervisor:
             self._turn(TURN_S)
         self._until(lambda: not living(self._tree()), TRACKER_S)
         _kill(living(self._tree()))
-        self._until(lambda: not living(self._tree()), TERM_S)
+        self._until(lambda: not self._tree(), TERM_S)  # reaped, too
         unlink_unheld(self._segments)
         self._drain()
         self._log.write(b"", last=True)
