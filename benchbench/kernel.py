@@ -1,4 +1,4 @@
-"""What we ask of the operating system: receive stamps, precise timers, and children that die with us.
+"""What we ask of the operating system: receive stamps, precise timers, children that die with us and orphans that stay.
 
 Everything here is harmless where the platform lacks it (macOS): stamps become the clock at `recv`.
 """
@@ -22,6 +22,7 @@ ANCILLARY = socket.CMSG_SPACE(_TIMESPEC.size) if sys.platform == "linux" else 0
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_TIMERSLACK = 29
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def enable_stamps(sock: socket.socket) -> bool:
@@ -58,6 +59,11 @@ def die_with_parent(parent_pid: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
         os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Have this process become the parent of every descendant whose own parent ends, also of daemons."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def use_timer_slack(ns: int) -> None:

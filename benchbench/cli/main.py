@@ -115,7 +115,7 @@ def sweep(
         except SpecError as error:
             fail(BAD_INPUT, *error.problems)
         except EngineError as error:
-            fail(BAD_INPUT, locate(file, sets, error.key, error.message, error.allowed))
+            fail(BAD_INPUT, locate(file, sets, error.key, error.message, error.allowed), *error.lines)
         except RunError as error:
             fail(BAD_INPUT, error)
     show(spec, outcome)

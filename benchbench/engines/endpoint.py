@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,11 +21,16 @@ ANSWER_S = 5.0
 
 
 class EngineError(Exception):
-    """A server can't be used. `key`: the sweep's key at fault. `gone`: nobody answers now, later somebody may."""
+    """A server can't be used. `key`: the sweep's key at fault. `gone`: nobody answers now, later somebody may.
 
-    def __init__(self, message: str, key: str, *, allowed: str = "", gone: bool = False) -> None:
+    `lines`: what its log says last, when we launched it.
+    """
+
+    def __init__(
+        self, message: str, key: str, *, allowed: str = "", gone: bool = False, lines: Sequence[str] = ()
+    ) -> None:
         super().__init__(message)
-        self.message, self.key, self.allowed, self.gone = message, key, allowed, gone
+        self.message, self.key, self.allowed, self.gone, self.lines = message, key, allowed, gone, tuple(lines)
 
 
 @dataclass(frozen=True, slots=True)
