@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from benchbench.engines.endpoint import Capabilities, EngineError
 from benchbench.engines.opening import Hooks, Opened
+from benchbench.engines.vllm_serve import LaunchStoppedError
 from benchbench.loadgen.worker import WorkerDiedError
 from benchbench.record.store import RunDirectory, replace_file
 from benchbench.rounds import (
@@ -146,7 +147,7 @@ def _carry_out(
                 observer.note(died.reason + (f"; starting it again for {len(left)} cells" if left else ""))
     except (StoppedError, WorkerDiedError) as error:
         return "stopped", str(error)
-    except InterruptedSweep:
+    except (InterruptedSweep, LaunchStoppedError):
         return "interrupted", "interrupted"
     except OSError as error:
         return "stopped", _unwritable(run, error)

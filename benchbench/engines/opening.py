@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -132,8 +133,21 @@ def _fitted(cell: Cell, root: str, access: Access) -> tuple[Fitted, str]:
 
 @contextlib.contextmanager
 def _served(engine: VllmServeEngine, plan: Plan, hooks: Hooks) -> Iterator[Opened]:
-    raise EngineError("cannot be launched yet", "engine.kind")
-    yield
+    from benchbench.engines.vllm_serve import serve
+
+    progress = partial(hooks.progress, "starting the server")
+    connect_s = min((cell.timeouts.connect_s for cell in plan.cells), default=10.0)
+    with serve(engine, plan.spec.model, hooks.logs, progress=progress, stop=hooks.stop, connect_s=connect_s) as served:
+        opened, owned = _prepared(plan, served.url, served.access), served.owned
+        start = {
+            "started_ns": time.time_ns(),
+            "argv": list(served.argv),
+            "env": engine.env,
+            "log": f"{hooks.logs.name}/{owned.log.name}",
+            "ready_s": served.ready_s,
+            "ranks": list((owned.ranks or {}).values()),
+        }
+        yield replace(opened, watch=(owned.events_fd, owned.died), start=start)
 
 
 @contextlib.contextmanager
