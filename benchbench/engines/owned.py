@@ -18,7 +18,7 @@ from typing import Any, Self
 import psutil
 
 from benchbench.engines.diagnosis import Diagnosis, diagnose
-from benchbench.engines.processes import living, segments, shared_memory, unlink_unheld
+from benchbench.engines.processes import in_session, living, segments, shared_memory, unlink_unheld
 
 GRACE_S = 20.0  # from SIGTERM to the first process until all are told: vLLM itself kills hung ranks after about ten
 _PATIENCE_S = 60.0  # beyond the grace, for a supervisor to end
@@ -31,7 +31,8 @@ class Owned:
 
     `log` is appended to: the engine's output, without the values of variables of `env` with telling names, nor of
     those named in `secrets`. `pass_fds` are inherited with their numbers; close ours afterwards. `grace_s`: from
-    SIGTERM until SIGKILL comes near. Raises OSError, as subprocess does, when `argv` cannot be started in `cwd`.
+    SIGTERM to the first process until all are told. Raises OSError, as subprocess does, when `argv` cannot be started
+    in `cwd`.
     """
 
     def __init__(
@@ -43,9 +44,9 @@ class Owned:
         secrets: Sequence[str] = (),
         pass_fds: Sequence[int] = (),
         *,
-        grace_s: float = GRACE_S,
+        grace_s: float | None = None,
     ) -> None:
-        self.log, self._grace_s = Path(log), grace_s
+        self.log, self._grace_s = Path(log), GRACE_S if grace_s is None else grace_s
         self._mark, self._known = uuid.uuid4().hex, shared_memory()
         self._code: int | None = None
         self._lost: dict[str, Any] | None = None
@@ -61,11 +62,11 @@ class Owned:
             "cwd": None if cwd is None else str(cwd),
             "pass_fds": list(pass_fds),
             "secrets": list(secrets),
-            "grace_s": grace_s,
+            "grace_s": self._grace_s,
             "known": sorted(self._known),
         }
         with self.log.open("ab") as file:
-            self._log_start = file.tell()
+            self._log_start, self._log_end = file.tell(), sys.maxsize
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "benchbench.engines.supervisor"],
                 bufsize=0,
@@ -108,6 +109,11 @@ class Owned:
         while self.ranks is None and not self._ended:
             self._read(None)
 
+    @property
+    def left(self) -> list[int]:
+        """After `close`: pids that even SIGKILL did not end, as in a call of a driver that hangs."""
+        return list(self._stopped["left"]) if self._stopped else []
+
     def died(self) -> str | None:
         """Why the engine is gone or cannot work any more, in one line; None while nothing is known against it.
 
@@ -133,10 +139,12 @@ class Owned:
         return f": {found.reason}" if found and found.reason else ""
 
     def text(self) -> str:
-        """What the engine has written, the last half MiB of it."""
+        """What the engine has written until it was told to end, the last half MiB of it."""
         with self.log.open("rb") as file:
-            file.seek(max(self._log_start, file.seek(0, os.SEEK_END) - _TEXT_BYTES))
-            return file.read().decode(errors="replace")
+            end = min(file.seek(0, os.SEEK_END), self._log_end)
+            start = max(self._log_start if self._log_start <= end else 0, end - _TEXT_BYTES)
+            file.seek(start)
+            return file.read(end - start).decode(errors="replace")
 
     def tail(self, lines: int = 20) -> list[str]:
         """The last lines that are not empty."""
@@ -193,6 +201,8 @@ class Owned:
             self._lost = self._lost or event
         elif kind == "exited" and not event["asked"]:
             self._code = event["code"]
+        elif kind == "stopping":
+            self._log_end = event["log_bytes"]
         elif kind == "stopped":
             self._stopped = event
 
@@ -210,9 +220,8 @@ class Owned:
         unlink_unheld(noted)
 
     def _is_ours(self, process: psutil.Process) -> bool:
-        with contextlib.suppress(OSError):
-            if self.pid and os.getsid(process.pid) == self.pid:
-                return True
+        if self.pid and in_session(process, self.pid):
+            return True
         with contextlib.suppress(psutil.Error, OSError):
             return process.environ().get(_MARK) == self._mark
         return False

@@ -36,6 +36,14 @@ def words(process: psutil.Process) -> list[str]:
     return said
 
 
+def in_session(process: psutil.Process, leader: int) -> bool:
+    """Whether it is in the session that the process `leader` began; children are, unless they began their own."""
+    try:
+        return os.getsid(process.pid) == leader
+    except OSError:
+        return False
+
+
 def is_tracker(process: psutil.Process) -> bool:
     """Whether it is Python's resource tracker: it unlinks shared memory when all others of its tree are gone."""
     return any(_TRACKER.match(word) for word in words(process))

@@ -10,6 +10,7 @@ Standard output has one line of JSON for each event:
 - `ranks` (a list of pid and name): what is watched since "ready";
 - `lost` (pid, name, signal): a rank has ended though the first process lives. signal 0: not known;
 - `exited` (code, asked): the first process has ended, code as subprocess has it; asked: after our SIGTERM;
+- `stopping` (log_bytes): what the log says beyond this follows from our SIGTERM;
 - `stopped` (killed, left): nothing is left, but for the pids in `left`, which even SIGKILL did not end.
 
 Standard error is the log: the engine's output by whole lines, values of secret variables replaced.
@@ -35,7 +36,7 @@ from typing import Any
 
 import psutil
 
-from benchbench.engines.processes import is_tracker, living, segments, unlink_unheld, words
+from benchbench.engines.processes import in_session, is_tracker, living, segments, unlink_unheld, words
 from benchbench.kernel import adopt_orphans, die_with_parent
 
 REASON_S = 3.0  # a tree that lost a rank may end by itself within this, having logged why
@@ -47,6 +48,7 @@ TURN_S = 0.05  # between two looks at the processes while they end
 POLL_S = 0.2  # between two looks at the ranks where the kernel does not tell
 
 LINE_BYTES = 1 << 16  # an unfinished line longer than this is logged in pieces
+LOG_BYTES = 64 << 20  # a log that has grown to this begins again: no server fills a disk
 _TELLING = re.compile(r"(?i)(^|_)(api_?key|key|token|secret|password|passwd|authorization|credential)s?$")
 
 
@@ -54,7 +56,7 @@ class Log:
     """Bytes in, whole lines out to a descriptor, secrets replaced; bounded memory whatever comes."""
 
     def __init__(self, fd: int, secrets: Iterable[str]) -> None:
-        self._fd, self._rest = fd, b""
+        self._fd, self._rest, self._bytes = fd, b"", 0
         parts = {os.fsencode(part) for secret in secrets for part in secret.splitlines()}
         self._secrets = sorted((part for part in parts if len(part) >= 4), key=len, reverse=True)
         self._longest = max(map(len, self._secrets), default=1)
@@ -64,10 +66,16 @@ class Log:
         rest = self._rest + data
         end = len(rest) if last else max(rest.rfind(b"\n"), rest.rfind(b"\r")) + 1
         if not end and len(rest) > LINE_BYTES:
-            rest = self._masked(rest)
-            end = len(rest) - self._longest + 1  # what follows may be the start of a secret
+            end = max(0, len(rest) - self._longest + 1)  # what follows may be the start of a secret
+            for secret in self._secrets:  # none is cut in two
+                at = rest.find(secret, max(0, end - len(secret) + 1))
+                end = min(end, at) if at >= 0 else end
         done, self._rest = self._masked(rest[:end]), rest[end:]
+        self._bytes += len(done)
         with contextlib.suppress(OSError):  # a full disk must not hold up the engine
+            if self._bytes > LOG_BYTES:
+                os.ftruncate(self._fd, 0)
+                self._bytes = len(done)
             while done:
                 done = done[os.write(self._fd, done) :]
 
@@ -100,7 +108,7 @@ class Supervisor:
         self._config, self._said = config, commands
         self._known = set(config["known"])
         self._segments: set[str] = set()
-        self._seen: set[psutil.Process] = set()  # where orphans cannot be adopted, they are at least remembered
+        self._seen: set[psutil.Process] = set()
         self._ranks: dict[int, tuple[int | None, str]] = {}  # pid -> descriptor that tells of its end, name
         self._lost_at: float | None = None
         self._asked = self._told_to_end = False
@@ -249,6 +257,8 @@ class Supervisor:
 
     def _tree(self) -> list[psutil.Process]:
         self._seen.update(self._me.children(recursive=True))
+        if sys.platform != "linux":  # where orphans are nobody's
+            self._seen.update(one for one in psutil.process_iter() if in_session(one, self._main.pid))
         self._seen = {process for process in self._seen if process.is_running()}
         return list(self._seen)
 
@@ -265,19 +275,23 @@ class Supervisor:
 
     def _stop(self) -> None:
         """SIGTERM to the first process, which ends its ranks; then to all; then SIGKILL until none is left."""
+        grace_s = self._config["grace_s"]
         self._note_segments()
         if self._lost_at is not None:
-            self._until(lambda: self._main.returncode is not None, self._lost_at + REASON_S - time.monotonic())
+            left_s = self._lost_at + min(REASON_S, grace_s) - time.monotonic()
+            self._until(lambda: self._main.returncode is not None, left_s)
+        self._drain()
+        tell("stopping", log_bytes=os.fstat(2).st_size)
         if self._main.returncode is None:
             self._told_to_end = True
             os.kill(self._main.pid, signal.SIGTERM)  # not Popen's: that would reap it unseen
-            self._until(lambda: self._main.returncode is not None, self._config["grace_s"])
-        self._until(lambda: not self._others(), SETTLE_S)
+            self._until(lambda: self._main.returncode is not None, grace_s)
+        self._until(lambda: not self._others(), min(SETTLE_S, grace_s))
         self._note_segments()
         for process in self._others():
             with contextlib.suppress(psutil.Error):
                 process.terminate()
-        self._until(lambda: not self._others(), TERM_S)
+        self._until(lambda: not self._others(), min(TERM_S, grace_s))
         killed, deadline = set[int](), time.monotonic() + KILL_S
         while (rest := self._others()) and time.monotonic() < deadline:
             self._note_segments()

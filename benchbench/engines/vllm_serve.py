@@ -27,6 +27,7 @@ POLL_S = 0.3  # between two looks at a server that starts
 ANSWER_S = 5.0  # for a route that answers at once when it answers at all
 END_S = 10.0  # from an answer of status 5xx to the end of a server that has crashed
 PROGRESS_S = 1.0
+_OUR_FIELDS = {"stream", "stream_options", "min_tokens", "max_completion_tokens"}  # of the request for one token
 
 
 class LaunchStoppedError(Exception):
@@ -146,16 +147,19 @@ def serve(
     """A server for as long as the block runs; when it ends, no process, port or shared memory of it is left.
 
     It logs into `folder`/server-N.log. About once a second `progress(seconds, last line of the log)` is called. Raises
-    EngineError with the reason when it does not get ready, LaunchStoppedError when `stop` becomes readable.
+    EngineError with the reason when it does not get ready, LaunchStoppedError when `stop` becomes readable, OSError
+    when `folder` can't be written to.
     """
     env, port = environment_of(engine), free_port(engine.host, engine.port)
     argv = command_line(engine, model, port)
     access = Access({"Authorization": f"Bearer {key}"} if (key := env.get("VLLM_API_KEY")) else {}, connect_s=connect_s)
-    begun = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    log, begun = _next_log(folder), time.monotonic()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        owned = Owned(argv, env, engine.cwd and _absolute(engine.cwd), _next_log(folder))
+        owned = Owned(argv, env, engine.cwd and _absolute(engine.cwd), log)
     except OSError as error:
+        if error.filename == str(log):
+            raise
         raise EngineError(f"cannot start {error.filename}: {error.strerror}", _key_of(engine, error)) from None
     with owned:
         _Launch(engine, model, owned, (engine.host, port), access, progress, stop, begun).wait()
@@ -198,7 +202,10 @@ class _Launch:
 
     def wait(self) -> None:
         """Until its route answers 200, its model is listed and one real token has come."""
-        while self._ask(self.engine.ready.path, ANSWER_S)[0] != 200:
+        path = self.engine.ready.path
+        while (status := self._ask(path, ANSWER_S)[0]) != 200:
+            if status == 404:
+                raise EngineError(f"the server has no {path} (status 404)", "engine.ready.path")
             self._pause(POLL_S)
         while not (answer := self._ask("/v1/models", ANSWER_S))[0]:
             self._pause(POLL_S)
@@ -215,7 +222,8 @@ class _Launch:
             raise self._failure(f"no token came, but status {answer[0]}: {said}")
 
     def _first_token(self) -> tuple[int, bytes]:
-        body = {"model": self.model, "max_tokens": 1, "temperature": 0, **self.engine.extra_body}
+        given = {key: value for key, value in self.engine.extra_body.items() if key not in _OUR_FIELDS}
+        body = {**given, "model": self.model, "max_tokens": 1}
         if self.engine.api == "chat":
             return self._ask("/v1/chat/completions", None, {**body, "messages": [{"role": "user", "content": "Hi"}]})
         return self._ask("/v1/completions", None, {**body, "prompt": [1, 2]})
@@ -251,16 +259,17 @@ class _Launch:
             if self.stop in ready:
                 raise LaunchStoppedError
             if waited > self.engine.ready.timeout_s:
-                raise self._failure(f"not ready within {self.engine.ready.timeout_s:g} s")
+                raise self._failure(f"not ready within {self.engine.ready.timeout_s:g} s", "engine.ready.timeout_s")
             if waited - self.told >= PROGRESS_S:
                 self.told = waited
-                self.progress(waited, plain(next(iter(self.owned.tail(1)), "")))
+                self.progress(waited, plain(next(iter(self.owned.tail(1)), "")).strip())
         return sock in ready
 
-    def _failure(self, what: str) -> EngineError:
-        """The error for a launch that failed, with what its log says last."""
+    def _failure(self, what: str, key: str = "engine") -> EngineError:
+        """The error for a launch that failed, with what its log says; `key` is at fault if it says nothing."""
         found = self.owned.diagnosis() or diagnose(self.owned.text())
-        key = "engine.args.model" if found.key == "model" and "model" in self.engine.args else found.key
+        key = found.key if found.reason else key
+        key = "engine.args.model" if key == "model" and "model" in self.engine.args else key
         reason = f": {found.reason}" if found.reason and found.reason not in what else ""
         return EngineError(f"{self.doing}: {what}{reason}", key, lines=(*found.lines, f"whole log: {self.owned.log}"))
 
