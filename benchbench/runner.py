@@ -193,6 +193,7 @@ def _write_manifest(run: RunDirectory, plan: Plan, only: str | None, opened: Ope
 
     spec = masked(plan.spec.model_dump(mode="json"))
     earlier = run.manifest() if (run.path / "manifest.json").exists() else {}
+    side = side_of(plan.spec.engine, opened.start.get("pid")) if opened else earlier.get("engine_environment")
     entries = {entry["key"]: entry for entry in earlier.get("plan", [])} if only is not None else {}
     entries |= {cell.key: plan_entry(cell) for cell in plan.cells}
     run.write_manifest(
@@ -206,7 +207,7 @@ def _write_manifest(run: RunDirectory, plan: Plan, only: str | None, opened: Ope
             "notes": [*plan.spec.notes, *(opened.notes if opened else ())],
             "engine": asdict(opened.capabilities) if opened else earlier.get("engine"),
             "starts": [*earlier.get("starts", []), *([masked(opened.start)] if opened and opened.start else [])],
-            "engine_environment": side_of(plan.spec.engine) if opened else earlier.get("engine_environment"),
+            "engine_environment": side,
             "caption": plan.spec.caption,
             "instrument": stored(),
             **environment(),

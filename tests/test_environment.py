@@ -280,14 +280,17 @@ def test_what_cannot_be_found_out_is_a_note(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_what_is_no_python_is_not_asked_for_packages() -> None:
-    with subprocess.Popen(["sleep", "60"], env={"VLLM_X": "1"}) as process:  # noqa: S607
+    command = ["sh", "-c", "echo up; read line"]
+    with subprocess.Popen(command, env={"VLLM_X": "1"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
+            assert process.stdout is not None
+            process.stdout.readline()
             found = engine_environment(pid=process.pid)
         finally:
             process.kill()
-    assert (found["command"], found["env"]) == (["sleep", "60"], {"VLLM_X": "1"})
+    assert (found["command"], found["env"]) == (command, {"VLLM_X": "1"})
     (note,) = found["notes"]
-    assert note == f"process {process.pid}: the process 'sleep' is no Python that we can ask for its packages"
+    assert note == f"process {process.pid}: the process 'sh' is no Python that we can ask for its packages"
     assert "packages" not in found
 
 
@@ -337,6 +340,19 @@ def test_bench_env_of_a_sweep_tells_of_its_server_as_a_run_would(
     assert "\n  kind: vllm\n" in text
     assert "\n  note: no /metrics" in text
     assert "planted" not in text + json.dumps(told)
+
+
+def test_bench_env_of_an_engine_that_a_sweep_would_launch(tmp_path: Path) -> None:
+    def side(**engine: Any) -> Any:
+        engine = {"kind": "vllm_serve", "env": {"OMP_NUM_THREADS": 4}, **engine}
+        sweep = write_sweep(tmp_path / "s.yaml", "", engine=engine)
+        return json.loads(bench("env", sweep, "--format", "json").stdout)["engine_environment"]
+
+    known = side(python=sys.executable)
+    assert known["env"]["OMP_NUM_THREADS"] == "4"
+    assert known["packages"]["pytest"] == pytest.__version__
+    assert side(venv=sys.prefix, kind="vllm_inprocess")["packages"] == known["packages"]
+    assert "packages" not in side(command=["vllm", "serve"]), "whose interpreter that is, only its process shows"
 
 
 def test_bench_env_of_a_server_that_is_gone_says_so(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from benchbench.record.secrets import MASK, mask_text, masked, secrets_of, telli
 # As keys look; the beginning occurs in nothing else that these tests write.
 SECRETS = st.text(string.ascii_letters + string.digits + "+/=_.~-", min_size=6, max_size=40).map("Zq".__add__)
 NAMES = st.sampled_from(
-    ["api_key", "api-key", "HF_TOKEN", "hf-token", "VLLM_API_KEY", "password", "clientSecret", "X-Api-Key"]
+    ["api_key", "api-key", "HF_TOKEN", "hf-token", "VLLM_API_KEY", "password", "DB_PWD", "X-Api-Key", "clientSecret"]
 ) | st.sampled_from(["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "authToken", "db.password", "GITHUB_PAT"])
 # Texts that hold a secret under a telling name: commands, logs of Python programs, headers, URLs.
 TEXTS: list[Callable[[str, str], str]] = [
@@ -111,7 +111,8 @@ def test_names_that_tell() -> None:
 
 def test_the_secrets_of_an_environment() -> None:
     env = {"HF_TOKEN": "hf_12345678", "API_KEY": "1", "HOME": "/home/key", "OPENAI_API_KEY": "sk-abcdefgh"}
-    assert secrets_of(env) == {"hf_12345678", "sk-abcdefgh"}
+    env |= {"PWD": "/some/folder", "TLS_KEY": __file__, "SSH_AUTH": "/no/such/"}
+    assert secrets_of(env) == {"hf_12345678", "sk-abcdefgh", "/no/such/"}
     assert masked(["echo", "hf_12345678"], secrets=secrets_of(env)) == ["echo", MASK]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 MASK = "***"
@@ -13,7 +14,7 @@ _ENV_VALUE = 8  # a value of the environment that is shorter is a switch or a nu
 
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _TELLING = re.compile(
-    r"(?i)(^|[^a-z])(key|token|pat|pwd|auth|authorization|bearer|cookie)s?$"
+    r"(?i)(^|[^a-z])(key|token|pat|auth|authorization|bearer|cookie)s?$|[_.-]pwd$"
     r"|api[_.-]?key|private[_.-]?key|access[_.-]?key|secret|passw|passphrase|credential"
 )
 _NAMES_ONLY = {"api_key_env", "headers_env"}  # these say where a secret is, not what it is
@@ -79,8 +80,9 @@ def _items(items: Sequence[Any], name: str, secrets: Collection[str]) -> list[An
 
 
 def secrets_of(environ: Mapping[str, str]) -> frozenset[str]:
-    """Values of the environment variables with telling names, for `mask_text`."""
-    return frozenset(value for name, value in environ.items() if len(value) >= _ENV_VALUE and telling(name, value))
+    """Values of the environment variables with telling names, for `mask_text`; a file's path is where, not what."""
+    found = {value for name, value in environ.items() if len(value) >= _ENV_VALUE and telling(name, value)}
+    return frozenset(value for value in found if not (value.startswith("/") and Path(value).exists()))
 
 
 def mask_text(text: str, secrets: Collection[str] = ()) -> str:
