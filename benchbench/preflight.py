@@ -22,6 +22,10 @@ from benchbench.start import start_engine
 
 PROBE_TOKENS = 16
 MOST_STREAMS = 4096
+TELLS = (
+    "cached tokens (vLLM: --enable-prompt-tokens-details)",
+    "the server's own times (vLLM: --enable-per-request-metrics)",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class Probe:
     ttft_s: float
     tpot_s: float
     problems: tuple[str, ...]
+    told: tuple[str, ...] = ()  # of TELLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +59,12 @@ def check_sweep(plan: Plan) -> Preflight:
         probes = [_probe(worker, opened, cell) for cell in _extremes(plan.cells)]
         counts = scrape(base_url(opened.url), opened.access) if opened.capabilities.metrics else None
     found = opened.capabilities
-    lines = [f"server: {found.owned_by or 'unknown'}, version {found.version or 'unknown'}", *opened.notes]
+    lines = [f"server: {found.kind or 'unknown'}, version {found.version or 'unknown'}", *opened.notes]
     problems = [f"{probe.label}: {problem}" for probe in probes for problem in probe.problems]
     good = [probe for probe in probes if not probe.problems]
+    told = {name for probe in good for name in probe.told}
+    if good:
+        lines += [f"its answers {'tell' if name in told else 'do not tell'} {name}" for name in TELLS]
     lines += [
         f"{probe.label}: lengths exact both ways; TTFT {probe.ttft_s * 1e3:.1f} ms, TPOT {probe.tpot_s * 1e3:.2f} ms"
         for probe in good
@@ -115,7 +123,9 @@ def _probe(worker: Worker, opened: Opened, cell: Cell) -> Probe:
         return Probe(label, batch, 0.0, 0.0, tuple(problems or ["requests without a token"]))
     first, last = columns["event_ns"][ends[:-1]], columns["event_ns"][ends[1:] - 1]
     ttft = float((first - columns["sent_ns"]).mean()) / 1e9
-    return Probe(label, batch, ttft, max(float((last - first).mean()) / 1e9 / (output - 1), 1e-6), ())
+    seen = ((columns["cached_tokens"] >= 0).all(), all(columns["server_metrics"]))
+    told = tuple(name for name, tells in zip(TELLS, seen, strict=True) if tells)
+    return Probe(label, batch, ttft, max(float((last - first).mean()) / 1e9 / (output - 1), 1e-6), (), told)
 
 
 def _problems(columns: Any, asked_input: int) -> list[str]:  # noqa: ANN401 - RoundColumns

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from benchbench.engines.endpoint import Access, EngineError
+from benchbench.engines.endpoint import EngineError
 from benchbench.engines.opening import Opened
 from benchbench.engines.view import ServerView
 from benchbench.loadgen.target import Target, make_target
 from benchbench.loadgen.worker import Worker
+from benchbench.record.secrets import mask_text
 from benchbench.record.store import RunDirectory
 from benchbench.spec import Cell, OpenLoad, Plan
 from benchbench.spec.values import base_url
@@ -256,7 +257,9 @@ def _round(driver: Driver, cell: Cell, target: Target, phase: str, number: int, 
     columns, facts = driver.worker.run(job, driver.stop, opened.watch)
     if facts["cancelled"]:
         raise InterruptedSweep
-    _hide(columns["error_detail"], opened.access)
+    # Servers quote what they refuse.
+    secrets = opened.access.secrets
+    columns["error_detail"] = [mask_text(detail, secrets) if detail else "" for detail in columns["error_detail"]]
     death = _death(opened, columns)
     if "failed" in columns["status"] and not death:
         _judge_failures(columns, target, answered=driver.answered)
@@ -318,14 +321,6 @@ def _failure(table: pa.Table) -> str:
     at = statuses.index("failed")
     kind, phase, detail = (table[f"error_{name}"][at].as_py() for name in ("kind", "phase", "detail"))
     return f"{statuses.count('failed')} of {len(statuses)} requests failed, first: {kind} ({phase}): {detail}"
-
-
-def _hide(details: list[str], access: Access) -> None:
-    """Servers quote what they refuse: no secret of ours goes into a record, nor the start of one that was cut off."""
-    secrets = {part for value in access.headers.values() for part in (value, value.removeprefix("Bearer "))}
-    for secret in sorted(secrets, key=len, reverse=True):
-        for length in range(len(secret), max(3, min(7, len(secret) - 1)), -1):
-            details[:] = [detail.replace(secret[:length], "***") for detail in details]
 
 
 def _judge_failures(columns: RoundColumns, target: Target, *, answered: bool) -> None:

@@ -255,6 +255,21 @@ def explain(run: Path, cells: tuple[str, ...]) -> None:
 @main.command()
 @click.argument("file", required=False)
 @click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Change one value of the sweep.")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def env(file: str | None, sets: tuple[str, ...], form: str) -> None:
+    """Print what a run records of its surroundings: this tool, this host and, with FILE, its engine.
+
+    Nothing is launched; a server that runs gets a few GETs. Secrets are masked.
+    """
+    from benchbench.cli import env as surroundings
+
+    found = surroundings.facts(_spec(file, sets) if file else None)
+    click.echo(json.dumps(found, indent=2) if form == "json" else surroundings.text(found))
+
+
+@main.command()
+@click.argument("file", required=False)
+@click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Change one value of the sweep.")
 @click.option("--only", metavar="SELECTION", help="Only the cells that match.")
 @click.option("--self", "own", is_flag=True, help="The instrument alone, beside an aiohttp client.")
 @click.option("--streams", default=256, show_default=True, type=click.IntRange(1, 8192), help="With --self.")

@@ -78,7 +78,7 @@ def open_engine(plan: Plan, hooks: Hooks) -> Iterator[Opened]:
     """The server of a plan, for as long as the block runs. Raises EngineError."""
     engine, meanwhile = plan.spec.engine, hooks.meanwhile
     if isinstance(engine, EndpointEngine):
-        access = _access(engine, min((cell.timeouts.connect_s for cell in plan.cells), default=10.0))
+        access = access_of(engine, min((cell.timeouts.connect_s for cell in plan.cells), default=10.0))
         meanwhile()
         yield _prepared(plan, engine.url, access)
     elif isinstance(engine, VllmServeEngine):
@@ -95,6 +95,9 @@ def _prepared(plan: Plan, url: str, access: Access) -> Opened:
     root, model = base_url(url), plan.spec.model
     found = attach(root, model, access)
     opened = Opened(url, None, None, access, found, found.notes)
+    if found.reset_prefix_cache is False and any(cell.rounds.reset_prefix_cache for cell in plan.cells):
+        note = "rounds.reset_prefix_cache: the server has no such route (vLLM has it in its development mode)"
+        opened = replace(opened, notes=(*opened.notes, note))
     ids = next((cell for cell in plan.cells if cell.prompts.kind == "token_ids"), None)
     if ids is not None:
         vocab = ids.prompts.vocab
@@ -141,6 +144,7 @@ def _served(engine: VllmServeEngine, plan: Plan, hooks: Hooks) -> Iterator[Opene
         opened, owned = _prepared(plan, served.url, served.access), served.owned
         start = {
             "started_ns": time.time_ns(),
+            "pid": owned.pid,
             "argv": list(served.argv),
             "env": engine.env,
             "log": f"{hooks.logs.name}/{owned.log.name}",
@@ -173,8 +177,8 @@ def _simulator(engine: SimulatorEngine, plan: Plan, meanwhile: Callable[[], None
         raise EngineError(str(error), "engine", gone=True) from None
 
 
-def _access(engine: EndpointEngine, connect_s: float) -> Access:
-    """Credentials from the environment; nothing of them is in the sweep file."""
+def access_of(engine: EndpointEngine, connect_s: float) -> Access:
+    """Credentials from the environment; nothing of them is in the sweep file. Raises EngineError."""
     headers = {}
     for name, variable in engine.headers_env.items():
         if variable not in os.environ:

@@ -19,7 +19,7 @@ import orjson
 from benchbench.engines.diagnosis import diagnose, plain
 from benchbench.engines.endpoint import ANSWER_BYTES, Access, EngineError, read_models
 from benchbench.engines.owned import Owned
-from benchbench.record.environment import masked
+from benchbench.record.secrets import masked
 from benchbench.spec.schema import VllmServeEngine
 
 DEFAULT_COMMAND = ("python", "-m", "vllm.entrypoints.openai.api_server")
