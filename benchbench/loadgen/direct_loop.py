@@ -261,7 +261,7 @@ class DirectRound:
     # -- afterwards
 
     def _columns(self) -> RoundColumns:
-        for index, (exchange, answer) in enumerate(zip(self._exchanges, self._answers, strict=True)):
+        for index, answer in enumerate(self._answers):
             answer.output_tokens = sum(answer.event_tokens)
             if (said := self._said.get(index)) is None:
                 continue
@@ -294,7 +294,7 @@ async def _until(at_ns: int) -> None:
     """Wait until the wall clock shows `at_ns`; the loop's timers are late by up to a millisecond, so the last is spent
     looking.
     """
-    while (left := at_ns - _now()) > 1_500_000:
+    while (left := at_ns - _now()) > 1_500_000:  # noqa: ASYNC110 - a time is no event
         await asyncio.sleep((left - 1_000_000) / 1e9)
-    while _now() < at_ns:
+    while _now() < at_ns:  # noqa: ASYNC110
         await asyncio.sleep(0)
