@@ -63,10 +63,13 @@ class Life:
         except (EOFError, OSError):
             self._end()
             return
-        if message is not None:
+        if message is not None and not isinstance(message, str):
             self._jobs.put_nowait(message)
-        elif self._round:
-            self._round.cancel()
+        elif self._round:  # else it comes after its round had ended
+            if message is None:
+                self._round.cancel()
+            else:
+                self._round.die(message)
 
     def _end(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pipe.fileno())

@@ -114,6 +114,15 @@ class DirectRound:
         self.facts.cancelled = True
         self._over.set()
 
+    def die(self, reason: str) -> None:
+        """The engine is dead: what is open has failed, and so has what was still to come."""
+        self.died = self.died or reason
+        while len(self._exchanges) < len(self.job.payloads):
+            self._take()
+        for exchange in self._exchanges:
+            if not exchange.end_ns:
+                self._fail(exchange, "stream", reason)
+
     async def run(self) -> RoundColumns | None:
         job = self.job
         self._ask = self.engine.prepare(job.payloads, job.asked_output, exact=job.exact, detokenize=job.detokenize)
@@ -216,25 +225,16 @@ class DirectRound:
 
     def _broken(self, exchange: Exchange, error: Exception) -> None:
         if gone := self.engine.gone():
-            self._die(gone)
+            self.die(gone)
         else:
             self._fail(exchange, "status" if isinstance(error, ValueError) else "stream", why(error))
-
-    def _die(self, reason: str) -> None:
-        """The engine is dead: what is open has failed, and so has what was still to come."""
-        self.died = reason
-        while len(self._exchanges) < len(self.job.payloads):
-            self._take()
-        for exchange in self._exchanges:
-            if not exchange.end_ns:
-                self._fail(exchange, "stream", reason)
 
     def _check(self) -> None:
         """Fail what has waited too long, and everything when the engine is dead; a place's own error is raised."""
         if self._over.is_set():
             return
         if gone := self.engine.gone():
-            self._die(gone)
+            self.die(gone)
             return
         for task in self._places:
             if task.done() and not task.cancelled() and (error := task.exception()):
