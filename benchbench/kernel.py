@@ -71,6 +71,15 @@ def use_timer_slack(ns: int) -> None:
     _prctl(_PR_SET_TIMERSLACK, ns)
 
 
+def clock_offset_ns() -> int:
+    """Wall clock minus monotonic clock; of a few readings the one that was least interrupted."""
+    readings = []
+    for _ in range(3):
+        before, wall, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
+        readings.append((after - before, wall - (before + after) // 2))
+    return min(readings)[1]
+
+
 class Poller:
     """`select.epoll` where there is one, else `select.poll` in the same words. Timeouts are in seconds."""
 

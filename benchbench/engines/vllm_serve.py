@@ -8,6 +8,7 @@ import json
 import os
 import select
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from benchbench.engines.diagnosis import diagnose, plain
 from benchbench.engines.endpoint import ANSWER_BYTES, Access, EngineError, read_models
 from benchbench.engines.owned import Owned
 from benchbench.record.secrets import masked
-from benchbench.spec.schema import VllmServeEngine
+from benchbench.spec.schema import VllmInprocessEngine, VllmServeEngine
 
 DEFAULT_COMMAND = ("python", "-m", "vllm.entrypoints.openai.api_server")
 POLL_S = 0.3  # between two looks at a server that starts
@@ -90,14 +91,16 @@ def command_line(engine: VllmServeEngine, model: str, port: int) -> list[str]:
     return [*words, *flags(args), "--host", engine.host, "--port", str(port)]
 
 
-def python_of(engine: VllmServeEngine) -> str:
-    """The interpreter: engine.python, else that of engine.venv, else python on the PATH."""
-    if engine.python is None:
-        return "python" if engine.venv is None else str(_absolute(engine.venv) / "bin" / "python")
-    return str(_absolute(engine.python)) if "/" in engine.python else engine.python
+def python_of(engine: VllmServeEngine | VllmInprocessEngine) -> str:
+    """The interpreter: engine.python, else that of engine.venv, else python on the PATH; in-process else our own."""
+    if engine.python is not None:
+        return str(_absolute(engine.python)) if "/" in engine.python else engine.python
+    if engine.venv is not None:
+        return str(_absolute(engine.venv) / "bin" / "python")
+    return sys.executable if isinstance(engine, VllmInprocessEngine) else "python"
 
 
-def environment_of(engine: VllmServeEngine) -> dict[str, str]:
+def environment_of(engine: VllmServeEngine | VllmInprocessEngine) -> dict[str, str]:
     """Our own environment, engine.env over it, the folders of the virtual environment, and the API key.
 
     Raises EngineError when the variable with the API key is not set.
@@ -109,7 +112,7 @@ def environment_of(engine: VllmServeEngine) -> dict[str, str]:
     if engine.venv is not None:
         env["VIRTUAL_ENV"] = str(_absolute(engine.venv))
         env.pop("PYTHONHOME", None)
-    if engine.api_key_env is not None:
+    if isinstance(engine, VllmServeEngine) and engine.api_key_env is not None:
         if not env.get(engine.api_key_env):
             raise EngineError(f"the environment variable {engine.api_key_env} is not set", "engine.api_key_env")
         env["VLLM_API_KEY"] = env[engine.api_key_env]
