@@ -13,9 +13,9 @@ import numpy as np
 
 from benchbench.engines.metrics import scrape
 from benchbench.engines.opening import Hooks, Opened
-from benchbench.loadgen.prompts import make_job
+from benchbench.inprocess import DirectWorker
 from benchbench.loadgen.worker import Worker
-from benchbench.rounds import WARMUP_TOKENS, target_of
+from benchbench.rounds import WARMUP_TOKENS, job_of
 from benchbench.spec import Cell, OpenLoad, Plan, StaticLoad
 from benchbench.spec.values import base_url
 from benchbench.start import start_engine
@@ -57,7 +57,7 @@ def check_sweep(plan: Plan) -> Preflight:
     """
     with tempfile.TemporaryDirectory() as logs, start_engine(plan, Hooks(Path(logs))) as (opened, worker):
         probes = [_probe(worker, opened, cell) for cell in _extremes(plan.cells)]
-        counts = scrape(base_url(opened.url), opened.access) if opened.capabilities.metrics else None
+        counts = scrape(base_url(opened.url), opened.access) if opened.url and opened.capabilities.metrics else None
     found = opened.capabilities
     lines = [f"server: {found.kind or 'unknown'}, version {found.version or 'unknown'}", *opened.notes]
     problems = [f"{probe.label}: {problem}" for probe in probes for problem in probe.problems]
@@ -70,7 +70,7 @@ def check_sweep(plan: Plan) -> Preflight:
         for probe in good
     ]
     need = max((cell.input + cell.output) * _in_flight(cell) for cell in plan.cells)
-    capacity = counts.kv_tokens if counts else None
+    capacity = counts.kv_tokens if counts else opened.start.get("kv_tokens")
     lines.append(f"KV cache: {need:,} tokens at most; the server holds {f'{capacity:,}' if capacity else 'unknown'}")
     if capacity and need > capacity:
         problems.append(f"the largest cell needs {need:,} tokens of KV cache, the server holds {capacity:,}")
@@ -108,14 +108,13 @@ def _extremes(cells: Sequence[Cell]) -> list[Cell]:
     return list(picked.values())
 
 
-def _probe(worker: Worker, opened: Opened, cell: Cell) -> Probe:
+def _probe(worker: Worker | DirectWorker, opened: Opened, cell: Cell) -> Probe:
     """One warm-up and one batch of PROBE_TOKENS output tokens, sent at once."""
     output = max(2, min(cell.output, PROBE_TOKENS))
     batch = min(_in_flight(cell), MOST_STREAMS)
     small = replace(cell, load=StaticLoad(kind="static"), batch=batch, rate=None, output=output)
-    target = target_of(opened, cell)
     for number in range(2):
-        columns, _ = worker.run(make_job(small, target, opened.source(cell), "check", number, 0))
+        columns, _ = worker.run(job_of(opened, small, "check", number, 0))  # type: ignore[arg-type] # its own kind
     label = f"in={cell.input} out={output} batch={batch}"
     problems = _problems(columns, cell.input)
     ends = columns["event_offsets"]

@@ -309,7 +309,7 @@ def test_a_server_for_as_long_as_the_block_runs(launches: Launches, monkeypatch:
             assert served.owned.died() is None
             assert served.ready_s > 0
         assert not launches.left()
-        assert "hf_abcdefgh" not in (launches.folder / f"server-{number}.log").read_text()
+        assert "hf_abcdefgh" not in (launches.folder / f"engine-{number}.log").read_text()
     assert told
 
 
@@ -326,7 +326,7 @@ def test_a_crash_at_the_first_request(launches: Launches) -> None:
         "first request: the engine ended with exit code 0: "
         'AssertionError: assert self.scoring_func == "softmax" (cpu_router.py, line 239)'
     )
-    assert error.lines[-1] == f"whole log: {launches.folder / 'server-1.log'}"
+    assert error.lines[-1] == f"whole log: {launches.folder / 'engine-1.log'}"
     assert not any("Traceback" in line or "File" in line for line in error.lines)
 
 

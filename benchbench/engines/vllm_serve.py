@@ -149,15 +149,14 @@ def serve(
 ) -> Iterator[Served]:
     """A server for as long as the block runs; when it ends, no process, port or shared memory of it is left.
 
-    It logs into `folder`/server-N.log. About once a second `progress(seconds, last line of the log)` is called. Raises
+    It logs into `folder`/engine-N.log. About once a second `progress(seconds, last line of the log)` is called. Raises
     EngineError with the reason when it does not get ready, LaunchStoppedError when `stop` becomes readable, OSError
     when `folder` can't be written to.
     """
     env, port = environment_of(engine), free_port(engine.host, engine.port)
     argv = command_line(engine, model, port)
     access = Access({"Authorization": f"Bearer {key}"} if (key := env.get("VLLM_API_KEY")) else {}, connect_s=connect_s)
-    folder.mkdir(parents=True, exist_ok=True)
-    log, begun = _next_log(folder), time.monotonic()
+    log, begun = next_log(folder), time.monotonic()
     try:
         owned = Owned(argv, env, engine.cwd and _absolute(engine.cwd), log)
     except OSError as error:
@@ -172,9 +171,11 @@ def serve(
         yield Served(f"http://{host}:{port}", access, owned, tuple(masked(argv)), ready_s)
 
 
-def _next_log(folder: Path) -> Path:
+def next_log(folder: Path) -> Path:
+    """The first unused name in `folder`, which is made. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
     number = 1
-    while (path := folder / f"server-{number}.log").exists():
+    while (path := folder / f"engine-{number}.log").exists():
         number += 1
     return path
 
