@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import select
 import signal
 import socket
@@ -63,6 +64,12 @@ def die_with_parent(parent_pid: int) -> None:
 def use_timer_slack(ns: int) -> None:
     """Let sleeps of this thread end at most `ns` late for the sake of batching (Linux's default is 50 us)."""
     _prctl(_PR_SET_TIMERSLACK, ns)
+
+
+def use_all_descriptors() -> None:
+    """Take as many file descriptors as we may have: a stream is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class Poller:
