@@ -146,12 +146,9 @@ def _simulator(engine: SimulatorEngine, plan: Plan, meanwhile: Callable[[], None
             engine.profile, scale=engine.scale, port=engine.port, options=engine.options, models=models
         )
         process.launch()
-        try:
+        with process:
             meanwhile()
-            process.listening()
-            yield process.url
-        finally:
-            process.close()
+            yield process.listening().url
     except ProfileError as error:
         raise EngineError(str(error), "engine.profile") from None
     except SimulatorError as error:

@@ -63,6 +63,7 @@ class _Engine:
         self.counters: Counter[str] = Counter()
         self._known: dict[int, _Sequence] = {}
         self._waiting: deque[_Sequence] = deque()
+        self._per_event, self._stall = profile.tokens_per_event, profile.faults.stall
         self._random = random.Random(f"{profile.seed}/noise")
         self._rounds = 0
         self._slowness = 1.0  # of this round
@@ -104,9 +105,8 @@ class _Engine:
 
     def _step_ns(self, lawful_s: float, number: int) -> int:
         """The duration of step `number` (from 1); at least 1 ns, so that time always moves."""
-        stall = self.profile.faults.stall
-        stall_s = stall.for_s if stall and number % stall.every == 0 else 0.0
-        return max(1, round(lawful_s * 1e9 * self._slowness)) + round(stall_s * 1e9)
+        lasts = max(1, round(lawful_s * 1e9 * self._slowness))
+        return lasts + round(self._stall.for_s * 1e9) if self._stall and number % self._stall.every == 0 else lasts
 
 
 class PrefixCache:
@@ -142,6 +142,8 @@ class BatchModel(_Engine):
 
     def __init__(self, profile: SimProfile) -> None:
         super().__init__(profile)
+        assert not isinstance(profile.law, FixedLaw)  # noqa: S101 - that one is FixedModel's
+        self._law = profile.law
         self.kv_used = 0
         self._cache: PrefixCache | None = None
         self.reset_prefix_cache()
@@ -205,9 +207,7 @@ class BatchModel(_Engine):
         decoding = [s.prompt for s, new in self._step if new == 1 and s.computed >= s.prompt]
         prefill = sum(new for _, new in self._step) - len(decoding)
         self._steps += 1
-        law = self.profile.law
-        assert not isinstance(law, FixedLaw)  # noqa: S101 - that one is FixedModel's
-        lawful_s = law.step_s(len(decoding), sum(decoding) / max(len(decoding), 1), prefill, self.kv_used)
+        lawful_s = self._law.step_s(len(decoding), sum(decoding) / max(len(decoding), 1), prefill, self.kv_used)
         self._end_ns = start + self._step_ns(lawful_s, self._steps)
         self._compute(self._end_ns)
 
@@ -260,7 +260,6 @@ class BatchModel(_Engine):
 
     def _compute(self, end: int) -> None:
         """What the planned step makes of each of its requests, told at `end`."""
-        per_event = self.profile.tokens_per_event
         for sequence, new in self._step:
             sequence.computed += new
             if sequence.computed < sequence.prompt + sequence.made:
@@ -270,7 +269,7 @@ class BatchModel(_Engine):
             sequence.made += 1
             done = sequence.made == sequence.output
             fresh = sequence.made - sequence.told
-            if done or sequence.told == 0 or fresh >= per_event:
+            if done or sequence.told == 0 or fresh >= self._per_event:
                 sequence.told = sequence.made
                 self._events.append(Emission(end, sequence.id, fresh, done, sequence.cached, sequence.start))
         self._step.clear()
@@ -281,6 +280,8 @@ class FixedModel(_Engine):
 
     def __init__(self, profile: SimProfile) -> None:
         super().__init__(profile)
+        assert isinstance(profile.law, FixedLaw)  # noqa: S101 - the others are BatchModel's
+        self._ttft_s, self._itl_s = profile.law.ttft_s, profile.law.itl_s
         self._heap: list[tuple[int, int, int, _Sequence]] = []  # (due, order, tokens, request)
         self._order = itertools.count()
 
@@ -311,14 +312,12 @@ class FixedModel(_Engine):
         self._plan(sequence, sequence.arrival)
 
     def _plan(self, sequence: _Sequence, after_ns: int) -> None:
-        law = self.profile.law
-        assert isinstance(law, FixedLaw)  # noqa: S101 - the others are BatchModel's
         if sequence.told == 0:
-            tokens, due = 1, after_ns + self._step_ns(law.ttft_s, 1)
+            tokens, due = 1, after_ns + self._step_ns(self._ttft_s, 1)
         else:
-            tokens = min(self.profile.tokens_per_event, sequence.output - sequence.told)
+            tokens = min(self._per_event, sequence.output - sequence.told)
             numbers = range(sequence.told + 1, sequence.told + tokens + 1)
-            due = after_ns + sum(self._step_ns(law.itl_s, k) for k in numbers)
+            due = after_ns + sum(self._step_ns(self._itl_s, k) for k in numbers)
         heapq.heappush(self._heap, (due, next(self._order), tokens, sequence))
 
 

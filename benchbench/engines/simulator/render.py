@@ -40,7 +40,7 @@ class Answer:
 
     def __init__(self, request_id: str, generation: Generation, profile: SimProfile, created: int) -> None:
         self.generation, self.profile = generation, profile
-        self.made = 0
+        self.made, self._of = 0, generation.output_tokens
         self.cached_tokens = 0
         kind = "text_completion"
         if generation.chat:
@@ -51,11 +51,12 @@ class Answer:
         self._role_due = generation.chat and profile.role_first
         # Events between the first and the last are alike but for text and ids: their form is made here, once.
         self._odd = max(1, profile.faults.reasoning_start if generation.chat else 0)  # so many first events are not
-        self._form: list[bytes] = []
+        self._form: tuple[bytes, bytes, bytes] | None = None
+        self._texts = (b"",) * OUTPUT_WORDS if profile.empty_text else _TEXTS
         if generation.stream and not generation.continuous_usage:
             data = self._event_data(_GAP, _GAP, self._odd, finished=False)
             head, middle, *tail = (b"data: %b\n\n" % orjson.dumps(data)).split(orjson.dumps(_GAP))
-            self._form = [head + b'"', b'"' + middle, *tail]
+            self._form = (head + b'"', b'"' + middle, b"".join(tail))
 
     def role_event(self) -> bytes:
         """The chat's first chunk, which holds the role and no token; empty the second time."""
@@ -70,16 +71,16 @@ class Answer:
     def token_event(self, n_tokens: int) -> bytes:
         """The next `n_tokens` tokens as one framed event, with what goes before the first and after the last."""
         start, self.made = self.made, self.made + n_tokens
-        finished = self.made == self.generation.output_tokens
-        if finished or start < self._odd or not self._form:
+        finished = self.made == self._of
+        if finished or start < self._odd or self._form is None:
             ids = self._ids(start, self.made)
             event = self.role_event() + _event(self._event_data(self._text(ids), ids, start, finished=finished))
             return event + self._ending() if finished else event
         places = [(self._seed + i * self._stride) % OUTPUT_WORDS for i in range(start, self.made)]
-        head, middle, *tail = self._form
-        parts = [head, middle] if self.profile.empty_text else [head, *[_TEXTS[place] for place in places], middle]
+        head, middle, tail = self._form
+        parts = [head, *[self._texts[place] for place in places], middle]
         if tail:
-            parts += (b"[", b",".join([_IDS[place] for place in places]), b"]", *tail)
+            parts += (b"[", b",".join([_IDS[place] for place in places]), b"]", tail)
         return chunk(b"".join(parts))
 
     def _ending(self) -> bytes:
@@ -91,7 +92,7 @@ class Answer:
 
     def body(self) -> bytes:
         """The whole answer of a request that did not ask for a stream."""
-        generation, self.made = self.generation, self.generation.output_tokens
+        generation, self.made = self.generation, self._of
         ids = self._ids(0, self.made)
         with_ids = generation.return_token_ids
         prompt_ids = {"prompt_token_ids": generation.prompt if with_ids else None}
@@ -113,7 +114,7 @@ class Answer:
 
     def _ids(self, start: int, end: int) -> list[int]:
         ids = [RESERVED + (self._seed + i * self._stride) % OUTPUT_WORDS for i in range(start, end)]
-        if end == self.generation.output_tokens and self.generation.finish_reason == "stop":
+        if end == self._of and self.generation.finish_reason == "stop":
             ids[-1] = EOS
         return ids
 
