@@ -219,14 +219,16 @@ def plot(run: Path, out: Path | None, cell: str | None, formats: tuple[str, ...]
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: a free one.")
 @click.option("--scale", default=1.0, show_default=True, type=float, help="Factor on every duration.")
 @click.option("--model", "models", multiple=True, default=("sim",), show_default=True, help="Names it serves.")
-@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Change a value of the profile.")
+@click.option("--set", "--option", "options", multiple=True, metavar="KEY=VALUE", help="Change a value of the profile.")
 def sim(profile: str, port: int, scale: float, models: tuple[str, ...], options: tuple[str, ...]) -> None:
     """Serve the simulator on 127.0.0.1 until Ctrl-C."""
     from benchbench.cli.serve import serve_simulator
+    from benchbench.engines.simulator import ProfileError
+    from benchbench.spec import SpecError
 
     try:
         serve_simulator(profile, port, scale, models, options)
-    except ValueError as error:
+    except (ProfileError, SpecError) as error:
         fail(BAD_INPUT, f"bench sim: {error}")
     except OSError as error:
         fail(STOPPED, f"bench sim: cannot listen on 127.0.0.1:{port}: {error.strerror}")

@@ -156,21 +156,17 @@ def _served(engine: VllmServeEngine, plan: Plan, hooks: Hooks) -> Iterator[Opene
 
 @contextlib.contextmanager
 def _simulator(engine: SimulatorEngine, plan: Plan, meanwhile: Callable[[], None]) -> Iterator[str]:
-    from benchbench.engines.simulator import ProfileError, SimulatorError, SimulatorProcess, load_profile
+    from benchbench.engines.simulator import ProfileError, SimulatorError, SimulatorProcess
 
     models = sorted({cell.model for cell in plan.cells})
     try:
-        load_profile(engine.profile, engine.options)  # its errors are clearer here than from the process
         process = SimulatorProcess(
             engine.profile, scale=engine.scale, port=engine.port, options=engine.options, models=models
         )
         process.launch()
-        try:
+        with process:
             meanwhile()
-            process.listening()
-            yield process.url
-        finally:
-            process.close()
+            yield process.listening().url
     except ProfileError as error:
         raise EngineError(str(error), "engine.profile") from None
     except SimulatorError as error:
