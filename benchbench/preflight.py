@@ -13,15 +13,19 @@ import numpy as np
 
 from benchbench.engines.metrics import scrape
 from benchbench.engines.opening import Hooks, Opened
-from benchbench.loadgen.prompts import make_job
+from benchbench.inprocess import DirectWorker
 from benchbench.loadgen.worker import Worker
-from benchbench.rounds import WARMUP_TOKENS, target_of
+from benchbench.rounds import WARMUP_TOKENS, job_of
 from benchbench.spec import Cell, OpenLoad, Plan, StaticLoad
 from benchbench.spec.values import base_url
 from benchbench.start import start_engine
 
 PROBE_TOKENS = 16
 MOST_STREAMS = 4096
+TELLS = (
+    "cached tokens (vLLM: --enable-prompt-tokens-details)",
+    "the server's own times (vLLM: --enable-per-request-metrics)",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class Probe:
     ttft_s: float
     tpot_s: float
     problems: tuple[str, ...]
+    told: tuple[str, ...] = ()  # of TELLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +57,20 @@ def check_sweep(plan: Plan) -> Preflight:
     """
     with tempfile.TemporaryDirectory() as logs, start_engine(plan, Hooks(Path(logs))) as (opened, worker):
         probes = [_probe(worker, opened, cell) for cell in _extremes(plan.cells)]
-        counts = scrape(base_url(opened.url), opened.access) if opened.capabilities.metrics else None
+        counts = scrape(base_url(opened.url), opened.access) if opened.url and opened.capabilities.metrics else None
     found = opened.capabilities
-    lines = [f"server: {found.owned_by or 'unknown'}, version {found.version or 'unknown'}", *opened.notes]
+    lines = [f"server: {found.kind or 'unknown'}, version {found.version or 'unknown'}", *opened.notes]
     problems = [f"{probe.label}: {problem}" for probe in probes for problem in probe.problems]
     good = [probe for probe in probes if not probe.problems]
+    told = {name for probe in good for name in probe.told}
+    if good:
+        lines += [f"its answers {'tell' if name in told else 'do not tell'} {name}" for name in TELLS]
     lines += [
         f"{probe.label}: lengths exact both ways; TTFT {probe.ttft_s * 1e3:.1f} ms, TPOT {probe.tpot_s * 1e3:.2f} ms"
         for probe in good
     ]
     need = max((cell.input + cell.output) * _in_flight(cell) for cell in plan.cells)
-    capacity = counts.kv_tokens if counts else None
+    capacity = counts.kv_tokens if counts else opened.start.get("kv_tokens")
     lines.append(f"KV cache: {need:,} tokens at most; the server holds {f'{capacity:,}' if capacity else 'unknown'}")
     if capacity and need > capacity:
         problems.append(f"the largest cell needs {need:,} tokens of KV cache, the server holds {capacity:,}")
@@ -100,14 +108,13 @@ def _extremes(cells: Sequence[Cell]) -> list[Cell]:
     return list(picked.values())
 
 
-def _probe(worker: Worker, opened: Opened, cell: Cell) -> Probe:
+def _probe(worker: Worker | DirectWorker, opened: Opened, cell: Cell) -> Probe:
     """One warm-up and one batch of PROBE_TOKENS output tokens, sent at once."""
     output = max(2, min(cell.output, PROBE_TOKENS))
     batch = min(_in_flight(cell), MOST_STREAMS)
     small = replace(cell, load=StaticLoad(kind="static"), batch=batch, rate=None, output=output)
-    target = target_of(opened, cell)
     for number in range(2):
-        columns, _ = worker.run(make_job(small, target, opened.source(cell), "check", number, 0))
+        columns, _ = worker.run(job_of(opened, small, "check", number, 0))  # type: ignore[arg-type] # its own kind
     label = f"in={cell.input} out={output} batch={batch}"
     problems = _problems(columns, cell.input)
     ends = columns["event_offsets"]
@@ -115,7 +122,9 @@ def _probe(worker: Worker, opened: Opened, cell: Cell) -> Probe:
         return Probe(label, batch, 0.0, 0.0, tuple(problems or ["requests without a token"]))
     first, last = columns["event_ns"][ends[:-1]], columns["event_ns"][ends[1:] - 1]
     ttft = float((first - columns["sent_ns"]).mean()) / 1e9
-    return Probe(label, batch, ttft, max(float((last - first).mean()) / 1e9 / (output - 1), 1e-6), ())
+    seen = ((columns["cached_tokens"] >= 0).all(), all(columns["server_metrics"]))
+    told = tuple(name for name, tells in zip(TELLS, seen, strict=True) if tells)
+    return Probe(label, batch, ttft, max(float((last - first).mean()) / 1e9 / (output - 1), 1e-6), (), told)
 
 
 def _problems(columns: Any, asked_input: int) -> list[str]:  # noqa: ANN401 - RoundColumns

@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from benchbench.engines.endpoint import Access, EngineError
+from benchbench.engines.endpoint import EngineError
 from benchbench.engines.opening import Opened
 from benchbench.engines.view import ServerView
+from benchbench.inprocess import DirectWorker
+from benchbench.loadgen.job import DirectJob, RoundJob
 from benchbench.loadgen.target import Target, make_target
-from benchbench.loadgen.worker import Worker
+from benchbench.loadgen.worker import Worker, WorkerDiedError
+from benchbench.record.secrets import mask_text
 from benchbench.record.store import RunDirectory
 from benchbench.spec import Cell, OpenLoad, Plan
 from benchbench.spec.values import base_url
@@ -81,7 +84,7 @@ class Driver:
     """Everything that measuring a cell takes. `rows`: summary rows of the cells measured, by key."""
 
     run: RunDirectory
-    worker: Worker
+    worker: Worker | DirectWorker
     opened: Opened
     observer: Observer
     stop: int | None
@@ -90,10 +93,11 @@ class Driver:
     pace: Pace = field(default_factory=Pace)
     answered: bool = False  # some request has succeeded
     told: set[str] = field(default_factory=set)  # cells whose first failure the observer knows
-    view: ServerView = field(init=False)
+    view: ServerView | None = field(init=False)  # an engine without a server counts for itself
 
     def __post_init__(self) -> None:
-        self.view = ServerView(base_url(self.opened.url), self.opened.access, self.opened.capabilities.metrics)
+        opened = self.opened
+        self.view = ServerView(base_url(opened.url), opened.access, opened.capabilities.metrics) if opened.url else None
 
 
 def plan_entry(cell: Cell) -> dict[str, Any]:
@@ -162,10 +166,16 @@ def measure(driver: Driver, todo: Sequence[tuple[Cell, int]]) -> None:
             raise EngineDiedError(died.reason, todo[place + 1 :]) from None
 
 
-def target_of(opened: Opened, cell: Cell) -> Target:
-    """Where a cell's requests go, with the credentials that they need."""
+def job_of(
+    opened: Opened, cell: Cell, phase: str, number: int, attempt: int, output: int | None = None
+) -> RoundJob | DirectJob:
+    """A round's work for the worker, with the credentials that it needs; `output` overrides the cell's."""
+    from benchbench.loadgen.prompts import make_direct_job, make_job
+
+    if not opened.url:
+        return make_direct_job(cell, opened.vocab or (0, 1), phase, number, attempt, output)
     access = opened.access
-    return make_target(
+    target = make_target(
         opened.url,
         cell.engine.api,
         access.headers,
@@ -173,6 +183,7 @@ def target_of(opened: Opened, cell: Cell) -> Target:
         insecure=access.insecure,
         proxy=access.proxy,
     )
+    return make_job(cell, target, opened.source(cell), phase, number, attempt, output)
 
 
 def _cell(driver: Driver, cell: Cell, left: int) -> None:
@@ -185,12 +196,11 @@ def _cell(driver: Driver, cell: Cell, left: int) -> None:
     run, tables = driver.run, driver.run.read_cell(cell.key)
     info = cell_info(cell)
     rounds = list(metrics_of(info, tables))
-    target = target_of(driver.opened, cell)
-    warmups = [*run.read_cell(cell.key, "warmup"), *_warm_up(driver, cell, target)]
+    warmups = [*run.read_cell(cell.key, "warmup"), *_warm_up(driver, cell)]
     have = set(run.finished_rounds(cell.key))
     while len(tables) < _goal(info, cell, rounds):
         number = min({*range(len(have) + 1)} - have)
-        table = _round(driver, cell, target, "measured", number)
+        table = _round(driver, cell, "measured", number)
         tables.append(table)
         rounds += metrics_of(info, [table])
         have.add(number)
@@ -218,7 +228,7 @@ def _given_up(driver: Driver, cell: Cell, reason: str) -> None:
     _done(driver, cell, summary_row(summarise(cell_info(cell), *tables)))
 
 
-def _warm_up(driver: Driver, cell: Cell, target: Target) -> list[pa.Table]:
+def _warm_up(driver: Driver, cell: Cell) -> list[pa.Table]:
     """The cell's own input and batch: as many whole rounds as asked, or short ones until two agree.
 
     Kernels are tuned and graphs captured for each shape, so a fixed count of one prompt would not do.
@@ -228,20 +238,19 @@ def _warm_up(driver: Driver, cell: Cell, target: Target) -> list[pa.Table]:
 
     first = len(driver.run.finished_rounds(cell.key, "warmup"))
     if cell.rounds.warmup != "auto":
-        return [_round(driver, cell, target, "warmup", first + k) for k in range(int(cell.rounds.warmup))]
+        return [_round(driver, cell, "warmup", first + k) for k in range(int(cell.rounds.warmup))]
     info, tables, rounds = cell_info(cell), list[Any](), list[Any]()
     for number in range(first, first + WARMUP_ROUNDS):
         output = min(cell.output, WARMUP_TOKENS)
-        tables.append(_round(driver, cell, target, "warmup", number, output))
+        tables.append(_round(driver, cell, "warmup", number, output))
         rounds += metrics_of(info, tables[-1:])
         if warmed_up(info, rounds) or "ok" not in tables[-1]["status"].to_pylist():
             break
     return tables
 
 
-def _round(driver: Driver, cell: Cell, target: Target, phase: str, number: int, output: int | None = None) -> pa.Table:
+def _round(driver: Driver, cell: Cell, phase: str, number: int, output: int | None = None) -> pa.Table:
     """Drive one round and store it; when this raises, nothing of the round is stored."""
-    from benchbench.loadgen.prompts import make_job
     from benchbench.record.requests import round_table
 
     run, place, opened = driver.run, (cell.key, phase, number), driver.opened
@@ -249,19 +258,27 @@ def _round(driver: Driver, cell: Cell, target: Target, phase: str, number: int, 
     attempt = driver.attempts.get(place, 0)
     driver.attempts[place] = attempt + 1
     run.journal("round_begun", cell=cell.key, phase=phase, round=number, attempt=attempt)
-    job = make_job(cell, target, opened.source(cell), phase, number, attempt, output)
-    if cell.rounds.reset_prefix_cache:
-        driver.view.reset_prefix_cache()
-    before = driver.view.before() if phase == "measured" else None
-    columns, facts = driver.worker.run(job, driver.stop, opened.watch)
+    job, view = job_of(opened, cell, phase, number, attempt, output), driver.view
+    if view and cell.rounds.reset_prefix_cache:
+        view.reset_prefix_cache()
+    before = view.before() if view and phase == "measured" else None
+    try:
+        columns, facts = driver.worker.run(job, driver.stop, opened.watch)  # type: ignore[arg-type] # its own kind
+    except WorkerDiedError as error:
+        if opened.url:
+            raise
+        raise EngineDiedError(str(error)) from None
     if facts["cancelled"]:
         raise InterruptedSweep
-    _hide(columns["error_detail"], opened.access)
-    death = _death(opened, columns)
-    if "failed" in columns["status"] and not death:
-        _judge_failures(columns, target, answered=driver.answered)
+    # Servers quote what they refuse.
+    secrets = opened.access.secrets
+    columns["error_detail"] = [mask_text(detail, secrets) if detail else "" for detail in columns["error_detail"]]
+    death = facts.get("engine_died") or _death(opened, columns)
+    if isinstance(job, RoundJob) and "failed" in columns["status"] and not death:
+        _judge_failures(columns, job.target, answered=driver.answered)
     driver.answered |= "ok" in columns["status"]
-    facts["server"] = None if death else driver.view.after(before, columns)
+    if view:
+        facts["server"] = None if death else view.after(before, columns)
     facts["common_tokens"] = opened.common_tokens(cell) * len(columns["index"])
     labels = {
         "cell": cell.key,
@@ -318,14 +335,6 @@ def _failure(table: pa.Table) -> str:
     at = statuses.index("failed")
     kind, phase, detail = (table[f"error_{name}"][at].as_py() for name in ("kind", "phase", "detail"))
     return f"{statuses.count('failed')} of {len(statuses)} requests failed, first: {kind} ({phase}): {detail}"
-
-
-def _hide(details: list[str], access: Access) -> None:
-    """Servers quote what they refuse: no secret of ours goes into a record, nor the start of one that was cut off."""
-    secrets = {part for value in access.headers.values() for part in (value, value.removeprefix("Bearer "))}
-    for secret in sorted(secrets, key=len, reverse=True):
-        for length in range(len(secret), max(3, min(7, len(secret) - 1)), -1):
-            details[:] = [detail.replace(secret[:length], "***") for detail in details]
 
 
 def _judge_failures(columns: RoundColumns, target: Target, *, answered: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from benchbench.engines.endpoint import Capabilities, EngineError
 from benchbench.engines.opening import Hooks, Opened
+from benchbench.engines.vllm_serve import LaunchStoppedError
 from benchbench.loadgen.worker import WorkerDiedError
 from benchbench.record.store import RunDirectory, replace_file
 from benchbench.rounds import (
@@ -146,7 +147,7 @@ def _carry_out(
                 observer.note(died.reason + (f"; starting it again for {len(left)} cells" if left else ""))
     except (StoppedError, WorkerDiedError) as error:
         return "stopped", str(error)
-    except InterruptedSweep:
+    except (InterruptedSweep, LaunchStoppedError):
         return "interrupted", "interrupted"
     except OSError as error:
         return "stopped", _unwritable(run, error)
@@ -186,22 +187,28 @@ def _is_concluded(run: RunDirectory, plan: Plan) -> bool:
 
 def _write_manifest(run: RunDirectory, plan: Plan, only: str | None, opened: Opened | None) -> None:
     """What was asked and with what. With `only`, cells of an earlier, wider plan stay in it."""
-    from benchbench.record.environment import environment, masked
+    from benchbench.record.engine_side import side_of
+    from benchbench.record.environment import environment, spec_hash
     from benchbench.record.instrument import stored
+    from benchbench.record.secrets import masked
 
+    spec = masked(plan.spec.model_dump(mode="json"))
     earlier = run.manifest() if (run.path / "manifest.json").exists() else {}
+    side = side_of(plan.spec.engine, opened.start.get("pid")) if opened else earlier.get("engine_environment")
     entries = {entry["key"]: entry for entry in earlier.get("plan", [])} if only is not None else {}
     entries |= {cell.key: plan_entry(cell) for cell in plan.cells}
     run.write_manifest(
         {
             "created_ns": earlier.get("created_ns", time.time_ns()),
             "resumed": earlier.get("resumed", -1) + 1,
-            "spec": masked(plan.spec.model_dump(mode="json")),
+            "spec": spec,
+            "spec_sha256": spec_hash(spec),
             "only": only,
             "plan": list(entries.values()),
             "notes": [*plan.spec.notes, *(opened.notes if opened else ())],
             "engine": asdict(opened.capabilities) if opened else earlier.get("engine"),
             "starts": [*earlier.get("starts", []), *([masked(opened.start)] if opened and opened.start else [])],
+            "engine_environment": side,
             "caption": plan.spec.caption,
             "instrument": stored(),
             **environment(),

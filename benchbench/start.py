@@ -3,16 +3,65 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
+from functools import partial
 
+from benchbench.engines.endpoint import Capabilities
 from benchbench.engines.opening import Hooks, Opened, open_engine
+from benchbench.engines.tokens import LOWEST_ID
+from benchbench.engines.vllm_serve import next_log
+from benchbench.inprocess import DirectWorker
 from benchbench.loadgen.worker import Worker
-from benchbench.spec import Plan
+from benchbench.spec import Plan, VllmInprocessEngine
 
 
 @contextlib.contextmanager
-def start_engine(plan: Plan, hooks: Hooks) -> Iterator[tuple[Opened, Worker]]:
-    """The plan's engine and a ready worker, for as long as the block runs. Raises EngineError, WorkerDiedError."""
+def start_engine(plan: Plan, hooks: Hooks) -> Iterator[tuple[Opened, Worker | DirectWorker]]:
+    """The plan's engine and a ready worker, for as long as the block runs.
+
+    Raises EngineError, LaunchStoppedError, WorkerDiedError and, when no log can be written, OSError.
+    """
+    if isinstance(plan.spec.engine, VllmInprocessEngine):
+        with _inprocess(plan.spec.engine, plan, hooks) as pair:
+            yield pair
+        return
     with Worker() as worker, open_engine(plan, hooks) as opened:
         worker.ready()
         yield opened, worker
+
+
+@contextlib.contextmanager
+def _inprocess(engine: VllmInprocessEngine, plan: Plan, hooks: Hooks) -> Iterator[tuple[Opened, DirectWorker]]:
+    with DirectWorker(engine, plan.spec.model, log := next_log(hooks.logs)) as worker:
+        hooks.meanwhile()
+        worker.ready(hooks.stop, partial(hooks.progress, "starting the engine"))
+        facts, owned = worker.facts, worker.owned
+        start = {
+            "started_ns": time.time_ns(),
+            "pid": worker.pid,
+            "env": engine.env,
+            "log": f"{hooks.logs.name}/{log.name}",
+            "ready_s": facts["start_s"],
+            "ranks": list((owned.ranks or {}).values()),
+            "config": facts["config"],
+            "kv_tokens": facts["kv_tokens"],
+        }
+        vocab = next((cell.prompts.vocab for cell in plan.cells if cell.prompts.vocab), None)
+        yield (
+            Opened(
+                url="",
+                vocab=vocab or (min(LOWEST_ID, facts["vocab_size"] // 4), facts["vocab_size"]),
+                capabilities=Capabilities(
+                    kind="vllm",
+                    models=(plan.spec.model,),
+                    max_model_len=facts["max_model_len"],
+                    version=facts["version"],
+                    metrics=True,
+                ),
+                notes=tuple(facts["notes"]),
+                watch=(owned.events_fd, owned.died),
+                start=start,
+            ),
+            worker,
+        )

@@ -30,6 +30,7 @@ class Made:
     asked_input: int = 4
     cached: int | None = None
     lag: Sequence[int] = field(default=())
+    metrics: str = ""  # JSON of what the server says of the request
 
 
 def columns_of(requests: Sequence[Made]) -> RoundColumns:
@@ -72,7 +73,7 @@ def columns_of(requests: Sequence[Made]) -> RoundColumns:
         error_kind=["" if good else "stream" for good in ok],
         error_phase=["" if good else "stream" for good in ok],
         error_detail=["" if good else "the stream broke" for good in ok],
-        server_metrics=texts,
+        server_metrics=[r.metrics for r in requests],
     )
 
 

@@ -8,7 +8,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import BinaryIO, Self
 
 from answers import HANG, RESET, Ask, Script, completion, error, models
@@ -17,7 +17,7 @@ SERVES_SIM = (models("sim"),)
 
 
 class ScriptedServer:
-    """Answers by path: `answer(ask)` for the generation routes, `listed` for GET /v1/models, 404 for the rest.
+    """Answers by path: `answer(ask)` for POSTs, `listed` for GET /v1/models, `routes` for other GETs, 404 for the rest.
 
     `asks` are the generation requests in the order in which they came; `connections` were accepted.
     """
@@ -30,8 +30,9 @@ class ScriptedServer:
         host: str = "127.0.0.1",
         port: int = 0,
         tls: ssl.SSLContext | None = None,
+        routes: Mapping[str, Script] | None = None,
     ) -> None:
-        self.answer, self.listed, self._tls = answer, listed, tls
+        self.answer, self.listed, self._tls, self.routes = answer, listed, tls, routes or {}
         self.asks: list[Ask] = []
         self.gets: list[Ask] = []
         self.connections = 0
@@ -101,7 +102,9 @@ class ScriptedServer:
     def _script(self, ask: Ask) -> Script:
         if ask.method == "POST":
             return self.answer(ask)
-        return self.listed if "/v1/models" in ask.path else (error(404, "not here"),)
+        if "/v1/models" in ask.path:
+            return self.listed
+        return self.routes.get(ask.path) or (error(404, "not here"),)
 
     def _play(self, wire: socket.socket, steps: Script) -> None:
         for step in steps:

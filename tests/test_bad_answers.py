@@ -143,7 +143,7 @@ def test_a_failed_request_is_a_record_and_is_told(answer: Answer, expected: tupl
     assert result.exit_code == 0
     told = f"note: {LABEL}: 1 of 1 requests failed, first: {kind} ({phase}): {detail}"
     assert any(line.startswith(told) for line in result.stderr.splitlines())
-    assert result.stderr.count("\n") == 3, result.stderr  # begun, the failure, the cell
+    assert result.stderr.count("\n") == 4, result.stderr  # begun, no /metrics, the failure, the cell
 
 
 def test_a_failure_among_others_leaves_the_rest_and_the_sweep_goes_on() -> None:

@@ -83,6 +83,17 @@ def test_only_cli_prints_and_exits() -> None:
     assert found == []
 
 
+def test_vllm_is_imported_in_one_module_and_only_when_it_is_used() -> None:
+    found = [
+        (name, node.col_offset > 0)
+        for name, tree in sources()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        if any((getattr(node, "module", None) or one.name).split(".")[0] == "vllm" for one in node.names)
+    ]
+    assert set(found) == {("engines/vllm_inprocess.py", True)}
+
+
 def test_the_public_functions_of_the_pure_rooms_say_what_they_give() -> None:
     """Methods of a single statement are left out: their name and types say it all."""
     silent = []

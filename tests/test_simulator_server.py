@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from driving import BENCH, bench
 
 from benchbench.engines.simulator import SimulatorError, SimulatorProcess
 
@@ -576,19 +577,32 @@ def test_close_waits_for_its_end() -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_by_hand_it_reads_its_configuration_and_ends_on_a_signal(signum: signal.Signals) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "benchbench.engines.simulator"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdin
+def test_by_hand_it_takes_options_and_ends_on_a_signal(signum: signal.Signals) -> None:
+    command = [*BENCH, "sim", "--profile", "tiny", "--port", "0", "--model", "a", "--set", "faults.cached_tokens=7"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
-        process.stdin.write(b'{"profile": "tiny", "models": ["a"]}\n')
-        process.stdin.close()  # no lifeline without a parent's id
-        listening = json.loads(process.stdout.readline())
-        assert listening["pid"] == process.pid
-        assert complete(listening["url"], model="a").complete
+        said = process.stdout.readline()
+        url = said.split(" at ")[1].split()[0]
+        assert "profile tiny" in said
+        assert complete(url, model="a").usage["prompt_tokens_details"] == {"cached_tokens": 7}
         process.send_signal(signum)
         assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "faults.drfit=1"], "faults.drfit: unknown key, did you mean drift?"),
+        (["--set", "x"], "is not key.path=value"),
+        (["--profile", "nope"], "no simulator profile 'nope'"),
+        (["--scale", "0"], "above 0"),
+    ],
+)
+def test_by_hand_bad_options_are_named(arguments: list[str], message: str) -> None:
+    result = bench("sim", *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("bench sim: ")
+    assert message in result.stderr
 
 
 def test_it_dies_with_a_parent_that_is_killed() -> None:

@@ -211,6 +211,7 @@ def test_keys_of_another_engine_kind_are_kept_noted_and_used_when_the_kind_chang
     [
         ("engine.host=0.0.0.0", 'engine.host: must be an address of this machine alone, is the text "0.0.0.0"'),
         ("engine.args={port: 1}", "engine.args: holds port, which is not given here: use engine.port"),
+        ("engine.args={hf_token: x}", "engine.args: holds a secret, hf-token: set the environment variable HF_TOKEN"),
         ("engine.args={api_key: x}", "engine.args: holds api_key, which is not given here: use engine.api_key_env"),
         ("engine.args={--seed: 1}", 'engine.args: holds the text "--seed", which is no flag'),
         ("engine.args={a: [.nan]}", "engine.args: holds nan, which JSON cannot"),

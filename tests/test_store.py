@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from rounds_made import T0, Made, columns_of, table_of
 
 from benchbench.record import columns as make
-from benchbench.record.environment import MASK, masked
 from benchbench.record.requests import FORMAT_VERSION, round_facts, round_table
 from benchbench.record.store import RunDirectory, RunError, replace_file
 
@@ -286,43 +285,3 @@ def test_lists_of(rows: list[list[int]], cuts: list[int]) -> None:
     assert [values[low:high].tolist() for low, high in pairwise(offsets)] == rows
     assert len(values) == offsets[-1]
     assert make.lists_of(pa.chunked_array([], pa.list_(pa.int64())))[0].tolist() == [0]
-
-
-# ---- secrets --------------------------------------------------------------------------------------------
-
-
-def test_secrets_stay_out_of_the_manifest() -> None:
-    spec = {
-        "model": "m",
-        "key": "hunter2",
-        "engine": {
-            "url": "https://user:hun/a?api_key=hunter2&model=m",
-            "proxy": "http://us:hunter2@proxy:3128",
-            "mirrors": ["http://a:hunter@2@h/x@y", "https://h/x?mail=a@b"],
-            "api_key_env": "OPENAI_API_KEY",
-            "headers_env": {"Authorization": "MY_TOKEN", "X-Api-Key": "OTHER_KEY"},
-            "env": {"HF_TOKEN": "hunter2", "HOME": "/home"},
-            "extra_body": {"apiKey": "hunter2", "X-Auth-Token": "hunter2", "max_tokens": 5, "tokenizer": "t"},
-            "secrets": [{"one": "hunter2"}, "hunter2", {"deep": {"er": ("hunter2",)}}],
-        },
-        "seed": 0,
-        "none": None,
-    }
-    found = masked(spec)
-    assert "hunter" not in str(found)
-    engine = found["engine"]
-    assert engine["url"] == f"https://user:hun/a?api_key={MASK}&model=m"
-    assert engine["proxy"] == f"http://{MASK}@proxy:3128"
-    assert engine["mirrors"] == [f"http://{MASK}@h/x@y", "https://h/x?mail=a@b"]
-    assert engine["api_key_env"] == "OPENAI_API_KEY"
-    assert engine["headers_env"] == spec["engine"]["headers_env"]  # type: ignore[index]
-    assert engine["env"] == {"HF_TOKEN": MASK, "HOME": "/home"}
-    assert engine["extra_body"] == {"apiKey": MASK, "X-Auth-Token": MASK, "max_tokens": 5, "tokenizer": "t"}
-    assert engine["secrets"] == [{"one": MASK}, MASK, {"deep": {"er": [MASK]}}]
-    assert (found["model"], found["key"], found["seed"], found["none"]) == ("m", MASK, 0, None)
-
-
-@pytest.mark.parametrize("name", ["key", "sig", "access_token", "X-Amz-Credential", "passwd", "client_secret", "auth"])
-def test_telling_queries_are_masked(name: str) -> None:
-    assert masked(f"http://h/p?x=1&{name}=hunter2&y=2") == f"http://h/p?x=1&{name}={MASK}&y=2"
-    assert masked(f"see http://h/p?{name}=hunter2 for more") == f"see http://h/p?{name}={MASK} for more"

@@ -10,6 +10,7 @@ import numpy as np
 
 from benchbench.analysis.metrics import Floats, RoundMetrics, Slo, round_metrics
 from benchbench.analysis.observed import observe, percentile, pooled
+from benchbench.analysis.server_times import ServerTimes, server_times
 from benchbench.analysis.stats import Estimate, two_stage_estimate
 from benchbench.analysis.validity import Budgets, Reason, Seen, Status, judge
 from benchbench.record.requests import round_facts
@@ -27,6 +28,7 @@ COLUMNS = (
     *("stream_tok_s", "goodput_req_s", "run_tok_s", "round_s", "shared_share", "send_skew_ms", "lag_ms_p50"),
     *("lag_ms_max", "turn_ms_max", "client_cpu_share", "resent", "key"),
     *("rounds_needed", "warmup_rounds", "queue_ms", "preemptions", "prefix_hits", "foreign_tokens"),
+    *("server_ttft_ms", "server_queue_ms", "server_itl_ms", "outside_ttft_ms", "server_times"),
 )
 
 
@@ -72,6 +74,7 @@ class CellSummary:
     warmups: tuple[RoundMetrics, ...]
     estimates: Mapping[str, Estimate | None]
     seen: Seen
+    server: ServerTimes | None
     status: Status
     reasons: tuple[Reason, ...]
     facts: tuple[Mapping[str, Any], ...]
@@ -112,7 +115,8 @@ def summarise(cell: CellInfo, tables: Sequence[pa.Table], warmups: Sequence[pa.T
         estimates[name] = two_stage_estimate(values, cell.rounds_min)
     seen = observe(cell, tables, rounds, before, facts)
     status, reasons = judge(seen, cell.budgets)
-    return CellSummary(cell, rounds, before, estimates, seen, status, reasons, facts)
+    server = server_times(tables, rounds, facts)
+    return CellSummary(cell, rounds, before, estimates, seen, server, status, reasons, facts)
 
 
 def metrics_of(cell: CellInfo, tables: Sequence[pa.Table]) -> tuple[RoundMetrics, ...]:
@@ -156,6 +160,11 @@ def summary_row(summary: CellSummary) -> dict[str, Any]:
     row["shared_share"] = seen.shared_events / seen.events if seen.events else None
     row["send_skew_ms"] = seen.send_skew_s * 1e3 if rounds else None
     row["queue_ms"] = _queue_ms(summary.facts)
+    if server := summary.server:
+        row |= {"server_ttft_ms": server.ttft_s * 1e3, "outside_ttft_ms": server.outside_s * 1e3}
+        row["server_queue_ms"] = server.queue_s * 1e3 if server.queue_s is not None else None
+        row["server_itl_ms"] = server.itl_s * 1e3 if server.itl_s is not None else None
+        row["server_times"] = server.source
     row["turn_ms_max"] = (
         max((fact.get("turn_max_ns", 0) for fact in summary.facts), default=0) / 1e6 if rounds else None
     )

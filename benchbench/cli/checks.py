@@ -45,7 +45,8 @@ def check_file(file: str, sets: Sequence[str], plan: Plan, seconds: float) -> No
             click.echo(sentence(measured))
     except EngineError as error:
         code = 1 if error.gone else 2
-        raise CheckFailedError(code, locate(file, sets, error.key, error.message, error.allowed)) from None
+        problem = locate(file, sets, error.key, error.message, error.allowed)
+        raise CheckFailedError(code, problem, *error.lines) from None
     except (SimulatorError, WorkerDiedError, OSError) as error:
         raise CheckFailedError(1, f"bench check: {error}") from None
     if found.problems:

@@ -54,7 +54,7 @@ def round_seconds(cell: Cell) -> float | None:
     if cell.rate is not None:
         return cell.requests / cell.rate
     from benchbench.engines.simulator import load_profile, scaled
-    from benchbench.engines.simulator.predict import static_rate
+    from benchbench.engines.simulator.model import static_rate
 
     profile = scaled(load_profile(cell.engine.profile, cell.engine.options), cell.engine.scale)
     return cell.tokens / static_rate(profile, cell.input, cell.output, cell.batch or 1)

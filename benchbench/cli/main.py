@@ -115,7 +115,7 @@ def sweep(
         except SpecError as error:
             fail(BAD_INPUT, *error.problems)
         except EngineError as error:
-            fail(BAD_INPUT, locate(file, sets, error.key, error.message, error.allowed))
+            fail(BAD_INPUT, locate(file, sets, error.key, error.message, error.allowed), *error.lines)
         except RunError as error:
             fail(BAD_INPUT, error)
     show(spec, outcome)
@@ -219,14 +219,16 @@ def plot(run: Path, out: Path | None, cell: str | None, formats: tuple[str, ...]
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: a free one.")
 @click.option("--scale", default=1.0, show_default=True, type=float, help="Factor on every duration.")
 @click.option("--model", "models", multiple=True, default=("sim",), show_default=True, help="Names it serves.")
-@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Change a value of the profile.")
+@click.option("--set", "--option", "options", multiple=True, metavar="KEY=VALUE", help="Change a value of the profile.")
 def sim(profile: str, port: int, scale: float, models: tuple[str, ...], options: tuple[str, ...]) -> None:
     """Serve the simulator on 127.0.0.1 until Ctrl-C."""
     from benchbench.cli.serve import serve_simulator
+    from benchbench.engines.simulator import ProfileError
+    from benchbench.spec import SpecError
 
     try:
         serve_simulator(profile, port, scale, models, options)
-    except ValueError as error:
+    except (ProfileError, SpecError) as error:
         fail(BAD_INPUT, f"bench sim: {error}")
     except OSError as error:
         fail(STOPPED, f"bench sim: cannot listen on 127.0.0.1:{port}: {error.strerror}")
@@ -250,6 +252,21 @@ def explain(run: Path, cells: tuple[str, ...]) -> None:
             click.echo(explain_cell(summary) + "\n")
     except (RunError, ValueError) as error:
         fail(BAD_INPUT, f"bench explain: {error}")
+
+
+@main.command()
+@click.argument("file", required=False)
+@click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Change one value of the sweep.")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def env(file: str | None, sets: tuple[str, ...], form: str) -> None:
+    """Print what a run records of its surroundings: this tool, this host and, with FILE, its engine.
+
+    Nothing is launched; a server that runs gets a few GETs. Secrets are masked.
+    """
+    from benchbench.cli import env as surroundings
+
+    found = surroundings.facts(_spec(file, sets) if file else None)
+    click.echo(json.dumps(found, indent=2) if form == "json" else surroundings.text(found))
 
 
 @main.command()

@@ -1,6 +1,7 @@
 """Attach to a server that runs already: what is it, what does it serve, and which checks will be possible.
 
-Only GETs, before the first round; the generation routes get nothing but the sweep's own requests.
+Only GETs, before the first round; the generation routes get nothing but the sweep's own requests. Whether a route for
+POSTs is there, a GET tells too: it is answered with 405 where one that is not there gets 404.
 """
 
 from __future__ import annotations
@@ -9,34 +10,59 @@ import asyncio
 import contextlib
 import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from benchbench import __version__
+from benchbench.record.secrets import masked
 
 ANSWER_BYTES = 1 << 20
 ANSWER_S = 5.0
+SERVER_INFO_S = 30.0  # vLLM runs a dozen programs to answer it the first time
+INFO_CHARS = 4000  # longer texts in it are cut
+
+_KINDS = {"vllm": "vllm", "benchbench": "benchbench simulator"}  # by the owner that /v1/models names
+_BUILD = ("VLLM_BUILD_COMMIT", "VLLM_IMAGE_TAG")
+_NO_METRICS = (
+    "no /metrics of vLLM's kind: preemptions, foreign load and prefix hits are not checked "
+    "(but for cached tokens that its answers report)"
+)
 
 
 class EngineError(Exception):
-    """A server can't be used. `key`: the sweep's key at fault. `gone`: nobody answers now, later somebody may."""
+    """A server can't be used. `key`: the sweep's key at fault. `gone`: nobody answers now, later somebody may.
 
-    def __init__(self, message: str, key: str, *, allowed: str = "", gone: bool = False) -> None:
+    `lines`: what its log says last, when we launched it.
+    """
+
+    def __init__(
+        self, message: str, key: str, *, allowed: str = "", gone: bool = False, lines: Sequence[str] = ()
+    ) -> None:
         super().__init__(message)
-        self.message, self.key, self.allowed, self.gone = message, key, allowed, gone
+        self.message, self.key, self.allowed, self.gone, self.lines = message, key, allowed, gone, tuple(lines)
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a server says of itself. None: it does not say. `notes` say what could not be found out."""
+    """What a server says of itself. None: it does not say. `notes` say what could not be found out.
+
+    `kind`: "vllm", "benchbench simulator", or "openai" for any other that lists its models. `metrics`: it counts in
+    vLLM's way, so that preemptions, prefix hits and foreign load are checked. `tokenize`, `reset_prefix_cache`: whether
+    the route is there. `server_info`: vLLM's configuration in its development mode, masked and cut short. Whether
+    answers tell cached tokens and the server's own times, only answers show.
+    """
 
     models: tuple[str, ...] = ()
     max_model_len: int | None = None
     owned_by: str | None = None
+    kind: str | None = None
     version: str | None = None
     metrics: bool = False
+    tokenize: bool | None = None
+    reset_prefix_cache: bool | None = None
+    server_info: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -49,6 +75,11 @@ class Access:
     insecure: bool = False
     proxy: str | None = None
     connect_s: float = 10.0
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        """What must not be quoted: the headers' values, bare tokens too."""
+        return frozenset(part for value in self.headers.values() for part in (value, value.removeprefix("Bearer ")))
 
     def ssl(self, url: str) -> ssl.SSLContext | bool:
         if not url.startswith("https:"):
@@ -78,28 +109,28 @@ async def asking(
 ) -> AsyncIterator[Callable[..., Awaitable[tuple[int, bytes]]]]:
     """`ask(path)` is a GET and `ask(path, body)` a POST of JSON, each giving (status, body), redirects as they are.
 
-    An answer is waited for `answer_s` seconds (ANSWER_S) and read until it has more than `limit` bytes
-    (ANSWER_BYTES), so that a longer body was cut. `ask` raises aiohttp.ClientError and OSError; making the session
-    raises EngineError when the CA file cannot be read.
+    An answer is waited for `answer_s` seconds (ANSWER_S; `ask` takes it too) and read until it has more than `limit`
+    bytes (ANSWER_BYTES), so that a longer body was cut. `ask` raises aiohttp.ClientError and OSError; making the
+    session raises EngineError when the CA file cannot be read.
     """
     import aiohttp
 
-    answer_s, limit = answer_s or ANSWER_S, limit or ANSWER_BYTES
-    timeout = aiohttp.ClientTimeout(total=access.connect_s + answer_s, sock_connect=access.connect_s)
+    usual_s, limit = answer_s or ANSWER_S, limit or ANSWER_BYTES
     headers = {"User-Agent": f"benchbench/{__version__}", **access.headers}
     try:
         connector = aiohttp.TCPConnector(ssl=access.ssl(url))
     except OSError as error:
         raise EngineError(f"cannot be read: {error}", "engine.ca_file") from None
     async with aiohttp.ClientSession(
-        connector=connector, timeout=timeout, headers=headers, auto_decompress=True, trust_env=False
+        connector=connector, headers=headers, auto_decompress=True, trust_env=False
     ) as session:
 
-        async def ask(path: str, body: Mapping[str, Any] | None = None) -> tuple[int, bytes]:
-            method = "GET" if body is None else "POST"
-            async with asyncio.timeout(access.connect_s + answer_s):
+        async def ask(path: str, body: Mapping[str, Any] | None = None, answer_s: float = usual_s) -> tuple[int, bytes]:
+            method, total_s = "GET" if body is None else "POST", access.connect_s + answer_s
+            timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=access.connect_s)
+            async with asyncio.timeout(total_s):
                 async with session.request(
-                    method, url + path, json=body, allow_redirects=False, proxy=access.proxy
+                    method, url + path, json=body, allow_redirects=False, proxy=access.proxy, timeout=timeout
                 ) as answer:
                     read = b""
                     async for piece in answer.content.iter_chunked(65_536):
@@ -130,16 +161,60 @@ async def _attach(url: str, model: str, access: Access) -> Capabilities:
             return Capabilities(
                 notes=(f"GET /v1/models failed ({type(error).__name__}): the model list is not checked",)
             )
-        found = read_models(status, body, model)
-        version, metrics = None, False
-        try:
-            answered, text = await ask("/version")
-            version = _version(text) if answered == 200 else None
-            answered, text = await ask("/metrics")
-            metrics = answered == 200 and b"vllm:" in text
-        except (aiohttp.ClientError, OSError):
-            pass
-        return Capabilities(found.models, found.max_model_len, found.owned_by, version, metrics, found.notes)
+        found = replace(read_models(status, body, model), **await _probed(ask))
+        if found.metrics and found.kind in {None, "openai"}:
+            found = replace(found, kind="vllm")  # under another owner's name
+        if found.kind == "vllm":
+            found = replace(found, server_info=await _server_info(ask, access.secrets))
+        return found if found.metrics else replace(found, notes=(*found.notes, _NO_METRICS))
+
+
+async def _probed(ask: Callable[..., Awaitable[tuple[int, bytes]]]) -> dict[str, Any]:
+    """Fields of Capabilities that further GETs tell; after one that failed no more are tried."""
+    import aiohttp
+
+    said: dict[str, Any] = {}
+    with contextlib.suppress(aiohttp.ClientError, OSError):
+        status, body = await ask("/version")
+        said["version"] = _version(body) if status == 200 else None
+        status, body = await ask("/metrics")
+        said["metrics"] = status == 200 and b"vllm:" in body
+        nowhere, _ = await ask("/no-such-route")
+        for route in ("tokenize", "reset_prefix_cache"):
+            status, _ = await ask(f"/{route}")
+            said[route] = {405: True, 404: False}.get(status) if nowhere == 404 else None
+    return said
+
+
+async def _server_info(
+    ask: Callable[..., Awaitable[tuple[int, bytes]]], secrets: frozenset[str]
+) -> dict[str, Any] | None:
+    """What vLLM's development mode says of its configuration and system."""
+    import aiohttp
+    import orjson
+
+    try:
+        status, body = await ask("/server_info?config_format=json", answer_s=SERVER_INFO_S)
+        told = orjson.loads(body) if status == 200 else None
+    except (aiohttp.ClientError, OSError, orjson.JSONDecodeError):
+        return None
+    if not isinstance(told, dict):
+        return None
+    env = told.get("vllm_env")
+    build = {name: env.get(name) for name in _BUILD} if isinstance(env, dict) else {}
+    kept = {"config": told.get("vllm_config"), "system": told.get("system_env"), "build": build}
+    short: dict[str, Any] = _short(masked(kept, secrets=secrets))
+    return short
+
+
+def _short(value: Any) -> Any:  # noqa: ANN401 - JSON in, JSON out
+    """JSON without what is empty, long texts cut."""
+    if isinstance(value, dict):
+        parts = {key: _short(item) for key, item in value.items()}
+        return {key: item for key, item in parts.items() if item not in (None, "", "N/A", "unknown", [], {})}
+    if isinstance(value, list):
+        return [_short(item) for item in value]
+    return f"{value[:INFO_CHARS]} ..." if isinstance(value, str) and len(value) > INFO_CHARS else value
 
 
 def _why(error: Exception) -> str:
@@ -170,13 +245,14 @@ def read_models(status: int, body: bytes, model: str) -> Capabilities:
         return Capabilities(notes=(f"GET /v1/models gave no list (status {status}): the model name is not checked",))
     entry = next((item for item in listed if item.get("id") == model), None)
     owner = str((entry or listed[0]).get("owned_by") or "") or None
+    kind = _KINDS.get(owner or "", "openai")
     if entry is None:
-        if owner in {"vllm", "benchbench"}:
+        if owner in _KINDS:
             raise EngineError(f"the server does not serve {model!r}", "model", allowed=", ".join(names))
         note = f"the server lists {', '.join(names[:5])}, not {model!r}: asked all the same"
-        return Capabilities(names, None, owner, notes=(note,))
+        return Capabilities(names, None, owner, kind, notes=(note,))
     length = entry.get("max_model_len")
-    return Capabilities(names, length if isinstance(length, int) else None, owner)
+    return Capabilities(names, length if isinstance(length, int) else None, owner, kind)
 
 
 def _version(body: bytes) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -77,7 +78,7 @@ def open_engine(plan: Plan, hooks: Hooks) -> Iterator[Opened]:
     """The server of a plan, for as long as the block runs. Raises EngineError."""
     engine, meanwhile = plan.spec.engine, hooks.meanwhile
     if isinstance(engine, EndpointEngine):
-        access = _access(engine, min((cell.timeouts.connect_s for cell in plan.cells), default=10.0))
+        access = access_of(engine, min((cell.timeouts.connect_s for cell in plan.cells), default=10.0))
         meanwhile()
         yield _prepared(plan, engine.url, access)
     elif isinstance(engine, VllmServeEngine):
@@ -94,6 +95,9 @@ def _prepared(plan: Plan, url: str, access: Access) -> Opened:
     root, model = base_url(url), plan.spec.model
     found = attach(root, model, access)
     opened = Opened(url, None, None, access, found, found.notes)
+    if found.reset_prefix_cache is False and any(cell.rounds.reset_prefix_cache for cell in plan.cells):
+        note = "rounds.reset_prefix_cache: the server has no such route (vLLM has it in its development mode)"
+        opened = replace(opened, notes=(*opened.notes, note))
     ids = next((cell for cell in plan.cells if cell.prompts.kind == "token_ids"), None)
     if ids is not None:
         vocab = ids.prompts.vocab
@@ -132,35 +136,45 @@ def _fitted(cell: Cell, root: str, access: Access) -> tuple[Fitted, str]:
 
 @contextlib.contextmanager
 def _served(engine: VllmServeEngine, plan: Plan, hooks: Hooks) -> Iterator[Opened]:
-    raise EngineError("cannot be launched yet", "engine.kind")
-    yield
+    from benchbench.engines.vllm_serve import serve
+
+    progress = partial(hooks.progress, "starting the server")
+    connect_s = min((cell.timeouts.connect_s for cell in plan.cells), default=10.0)
+    with serve(engine, plan.spec.model, hooks.logs, progress=progress, stop=hooks.stop, connect_s=connect_s) as served:
+        opened, owned = _prepared(plan, served.url, served.access), served.owned
+        start = {
+            "started_ns": time.time_ns(),
+            "pid": owned.pid,
+            "argv": list(served.argv),
+            "env": engine.env,
+            "log": f"{hooks.logs.name}/{owned.log.name}",
+            "ready_s": served.ready_s,
+            "ranks": list((owned.ranks or {}).values()),
+        }
+        yield replace(opened, watch=(owned.events_fd, owned.died), start=start)
 
 
 @contextlib.contextmanager
 def _simulator(engine: SimulatorEngine, plan: Plan, meanwhile: Callable[[], None]) -> Iterator[str]:
-    from benchbench.engines.simulator import ProfileError, SimulatorError, SimulatorProcess, load_profile
+    from benchbench.engines.simulator import ProfileError, SimulatorError, SimulatorProcess
 
     models = sorted({cell.model for cell in plan.cells})
     try:
-        load_profile(engine.profile, engine.options)  # its errors are clearer here than from the process
         process = SimulatorProcess(
             engine.profile, scale=engine.scale, port=engine.port, options=engine.options, models=models
         )
         process.launch()
-        try:
+        with process:
             meanwhile()
-            process.listening()
-            yield process.url
-        finally:
-            process.close()
+            yield process.listening().url
     except ProfileError as error:
         raise EngineError(str(error), "engine.profile") from None
     except SimulatorError as error:
         raise EngineError(str(error), "engine", gone=True) from None
 
 
-def _access(engine: EndpointEngine, connect_s: float) -> Access:
-    """Credentials from the environment; nothing of them is in the sweep file."""
+def access_of(engine: EndpointEngine, connect_s: float) -> Access:
+    """Credentials from the environment; nothing of them is in the sweep file. Raises EngineError."""
     headers = {}
     for name, variable in engine.headers_env.items():
         if variable not in os.environ:

@@ -257,14 +257,6 @@ def exact_texts(fitted: Fitted, generator: np.random.Generator, count: int, leng
     return [" ".join((fitted.lead, *(fitted.words[k] for k in row))) for row in picks]
 
 
-def verify(count: Count, text: str, length: int) -> None:
-    """Raises EngineError unless a prompt made for `length` tokens has them."""
-    found = count(text)
-    if found != length:
-        message = f"a prompt made for {length} tokens has {found}"
-        raise EngineError(message, "prompts.kind", allowed="token_ids")
-
-
 def vocabulary_range(url: str, model: str, access: Access, tokenizer: str | None = None) -> tuple[int, int] | None:
     """[low, high): ids of ordinary tokens, for prompts of random ids; None if nobody says.
 

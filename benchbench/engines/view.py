@@ -37,34 +37,15 @@ class ServerView:
             self._can_reset = asyncio.run(self._reset())
 
     def after(self, before: ServerCounts | None, columns: RoundColumns) -> dict[str, Any] | None:
-        """What the server counted in the round, as facts for its record; None when it has no metrics.
-
-        `foreign_tokens` (prompt and generation tokens that are not ours) and `missing_tokens` (reported in `usage`, not
-        counted in the metrics) are not known in a round with failures, since nobody knows how much was computed of
-        them. Tokens that we asked for or received are ours even if `usage` leaves them out; those found in the prefix
-        cache are not missing, since some versions do not count them as prompt tokens.
-        """
+        """What the server counted in the round, as `counted` tells; None when it has no metrics."""
         self._last = None
         if before is None:
             return None
-        told, most = _ours(columns)
-        expected = (before.generation_tokens or 0) + told[1]
-        failed = "failed" in columns["status"]
-        after = settled(self._scrape, 0 if failed else expected)
+        after = settled(self._scrape, expected_generation(before, columns))
         if after is None:
             return None
         self._last = after
-        counted = delta(before, after)
-        found = {name: value for name, value in asdict(counted).items() if value is not None}
-        if failed or counted.replicas:
-            return found
-        beyond, missing = reconcile(counted, *most), reconcile(counted, *told).missing
-        foreign = [tokens for tokens in (beyond.foreign_prompt, beyond.foreign_generation) if tokens is not None]
-        if foreign:
-            found["foreign_tokens"] = sum(foreign)
-        if missing is not None:
-            found["missing_tokens"] = max(0, missing - (counted.prefix_hits or 0))
-        return found
+        return counted(before, after, columns)
 
     def _scrape(self) -> ServerCounts | None:
         return scrape(self._url, self._access)
@@ -78,6 +59,33 @@ class ServerView:
         except (aiohttp.ClientError, OSError):
             return False
         return status == 200
+
+
+def expected_generation(before: ServerCounts, columns: RoundColumns) -> int:
+    """What `generation_tokens` will be once the round is counted; 0 in a round with failures, where nobody knows."""
+    return 0 if "failed" in columns["status"] else (before.generation_tokens or 0) + _ours(columns)[0][1]
+
+
+def counted(before: ServerCounts, after: ServerCounts, columns: RoundColumns) -> dict[str, Any]:
+    """What an engine counted in a round, as facts for its record.
+
+    `foreign_tokens` (prompt and generation tokens that are not ours) and `missing_tokens` (reported in `usage`, not
+    counted in the metrics) are not known in a round with failures, since nobody knows how much was computed of
+    them. Tokens that we asked for or received are ours even if `usage` leaves them out; those found in the prefix
+    cache are not missing, since some versions do not count them as prompt tokens.
+    """
+    grown = delta(before, after)
+    found = {name: value for name, value in asdict(grown).items() if value is not None}
+    if grown.replicas or "failed" in columns["status"]:
+        return found
+    told, most = _ours(columns)
+    beyond, missing = reconcile(grown, *most), reconcile(grown, *told).missing
+    foreign = [tokens for tokens in (beyond.foreign_prompt, beyond.foreign_generation) if tokens is not None]
+    if foreign:
+        found["foreign_tokens"] = sum(foreign)
+    if missing is not None:
+        found["missing_tokens"] = max(0, missing - (grown.prefix_hits or 0))
+    return found
 
 
 def _ours(columns: RoundColumns) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -7,6 +7,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from benchbench.loadgen.decode import Answer, decode_log
@@ -51,14 +52,29 @@ def collect(
     start: int = 0,
 ) -> RoundColumns:
     """Decode a round's log (from `start` on; what is before has been decoded) and judge its exchanges, by index."""
+    stamps = log.stamps_ns()
+    lags = np.array(log.users, np.int64) - stamps
     answers = decode_log(exchanges, log, start)
+    return columns_of(exchanges, answers, stamps, lags, asked_input, asked_output, exact=exact)
+
+
+def columns_of(
+    exchanges: Sequence[Exchange],
+    answers: Sequence[Answer | None],
+    stamps_ns: npt.NDArray[np.int64],
+    lags_ns: npt.NDArray[np.int64],
+    asked_input: Sequence[int],
+    asked_output: Sequence[int],
+    *,
+    exact: bool,
+) -> RoundColumns:
+    """The columns of a round; `Answer.event_read` are places in `stamps_ns` and `lags_ns`."""
     judged = [
         judge(e, answer, asked_output[e.index], exact=exact) for e, answer in zip(exchanges, answers, strict=True)
     ]
     where = [answer.event_read if answer is not None else [] for answer in answers]
     tokens = [answer.event_tokens if answer is not None else [] for answer in answers]
     at = np.fromiter(chain.from_iterable(where), np.int64)
-    event_ns = log.stamps_ns()[at]
     columns: dict[str, Any] = {
         "index": np.array([e.index for e in exchanges], np.int32),
         "asked_input_tokens": np.array(asked_input, np.int32),
@@ -67,9 +83,9 @@ def collect(
         "resent": np.array([e.resent for e in exchanges], np.int32),
         "reused": np.array([e.reused for e in exchanges], np.bool_),
         "event_offsets": np.cumsum([0, *map(len, where)]).astype(np.int32),
-        "event_ns": event_ns,
+        "event_ns": stamps_ns[at],
         "event_tokens": np.fromiter(chain.from_iterable(tokens), np.int32),
-        "lag_ns": np.array(log.users, np.int64)[at] - event_ns,
+        "lag_ns": lags_ns[at],
         "status": ["failed" if kind else "ok" for kind, _, _ in judged],
         "error_kind": [kind for kind, _, _ in judged],
         "error_phase": [phase for _, phase, _ in judged],

@@ -7,25 +7,43 @@ from dataclasses import dataclass
 from benchbench.loadgen.target import Target
 
 
-@dataclass(frozen=True, slots=True)
-class RoundJob:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
     """One round. `due_ns`: offsets from the start, ascending (all 0 unless open). `start_ns`: wall clock, 0 = now.
 
-    `exact`: a request whose output length is not the asked one has failed.
+    `exact`: a request whose output length is not the asked one has failed. `paced`: an open load, whose requests become
+    due by `due_ns` and not as others end.
     """
 
-    target: Target
     payloads: list[bytes]
     due_ns: list[int]
     in_flight: int
     asked_input: list[int]
     asked_output: list[int]
-    connect_s: float
     first_token_s: float
     stall_s: float
     exact: bool = True
-    paced: bool = False  # open load: connections are made as requests become due
+    paced: bool = False
     start_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundJob(Job):
+    """A round over HTTP: `payloads` are whole requests. In an open load connections are made as requests become due."""
+
+    target: Target
+    connect_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectJob(Job):
+    """A round of the in-process engine: `payloads` are the prompts' token ids as little-endian int32.
+
+    `detokenize`: the engine makes text of the tokens, as a server does. `reset_prefix_cache`: empty it beforehand.
+    """
+
+    detokenize: bool = False
+    reset_prefix_cache: bool = False
 
 
 @dataclass(slots=True)

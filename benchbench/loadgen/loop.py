@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchbench.kernel import ANCILLARY, Poller
+from benchbench.kernel import ANCILLARY, Poller, clock_offset_ns
 from benchbench.loadgen.decode import compact
 from benchbench.loadgen.exchange import Exchange, Log, to_stamp
 from benchbench.loadgen.job import RoundFacts, RoundJob
@@ -186,7 +186,7 @@ class Round:
 
     def run(self) -> list[Exchange]:
         cpu, wall = time.process_time_ns(), _now()
-        self._offset_ns = _clock_offset_ns()
+        self._offset_ns = clock_offset_ns()
         try:
             self._look(0)  # idle connections that the server has closed meanwhile
             self._prepare()
@@ -387,7 +387,7 @@ class Round:
     # -- rare work
 
     def _watch_clock(self) -> None:
-        step = abs(_clock_offset_ns() - self._offset_ns)
+        step = abs(clock_offset_ns() - self._offset_ns)
         self.facts.clock_step_ns = max(self.facts.clock_step_ns, step)
 
     def _check_times(self) -> None:
@@ -440,15 +440,6 @@ class Round:
         self.decoded = min(self.decoded + 16, len(self.log.reads))
         self._freed += freed
         self.facts.decoded_early_bytes += freed
-
-
-def _clock_offset_ns() -> int:
-    """Wall clock minus monotonic clock; of a few readings the one that was least interrupted."""
-    readings = []
-    for _ in range(3):
-        before, wall, after = time.monotonic_ns(), _now(), time.monotonic_ns()
-        readings.append((after - before, wall - (before + after) // 2))
-    return min(readings)[1]
 
 
 def _exact_wait(ns: int, most_ns: int) -> float:

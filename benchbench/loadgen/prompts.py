@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from benchbench.loadgen.arrivals import due_offsets_ns
-from benchbench.loadgen.job import RoundJob
+from benchbench.loadgen.job import DirectJob, RoundJob
 from benchbench.loadgen.target import Target
-from benchbench.spec import Cell
+from benchbench.spec import Cell, VllmInprocessEngine
 
 # Where prompts come from: token ids [low, high), or a maker of (generator, count, tokens) -> texts.
 Source = tuple[int, int] | Callable[[np.random.Generator, int, int], list[str]]
@@ -26,6 +28,11 @@ def round_generator(cell: Cell, phase: str, number: int, attempt: int) -> np.ran
     facts = (cell.seed, cell.input, cell.output, cell.batch, cell.rate, cell.load.kind, phase, number, attempt)
     digest = hashlib.sha256(orjson.dumps(facts)).digest()
     return np.random.default_rng(np.frombuffer(digest, np.uint32))
+
+
+def token_ids(cell: Cell, generator: np.random.Generator, count: int, vocab: tuple[int, int]) -> npt.NDArray[np.int32]:
+    """`count` fresh prompts of `cell.input` ids each, uniform over [low, high): shape (count, input)."""
+    return generator.integers(*vocab, (count, cell.input), np.int32)
 
 
 def bodies(cell: Cell, generator: np.random.Generator, count: int, output: int, source: Source) -> list[bytes]:
@@ -46,7 +53,7 @@ def bodies(cell: Cell, generator: np.random.Generator, count: int, output: int, 
         fields |= {"min_tokens": output, "ignore_eos": True, "return_token_ids": True}
     rest = orjson.dumps(fields | engine.extra_body)[1:]
     if isinstance(source, tuple):
-        ids = generator.integers(source[0], source[1], (count, cell.input), np.int32)
+        ids = token_ids(cell, generator, count, source)
         prompts = [orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in ids]
         return [b'{"prompt":' + prompt + b"," + rest for prompt in prompts]
     texts = source(generator, count, cell.input)
@@ -60,23 +67,41 @@ def make_job(
 ) -> RoundJob:
     """Everything the worker needs for one round of a cell; `output` overrides the cell's output tokens."""
     generator = round_generator(cell, phase, number, attempt)
-    count, asked = cell.requests, output or cell.output
-    load = cell.load
+    common = _common(cell, generator, asked := output or cell.output)
+    made = bodies(cell, generator, cell.requests, asked, source)
+    payloads = [target.request(body) for body in made]
+    return RoundJob(**common, payloads=payloads, target=target, connect_s=cell.timeouts.connect_s)
+
+
+def make_direct_job(
+    cell: Cell, vocab: tuple[int, int], phase: str, number: int, attempt: int, output: int | None = None
+) -> DirectJob:
+    """The same for the in-process engine: the same prompts, as token ids in [low, high), at the same times."""
+    generator = round_generator(cell, phase, number, attempt)
+    common = _common(cell, generator, output or cell.output)
+    return DirectJob(
+        **common,
+        payloads=[row.tobytes() for row in token_ids(cell, generator, cell.requests, vocab).astype("<i4")],
+        detokenize=isinstance(cell.engine, VllmInprocessEngine) and cell.engine.detokenize,
+        reset_prefix_cache=cell.rounds.reset_prefix_cache,
+    )
+
+
+def _common(cell: Cell, generator: np.random.Generator, asked: int) -> dict[str, Any]:
+    """The fields of `Job` but the payloads; the generator's first numbers are the arrival times."""
+    count, load = cell.requests, cell.load
     if load.kind == "open":
         due = due_offsets_ns(count, cell.rate or 0.0, load.arrival, load.burstiness, generator)
         in_flight = load.max_concurrency or count
     else:
         due, in_flight = [0] * count, cell.batch or 1
-    return RoundJob(
-        target=target,
-        payloads=[target.request(body) for body in bodies(cell, generator, count, asked, source)],
-        due_ns=due,
-        in_flight=in_flight,
-        asked_input=[cell.input] * count,
-        asked_output=[asked] * count,
-        connect_s=cell.timeouts.connect_s,
-        first_token_s=cell.timeouts.first_token_s,
-        stall_s=cell.timeouts.stall_s,
-        exact=cell.output_mode == "exact",
-        paced=load.kind == "open",
-    )
+    return {
+        "due_ns": due,
+        "in_flight": in_flight,
+        "asked_input": [cell.input] * count,
+        "asked_output": [asked] * count,
+        "first_token_s": cell.timeouts.first_token_s,
+        "stall_s": cell.timeouts.stall_s,
+        "exact": cell.output_mode == "exact",
+        "paced": load.kind == "open",
+    }

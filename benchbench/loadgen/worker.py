@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -116,13 +115,12 @@ class Worker:
 def main(fd: int, parent: int) -> None:
     """The worker's life: announce readiness, then job in, result out, until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from benchbench.kernel import READ, Poller, die_with_parent, use_timer_slack
+    from benchbench.kernel import READ, Poller, die_with_parent, use_all_descriptors, use_timer_slack
     from benchbench.loadgen.collect import collect
     from benchbench.loadgen.loop import Pool, Round
 
     die_with_parent(parent)
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # one descriptor a stream: take all we may have
+    use_all_descriptors()
     use_timer_slack(1_000)
     pipe = Pipe(fd)
     poller = Poller()

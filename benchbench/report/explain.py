@@ -24,6 +24,7 @@ def explain(summary: CellSummary) -> str:
         "prefix cache": _cache(seen),
         "preemptions": _known(seen.preemptions, "counted by the server"),
         "server's counts": _counts(seen),
+        "server's times": _times(summary),
         "warm-up": _warmup(summary),
         "rounds": _rounds(summary),
         "steadiness": _steadiness(summary.rounds),
@@ -77,6 +78,24 @@ def _counts(seen: Seen) -> str:
     if seen.missing_tokens:
         return f"the server counted {seen.missing_tokens:,} tokens fewer than we received"
     return "equal to ours"
+
+
+def _times(summary: CellSummary) -> str:
+    server, tpot = summary.server, summary.estimates["tpot"]
+    if server is None:
+        return "not told, neither in answers (vLLM: --enable-per-request-metrics) nor for ours alone by /metrics"
+    waited = "" if server.queue_s is None else f", {server.queue_s * 1e3:.2f} of them in its queue"
+    itl = "" if server.itl_s is None else f"; mean ITL {server.itl_s * 1e3:.2f} ms"
+    ours = f", our TPOT {tpot.point * 1e3:.2f}" if itl and tpot else ""
+    by, outside = (
+        (f"{server.requests} of its answers", "API server, HTTP, network and client")
+        if server.source == "requests"
+        else ("/metrics", "HTTP, network and client")
+    )
+    return (
+        f"mean TTFT {server.ttft_s * 1e3:.2f} ms by {by}{waited}; ours is "
+        f"{(server.ttft_s + server.outside_s) * 1e3:.2f}: {server.outside_s * 1e3:+.2f} ms by {outside}{itl}{ours}"
+    )
 
 
 def _warmup(summary: CellSummary) -> str:

@@ -21,8 +21,18 @@ AXES = ("variant", "load", "input", "output", "batch", "rate")
 _PLAIN = {*AXES, "status", "reasons", "rounds", "requests", "failed", "key"}
 _TITLES = {"rate": "Rate (req/s)", "req_s": "Req/s"}
 _NAMES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2EL", "lag": "Client lag"}
+_NAMES |= {"server_ttft": "Server TTFT", "server_itl": "Server ITL", "outside_ttft": "TTFT outside the server"}
 _UNITS = {"tok_s": "tok/s", "req_s": "req/s", "ms": "ms", "ns": "ns", "s": "s"}
-_DECIMALS = {"tpot": 2, "itl": 2, "lag": 3, "req": 2, "goodput": 2, "shared": 4, "client": 2}  # the others have one
+_DECIMALS = {
+    "tpot": 2,
+    "itl": 2,
+    "lag": 3,
+    "req": 2,
+    "goodput": 2,
+    "shared": 4,
+    "client": 2,
+    "server": 2,
+}  # the others have one
 _BATCH_MEANS = {
     "static": "Batch: requests sent at once and all awaited (static load; a round is one batch).",
     "closed": "Batch: requests kept in flight, each refilled as it ends (closed load; a round is one run).",

@@ -5,18 +5,15 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 if TYPE_CHECKING:
-    from pydantic import ValidationError
+    from pydantic import BaseModel, ValidationError
     from pydantic_core import ErrorDetails
 
 Loc = tuple[int | str, ...]
-
-# Sections that pydantic validates as tagged unions: it puts the tag into the place of an error.
-TAGGED = ("engine", "load")
 
 TYPE_WORDS = {
     "int_type": "must be a whole number",
@@ -104,36 +101,47 @@ def unknown_key(key: object, allowed: Iterable[str]) -> tuple[str, str]:
     return "unknown key" + (f", did you mean {near[0]}?" if near else ""), ", ".join(names)
 
 
-def faults_of(error: ValidationError, keys: dict[Loc, tuple[str, ...]]) -> list[Fault]:
-    """Pydantic's errors in plain words.
+def known_keys(model: type[BaseModel], place: Loc = ()) -> dict[Loc, tuple[str, ...]]:
+    """The keys of a model's sections, by their place: without list indices, with the tags of unions."""
+    found = {place: tuple(model.model_fields)}
+    for name, field in model.model_fields.items():
+        for section in _models_in(field.annotation):
+            tag = get_args(section.model_fields["kind"].annotation) if field.discriminator else ()
+            found |= known_keys(section, (*place, name, *tag))
+    return found
 
-    `keys` maps a section (its place without list indices, tags of unions included) to its known keys.
-    """
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:  # noqa: ANN401 - any type
+    if hasattr(annotation, "model_fields"):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)
+
+
+def faults_of(error: ValidationError, keys: Mapping[Loc, tuple[str, ...]]) -> list[Fault]:
+    """Pydantic's errors in plain words; `keys` are `known_keys` of the model."""
     faults = []
     for detail in error.errors(include_url=False):
         tagged: Loc = detail["loc"]
-        in_union = len(tagged) > 1 and tagged[0] in TAGGED
+        in_union = tagged[:2] in keys and tagged[:1] not in keys  # then the second part is the kind
         loc = tagged[:1] + tagged[2:] if in_union else tagged
         if detail["type"] == "extra_forbidden":
             section = tuple(part for part in tagged[:-1] if isinstance(part, str))
             section = section[:1] + section[2:] if section[:1] == ("variants",) else section  # their names are free
             faults.append(Fault(loc, *unknown_key(tagged[-1], keys.get(section, ()))))
         elif detail["type"] in {"union_tag_invalid", "union_tag_not_found"}:
-            faults.append(_kind_fault(loc, detail))
+            faults.append(_kind_fault(loc, detail, keys))
         else:
             faults.append(Fault(loc, *_words(detail)))
     return faults
 
 
-def _kind_fault(loc: Loc, detail: ErrorDetails) -> Fault:
+def _kind_fault(loc: Loc, detail: ErrorDetails, keys: Mapping[Loc, tuple[str, ...]]) -> Fault:
     section: Any = detail["input"]
     if not isinstance(section, dict):
         return Fault(loc, f"must be a mapping (key: value), is {show(section)}")
-    names = re.findall(r"'([^']*)'", detail.get("ctx", {}).get("expected_tags", ""))
-    if not names:
-        kinds = ["endpoint", "simulator", "vllm_serve", "vllm_inprocess"]
-        names = kinds if loc == ("engine",) else ["static", "closed", "open"]
-    where, allowed = (*loc, "kind"), ", ".join(names)
+    kinds = (place[1] for place in keys if place[:1] == loc and len(place) == 2)
+    where, allowed = (*loc, "kind"), ", ".join(map(str, kinds))
     if "kind" not in section:
         return Fault(where, "is missing", allowed)
     return Fault(where, f"unknown kind, is {show(section['kind'])}", allowed)

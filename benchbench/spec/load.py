@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from benchbench.spec import schema
 from benchbench.spec.document import Document, read_yaml
-from benchbench.spec.errors import Fault, Loc, Problem, SpecError, faults_of, show, unknown_key
+from benchbench.spec.errors import Fault, Loc, Problem, SpecError, faults_of, known_keys, show, unknown_key
 from benchbench.spec.plan import make_plan, matching, merge
 from benchbench.spec.select import SelectionError, parse_selection
 
@@ -22,30 +22,7 @@ NOT_OVERRIDABLE = (
 OVERRIDABLE_ENGINE = ("api", "extra_body")
 _ENGINE_ALLOWED = ", ".join(OVERRIDABLE_ENGINE)
 OVERRIDABLE = tuple(key for key in schema.SweepSpec.model_fields if key not in NOT_OVERRIDABLE)
-
-_SECTIONS: dict[Loc, type[BaseModel]] = {
-    (): schema.SweepSpec,
-    ("engine", "endpoint"): schema.EndpointEngine,
-    ("engine", "simulator"): schema.SimulatorEngine,
-    ("engine", "vllm_serve"): schema.VllmServeEngine,
-    ("engine", "vllm_serve", "ready"): schema.Ready,
-    ("engine", "vllm_inprocess"): schema.VllmInprocessEngine,
-    ("engine", "vllm_inprocess", "ready"): schema.Ready,
-    ("load", "static"): schema.StaticLoad,
-    ("load", "closed"): schema.ClosedLoad,
-    ("load", "open"): schema.OpenLoad,
-    ("grid",): schema.Product,
-    ("rounds",): schema.Rounds,
-    ("prompts",): schema.Prompts,
-    ("timeouts",): schema.Timeouts,
-    ("slo",): schema.Slo,
-    ("hardware",): schema.Hardware,
-    ("validity",): schema.Validity,
-    ("variants",): schema.Variant,  # of each name
-    ("variants", "git"): schema.Git,
-}
-
-_KEYS = {loc: tuple(section.model_fields) for loc, section in _SECTIONS.items()}
+_KEYS = known_keys(schema.SweepSpec)
 
 
 def load_spec(path: str | Path, sets: Sequence[str] = ()) -> schema.SweepSpec:

@@ -140,7 +140,10 @@ class _Launched(_Engine):
         description="vLLM's flags without --, as {max-model-len: 8192}; true is a bare flag, false is --no-...",
     )
     env: Variables = Field(default={}, description="environment variables for the engine, over those of this process")
-    python: Text | None = Field(None, description="interpreter that has vLLM; empty: that of venv, else python on PATH")
+    python: Text | None = Field(
+        None,
+        description="interpreter that has vLLM; empty: that of venv, else python on PATH (in-process: bench's own)",
+    )
     venv: Text | None = Field(None, description="virtual environment that has vLLM")
     cwd: Text | None = Field(None, description="folder in which the engine starts; empty: this one")
     ready: Ready = Field(Ready(), description="when it counts as ready")

@@ -110,12 +110,14 @@ def json_mapping(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _flags(value: dict[str, Any]) -> dict[str, Any]:
-    for key in value:
+    for key, item in value.items():
         if key != key.strip() or not key or key.startswith("-") or not key.isprintable() or " " in key:
             raise problem(f"holds {show(key)}, which is no flag: write its name without the leading --")
         owner = _OWN_FLAGS.get(key.replace("_", "-"))
         if owner:
             raise problem(f"holds {key}, which is not given here: use {owner}")
+        if key.replace("_", "-") == "hf-token" and isinstance(item, str):
+            raise problem("holds a secret, hf-token: set the environment variable HF_TOKEN")
     return value
 
 

@@ -1,25 +1,11 @@
 """The embedded simulator: an OpenAI-compatible server driven by a model of continuous batching.
 
 The default target, and the oracle that the load generator is measured against: `GET /truth` says when each
-request was received and each token written. `SimulatorProcess` runs it; `load_profile` and `predict_round` say
+request was received and each token written. `SimulatorProcess` runs it; `load_profile` and `model.static_rate` say
 beforehand what a round will take.
 """
 
-from benchbench.engines.simulator.launch import SimulatorError, SimulatorProcess
-from benchbench.engines.simulator.profiles import (
-    ProfileError,
-    SimProfile,
-    load_profile,
-    scaled,
-    shipped_profiles,
-)
+from benchbench.engines.simulator.launch import SimulatorProcess
+from benchbench.engines.simulator.profiles import ProfileError, SimProfile, SimulatorError, load_profile, scaled
 
-__all__ = [
-    "ProfileError",
-    "SimProfile",
-    "SimulatorError",
-    "SimulatorProcess",
-    "load_profile",
-    "scaled",
-    "shipped_profiles",
-]
+__all__ = ["ProfileError", "SimProfile", "SimulatorError", "SimulatorProcess", "load_profile", "scaled"]

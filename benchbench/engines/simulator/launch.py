@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
-START_S = 20.0  # until it listens
+from benchbench.engines.simulator.profiles import SimulatorError, load_profile, scaled
+
 STOP_S = 3.0  # until we ask less politely
-
-
-class SimulatorError(RuntimeError):
-    """The simulator could not be started; the message holds what it wrote to standard error."""
 
 
 class SimulatorProcess:
@@ -27,7 +20,7 @@ class SimulatorProcess:
 
     `profile`, `scale` and `options` are those of `load_profile` and `scaled`; `port` 0 takes a free one;
     `models` are the names that it answers to. On Linux it dies with the *thread* that started it, so start it
-    from one that lives as long as it is needed.
+    from one that lives as long as it is needed. Raises ProfileError.
     """
 
     def __init__(
@@ -39,17 +32,10 @@ class SimulatorProcess:
         options: Mapping[str, Any] | None = None,
         models: Sequence[str] = ("sim",),
     ) -> None:
-        self._config = {
-            "profile": str(profile),
-            "scale": scale,
-            "port": port,
-            "options": dict(options or {}),
-            "models": list(models),
-            "parent_pid": os.getpid(),
-        }
-        self._process: subprocess.Popen[bytes] | None = None
+        made = scaled(load_profile(profile, options), scale)
+        self._asked = {"profile": made.model_dump(), "models": models, "port": port, "parent_pid": os.getpid()}
+        self._process: subprocess.Popen[str] | None = None
         self.url = ""
-        self.pid = 0
 
     def start(self) -> Self:
         """Start it and wait until it listens. Raises SimulatorError."""
@@ -58,62 +44,38 @@ class SimulatorProcess:
 
     def launch(self) -> None:
         """Start the process and do not wait; `listening` does."""
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it listens or with us
+        command = [sys.executable, "-m", "benchbench.engines.simulator"]
+        pipe = subprocess.PIPE
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchbench.engines.simulator", json.dumps(self._config)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            start_new_session=True,
+            command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True
         )
+        assert self._process.stdin  # noqa: S101 - a pipe
+        self._process.stdin.write(json.dumps(self._asked) + "\n")
+        self._process.stdin.flush()
 
     def listening(self) -> Self:
         """Wait until a launched simulator listens. Raises SimulatorError."""
-        with self._errors as errors:
-            line = self._first_line()
-            if not line:
-                self.close()
-                errors.seek(0)
-                said = errors.read().decode(errors="replace").strip()
-                raise SimulatorError(f"the simulator did not start: {said or 'it said nothing'}")
-        listening = json.loads(line)
-        self.url, self.pid = listening["url"], listening["pid"]
+        assert self._process  # noqa: S101 - launched
+        assert self._process.stdout  # noqa: S101 - a pipe
+        self.url = self._process.stdout.readline().strip()
+        if not self.url:
+            said = self.close().strip() or "it said nothing"
+            raise SimulatorError(f"the simulator did not start: {said.splitlines()[-1]}")
         return self
 
-    def close(self) -> None:
-        """Stop it and wait until it has gone; may be called twice."""
+    def close(self) -> str:
+        """Stop it and wait until it has gone; may be called twice. What it said on standard error."""
         process, self._process = self._process, None
         if process is None:
-            return
-        assert process.stdin  # noqa: S101 - both are pipes
-        assert process.stdout  # noqa: S101
-        process.stdin.close()  # the end of its lifeline
-        for ask in (process.terminate, process.kill):
-            try:
-                process.wait(STOP_S)
-                break
-            except subprocess.TimeoutExpired:
-                ask()
-        process.wait()
-        process.stdout.close()
+            return ""
+        try:
+            return process.communicate(timeout=STOP_S)[1]  # ends its input, its lifeline
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.communicate()[1]
 
     def __enter__(self) -> Self:
         return self.start() if self._process is None else self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _first_line(self) -> bytes:
-        """What it says when it listens; empty if it ends or takes too long."""
-        assert self._process  # noqa: S101 - just started
-        assert self._process.stdout  # noqa: S101
-        out, line, deadline = self._process.stdout.fileno(), b"", time.monotonic() + START_S
-        while not line.endswith(b"\n"):
-            ready, _, _ = select.select([out], [], [], max(0.0, deadline - time.monotonic()))
-            piece = os.read(out, 4096) if ready else b""
-            if not piece:
-                return b""
-            line += piece
-        return line

@@ -8,14 +8,17 @@ running request its next token or a chunk of its prompt, and takes as long as a 
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict, deque
+import itertools
+import random
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from benchbench.engines.simulator.laws import FixedLaw, Pace, StepLaw
+from benchbench.engines.simulator.profiles import FixedLaw, SimProfile
 
 BLOCK_TOKENS = 16  # tokens of one prefix-cache block
+SEND_GAP_NS = 100_000  # between two requests of a batch sent at once
 
 
 class Emission(NamedTuple):
@@ -33,140 +36,41 @@ class Emission(NamedTuple):
     scheduled_ns: int
 
 
-@dataclass(slots=True)
-class Counters:
-    """Totals since the start, with the meaning of vLLM's metrics of the same names (tokens, events)."""
-
-    preemptions: int = 0
-    cache_queries: int = 0
-    cache_hits: int = 0
-
-
-class Model(Protocol):
-    """What the server and the predictions ask of an engine model. Times are ns on the caller's clock."""
-
-    counters: Counters
-
-    @property
-    def running(self) -> int: ...
-
-    @property
-    def waiting(self) -> int: ...
-
-    def submit(
-        self, request_id: int, now_ns: int, prompt_tokens: int, output_tokens: int, prefix: Sequence[int] = ()
-    ) -> None:
-        """Queue a request received at `now_ns`; `prefix` holds one chained hash per full prompt block.
-
-        Raises ValueError for a request that no budget could ever serve.
-        """
-
-    def next_due_ns(self) -> int | None:
-        """The planned time of the next step's end or event; None when there is nothing to do."""
-
-    def take_due(self, now_ns: int) -> list[Emission]:
-        """The events of the next step, in write order, if it is due by `now_ns`; each is given once.
-
-        A later step that is due too comes with the next call, so that nothing stands before the writing.
-        """
-
-    def abort(self, request_id: int) -> None:
-        """Forget a request; unknown and finished ones are ignored."""
-
-    def reset_prefix_cache(self) -> None: ...
-
-
+@dataclass(slots=True, eq=False)
 class _Sequence:
-    __slots__ = (
-        "arrival",
-        "blocks",
-        "cached",
-        "computed",
-        "dead",
-        "id",
-        "made",
-        "output",
-        "prompt",
-        "start",
-        "told",
-    )
-
-    def __init__(self, request_id: int, arrival: int, prompt: int, output: int, blocks: Sequence[int]) -> None:
-        self.id, self.arrival, self.prompt, self.output = request_id, arrival, prompt, output
-        self.blocks = blocks
-        self.start = -1  # when it was first scheduled
-        self.computed = 0  # tokens in the KV cache
-        self.cached = 0  # of them, found in the prefix cache at first
-        self.made = self.told = 0  # output tokens generated, and told in events
-        self.dead = False
+    id: int
+    arrival: int
+    prompt: int
+    output: int
+    blocks: Sequence[int]
+    start: int = -1  # when it was first scheduled
+    computed: int = 0  # tokens in the KV cache
+    cached: int = 0  # of them, found in the prefix cache at first
+    made: int = 0  # output tokens generated
+    told: int = 0  # of them, told in events
+    dead: bool = False
 
 
-class PrefixCache:
-    """An LRU set of prompt blocks. A hit saves the computing of a block, not its place in the KV budget."""
+class _Engine:
+    """What both models have: who is known, and how the engine strays from its law by the profile's faults.
 
-    def __init__(self, blocks: int) -> None:
-        self._capacity = blocks
-        self._blocks: OrderedDict[int, None] = OrderedDict()
-
-    def hit_tokens(self, blocks: Sequence[int], prompt_tokens: int) -> int:
-        """Tokens of the longest known prefix; the last prompt token is always computed, as in vLLM."""
-        hits = 0
-        for block in blocks[: (prompt_tokens - 1) // BLOCK_TOKENS]:
-            if block not in self._blocks:
-                break
-            self._blocks.move_to_end(block)
-            hits += 1
-        return hits * BLOCK_TOKENS
-
-    def add(self, blocks: Sequence[int]) -> None:
-        for block in blocks:
-            self._blocks[block] = None
-            self._blocks.move_to_end(block)
-        while len(self._blocks) > self._capacity:
-            self._blocks.popitem(last=False)
-
-    def clear(self) -> None:
-        self._blocks.clear()
-
-
-class BatchModel:
-    """Continuous batching with chunked prefill, a KV budget and preemption by recomputation.
-
-    A step begins where the one before it was *planned* to end, so a late caller adds no drift. It takes
-    the requests that had arrived by then: who comes in mid-step joins the next one. Running requests
-    come first; when the KV cache is full the youngest of them loses its place and starts over (its
-    tokens told so far stay told); then waiting ones are admitted in order.
+    A round begins when a request meets an engine without any; a static or closed round of a client is one. Times are
+    ns on the caller's clock. `counters`: totals of `preemptions`, `cache_queries` and `cache_hits` (tokens).
     """
 
-    def __init__(
-        self,
-        law: StepLaw,
-        *,
-        max_num_seqs: int,
-        max_num_batched_tokens: int,
-        kv_tokens: int,
-        prefix_cache: bool = False,
-        tokens_per_event: int = 1,
-        pace: Pace | None = None,
-    ) -> None:
-        self.law, self.pace = law, pace or Pace()
-        self.max_num_seqs, self.max_num_batched_tokens = max_num_seqs, max_num_batched_tokens
-        self.kv_tokens, self.tokens_per_event = kv_tokens, tokens_per_event
-        self.counters = Counters()
-        self.kv_used = 0
-        self._cache = PrefixCache(kv_tokens // BLOCK_TOKENS) if prefix_cache else None
+    def __init__(self, profile: SimProfile) -> None:
+        self.profile = profile
+        self.counters: Counter[str] = Counter()
         self._known: dict[int, _Sequence] = {}
         self._waiting: deque[_Sequence] = deque()
-        self._running: list[_Sequence] = []
-        self._step: list[tuple[_Sequence, int]] = []  # who computes how many tokens, while it is planned
-        self._events: list[Emission] = []  # of the step in progress, known from its beginning
-        self._end_ns: int | None = None  # of the step in progress
-        self._free_ns = 0  # planned end of the last step
-        self._steps = 0
+        self._per_event, self._stall = profile.tokens_per_event, profile.faults.stall
+        self._random = random.Random(f"{profile.seed}/noise")
+        self._rounds = 0
+        self._slowness = 1.0  # of this round
 
     @property
     def running(self) -> int:
-        return len(self._running)
+        return len(self._known) - len(self._waiting)
 
     @property
     def waiting(self) -> int:
@@ -175,20 +79,95 @@ class BatchModel:
     def submit(
         self, request_id: int, now_ns: int, prompt_tokens: int, output_tokens: int, prefix: Sequence[int] = ()
     ) -> None:
-        if min(prompt_tokens, output_tokens) < 1 or prompt_tokens + output_tokens > self.kv_tokens:
-            raise ValueError(f"{prompt_tokens} + {output_tokens} tokens do not fit {self.kv_tokens} KV tokens")
+        """Queue a request received at `now_ns`; `prefix` holds one chained hash per full prompt block.
+
+        Raises ValueError for a request that no budget could ever serve.
+        """
+        if prompt_tokens + output_tokens > self.profile.kv_tokens:
+            raise ValueError(f"{prompt_tokens} + {output_tokens} tokens do not fit {self.profile.kv_tokens} KV tokens")
         if not self._known:
-            self.pace.begin_round()
-        sequence = _Sequence(request_id, now_ns, prompt_tokens, output_tokens, prefix)
-        self._known[request_id] = sequence
+            self._begin_round()
+        self._known[request_id] = _Sequence(request_id, now_ns, prompt_tokens, output_tokens, prefix)
+        self._queue(self._known[request_id])
+
+    def _queue(self, sequence: _Sequence) -> None:
+        raise NotImplementedError
+
+    def reset_prefix_cache(self) -> None:
+        """Empty the prefix cache, where there is one."""
+
+    def _begin_round(self) -> None:
+        faults, slow = self.profile.faults, self.profile.faults.slow_first
+        slowness = slow.factor if slow and self._rounds < slow.count else 1.0
+        luck = 1.0 + faults.noise * self._random.gauss(0.0, 1.0)
+        self._slowness = (1.0 + faults.drift * self._rounds) * slowness * luck
+        self._rounds += 1
+
+    def _step_ns(self, lawful_s: float, number: int) -> int:
+        """The duration of step `number` (from 1); at least 1 ns, so that time always moves."""
+        lasts = max(1, round(lawful_s * 1e9 * self._slowness))
+        return lasts + round(self._stall.for_s * 1e9) if self._stall and number % self._stall.every == 0 else lasts
+
+
+class PrefixCache:
+    """An LRU set of prompt blocks. A hit saves the computing of a block, not its place in the KV budget."""
+
+    def __init__(self, blocks: int) -> None:
+        self._capacity = blocks
+        self._blocks: dict[int, None] = {}
+
+    def hit_tokens(self, blocks: Sequence[int], prompt_tokens: int) -> int:
+        """Tokens of the longest known prefix; the last prompt token is always computed, as in vLLM."""
+        hits = list(itertools.takewhile(self._blocks.__contains__, blocks[: (prompt_tokens - 1) // BLOCK_TOKENS]))
+        self.add(hits)
+        return len(hits) * BLOCK_TOKENS
+
+    def add(self, blocks: Sequence[int]) -> None:
+        """Put blocks at the young end; the oldest go when it is full."""
+        for block in blocks:
+            self._blocks.pop(block, None)
+            self._blocks[block] = None
+        while len(self._blocks) > self._capacity:
+            del self._blocks[next(iter(self._blocks))]
+
+
+class BatchModel(_Engine):
+    """Continuous batching with chunked prefill, a KV budget and preemption by recomputation.
+
+    A step begins where the one before it was *planned* to end, so a late caller adds no drift. It takes
+    the requests that had arrived by then: who comes in mid-step joins the next one. Running requests
+    come first; when the KV cache is full the youngest of them loses its place and starts over (its
+    tokens told so far stay told); then waiting ones are admitted in order.
+    """
+
+    def __init__(self, profile: SimProfile) -> None:
+        super().__init__(profile)
+        assert not isinstance(profile.law, FixedLaw)  # noqa: S101 - that one is FixedModel's
+        self._law = profile.law
+        self.kv_used = 0
+        self._cache: PrefixCache | None = None
+        self.reset_prefix_cache()
+        self._running: list[_Sequence] = []
+        self._step: list[tuple[_Sequence, int]] = []  # who computes how many tokens, while it is planned
+        self._events: list[Emission] = []  # of the step in progress, known from its beginning
+        self._end_ns: int | None = None  # of the step in progress
+        self._free_ns = 0  # planned end of the last step
+        self._steps = 0
+
+    def _queue(self, sequence: _Sequence) -> None:
         self._waiting.append(sequence)
 
     def next_due_ns(self) -> int | None:
+        """The planned time of the next step's end or event; None when there is nothing to do."""
         if self._end_ns is None and self._known:
             self._begin_step()
         return self._end_ns
 
     def take_due(self, now_ns: int) -> list[Emission]:
+        """The events of the next step, in write order, if it is due by `now_ns`; each is given once.
+
+        A later step that is due too comes with the next call, so that nothing stands before the writing.
+        """
         end = self.next_due_ns()
         if end is None or end > now_ns:
             return []
@@ -203,6 +182,7 @@ class BatchModel:
         return events
 
     def abort(self, request_id: int) -> None:
+        """Forget a request; unknown and finished ones are ignored."""
         sequence = self._known.pop(request_id, None)
         if sequence is None:
             return
@@ -214,8 +194,8 @@ class BatchModel:
             self._waiting.remove(sequence)
 
     def reset_prefix_cache(self) -> None:
-        if self._cache:
-            self._cache.clear()
+        if self.profile.prefix_cache:
+            self._cache = PrefixCache(self.profile.kv_tokens // BLOCK_TOKENS)
 
     def _begin_step(self) -> None:
         start = self._free_ns
@@ -224,28 +204,22 @@ class BatchModel:
         budget, preempted = self._continue_running()
         if not preempted:
             self._admit(start, budget)
-        decoding = decoding_prompts = prefill = 0
-        for sequence, new in self._step:
-            if new == 1 and sequence.computed >= sequence.prompt:
-                decoding += 1
-                decoding_prompts += sequence.prompt
-            else:
-                prefill += new
+        decoding = [s.prompt for s, new in self._step if new == 1 and s.computed >= s.prompt]
+        prefill = sum(new for _, new in self._step) - len(decoding)
         self._steps += 1
-        mean_prompt = decoding_prompts / decoding if decoding else 0.0
-        lawful_s = self.law.step_s(decoding, mean_prompt, prefill, self.kv_used)
-        self._end_ns = start + self.pace.step_ns(lawful_s, self._steps)
+        lawful_s = self._law.step_s(len(decoding), sum(decoding) / max(len(decoding), 1), prefill, self.kv_used)
+        self._end_ns = start + self._step_ns(lawful_s, self._steps)
         self._compute(self._end_ns)
 
     def _continue_running(self) -> tuple[int, bool]:
         """Give each running request its next tokens, oldest first; the token budget left, and whether
         a request had to be preempted.
         """
-        budget, preempted, i = self.max_num_batched_tokens, False, 0
+        budget, preempted, i = self.profile.max_num_batched_tokens, False, 0
         while i < len(self._running) and budget:
             sequence = self._running[i]
             new = min(sequence.prompt + sequence.made - sequence.computed, budget)
-            while self.kv_used + new > self.kv_tokens:
+            while self.kv_used + new > self.profile.kv_tokens:
                 self._preempt()
                 preempted = True
                 if len(self._running) == i:
@@ -261,20 +235,19 @@ class BatchModel:
         victim = self._running.pop()
         self.kv_used -= victim.computed
         victim.computed = 0
-        self.counters.preemptions += 1
+        self.counters["preemptions"] += 1
         self._waiting.appendleft(victim)
 
     def _admit(self, start: int, budget: int) -> None:
-        while self._waiting and budget and len(self._running) < self.max_num_seqs:
+        while self._waiting and budget and len(self._running) < self.profile.max_num_seqs:
             sequence = self._waiting[0]
             if sequence.arrival > start:
                 break
             hit = self._cache.hit_tokens(sequence.blocks, sequence.prompt) if self._cache else 0
             new = min(sequence.prompt + sequence.made - hit, budget)
-            if self.kv_used + hit + new > self.kv_tokens:
+            if self.kv_used + hit + new > self.profile.kv_tokens:
                 break
-            self._waiting.popleft()
-            self._running.append(sequence)
+            self._running.append(self._waiting.popleft())
             self._step.append((sequence, new))
             sequence.computed = hit
             self.kv_used += hit + new
@@ -282,8 +255,8 @@ class BatchModel:
             if sequence.start < 0:
                 sequence.start, sequence.cached = start, hit
                 if self._cache:
-                    self.counters.cache_queries += sequence.prompt
-                    self.counters.cache_hits += hit
+                    self.counters["cache_queries"] += sequence.prompt
+                    self.counters["cache_hits"] += hit
 
     def _compute(self, end: int) -> None:
         """What the planned step makes of each of its requests, told at `end`."""
@@ -296,40 +269,21 @@ class BatchModel:
             sequence.made += 1
             done = sequence.made == sequence.output
             fresh = sequence.made - sequence.told
-            if done or sequence.told == 0 or fresh >= self.tokens_per_event:
+            if done or sequence.told == 0 or fresh >= self._per_event:
                 sequence.told = sequence.made
                 self._events.append(Emission(end, sequence.id, fresh, done, sequence.cached, sequence.start))
         self._step.clear()
 
 
-class FixedModel:
-    """Each request on its own clock, whatever the others do (`FixedLaw`); no KV budget, no cache."""
+class FixedModel(_Engine):
+    """Each request on its own clock, whatever the others do (`FixedLaw`); no batch, no cache."""
 
-    def __init__(self, law: FixedLaw, *, tokens_per_event: int = 1, pace: Pace | None = None) -> None:
-        self.law, self.pace, self.tokens_per_event = law, pace or Pace(), tokens_per_event
-        self.counters = Counters()
-        self._known: dict[int, _Sequence] = {}
+    def __init__(self, profile: SimProfile) -> None:
+        super().__init__(profile)
+        assert isinstance(profile.law, FixedLaw)  # noqa: S101 - the others are BatchModel's
+        self._ttft_s, self._itl_s = profile.law.ttft_s, profile.law.itl_s
         self._heap: list[tuple[int, int, int, _Sequence]] = []  # (due, order, tokens, request)
-        self._order = 0
-
-    @property
-    def running(self) -> int:
-        return len(self._known)
-
-    @property
-    def waiting(self) -> int:
-        return 0
-
-    def submit(
-        self, request_id: int, now_ns: int, prompt_tokens: int, output_tokens: int, prefix: Sequence[int] = ()
-    ) -> None:
-        if min(prompt_tokens, output_tokens) < 1:
-            raise ValueError("prompt and output must have at least one token")
-        if not self._known:
-            self.pace.begin_round()
-        sequence = _Sequence(request_id, now_ns, prompt_tokens, output_tokens, prefix)
-        self._known[request_id] = sequence
-        self._plan_event(sequence, now_ns)
+        self._order = itertools.count()
 
     def next_due_ns(self) -> int | None:
         while self._heap and self._heap[0][3].dead:
@@ -337,34 +291,54 @@ class FixedModel:
         return self._heap[0][0] if self._heap else None
 
     def take_due(self, now_ns: int) -> list[Emission]:
-        due: list[Emission] = []
-        while self._heap and self._heap[0][0] <= now_ns:
-            planned, _, n, sequence = heapq.heappop(self._heap)
-            if sequence.dead:  # its request was aborted
-                continue
+        events: list[Emission] = []
+        while (due := self.next_due_ns()) is not None and due <= now_ns:
+            _, _, n, sequence = heapq.heappop(self._heap)
             sequence.told += n
             done = sequence.told == sequence.output
-            due.append(Emission(planned, sequence.id, n, done, 0, sequence.arrival))
+            events.append(Emission(due, sequence.id, n, done, 0, sequence.arrival))
             if done:
                 del self._known[sequence.id]
             else:
-                self._plan_event(sequence, planned)
-        return due
+                self._plan(sequence, due)
+        return events
 
     def abort(self, request_id: int) -> None:
         sequence = self._known.pop(request_id, None)
         if sequence:
             sequence.dead = True
 
-    def reset_prefix_cache(self) -> None:
-        """There is none."""
+    def _queue(self, sequence: _Sequence) -> None:
+        self._plan(sequence, sequence.arrival)
 
-    def _plan_event(self, sequence: _Sequence, after_ns: int) -> None:
+    def _plan(self, sequence: _Sequence, after_ns: int) -> None:
         if sequence.told == 0:
-            tokens, due = 1, after_ns + self.pace.step_ns(self.law.ttft_s, 1)
+            tokens, due = 1, after_ns + self._step_ns(self._ttft_s, 1)
         else:
-            tokens = min(self.tokens_per_event, sequence.output - sequence.told)
+            tokens = min(self._per_event, sequence.output - sequence.told)
             numbers = range(sequence.told + 1, sequence.told + tokens + 1)
-            due = after_ns + sum(self.pace.step_ns(self.law.itl_s, k) for k in numbers)
-        self._order += 1
-        heapq.heappush(self._heap, (due, self._order, tokens, sequence))
+            due = after_ns + sum(self._step_ns(self._itl_s, k) for k in numbers)
+        heapq.heappush(self._heap, (due, next(self._order), tokens, sequence))
+
+
+Model = BatchModel | FixedModel
+
+
+def make_model(profile: SimProfile) -> Model:
+    """A fresh engine of this profile."""
+    return FixedModel(profile) if isinstance(profile.law, FixedLaw) else BatchModel(profile)
+
+
+def static_rate(profile: SimProfile, prompt: int, output: int, batch: int) -> float:
+    """Sys tok/s of one static round, batch * output / (last token - first send), in virtual time.
+
+    Fresh prompts on an idle engine; what a client or network adds is not in it. Raises ValueError for requests that
+    do not fit the KV budget.
+    """
+    model, last_ns = make_model(profile), 0
+    for i in range(batch):
+        model.submit(i, i * SEND_GAP_NS, prompt, output)
+    while (due := model.next_due_ns()) is not None:
+        model.take_due(due)
+        last_ns = due
+    return batch * output * 1e9 / last_ns

@@ -1,0 +1,84 @@
+"""The server's own times beside ours: as each answer tells them, else as its histograms sum them up. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from benchbench.analysis.metrics import RoundMetrics
+from benchbench.analysis.observed import pooled
+from benchbench.record.columns import array_of, lists_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTimes:
+    """Means over measured successful requests, in s; None where the server does not say.
+
+    `source` "requests": of the `requests` whose answers tell them (vLLM's --enable-per-request-metrics). TTFT is from
+    the engine's queue to its first token, vLLM's `queue_time_ms` + `time_to_first_token_ms`, of which `queue_s` was
+    waiting; ITL is vLLM's `mean_itl_ms`, (last token - first token) / (n - 1), which we call TPOT.
+    `source` "metrics": of all, from the histograms of /metrics. TTFT is from the arrival at the API server to the first
+    token there.
+    `outside_s`: our mean TTFT of the same requests less theirs: network, HTTP, client and, with "requests", what the
+    API server does before and after the engine.
+    """
+
+    source: Literal["requests", "metrics"]
+    requests: int
+    ttft_s: float
+    queue_s: float | None
+    itl_s: float | None
+    outside_s: float
+
+
+def server_times(
+    tables: Sequence[pa.Table], rounds: Sequence[RoundMetrics], facts: Sequence[Mapping[str, Any]]
+) -> ServerTimes | None:
+    """From a cell's measured rounds: their tables, metrics and facts, in one order; None when the server tells nothing.
+
+    The histograms are used only where they hold our requests and no others, in every round.
+    """
+    told = [entry for table in tables for entry in _told(table)]
+    if told:
+        ours, queue, first = np.array([entry[:3] for entry in told]).mean(axis=0).tolist()
+        itls = [entry[3] for entry in told if entry[3] is not None]
+        itl = float(np.mean(itls)) if itls else None
+        return ServerTimes("requests", len(told), queue + first, queue, itl, ours - queue - first)
+    views: list[Mapping[str, Any]] = [fact.get("server") or {} for fact in facts]
+    count = sum(one.requests for one in rounds)
+    if not count or any(
+        one.failed or view.get("ttft_count") != one.requests or len(one.ttft_s) != one.requests
+        for one, view in zip(rounds, views, strict=True)
+    ):
+        return None
+    ttft = sum(view["ttft_s_sum"] for view in views) / count
+    waited = sum(view.get("queue_count") or 0 for view in views) == count
+    queue = sum(view.get("queue_s_sum") or 0.0 for view in views) / count if waited else None
+    return ServerTimes("metrics", count, ttft, queue, None, float(pooled(rounds, "ttft_s").mean()) - ttft)
+
+
+def _told(table: pa.Table) -> list[tuple[float, float, float, float | None]]:
+    """(our TTFT, queue, scheduled to first token, ITL) in s of the successful requests whose answers tell them."""
+    import orjson
+
+    if "server_metrics" not in table.column_names:
+        return []
+    texts, statuses = table["server_metrics"].to_pylist(), table["status"].to_pylist()
+    offsets, events = lists_of(table["event_ns"])
+    sent = array_of(table["sent_ns"])
+    found = []
+    for k, (text, status) in enumerate(zip(texts, statuses, strict=True)):
+        if not text or status != "ok" or offsets[k] == offsets[k + 1]:
+            continue
+        said = orjson.loads(text)
+        queue, first, itl = (said.get(name) for name in ("queue_time_ms", "time_to_first_token_ms", "mean_itl_ms"))
+        if queue is not None and first is not None:
+            ours = float(events[offsets[k]] - sent[k]) / 1e9
+            found.append((ours, queue / 1e3, first / 1e3, None if itl is None else itl / 1e3))
+    return found

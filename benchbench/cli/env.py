@@ -1,0 +1,69 @@
+"""What `bench env` prints: this tool, this host and, of a sweep, its engine as far as it can be known beforehand."""
+
+from __future__ import annotations
+
+import shlex
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from benchbench.cli.text import one_line
+from benchbench.engines.endpoint import EngineError, attach
+from benchbench.engines.opening import access_of
+from benchbench.record.engine_side import side_of
+from benchbench.record.environment import environment, spec_hash
+from benchbench.record.secrets import masked
+from benchbench.spec import EndpointEngine, SweepSpec
+from benchbench.spec.values import base_url
+
+WIDTH = 118
+
+
+def facts(spec: SweepSpec | None) -> dict[str, Any]:
+    """The facts of a run's manifest that are known without running; nothing is launched."""
+    found = environment()
+    if spec is None:
+        return found
+    found["spec_sha256"] = spec_hash(masked(spec.model_dump(mode="json")))
+    if isinstance(spec.engine, EndpointEngine):
+        try:
+            access = access_of(spec.engine, spec.timeouts.connect_s)
+            found["engine"] = asdict(attach(base_url(spec.engine.url), spec.model, access))
+        except EngineError as error:
+            found["engine"] = {"notes": [str(error)]}
+    found["engine_environment"] = side_of(spec.engine)
+    return found
+
+
+def text(found: Mapping[str, Any]) -> str:
+    """Facts as indented lines; what is long and for machines is named only."""
+    return "\n".join(_lines(found, ""))
+
+
+def _lines(found: Mapping[str, Any], indent: str) -> Iterator[str]:
+    for key, value in found.items():
+        words = key if key.isupper() else key.replace("_", " ")  # variables of the environment stay as they are
+        name = f"{indent}{one_line(words)}:"
+        if value is None or value in ("", [], (), {}):
+            continue
+        if key == "packages":
+            listed = ", ".join(f"{package}=={version}" for package, version in value.items())
+            yield name
+            yield textwrap.indent(textwrap.fill(one_line(listed), WIDTH, break_on_hyphens=False), indent + "  ")
+        elif key == "server_info":
+            yield f"{name} {', '.join(value)} (with --format json)"
+        elif isinstance(value, Mapping):
+            yield name
+            yield from _lines(value, indent + "  ")
+        elif key == "command":
+            yield f"{name} {one_line(shlex.join(value))}"
+        elif key == "notes":
+            yield from (f"{indent}note: {one_line(note)}" for note in value)
+        elif key.endswith("_bytes"):
+            size = f"{value / 2**30:.1f} GiB" if value >= 2**30 else f"{value / 2**20:.1f} MiB"
+            yield f"{name.removesuffix(' bytes:')}: {size}"
+        elif isinstance(value, list | tuple):
+            yield f"{name} {one_line(', '.join(map(str, value)))}"
+        else:
+            yield f"{name} {one_line({True: 'yes', False: 'no'}[value] if isinstance(value, bool) else value)}"

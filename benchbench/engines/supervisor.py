@@ -1,0 +1,344 @@
+"""`python -m benchbench.engines.supervisor`: starts an engine's processes and ends them all, on every way out.
+
+The first line of standard input is JSON: argv, env, cwd, pass_fds, secrets (names of variables), grace_s, and known
+(segments of shared memory that were there before). Later a line "ready" has it watch the engine's ranks. The end of
+input, which comes also when whoever started it was killed, or SIGTERM or SIGINT has it stop everything.
+
+Standard output has one line of JSON for each event:
+
+- `started` (pid), or `failed` (errno, error, file) and the end;
+- `ranks` (a list of pid and name): what is watched since "ready";
+- `lost` (pid, name, signal): a rank has ended though the first process lives. signal 0: not known;
+- `exited` (code, asked): the first process has ended, code as subprocess has it; asked: after our SIGTERM;
+- `stopping` (log_bytes): what the log says beyond this follows from our SIGTERM;
+- `stopped` (killed, left): nothing is left, but for the pids in `left`, which even SIGKILL did not end.
+
+Standard error is the log: the engine's output by whole lines, values of secret variables replaced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchbench.engines.processes import in_session, is_tracker, living, segments, unlink_unheld, words
+from benchbench.kernel import adopt_orphans, die_with_parent
+
+REASON_S = 3.0  # a tree that lost a rank may end by itself within this, having logged why
+SETTLE_S = 1.0  # the others see that the first process has ended, and end
+TERM_S = 3.0  # from SIGTERM to SIGKILL
+KILL_S = 20.0  # a process in an uninterruptible call cannot be killed: give up after this
+TRACKER_S = 3.0  # a resource tracker unlinks what the others left
+TURN_S = 0.05  # between two looks at the processes while they end
+POLL_S = 0.2  # between two looks at the ranks where the kernel does not tell
+
+LINE_BYTES = 1 << 16  # an unfinished line longer than this is logged in pieces
+LOG_BYTES = 64 << 20  # a log that has grown to this begins again: no server fills a disk
+_TELLING = re.compile(r"(?i)(^|_)(api_?key|key|token|secret|password|passwd|authorization|credential)s?$")
+
+
+class Log:
+    """Bytes in, whole lines out to a descriptor, secrets replaced; bounded memory whatever comes."""
+
+    def __init__(self, fd: int, secrets: Iterable[str]) -> None:
+        self._fd, self._rest, self._bytes = fd, b"", 0
+        parts = {os.fsencode(part) for secret in secrets for part in secret.splitlines()}
+        self._secrets = sorted((part for part in parts if len(part) >= 4), key=len, reverse=True)
+        self._longest = max(map(len, self._secrets), default=1)
+
+    def write(self, data: bytes, *, last: bool = False) -> None:
+        """Take what was read; `last`: no more comes, so an unfinished line is one."""
+        rest = self._rest + data
+        end = len(rest) if last else max(rest.rfind(b"\n"), rest.rfind(b"\r")) + 1
+        if not end and len(rest) > LINE_BYTES:
+            end = max(0, len(rest) - self._longest + 1)  # what follows may be the start of a secret
+            for secret in self._secrets:  # none is cut in two
+                at = rest.find(secret, max(0, end - len(secret) + 1))
+                end = min(end, at) if at >= 0 else end
+        done, self._rest = self._masked(rest[:end]), rest[end:]
+        self._bytes += len(done)
+        with contextlib.suppress(OSError):  # a full disk must not hold up the engine
+            if self._bytes > LOG_BYTES:
+                os.ftruncate(self._fd, 0)
+                self._bytes = len(done)
+            while done:
+                done = done[os.write(self._fd, done) :]
+
+    def _masked(self, data: bytes) -> bytes:
+        for secret in self._secrets:
+            data = data.replace(secret, b"***")
+        return data
+
+
+def secret_values(env: Mapping[str, str], names: Iterable[str]) -> set[str]:
+    """Values of the variables in `names` and of those with telling names, but for short numbers (MAX_TOKENS=8192)."""
+    named = set(names)
+    return {
+        value
+        for name, value in env.items()
+        if name in named or (_TELLING.search(name) and not (value.isdigit() and len(value) < 8))
+    }
+
+
+def tell(event: str, **facts: object) -> None:
+    """One event to whoever started us; they may be dead."""
+    with contextlib.suppress(OSError):
+        os.write(1, json.dumps({"event": event, **facts}).encode() + b"\n")
+
+
+class Supervisor:
+    """One engine, from its start to its end; single-threaded, asleep unless something happens."""
+
+    def __init__(self, config: Mapping[str, Any], commands: bytes) -> None:
+        self._config, self._said = config, commands
+        self._known = set(config["known"])
+        self._segments: set[str] = set()
+        self._seen: set[psutil.Process] = set()
+        self._ranks: dict[int, tuple[int | None, str]] = {}  # pid -> descriptor that tells of its end, name
+        self._lost_at: float | None = None
+        self._asked = self._told_to_end = False
+        self._me = psutil.Process()
+        self._log = Log(2, secret_values(config["env"], config["secrets"]))
+        self._selector = selectors.DefaultSelector()
+
+    def run(self) -> None:
+        """Start the engine, watch it, and when asked stop it."""
+        adopt_orphans()
+        self._listen()
+        if not self._start():
+            return
+        self._obey(b"")
+        while not self._asked:
+            self._turn(POLL_S if any(fd is None for fd, _ in self._ranks.values()) else None)
+        self._stop()
+
+    def _listen(self) -> None:
+        self._woken, wake = socket.socketpair()
+        self._wake = wake  # keeps it open
+        for sock in (wake, self._woken):
+            sock.setblocking(False)  # noqa: FBT003 - the library's signature
+        signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)  # the number arrives at `_woken`
+        self._selector.register(self._woken, selectors.EVENT_READ, self._signalled)
+        self._selector.register(0, selectors.EVENT_READ, self._read_commands)
+
+    def _start(self) -> bool:
+        config = self._config
+        self._output, theirs = os.pipe()
+        os.set_blocking(self._output, False)
+        try:
+            self._main = subprocess.Popen(
+                config["argv"],
+                env=config["env"],
+                cwd=config["cwd"],
+                stdin=subprocess.DEVNULL,
+                stdout=theirs,
+                stderr=theirs,
+                pass_fds=config["pass_fds"],
+                start_new_session=True,
+                preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - there is one thread
+            )
+        except OSError as error:
+            tell("failed", errno=error.errno, error=error.strerror, file=error.filename)
+            return False
+        finally:
+            for fd in (theirs, *config["pass_fds"]):
+                os.close(fd)  # so that their other ends see the engine's end
+        self._selector.register(self._output, selectors.EVENT_READ, self._pump)
+        tell("started", pid=self._main.pid)
+        return True
+
+    # ---- Events -------------------------------------------------------------------------------------------
+
+    def _turn(self, timeout: float | None) -> None:
+        for key, _ in self._selector.select(timeout):
+            key.data()
+        for pid in [pid for pid, (fd, _) in self._ranks.items() if fd is None and not psutil.pid_exists(pid)]:
+            self._lose(pid)
+
+    def _read_commands(self) -> None:
+        data = os.read(0, 4096)
+        if not data:
+            self._selector.unregister(0)
+            self._asked = True
+        self._obey(data)
+
+    def _obey(self, data: bytes) -> None:
+        *lines, self._said = (self._said + data).split(b"\n")
+        if b"ready" in lines:
+            self._watch_ranks()
+
+    def _signalled(self) -> None:
+        numbers = self._woken.recv(4096)
+        self._asked |= signal.SIGTERM in numbers or signal.SIGINT in numbers
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                if ended[0] == self._main.pid:
+                    self._main.returncode = os.waitstatus_to_exitcode(ended[1])
+                    self._note_segments()
+                    self._drain()  # whoever hears of the end finds its reason in the log
+                    tell("exited", code=self._main.returncode, asked=self._told_to_end)
+
+    def _pump(self) -> bool:
+        """Log what the engine has written; False when there is nothing now."""
+        if self._output < 0:
+            return False
+        try:
+            data = os.read(self._output, LINE_BYTES)
+        except BlockingIOError:
+            return False
+        if not data:
+            self._selector.unregister(self._output)
+            os.close(self._output)
+            self._output = -1
+        self._log.write(data, last=not data)
+        return bool(data)
+
+    def _drain(self) -> None:
+        for _ in range(64):  # not for ever: others may go on writing
+            if not self._pump():
+                return
+
+    # ---- Ranks --------------------------------------------------------------------------------------------
+
+    def _watch_ranks(self) -> None:
+        """Watch the processes without which the engine cannot work.
+
+        vLLM titles them (VLLM::Worker_TP0). In other engines: those of the same interpreter. Compilers come and go.
+        """
+        self._note_segments()
+        prefix = self._config["env"].get("VLLM_PROCESS_NAME_PREFIX", "VLLM") + "::"
+        found = {process.pid: words(process) for process in self._others() if process.pid != self._main.pid}
+        ranks = {pid: name for pid, said in found.items() for name in said if name.startswith(prefix)}
+        if not ranks:
+            ours = _executable(self._main.pid)
+            ranks = {
+                pid: said[-1]
+                for pid, said in found.items()
+                if ours and _executable(pid) == ours
+                if not any("compile_worker" in word for word in said)
+            }
+        for pid, name in ranks.items():
+            fd = None  # then it is looked for now and then: the system has no such descriptors, or it has just ended
+            with contextlib.suppress(AttributeError, OSError):
+                fd = os.pidfd_open(pid)
+                self._selector.register(fd, selectors.EVENT_READ, partial(self._lose, pid))
+            self._ranks[pid] = (fd, name)
+        tell("ranks", ranks=[{"pid": pid, "name": name} for pid, name in ranks.items()])
+
+    def _lose(self, pid: int) -> None:
+        fd, name = self._ranks.pop(pid)
+        by = _end_signal(pid)
+        if fd is not None:
+            self._selector.unregister(fd)
+            os.close(fd)
+        if self._main.returncode is None and not self._asked:
+            self._lost_at = self._lost_at or time.monotonic()
+            self._note_segments()
+            tell("lost", pid=pid, name=name, signal=by)
+
+    # ---- The end ------------------------------------------------------------------------------------------
+
+    def _tree(self) -> list[psutil.Process]:
+        self._seen.update(self._me.children(recursive=True))
+        if sys.platform != "linux":  # where orphans are nobody's
+            self._seen.update(one for one in psutil.process_iter() if in_session(one, self._main.pid))
+        self._seen = {process for process in self._seen if process.is_running()}
+        return list(self._seen)
+
+    def _others(self) -> list[psutil.Process]:
+        return [process for process in living(self._tree()) if not is_tracker(process)]
+
+    def _note_segments(self) -> None:
+        self._segments |= segments(self._tree()) - self._known
+
+    def _until(self, done: Callable[[], bool], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not done() and time.monotonic() < deadline:
+            self._turn(TURN_S)
+
+    def _stop(self) -> None:
+        """SIGTERM to the first process, which ends its ranks; then to all; then SIGKILL until none is left."""
+        grace_s = self._config["grace_s"]
+        self._note_segments()
+        if self._lost_at is not None:
+            left_s = self._lost_at + min(REASON_S, grace_s) - time.monotonic()
+            self._until(lambda: self._main.returncode is not None, left_s)
+        self._drain()
+        tell("stopping", log_bytes=os.fstat(2).st_size)
+        if self._main.returncode is None:
+            self._told_to_end = True
+            os.kill(self._main.pid, signal.SIGTERM)  # not Popen's: that would reap it unseen
+            self._until(lambda: self._main.returncode is not None, grace_s)
+        self._until(lambda: not self._others(), min(SETTLE_S, grace_s))
+        self._note_segments()
+        for process in self._others():
+            with contextlib.suppress(psutil.Error):
+                process.terminate()
+        self._until(lambda: not self._others(), min(TERM_S, grace_s))
+        killed, deadline = set[int](), time.monotonic() + KILL_S
+        while (rest := self._others()) and time.monotonic() < deadline:
+            self._note_segments()
+            killed |= {process.pid for process in rest}
+            _kill(rest)
+            self._turn(TURN_S)
+        self._until(lambda: not living(self._tree()), TRACKER_S)
+        _kill(living(self._tree()))
+        self._until(lambda: not self._tree(), TERM_S)  # reaped, too
+        unlink_unheld(self._segments)
+        self._drain()
+        self._log.write(b"", last=True)
+        tell("stopped", killed=sorted(killed), left=sorted(process.pid for process in living(self._tree())))
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def _executable(pid: int) -> str:
+    try:
+        return psutil.Process(pid).exe()
+    except psutil.Error:
+        return ""
+
+
+def _end_signal(pid: int) -> int:
+    """The signal that ended a process which nobody has reaped yet, as /proc tells it; 0 if none or not known."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_bytes().split()[-1]) & 0x7F
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def main() -> None:
+    """Read the configuration, supervise, end."""
+    read = b""
+    while b"\n" not in read:
+        piece = os.read(0, 1 << 16)
+        if not piece:
+            sys.exit(errno.EPIPE)  # whoever started us died before saying what to start
+        read += piece
+    line, _, commands = read.partition(b"\n")
+    Supervisor(json.loads(line), commands).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,285 @@
+"""Launch a vLLM server (or another that takes --model, --host and --port), own it, wait until it works, stop it."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import select
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from benchbench.engines.diagnosis import diagnose, plain
+from benchbench.engines.endpoint import ANSWER_BYTES, Access, EngineError, read_models
+from benchbench.engines.owned import Owned
+from benchbench.record.secrets import masked
+from benchbench.spec.schema import VllmInprocessEngine, VllmServeEngine
+
+DEFAULT_COMMAND = ("python", "-m", "vllm.entrypoints.openai.api_server")
+POLL_S = 0.3  # between two looks at a server that starts
+ANSWER_S = 5.0  # for a route that answers at once when it answers at all
+END_S = 10.0  # from an answer of status 5xx to the end of a server that has crashed
+PROGRESS_S = 1.0
+_OUR_FIELDS = {"stream", "stream_options", "min_tokens", "max_completion_tokens"}  # of the request for one token
+
+
+class LaunchStoppedError(Exception):
+    """The sweep was asked to stop while its server started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A server that works. `argv` without secrets; `ready_s`: from its launch to its first token, in seconds."""
+
+    url: str
+    access: Access
+    owned: Owned
+    argv: tuple[str, ...]
+    ready_s: float
+
+
+# ---- What is launched -----------------------------------------------------------------------------------
+
+
+def flags(args: Mapping[str, Any]) -> list[str]:
+    """Flags of vLLM from a mapping: {max-model-len: 8192} is --max-model-len 8192.
+
+    true is a bare flag, false its --no- form, null leaves it out; a list repeats words after one flag, a mapping is
+    JSON. Underscores of names become dashes, up to a dot (--compilation-config.max_size 4).
+    """
+    said: list[str] = []
+    for key, value in args.items():
+        name, dot, rest = key.partition(".")
+        name = name.replace("_", "-") + dot + rest
+        if value is True or value is False:
+            said.append(f"--{name}" if value else f"--no-{name}")
+        elif isinstance(value, (list, tuple)):
+            said += [f"--{name}", *map(_word, value)]
+        elif value is not None:
+            word = _word(value)
+            said += [f"--{name}={word}"] if word.startswith("-") else [f"--{name}", word]
+    return said
+
+
+def _word(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def command_line(engine: VllmServeEngine, model: str, port: int) -> list[str]:
+    """What to run. `vllm serve` takes its model as a word, others as --model; `model` is the name to serve it under."""
+    args = dict(engine.args)
+    source = args.pop("model", None) or model
+    words = list(engine.command or DEFAULT_COMMAND)
+    if words[0] == "python":
+        words[0] = python_of(engine)
+    if "serve" in words:
+        after = words.index("serve") + 1
+        if after == len(words) or words[after].startswith("-"):
+            words.insert(after, source)
+    else:
+        args = {"model": source, **args}
+    if source != model and "served-model-name" not in {key.replace("_", "-") for key in args}:
+        args["served-model-name"] = model
+    return [*words, *flags(args), "--host", engine.host, "--port", str(port)]
+
+
+def python_of(engine: VllmServeEngine | VllmInprocessEngine) -> str:
+    """The interpreter: engine.python, else that of engine.venv, else python on the PATH; in-process else our own."""
+    if engine.python is not None:
+        return str(_absolute(engine.python)) if "/" in engine.python else engine.python
+    if engine.venv is not None:
+        return str(_absolute(engine.venv) / "bin" / "python")
+    return sys.executable if isinstance(engine, VllmInprocessEngine) else "python"
+
+
+def environment_of(engine: VllmServeEngine | VllmInprocessEngine) -> dict[str, str]:
+    """Our own environment, engine.env over it, the folders of the virtual environment, and the API key.
+
+    Raises EngineError when the variable with the API key is not set.
+    """
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", **{name: str(value) for name, value in engine.env.items()}}
+    python = python_of(engine)
+    if "/" in python:  # tools that vLLM calls (ninja) stand beside it
+        env["PATH"] = os.pathsep.join([str(Path(python).parent), env.get("PATH", os.defpath)])
+    if engine.venv is not None:
+        env["VIRTUAL_ENV"] = str(_absolute(engine.venv))
+        env.pop("PYTHONHOME", None)
+    if isinstance(engine, VllmServeEngine) and engine.api_key_env is not None:
+        if not env.get(engine.api_key_env):
+            raise EngineError(f"the environment variable {engine.api_key_env} is not set", "engine.api_key_env")
+        env["VLLM_API_KEY"] = env[engine.api_key_env]
+    return env
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().absolute()  # links are kept: a virtual environment's python is one
+
+
+def free_port(host: str, port: int) -> int:
+    """`port` if nobody listens there, or a free one for 0. Raises EngineError."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended do not count
+        try:
+            sock.bind((host, port))
+        except OSError as error:
+            raise EngineError(f"cannot listen on {host} port {port}: {error.strerror}", "engine.port") from None
+        return int(sock.getsockname()[1])
+
+
+# ---- Its life -------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def serve(
+    engine: VllmServeEngine,
+    model: str,
+    folder: Path,
+    *,
+    progress: Callable[[float, str], None] = lambda _seconds, _line: None,
+    stop: int | None = None,
+    connect_s: float = 10.0,
+) -> Iterator[Served]:
+    """A server for as long as the block runs; when it ends, no process, port or shared memory of it is left.
+
+    It logs into `folder`/engine-N.log. About once a second `progress(seconds, last line of the log)` is called. Raises
+    EngineError with the reason when it does not get ready, LaunchStoppedError when `stop` becomes readable, OSError
+    when `folder` can't be written to.
+    """
+    env, port = environment_of(engine), free_port(engine.host, engine.port)
+    argv = command_line(engine, model, port)
+    access = Access({"Authorization": f"Bearer {key}"} if (key := env.get("VLLM_API_KEY")) else {}, connect_s=connect_s)
+    log, begun = next_log(folder), time.monotonic()
+    try:
+        owned = Owned(argv, env, engine.cwd and _absolute(engine.cwd), log)
+    except OSError as error:
+        if error.filename == str(log):
+            raise
+        raise EngineError(f"cannot start {error.filename}: {error.strerror}", _key_of(engine, error)) from None
+    with owned:
+        _Launch(engine, model, owned, (engine.host, port), access, progress, stop, begun).wait()
+        owned.ready()
+        host = f"[{engine.host}]" if ":" in engine.host else engine.host
+        ready_s = time.monotonic() - begun
+        yield Served(f"http://{host}:{port}", access, owned, tuple(masked(argv)), ready_s)
+
+
+def next_log(folder: Path) -> Path:
+    """The first unused name in `folder`, which is made. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while (path := folder / f"engine-{number}.log").exists():
+        number += 1
+    return path
+
+
+def _key_of(engine: VllmServeEngine, error: OSError) -> str:
+    where = str(error.filename)
+    if engine.cwd is not None and where == str(_absolute(engine.cwd)):
+        return "engine.cwd"
+    if where != python_of(engine):
+        return "engine.command"
+    return "engine.python" if engine.python is not None or engine.venv is None else "engine.venv"
+
+
+@dataclass(slots=True)
+class _Launch:
+    """A server on its way to its first token."""
+
+    engine: VllmServeEngine
+    model: str
+    owned: Owned
+    address: tuple[str, int]
+    access: Access
+    progress: Callable[[float, str], None]
+    stop: int | None
+    begun: float
+    told: float = 0.0
+    doing: str = "start"
+
+    def wait(self) -> None:
+        """Until its route answers 200, its model is listed and one real token has come."""
+        path = self.engine.ready.path
+        while (status := self._ask(path, ANSWER_S)[0]) != 200:
+            if status == 404:
+                raise EngineError(f"the server has no {path} (status 404)", "engine.ready.path")
+            self._pause(POLL_S)
+        while not (answer := self._ask("/v1/models", ANSWER_S))[0]:
+            self._pause(POLL_S)
+        found = read_models(*answer, self.model)
+        if found.models and self.model not in found.models:
+            raise EngineError(f"the server does not serve {self.model!r}", "model", allowed=", ".join(found.models))
+        self.doing = "first request"
+        while (answer := self._first_token())[0] in {0, 503}:
+            self._pause(POLL_S)
+        if answer[0] >= 500:
+            self._pause(END_S)  # if that was a crash, its end says more
+        if answer[0] != 200 or not _has_token(answer[1]):
+            said = " ".join(answer[1][:200].decode(errors="replace").split())
+            raise self._failure(f"no token came, but status {answer[0]}: {said}")
+
+    def _first_token(self) -> tuple[int, bytes]:
+        given = {key: value for key, value in self.engine.extra_body.items() if key not in _OUR_FIELDS}
+        body = {**given, "model": self.model, "max_tokens": 1}
+        if self.engine.api == "chat":
+            return self._ask("/v1/chat/completions", None, {**body, "messages": [{"role": "user", "content": "Hi"}]})
+        return self._ask("/v1/completions", None, {**body, "prompt": [1, 2]})
+
+    def _ask(self, path: str, patience_s: float | None, body: Mapping[str, Any] | None = None) -> tuple[int, bytes]:
+        """Status and body of an answer; status 0 when there is none within `patience_s` (None: no limit of its own)."""
+        connection = http.client.HTTPConnection(*self.address, timeout=ANSWER_S)
+        deadline = None if patience_s is None else time.monotonic() + patience_s
+        headers = {"Content-Type": "application/json", **self.access.headers}
+        sent = None if body is None else orjson.dumps(body)
+        try:
+            connection.request("POST" if sent else "GET", path, sent, headers)
+            while not self._pause(POLL_S, connection.sock):
+                if deadline is not None and time.monotonic() > deadline:
+                    return 0, b""
+            answer = connection.getresponse()
+            return answer.status, answer.read(ANSWER_BYTES)
+        except (OSError, http.client.HTTPException):
+            return 0, b""
+        finally:
+            connection.close()
+
+    def _pause(self, seconds: float, sock: socket.socket | None = None) -> bool:
+        """Wait, at most until `sock` is readable (then True); raise when there is nothing more to wait for."""
+        watched: list[Any] = [self.owned, *([] if self.stop is None else [self.stop]), *([sock] if sock else [])]
+        deadline = time.monotonic() + seconds
+        ready: list[Any] = []
+        while not ready and (left := deadline - time.monotonic()) > 0:
+            ready = select.select(watched, [], [], min(left, PROGRESS_S))[0]
+            waited = time.monotonic() - self.begun
+            if self.owned in ready and (died := self.owned.died()):
+                raise self._failure(died)
+            if self.stop in ready:
+                raise LaunchStoppedError
+            if waited > self.engine.ready.timeout_s:
+                raise self._failure(f"not ready within {self.engine.ready.timeout_s:g} s", "engine.ready.timeout_s")
+            if waited - self.told >= PROGRESS_S:
+                self.told = waited
+                self.progress(waited, plain(next(iter(self.owned.tail(1)), "")).strip())
+        return sock in ready
+
+    def _failure(self, what: str, key: str = "engine") -> EngineError:
+        """The error for a launch that failed, with what its log says; `key` is at fault if it says nothing."""
+        found = self.owned.diagnosis() or diagnose(self.owned.text())
+        key = found.key if found.reason else key
+        key = "engine.args.model" if key == "model" and "model" in self.engine.args else key
+        reason = f": {found.reason}" if found.reason and found.reason not in what else ""
+        return EngineError(f"{self.doing}: {what}{reason}", key, lines=(*found.lines, f"whole log: {self.owned.log}"))
+
+
+def _has_token(body: bytes) -> bool:
+    try:
+        return int(orjson.loads(body)["usage"]["completion_tokens"]) > 0
+    except (ValueError, KeyError, TypeError):
+        return False

@@ -1,0 +1,122 @@
+"""Secrets stay out of files and logs: by the names that they stand under, and by their values where those are known."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+MASK = "***"
+SHORTEST = 4  # fewer characters would be found in ordinary words
+_ENV_VALUE = 8  # a value of the environment that is shorter is a switch or a number, more likely than a secret
+
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_TELLING = re.compile(
+    r"(?i)(^|[^a-z])(key|token|pat|auth|authorization|bearer|cookie)s?$|[_.-]pwd$"
+    r"|api[_.-]?key|private[_.-]?key|access[_.-]?key|secret|passw|passphrase|credential"
+)
+_NAMES_ONLY = {"api_key_env", "headers_env"}  # these say where a secret is, not what it is
+_HARMLESS = re.compile(r"[\d.,_]*|(?i:none|null|true|false)")
+
+_USERINFO = re.compile(r"(?<=://)[^/?#\s]+@")
+_QUERY = re.compile(r"([?&])([^=&\s]{1,80})=([^&\s]+)")
+_QUERY_NAME = re.compile(r"(?i)key|token|secret|passw|auth|credential|sig")  # in URLs more names tell than elsewhere
+_SCHEME = re.compile(r"(?i)\b(bearer|basic)\s+[^\s\"',;]+")
+_HEADER = re.compile(r"(?i)\b((?:proxy-)?authorization|(?:set-)?cookie)([\"']?\s*[:=]\s*[\"']?)[^\"'\r\n]+")
+_VALUE = r"""\[[^\]]*\]|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'"""
+_NAMED = re.compile(
+    rf"""(?<![\w.?&-])(?P<name>-{{0,2}}[A-Za-z_][\w.-]*)(?P<sep>["']?\s*[:=]\s*)"""
+    rf"""(?P<value>{_VALUE}|\S+?(?=[,;)}}\]]*(?:\s|$)))"""
+)
+_OPTIONED = re.compile(
+    rf"(?<![\w-])(?P<name>--[A-Za-z][\w.-]*)(?P<sep>\s+)(?P<value>(?:(?:{_VALUE}|[^\s-]\S*)(?:\s+|$))+)"
+)
+_ASSIGNED = re.compile(r"(?P<name>-{0,2}[\w.-]+)=(?P<value>.*)", re.DOTALL)
+_OPTION = re.compile(r"--.*|-[A-Za-z]{1,3}(=.*)?", re.DOTALL)
+
+
+def telling(name: str, value: object = "") -> bool:
+    """Whether a value under this name is to be hidden: `api_key`, `HF_TOKEN`, `--password`.
+
+    Counts (`max_tokens: 8`), switches and None are not secrets, whatever they are called.
+    """
+    if name in _NAMES_ONLY or value is None or isinstance(value, bool):
+        return False
+    if not _TELLING.search(_CAMEL.sub("_", name)):
+        return False
+    return not (name.lower().endswith("tokens") and _HARMLESS.fullmatch(str(value)) and str(value))
+
+
+def masked(value: Any, name: str = "", secrets: Collection[str] = ()) -> Any:  # noqa: ANN401 - JSON in, JSON out
+    """A copy of JSON-like data without secrets: values of telling keys and options, and what `mask_text` finds in text.
+
+    Lists are also read as command lines: `--api-key VALUE ...`, `--api-key=VALUE`, `HF_TOKEN=VALUE`.
+    """
+    if isinstance(value, Mapping):
+        inherited = name in _NAMES_ONLY or telling(name)  # whatever its own keys are called
+        return {key: masked(item, name if inherited else str(key), secrets) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [masked(item, name, secrets) for item in value] if telling(name) else _items(value, name, secrets)
+    if telling(name, value):
+        return MASK
+    return mask_text(value, secrets) if isinstance(value, str) and name not in _NAMES_ONLY else value
+
+
+def _items(items: Sequence[Any], name: str, secrets: Collection[str]) -> list[Any]:
+    option, made = "", []  # option: a telling one, whose values follow
+    for item in items:
+        if isinstance(item, str) and (found := _ASSIGNED.fullmatch(item)) and telling(found["name"], found["value"]):
+            option = ""
+            made.append(f"{found['name']}={MASK}")
+            continue
+        if isinstance(item, str) and (not option or _OPTION.fullmatch(item)):
+            option = item if item.startswith("-") and telling(item) else ""
+            made.append(mask_text(item, secrets))
+        else:
+            made.append(masked(item, option or name, secrets))
+    return made
+
+
+def secrets_of(environ: Mapping[str, str]) -> frozenset[str]:
+    """Values of the environment variables with telling names, for `mask_text`; a file's path is where, not what."""
+    found = {value for name, value in environ.items() if len(value) >= _ENV_VALUE and telling(name, value)}
+    return frozenset(value for value in found if not (value.startswith("/") and Path(value).exists()))
+
+
+def mask_text(text: str, secrets: Collection[str] = ()) -> str:
+    """`text` (a log line, an error message) without the known `secrets`, nor the start of one that was cut off, and
+    without what looks like one: user info and telling queries of URLs, Bearer tokens, values of telling names.
+    """
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = _without(text, secret)
+    text = _QUERY.sub(_queried, _USERINFO.sub(f"{MASK}@", text))
+    text = _HEADER.sub(rf"\1\2{MASK}", _SCHEME.sub(rf"\1 {MASK}", text))
+    return _NAMED.sub(_hidden, _OPTIONED.sub(_hidden, text))
+
+
+def _without(text: str, secret: str) -> str:
+    start = secret[:8]
+    if len(secret) < SHORTEST or start not in text:
+        return text
+    head, *tails = text.split(start)
+    return head + "".join(MASK + tail[_in_common(tail, secret[len(start) :]) :] for tail in tails)
+
+
+def _in_common(a: str, b: str) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+
+
+def _queried(found: re.Match[str]) -> str:
+    before, name, _ = found.groups()
+    return f"{before}{name}={MASK}" if _QUERY_NAME.search(name) or telling(name) else found[0]
+
+
+def _hidden(found: re.Match[str]) -> str:
+    name, value = found["name"], found["value"].rstrip()
+    bare = value.strip("\"'")
+    if bare == MASK or not telling(name, bare) or _HARMLESS.fullmatch(bare):
+        return found[0]
+    quote = value[0] if value[0] in "\"'" else ""
+    return name + found["sep"] + quote + MASK + quote + found["value"][len(value) :]
