@@ -14,7 +14,7 @@ from benchbench.spec.errors import Fault, Loc, Problem, SpecError, faults_of, sh
 from benchbench.spec.plan import make_plan, matching, merge
 from benchbench.spec.select import SelectionError, parse_selection
 
-NOT_OVERRIDABLE = ("name", "grid", "order", "overrides", "variants", "baseline", "blocks", "hardware")
+NOT_OVERRIDABLE = ("name", "grid", "order", "overrides", "variants", "baseline", "blocks", "hardware", "telemetry")
 # Overrides change what is asked of a server, never the server.
 OVERRIDABLE_ENGINE = ("api", "extra_body")
 _ENGINE_ALLOWED = ", ".join(OVERRIDABLE_ENGINE)
@@ -38,6 +38,7 @@ _SECTIONS: dict[Loc, type[BaseModel]] = {
     ("slo",): schema.Slo,
     ("hardware",): schema.Hardware,
     ("validity",): schema.Validity,
+    ("telemetry",): schema.Telemetry,
 }
 _KEYS = {loc: tuple(section.model_fields) for loc, section in _SECTIONS.items()}
 
