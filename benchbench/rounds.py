@@ -20,6 +20,7 @@ from benchbench.loadgen.target import Target, make_target
 from benchbench.loadgen.worker import Worker, WorkerDiedError
 from benchbench.record.secrets import mask_text
 from benchbench.record.store import RunDirectory
+from benchbench.record.telemetry import Sampler
 from benchbench.spec import Cell, OpenLoad, Plan
 from benchbench.spec.values import base_url
 
@@ -89,6 +90,7 @@ class Driver:
     observer: Observer
     stop: int | None
     attempts: dict[tuple[str, str, int], int]
+    sampler: Sampler
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace)
     answered: bool = False  # some request has succeeded
@@ -191,7 +193,7 @@ def _cell(driver: Driver, cell: Cell, left: int) -> None:
 
     `left`: output steps that the pace still counts for this cell.
     """
-    from benchbench.analysis.summary import metrics_of, summarise, summary_row
+    from benchbench.analysis.summary import metrics_of
 
     run, tables = driver.run, driver.run.read_cell(cell.key)
     info = cell_info(cell)
@@ -210,10 +212,18 @@ def _cell(driver: Driver, cell: Cell, left: int) -> None:
             run.journal("cell_given_up", cell=cell.key, reason=table["error_detail"][0].as_py())
             break
     driver.pace.left_steps -= left
-    _done(driver, cell, summary_row(summarise(info, tables, warmups)))
+    _done(driver, cell, tables, warmups)
 
 
-def _done(driver: Driver, cell: Cell, row: dict[str, Any]) -> None:
+def _done(driver: Driver, cell: Cell, tables: list[pa.Table], warmups: list[pa.Table]) -> None:
+    """Sum the cell up as it will be summed up again from its files, telemetry's too."""
+    from benchbench.analysis.runs import samples_of
+    from benchbench.analysis.summary import summarise, summary_row
+
+    driver.sampler.flush()
+    for note in driver.sampler.notes():
+        driver.observer.note(note)
+    row = summary_row(summarise(cell_info(cell), tables, warmups, samples_of(driver.run, tables)))
     driver.rows[cell.key] = row
     driver.run.journal("cell_done", cell=cell.key, status=row["status"], reasons=row["reasons"])
     driver.observer.row(cell, row)
@@ -221,11 +231,8 @@ def _done(driver: Driver, cell: Cell, row: dict[str, Any]) -> None:
 
 def _given_up(driver: Driver, cell: Cell, reason: str) -> None:
     """A cell in which the engine died: what there is of it stays, and it is not tried again."""
-    from benchbench.analysis.summary import summarise, summary_row
-
     driver.run.journal("cell_given_up", cell=cell.key, reason=reason)
-    tables = [driver.run.read_cell(cell.key, phase) for phase in ("measured", "warmup")]
-    _done(driver, cell, summary_row(summarise(cell_info(cell), *tables)))
+    _done(driver, cell, driver.run.read_cell(cell.key), driver.run.read_cell(cell.key, "warmup"))
 
 
 def _warm_up(driver: Driver, cell: Cell) -> list[pa.Table]:

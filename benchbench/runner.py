@@ -12,6 +12,7 @@ from benchbench.engines.opening import Hooks, Opened
 from benchbench.engines.vllm_serve import LaunchStoppedError
 from benchbench.loadgen.worker import WorkerDiedError
 from benchbench.record.store import RunDirectory, replace_file
+from benchbench.record.telemetry import Sampler, scope_of
 from benchbench.rounds import (
     Driver,
     EngineDiedError,
@@ -129,14 +130,18 @@ def _carry_out(
     engine, left = plan.spec.engine, todo
     restarts = engine.restarts if isinstance(engine, VllmServeEngine | VllmInprocessEngine) else 0
     hooks = Hooks(run.path / "logs", observer.starting, stop, _import_all)
+    wanted = plan.spec.telemetry
+    scope = scope_of(engine, wanted)
     try:
         while left:
             try:
-                with start_engine(plan, hooks) as (opened, worker):
+                with Sampler(run.path, wanted, scope) as sampler, start_engine(plan, hooks) as (found, worker):
+                    sampler.ready()
+                    opened = replace(found, notes=(*found.notes, *sampler.notes()))
                     for note in [*opened.notes, *_too_long(plan, opened.capabilities)]:
                         observer.note(note)
-                    _write_manifest(run, plan, only, opened)
-                    measure(Driver(run, worker, opened, observer, stop, run.attempts(), rows), left)
+                    _write_manifest(run, plan, only, opened, sampler.facts())
+                    measure(Driver(run, worker, opened, observer, stop, run.attempts(), sampler, rows), left)
                     left = []
             except EngineDiedError as died:
                 left = list(died.left)
@@ -185,7 +190,13 @@ def _is_concluded(run: RunDirectory, plan: Plan) -> bool:
     return last == "complete" and {cell.key for cell in plan.cells} <= {e["key"] for e in run.manifest()["plan"]}
 
 
-def _write_manifest(run: RunDirectory, plan: Plan, only: str | None, opened: Opened | None) -> None:
+def _write_manifest(
+    run: RunDirectory,
+    plan: Plan,
+    only: str | None,
+    opened: Opened | None,
+    devices: list[dict[str, Any]] | None = None,
+) -> None:
     """What was asked and with what. With `only`, cells of an earlier, wider plan stay in it."""
     from benchbench.record.engine_side import side_of
     from benchbench.record.environment import environment, spec_hash
@@ -209,6 +220,7 @@ def _write_manifest(run: RunDirectory, plan: Plan, only: str | None, opened: Ope
             "engine": asdict(opened.capabilities) if opened else earlier.get("engine"),
             "starts": [*earlier.get("starts", []), *([masked(opened.start)] if opened and opened.start else [])],
             "engine_environment": side,
+            "devices": earlier.get("devices", []) if devices is None else devices,
             "caption": plan.spec.caption,
             "instrument": stored(),
             **environment(),

@@ -48,8 +48,8 @@ CHANGES: dict[Reason, dict[str, Any]] = {
     Reason.CLOCK_STEP: {"clock_step_ns": 1_000_001},
     Reason.USER_STAMPS: {"kernel_stamps": False},
     Reason.SHORT_WINDOW: {"windowed": False},
-    Reason.THROTTLED: {"throttled": True},
-    Reason.STRAGGLER: {"straggler": True},
+    Reason.THROTTLED: {"throttled": ("gpu1: thermal",)},
+    Reason.STRAGGLER: {"straggler": ("gpu1: 1500 MHz",)},
     Reason.FASTER_THAN_HARDWARE: {"too_fast": True},
 }
 # Second causes of a reason: the same fact, told by another.
@@ -150,8 +150,9 @@ def page() -> str:
     intro = (
         "A cell is `valid`, `suspect` (shown in tables and plots with a mark) or `invalid` (left out of both); "
         "`summary.csv` keeps all three with their codes in `reasons`. This is the closed list of the reasons: "
-        "a cell's status is the worst of those that apply, and `valid` when none does. `throttled`, `straggler` and "
-        "`faster_than_hardware` are for telemetry and hardware facts, which this version does not read."
+        "a cell's status is the worst of those that apply, and `valid` when none does. `throttled` and `straggler` "
+        "are judged where there is telemetry of GPUs, as [definitions.md](definitions.md) says; "
+        "`faster_than_hardware` is for hardware facts, which this version does not read."
     )
     rows = [f"| `{r.code}` | {r.status} | {r.meaning} | {r.remedy} |" for r in Reason]
     note = "<!-- Made from benchbench/analysis/validity.py by `python tests/test_validity.py`; don't edit. -->"

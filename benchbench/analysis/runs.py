@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchbench.analysis.summary import COLUMNS, CellInfo, CellSummary, summarise, summary_row
+from benchbench.analysis.telemetry import MAX_GAP_S, window_of
 from benchbench.record.requests import round_facts
 from benchbench.record.store import RunDirectory
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
+
+_MARGIN_NS = int(MAX_GAP_S * 1e9)  # samples at a window's edges may lie in other files
 
 
 class Run:
@@ -70,6 +74,13 @@ class Run:
         frame: pd.DataFrame = pa.concat_tables(tables, promote_options="default").to_pandas()
         return frame
 
+    def telemetry(self) -> pd.DataFrame:
+        """One row a sample of a device (`time_ns`, `device`; see docs/definitions.md); empty without telemetry."""
+        import pandas as pd
+
+        samples = self.directory.read_telemetry()
+        return pd.DataFrame() if samples is None else samples.to_pandas()
+
     def rounds(self) -> pd.DataFrame:
         """One row a finished round: the instrument's own facts (longest loop turn, CPU, clock step ...)."""
         import pandas as pd
@@ -101,8 +112,19 @@ def side_by_side(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def cell_summary(run: RunDirectory, cell: CellInfo) -> CellSummary:
-    """The summary of one cell from its stored rounds."""
-    return summarise(cell, run.read_cell(cell.key), run.read_cell(cell.key, "warmup"))
+    """The summary of one cell from its stored rounds and the telemetry of their time."""
+    tables = run.read_cell(cell.key)
+    return summarise(cell, tables, run.read_cell(cell.key, "warmup"), samples_of(run, tables))
+
+
+def samples_of(run: RunDirectory, tables: Sequence[pa.Table]) -> pa.Table | None:
+    """The stored telemetry that can concern these rounds."""
+    windows = [window for table in tables if (window := window_of(table))]
+    if not windows:
+        return None
+    return run.read_telemetry(
+        min(window.begin_ns for window in windows) - _MARGIN_NS, max(window.end_ns for window in windows) + _MARGIN_NS
+    )
 
 
 def open_run(path: str | Path) -> Run:

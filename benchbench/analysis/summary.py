@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from benchbench.analysis.metrics import Floats, RoundMetrics, Slo, round_metrics
 from benchbench.analysis.observed import observe, percentile, pooled
 from benchbench.analysis.server_times import ServerTimes, server_times
 from benchbench.analysis.stats import Estimate, two_stage_estimate
+from benchbench.analysis.telemetry import Usage, stragglers, throttled, usage, window_of
 from benchbench.analysis.validity import Budgets, Reason, Seen, Status, judge
 from benchbench.record.requests import round_facts
 
@@ -29,6 +30,8 @@ COLUMNS = (
     *("lag_ms_max", "turn_ms_max", "client_cpu_share", "resent", "key"),
     *("rounds_needed", "warmup_rounds", "queue_ms", "preemptions", "prefix_hits", "foreign_tokens"),
     *("server_ttft_ms", "server_queue_ms", "server_itl_ms", "outside_ttft_ms", "server_times"),
+    *("power_w", "energy_j", "tok_per_j", "j_per_tok", "gpu_temp_c_max", "gpu_clock_mhz", "gpu_clock_mhz_min"),
+    "throttle",
 )
 
 
@@ -78,6 +81,7 @@ class CellSummary:
     status: Status
     reasons: tuple[Reason, ...]
     facts: tuple[Mapping[str, Any], ...]
+    usage: Usage | None
 
 
 _ESTIMATES: dict[str, Callable[[RoundMetrics], float | None]] = {
@@ -105,18 +109,26 @@ def _edge(values: Floats, edge: Callable[[Floats], Any]) -> float | None:
     return float(edge(values)) if len(values) else None
 
 
-def summarise(cell: CellInfo, tables: Sequence[pa.Table], warmups: Sequence[pa.Table] = ()) -> CellSummary:
-    """Summary of a cell from the tables of its measured rounds and of its warm-up rounds, in order."""
+def summarise(
+    cell: CellInfo, tables: Sequence[pa.Table], warmups: Sequence[pa.Table] = (), samples: pa.Table | None = None
+) -> CellSummary:
+    """Summary of a cell from the tables of its measured rounds and of its warm-up rounds, in order, and telemetry's."""
     rounds, before = metrics_of(cell, tables), metrics_of(cell, warmups)
     facts = tuple(round_facts(table) for table in tables)
     estimates = {}
     for name, figure in _ESTIMATES.items():
         values = [value for one in rounds if (value := figure(one)) is not None]
         estimates[name] = two_stage_estimate(values, cell.rounds_min)
-    seen = observe(cell, tables, rounds, before, facts)
+    used = usage([window for table in tables if (window := window_of(table))], samples)
+    gpus = used.gpus if used else ()
+    seen = replace(
+        observe(cell, tables, rounds, before, facts),
+        throttled=throttled(gpus),
+        straggler=stragglers(gpus, cell.budgets.straggler),
+    )
     status, reasons = judge(seen, cell.budgets)
     server = server_times(tables, rounds, facts)
-    return CellSummary(cell, rounds, before, estimates, seen, server, status, reasons, facts)
+    return CellSummary(cell, rounds, before, estimates, seen, server, status, reasons, facts, used)
 
 
 def metrics_of(cell: CellInfo, tables: Sequence[pa.Table]) -> tuple[RoundMetrics, ...]:
@@ -170,7 +182,27 @@ def summary_row(summary: CellSummary) -> dict[str, Any]:
     )
     wall = sum(fact.get("wall_ns", 0) for fact in summary.facts)
     row["client_cpu_share"] = sum(fact.get("cpu_ns", 0) for fact in summary.facts) / wall if wall else None
-    return row
+    return row | (_usage_columns(summary.usage) if summary.usage else {})
+
+
+def _usage_columns(used: Usage) -> dict[str, Any]:
+    """Over all GPUs: sums of power and energy, the hottest, the mean clock, the lowest clock, all throttle reasons."""
+    clocks = [gpu.core_clock_mhz for gpu in used.gpus if gpu.core_clock_mhz is not None]
+    told = [gpu.throttle for gpu in used.gpus if gpu.throttle is not None]
+    return {
+        "power_w": used.power_w,
+        "energy_j": used.energy_j,
+        "tok_per_j": used.tok_per_j,
+        "j_per_tok": 1 / used.tok_per_j if used.tok_per_j else None,
+        "gpu_temp_c_max": max(
+            (g.temperature_c_max for g in used.gpus if g.temperature_c_max is not None), default=None
+        ),
+        "gpu_clock_mhz": sum(clocks) / len(clocks) if clocks else None,
+        "gpu_clock_mhz_min": min(
+            (g.core_clock_mhz_min for g in used.gpus if g.core_clock_mhz_min is not None), default=None
+        ),
+        "throttle": ";".join(sorted({word for words in told for word in words})) if told else None,
+    }
 
 
 def _queue_ms(facts: Sequence[Mapping[str, Any]]) -> float | None:

@@ -163,13 +163,13 @@ class Reason(Enum):
     THROTTLED = (
         "throttled",
         "suspect",
-        "an accelerator lowered its clocks for heat or power during a round",
-        "cool it, or set a power limit that it can hold",
+        "a GPU was slowed by heat, a hardware slowdown or a power brake during a round (its power cap is no reason)",
+        "cool it; look at its fans, its power supply and what the host's own limits are",
     )
     STRAGGLER = (
         "straggler",
         "suspect",
-        "one accelerator was slower than the others of its group",
+        "one GPU clocked lower than its peers by more than validity.straggler",
         "look at its temperature, clocks and links",
     )
     FASTER_THAN_HARDWARE = (
@@ -220,8 +220,8 @@ class Seen:
     prefix_hits: int | None = None
     common_tokens: int = 0  # that the prompts share by their form (template, BOS), so that a cache may have them
     # From telemetry and the roofline, where there are any
-    throttled: bool = False
-    straggler: bool = False
+    throttled: tuple[str, ...] = ()  # devices, with what was seen of each
+    straggler: tuple[str, ...] = ()
     too_fast: bool = False
 
 
@@ -238,6 +238,7 @@ class Budgets:
     late_send: float = 0.25
     client_lag: float = 0.50
     warmup_agree: float = 0.05
+    straggler: float = 0.10
     clock_step_ns: int = 1_000_000
 
 
@@ -250,8 +251,8 @@ def judge(seen: Seen, budgets: Budgets) -> tuple[Status, tuple[Reason, ...]]:
         Reason.TOO_FEW_ROUNDS: 0 < seen.rounds < seen.rounds_needed,
         Reason.DRIFT: seen.drift,
         Reason.SHORT_WINDOW: not seen.windowed,
-        Reason.THROTTLED: seen.throttled,
-        Reason.STRAGGLER: seen.straggler,
+        Reason.THROTTLED: bool(seen.throttled),
+        Reason.STRAGGLER: bool(seen.straggler),
         Reason.FASTER_THAN_HARDWARE: seen.too_fast,
     }
     reasons = tuple(reason for reason in Reason if found[reason])

@@ -72,7 +72,7 @@ def column(values: Sequence[Any]) -> pa.Array:
     return numbers(np.array([0 if value is None else value for value in values], kind), known)
 
 
-def array_of(column: pa.ChunkedArray, missing: int = -1) -> npt.NDArray[Any]:
+def array_of(column: pa.ChunkedArray, missing: float = -1) -> npt.NDArray[Any]:
     """A column of fixed-width numbers as a numpy array, `missing` where it is null (`to_numpy` imports pandas)."""
     array = column.combine_chunks()
     valid, data = array.buffers()

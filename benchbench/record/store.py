@@ -3,6 +3,7 @@
 manifest.json     what was asked: spec as resolved, plan, versions, host, git state, format version
 journal.jsonl     what happened, one line each, append-only
 records/          one Parquet file a finished round, `CELL-PHASE-NUMBER.parquet`; its presence means finished
+telemetry/        what GPUs and host did meanwhile (`telemetry.Sampler`), one Parquet file a cell
 summary.parquet, summary.csv, table.md, plots/    made from the records, at any time again
 """
 
@@ -78,7 +79,7 @@ class RunDirectory:
         except OSError:
             self.close()
             raise RunError(f"{self.path}: another sweep is running in this folder") from None
-        for leftover in self.records.glob(".*.tmp"):
+        for leftover in [*self.records.glob(".*.tmp"), *self.path.glob("telemetry/.*.tmp")]:
             leftover.unlink()
 
     def close(self) -> None:
@@ -161,6 +162,19 @@ class RunDirectory:
     def read_cell(self, cell: str, phase: str = "measured") -> list[pa.Table]:
         """The tables of a cell's finished rounds, in order."""
         return [self.read_round(cell, phase, number) for number in self.finished_rounds(cell, phase)]
+
+    def read_telemetry(self, first_ns: int = 0, last_ns: int = 2**63 - 1) -> pa.Table | None:
+        """The samples of all files that touch a span of time, in order of writing; None when there are none."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        found = []
+        for path in sorted((self.path / "telemetry").glob("*.parquet")):
+            with pq.ParquetFile(path) as file:  # pq.read_table imports pandas
+                facts = orjson.loads(file.schema_arrow.metadata[b"benchbench"])
+                if facts["first_ns"] <= last_ns and facts["last_ns"] >= first_ns:
+                    found.append(file.read().replace_schema_metadata())
+        return pa.concat_tables(found) if found else None
 
     def write_summary(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
         """summary.parquet and summary.csv: every cell whatever its status; missing numbers are null and empty."""

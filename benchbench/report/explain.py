@@ -6,7 +6,8 @@ from benchbench.analysis.metrics import RoundMetrics
 from benchbench.analysis.observed import percentile, pooled
 from benchbench.analysis.stats import Estimate, drift, outlier_rounds
 from benchbench.analysis.summary import CellSummary
-from benchbench.analysis.validity import Seen
+from benchbench.analysis.telemetry import DeviceUse, Usage
+from benchbench.analysis.validity import Reason, Seen
 
 
 def explain(summary: CellSummary) -> str:
@@ -31,9 +32,13 @@ def explain(summary: CellSummary) -> str:
         "client": _client(summary),
         "clock": f"largest step of wall against monotonic clock {seen.clock_step_ns / 1e3:.0f} us, "
         + ("kernel receive stamps" if seen.kernel_stamps else "user-space stamps"),
+        **_telemetry(summary.usage, seen.rounds),
     }
     lines += [f"  {what + ':':16} {text}" for what, text in found.items()]
-    lines += [f"  {reason.status}: {reason.code}: {reason.meaning}; {reason.remedy}" for reason in summary.reasons]
+    details = {Reason.THROTTLED: seen.throttled, Reason.STRAGGLER: seen.straggler}
+    for reason in summary.reasons:
+        where = f" ({'; '.join(details[reason])})" if reason in details else ""
+        lines.append(f"  {reason.status}: {reason.code}: {reason.meaning}{where}; {reason.remedy}")
     return "\n".join(lines)
 
 
@@ -147,3 +152,39 @@ def _client(summary: CellSummary) -> str:
         f"longest loop turn {turn:.2f} ms; send skew {seen.send_skew_s * 1e3:.2f} ms; "
         f"late sends p99 {seen.late_p99_s * 1e3:.2f} ms; CPU {cpu:.0%} of a core"
     )
+
+
+def _telemetry(used: Usage | None, rounds: int) -> dict[str, str]:
+    if used is None:
+        return {"telemetry": "none of these times"}
+    found = {"energy": _energy(used, rounds)} if used.gpus else {}
+    found |= {gpu.device: _device(gpu) for gpu in used.gpus}
+    return found | ({"host": _device(used.host)} if used.host else {})
+
+
+def _energy(used: Usage, rounds: int) -> str:
+    if used.energy_j is None or used.power_w is None or not used.tok_per_j:
+        return "not known: no round is covered by enough samples of every GPU"
+    sources = sorted({gpu.source for gpu in used.gpus if gpu.source})
+    how = {"counter": "by the GPUs' counters", "power": "by the integral of their power"}
+    return (
+        f"{used.energy_j:,.1f} J a round at {used.power_w:,.0f} W, {' and '.join(how[one] for one in sources)}; "
+        f"{used.tok_per_j:.3g} tok/J, {1 / used.tok_per_j:.3g} J/tok; {used.rounds} of {rounds} rounds"
+    )
+
+
+def _device(use: DeviceUse) -> str:
+    parts = [f"{use.power_w:.0f} W"] if use.power_w is not None else []
+    if use.core_clock_mhz is not None:
+        parts.append(f"{use.core_clock_mhz:.0f} MHz (lowest {use.core_clock_mhz_min:.0f})")
+    if use.temperature_c_max is not None:
+        parts.append(f"{use.temperature_c_max:.0f} °C at most")
+    if use.utilisation is not None:
+        parts.append(f"busy {use.utilisation:.0%}".replace("%", " %"))
+    if use.cpu_share is not None:
+        parts.append(f"CPU {use.cpu_share:.0%}".replace("%", " %"))
+    if use.memory_bytes_max is not None:
+        parts.append(f"memory {use.memory_bytes_max / 2**30:.1f} GiB at most")
+    if use.throttle is not None:
+        parts.append(f"throttle: {', '.join(use.throttle) or 'none'}")
+    return (f"{use.name}: " if use.name else "") + (", ".join(parts) or "too few samples in every round")

@@ -25,6 +25,7 @@ from benchbench.spec.values import (
     Counts,
     Flags,
     Header,
+    Indices,
     Json,
     Loopback,
     Name,
@@ -313,6 +314,20 @@ class Validity(_Section):
     late_send: Share = Field(0.25, description="suspect when p99 of sends is later than this share of TTFT")
     client_lag: Share = Field(0.50, description="suspect when p99 of client lag exceeds this share of the median ITL")
     warmup_agree: Share = Field(0.05, description="warmup: auto ends when two rounds agree within this share")
+    straggler: Share = Field(
+        0.10, description="suspect when one GPU's mean clock is this share below its peers' median"
+    )
+
+
+class Telemetry(_Section):
+    """What is sampled of this host while the sweep runs, where the engine is on it."""
+
+    enabled: bool = Field(default=True, description="false: nothing is sampled")
+    hz: float = Field(10.0, ge=2, le=100, description="samples per second")
+    gpus: Indices | None = Field(
+        None,
+        description="GPUs that the engine uses, as amd-smi list or nvidia-smi -L count them; empty: all it may see",
+    )
 
 
 class Override(BaseModel):
@@ -380,6 +395,7 @@ class SweepSpec(_Section):
     )
     hardware: Hardware | None = Field(None, description="what the server runs on")
     validity: Validity = Field(Validity(), description="budgets of trust")
+    telemetry: Telemetry = Field(Telemetry(), description="what is sampled of GPUs and host")
     variants: dict[Name, Variant] = Field(default={}, description="builds to compare: name -> what differs")
     baseline: Text | None = Field(None, description="the variant that others are compared with; empty: the first")
     blocks: Count | None = Field(None, description="starts of each variant; empty: 6")

@@ -186,6 +186,9 @@ Warmup = Annotated[
     WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 0}]}),
 ]
 Vocab = Annotated[tuple[TokenId, TokenId], BeforeValidator(_pair), AfterValidator(_vocab)]
+Indices = Annotated[
+    tuple[Annotated[int, Field(ge=0, le=1023)], ...], BeforeValidator(one_or_many), _axis("integer", minimum=0)
+]
 Header = Annotated[str, AfterValidator(_header)]
 Proxy = Annotated[str, AfterValidator(_proxy)]
 Name = Annotated[Text, AfterValidator(_name)]

@@ -1,0 +1,232 @@
+"""What is read from the device libraries: units, what devices lack, what is asked how often, which devices count."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from device_libraries import (
+    FUNCTION_NOT_FOUND,
+    GIB,
+    GPU_IS_LOST,
+    MI300X,
+    NAVI31,
+    NOT_SUPPORTED,
+    FakeAmdsmi,
+    FakeNvml,
+    OldMetrics,
+)
+
+from benchbench.record import devices as module
+from benchbench.record.devices import Device, device_facts, memory_used, open_devices, visible
+
+
+@pytest.fixture(autouse=True)
+def _no_drivers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host without drivers, whatever this one has."""
+    vendors = {name: ((), *rest) for name, (_, *rest) in module._VENDORS.items()}
+    monkeypatch.setattr(module, "_VENDORS", vendors)
+
+
+def install(monkeypatch: pytest.MonkeyPatch, **libraries: Any) -> list[Device]:
+    """The devices that these libraries show, where a driver's node exists for each (`pynvml`, `amdsmi`)."""
+    for name, library in libraries.items():
+        monkeypatch.setitem(sys.modules, name, library)
+        vendor = {"pynvml": "NVIDIA", "amdsmi": "AMD"}[name]
+        monkeypatch.setitem(module._VENDORS, vendor, (("/",), *module._VENDORS[vendor][1:]))
+    found, notes = open_devices()
+    assert notes == []
+    return found
+
+
+def test_nvidia_in_our_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = FakeNvml()
+    first, second = install(monkeypatch, pynvml=nvml)
+    assert second.facts == {
+        "device": "gpu1", "vendor": "NVIDIA", "index": 1, "name": "NVIDIA H100", "uuid": "GPU-1aaa-bbb",
+        "bus_id": "00000000:01:00.0", "driver": "580.82", "power_limit_w": 700.0, "memory_total_bytes": 80 * GIB,
+        "core_clock_mhz_max": 1980, "memory_clock_mhz_max": 2619,
+    }  # fmt: skip
+    assert device_facts() == ([first.facts, second.facts], [])
+    assert first.sample() == {
+        "energy_j": pytest.approx(123.456), "power_w": 700.25, "core_clock_mhz": 1755, "memory_clock_mhz": 2600,
+        "temperature_c": 61, "utilisation": 0.97, "memory_used_bytes": 60 * GIB, "throttle": "power_cap",
+    }  # fmt: skip
+    assert nvml.calls["nvmlDeviceGetTemperatureV"] == nvml.calls["nvmlDeviceGetCurrentClocksThrottleReasons"] == 0
+    assert memory_used([first, second]) == {"gpu0": 60 * GIB, "gpu1": 60 * GIB}
+
+
+@pytest.mark.parametrize(
+    ("bits", "words"),
+    [(0, ""), (1, ""), (0x4, "power_cap"), (0x68, "hw_slowdown;thermal"), (0x20, "thermal"), (0x80, "power_brake")],
+)
+def test_nvidias_reasons_in_words(monkeypatch: pytest.MonkeyPatch, bits: int, words: str) -> None:
+    nvml = FakeNvml()
+    nvml.reasons = bits
+    assert install(monkeypatch, pynvml=nvml)[0].sample()["throttle"] == words
+
+
+def test_what_is_not_supported_is_asked_once_and_what_fails_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    energy, power, now = (f"nvmlDeviceGet{name}" for name in ("TotalEnergyConsumption", "PowerUsage", "FieldValues"))
+    nvml = FakeNvml(1, failing={energy: NOT_SUPPORTED, power: GPU_IS_LOST})
+    nvml.instant = NOT_SUPPORTED
+    (device,) = install(monkeypatch, pynvml=nvml)
+    said: list[str] = []
+    for _ in range(3):
+        row = device.sample(said.append)
+        assert "energy_j" not in row
+        assert "power_w" not in row
+    assert (nvml.calls[energy], nvml.calls[now], nvml.calls[power]) == (1, 1, 3)
+    assert said == ["gpu0: power_w: NVMLError: NVML error 15"] * 3
+    nvml.failing.clear()
+    assert device.sample()["power_w"] == 650.5
+
+
+def test_a_dear_counter_is_read_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = FakeNvml(1)
+    (device,) = install(monkeypatch, pynvml=nvml)
+    now = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    told = []
+    for _ in range(31):
+        told.append("energy_j" in device.sample())
+        now[0] += 0.1
+    assert told == [tick % 10 == 0 for tick in range(31)]
+    assert nvml.calls["nvmlDeviceGetFieldValues"] == 31
+
+
+def test_an_older_and_a_newer_nvml_are_asked_by_other_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    reasons = "nvmlDeviceGetCurrentClocksEventReasons"
+    old = FakeNvml(1, failing={reasons: FUNCTION_NOT_FOUND})  # the binding knows it, the driver does not
+    assert install(monkeypatch, pynvml=old)[0].sample()["throttle"] == "power_cap"
+    older = FakeNvml(1, gone=(reasons,))
+    assert install(monkeypatch, pynvml=older)[0].sample()["throttle"] == "power_cap"
+    newer = FakeNvml(1, gone=("nvmlDeviceGetTemperature", "nvmlDeviceGetCurrentClocksThrottleReasons"))
+    row = install(monkeypatch, pynvml=newer)[0].sample()
+    assert (row["temperature_c"], row["throttle"]) == (62, "power_cap")
+
+
+def test_navi31_has_no_energy_counter_and_its_hotspot_bit_means_nothing_when_cool(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    amdsmi = FakeAmdsmi(dict(NAVI31))
+    device = install(monkeypatch, amdsmi=amdsmi)[0]
+    assert device.facts == {
+        "device": "gpu0", "vendor": "AMD", "index": 0, "name": "AMD Radeon PRO W7900D",
+        "uuid": "07ff744b-0000-1000-800d-e4f9d3a0f1b2", "bus_id": "0000:00:00.0", "driver": "6.12.12",
+        "power_limit_w": 241.0, "memory_total_bytes": 48 * GIB, "core_clock_mhz_max": 1850.0,
+        "memory_clock_mhz_max": 1324.0, "hotspot_limit_c": 110.0,
+    }  # fmt: skip
+    assert device.sample() == {
+        "power_w": 241, "energy_j": None, "core_clock_mhz": 1702, "memory_clock_mhz": 1124, "temperature_c": 61,
+        "hotspot_c": 79, "utilisation": 0.99, "throttle": "", "memory_used_bytes": 45 * GIB,
+    }  # fmt: skip
+    assert amdsmi.calls["power"] == 0
+    assert amdsmi.metrics
+    for bits, hotspot, words in [
+        (1 << 36 | 1, 79, "power_cap"),
+        (1 << 36 | 1 << 17, 105, "current_limit;thermal"),
+        (1 << 38, 79, "thermal"),  # a voltage regulator's
+        (1 << 47, 79, "hw_slowdown"),
+    ]:
+        amdsmi.metrics |= {"indep_throttle_status": bits, "temperature_hotspot": hotspot}
+        assert device.sample()["throttle"] == words
+    amdsmi.critical = -1  # unknown, so the bit cannot be checked
+    unlimited = install(monkeypatch, amdsmi=amdsmi)[0]
+    amdsmi.metrics["indep_throttle_status"] = 1 << 36
+    assert unlimited.sample()["throttle"] == ""
+
+
+def test_mi300_counts_energy_and_throttling_by_what_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    amdsmi = FakeAmdsmi(dict(MI300X))
+    device = install(monkeypatch, amdsmi=amdsmi)[0]
+    assert amdsmi.metrics
+    row = device.sample()
+    assert (row["energy_j"], row["power_w"], row["core_clock_mhz"], row["throttle"]) == (3.0, 720, 2102, "")
+    assert amdsmi.calls["edge"] == 1
+    amdsmi.metrics |= {"ppt_residency_acc": 101}
+    assert device.sample()["throttle"] == "power_cap"
+    amdsmi.metrics |= {"socket_thm_residency_acc": 8}
+    assert device.sample()["throttle"] == "thermal"
+    assert device.sample()["throttle"] == ""
+    assert amdsmi.calls["edge"] == 1
+    before = install(monkeypatch, amdsmi=FakeAmdsmi(dict(MI300X), structure=OldMetrics))[0]
+    assert before.sample()["throttle"] is None  # ROCm 6.2 does not tell
+
+
+def test_an_amd_guest_without_gpu_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    amdsmi = FakeAmdsmi(None)
+    device = install(monkeypatch, amdsmi=amdsmi)[0]
+    told = {
+        "memory_used_bytes": 45 * GIB, "power_w": 230, "core_clock_mhz": 1650, "memory_clock_mhz": 1124,
+        "hotspot_c": 77,
+    }  # fmt: skip
+    assert device.sample() == told | {"utilisation": None}
+    assert device.sample() == told
+    assert amdsmi.calls["metrics"] == 1
+
+
+def test_without_a_driver_no_library_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("pynvml", "amdsmi"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert open_devices() == ([], [])
+    monkeypatch.setitem(module._VENDORS, "NVIDIA", (("/",), *module._VENDORS["NVIDIA"][1:]))
+    assert open_devices() == (
+        [],
+        ["NVIDIA GPUs are not sampled: no package nvidia-ml-py (pip install 'benchbench[nvidia]')"],
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(failing={"nvmlInit": 9}))
+    assert open_devices() == ([], ["NVIDIA GPUs are not sampled: NVMLError: NVML error 9"])
+
+
+def test_rocms_own_binding_is_preferred_and_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in ("rocm/share/amd_smi", "installed"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "amdsmi.py").write_text(f"place = {place!r}\nprint('Unable to find amdsmi library')\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "installed"))
+    monkeypatch.setenv("ROCM_PATH", str(tmp_path / "rocm"))
+    monkeypatch.delitem(sys.modules, "amdsmi", raising=False)
+    before = list(sys.path)
+    assert module._import_amdsmi().place == "rocm/share/amd_smi"
+    monkeypatch.delitem(sys.modules, "amdsmi")
+    monkeypatch.setenv("ROCM_PATH", str(tmp_path / "none"))
+    assert module._import_amdsmi().place == "installed"
+    monkeypatch.delitem(sys.modules, "amdsmi")
+    assert sys.path == before
+    assert capsys.readouterr().out == ""
+
+
+def fleet(vendor: str, count: int = 4) -> list[Device]:
+    names = [f"GPU-{index}abc-{index}" for index in range(count)]
+    return [Device(f"gpu{k}", {"vendor": vendor, "uuid": name}, [], lambda _: True) for k, name in enumerate(names)]
+
+
+@pytest.mark.parametrize(
+    ("vendor", "gpus", "environment", "left"),
+    [
+        ("NVIDIA", None, {}, [0, 1, 2, 3]),
+        ("NVIDIA", (2, 0), {"CUDA_VISIBLE_DEVICES": "1"}, [2, 0]),
+        ("NVIDIA", None, {"CUDA_VISIBLE_DEVICES": "3,1", "HIP_VISIBLE_DEVICES": "0"}, [3, 1]),
+        ("NVIDIA", None, {"CUDA_VISIBLE_DEVICES": "GPU-2abc-2, gpu-1"}, [2, 1]),
+        ("NVIDIA", None, {"CUDA_VISIBLE_DEVICES": ""}, []),
+        ("NVIDIA", None, {"CUDA_VISIBLE_DEVICES": "-1"}, []),
+        ("AMD", None, {"HIP_VISIBLE_DEVICES": "2", "CUDA_VISIBLE_DEVICES": "0"}, [2]),
+        ("AMD", None, {"CUDA_VISIBLE_DEVICES": "1"}, [1]),
+        ("AMD", None, {"ROCR_VISIBLE_DEVICES": "1,3", "HIP_VISIBLE_DEVICES": "1"}, [3]),
+    ],
+)
+def test_which_gpus_count(
+    vendor: str, gpus: tuple[int, ...] | None, environment: dict[str, str], left: list[int]
+) -> None:
+    found, notes = visible(fleet(vendor), gpus, environment)
+    assert ([device.label for device in found], notes) == ([f"gpu{k}" for k in left], [])
+
+
+def test_gpus_that_are_not_there_are_told() -> None:
+    assert visible(fleet("AMD", 2), (1, 5), {})[1] == ["telemetry.gpus: there is no GPU 5 among 2"]
+    found, notes = visible(fleet("AMD", 2), None, {"HIP_VISIBLE_DEVICES": "7"})
+    assert (len(found), notes) == (2, ["HIP_VISIBLE_DEVICES=7 names no GPU of this host: all are sampled"])
