@@ -82,7 +82,10 @@ class Pace:
 
 @dataclass(slots=True)
 class Driver:
-    """Everything that measuring a cell takes. `rows`: summary rows of the cells measured, by key."""
+    """Everything that measuring a cell takes in one life of an engine, in block `block` of a sweep with variants.
+
+    `rows`: summary rows of the cells measured, by key.
+    """
 
     run: RunDirectory
     worker: Worker | DirectWorker
@@ -91,6 +94,7 @@ class Driver:
     stop: int | None
     attempts: dict[tuple[str, str, int], int]
     sampler: Sampler
+    block: int | None = None
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace)
     answered: bool = False  # some request has succeeded
@@ -127,15 +131,32 @@ def plan_entry(cell: Cell) -> dict[str, Any]:
     }
 
 
-def missing_rounds(run: RunDirectory, cell: Cell) -> int:
-    """Measured rounds that a cell still lacks, as far as its finished ones tell."""
-    done = len(run.finished_rounds(cell.key))
+def missing_rounds(run: RunDirectory, cell: Cell, block: int | None = None) -> int:
+    """Measured rounds that a cell still lacks (in a block), as far as its finished ones tell."""
+    have = run.finished_rounds(cell.key)
+    if block is not None:
+        return len(block_rounds(cell, block) - {*have})
+    done = len(have)
     if done < cell.rounds.min or cell.rounds.min == cell.rounds.max:
         return max(0, cell.rounds.min - done)
     from benchbench.analysis.summary import metrics_of
 
     info = cell_info(cell)
     return max(0, _goal(info, cell, metrics_of(info, run.read_cell(cell.key))) - done)
+
+
+def block_rounds(cell: Cell, block: int) -> set[int]:
+    """The numbers of a cell's rounds in one block: each has `rounds.min`, counted on through the blocks."""
+    return set(range(block * cell.rounds.min, (block + 1) * cell.rounds.min))
+
+
+def _next_round(driver: Driver, cell: Cell, have: set[int], rounds: Sequence[RoundMetrics]) -> int | None:
+    """The number of the round to measure now; None when there are enough."""
+    if driver.block is not None:
+        return next(iter(sorted(block_rounds(cell, driver.block) - have)), None)
+    if len(have) >= _goal(cell_info(cell), cell, rounds):
+        return None
+    return next(number for number in range(len(have) + 1) if number not in have)
 
 
 def _goal(info: CellInfo, cell: Cell, rounds: Sequence[RoundMetrics]) -> int:
@@ -159,13 +180,15 @@ def measure(driver: Driver, todo: Sequence[tuple[Cell, int]]) -> None:
 
     Raises InterruptedSweep, StoppedError, EngineDiedError, EngineError, WorkerDiedError and OSError.
     """
-    driver.pace.left_steps = sum(cell.output * missing for cell, missing in todo)
     for place, (cell, missing) in enumerate(todo):
+        after = driver.pace.left_steps - cell.output * missing
         try:
-            _cell(driver, cell, cell.output * missing)
+            _cell(driver, cell)
         except EngineDiedError as died:
             _given_up(driver, cell, died.reason)
             raise EngineDiedError(died.reason, todo[place + 1 :]) from None
+        finally:
+            driver.pace.left_steps = after
 
 
 def job_of(
@@ -188,11 +211,8 @@ def job_of(
     return make_job(cell, target, opened.source(cell), phase, number, attempt, output)
 
 
-def _cell(driver: Driver, cell: Cell, left: int) -> None:
-    """Warm up, then measure; give a cell up when all requests of a measured round failed.
-
-    `left`: output steps that the pace still counts for this cell.
-    """
+def _cell(driver: Driver, cell: Cell) -> None:
+    """Warm up, then measure; give a cell up when all requests of a measured round failed."""
     from benchbench.analysis.summary import metrics_of
 
     run, tables = driver.run, driver.run.read_cell(cell.key)
@@ -200,18 +220,15 @@ def _cell(driver: Driver, cell: Cell, left: int) -> None:
     rounds = list(metrics_of(info, tables))
     warmups = [*run.read_cell(cell.key, "warmup"), *_warm_up(driver, cell)]
     have = set(run.finished_rounds(cell.key))
-    while len(tables) < _goal(info, cell, rounds):
-        number = min({*range(len(have) + 1)} - have)
+    while (number := _next_round(driver, cell, have, rounds)) is not None:
         table = _round(driver, cell, "measured", number)
         tables.append(table)
         rounds += metrics_of(info, [table])
         have.add(number)
         driver.pace.left_steps -= cell.output
-        left -= cell.output
         if "ok" not in table["status"].to_pylist():
-            run.journal("cell_given_up", cell=cell.key, reason=table["error_detail"][0].as_py())
+            run.journal("cell_given_up", cell=cell.key, block=driver.block, reason=table["error_detail"][0].as_py())
             break
-    driver.pace.left_steps -= left
     _done(driver, cell, tables, warmups)
 
 
@@ -231,7 +248,7 @@ def _done(driver: Driver, cell: Cell, tables: list[pa.Table], warmups: list[pa.T
 
 def _given_up(driver: Driver, cell: Cell, reason: str) -> None:
     """A cell in which the engine died: what there is of it stays, and it is not tried again."""
-    driver.run.journal("cell_given_up", cell=cell.key, reason=reason)
+    driver.run.journal("cell_given_up", cell=cell.key, block=driver.block, reason=reason)
     _done(driver, cell, driver.run.read_cell(cell.key), driver.run.read_cell(cell.key, "warmup"))
 
 
@@ -292,6 +309,7 @@ def _round(driver: Driver, cell: Cell, phase: str, number: int, output: int | No
         "variant": cell.variant,
         "phase": phase,
         "round": number,
+        "block": driver.block,
         "attempt": attempt,
         "input": cell.input,
         "output": cell.output,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 from functools import partial
 
@@ -38,7 +37,6 @@ def _inprocess(engine: VllmInprocessEngine, plan: Plan, hooks: Hooks) -> Iterato
         worker.ready(hooks.stop, partial(hooks.progress, "starting the engine"))
         facts, owned = worker.facts, worker.owned
         start = {
-            "started_ns": time.time_ns(),
             "pid": worker.pid,
             "env": engine.env,
             "log": f"{hooks.logs.name}/{log.name}",

@@ -20,7 +20,7 @@ from device_libraries import (
 )
 
 from benchbench.record import devices as module
-from benchbench.record.devices import Device, device_facts, memory_used, open_devices, visible
+from benchbench.record.devices import Device, device_facts, open_devices, read_now, visible
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ def test_nvidia_in_our_units(monkeypatch: pytest.MonkeyPatch) -> None:
         "temperature_c": 61, "utilisation": 0.97, "memory_used_bytes": 60 * GIB, "throttle": "power_cap",
     }  # fmt: skip
     assert nvml.calls["nvmlDeviceGetTemperatureV"] == nvml.calls["nvmlDeviceGetCurrentClocksThrottleReasons"] == 0
-    assert memory_used([first, second]) == {"gpu0": 60 * GIB, "gpu1": 60 * GIB}
+    assert read_now([first, second], "memory_used_bytes") == {"gpu0": 60 * GIB, "gpu1": 60 * GIB}
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from benchbench.engines import supervisor, vllm_serve
 from benchbench.engines.endpoint import EngineError
 from benchbench.engines.owned import Owned
-from benchbench.engines.processes import shared_memory, wait_until_free
+from benchbench.engines.processes import shared_memory
 from benchbench.engines.vllm_serve import LaunchStoppedError, command_line, environment_of, flags, free_port, serve
 from benchbench.spec.schema import VllmServeEngine
 
@@ -371,16 +371,3 @@ def test_what_is_wrong_with_a_launch(launches: Launches, keys: dict[str, Any], k
     error = _failed(launches, launches.engine(**keys))
     assert error.key == key
     assert words in error.message
-
-
-@given(st.lists(st.integers(0, 3 << 30), min_size=1, max_size=6), st.integers(0, 2 << 30))
-def test_waiting_until_memory_is_free(readings: list[int], before: int) -> None:
-    left = list(readings)
-    with pytest.MonkeyPatch.context() as patch:
-        now = iter(range(1000))
-        patch.setattr("time.monotonic", lambda: next(now))
-        patch.setattr("time.sleep", lambda _: None)
-        used = lambda: {"gpu0": left.pop(0) if len(left) > 1 else left[0], "new": 1 << 40}  # noqa: E731 - two lines here
-        held = wait_until_free(used, {"gpu0": before}, timeout_s=20)
-    most = before + (512 << 20)
-    assert held == ({} if min(readings) <= most else {"gpu0": readings[-1] - before})

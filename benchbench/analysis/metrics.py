@@ -16,6 +16,7 @@ the whole run. "Received" is the kernel's time of the read that completed the ev
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,28 @@ class RoundMetrics:
     buffered: int  # requests of 4 or more events that came in one or two reads
     send_skew_s: float  # last send - first send of what was due together
     late_s: Floats  # sent - scheduled of every request sent, where the load schedules one by one (closed, open)
+    block: int | None = None  # of a sweep with variants: which start of its variant
+
+
+def by_start(rounds: Sequence[RoundMetrics]) -> list[list[RoundMetrics]]:
+    """The rounds of each start of the engine, in order; without blocks all are of one."""
+    starts: dict[int | None, list[RoundMetrics]] = {}
+    for one in rounds:
+        starts.setdefault(one.block, []).append(one)
+    return list(starts.values())
+
+
+def in_blocks(rounds: Sequence[RoundMetrics]) -> bool:
+    """Whether they are of a sweep with variants, whose unit of replication is the start."""
+    return any(one.block is not None for one in rounds)
+
+
+def over_starts(rounds: Sequence[RoundMetrics], figure: Callable[[RoundMetrics], float | None]) -> list[float]:
+    """A figure's values that count as independent: one a round, or in a sweep with variants the mean of each start."""
+    told = [[value for one in start if (value := figure(one)) is not None] for start in by_start(rounds)]
+    if not in_blocks(rounds):
+        return [value for values in told for value in values]
+    return [float(np.mean(values)) for values in told if values]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +174,7 @@ def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo
         buffered=buffered,
         late_s=_seconds((c.sent - c.scheduled)[(c.sent > 0) & (c.scheduled > 0) & (load != "static")]),
         send_skew_s=float(started.max() - started.min()) * _NS if load == "static" and len(started) else 0.0,
+        block=table["block"][0].as_py() if "block" in table.column_names and len(table) else None,
     )
 
 

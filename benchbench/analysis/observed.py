@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchbench.analysis.metrics import Floats, RoundMetrics
+from benchbench.analysis.metrics import Floats, RoundMetrics, by_start, in_blocks, over_starts
 from benchbench.analysis.stats import agree, has_drift, rounds_needed
 from benchbench.analysis.validity import Seen
 from benchbench.record.columns import array_of, lists_of
@@ -31,7 +31,12 @@ def percentile(values: Floats, q: float) -> float | None:
 
 
 def wanted_rounds(cell: CellInfo, rounds: Sequence[RoundMetrics]) -> int:
-    """Rounds that the asked interval of Sys tok/s needs, by Stein's rule; `rounds.min` where no interval can be had."""
+    """Rounds that the asked interval of Sys tok/s needs, by Stein's rule; `rounds.min` where no interval can be had.
+
+    With variants `rounds.min` of each start: how many starts are needed, the comparison says.
+    """
+    if in_blocks(rounds):
+        return cell.rounds_min * len(by_start(rounds))
     values = [one.sys_tok_s for one in rounds if one.sys_tok_s is not None]
     if cell.rounds_max < 2:
         return cell.rounds_min
@@ -39,11 +44,11 @@ def wanted_rounds(cell: CellInfo, rounds: Sequence[RoundMetrics]) -> int:
 
 
 def warmed_up(cell: CellInfo, warmups: Sequence[RoundMetrics]) -> bool | None:
-    """Whether the last two warm-up rounds agree in mean E2EL; None when the number of warm-up rounds was given."""
+    """Whether the last two warm-up rounds (of each start) agree in mean E2EL; None when their number was given."""
     if cell.warmup != "auto":
         return None
-    last = [float(one.e2el_s.mean()) for one in warmups[-2:] if len(one.e2el_s)]
-    return len(last) == 2 and agree(last[0], last[1], cell.budgets.warmup_agree)
+    lasts = [[float(one.e2el_s.mean()) for one in start[-2:] if len(one.e2el_s)] for start in by_start(warmups) or [[]]]
+    return all(len(last) == 2 and agree(last[0], last[1], cell.budgets.warmup_agree) for last in lasts)
 
 
 def observe(
@@ -80,7 +85,7 @@ def observe(
         send_skew_s=max((one.send_skew_s for one in rounds), default=0.0),
         late_p99_s=late or 0.0,
         lag_p99_s=lag or 0.0,
-        drift=has_drift([one.sys_tok_s for one in rounds if one.sys_tok_s is not None], cell.rel_ci),
+        drift=has_drift(over_starts(rounds, lambda one: one.sys_tok_s), cell.rel_ci),
         warmup_agreed=warmed_up(cell, warmups),
         **counts,
         **_server(facts),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchbench.analysis.metrics import Floats, RoundMetrics, Slo, round_metrics
+from benchbench.analysis.metrics import Floats, RoundMetrics, Slo, in_blocks, over_starts, round_metrics
 from benchbench.analysis.observed import observe, percentile, pooled
 from benchbench.analysis.server_times import ServerTimes, server_times
 from benchbench.analysis.stats import Estimate, two_stage_estimate
@@ -117,8 +117,8 @@ def summarise(
     facts = tuple(round_facts(table) for table in tables)
     estimates = {}
     for name, figure in _ESTIMATES.items():
-        values = [value for one in rounds if (value := figure(one)) is not None]
-        estimates[name] = two_stage_estimate(values, cell.rounds_min)
+        values = over_starts(rounds, figure)
+        estimates[name] = two_stage_estimate(values, len(values) if in_blocks(rounds) else cell.rounds_min)
     used = usage([window for table in tables if (window := window_of(table))], samples)
     gpus = used.gpus if used else ()
     seen = replace(

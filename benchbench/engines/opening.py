@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -143,7 +142,6 @@ def _served(engine: VllmServeEngine, plan: Plan, hooks: Hooks) -> Iterator[Opene
     with serve(engine, plan.spec.model, hooks.logs, progress=progress, stop=hooks.stop, connect_s=connect_s) as served:
         opened, owned = _prepared(plan, served.url, served.access), served.owned
         start = {
-            "started_ns": time.time_ns(),
             "pid": owned.pid,
             "argv": list(served.argv),
             "env": engine.env,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -77,23 +76,3 @@ def unlink_unheld(paths: Iterable[str]) -> None:
     for path in left - segments(psutil.process_iter()) if left else ():
         with contextlib.suppress(OSError):
             Path(path).unlink()
-
-
-def wait_until_free(
-    memory_used: Callable[[], Mapping[str, int]],
-    before: Mapping[str, int],
-    timeout_s: float = 60.0,
-    slack_bytes: int = 512 << 20,
-) -> dict[str, int]:
-    """Wait until every device's memory in use is back at what it was before a launch, drivers' slack aside.
-
-    `memory_used` and `before`: device -> bytes. Returns the devices that still hold more after `timeout_s`, with how
-    many bytes more; a device that was not there before counts for nothing.
-    """
-    deadline = time.monotonic() + timeout_s
-    while True:
-        more = {name: used - before[name] for name, used in memory_used().items() if name in before}
-        held = {name: extra for name, extra in more.items() if extra > slack_bytes}
-        if not held or time.monotonic() >= deadline:
-            return held
-        time.sleep(0.5)

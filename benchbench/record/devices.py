@@ -122,14 +122,14 @@ def device_facts() -> tuple[list[dict[str, Any]], list[str]]:
     return [device.facts for device in devices], notes
 
 
-def memory_used(devices: Sequence[Device]) -> dict[str, float]:
-    """Bytes in use on each device now, by its label; without those that do not tell."""
+def read_now(devices: Sequence[Device], column: str) -> dict[str, float]:
+    """One column of each device now, by its label; without those that do not tell."""
     found = {}
     for device in devices:
         for read in device.reads:
             with contextlib.suppress(Exception):
-                if read.columns == ("memory_used_bytes",) and (used := read.ask()["memory_used_bytes"]) is not None:
-                    found[device.label] = float(used)
+                if column in read.columns and (value := read.ask()[column]) is not None:
+                    found[device.label] = float(value)
     return found
 
 

@@ -148,11 +148,11 @@ class Sampler:
                 self._note("a device library hung: its samples are late or missing")
         self._write()
 
-    def memory_used(self) -> dict[str, float]:
-        """Bytes in use on each GPU sampled, read now, by its label (gpu0 ...); without those that do not tell."""
-        from benchbench.record.devices import memory_used
+    def read(self, column: str) -> dict[str, float]:
+        """One column of each GPU sampled, read now, by its label (gpu0 ...); without those that do not tell."""
+        from benchbench.record.devices import read_now
 
-        return memory_used(self.devices)
+        return read_now(self.devices, column)
 
     def _write(self) -> None:
         with self._lock:

@@ -1,0 +1,57 @@
+"""What was asked and with what: manifest.json, written at each start."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from benchbench.engines.opening import Opened
+from benchbench.record.store import RunDirectory
+from benchbench.rounds import plan_entry
+from benchbench.spec import Plan, Start
+
+
+def write_manifest(
+    run: RunDirectory,
+    plan: Plan,
+    only: str | None,
+    start: Start | None = None,
+    opened: Opened | None = None,
+    devices: list[dict[str, Any]] | None = None,
+) -> None:
+    """Write it anew. With `only`, cells of an earlier, wider plan stay in it; starts before this one always do."""
+    from benchbench.record.engine_side import side_of
+    from benchbench.record.environment import environment, spec_hash
+    from benchbench.record.instrument import stored
+    from benchbench.record.secrets import masked
+
+    spec = masked(plan.spec.model_dump(mode="json"))
+    earlier = run.manifest() if (run.path / "manifest.json").exists() else {}
+    entries = {entry["key"]: entry for entry in earlier.get("plan", [])} if only is not None else {}
+    entries |= {cell.key: plan_entry(cell) for cell in plan.cells}
+    starts, notes = earlier.get("starts", []), [*plan.spec.notes]
+    engine, side = earlier.get("engine"), earlier.get("engine_environment")
+    if start is not None and opened is not None:
+        engine = asdict(opened.capabilities)
+        side = side_of(plan.of_variant(start).spec.engine, opened.start.get("pid"))
+        notes += opened.notes
+        one = {"time_ns": time.time_ns(), "block": start.block, "variant": start.variant, **opened.start}
+        starts = [*starts, masked(one) | ({"engine": engine, "environment": side} if start.variant else {})]
+    run.write_manifest(
+        {
+            "created_ns": earlier.get("created_ns", time.time_ns()),
+            "spec": spec,
+            "spec_sha256": spec_hash(spec),
+            "only": only,
+            "plan": list(entries.values()),
+            "notes": notes,
+            "engine": engine,
+            "engine_environment": side,
+            "starts": starts,
+            "devices": earlier.get("devices", []) if devices is None else devices,
+            "caption": plan.spec.caption,
+            "instrument": stored(),
+            **environment(),
+        }
+    )
