@@ -117,6 +117,7 @@ def test_closing_leaves_nothing(launches: Launches, modes: str) -> None:
 @pytest.mark.parametrize("modes", ["", "untitled", "memory hung"])
 def test_a_killed_rank_is_missed_at_once_and_a_helper_is_not(launches: Launches, modes: str) -> None:
     with launches.own(modes) as owned:
+        owned.ready()  # said twice
         eventually(lambda: not any(process.name() == "sleep" for process in launches.processes()))
         assert owned.died() is None
         pid = list(owned.ranks or {})[3]

@@ -234,12 +234,12 @@ class Supervisor:
                 if ours and _executable(pid) == ours
                 if not any("compile_worker" in word for word in said)
             }
-        for pid, name in ranks.items():
+        for pid in ranks.keys() - self._ranks.keys():  # each once, however often we are told
             fd = None  # then it is looked for now and then: the system has no such descriptors, or it has just ended
             with contextlib.suppress(AttributeError, OSError):
                 fd = os.pidfd_open(pid)
                 self._selector.register(fd, selectors.EVENT_READ, partial(self._lose, pid))
-            self._ranks[pid] = (fd, name)
+            self._ranks[pid] = (fd, ranks[pid])
         tell("ranks", ranks=[{"pid": pid, "name": name} for pid, name in ranks.items()])
 
     def _lose(self, pid: int) -> None:
@@ -250,8 +250,8 @@ class Supervisor:
             os.close(fd)
         if self._main.returncode is None and not self._asked:
             self._lost_at = self._lost_at or time.monotonic()
-            self._note_segments()
             tell("lost", pid=pid, name=name, signal=by)
+            self._note_segments()
 
     # ---- The end ------------------------------------------------------------------------------------------
 
