@@ -19,7 +19,6 @@ Standard error is the log: the engine's output by whole lines, values of secret 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import selectors
@@ -320,7 +319,7 @@ def main() -> None:
     while b"\n" not in read:
         piece = os.read(0, 1 << 16)
         if not piece:
-            sys.exit(errno.EPIPE)  # whoever started us died before saying what to start
+            return  # whoever started us died before saying what to start
         read += piece
     line, _, commands = read.partition(b"\n")
     Supervisor(json.loads(line), commands).run()
