@@ -120,7 +120,8 @@ class Owned:
         Never waits. A rank's end is known at once, the reason in the log a little later: ask again after `close`.
         """
         self._read(0)
-        return None if self.diagnosis() is None else f"{self._how()}{self._why()}"
+        found = self.diagnosis()
+        return None if found is None else self._how() + (f": {found.reason}" if found.reason else "")
 
     def diagnosis(self) -> Diagnosis | None:
         """What the log says about the engine's end; None while it lives."""
@@ -133,10 +134,6 @@ class Owned:
             by = self._lost["signal"]
             return f"the engine lost {self._lost['name']} (pid {self._lost['pid']}), which {_ended_by(-by or None)}"
         return "the engine's supervisor ended" if self._code is None else f"the engine {_ended_by(self._code)}"
-
-    def _why(self) -> str:
-        found = self.diagnosis()
-        return f": {found.reason}" if found and found.reason else ""
 
     def text(self) -> str:
         """What the engine has written until it was told to end, the last half MiB of it."""

@@ -19,10 +19,8 @@ Standard error is the log: the engine's output by whole lines, values of secret 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
-import re
 import selectors
 import signal
 import socket
@@ -38,6 +36,7 @@ import psutil
 
 from benchbench.engines.processes import in_session, is_tracker, living, segments, unlink_unheld, words
 from benchbench.kernel import adopt_orphans, die_with_parent
+from benchbench.record.secrets import SHORTEST, mask_text, secrets_of
 
 REASON_S = 3.0  # a tree that lost a rank may end by itself within this, having logged why
 SETTLE_S = 1.0  # the others see that the first process has ended, and end
@@ -49,17 +48,16 @@ POLL_S = 0.2  # between two looks at the ranks where the kernel does not tell
 
 LINE_BYTES = 1 << 16  # an unfinished line longer than this is logged in pieces
 LOG_BYTES = 64 << 20  # a log that has grown to this begins again: no server fills a disk
-_TELLING = re.compile(r"(?i)(^|_)(api_?key|key|token|secret|password|passwd|authorization|credential)s?$")
 
 
 class Log:
-    """Bytes in, whole lines out to a descriptor, secrets replaced; bounded memory whatever comes."""
+    """Bytes in, whole lines out to a descriptor, without `secrets` and what looks like one; bounded memory."""
 
     def __init__(self, fd: int, secrets: Iterable[str]) -> None:
         self._fd, self._rest, self._bytes = fd, b"", 0
-        parts = {os.fsencode(part) for secret in secrets for part in secret.splitlines()}
-        self._secrets = sorted((part for part in parts if len(part) >= 4), key=len, reverse=True)
-        self._longest = max(map(len, self._secrets), default=1)
+        lines = {line for secret in secrets for line in secret.splitlines() if len(line) >= SHORTEST}
+        self._secrets = sorted(lines, key=len, reverse=True)
+        self._longest = max((len(os.fsencode(line)) for line in lines), default=1)
 
     def write(self, data: bytes, *, last: bool = False) -> None:
         """Take what was read; `last`: no more comes, so an unfinished line is one."""
@@ -67,10 +65,11 @@ class Log:
         end = len(rest) if last else max(rest.rfind(b"\n"), rest.rfind(b"\r")) + 1
         if not end and len(rest) > LINE_BYTES:
             end = max(0, len(rest) - self._longest + 1)  # what follows may be the start of a secret
-            for secret in self._secrets:  # none is cut in two
+            for secret in map(os.fsencode, self._secrets):  # none is cut in two
                 at = rest.find(secret, max(0, end - len(secret) + 1))
                 end = min(end, at) if at >= 0 else end
-        done, self._rest = self._masked(rest[:end]), rest[end:]
+        said, self._rest = rest[:end], rest[end:]
+        done = mask_text(said.decode(errors="surrogateescape"), self._secrets).encode(errors="surrogateescape")
         self._bytes += len(done)
         with contextlib.suppress(OSError):  # a full disk must not hold up the engine
             if self._bytes > LOG_BYTES:
@@ -78,21 +77,6 @@ class Log:
                 self._bytes = len(done)
             while done:
                 done = done[os.write(self._fd, done) :]
-
-    def _masked(self, data: bytes) -> bytes:
-        for secret in self._secrets:
-            data = data.replace(secret, b"***")
-        return data
-
-
-def secret_values(env: Mapping[str, str], names: Iterable[str]) -> set[str]:
-    """Values of the variables in `names` and of those with telling names, but for short numbers (MAX_TOKENS=8192)."""
-    named = set(names)
-    return {
-        value
-        for name, value in env.items()
-        if name in named or (_TELLING.search(name) and not (value.isdigit() and len(value) < 8))
-    }
 
 
 def tell(event: str, **facts: object) -> None:
@@ -113,7 +97,8 @@ class Supervisor:
         self._lost_at: float | None = None
         self._asked = self._told_to_end = False
         self._me = psutil.Process()
-        self._log = Log(2, secret_values(config["env"], config["secrets"]))
+        env = config["env"]
+        self._log = Log(2, {*secrets_of(env), *(env[name] for name in config["secrets"] if name in env)})
         self._selector = selectors.DefaultSelector()
 
     def run(self) -> None:
@@ -234,12 +219,12 @@ class Supervisor:
                 if ours and _executable(pid) == ours
                 if not any("compile_worker" in word for word in said)
             }
-        for pid, name in ranks.items():
+        for pid in ranks.keys() - self._ranks.keys():  # each once, however often we are told
             fd = None  # then it is looked for now and then: the system has no such descriptors, or it has just ended
             with contextlib.suppress(AttributeError, OSError):
                 fd = os.pidfd_open(pid)
                 self._selector.register(fd, selectors.EVENT_READ, partial(self._lose, pid))
-            self._ranks[pid] = (fd, name)
+            self._ranks[pid] = (fd, ranks[pid])
         tell("ranks", ranks=[{"pid": pid, "name": name} for pid, name in ranks.items()])
 
     def _lose(self, pid: int) -> None:
@@ -250,8 +235,8 @@ class Supervisor:
             os.close(fd)
         if self._main.returncode is None and not self._asked:
             self._lost_at = self._lost_at or time.monotonic()
-            self._note_segments()
             tell("lost", pid=pid, name=name, signal=by)
+            self._note_segments()
 
     # ---- The end ------------------------------------------------------------------------------------------
 
@@ -334,7 +319,7 @@ def main() -> None:
     while b"\n" not in read:
         piece = os.read(0, 1 << 16)
         if not piece:
-            sys.exit(errno.EPIPE)  # whoever started us died before saying what to start
+            return  # whoever started us died before saying what to start
         read += piece
     line, _, commands = read.partition(b"\n")
     Supervisor(json.loads(line), commands).run()
