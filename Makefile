@@ -39,10 +39,10 @@ vllm: $(INSTALLED_VLLM)
 
 # Not in `make test`: a start of vLLM alone takes one to two minutes. -s, since they print what they compare.
 test-vllm: $(INSTALLED_DEV) $(INSTALLED_VLLM)
-	$(BIN)/python -m pytest -s -v tests/vllm_cpu
+	$(BIN)/python -m pytest -s -vv tests/vllm_cpu
 
 smoke-vllm: $(INSTALLED_DEV) $(INSTALLED_VLLM)
-	$(BIN)/python -m pytest -s -v tests/vllm_cpu/test_smoke.py
+	$(BIN)/python -m pytest -s -vv tests/vllm_cpu/test_smoke.py
 
 # Not runs/: what was measured is never deleted here.
 clean:
