@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 CANCEL_S = 15.0  # for the answer to a cancel; the loop itself takes up to 5 s when the engine hangs
 DIED_S = 10.0  # once something has died: for the process to notice, fail the requests and hand the round over
-SAID_S = 3.0  # from the end of the pipe to the supervisor's word
+SAID_S = 3.0  # from a sign of the end to the supervisor's word
+UNKNOWN = "the in-process engine does not answer"
 
 
 class DirectWorker:
@@ -88,7 +89,10 @@ class DirectWorker:
             raise self._failure(str(error)) from None
         if isinstance(reply, tuple):
             message, key = reply
-            raise EngineError(message, key) if key else self._failure(message)
+            if key:
+                raise EngineError(message, key)
+            self._word()  # once it has ended, the log is whole
+            raise self._failure(diagnose(self.owned.text()).reason or message[:250])
         if reply["benchbench"] != __version__:
             message = f"{python_of(self._engine)} has benchbench {reply['benchbench']}, this is {__version__}"
             raise EngineError(message, "engine.python")
@@ -113,12 +117,12 @@ class DirectWorker:
         try:
             reply = self._receive(stop, cancel)
         except TimeoutError:
-            raise WorkerDiedError(self._last_words()) from None
+            raise WorkerDiedError(self._word() or UNKNOWN) from None
         if isinstance(reply, Exception):
             raise WorkerDiedError(f"the in-process engine's worker failed: {reply}")
         columns, facts = reply
         if told := facts["engine_died"]:
-            reason = self.owned.died() or f"{told} {diagnose(self.owned.text()).reason}".strip()
+            reason = self._word() or f"{told} {diagnose(self.owned.text()).reason}".strip()
             facts["engine_died"] = reason
             if columns is not None:
                 details = columns["error_detail"]
@@ -153,7 +157,7 @@ class DirectWorker:
                 try:
                     return self._pipe.recv()
                 except (EOFError, OSError):
-                    raise WorkerDiedError(self._last_words()) from None
+                    raise WorkerDiedError(self._word() or UNKNOWN) from None
             if stop in heard:
                 watched.remove(stop)
                 deadline = stopped()
@@ -165,12 +169,12 @@ class DirectWorker:
                 tick()
         raise TimeoutError
 
-    def _last_words(self) -> str:
-        """Why the process is gone, as soon as its supervisor knows."""
+    def _word(self) -> str | None:
+        """What the supervisor knows of the engine's end; waits for it a little, None if nothing has ended."""
         deadline = time.monotonic() + SAID_S
         while (died := self.owned.died()) is None and (left := deadline - time.monotonic()) > 0:
             wait([self.owned.events_fd], left)
-        return died or "the in-process engine does not answer"
+        return died
 
     def _failure(self, what: str) -> EngineError:
         """The error for a start that failed, with what its log says last."""
