@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchbench.engines.endpoint import EngineError
-from benchbench.engines.opening import _access
+from benchbench.engines.opening import access_of
 from benchbench.loadgen.arrivals import due_offsets_ns
 from benchbench.loadgen.prompts import bodies, make_job, round_generator
 from benchbench.loadgen.target import make_target
@@ -207,7 +207,7 @@ def test_a_header_brings_no_line_of_its_own(value: str, monkeypatch: pytest.Monk
     for secret in ({"api_key_env": "SOME_VALUE"}, {"headers_env": {"X-A": "SOME_VALUE"}}):
         engine = EndpointEngine.model_validate({"kind": "endpoint", "url": "http://h"} | secret)
         with pytest.raises(EngineError, match="no HTTP header may"):
-            _access(engine, 1.0)
+            access_of(engine, 1.0)
 
 
 @given(st.binary(max_size=300))
