@@ -101,12 +101,13 @@ def test_only_the_files_of_a_time_are_read(sampler: Sampler) -> None:
     sampler.flush()
     edge = max(row["time_ns"] for row in first)
     run = RunDirectory(Path())
-    early, late = run.read_telemetry(0, edge), run.read_telemetry(edge + 1)
+    early, late = run.read_telemetry([(0, edge)]), run.read_telemetry([(1, 2), (edge + 1, 2 * edge)])
     assert early is not None
     assert late is not None
     assert early.to_pylist() == first
     assert early.num_rows + late.num_rows == len(rows())
-    assert run.read_telemetry(0, first[0]["time_ns"] - 1) is None
+    assert run.read_telemetry([(0, first[0]["time_ns"] - 1)]) is None
+    assert run.read_telemetry([]) is None
 
 
 @given(st.floats(0, 1e6), st.floats(0, 1e3), st.sampled_from([0.01, 0.1, 0.5]))

@@ -120,11 +120,7 @@ def cell_summary(run: RunDirectory, cell: CellInfo) -> CellSummary:
 def samples_of(run: RunDirectory, tables: Sequence[pa.Table]) -> pa.Table | None:
     """The stored telemetry that can concern these rounds."""
     windows = [window for table in tables if (window := window_of(table))]
-    if not windows:
-        return None
-    return run.read_telemetry(
-        min(window.begin_ns for window in windows) - _MARGIN_NS, max(window.end_ns for window in windows) + _MARGIN_NS
-    )
+    return run.read_telemetry([(w.begin_ns - _MARGIN_NS, w.end_ns + _MARGIN_NS) for w in windows])
 
 
 def open_run(path: str | Path) -> Run:

@@ -125,12 +125,13 @@ class _Track:
 
 def _tracks(samples: pa.Table) -> list[_Track]:
     times = array_of(samples["time_ns"]).astype(np.int64)
-    labels, names, words = (samples[name].to_pylist() for name in ("device", "name", "throttle"))
+    labels = np.array(samples["device"].to_pylist())
+    names, words = samples["name"].to_pylist(), samples["throttle"].to_pylist()
     values = {name: array_of(samples[name], np.nan) for name in _COLUMNS}
     order = np.argsort(times, kind="stable")
     found = []
-    for device in sorted(set(labels), key=lambda label: (len(label), label)):  # gpu2 before gpu10
-        at = order[np.array([labels[place] == device for place in order.tolist()])]
+    for device in sorted(set(labels.tolist()), key=lambda label: (len(label), label)):  # gpu2 before gpu10
+        at = order[labels[order] == device]
         said = [words[place] for place in at.tolist()]
         ours = {name: column[at] for name, column in values.items()}
         found.append(_Track(device, names[int(at[-1])], times[at], ours, said))

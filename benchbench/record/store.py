@@ -163,8 +163,8 @@ class RunDirectory:
         """The tables of a cell's finished rounds, in order."""
         return [self.read_round(cell, phase, number) for number in self.finished_rounds(cell, phase)]
 
-    def read_telemetry(self, first_ns: int = 0, last_ns: int = 2**63 - 1) -> pa.Table | None:
-        """The samples of all files that touch a span of time, in order of writing; None when there are none."""
+    def read_telemetry(self, spans: Sequence[tuple[int, int]] = ((0, 2**63 - 1),)) -> pa.Table | None:
+        """The samples of all files that touch one of these spans, ns, in order of writing; None when there are none."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -172,7 +172,7 @@ class RunDirectory:
         for path in sorted((self.path / "telemetry").glob("*.parquet")):
             with pq.ParquetFile(path) as file:  # pq.read_table imports pandas
                 facts = orjson.loads(file.schema_arrow.metadata[b"benchbench"])
-                if facts["first_ns"] <= last_ns and facts["last_ns"] >= first_ns:
+                if any(facts["first_ns"] <= last and facts["last_ns"] >= first for first, last in spans):
                     found.append(file.read().replace_schema_metadata())
         return pa.concat_tables(found) if found else None
 
