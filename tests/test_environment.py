@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -18,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from servers import ScriptedServer
 
-from benchbench.record import engine_side
+from benchbench.record import devices, engine_side
 from benchbench.record.engine_side import endpoint_environment, engine_environment, is_loopback
 from benchbench.record.environment import drivers, environment, git_state, host, ranges, spec_hash
 from benchbench.record.secrets import MASK
@@ -321,7 +322,24 @@ def test_bench_env_prints_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert result.exit_code == 0
     assert f"\n  kernel: {environment()['host']['kernel']}\n" in result.stdout
     assert "numpy==" in result.stdout
-    assert json.loads(bench("env", "--format", "json").stdout) == environment()
+    told = json.loads(bench("env", "--format", "json").stdout)
+    assert {name: told[name] for name in environment()} == environment()
+
+
+def test_bench_env_shows_the_accelerators_and_why_some_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"device": "gpu0", "vendor": "AMD", "name": "W7900D", "memory_total_bytes": 48 << 30}
+    monkeypatch.setattr(devices, "open_devices", lambda: ([SimpleNamespace(facts=facts)], ["NVIDIA GPUs: no package"]))
+    shown = bench("env").stdout
+    assert "\ngpu0:\n  vendor: AMD\n  name: W7900D\n  memory total: 48.0 GiB\nnote: NVIDIA GPUs: no package" in shown
+
+
+def test_bench_env_tells_of_each_variants_engine(tmp_path: Path) -> None:
+    engine = {"kind": "vllm_serve", "python": sys.executable}
+    variants = {name: {"engine": {"env": {"OMP_NUM_THREADS": name[-1]}}} for name in ("with1", "with2")}
+    sweep = write_sweep(tmp_path / "s.yaml", "", engine=engine, variants=variants)
+    told = json.loads(bench("env", sweep, "--format", "json").stdout)["variants"]
+    sides = {name: one["engine_environment"]["env"]["OMP_NUM_THREADS"] for name, one in told.items()}
+    assert sides == {"with1": "1", "with2": "2"}
 
 
 def test_bench_env_of_a_sweep_tells_of_its_server_as_a_run_would(
@@ -336,7 +354,8 @@ def test_bench_env_of_a_sweep_tells_of_its_server_as_a_run_would(
         text = bench("env", "s.yaml").stdout
         assert len(server.asks) == 1, "the sweep's request only"
     manifest = json.loads(Path("run/manifest.json").read_text())
-    assert {name: manifest[name] for name in told} == told
+    kept = told.keys() - {"devices", "notes"}  # a run may count fewer devices
+    assert {name: manifest[name] for name in kept} == {name: told[name] for name in kept}
     assert "\n  kind: vllm\n" in text
     assert "\n  note: no /metrics" in text
     assert "planted" not in text + json.dumps(told)

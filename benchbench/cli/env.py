@@ -11,10 +11,12 @@ from typing import Any
 from benchbench.cli.text import one_line
 from benchbench.engines.endpoint import EngineError, attach
 from benchbench.engines.opening import access_of
+from benchbench.record.devices import device_facts
 from benchbench.record.engine_side import side_of
 from benchbench.record.environment import environment, spec_hash
 from benchbench.record.secrets import masked
 from benchbench.spec import EndpointEngine, SweepSpec
+from benchbench.spec.plan import variant_spec
 from benchbench.spec.values import base_url
 
 WIDTH = 118
@@ -22,10 +24,18 @@ WIDTH = 118
 
 def facts(spec: SweepSpec | None) -> dict[str, Any]:
     """The facts of a run's manifest that are known without running; nothing is launched."""
-    found = environment()
+    devices, notes = device_facts()
+    found = {**environment(), "devices": devices, **({"notes": notes} if notes else {})}
     if spec is None:
         return found
     found["spec_sha256"] = spec_hash(masked(spec.model_dump(mode="json")))
+    if spec.variants:
+        return {**found, "variants": {name: _engine(variant_spec(spec, name)) for name in spec.variants}}
+    return {**found, **_engine(spec)}
+
+
+def _engine(spec: SweepSpec) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     if isinstance(spec.engine, EndpointEngine):
         try:
             access = access_of(spec.engine, spec.timeouts.connect_s)
@@ -60,6 +70,8 @@ def _lines(found: Mapping[str, Any], indent: str) -> Iterator[str]:
             yield f"{name} {one_line(shlex.join(value))}"
         elif key == "notes":
             yield from (f"{indent}note: {one_line(note)}" for note in value)
+        elif key == "devices":
+            yield from _lines({str(one["device"]): {**one, "device": None} for one in value}, indent)
         elif key.endswith("_bytes"):
             size = f"{value / 2**30:.1f} GiB" if value >= 2**30 else f"{value / 2**20:.1f} MiB"
             yield f"{name.removesuffix(' bytes:')}: {size}"

@@ -6,7 +6,6 @@ A row is one device at one time; files are `RUN/telemetry/NNNN.parquet`, one a c
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import threading
 import time
@@ -20,6 +19,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from benchbench.record.engine_side import is_loopback
 from benchbench.record.store import replace_file
 from benchbench.spec import EndpointEngine, Engine, SimulatorEngine
 from benchbench.spec.schema import Telemetry
@@ -56,16 +56,10 @@ def scope_of(engine: Engine, wanted: Telemetry) -> Scope:
     if isinstance(engine, SimulatorEngine):
         return Scope(host=True, gpus=False)
     if isinstance(engine, EndpointEngine):
-        local = _is_loopback(urlsplit(engine.url).hostname or "")
+        local = is_loopback(urlsplit(engine.url).hostname or "")
         note = "" if local else "no telemetry: the server is not on this host"
         return Scope(host=local, gpus=local, note=note)
     return Scope(host=True, gpus=True, environment={**os.environ, **{k: str(v) for k, v in engine.env.items()}})
-
-
-def _is_loopback(host: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
 
 
 @dataclass(slots=True)
