@@ -327,6 +327,12 @@ def test_prompts_and_times_are_those_of_http(changes: dict[str, Any]) -> None:
     assert make_direct_job(direct, VOCAB, *place, output=2).asked_output == [2] * direct.requests
 
 
+def test_a_table_says_that_there_was_no_http() -> None:
+    grid = {"input": 1, "output": 1, "batch": 1}
+    spec = spec_from_mapping({"name": "s", "model": "m", "engine": {"kind": "vllm_inprocess"}, "grid": grid})
+    assert "without HTTP" in "".join(spec.caption)
+
+
 @contextmanager
 def worker_of(log: Path, does: dict[str, Any] | None = None, **args: Any) -> Iterator[DirectWorker]:
     """A worker with the stand-in for vLLM; afterwards no process of it is left."""
