@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -10,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -215,6 +215,23 @@ def test_a_round_ends_though_the_engine_answers_no_abort(monkeypatch: pytest.Mon
     assert columns["error_kind"] == ["timeout"] * 3
 
 
+def test_a_request_that_was_given_up_and_goes_on_all_the_same_is_not_heard_any_more() -> None:
+    async def stubborn() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(600)
+
+    def break_off(index: int, _done: int) -> Any:
+        return stubborn() if index == 0 else asyncio.sleep(0.002)
+
+    engine = Engine(break_off=break_off)
+    columns, _ = drive(engine, job_of([1] + [3] * 6, 1, first_token_s=0.05))
+    assert failures(columns) == [("timeout", "wait", "no token within 0.05 s"), *[GOOD] * 6]
+    assert tokens_of(columns) == [[], *[[1] * 3] * 6]
+    asked = dict(engine.asked)
+    ended = dict(enumerate(columns["end_ns"].tolist()))
+    assert all(asked[index] >= ended[index - 1] for index in range(1, 7)), "two requests had one place"
+
+
 @pytest.mark.parametrize("paced", [False, True])
 def test_a_dead_engine_fails_all_that_is_left(paced: bool) -> None:
     def dies(index: int, done: int) -> None:
@@ -272,10 +289,9 @@ def test_a_cancelled_round_has_no_columns_and_aborts_its_requests() -> None:
     async def run() -> Any:
         driver = DirectRound(job_of([2, 2], 2), engine)
         asyncio.get_running_loop().call_later(0.05, driver.cancel)
-        return await driver.run(), driver.facts.cancelled
+        return await driver.run(), driver.facts.cancelled, sorted(engine.aborted)
 
-    assert asyncio.run(run()) == (None, True)
-    assert sorted(engine.aborted) == [0, 1]
+    assert asyncio.run(run()) == (None, True, [0, 1])
 
 
 def test_the_engines_own_metrics_are_those_of_vllms_server() -> None:
@@ -327,7 +343,13 @@ def test_prompts_and_times_are_those_of_http(changes: dict[str, Any]) -> None:
     assert make_direct_job(direct, VOCAB, *place, output=2).asked_output == [2] * direct.requests
 
 
-@contextmanager
+def test_a_table_says_that_there_was_no_http() -> None:
+    grid = {"input": 1, "output": 1, "batch": 1}
+    spec = spec_from_mapping({"name": "s", "model": "m", "engine": {"kind": "vllm_inprocess"}, "grid": grid})
+    assert "without HTTP" in "".join(spec.caption)
+
+
+@contextlib.contextmanager
 def worker_of(log: Path, does: dict[str, Any] | None = None, **args: Any) -> Iterator[DirectWorker]:
     """A worker with the stand-in for vLLM; afterwards no process of it is left."""
     env = {"PYTHONPATH": os.pathsep.join([str(FAKE), str(ROOT)]), "FAKE_VLLM_SEEN": str(log.with_suffix(".seen"))}

@@ -415,6 +415,8 @@ class SweepSpec(_Section):
     def caption(self) -> list[str]:
         """What a table made from this sweep must say of its engine."""
         engine = self.engine
+        if isinstance(engine, VllmInprocessEngine):
+            return ["Measured in-process, without HTTP: from the call of vLLM's AsyncLLM to its outputs."]
         if not isinstance(engine, SimulatorEngine):
             return []
         speed = "" if engine.scale == 1 else f", every duration x {engine.scale:g}"
