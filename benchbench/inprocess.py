@@ -47,7 +47,7 @@ class DirectWorker:
         argv = [python_of(engine), "-m", "benchbench.direct", str(theirs.fileno())]
         cwd = engine.cwd and Path(engine.cwd).expanduser().absolute()
         try:
-            self.owned = Owned(argv, environment_of(engine), cwd, log, secrets, [theirs.fileno()])
+            self.owned = Owned(argv, environment_of(engine), cwd, log, secrets, [theirs.fileno()], nice=engine.nice)
         except OSError as error:
             self._pipe.close()
             key = "venv" if engine.venv and not engine.python else "python"

@@ -5,6 +5,7 @@ Everything here is harmless where the platform lacks it (macOS): stamps become t
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -15,6 +16,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 # <linux/socket.h>; Python's socket module does not name it. The generic number holds on x86-64 and arm64.
 SO_TIMESTAMPNS = 35
@@ -60,6 +62,16 @@ def die_with_parent(parent_pid: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
         os._exit(1)
+
+
+def yield_to_others(nice: int) -> None:
+    """Give this process and all that it will start the priority `nice`: 0 to 19, where 19 gets the CPU last.
+
+    Linux may schedule whole sessions first (autogroup), and then only the session's own value counts among sessions.
+    """
+    os.setpriority(os.PRIO_PROCESS, 0, nice)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(nice), encoding="ascii")
 
 
 def adopt_orphans() -> None:

@@ -314,6 +314,14 @@ def test_a_server_for_as_long_as_the_block_runs(launches: Launches, monkeypatch:
     assert told
 
 
+def test_a_server_that_leaves_the_cpu_to_others(launches: Launches) -> None:
+    with serve(launches.engine(nice=7), "sim", launches.folder) as served:
+        assert {process.nice() for process in launches.processes()} == {7}
+        group = Path(f"/proc/{served.owned.pid}/autogroup")
+        assert not group.exists() or group.read_text().endswith(" nice 7\n")
+    assert os.getpriority(os.PRIO_PROCESS, 0) < 7
+
+
 def _failed(launches: Launches, engine: VllmServeEngine, model: str = "sim") -> EngineError:
     with pytest.raises(EngineError) as raised, serve(engine, model, launches.folder):
         pass

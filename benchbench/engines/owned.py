@@ -31,8 +31,8 @@ class Owned:
 
     `log` is appended to: the engine's output, without the values of variables of `env` with telling names, nor of
     those named in `secrets`. `pass_fds` are inherited with their numbers; close ours afterwards. `grace_s`: from
-    SIGTERM to the first process until all are told. Raises OSError, as subprocess does, when `argv` cannot be started
-    in `cwd`.
+    SIGTERM to the first process until all are told. `nice`: their priority, if not 0. Raises OSError, as subprocess
+    does, when `argv` cannot be started in `cwd`.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Owned:
         pass_fds: Sequence[int] = (),
         *,
         grace_s: float | None = None,
+        nice: int = 0,
     ) -> None:
         self.log, self._grace_s = Path(log), GRACE_S if grace_s is None else grace_s
         self._mark, self._known = uuid.uuid4().hex, shared_memory()
@@ -63,6 +64,7 @@ class Owned:
             "pass_fds": list(pass_fds),
             "secrets": list(secrets),
             "grace_s": self._grace_s,
+            "nice": nice,
             "known": sorted(self._known),
         }
         with self.log.open("ab") as file:

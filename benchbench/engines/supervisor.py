@@ -1,8 +1,8 @@
 """`python -m benchbench.engines.supervisor`: starts an engine's processes and ends them all, on every way out.
 
-The first line of standard input is JSON: argv, env, cwd, pass_fds, secrets (names of variables), grace_s, and known
-(segments of shared memory that were there before). Later a line "ready" has it watch the engine's ranks. The end of
-input, which comes also when whoever started it was killed, or SIGTERM or SIGINT has it stop everything.
+The first line of standard input is JSON: argv, env, cwd, pass_fds, secrets (names of variables), grace_s, nice, and
+known (segments of shared memory that were there before). Later a line "ready" has it watch the engine's ranks. The
+end of input, which comes also when whoever started it was killed, or SIGTERM or SIGINT has it stop everything.
 
 Standard output has one line of JSON for each event:
 
@@ -35,7 +35,7 @@ from typing import Any
 import psutil
 
 from benchbench.engines.processes import in_session, is_tracker, living, segments, unlink_unheld, words
-from benchbench.kernel import adopt_orphans, die_with_parent
+from benchbench.kernel import adopt_orphans, die_with_parent, yield_to_others
 from benchbench.record.secrets import SHORTEST, mask_text, secrets_of
 
 REASON_S = 3.0  # a tree that lost a rank may end by itself within this, having logged why
@@ -137,7 +137,7 @@ class Supervisor:
                 stderr=theirs,
                 pass_fds=config["pass_fds"],
                 start_new_session=True,
-                preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - there is one thread
+                preexec_fn=partial(_begin, os.getpid(), config["nice"]),  # noqa: PLW1509 - there is one thread
             )
         except OSError as error:
             tell("failed", errno=error.errno, error=error.strerror, file=error.filename)
@@ -290,6 +290,13 @@ class Supervisor:
         self._drain()
         self._log.write(b"", last=True)
         tell("stopped", killed=sorted(killed), left=sorted(process.pid for process in living(self._tree())))
+
+
+def _begin(parent_pid: int, nice: int) -> None:
+    """In the engine's first process, before it is one: its session is its own already."""
+    die_with_parent(parent_pid)
+    if nice:
+        yield_to_others(nice)
 
 
 def _kill(processes: Iterable[psutil.Process]) -> None:

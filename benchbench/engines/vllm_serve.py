@@ -158,7 +158,7 @@ def serve(
     access = Access({"Authorization": f"Bearer {key}"} if (key := env.get("VLLM_API_KEY")) else {}, connect_s=connect_s)
     log, begun = next_log(folder), time.monotonic()
     try:
-        owned = Owned(argv, env, engine.cwd and _absolute(engine.cwd), log)
+        owned = Owned(argv, env, engine.cwd and _absolute(engine.cwd), log, nice=engine.nice)
     except OSError as error:
         if error.filename == str(log):
             raise

@@ -62,10 +62,10 @@ ENGINE_KEYS: Final[dict[str, tuple[str, ...]]] = {
     "endpoint": ("url", "api", "api_key_env", "headers_env", "ca_file", "insecure", "proxy", "extra_body"),
     "simulator": ("profile", "scale", "port", "api", "extra_body", "options"),
     "vllm_serve": (
-        *("command", "args", "env", "python", "venv", "cwd", "host", "port", "ready", "restarts"),
+        *("command", "args", "env", "python", "venv", "cwd", "host", "port", "ready", "restarts", "nice"),
         *("api", "api_key_env", "extra_body"),
     ),
-    "vllm_inprocess": ("args", "env", "python", "venv", "cwd", "ready", "restarts", "detokenize"),
+    "vllm_inprocess": ("args", "env", "python", "venv", "cwd", "ready", "restarts", "nice", "detokenize"),
 }
 """Keys by engine kind: those of another kind are kept as data, so that `--set engine.kind=...` works."""
 
@@ -149,6 +149,9 @@ class _Launched(_Engine):
     cwd: Text | None = Field(None, description="folder in which the engine starts; empty: this one")
     ready: Ready = Field(Ready(), description="when it counts as ready")
     restarts: int = Field(1, ge=0, le=10**6, description="how often a dead engine may be started again in a sweep")
+    nice: int = Field(
+        0, ge=0, le=19, description="priority of its processes as of Unix's nice: above 0 it leaves the CPU to others"
+    )
 
 
 class VllmServeEngine(_Launched):
