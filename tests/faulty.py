@@ -270,9 +270,14 @@ def assert_honest(carried: Carried) -> None:
 
 
 def _assert_true(carried: Carried) -> None:
-    """Tokens as the server wrote them, exactly; times within 5 ms, none of them before its cause."""
+    """Tokens as the server wrote them, exactly; times within 5 ms of its own, none of them before its cause.
+
+    Beyond that a request may have been late on its way to the server, and a token on its way to us: the machine may be
+    busy. How late, the two sides' own stamps say.
+    """
     row, rounds = carried.row, dict[int, list[tuple[float, float, int]]]()
     ttfts, e2els, tpots = [], [], []
+    late_ms = 5.0
     for record in carried.records:
         true = carried.truth[record["response_id"]]
         assert record["status"] == "ok"
@@ -282,13 +287,15 @@ def _assert_true(carried: Carried) -> None:
         writes, received = true["writes_ns"], true["received_ns"]
         assert len(record["event_ns"]) == len(writes)
         assert all(stamp >= write for stamp, write in zip(record["event_ns"], writes, strict=True))
+        behind = max(stamp - write for stamp, write in zip(record["event_ns"], writes, strict=True))
+        late_ms = max(late_ms, 5 + (received - record["sent_ns"] + behind) / 1e6)
         ttfts.append((writes[0] - received) / 1e6)
         e2els.append((writes[-1] - received) / 1e6)
         tpots.append((writes[-1] - writes[0]) / 1e6 / (sum(true["tokens"]) - 1))
         rounds.setdefault(record["round"], []).append((received, writes[-1], sum(true["tokens"])))
     assert len(rounds) == row["rounds"]
     for name, values in (("ttft_ms", ttfts), ("e2el_ms", e2els), ("tpot_ms", tpots)):
-        assert abs(row[name] - fmean(values)) < 5, name
+        assert abs(row[name] - fmean(values)) < late_ms, name
     spans = [max(last for _, last, _ in one) - min(first for first, _, _ in one) for one in rounds.values()]
     rates = [sum(n for _, _, n in one) / span * 1e9 for one, span in zip(rounds.values(), spans, strict=True)]
-    assert abs(row["sys_tok_s"] / fmean(rates) - 1) < 5e6 / min(spans)
+    assert abs(row["sys_tok_s"] / fmean(rates) - 1) < late_ms * 1e6 / min(spans)

@@ -130,7 +130,7 @@ def test_one_sweep_of_its_own_simulator_and_all_that_is_made_of_it() -> None:
     spec = {
         "name": "whole",
         "model": "any/name",
-        "engine": {"kind": "simulator", "profile": "tiny"},
+        "engine": {"kind": "simulator", "options": {"law": {"itl_s": 0.05}}},  # slow: a busy client still keeps up
         "grid": {"input": [16, 32], "output": 8, "batch": [1, 2]},
         "rounds": {"warmup": 0, "min": 3, "max": 3},
     }
