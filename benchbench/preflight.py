@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import log2
 from pathlib import Path
@@ -22,6 +23,7 @@ from benchbench.start import start_engine
 
 PROBE_TOKENS = 16
 MOST_STREAMS = 4096
+LEAST_TPOT_S = 50e-6  # no engine is faster than this
 TELLS = (
     "cached tokens (vLLM: --enable-prompt-tokens-details)",
     "the server's own times (vLLM: --enable-per-request-metrics)",
@@ -50,14 +52,30 @@ class Preflight:
     rate: float  # and its tokens per second and stream
 
 
-def check_sweep(plan: Plan) -> Preflight:
-    """Reach the server, send small batches of the sweep's shapes, and estimate what the sweep will take.
+def check_sweep(plan: Plan, progress: Callable[[str, float, str], None] = lambda *_: None) -> Preflight:
+    """Reach (or launch) the server, send small batches of the sweep's shapes, and estimate what the sweep will take.
 
-    Raises EngineError and WorkerDiedError.
+    Of several variants each is tried once. `progress` as in `Hooks`. Raises EngineError and WorkerDiedError.
     """
-    with tempfile.TemporaryDirectory() as logs, start_engine(plan, Hooks(Path(logs))) as (opened, worker):
+    firsts = {start.variant: start for start in reversed(plan.starts)}
+    found = {variant: _check_one(plan.of_variant(start), progress) for variant, start in sorted(firsts.items())}
+    if "" in found:
+        return found[""]
+    busiest = max(found.values(), key=lambda one: one.streams * one.rate)
+    return Preflight(
+        tuple(f"{variant}: {line}" for variant, one in found.items() for line in one.lines),
+        tuple(f"{variant}: {problem}" for variant, one in found.items() for problem in one.problems),
+        busiest.streams,
+        busiest.rate,
+    )
+
+
+def _check_one(plan: Plan, progress: Callable[[str, float, str], None]) -> Preflight:
+    logs = Path(tempfile.mkdtemp(prefix="bench-check-"))  # stays when the start fails: its message names the log
+    with start_engine(plan, Hooks(logs, progress)) as (opened, worker):
         probes = [_probe(worker, opened, cell) for cell in _extremes(plan.cells)]
         counts = scrape(base_url(opened.url), opened.access) if opened.url and opened.capabilities.metrics else None
+    shutil.rmtree(logs)
     found = opened.capabilities
     lines = [f"server: {found.kind or 'unknown'}, version {found.version or 'unknown'}", *opened.notes]
     problems = [f"{probe.label}: {problem}" for probe in probes for problem in probe.problems]
@@ -121,10 +139,12 @@ def _probe(worker: Worker | DirectWorker, opened: Opened, cell: Cell) -> Probe:
     if problems or not np.diff(ends).all():
         return Probe(label, batch, 0.0, 0.0, tuple(problems or ["requests without a token"]))
     first, last = columns["event_ns"][ends[:-1]], columns["event_ns"][ends[1:] - 1]
-    ttft = float((first - columns["sent_ns"]).mean()) / 1e9
+    ttft, tpot = float((first - columns["sent_ns"]).mean()) / 1e9, float((last - first).mean()) / 1e9 / (output - 1)
+    if tpot < LEAST_TPOT_S:
+        return Probe(label, batch, 0.0, 0.0, ("its tokens came all at once: a buffered stream, or a starved client",))
     seen = ((columns["cached_tokens"] >= 0).all(), all(columns["server_metrics"]))
     told = tuple(name for name, tells in zip(TELLS, seen, strict=True) if tells)
-    return Probe(label, batch, ttft, max(float((last - first).mean()) / 1e9 / (output - 1), 1e-6), (), told)
+    return Probe(label, batch, ttft, tpot, (), told)
 
 
 def _problems(columns: Any, asked_input: int) -> list[str]:  # noqa: ANN401 - RoundColumns

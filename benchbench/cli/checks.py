@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 
 import click
 
 from benchbench.check import check_self, check_text, measure_instrument
+from benchbench.cli.progress import observer_for
 from benchbench.engines.endpoint import EngineError
 from benchbench.engines.simulator import SimulatorError
 from benchbench.loadgen.worker import WorkerDiedError
@@ -36,7 +38,8 @@ def check_instrument(streams: int, rate: float, seconds: float, url: str | None,
 def check_file(file: str, sets: Sequence[str], plan: Plan, seconds: float) -> None:
     """The server of a sweep, then the instrument at the sweep's highest event rate; stores the instrument's error."""
     try:
-        found = check_sweep(plan)
+        with observer_for(sys.stderr) as observer:
+            found = check_sweep(plan, observer.starting)
         for line in found.lines:
             click.echo(line)
         if found.streams:
