@@ -183,7 +183,7 @@ def measure(driver: Driver, todo: Sequence[tuple[Cell, int]]) -> None:
     for place, (cell, missing) in enumerate(todo):
         after = driver.pace.left_steps - cell.output * missing
         try:
-            _cell(driver, cell)
+            _cell(driver, cell, after)
         except EngineDiedError as died:
             _given_up(driver, cell, died.reason)
             raise EngineDiedError(died.reason, todo[place + 1 :]) from None
@@ -211,8 +211,11 @@ def job_of(
     return make_job(cell, target, opened.source(cell), phase, number, attempt, output)
 
 
-def _cell(driver: Driver, cell: Cell) -> None:
-    """Warm up, then measure; give a cell up when all requests of a measured round failed."""
+def _cell(driver: Driver, cell: Cell, after: int) -> None:
+    """Warm up, then measure; give a cell up when all requests of a measured round failed.
+
+    `after`: steps that the pace counts for later cells, from which rounds beyond the least take nothing.
+    """
     from benchbench.analysis.summary import metrics_of
 
     run, tables = driver.run, driver.run.read_cell(cell.key)
@@ -225,7 +228,7 @@ def _cell(driver: Driver, cell: Cell) -> None:
         tables.append(table)
         rounds += metrics_of(info, [table])
         have.add(number)
-        driver.pace.left_steps -= cell.output
+        driver.pace.left_steps = max(after, driver.pace.left_steps - cell.output)
         if "ok" not in table["status"].to_pylist():
             run.journal("cell_given_up", cell=cell.key, block=driver.block, reason=table["error_detail"][0].as_py())
             break

@@ -44,6 +44,11 @@ def left_text(left_s: float | None) -> str:
     return "" if left_s is None else f"about {duration_text(left_s)} left"
 
 
+def rounds_of(cell: Cell) -> str:
+    """`5`, or `5-20` when it depends on what is measured."""
+    return f"{cell.rounds.min}" + (f"-{cell.rounds.max}" if cell.rounds.max > cell.rounds.min else "")
+
+
 class Lines:
     """One line a finished cell, and at most one a minute for long ones."""
 
@@ -64,7 +69,7 @@ class Lines:
     def round(self, cell: Cell, phase: str, number: int, left_s: float | None) -> None:
         self._left = left_s
         if time.monotonic() - self._last > 60:
-            what = f"round {number + 1} of {cell.rounds.min}" if phase == "measured" else "warm-up"
+            what = f"round {number + 1} of {rounds_of(cell)}" if phase == "measured" else "warm-up"
             self._say(f"[{self._number}/{self._of}] {cell.label}: {what}, {left_text(left_s)}")
 
     def row(self, cell: Cell, row: dict[str, Any]) -> None:
@@ -95,7 +100,7 @@ class Bar:
         self._progress.update(self._task, total=left, completed=0, left="", refresh=True)
 
     def round(self, cell: Cell, phase: str, number: int, left_s: float | None) -> None:
-        what = f"round {number + 1}/{cell.rounds.min}" if phase == "measured" else "warm-up"
+        what = f"round {number + 1}/{rounds_of(cell)}" if phase == "measured" else "warm-up"
         text = f"{cell.label}  {what}"
         self._progress.update(self._task, description=text, left=left_text(left_s), refresh=True)
 
