@@ -17,6 +17,7 @@ from benchbench.engines.diagnosis import diagnose, plain
 from benchbench.engines.endpoint import EngineError
 from benchbench.engines.owned import Owned
 from benchbench.engines.vllm_serve import LaunchStoppedError, environment_of, flags, python_of
+from benchbench.kernel import renice
 from benchbench.loadgen.worker import WorkerDiedError
 from benchbench.spec import VllmInprocessEngine
 
@@ -47,7 +48,7 @@ class DirectWorker:
         argv = [python_of(engine), "-m", "benchbench.direct", str(theirs.fileno())]
         cwd = engine.cwd and Path(engine.cwd).expanduser().absolute()
         try:
-            self.owned = Owned(argv, environment_of(engine), cwd, log, secrets, [theirs.fileno()], nice=engine.nice)
+            self.owned = Owned(argv, environment_of(engine), cwd, log, secrets, [theirs.fileno()])
         except OSError as error:
             self._pipe.close()
             key = "venv" if engine.venv and not engine.python else "python"
@@ -98,6 +99,8 @@ class DirectWorker:
             raise EngineError(message, "engine.python")
         self.facts = reply
         self.owned.ready()
+        for pid in self.owned.ranks or () if self._engine.nice else ():
+            renice(pid, self._engine.nice)  # not its front end, which stamps the tokens
 
     def run(
         self, job: DirectJob, stop: int | None = None, _watch: Watch | None = None

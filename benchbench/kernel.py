@@ -74,6 +74,13 @@ def yield_to_others(nice: int) -> None:
         Path("/proc/self/autogroup").write_text(str(nice), encoding="ascii")
 
 
+def renice(pid: int, nice: int) -> None:
+    """Give the threads of another process, and all that they will start, the priority `nice`. Linux only."""
+    for thread in Path(f"/proc/{pid}/task").glob("*"):
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), nice)
+
+
 def adopt_orphans() -> None:
     """Have this process become the parent of every descendant whose own parent ends, also of daemons."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)

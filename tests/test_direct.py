@@ -350,12 +350,11 @@ def test_a_table_says_that_there_was_no_http() -> None:
 
 
 @contextlib.contextmanager
-def worker_of(log: Path, does: dict[str, Any] | None = None, **args: Any) -> Iterator[DirectWorker]:
+def worker_of(log: Path, does: dict[str, Any] | None = None, nice: int = 0, **args: Any) -> Iterator[DirectWorker]:
     """A worker with the stand-in for vLLM; afterwards no process of it is left."""
     env = {"PYTHONPATH": os.pathsep.join([str(FAKE), str(ROOT)]), "FAKE_VLLM_SEEN": str(log.with_suffix(".seen"))}
-    engine = cells(engine={"kind": "vllm_inprocess", "args": {**args, "hf-overrides": does or {}}, "env": env})[
-        0
-    ].engine
+    args |= {"hf-overrides": does or {}}
+    engine = cells(engine={"kind": "vllm_inprocess", "args": args, "env": env, "nice": nice})[0].engine
     worker = DirectWorker(engine, "tiny", log)
     pids = [worker.pid]
     try:
@@ -457,8 +456,9 @@ def test_a_core_that_crashes_fails_the_round_with_the_reason_from_its_log(tmp_pa
 
 
 def test_a_core_that_is_killed_and_one_that_hangs(tmp_path: Path) -> None:
-    with worker_of(tmp_path / "log", {"slow": 1}) as worker:
+    with worker_of(tmp_path / "log", {"slow": 1}, nice=6) as worker:
         (core,) = psutil.Process(worker.pid).children()
+        assert (core.nice(), psutil.Process(worker.pid).nice()) == (6, psutil.Process().nice())
         threading.Timer(0.5, core.kill).start()
         columns, told = run(worker, cells()[0])
         assert set(columns["error_kind"]) == {"stream"}

@@ -239,7 +239,8 @@ def test_flags() -> None:
 
 
 _NAMES = st.sampled_from(["xa", "xa_b", "x_long_name", "max-len", "x0"])
-_SCALARS = st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text("a-= \"'{é", max_size=5)
+_TEXTS = st.text("a-= \"'{é", max_size=5).filter(lambda text: text != "--")  # which argparse drops, at least in 3.11
+_SCALARS = st.integers() | st.floats(allow_nan=False, allow_infinity=False) | _TEXTS
 _VALUES = _SCALARS | st.booleans() | st.none() | st.dictionaries(_NAMES, _SCALARS | st.lists(_SCALARS), max_size=3)
 
 

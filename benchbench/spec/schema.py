@@ -150,7 +150,10 @@ class _Launched(_Engine):
     ready: Ready = Field(Ready(), description="when it counts as ready")
     restarts: int = Field(1, ge=0, le=10**6, description="how often a dead engine may be started again in a sweep")
     nice: int = Field(
-        0, ge=0, le=19, description="priority of its processes as of Unix's nice: above 0 it leaves the CPU to others"
+        0,
+        ge=0,
+        le=19,
+        description="priority as of Unix's nice: above 0 it leaves the CPU to the client that stamps its tokens",
     )
 
 
