@@ -33,7 +33,7 @@ from benchbench.loadgen.direct_loop import DirectRound, Tokens
 from benchbench.loadgen.job import DirectJob
 from benchbench.loadgen.prompts import make_direct_job, make_job
 from benchbench.loadgen.target import make_target
-from benchbench.loadgen.worker import WorkerDiedError
+from benchbench.loadgen.worker import Worker, WorkerDiedError
 from benchbench.record.requests import round_table
 from benchbench.rounds import cell_info
 from benchbench.spec import Cell, make_plan, spec_from_mapping
@@ -341,6 +341,22 @@ def test_prompts_and_times_are_those_of_http(changes: dict[str, Any]) -> None:
     common = ("due_ns", "in_flight", "asked_input", "asked_output", "first_token_s", "stall_s", "exact", "paced")
     assert [getattr(ours, name) for name in common] == [getattr(theirs, name) for name in common]
     assert make_direct_job(direct, VOCAB, *place, output=2).asked_output == [2] * direct.requests
+
+
+def test_over_http_too_a_round_that_begins_when_its_server_is_gone_fails_at_once() -> None:
+    (http,) = cells(engine={"kind": "endpoint", "url": "http://127.0.0.1:1"}, load={"kind": "closed", "requests": 16})
+    target = make_target("http://127.0.0.1:1", "completions", {})
+    ready, fire = os.pipe()
+    os.write(fire, b"x")
+    with Worker() as worker:
+        worker.ready()
+        for number in range(3):
+            job = make_job(http, target, VOCAB, "measured", number, 0)
+            columns, _ = worker.run(job, None, (ready, lambda: "it is gone"))
+            assert columns["status"] == ["failed"] * 16
+            assert columns["index"].tolist() == list(range(16))
+    for fd in (ready, fire):
+        os.close(fd)
 
 
 def test_a_table_says_that_there_was_no_http() -> None:

@@ -203,7 +203,7 @@ class Round:
         """Connect what the start needs and let the server accept it; then the round begins."""
         job = self.job
         if not job.paced:
-            for _ in range(min(job.in_flight, len(job.payloads))):
+            for _ in range(self._next, min(job.in_flight, len(job.payloads))):  # none when the server is gone already
                 self._arm(0)
             until = _now()
             if self.facts.connects:
