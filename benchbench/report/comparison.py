@@ -98,9 +98,9 @@ def _named(cells: Sequence[str]) -> str:
     return " and ".join(cells) if len(cells) <= 2 else f"{len(cells)} cells"
 
 
-def percent(share: float, sign: str = "") -> str:
-    """A share as percent; what is above 1, as an effect that few blocks could find, is no more than that."""
-    return ">100 %" if share > 1 else f"{100 * share:{sign}.1f} %"
+def percent(share: float, sign: str = "", most: float = 10) -> str:
+    """A share as percent; above `most` (intervals and effects of few blocks know no bounds) only that it is above."""
+    return f">{100 * most:.0f} %" if share > most else f"{100 * share:{sign}.1f} %"
 
 
 def _span(low: float | None, high: float | None, sign: str = "") -> str:
@@ -111,7 +111,7 @@ def _span(low: float | None, high: float | None, sign: str = "") -> str:
 
 def detectable(one: Judgement) -> str:
     """The effect that is found 80 times in 100, as one of its family."""
-    return _TO if one.mde_family is None else percent(one.mde_family)
+    return _TO if one.mde_family is None else percent(one.mde_family, most=1)
 
 
 def notes(pair: Pair) -> list[str]:
@@ -121,11 +121,8 @@ def notes(pair: Pair) -> list[str]:
         for warning in one.warnings if one.metric in SHOWN else ():
             found.setdefault(warning, []).append(one.cell)
     told = [f"{warning} ({_named(list(dict.fromkeys(who)))})" for warning, who in found.items()]
-    told += [
-        f"the mean of {NAMES[whole.metric]} is without {_named(whole.left_out)}: not in every start"
-        for whole in pair.compared.overall
-        if whole.left_out and whole.metric in PRIMARY
-    ]
+    partial = {whole.left_out for whole in pair.compared.overall if whole.left_out and whole.metric in PRIMARY}
+    told += [f"the mean is without {_named(cells)}: not in every start" for cells in sorted(partial)]
     left_out = [cell for cell, metric in pair.compared.left_out if metric == PRIMARY[0]]
     told += [f"{_named(left_out)}: no block has both sides"] if left_out else []
     told += [pair.fidelity_note] if pair.fidelity_note != FIDELITY["not_measured"] else []
@@ -156,7 +153,7 @@ def _rows(pair: Pair, metrics: Sequence[str], *, wholes_only: bool = False) -> l
     rated = any(cell.batch is None for cell in pair.cells.values())
     names = [*map(escape_markdown, (pair.base, pair.candidate)), "Ratio", "95 % interval", "Verdict", "Detectable"]
     head = ["Metric", "Input", "Output", "Rate (req/s)" if rated else "Batch", *names]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines = [_row(*head), "|" + "---|" * len(head)]
     for metric in metrics:
         for one in [] if wholes_only else cells_of(pair, [metric]):
             cell = pair.cells[one.cell]
@@ -177,6 +174,10 @@ def _line(metric: str, values: Sequence[object], one: Judgement) -> str:
     low, high = one.ratio.low, one.ratio.high
     span = _TO if low is None or high is None else f"{low:.3f}{_TO}{min(high, 999):.3f}"
     cells = (NAMES[metric], *values, f"{one.ratio.point:.3f}", span, one.verdict, detectable(one))
+    return _row(*cells)
+
+
+def _row(*cells: object) -> str:
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
@@ -200,23 +201,20 @@ def comparison_github(pairs: Sequence[Pair], metrics: Sequence[str] = SHOWN) -> 
 def noise_table(found: Sequence[Noise], both: Pair) -> str:
     """The noise per start of an A/A run, what effects it lets find, and whether A differs from itself."""
     head = ["Metric", "Input", "Output", "Batch", "Noise per start", "Detectable alone", "Detectable as one of all"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines = [_row(*head), "|" + "---|" * len(head)]
     for one in found:
         cell = both.cells[one.cells[0]]
         where = (cell.input, cell.output, cell.batch if cell.batch is not None else f"{cell.rate:g}")
         shape = where if len(one.cells) == 1 else (f"mean of {len(one.cells)}", _TO, _TO)
-        known = (f"{100 * one.sd:.2f} %", percent(one.mde), percent(one.mde_family))
-        lines.append("| " + " | ".join(map(str, (NAMES[one.metric].partition(" (")[0], *shape, *known))) + " |")
+        known = (f"{100 * one.sd:.2f} %", percent(one.mde, most=1), percent(one.mde_family, most=1))
+        lines.append(_row(NAMES[one.metric].partition(" (")[0], *shape, *known))
     called = [one for one in (*both.compared.cells, *both.compared.overall) if one.verdict in {"faster", "slower"}]
     told = f"{both.base} against {both.candidate}, over {both.blocks} blocks: "
-    told += (
-        "nothing is called, as it must be."
-        if not called
-        else (
-            f"{len(called)} differences are called, of builds that are the same. In a family of cells or of means chance "
-            "does so 5 times in 100; oftener, something is wrong with the machine."
-        )
-    )
+    if called:
+        told += f"{len(called)} differences are called, of builds that are the same. In a family of cells or of means "
+        told += "chance does so 5 times in 100; oftener, something is wrong with the machine."
+    else:
+        told += "nothing is called, as it must be."
     return "\n".join([*lines, "", told, *(f"- {note}" for note in notes(both))]) + "\n"
 
 
