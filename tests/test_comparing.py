@@ -8,6 +8,7 @@ import json
 import random
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 from driving import bench
@@ -73,6 +74,14 @@ def compared(*words: object) -> dict[str, Any]:
     assert result.exit_code == 0, result.stderr
     data: dict[str, Any] = json.loads(result.stdout)
     return data
+
+
+TINY = {
+    **BRANCHES,
+    "blocks": 2,
+    "grid": {"input": 128, "output": 8, "batch": [1, 4]},
+    "rounds": {"warmup": 0, "min": 1},
+}
 
 
 # ---- What is said ---------------------------------------------------------------------------------------
@@ -145,6 +154,31 @@ def test_every_candidate_has_a_table_and_a_sentence() -> None:
     assert both == compared(run, "--base", "main", "--candidate", "a")
 
 
+def texts(svg: Path) -> set[str]:
+    tree = ET.parse(svg)  # noqa: S314 - a file this test made
+    return {"".join(element.itertext()) for element in tree.iter("{http://www.w3.org/2000/svg}text")}
+
+
+def test_the_figures_show_what_was_compared_and_nothing_that_was_dropped() -> None:
+    result = bench("plot", died(Path("run")), "--format", "svg", "--out", "figures")
+    assert result.exit_code == 0, result.stderr
+    names = ("forest", "heatmap", "curves", "blocks")
+    forest, heatmap, curves, blocks = (texts(Path(f"figures/compare_{name}.svg")) for name in names)
+    assert {"128 → 8 at 1", "128 → 8 at 4", "1,024 → 8 at 4", "geometric mean", "faster", "undecided"} <= forest
+    assert "1,024 → 8 at 1" not in forest
+    assert {"+3.5", "+3.4", "128 → 8", "1,024 → 8"} <= heatmap
+    assert {"main", "int8-moe", "128 → 8", "1,024 → 8"} <= curves
+    assert {"main, mean over cells", "0", "5"} <= blocks
+
+
+def test_the_figures_of_single_starts_and_of_several_candidates() -> None:
+    data = {**TINY, "variants": {"main": {}, "a": {}, "b": {}}, "blocks": 1}
+    result = bench("plot", made_run(Path("run"), data, times()), "--format", "svg")
+    assert result.exit_code == 0, result.stderr
+    found = sorted(path.stem for path in Path("run/plots").glob("compare_*"))
+    assert found == [f"compare_{name}-{of}" for name in ("curves", "forest", "heatmap") for of in ("a", "b")]
+
+
 # ---- What counts ----------------------------------------------------------------------------------------
 
 PLACES = st.tuples(st.sampled_from(["main", "int8-moe"]), st.sampled_from([1, 4]), st.integers(0, 2))
@@ -185,12 +219,6 @@ def test_a_start_without_all_its_rounds_does_not_count() -> None:
 
 # ---- Two runs -------------------------------------------------------------------------------------------
 
-TINY = {
-    **BRANCHES,
-    "blocks": 2,
-    "grid": {"input": 128, "output": 8, "batch": [1, 4]},
-    "rounds": {"warmup": 0, "min": 1},
-}
 SINGLE = {key: value for key, value in TINY.items() if key not in {"variants", "blocks"}}
 
 

@@ -100,10 +100,12 @@ def pair(base: Side, candidate: Side, margin: float = 0.01, floor: Iterable[Nois
         for block in range(blocks)
     )
     absent = next((told for side in (base, candidate) if (told := _absent(side))), "")
-    fidelity = _fidelity(base, candidate) if within else ("not_measured", "outputs were not compared")
+    fidelity = _fidelity(base, candidate)
     notes = [*(f"{label} is left out: {why}" for label, why in unlike.items()), *_confounded(base, candidate)]
     for side, values in ((base, old), (candidate, new)):
         notes += _told(side, values)
+    built = [(side.name, side.run.manifest.get("variants", {}).get(side.variant)) for side in (base, candidate)]
+    notes += [f"{name} is commit {facts['commit'][:12]}" for name, facts in built if facts]
     return Pair(
         base=base.name,
         candidate=candidate.name,
@@ -299,10 +301,13 @@ def _cells(labels: Sequence[str]) -> str:
 
 
 def _fidelity(base: Side, candidate: Side) -> tuple[str, str]:
-    """Verdict and sentence of `analysis.fidelity`."""
+    """Verdict and sentence of `analysis.fidelity`, where the sweep asked for it."""
+    unknown = ("not_measured", "outputs were not compared")
+    if base.run is not candidate.run or base.run.manifest["spec"].get("fidelity", "off") == "off":
+        return unknown
     try:
         fidelity = import_module("benchbench.analysis.fidelity")
     except ModuleNotFoundError:
-        return "not_measured", "outputs were not compared"
+        return unknown
     found = fidelity.fidelity_of(base.run, base.variant, candidate.variant)
     return found.verdict, found.sentence

@@ -15,11 +15,6 @@ from benchbench.report.table import Row, escape_markdown
 
 SHOWN = ("sys_tok_s", "ttft", "tpot")
 NAMES = {"sys_tok_s": "Sys tok/s", "ttft": "TTFT (ms)", "tpot": "TPOT (ms)", "e2el": "E2EL (ms)"}
-FIDELITY = {
-    "matches": "outputs match within the noise of a restart",
-    "differs": "but outputs differ",
-    "not_measured": "outputs were not compared",
-}
 _TO = "\N{EN DASH}"
 
 
@@ -54,8 +49,9 @@ def sentence(pair: Pair) -> str:
         parts += [f"faster on {_named(fast)}"] if (fast := _called(primary, "faster")) else []
     parts.append(f"slower on {_named(_called(primary, 'slower'))}")
     parts += [_wait(ttft)] if (ttft := headline(pair, "ttft")) else []
-    parts.append(FIDELITY[pair.fidelity])
-    return "; ".join(parts) + "."
+    if pair.fidelity == "differs":
+        return "; ".join(parts) + ", but outputs differ."
+    return "; ".join([*parts, pair.fidelity_note]) + "."
 
 
 def _headline(pair: Pair, one: Overall) -> str:
@@ -125,7 +121,7 @@ def notes(pair: Pair) -> list[str]:
     told += [f"the mean is without {_named(cells)}: not in every start" for cells in sorted(partial)]
     left_out = [cell for cell, metric in pair.compared.left_out if metric == PRIMARY[0]]
     told += [f"{_named(left_out)}: no block has both sides"] if left_out else []
-    told += [pair.fidelity_note] if pair.fidelity_note != FIDELITY["not_measured"] else []
+    told += [pair.fidelity_note] if pair.fidelity == "differs" else []
     return [*pair.compared.warnings, *pair.notes, *told]
 
 

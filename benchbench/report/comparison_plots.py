@@ -101,7 +101,9 @@ def _forest(pair: Pair, title: str) -> Figure | None:
         ticks = [*range(len(labels)), len(labels) + 0.5]
         axes.set_yticks(ticks, labels=[*names, "geometric mean"] if place == 0 else [""] * len(ticks))
         axes.tick_params(axis="y", length=0, labelsize=min(9.0, row_in * 45))
+        axes.grid(visible=True, axis="x", color="#DDDDDD", linewidth=0.6)
         axes.grid(visible=False, axis="y")
+        axes.tick_params(colors="#333333")
         axes.set_xlabel(f"{_TITLES[metric]}: % better")
     return figure
 
@@ -136,7 +138,7 @@ def _heatmap(pair: Pair, title: str) -> Figure | None:
     names = [f"{i:,} → {o:,}" for i, o in shapes]
     left, row_in = 0.25 + 0.07 * max(17, *map(len, names)), max(0.17, min(0.3, 12 / len(names)))
     column_in = (sheets.WIDTH_IN - left - sheets.RIGHT_IN) / len(loads)
-    heading = f"Sys tok/s of {pair.candidate}, in percent of {pair.base} more"
+    heading = f"Sys tok/s: change from {pair.base} to {pair.candidate} (%)"
     small = title + " · bold: faster or slower, =: equivalent, ?: undecided"
     figure, axes = sheets.make_frame(heading, small, height=row_in * len(names), left=left)
     scale = LinearSegmentedColormap.from_list("better", ["#D55E00", "#F7F7F7", "#0072B2"])
@@ -150,7 +152,8 @@ def _heatmap(pair: Pair, title: str) -> Figure | None:
         axes.text(
             x + 0.5,
             y + 0.5,
-            f"{100 * (one.ratio.point - 1):+.1f}" + {"equivalent": " =", "undecided": " ?"}.get(one.verdict, ""),
+            f"{100 * (one.ratio.point - 1):+.1f}".replace("-0.0", "+0.0")
+            + {"equivalent": " =", "undecided": " ?"}.get(one.verdict, ""),
             ha="center",
             va="center",
             fontsize=min(8.5, row_in * 32, column_in * 18),
@@ -193,26 +196,16 @@ def _curves(pair: Pair, title: str) -> Figure | None:
         "Sys tok/s of both, 95 % intervals over starts", title + cut, legend, height=height
     )
     box = first.get_position()
-    across, down = box.width / columns, box.height / rows
+    first.remove()
+    title_in = 0.2 / figure.get_figheight()
+    edges = {"left": box.x0, "right": box.x1, "bottom": box.y0, "top": box.y1 - title_in}
+    places = figure.add_gridspec(rows, columns, **edges, wspace=0.28, hspace=0.5)
     for place, shape in enumerate(shapes):
-        axes = first if place == 0 else figure.add_axes((0, 0, 1, 1))
-        row, column = divmod(place, columns)
-        x_pad, y_pad = (
-            (0.0 if columns == 1 else 0.5 / sheets.WIDTH_IN),
-            (0.0 if rows == 1 else 0.55 / figure.get_figheight()),
-        )
-        axes.set_position(
-            (
-                box.x0 + column * across,
-                box.y0 + box.height - (row + 1) * down + y_pad * (row < rows - 1),
-                across - x_pad,
-                down - y_pad,
-            )
-        )
+        axes = figure.add_subplot(places[divmod(place, columns)])
         own = [(_load(cell), label) for label, cell in cells if (cell.input, cell.output) == shape]
         _panel(axes, pair, sorted(own))
         axes.set_title(f"{shape[0]:,} → {shape[1]:,}", fontsize=8.5, pad=3)
-        axes.set_xlabel("Batch" if cells[0][1].batch is not None else "Rate (req/s)", labelpad=1)
+        axes.set_xlabel("Batch" if cells[0][1].batch is not None else "Rate (req/s)", labelpad=1, fontsize=8)
     return figure
 
 
@@ -232,7 +225,8 @@ def _panel(axes: Axes, pair: Pair, own: Sequence[tuple[float, str]]) -> None:
         top = max(top, *points)
     sheets.log2_axis(axes, [load for load, _ in own], "")
     sheets.value_axis(axes, [0.0, 1.02 * top], "", wide=math.inf)
-    axes.tick_params(labelsize=8)
+    axes.grid(visible=True, color="#DDDDDD", linewidth=0.6)
+    axes.tick_params(labelsize=8, colors="#333333", length=3)
 
 
 def _blocks(pair: Pair, title: str) -> Figure | None:
