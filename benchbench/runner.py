@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from benchbench.engines.endpoint import EngineError
 from benchbench.engines.vllm_serve import LaunchStoppedError
@@ -15,6 +15,9 @@ from benchbench.rounds import InterruptedSweep, Observer, StoppedError, missing_
 from benchbench.spec import Cell, Plan, Start, SweepSpec, make_plan
 from benchbench.starts import Starts
 
+if TYPE_CHECKING:
+    from benchbench.analysis.pairs import Pair
+
 State = Literal["complete", "stopped", "interrupted"]
 Rows = dict[str, dict[str, Any]]
 
@@ -23,7 +26,7 @@ Rows = dict[str, dict[str, Any]]
 class Outcome:
     """How a sweep ended. `message` says why it stopped, `key` which key of the sweep is concerned, if one is.
 
-    `rows` are summary.csv's, one a cell.
+    `rows` are summary.csv's, one a cell; `verdicts` the sentences of a sweep with variants, one a candidate.
     """
 
     path: Path
@@ -32,6 +35,7 @@ class Outcome:
     rows: list[dict[str, Any]]
     plots: list[Path]
     key: str = ""
+    verdicts: tuple[str, ...] = ()
 
 
 class Silent:
@@ -147,22 +151,39 @@ def _conclude(run: RunDirectory, state: State, message: str, now: Rows, *, plots
         return Outcome(run.path, state, message, [], [])
     from benchbench.analysis.summary import COLUMNS
     from benchbench.record.instrument import sentence
+    from benchbench.report.comparison import sentence as sentence_of
     from benchbench.report.table import markdown_table
 
     rows = _rows(run, now)
     drawn: list[Path] = []
+    verdicts: tuple[str, ...] = ()
     try:
         run.write_summary(rows, COLUMNS)
         manifest = run.manifest()
         table = markdown_table(rows, closing=[*manifest["caption"], sentence(manifest["instrument"])])
         replace_file(run.path / "table.md", table.encode())
+        pairs = _compare(run) if manifest["spec"]["variants"] else []
+        verdicts = tuple(sentence_of(pair) for pair in pairs)
         if plots and state == "complete" and any(row["rounds"] for row in rows):
-            drawn = _draw(run, rows)
+            drawn = _draw(run, rows, pairs)
         run.journal(state, message=message)
     except OSError as error:
         if state == "complete":
             state, message = "stopped", _unwritable(run, error)
-    return Outcome(run.path, state, message, rows, drawn)
+    return Outcome(run.path, state, message, rows, drawn, verdicts=verdicts)
+
+
+def _compare(run: RunDirectory) -> list[Pair]:
+    """The baseline against each other variant, written beside the table."""
+    from benchbench.analysis.pairs import pair, sides_of
+    from benchbench.analysis.runs import Run
+    from benchbench.report.comparison import comparison_json, comparison_table
+
+    base, *others = sides_of(Run(run.path))
+    pairs = [pair(base, other) for other in others]
+    replace_file(run.path / "compare.md", comparison_table(pairs).encode())
+    replace_file(run.path / "compare.json", comparison_json(pairs).encode())
+    return pairs
 
 
 def _rows(run: RunDirectory, now: Rows) -> list[dict[str, Any]]:
@@ -173,10 +194,12 @@ def _rows(run: RunDirectory, now: Rows) -> list[dict[str, Any]]:
     return [now.get(cell.key) or summary_row(cell_summary(run, cell)) for cell in Run(run.path).cells]
 
 
-def _draw(run: RunDirectory, rows: list[dict[str, Any]]) -> list[Path]:
+def _draw(run: RunDirectory, rows: list[dict[str, Any]], pairs: list[Pair]) -> list[Path]:
     from benchbench.analysis.runs import Run
+    from benchbench.report.comparison_plots import draw_comparisons
     from benchbench.report.plots import draw_plots
     from benchbench.report.timeline import timeline_of
 
-    opened = Run(run.path)
-    return draw_plots(rows, timeline_of(opened, rows), run.path / "plots", opened.name)
+    opened, out = Run(run.path), run.path / "plots"
+    drawn = draw_plots(rows, timeline_of(opened, rows), out, opened.name)
+    return drawn + (draw_comparisons(pairs, out, opened.name) if pairs else [])

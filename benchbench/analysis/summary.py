@@ -84,7 +84,7 @@ class CellSummary:
     usage: Usage | None
 
 
-_ESTIMATES: dict[str, Callable[[RoundMetrics], float | None]] = {
+ESTIMATES: dict[str, Callable[[RoundMetrics], float | None]] = {
     "ttft": lambda one: _mean(one.ttft_s),
     "ttft_first": lambda one: _edge(one.ttft_s, np.min),
     "ttft_last": lambda one: _edge(one.ttft_s, np.max),
@@ -116,7 +116,7 @@ def summarise(
     rounds, before = metrics_of(cell, tables), metrics_of(cell, warmups)
     facts = tuple(round_facts(table) for table in tables)
     estimates = {}
-    for name, figure in _ESTIMATES.items():
+    for name, figure in ESTIMATES.items():
         values = over_starts(rounds, figure)
         estimates[name] = two_stage_estimate(values, len(values) if in_blocks(rounds) else cell.rounds_min)
     used = usage([window for table in tables if (window := window_of(table))], samples)

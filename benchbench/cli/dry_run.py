@@ -1,7 +1,8 @@
-"""What `--dry-run` prints: the ordered plan, the tokens it will generate, and how long that takes if known."""
+"""What `--dry-run` prints: the ordered plan, the tokens it will generate, how long that takes, and what it can show."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from benchbench.cli.progress import duration_text
@@ -9,36 +10,86 @@ from benchbench.rounds import WARMUP_TOKENS
 from benchbench.spec import SimulatorEngine
 
 if TYPE_CHECKING:
-    from benchbench.spec import Cell, Plan
+    from benchbench.spec import Cell, Plan, SweepSpec
+
+# Noise per start in one cell and in the mean of all, where no A/A run tells: docs/comparing.md's.
+ASSUMED = {"cell": 0.011, "mean": 0.007}
+EFFECTS = (0.01, 0.02, 0.05)
 
 
 def plan_text(plan: Plan) -> str:
-    """One line a cell in the order of execution, then the totals."""
+    """One line a cell in the order of execution, the starts of variants, then the totals."""
     lines = []
     requests = tokens = prompts = 0
     seconds: float | None = 0.0
+    count = Counter(cell.key for start in plan.starts for cell in start.cells)
     for number, cell in enumerate(plan.cells, 1):
         auto = cell.rounds.warmup == "auto"
         warmups = 2 if auto else int(cell.rounds.warmup)  # two short ones at least, until they agree
         steps = cell.rounds.min * cell.output + warmups * (min(cell.output, WARMUP_TOKENS) if auto else cell.output)
-        requests += (warmups + cell.rounds.min) * cell.requests
-        tokens += steps * cell.requests
-        prompts += (warmups + cell.rounds.min) * cell.requests * cell.input
+        starts = count[cell.key]
+        requests += (warmups + cell.rounds.min) * cell.requests * starts
+        tokens += steps * cell.requests * starts
+        prompts += (warmups + cell.rounds.min) * cell.requests * cell.input * starts
         one = round_seconds(cell)
-        seconds = None if one is None or seconds is None else seconds + steps / cell.output * one
+        seconds = None if one is None or seconds is None else seconds + steps / cell.output * one * starts
         took = "" if one is None else f", about {one:.1f} s a round"
+        rounds = f"{cell.rounds.min} rounds in each of {starts} starts" if cell.variant else f"{_rounds(cell)} rounds"
         lines.append(
-            f"{number:4} {cell.label} {cell.load.kind}: {warmups}{'+' * auto} warm-up, {_rounds(cell)} rounds "
+            f"{number:4} {cell.label} {cell.load.kind}: {warmups}{'+' * auto} warm-up, {rounds} "
             f"of {cell.requests} requests{took}  [{cell.key}]"
         )
     estimate = "unknown for this engine" if seconds is None else f"about {duration_text(seconds)}"
-    open_ended = any(cell.rounds.max > cell.rounds.min or cell.rounds.warmup == "auto" for cell in plan.cells)
-    least = "at least " if open_ended else ""
+    blocks = plan.spec.block_count
+    open_ended = any(cell.rounds.max > cell.rounds.min and not blocks for cell in plan.cells)
+    least = "at least " if open_ended or any(cell.rounds.warmup == "auto" for cell in plan.cells) else ""
+    if blocks:
+        lines += _starts(plan)
+        estimate += f", and {len(plan.starts)} starts of a server" + " with their rest" * (
+            plan.spec.cool_to is not None
+        )
     lines.append(
         f"{len(plan.cells)} cells, {least}{requests} requests, {prompts} input tokens, {tokens} output tokens; "
         f"time: {estimate}"
     )
-    return "\n".join(lines)
+    return "\n".join(
+        lines + (_power(plan.spec, max(1, len(plan.cells) // len(plan.spec.variants)), blocks) if blocks else [])
+    )
+
+
+def _starts(plan: Plan) -> list[str]:
+    """The order of the starts, a line a block, and how many rounds they measure."""
+    blocks: dict[int | None, list[str]] = {}
+    for start in plan.starts:
+        blocks.setdefault(start.block, []).append(start.variant)
+    rounds = sum(cell.rounds.min for start in plan.starts for cell in start.cells)
+    lines = [f"block {block}: {', '.join(variants)}" for block, variants in blocks.items()]
+    return [*lines, f"{len(plan.starts)} starts, {rounds} measured rounds"]
+
+
+def _power(spec: SweepSpec, cells: int, blocks: int) -> list[str]:
+    """How probably effects are found, at the noise of the last A/A run of this sweep on this host."""
+    from benchbench.analysis.compare import PRIMARY, power
+    from benchbench.record.instrument import NOISE, stored
+
+    found = stored(NOISE, name=spec.name)
+    noise = found or ASSUMED
+    source = "assumed; bench noise measures it"
+    if found:
+        source = f"as measured over {found['blocks']} blocks of A against A"
+    one, mean = (f"{100 * noise[name]:.2g} %" for name in ("cell", "mean"))
+    lines = [
+        f"Chance to find a change in Sys tok/s with {blocks} blocks, noise per start {one} in a cell and {mean} in the"
+    ]
+    lines[0] += f" mean ({source}):"
+    for effect in EFFECTS:
+        chances = [
+            power(effect, noise["cell"], blocks, cells * len(PRIMARY)),
+            power(effect, noise["mean"], blocks, len(PRIMARY)),
+        ]
+        cell, whole = (f"{100 * chance:.0f} %" for chance in chances)
+        lines.append(f"  {100 * effect:g} %: {cell} in one cell of {cells}, {whole} in the geometric mean")
+    return lines
 
 
 def _rounds(cell: Cell) -> str:

@@ -5,26 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
 import click
 
 from benchbench import __version__
+from benchbench.cli.asked import BAD_INPUT, FOLDER, INTERRUPTED, INVALID, NOT_MET, STOPPED, fail, plan_of, spec_of
 from benchbench.cli.text import one_line
-
-if TYPE_CHECKING:
-    from benchbench.spec import Plan, SweepSpec
-
-STOPPED, BAD_INPUT, INVALID = 1, 2, 3
-INTERRUPTED, TERMINATED = 130, 143
-FOLDER = click.Path(path_type=Path)
-
-
-def fail(code: int, *lines: object) -> NoReturn:
-    """Each of `lines` to stderr on one line, then exit."""
-    for line in lines:
-        print(one_line(line), file=sys.stderr)
-    sys.exit(code)
 
 
 class Group(click.Group):
@@ -51,24 +38,6 @@ def main() -> None:
     """Benchmarks of LLM inference servers: sweep a grid of shapes, and get numbers that can be trusted."""
 
 
-def _spec(file: str, sets: tuple[str, ...]) -> SweepSpec:
-    from benchbench.spec import SpecError, load_spec
-
-    try:
-        return load_spec(file, sets)
-    except SpecError as error:
-        fail(BAD_INPUT, *error.problems)
-
-
-def _plan(spec: SweepSpec, only: str | None) -> Plan:
-    from benchbench.spec import SpecError, make_plan
-
-    try:
-        return make_plan(spec, only)
-    except SpecError as error:
-        fail(BAD_INPUT, *error.problems)
-
-
 @main.command()
 @click.argument("file")
 @click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Change one value of the sweep.")
@@ -93,38 +62,17 @@ def sweep(
 
     Exit: 0 carried out, 1 stopped and can be resumed, 2 bad input, 3 invalid cells (--strict), 130 on Ctrl-C.
     """
-    spec = _spec(file, sets)
+    spec = spec_of(file, sets)
     if dry_run:
         from benchbench.cli.dry_run import plan_text
 
-        click.echo(plan_text(_plan(spec, only)))
+        click.echo(plan_text(plan_of(spec, only)))
         return
-    from benchbench.cli.outcome import show
-    from benchbench.cli.progress import observer_for
-    from benchbench.cli.signals import Stop
-    from benchbench.engines.endpoint import EngineError
-    from benchbench.record.store import RunError
-    from benchbench.runner import sweep as run_sweep
-    from benchbench.spec import SpecError, locate
+    from benchbench.cli.carry import carry_out
 
     for note in spec.notes:
         print(one_line(f"note: {note}"), file=sys.stderr)
-    with Stop() as stop, observer_for(sys.stderr) as observer:
-        try:
-            outcome = run_sweep(spec, out, only=only, resume=resume, plots=plots, observer=observer, stop=stop.fd)
-        except SpecError as error:
-            fail(BAD_INPUT, *error.problems)
-        except EngineError as error:
-            fail(BAD_INPUT, locate(file, sets, error.key, error.message, error.allowed), *error.lines)
-        except RunError as error:
-            fail(BAD_INPUT, error)
-    show(spec, outcome)
-    again = f"continue with: bench sweep {file} --resume --out {outcome.path}"
-    if outcome.state == "interrupted":
-        fail(stop.code, f"bench: interrupted; {again}")
-    if outcome.state == "stopped":
-        message = f"{outcome.message}; {again}"
-        fail(STOPPED, locate(file, sets, outcome.key, message) if outcome.key else f"bench: {message}")
+    outcome = carry_out(spec, (file, sets), only=only, out=out, resume=resume, plots=plots)
     if strict and any(row["status"] == "invalid" for row in outcome.rows):
         fail(INVALID, "bench: some cells are invalid")
 
@@ -190,9 +138,11 @@ def table(runs: tuple[Path, ...], form: str, columns: str | None, *, include_inv
 @click.option("--cell", metavar="KEY", help="The cell of the timeline, by its key.")
 @click.option("--format", "formats", multiple=True, type=click.Choice(["png", "svg"]), help="Default: both.")
 def plot(run: Path, out: Path | None, cell: str | None, formats: tuple[str, ...]) -> None:
-    """Draw the plots of a RUN: curves, Pareto, heat map and one cell's timeline."""
+    """Draw the plots of a RUN: curves, Pareto, heat map, one cell's timeline; with variants their comparison."""
+    from benchbench.analysis.pairs import pair, sides_of
     from benchbench.analysis.runs import open_run
     from benchbench.record.store import RunError
+    from benchbench.report.comparison_plots import draw_comparisons
     from benchbench.report.plots import draw_plots
     from benchbench.report.timeline import timeline_of
 
@@ -208,6 +158,10 @@ def plot(run: Path, out: Path | None, cell: str | None, formats: tuple[str, ...]
             opened.name,
             formats or ("png", "svg"),
         )
+        base, *others = sides_of(opened)
+        pairs = [pair(base, other) for other in others]
+        if pairs:
+            files += draw_comparisons(pairs, out or run / "plots", opened.name, formats or ("png", "svg"))
     except (RunError, OSError) as error:
         fail(BAD_INPUT, f"bench plot: {error}")
     for path in files:
@@ -232,6 +186,62 @@ def sim(profile: str, port: int, scale: float, models: tuple[str, ...], options:
         fail(BAD_INPUT, f"bench sim: {error}")
     except OSError as error:
         fail(STOPPED, f"bench sim: cannot listen on 127.0.0.1:{port}: {error.strerror}")
+
+
+@main.command()
+@click.argument("run", type=FOLDER)
+@click.argument("others", nargs=-1, metavar="[RUN_B | BASE CANDIDATE]")
+@click.option("--base", metavar="NAME", help="The variant to compare with (default: the sweep's baseline).")
+@click.option("--candidate", metavar="NAME", help="The variant to judge (default: each of the others).")
+@click.option("--metric", "metrics", multiple=True, help="Show sys_tok_s, ttft, tpot or e2el only; families stay.")
+@click.option("--margin", default="1%", show_default=True, help="Differences within this are equivalent.")
+@click.option("--noise", type=FOLDER, metavar="RUN", help="A run of bench noise: call nothing inside its noise.")
+@click.option("--allow-unlike", is_flag=True, help="Compare runs of unlike models, shapes, loads, GPUs or drivers.")
+@click.option("--fail-on", "gates", multiple=True, metavar="WHAT", help="Exit 4 on 'slower>1%', slower or fidelity.")
+@click.option("--format", "form", type=click.Choice(["md", "json", "csv", "github"]), default="md", show_default=True)
+def compare(run: Path, others: tuple[str, ...], form: str, metrics: tuple[str, ...], **asked: Any) -> None:  # noqa: ANN401 - click's
+    """Is one build faster than another? Compares the variants of RUN, or two runs, start by start.
+
+    An argument after RUN that is a run's folder is the other run; else two names of RUN's variants.
+    Exit: 0, 2 bad input, 4 what --fail-on forbids.
+    """
+    from benchbench.cli import comparing
+    from benchbench.record.store import RunError
+
+    try:
+        pairs = comparing.pairs_asked(run, others, **{name: asked[name] for name in comparing.ASKED})
+        broken = comparing.broken(pairs, asked["gates"])
+        click.echo(comparing.text(pairs, form, metrics).rstrip("\n"))
+    except (RunError, ValueError) as error:
+        fail(BAD_INPUT, f"bench compare: {error}")
+    if broken:
+        fail(NOT_MET, *(f"bench compare: {one}" for one in broken))
+
+
+@main.command()
+@click.argument("file")
+@click.option("--blocks", type=click.IntRange(2), help="Starts of each of the two (default: the sweep's, else 6).")
+@click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Change one value of the sweep.")
+@click.option("--only", metavar="SELECTION", help="Only the cells that match.")
+@click.option("--out", type=FOLDER, metavar="DIR", help="Run directory (default: runs/NAME-noise-TIME).")
+@click.option("--resume", is_flag=True, help="Continue the run in --out (or the latest of this name).")
+def noise(
+    file: str, blocks: int | None, sets: tuple[str, ...], only: str | None, out: Path | None, **more: bool
+) -> None:
+    """Measure the sweep's baseline against itself: the noise of a start, and what effect can be found.
+
+    For bench compare --noise RUN, and for the power that bench sweep --dry-run prints.
+    """
+    from benchbench.cli import comparing
+    from benchbench.cli.carry import carry_out
+    from benchbench.record.store import RunError
+
+    try:
+        spec = comparing.against_itself(spec_of(file, sets), blocks)
+        outcome = carry_out(spec, (file, sets), only=only, out=out, resume=more["resume"], command="noise")
+        click.echo(comparing.keep_noise(outcome.path))
+    except (RunError, ValueError) as error:
+        fail(BAD_INPUT, f"bench noise: {error}")
 
 
 @main.command()
@@ -265,7 +275,7 @@ def env(file: str | None, sets: tuple[str, ...], form: str) -> None:
     """
     from benchbench.cli import env as surroundings
 
-    found = surroundings.facts(_spec(file, sets) if file else None)
+    found = surroundings.facts(spec_of(file, sets) if file else None)
     click.echo(json.dumps(found, indent=2) if form == "json" else surroundings.text(found))
 
 
@@ -304,8 +314,8 @@ def check(
         if file is None:
             checks.check_instrument(streams, rate, seconds, url, as_json=as_json)
         else:
-            spec = _spec(file, sets)
-            checks.check_file(file, sets, _plan(spec, only), seconds)
+            spec = spec_of(file, sets)
+            checks.check_file(file, sets, plan_of(spec, only), seconds)
     except checks.CheckFailedError as error:
         fail(error.code, *error.lines)
 

@@ -17,9 +17,12 @@ def show(spec: SweepSpec, outcome: Outcome) -> None:
         click.echo(markdown_table(outcome.rows, closing=[*spec.caption, sentence(stored())]))
         for remedy in remedies(outcome.rows):
             click.echo(remedy)
-        if spec.rounds.max > spec.rounds.min:
+        if spec.rounds.max > spec.rounds.min and not spec.variants:
             click.echo(rounds_text(outcome.rows))
     if outcome.plots:
         click.echo("Plots:\n" + "\n".join(f"  {path}" for path in outcome.plots if path.suffix == ".png"))
+    if outcome.verdicts:
+        click.echo("\n".join(outcome.verdicts))
+        click.echo(f"Comparison: {outcome.path / 'compare.md'}, or: bench compare {outcome.path}")
     if outcome.state == "complete":
         click.echo(f"Run: {outcome.path}" + (f" ({outcome.message})" if outcome.message else ""))

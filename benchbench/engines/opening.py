@@ -157,9 +157,15 @@ def _simulator(engine: SimulatorEngine, plan: Plan, meanwhile: Callable[[], None
     from benchbench.engines.simulator import ProfileError, SimulatorError, SimulatorProcess
 
     models = sorted({cell.model for cell in plan.cells})
+    start = plan.starts[0]
     try:
         process = SimulatorProcess(
-            engine.profile, scale=engine.scale, port=engine.port, options=engine.options, models=models
+            engine.profile,
+            scale=engine.scale,
+            port=engine.port,
+            options=engine.options,
+            models=models,
+            start="" if start.block is None else f"{start.variant}/{start.block}",
         )
         process.launch()
         with process:

@@ -1,4 +1,4 @@
-"""What `bench check` measured of the instrument itself, kept per host and version, so that tables can print it."""
+"""What `bench check` measured of the instrument and `bench noise` of a sweep, kept per host and version, to print."""
 
 from __future__ import annotations
 
@@ -15,32 +15,38 @@ from benchbench import __version__
 from benchbench.record.store import replace_file
 
 KEPT = 50
+INSTRUMENT, NOISE = "instrument.json", "noise.json"
 
 
-def store_path() -> Path:
-    """`$XDG_CACHE_HOME/benchbench/instrument.json`, by default under `~/.cache`."""
+def store_path(file: str = INSTRUMENT) -> Path:
+    """`$XDG_CACHE_HOME/benchbench/FILE`, by default under `~/.cache`."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "benchbench" / "instrument.json"
+    return Path(base) / "benchbench" / file
 
 
-def _entries() -> list[dict[str, Any]]:
+def _entries(file: str) -> list[dict[str, Any]]:
     with contextlib.suppress(OSError, orjson.JSONDecodeError):
-        data = orjson.loads(store_path().read_bytes())
+        data = orjson.loads(store_path(file).read_bytes())
         return [entry for entry in data if isinstance(entry, dict)]
     return []
 
 
-def store(found: dict[str, Any]) -> None:
-    """Add a result: `tok_s` (events a second that it was measured at), `streams` and the errors in ms."""
+def store(found: dict[str, Any], file: str = INSTRUMENT) -> None:
+    """Add a result.
+
+    Of the instrument: `tok_s` (events a second that it was measured at), `streams` and the errors in ms. Of an A/A run:
+    the sweep's `name`, `blocks`, and the noise per start of Sys tok/s in a `cell` (median) and in the `mean` of all.
+    """
     entry = {"host": platform.node(), "version": __version__, "time_ns": time.time_ns(), **found}
-    path = store_path()
+    path = store_path(file)
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, orjson.dumps([*_entries(), entry][-KEPT:], option=orjson.OPT_INDENT_2))
+    replace_file(path, orjson.dumps([*_entries(file), entry][-KEPT:], option=orjson.OPT_INDENT_2))
 
 
-def stored() -> dict[str, Any] | None:
-    """The latest result of this host and version, None when there is none."""
-    ours = [e for e in _entries() if e.get("host") == platform.node() and e.get("version") == __version__]
+def stored(file: str = INSTRUMENT, **fields: str) -> dict[str, Any] | None:
+    """The latest result of this host and version with these fields, None when there is none."""
+    wanted = {"host": platform.node(), "version": __version__, **fields}
+    ours = [entry for entry in _entries(file) if entry.items() >= wanted.items()]
     return ours[-1] if ours else None
 
 

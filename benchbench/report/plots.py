@@ -70,13 +70,14 @@ def draw_plots(
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a title in a script that the font lacks
         for draw in (_throughput, _ttft_batch, _ttft_input, _pareto, _heatmap):
             if figure := draw(sheet):
-                files += _save(figure, out / draw.__name__.lstrip("_"), formats)
+                files += save(figure, out / draw.__name__.lstrip("_"), formats)
         if timeline and (figure := _timeline(timeline, title)):
-            files += _save(figure, out / "timeline", formats)
+            files += save(figure, out / "timeline", formats)
     return files
 
 
-def _save(figure: Figure, stem: Path, formats: Sequence[str]) -> list[Path]:
+def save(figure: Figure, stem: Path, formats: Sequence[str]) -> list[Path]:
+    """Write a figure in each format, to `stem` with its ending."""
     # The canvases are called directly: savefig first draws once more only to find the layout.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG

@@ -19,8 +19,9 @@ class SimulatorProcess:
     """A simulator of its own process and session: Ctrl-C in the terminal is not for it, our death is.
 
     `profile`, `scale` and `options` are those of `load_profile` and `scaled`; `port` 0 takes a free one;
-    `models` are the names that it answers to. On Linux it dies with the *thread* that started it, so start it
-    from one that lives as long as it is needed. Raises ProfileError.
+    `models` are the names that it answers to; `start` names this start, for the profile's `start_noise`. On Linux it
+    dies with the *thread* that started it, so start it from one that lives as long as it is needed. Raises
+    ProfileError.
     """
 
     def __init__(
@@ -31,9 +32,11 @@ class SimulatorProcess:
         port: int = 0,
         options: Mapping[str, Any] | None = None,
         models: Sequence[str] = ("sim",),
+        start: str = "",
     ) -> None:
-        made = scaled(load_profile(profile, options), scale)
-        self._asked = {"profile": made.model_dump(), "models": models, "port": port, "parent_pid": os.getpid()}
+        made = scaled(load_profile(profile, options), scale).model_dump()
+        made["faults"]["start"] = made["faults"]["start"] or start
+        self._asked = {"profile": made, "models": models, "port": port, "parent_pid": os.getpid()}
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
 

@@ -64,7 +64,9 @@ class _Engine:
         self._known: dict[int, _Sequence] = {}
         self._waiting: deque[_Sequence] = deque()
         self._per_event, self._stall = profile.tokens_per_event, profile.faults.stall
-        self._random = random.Random(f"{profile.seed}/noise")
+        start = profile.faults.start
+        self._random = random.Random(f"{profile.seed}/noise" + (f"/{start}" if start else ""))
+        self._luck = 1.0 + profile.faults.start_noise * self._random.gauss(0.0, 1.0) if start else 1.0
         self._rounds = 0
         self._slowness = 1.0  # of this round
 
@@ -99,7 +101,7 @@ class _Engine:
     def _begin_round(self) -> None:
         faults, slow = self.profile.faults, self.profile.faults.slow_first
         slowness = slow.factor if slow and self._rounds < slow.count else 1.0
-        luck = 1.0 + faults.noise * self._random.gauss(0.0, 1.0)
+        luck = self._luck * (1.0 + faults.noise * self._random.gauss(0.0, 1.0))
         self._slowness = (1.0 + faults.drift * self._rounds) * slowness * luck
         self._rounds += 1
 

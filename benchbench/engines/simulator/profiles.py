@@ -150,7 +150,8 @@ class Faults(_Part):
     short_output, reset_share (RST), cut_share (close), error_in_stream_share (an error event): in mid-stream,
     after half of the tokens. silence_share: headers, then nothing, ever. status: see `Status`.
     stall, slow_first, drift (a share of the law's time, added per round), noise (standard deviation of a round's
-    time, as a share of it; seeded): the engine's pace.
+    time, as a share of it; seeded), start_noise (the same of a whole start's time; `start` says which start it is, and
+    enters the seed of both): the engine's pace.
     reasoning_start (chat): so many first tokens are `reasoning_content`. role_early (chat): the role-only
     chunk comes with the headers instead of with the first token.
     """
@@ -168,6 +169,8 @@ class Faults(_Part):
     slow_first: SlowFirst | None = None
     drift: float = Field(0.0, ge=-0.5)
     noise: float = Field(0.0, ge=0, le=0.2)
+    start_noise: float = Field(0.0, ge=0, le=0.2)
+    start: str = ""
     reasoning_start: int = Field(0, ge=0)
     role_early: bool = False
 

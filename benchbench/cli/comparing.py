@@ -1,0 +1,190 @@
+"""What `bench compare` and `bench noise` were asked for, and what they say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import median
+
+import orjson
+
+from benchbench.analysis.compare import PRIMARY, Noise
+from benchbench.analysis.pairs import METRICS, Pair, Side, noise_of, pair, sides_of, unlike
+from benchbench.analysis.runs import Run, open_run
+from benchbench.record.instrument import NOISE, store
+from benchbench.record.store import replace_file
+from benchbench.report.comparison import (
+    NAMES,
+    SHOWN,
+    comparison_csv,
+    comparison_github,
+    comparison_json,
+    comparison_table,
+    noise_table,
+)
+from benchbench.spec import SweepSpec, spec_from_mapping
+
+ASKED = ("base", "candidate", "margin", "noise", "allow_unlike")
+GATES = "slower, 'slower>1%', fidelity"
+_FORMS = {
+    "md": comparison_table,
+    "json": comparison_json,
+    "csv": comparison_csv,
+    "github": comparison_github,
+}
+
+
+def pairs_asked(
+    run: Path,
+    others: Sequence[str],
+    *,
+    base: str | None,
+    candidate: str | None,
+    margin: str,
+    noise: Path | None,
+    allow_unlike: bool,
+) -> list[Pair]:
+    """The comparisons that the command line asks for. Raises ValueError and RunError."""
+    first, second, names = open_run(run), None, list(others)
+    if len(names) == 1 or (names and _is_run(names[0]) and names[0] not in first.manifest["spec"]["variants"]):
+        second = open_run(names.pop(0))
+    if names and (len(names) != 2 or second or base or candidate):
+        raise ValueError(f"{' '.join(others)}: give one other run, or the names of a base and a candidate")
+    base, candidate = names or (base, candidate)
+    sides = _sides(first, second, base, candidate)
+    told: list[str] = []
+    if second:
+        told += _refused(unlike(first, second), f"{run} and {others[0]}", allow=allow_unlike)
+    floor: tuple[Noise, ...] = ()
+    if noise is not None:
+        aa = open_run(noise)
+        floor = noise_of(aa)[0]
+        told += _refused(unlike(aa, first), f"the noise run {noise} and {run}", allow=allow_unlike)
+    share = _share(margin, "--margin")
+    return [_with(pair(*both, share, floor), told) for both in sides]
+
+
+def _with(found: Pair, told: Sequence[str]) -> Pair:
+    return replace(found, notes=(*told, *found.notes))
+
+
+def _is_run(name: str) -> bool:
+    return (Path(name) / "manifest.json").is_file()
+
+
+def _refused(differences: Sequence[str], what: str, *, allow: bool) -> list[str]:
+    if differences and not allow:
+        raise ValueError(f"{what} are unlike: {'; '.join(differences)} (--allow-unlike compares them all the same)")
+    return [f"unlike: {difference}" for difference in differences]
+
+
+def _sides(first: Run, second: Run | None, base: str | None, candidate: str | None) -> list[tuple[Side, Side]]:
+    olds = sides_of(first)
+    old = _side(first, olds, base, "--base") if base else olds[0]
+    if second is None:
+        if len(olds) < 2:
+            raise ValueError(f"{first.path}: has no variants to compare; give a second run")
+        news = [_side(first, olds, candidate, "--candidate")] if candidate else [one for one in olds if one != old]
+        if news == [old]:
+            raise ValueError(f"{old.name}: is the base and the candidate")
+        return [(old, new) for new in news]
+    news = sides_of(second)
+    new = _side(second, news, candidate, "--candidate") if candidate else news[0]
+    for sides, name, option in ((olds, base, "--base"), (news, candidate, "--candidate")):
+        if len(sides) > 1 and not name:
+            allowed = ", ".join(one.name for one in sides)
+            raise ValueError(f"{sides[0].run.path}: has several variants; name one with {option} (allowed: {allowed})")
+    if old.name == new.name:  # two runs of one sweep: their folders tell them apart
+        old, new = (one._replace(name=str(one.run.path)) for one in (old, new))
+    return [(old, new)]
+
+
+def _side(run: Run, sides: Sequence[Side], name: str, option: str) -> Side:
+    for one in sides:
+        if one.variant == name:
+            return one
+    allowed = ", ".join(one.variant for one in sides if one.variant) or "none, it has no variants"
+    raise ValueError(f"{option} {name}: no variant of {run.path} (allowed: {allowed})")
+
+
+def _share(text: str, option: str) -> float:
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*%\s*", text)
+    if not found or not float(found[1]):
+        raise ValueError(f"{option} {text}: must be percent above 0 (allowed: as 1% or 0.5%)")
+    return float(found[1]) / 100
+
+
+def text(pairs: Sequence[Pair], form: str, metrics: Sequence[str]) -> str:
+    """The comparisons in one of the formats. Raises ValueError for an unknown metric."""
+    if wrong := [one for one in metrics if one not in METRICS]:
+        raise ValueError(f"--metric {wrong[0]}: unknown (allowed: {', '.join(METRICS)})")
+    return _FORMS[form](pairs, tuple(metrics) or SHOWN)
+
+
+def broken(pairs: Iterable[Pair], gates: Sequence[str]) -> list[str]:
+    """What `--fail-on` forbids and was found, a sentence each. What could not be judged breaks a gate too."""
+    found = []
+    rules = [_gate(one) for one in gates]
+    for one in pairs:
+        for rule in rules:
+            found += [f"{one.candidate} against {one.base}: {why}" for why in _breaks(one, rule)]
+    return found
+
+
+def _gate(text: str) -> float | None:
+    """The share of `slower>1%`, 0 for `slower`, None for `fidelity`."""
+    kind, _, limit = (part.strip() for part in text.partition(">"))
+    if kind == "fidelity" and not limit:
+        return None
+    if kind != "slower" or (">" in text and not limit):
+        raise ValueError(f"--fail-on {text}: unknown (allowed: {GATES})")
+    return _share(limit, f"--fail-on {kind}>") if limit else 0.0
+
+
+def _breaks(one: Pair, limit: float | None) -> list[str]:
+    if one.absent or not one.compared.cells:
+        return [one.absent or "there is nothing to compare"]
+    if limit is None:
+        if one.fidelity == "not_measured":
+            return ["outputs were not compared (fidelity: strict or report in the sweep)"]
+        return ["outputs differ"] if one.fidelity == "differs" and one.fidelity_mode == "strict" else []
+    cells = [(NAMES[c.metric].split(" (")[0], c.cell, c) for c in one.compared.cells if c.metric in PRIMARY]
+    wholes = [
+        (NAMES[w.metric].split(" (")[0], "geometric mean", w) for w in one.compared.overall if w.metric in PRIMARY
+    ]
+    return [
+        f"{metric} of {what} is {100 * (1 - judged.ratio.point):.1f} % slower"
+        for metric, what, judged in (*wholes, *cells)
+        if judged.verdict == "slower" and 1 - judged.ratio.point > limit
+    ]
+
+
+# ---- Noise ----------------------------------------------------------------------------------------------
+
+
+def against_itself(spec: SweepSpec, blocks: int | None) -> SweepSpec:
+    """The sweep with its baseline, or its one engine, as both variants A and A2. Raises ValueError."""
+    if any("variant" in override.when for override in spec.overrides):
+        raise ValueError("overrides that select by variant would make A unlike A2: take them out, or use --set")
+    data = spec.model_dump(mode="json")
+    name = spec.baseline or next(iter(spec.variants), None)
+    variant = data["variants"][name] if name else {}
+    changes = {"variants": {"A": variant, "A2": variant}, "baseline": "A", "fidelity": "off"}
+    return spec_from_mapping(data | changes | {"name": f"{spec.name}-noise", "blocks": blocks or spec.blocks})
+
+
+def keep_noise(path: Path) -> str:
+    """Write noise.json into an A/A run and keep its figures for `--dry-run`; the table as text. Raises ValueError."""
+    run = open_run(path)
+    found, both = noise_of(run)
+    name = run.name.removesuffix("-noise")
+    data = {"name": name, "blocks": both.blocks, "noise": [asdict(one) for one in found]}
+    replace_file(path / "noise.json", orjson.dumps(data, option=orjson.OPT_INDENT_2) + b"\n")
+    speeds = [one for one in found if one.metric == PRIMARY[0]]
+    cells = [one.sd for one in speeds if len(one.cells) == 1]
+    if cells:
+        mean = next((one.sd for one in speeds if len(one.cells) > 1), cells[0])
+        store({"name": name, "blocks": both.blocks, "cell": median(cells), "mean": mean}, NOISE)
+    return f"{noise_table(found, both)}For comparisons: bench compare RUN --noise {path}"
