@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -19,8 +20,12 @@ def write_manifest(
     start: Start | None = None,
     opened: Opened | None = None,
     devices: list[dict[str, Any]] | None = None,
+    variants: Mapping[str, dict[str, Any]] | None = None,
 ) -> None:
-    """Write it anew. With `only`, cells of an earlier, wider plan stay in it; starts before this one always do."""
+    """Write it anew. With `only`, cells of an earlier, wider plan stay in it; starts before this one always do.
+
+    `variants`: by name, the commits that those with `git` are built from.
+    """
     from benchbench.record.engine_side import side_of
     from benchbench.record.environment import environment, spec_hash
     from benchbench.record.instrument import stored
@@ -49,6 +54,7 @@ def write_manifest(
             "engine": engine,
             "engine_environment": side,
             "starts": starts,
+            "variants": {**earlier.get("variants", {}), **(variants or {})},
             "devices": earlier.get("devices", []) if devices is None else devices,
             "caption": plan.spec.caption,
             "instrument": stored(),

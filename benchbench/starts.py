@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from benchbench.engines.checkout import Checkout, MovedRefError, checkout, moved_into
 from benchbench.engines.endpoint import Capabilities, EngineError
 from benchbench.engines.opening import Hooks, Opened
 from benchbench.loadgen.worker import WorkerDiedError
 from benchbench.manifest import write_manifest
-from benchbench.record.store import RunDirectory
+from benchbench.record.store import RunDirectory, replace_file
 from benchbench.record.telemetry import Sampler, scope_of
 from benchbench.rounds import Driver, EngineDiedError, Observer, Pace, StoppedError, measure
 from benchbench.spec import Cell, Plan, Start, VllmInprocessEngine, VllmServeEngine
@@ -39,14 +40,16 @@ class Starts:
     idle_c: dict[str, float] = field(default_factory=dict)
     unable: dict[str, EngineError] = field(default_factory=dict)  # variants that have never started
     able: set[str] = field(default_factory=set)
+    checkouts: dict[str, Checkout] = field(default_factory=dict)
 
     def carry_out(self, todo: list[tuple[Start, Todo]]) -> None:
         """Measure what is lacking, start by start.
 
         Of several variants, one that cannot start or dies once too often is recorded, and the others go on. Raises
         InterruptedSweep, LaunchStoppedError, StoppedError, WorkerDiedError, OSError and EngineError (when no variant
-        at all can start).
+        at all can start, or a variant's git.ref has moved since it was measured).
         """
+        self._build(todo)
         self.pace.left_steps = sum(cell.output * missing for _, cells in todo for cell, missing in cells)
         for start, cells in todo:
             if start.variant in self.unable:
@@ -60,6 +63,32 @@ class Starts:
         if self.unable and not self.able:
             raise next(iter(self.unable.values()))
 
+    def _build(self, todo: list[tuple[Start, Todo]]) -> None:
+        """Fetch and build what variants are made from, before the first start: no build may warm up the machine later.
+
+        Raises MovedRefError, LaunchStoppedError and OSError.
+        """
+        earlier = self.run.manifest() if (self.run.path / "manifest.json").exists() else {}
+        measured = {one["variant"] for one in earlier.get("starts", [])}
+        commits = {name: facts["commit"] for name, facts in earlier.get("variants", {}).items() if name in measured}
+        hooks = Hooks(self.run.path / "logs", self.observer.starting, self.stop)
+        for name, start in {start.variant: start for start, _ in reversed(todo)}.items():
+            if not name or (git := self.plan.spec.variants[name].git) is None:
+                continue
+            try:
+                self.checkouts[name] = found = checkout(git, name, hooks, commits.get(name))
+            except MovedRefError:
+                raise
+            except EngineError as error:
+                self._failed(start, error)
+                continue
+            if found.dirty:
+                path = self.run.path / "git" / f"{name}.diff"
+                path.parent.mkdir(exist_ok=True)
+                replace_file(path, found.diff.encode())
+                changes = f"uncommitted changes in {found.repo}, {found.dirty[0].strip()} first"
+                self.observer.note(f"variant {name}: {changes}, are not part of what is measured: see {path}")
+
     def _failed(self, start: Start, error: Exception) -> None:
         self.run.journal("start_failed", block=start.block, variant=start.variant, reason=str(error))
         never = isinstance(error, EngineError) and start.variant not in self.able
@@ -67,11 +96,17 @@ class Starts:
             self.unable[start.variant] = error
         what = "cannot start, and is left out" if never else f"failed in block {start.block}"
         self.observer.note(f"variant {start.variant} {what}: {error}")
+        if isinstance(error, EngineError):
+            for line in ([f"allowed: {error.allowed}"] if error.allowed else []) + [*error.lines]:
+                self.observer.note(f"  {line}")
 
     def _start(self, start: Start, left: Todo) -> None:
         """One start, and another for each time that the engine died and may be started again."""
         plan = self.plan.of_variant(start)
         engine = plan.spec.engine
+        if isinstance(engine, LAUNCHED) and (made := self.checkouts.get(start.variant)):
+            engine = moved_into(engine, made.path)
+            plan = replace(plan, spec=plan.spec.model_copy(update={"engine": engine}))
         restarts = engine.restarts if isinstance(engine, LAUNCHED) else 0
         while left:
             try:
@@ -124,7 +159,8 @@ class Starts:
         self, start: Start | None = None, opened: Opened | None = None, devices: list[dict[str, Any]] | None = None
     ) -> None:
         """Write the manifest, with this start in it."""
-        write_manifest(self.run, self.plan, self.only, start, opened, devices)
+        variants = {name: found.facts for name, found in self.checkouts.items()}
+        write_manifest(self.run, self.plan, self.only, start, opened, devices, variants)
 
     def _rest(self, sampler: Sampler, before: Mapping[str, float]) -> None:
         """Wait until the GPUs' memory is free again and they are cool, so that no start is handicapped by another."""

@@ -125,6 +125,11 @@ class Owned:
         found = self.diagnosis()
         return None if found is None else self._how() + (f": {found.reason}" if found.reason else "")
 
+    @property
+    def code(self) -> int | None:
+        """The first process's exit code, as subprocess has it; None while it runs, and where its end was not seen."""
+        return self._code
+
     def diagnosis(self) -> Diagnosis | None:
         """What the log says about the engine's end; None while it lives."""
         if self._code is None and self._lost is None and not self._orphaned:

@@ -132,6 +132,10 @@ def _variant_faults(data: dict[str, Any], known: list[Fault]) -> Iterator[Fault]
         engine = variant.get("engine", {}) if isinstance(variant, dict) else None
         if not isinstance(engine, dict):
             continue  # the schema has said so
+        kind = merge(base, {"engine": engine})["engine"].get("kind")
+        if variant.get("git") is not None and kind in {"endpoint", "simulator"}:
+            message = f"needs an engine that is launched from it, is {kind}"
+            yield Fault(("variants", name, "git"), message, "vllm_serve, vllm_inprocess")
         for fault in _check(merge(base, {"engine": engine}))[1]:
             inner = fault.loc if len(fault.loc) > 1 and fault.loc[1] in engine else ("engine", *fault.loc[1:])
             if fault not in known:

@@ -33,6 +33,7 @@ from benchbench.spec.values import (
     Positive,
     Proxy,
     Rates,
+    Repository,
     Share,
     Text,
     Url,
@@ -352,10 +353,10 @@ class Override(BaseModel):
 class Git(_Section):
     """Where a variant's source comes from. The repository is only read; what is built lies in a cache folder."""
 
-    repo: Text = Field(description="folder or URL of the git repository")
+    repo: Repository = Field(description="folder or URL of the git repository")
     ref: Text = Field(description="branch, tag or commit")
     build: Annotated[tuple[Text, ...], BeforeValidator(as_tuple)] = Field(
-        (), description="shell commands that build it, run in its folder, once for each commit"
+        (), description="commands that build it, each in a shell in its folder, once for each commit"
     )
 
 

@@ -79,6 +79,17 @@ def _url(value: str) -> str:
     return value
 
 
+def _repository(value: str) -> str:
+    # Git hands the URL to its helpers as an argument, where everybody on the machine can read it.
+    try:
+        parts = urlsplit(value)
+    except ValueError:
+        return value  # a folder, whatever its name
+    if parts.password is not None or (parts.scheme in {"http", "https"} and parts.username is not None):
+        raise problem("holds a user or a password: leave that to git's credential helper or to ssh")
+    return value
+
+
 def _proxy(value: str) -> str:
     parts = urlsplit(_url(value))
     if parts.scheme != "http" or parts.port is None or parts.path not in {"", "/"} or parts.query:
@@ -172,6 +183,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, AfterValidator(_text)]
 Variable = Annotated[str, AfterValidator(_variable)]
 Url = Annotated[str, AfterValidator(_url)]
+Repository = Annotated[Text, AfterValidator(_repository)]
 Json = Annotated[dict[str, Any], AfterValidator(json_mapping)]
 Flags = Annotated[dict[str, Any], AfterValidator(json_mapping), AfterValidator(_flags)]
 Variables = Annotated[dict[str, str | int | float | bool], AfterValidator(_variables)]
