@@ -52,13 +52,22 @@ class Preflight:
     rate: float  # and its tokens per second and stream
 
 
+_UNBUILT = Preflight(("is built from git when the sweep begins: not checked",), (), 0, 0.0)
+
+
 def check_sweep(plan: Plan, progress: Callable[[str, float, str], None] = lambda *_: None) -> Preflight:
     """Reach (or launch) the server, send small batches of the sweep's shapes, and estimate what the sweep will take.
 
-    Of several variants each is tried once. `progress` as in `Hooks`. Raises EngineError and WorkerDiedError.
+    Of several variants each is tried once, but for those from git: only a sweep builds them. `progress` as in `Hooks`.
+    Raises EngineError and WorkerDiedError.
     """
     firsts = {start.variant: start for start in reversed(plan.starts)}
-    found = {variant: _check_one(plan.of_variant(start), progress) for variant, start in sorted(firsts.items())}
+    found = {
+        variant: _UNBUILT
+        if variant and plan.spec.variants[variant].git
+        else _check_one(plan.of_variant(start), progress)
+        for variant, start in sorted(firsts.items())
+    }
     if "" in found:
         return found[""]
     busiest = max(found.values(), key=lambda one: one.streams * one.rate)

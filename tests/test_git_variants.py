@@ -111,6 +111,12 @@ def test_two_branches_are_built_once_and_measured_in_blocks_and_the_checkout_is_
     for name in ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE"):
         monkeypatch.setenv(name, "/nowhere")
     sweep = sweep_of(repo, slow="main", fast="feat/fast")
+    assert (
+        "slow: is built from git when the sweep begins: not checked\nnothing was checked"
+        in bench("check", sweep).stdout
+    )
+    assert bench("sweep", sweep, "--dry-run").exit_code == 0
+    assert not Path("cache/benchbench/git").exists()
     result = bench("sweep", sweep, "--out", "run", "--no-plots")
     assert result.exit_code == 0, result.stderr
     assert state(repo) == before

@@ -54,4 +54,4 @@ def check_file(file: str, sets: Sequence[str], plan: Plan, seconds: float) -> No
         raise CheckFailedError(1, f"bench check: {error}") from None
     if found.problems:
         raise CheckFailedError(1, *(f"bench check: {problem}" for problem in found.problems))
-    click.echo("ready")
+    click.echo("ready" if found.streams else "nothing was checked")

@@ -221,8 +221,9 @@ class _Work:
 
     def _run(self, argv: Sequence[str], cwd: Path, env: dict[str, str]) -> tuple[int | None, list[str]]:
         """A command's exit code and last lines; nothing that it has started is left."""
+        said = " ".join(word for word in argv if word not in _GIT[1:])
         with self.log.open("ab") as log:
-            log.write(mask_text(f"$ {' '.join(argv)}\n", secrets_of(env)).encode(errors="replace"))
+            log.write(mask_text(f"$ {said}\n", secrets_of(env)).encode(errors="replace"))
         with Owned(argv, env, cwd, self.log, grace_s=GRACE_S) as owned:
             while owned.died() is None:
                 self._turn([owned], plain(next(iter(owned.tail(1)), "")).strip())
