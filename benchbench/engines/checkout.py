@@ -221,7 +221,7 @@ class _Work:
 
     def _run(self, argv: Sequence[str], cwd: Path, env: dict[str, str]) -> tuple[int | None, list[str]]:
         """A command's exit code and last lines; nothing that it has started is left."""
-        said = " ".join(word for word in argv if word not in _GIT[1:])
+        said = " ".join(("git", *argv[len(_GIT) :]) if argv[0] == "git" else argv[2:])
         with self.log.open("ab") as log:
             log.write(mask_text(f"$ {said}\n", secrets_of(env)).encode(errors="replace"))
         with Owned(argv, env, cwd, self.log, grace_s=GRACE_S) as owned:
