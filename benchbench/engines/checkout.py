@@ -32,8 +32,9 @@ from benchbench.engines.endpoint import EngineError
 from benchbench.engines.opening import Hooks
 from benchbench.engines.owned import Owned
 from benchbench.engines.vllm_serve import LaunchStoppedError
+from benchbench.record.instrument import store_path
 from benchbench.record.secrets import mask_text, masked, secrets_of
-from benchbench.record.store import cache_folder, replace_file
+from benchbench.record.store import replace_file
 from benchbench.spec import Git, VllmInprocessEngine, VllmServeEngine
 
 DIFF_BYTES = 1 << 20  # of a checkout's own changes, more are cut off
@@ -92,7 +93,7 @@ def checkout(git: Git, name: str, hooks: Hooks, measured: str | None = None) -> 
     source = git.repo if local is None else str(local)
     stem = source.rstrip("/").removesuffix("/.git").removesuffix(".git")
     label = re.sub(r"[^\w.-]", "-", re.split(r"[/:]", stem)[-1])
-    folder = cache_folder() / "git" / f"{label}-{_hash(source)}"
+    folder = store_path("git").absolute() / f"{label}-{_hash(source)}"
     folder.mkdir(parents=True, exist_ok=True)
     work = _Work(git, name, hooks, key, folder, source, hooks.logs / f"build-{name}.log")
     with work.locked():

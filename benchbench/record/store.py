@@ -29,11 +29,6 @@ class RunError(Exception):
     """A run directory that can't be used as asked. The message names it and says what to do."""
 
 
-def cache_folder() -> Path:
-    """Ours among the user's caches: `$XDG_CACHE_HOME/benchbench`, by default under `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "benchbench"
-
-
 def replace_file(path: Path, data: bytes) -> None:
     """Write `path` so that a reader sees the old or the whole new content, also after a crash."""
     temporary = path.with_name(f".{path.name}.tmp")
