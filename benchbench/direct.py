@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from benchbench import __version__
 from benchbench.engines.endpoint import EngineError
+from benchbench.loadgen.job import AnswerJob
 
 if TYPE_CHECKING:
     from benchbench.engines.metrics import ServerCounts
     from benchbench.engines.vllm_inprocess import InprocessEngine
     from benchbench.loadgen.direct_loop import DirectRound, Turns
     from benchbench.loadgen.job import DirectJob
+    from benchbench.record.answers import Answer
     from benchbench.record.requests import RoundColumns
 
 RESET_S = 30.0  # an engine that hangs does not answer to a reset either
@@ -36,7 +38,7 @@ class Life:
 
     def __init__(self, pipe: Pipe[Any, Any], engine: InprocessEngine, turns: Turns) -> None:
         self._pipe, self._engine, self._turns = pipe, engine, turns
-        self._jobs: asyncio.Queue[DirectJob | None] = asyncio.Queue()
+        self._jobs: asyncio.Queue[DirectJob | AnswerJob | None] = asyncio.Queue()
         self._round: DirectRound | None = None
         self._spent_ns = time.process_time_ns()
 
@@ -46,7 +48,7 @@ class Life:
         loop.add_signal_handler(signal.SIGTERM, self._end)
         while (job := await self._jobs.get()) is not None:
             try:
-                reply: Any = await self._drive(job)
+                reply: Any = await (self._answer(job) if isinstance(job, AnswerJob) else self._drive(job))
             except Exception as error:  # noqa: BLE001 - the sweep reports it; without a reply it would wait for ever
                 traceback.print_exc()
                 reply = RuntimeError(f"{type(error).__name__}: {error}")
@@ -92,6 +94,12 @@ class Life:
         spent, self._spent_ns = self._spent_ns, time.process_time_ns()
         more |= {"engine_died": driver.died, "worker_cpu_ns": self._spent_ns - spent}
         return columns, asdict(driver.facts) | more
+
+    async def _answer(self, job: AnswerJob) -> list[Answer]:
+        return [
+            await self._engine.answer(number, prompt, job.output, exact=job.exact, top=job.top)
+            for number, prompt in enumerate(job.payloads)
+        ]
 
     async def _reset(self) -> bool:
         try:

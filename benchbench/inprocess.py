@@ -22,8 +22,9 @@ from benchbench.loadgen.worker import WorkerDiedError
 from benchbench.spec import VllmInprocessEngine
 
 if TYPE_CHECKING:
-    from benchbench.loadgen.job import DirectJob
+    from benchbench.loadgen.job import AnswerJob, DirectJob
     from benchbench.loadgen.worker import Watch
+    from benchbench.record.answers import Answer
     from benchbench.record.requests import RoundColumns
 
 CANCEL_S = 15.0  # for the answer to a cancel; the loop itself takes up to 5 s when the engine hangs
@@ -75,15 +76,12 @@ class DirectWorker:
         """
         begun, limit_s = time.monotonic(), self._engine.ready.timeout_s
 
-        def stopped() -> float:
-            raise LaunchStoppedError
-
         def tick() -> None:
             if progress:
                 progress(time.monotonic() - begun, plain(next(iter(self.owned.tail(1)), "")))
 
         try:
-            reply = self._receive(stop, stopped, begun + limit_s, tick)
+            reply = self._receive(stop, _stopped, begun + limit_s, tick)
         except TimeoutError:
             raise self._failure(f"not ready within {limit_s:g} s") from None
         except WorkerDiedError as error:
@@ -131,6 +129,21 @@ class DirectWorker:
                 details = columns["error_detail"]
                 details[:] = [reason if detail and detail in told else detail for detail in details]
         return columns, facts
+
+    def answer(self, job: AnswerJob, deadline: float, stop: int | None = None) -> list[Answer]:
+        """The answers to a job's prompts, in order, by `deadline` (monotonic).
+
+        Raises WorkerDiedError, and LaunchStoppedError when `stop` becomes readable; the worker is of no more use then.
+        """
+        self._send(job)
+        try:
+            reply = self._receive(stop, _stopped, deadline)
+        except TimeoutError:
+            raise WorkerDiedError(self._word() or UNKNOWN) from None
+        if isinstance(reply, Exception):
+            raise WorkerDiedError(self.owned.died() or str(reply))
+        found: list[Answer] = reply
+        return found
 
     def close(self) -> None:
         """End the engine and wait until all its processes are gone; may be called again."""
@@ -187,3 +200,7 @@ class DirectWorker:
             reason += " (benchbench has to be installed beside vLLM)"
         key = "engine.args.model" if found.key == "model" and "model" in self._engine.args else found.key
         return EngineError(f"start: {what}{reason}", key, lines=(*found.lines, f"whole log: {self.owned.log}"))
+
+
+def _stopped() -> float:
+    raise LaunchStoppedError

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from benchbench.engines.endpoint import EngineError
 from benchbench.engines.vllm_serve import LaunchStoppedError
+from benchbench.fidelity import owed
 from benchbench.loadgen.worker import WorkerDiedError
 from benchbench.record.store import RunDirectory, replace_file
 from benchbench.rounds import InterruptedSweep, Observer, StoppedError, missing_rounds
@@ -106,13 +107,17 @@ def sweep(
 
 
 def _lacking(run: RunDirectory, plan: Plan) -> list[tuple[Start, list[tuple[Cell, int]]]]:
-    """For each start that lacks any: its cells and how many rounds they lack, without those that were given up."""
+    """For each start that lacks any: its cells and how many rounds they lack, without those that were given up.
+
+    One that lacks only its answers to the fixed questions has no cells.
+    """
     given_up = {(event["cell"], event.get("block")) for event in run.events() if event["event"] == "cell_given_up"}
     found = []
     for start in plan.starts:
         open_cells = [cell for cell in start.cells if (cell.key, start.block) not in given_up]
         lacking = [(cell, missing_rounds(run, cell, start.block)) for cell in open_cells]
-        if todo := [(cell, missing) for cell, missing in lacking if missing]:
+        todo = [(cell, missing) for cell, missing in lacking if missing]
+        if todo or (open_cells and owed(run, plan.spec, start)):
             found.append((start, todo))
     return found
 

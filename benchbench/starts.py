@@ -11,6 +11,7 @@ from typing import Any
 from benchbench.engines.checkout import Checkout, MovedRefError, checkout, moved_into
 from benchbench.engines.endpoint import Capabilities, EngineError
 from benchbench.engines.opening import Hooks, Opened
+from benchbench.fidelity import answer, owed
 from benchbench.loadgen.worker import WorkerDiedError
 from benchbench.manifest import write_manifest
 from benchbench.record.store import RunDirectory, replace_file
@@ -108,10 +109,9 @@ class Starts:
             engine = moved_into(engine, made.path)
             plan = replace(plan, spec=plan.spec.model_copy(update={"engine": engine}))
         restarts = engine.restarts if isinstance(engine, LAUNCHED) else 0
-        while left:
+        while True:
             try:
                 self._life(plan, start, left)
-                left = []
             except EngineDiedError as died:
                 left = list(died.left)
                 self.run.journal("engine_died", reason=died.reason, left=len(left), block=start.block)
@@ -119,6 +119,9 @@ class Starts:
                     raise StoppedError(f"{died.reason}; engine.restarts allows no other start") from None
                 restarts -= 1
                 self.observer.note(died.reason + (f"; starting it again for {len(left)} cells" if left else ""))
+                if left:
+                    continue
+            return
 
     def _life(self, plan: Plan, start: Start, todo: Todo) -> None:
         """One life of the engine."""
@@ -151,6 +154,8 @@ class Starts:
                         pace=self.pace,
                     )
                     measure(driver, todo)
+                    if owed(self.run, self.plan.spec, start):
+                        answer(driver, plan.spec, start)
             finally:
                 if before:
                     self._rest(sampler, before)

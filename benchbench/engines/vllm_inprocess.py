@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 
 from benchbench.engines.endpoint import EngineError
+from benchbench.engines.greedy import floored
 from benchbench.engines.metrics import ServerCounts, parse
+from benchbench.record.answers import Answer
 
 # Newest first: 0.33, then 0.32, then 0.24.
 _PARSERS = tuple(f"vllm.entrypoints.{room}.cli_args" for room in ("common", "launchers", "openai"))
@@ -114,6 +116,27 @@ class InprocessEngine:
             return _finished(last)
 
         return ask
+
+    async def answer(self, number: int, payload: bytes, output: int, *, exact: bool, top: int) -> Answer:
+        """The greedy answer to one prompt, with log-probabilities; `payload` and `exact` as in `prepare`."""
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+        params = SamplingParams(
+            temperature=0,
+            seed=0,
+            max_tokens=output,
+            min_tokens=output if exact else 0,
+            ignore_eos=exact,
+            logprobs=top,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            **self._penalties,
+        )
+        prompt = self._prompt(np.frombuffer(payload, "<i4").tolist())
+        made = [one.outputs[0] async for one in self._llm.generate(prompt, params, f"fidelity-{number}")][-1]
+        likely = tuple({token: floored(one.logprob) for token, one in place.items()} for place in made.logprobs)
+        tokens = tuple(made.token_ids)
+        return Answer(tokens, tuple(place[token] for token, place in zip(tokens, likely, strict=True)), likely)
 
     def gone(self) -> str | None:
         """Why no request can be served any more; None while the engine lives."""

@@ -46,6 +46,19 @@ class DirectJob(Job):
     reset_prefix_cache: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerJob:
+    """Prompts (as in DirectJob) for the in-process engine to answer greedily, untimed and one after another.
+
+    `output` tokens each, just so many if `exact`, with the `top` likeliest of each place.
+    """
+
+    payloads: list[bytes]
+    output: int
+    exact: bool
+    top: int
+
+
 @dataclass(slots=True)
 class RoundFacts:
     """The instrument's own view of a round, times in ns."""

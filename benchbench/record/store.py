@@ -3,6 +3,7 @@
 manifest.json     what was asked: spec as resolved, plan, versions, host, git state, format version
 journal.jsonl     what happened, one line each, append-only
 records/          one Parquet file a finished round, `CELL-PHASE-NUMBER.parquet`; its presence means finished
+fidelity/         what each start of a variant answered, `VARIANT-BLOCK.parquet`
 telemetry/        what GPUs and host did meanwhile (`telemetry.Sampler`), one Parquet file a cell
 summary.parquet, summary.csv, table.md, plots/    made from the records, at any time again
 """
@@ -79,7 +80,11 @@ class RunDirectory:
         except OSError:
             self.close()
             raise RunError(f"{self.path}: another sweep is running in this folder") from None
-        for leftover in [*self.records.glob(".*.tmp"), *self.path.glob("telemetry/.*.tmp")]:
+        for leftover in [
+            *self.records.glob(".*.tmp"),
+            *self.path.glob("telemetry/.*.tmp"),
+            *self.path.glob("fidelity/.*.tmp"),
+        ]:
             leftover.unlink()
 
     def close(self) -> None:
@@ -116,6 +121,21 @@ class RunDirectory:
         buffer = pa.BufferOutputStream()
         pq.write_table(table, buffer, compression="snappy", use_dictionary=False, write_statistics=False)
         replace_file(self._round_path(cell, phase, number), buffer.getvalue().to_pybytes())
+
+    def write_answers(self, table: pa.Table, variant: str, block: int) -> None:
+        """Store what a variant answered in a block (`answers.answers_table`)."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        buffer = pa.BufferOutputStream()
+        pq.write_table(table, buffer)
+        path = self.answers_path(variant, block)
+        path.parent.mkdir(exist_ok=True)
+        replace_file(path, buffer.getvalue().to_pybytes())
+
+    def answers_path(self, variant: str, block: int) -> Path:
+        """Where these answers are, once they are stored."""
+        return self.path / "fidelity" / f"{variant}-{block}.parquet"
 
     def _round_path(self, cell: str, phase: str, number: int) -> Path:
         return self.records / f"{cell}-{phase}-{number:04d}.parquet"
@@ -162,6 +182,14 @@ class RunDirectory:
     def read_cell(self, cell: str, phase: str = "measured") -> list[pa.Table]:
         """The tables of a cell's finished rounds, in order."""
         return [self.read_round(cell, phase, number) for number in self.finished_rounds(cell, phase)]
+
+    def read_answers(self, variant: str) -> dict[int, pa.Table]:
+        """What a variant answered, by block."""
+        import pyarrow.parquet as pq
+
+        names = [path.stem.rpartition("-") for path in (self.path / "fidelity").glob("*.parquet")]
+        blocks = sorted(int(block) for name, _, block in names if name == variant)
+        return {block: pq.read_table(self.answers_path(variant, block), partitioning=None) for block in blocks}
 
     def read_telemetry(self, spans: Sequence[tuple[int, int]] = ((0, 2**63 - 1),)) -> pa.Table | None:
         """The samples of all files that touch one of these spans, ns, in order of writing; None when there are none."""

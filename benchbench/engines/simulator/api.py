@@ -16,9 +16,11 @@ from benchbench.engines.simulator.profiles import SimProfile
 from benchbench.engines.simulator.vocabulary import encode, encode_chat
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's default for completions
+MAX_LOGPROBS = 20  # vLLM's default
 _KINDS: dict[str, tuple[type, str]] = {
     **dict.fromkeys(("n", "max_tokens", "max_completion_tokens", "min_tokens"), (int, "an integer")),
-    **dict.fromkeys(("stream", "ignore_eos", "return_token_ids", "add_generation_prompt"), (bool, "a boolean")),
+    **dict.fromkeys(("stream", "ignore_eos", "return_token_ids", "return_tokens_as_token_ids"), (bool, "a boolean")),
+    "add_generation_prompt": (bool, "a boolean"),
     "stream_options": (dict, "an object"),
 }
 
@@ -45,7 +47,8 @@ class ApiError(Exception):
 class Generation:
     """One request to generate, checked. `output_tokens` is what the engine will make of it.
 
-    `seed` is of its output: the same prompt gives the same tokens. `prefix` has one hash per full block of the
+    `seed` is of its output: the same prompt gives the same tokens, with the same log-probabilities, which only an
+    answer that is not streamed tells. `prefix` has one hash per full block of the
     prompt, each over all tokens before it too.
     """
 
@@ -59,6 +62,8 @@ class Generation:
     continuous_usage: bool
     return_token_ids: bool
     seed: int
+    logprobs: int | None  # likeliest tokens a place; None without log-probabilities
+    as_ids: bool  # tokens are named token_id:ID there
     prefix: tuple[int, ...]
 
 
@@ -113,9 +118,9 @@ def parse_generation(body: bytes, profile: SimProfile, models: Sequence[str], *,
         if not 0 <= token < profile.vocab_size:  # vLLM's engine finds this, when the stream's headers are gone
             raise ApiError(f"Token id {token} is out of vocabulary", in_stream=stream)
     packed = array("I", prompt)
-    seed = zlib.crc32(packed.tobytes(), profile.seed & 0xFFFFFFFF)
     output, reason = max_tokens, "length"
     if not data.get("ignore_eos"):
+        seed = zlib.crc32(packed.tobytes(), profile.seed & 0xFFFFFFFF)
         natural = max(1 + int(random.Random(seed).expovariate(1 / profile.mean_output_tokens)), min_tokens)
         if natural < max_tokens:
             output, reason = natural, "stop"
@@ -130,9 +135,19 @@ def parse_generation(body: bytes, profile: SimProfile, models: Sequence[str], *,
         include_usage=include,
         continuous_usage=include and bool(options.get("continuous_usage_stats")),
         return_token_ids=data.get("return_token_ids", False),
-        seed=seed,
+        seed=zlib.crc32(packed.tobytes(), profile.token_salt & 0xFFFFFFFF),
+        logprobs=_logprobs(data, chat=chat),
+        as_ids=data.get("return_tokens_as_token_ids", False),
         prefix=tuple(_block_hashes(packed)) if profile.prefix_cache else (),
     )
+
+
+def _logprobs(data: Mapping[str, Any], *, chat: bool) -> int | None:
+    """How many likeliest tokens a place are asked, if any. Raises ApiError."""
+    asked = (data.get("top_logprobs", 0) if data.get("logprobs") else None) if chat else data.get("logprobs")
+    if asked is not None and (type(asked) is not int or not 0 <= asked <= MAX_LOGPROBS):
+        raise ApiError(f"logprobs must be from 0 to {MAX_LOGPROBS}. (parameter=logprobs, value={asked})", "logprobs")
+    return asked
 
 
 def _block_hashes(packed: array[int]) -> Iterator[int]:

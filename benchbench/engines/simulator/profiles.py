@@ -184,11 +184,12 @@ class SimProfile(_Part):
     Without `ignore_eos`, outputs have a length drawn from the seed and the prompt with mean
     `mean_output_tokens`. `empty_text` answers as with --skip-tokenizer-init, `report_cached` as with
     --enable-prompt-tokens-details, `tokens_per_event` as with --stream-interval, `keep_alive_s` sends
-    comments at that interval until the first token.
+    comments at that interval until the first token. The tokens of an answer follow from prompt and `token_salt`.
     """
 
     law: FixedLaw | LinearLaw | TableLaw = Field(discriminator="kind")
     seed: int = 0
+    token_salt: int = 0
     max_model_len: int = Field(8192, ge=2)
     vocab_size: int = Field(200_064, ge=8192, le=26**4)
     max_num_seqs: Count = 1024

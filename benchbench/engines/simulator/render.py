@@ -96,7 +96,11 @@ class Answer:
         ids = self._ids(0, self.made)
         with_ids = generation.return_token_ids
         prompt_ids = {"prompt_token_ids": generation.prompt if with_ids else None}
-        ending: dict[str, Any] = {"logprobs": None, "finish_reason": generation.finish_reason, "stop_reason": None}
+        ending: dict[str, Any] = {
+            "logprobs": self._logprobs(ids),
+            "finish_reason": generation.finish_reason,
+            "stop_reason": None,
+        }
         ending["token_ids"] = ids if with_ids else None
         answer: dict[str, Any] = dict(self._base)
         if generation.chat:
@@ -117,6 +121,27 @@ class Answer:
         if end == self._of and self.generation.finish_reason == "stop":
             ids[-1] = EOS
         return ids
+
+    def _logprobs(self, ids: list[int]) -> dict[str, Any] | None:
+        """Made up from the seed: the token itself, then its neighbours in the vocabulary, each less likely."""
+        generation = self.generation
+        if generation.logprobs is None:
+            return None
+
+        def name(token: int) -> str:
+            return f"token_id:{token}" if generation.as_ids else f" {word(token)}"
+
+        first = [-((self._seed + token * 2654435761) % 1000 + 1) / 2000 for token in ids]
+        top = [
+            {name(token + k): logprob - 1.5 * k for k in range(generation.logprobs)}
+            for token, logprob in zip(ids, first, strict=True)
+        ]
+        names = [name(token) for token in ids]
+        if not generation.chat:
+            return {"tokens": names, "token_logprobs": first, "top_logprobs": top, "text_offset": []}
+        likely = [[{"token": token, "logprob": logprob} for token, logprob in place.items()] for place in top]
+        told = zip(names, first, likely, strict=True)
+        return {"content": [{"token": t, "logprob": value, "top_logprobs": place} for t, value, place in told]}
 
     def _text(self, ids: list[int]) -> str:
         return "" if self.profile.empty_text else decode(token for token in ids if token != EOS)

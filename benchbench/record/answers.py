@@ -1,0 +1,95 @@
+"""What one start of a variant answered to the fixed questions: the format of `fidelity/VARIANT-BLOCK.parquet`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Token = int | str
+Unit = Literal["id", "text", "word"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One greedy answer, place by place.
+
+    `logprobs` (natural logarithms) and `top`, the likeliest tokens with theirs, are of each place, or empty where the
+    server tells none.
+    """
+
+    tokens: tuple[Token, ...]
+    logprobs: tuple[float, ...] = ()
+    top: tuple[Mapping[Token, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """All answers of one start. `asked` is a hash of the questions.
+
+    `unit` is what a token is: its `id`, its `text` where the server tells no ids, or a `word` of the answer where it
+    tells no tokens.
+    """
+
+    unit: Unit
+    asked: str
+    answers: tuple[Answer, ...]
+
+
+def answers_table(answers: Answers) -> pa.Table:
+    """One row a token: prompt, position, token (int64, or string where unit is no id), logprob, top_tokens,
+    top_logprobs; null where not told. `Answers`' other fields are metadata.
+    """
+    import orjson
+    import pyarrow as pa
+
+    token = pa.int64() if answers.unit == "id" else pa.string()
+    rows = [
+        {
+            "prompt": prompt,
+            "position": position,
+            "token": one,
+            "logprob": answer.logprobs[position] if answer.logprobs else None,
+            "top_tokens": list(answer.top[position]) if answer.top else None,
+            "top_logprobs": list(answer.top[position].values()) if answer.top else None,
+        }
+        for prompt, answer in enumerate(answers.answers)
+        for position, one in enumerate(answer.tokens)
+    ]
+    facts = {"unit": answers.unit, "asked": answers.asked, "answers": len(answers.answers)}
+    schema = pa.schema(
+        {
+            "prompt": pa.int32(),
+            "position": pa.int32(),
+            "token": token,
+            "logprob": pa.float64(),
+            "top_tokens": pa.list_(token),
+            "top_logprobs": pa.list_(pa.float64()),
+        },
+        {b"benchbench": orjson.dumps(facts)},
+    )
+    return pa.Table.from_pylist(rows, schema)
+
+
+def answers_of(table: pa.Table) -> Answers:
+    """The inverse of `answers_table`."""
+    import orjson
+
+    facts = orjson.loads(table.schema.metadata[b"benchbench"])
+    rows: list[list[dict[str, Any]]] = [[] for _ in range(facts["answers"])]
+    for row in table.to_pylist():
+        rows[row["prompt"]].append(row)
+    return Answers(facts["unit"], facts["asked"], tuple(map(_answer, rows)))
+
+
+def _answer(rows: Sequence[Mapping[str, Any]]) -> Answer:
+    logprobs = tuple(row["logprob"] for row in rows)
+    told = all(row["top_tokens"] is not None for row in rows)
+    return Answer(
+        tuple(row["token"] for row in rows),
+        logprobs if None not in logprobs else (),
+        tuple(dict(zip(row["top_tokens"], row["top_logprobs"], strict=True)) for row in rows) if told else (),
+    )
