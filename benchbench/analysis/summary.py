@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchbench.analysis.metrics import Floats, RoundMetrics, Slo, in_blocks, over_starts, round_metrics
+from benchbench.analysis.metrics import Floats, RoundMetrics, Slo, by_start, in_blocks, over_starts, round_metrics
 from benchbench.analysis.observed import observe, percentile, pooled
 from benchbench.analysis.server_times import ServerTimes, server_times
 from benchbench.analysis.stats import Estimate, two_stage_estimate
@@ -32,6 +32,7 @@ COLUMNS = (
     *("server_ttft_ms", "server_queue_ms", "server_itl_ms", "outside_ttft_ms", "server_times"),
     *("power_w", "energy_j", "tok_per_j", "j_per_tok", "gpu_temp_c_max", "gpu_clock_mhz", "gpu_clock_mhz_min"),
     "throttle",
+    "starts",
 )
 
 
@@ -146,6 +147,7 @@ def summary_row(summary: CellSummary) -> dict[str, Any]:
         "status": summary.status,
         "reasons": ";".join(dict.fromkeys(reason.code for reason in summary.reasons)),
         "rounds": len(rounds),
+        "starts": len(by_start(rounds)) if in_blocks(rounds) else None,
         "requests": seen.requests,
         "failed": seen.failed + seen.wrong_length,
         "rounds_needed": seen.rounds_needed,

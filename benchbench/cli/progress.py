@@ -49,6 +49,11 @@ def rounds_of(cell: Cell) -> str:
     return f"{cell.rounds.min}" + (f"-{cell.rounds.max}" if cell.rounds.max > cell.rounds.min else "")
 
 
+def _cells(plan: Plan) -> int:
+    """How often a cell is measured: in each start of a sweep with variants."""
+    return sum(len(start.cells) for start in plan.starts)
+
+
 class Lines:
     """One line a finished cell, and at most one a minute for long ones."""
 
@@ -64,7 +69,7 @@ class Lines:
 
     def begin(self, plan: Plan, out: Path, left: int) -> None:
         self._of = left
-        self._say(f"{plan.spec.name}: {left} of {len(plan.cells)} cells to measure, into {out}")
+        self._say(f"{plan.spec.name}: {left} of {_cells(plan)} cells to measure, into {out}")
 
     def round(self, cell: Cell, phase: str, number: int, left_s: float | None) -> None:
         self._left = left_s
@@ -96,7 +101,7 @@ class Bar:
         self._progress.console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
 
     def begin(self, plan: Plan, out: Path, left: int) -> None:
-        self._say(f"{plan.spec.name}: {left} of {len(plan.cells)} cells, into {out}")
+        self._say(f"{plan.spec.name}: {left} of {_cells(plan)} cells, into {out}")
         self._progress.update(self._task, total=left, completed=0, left="", refresh=True)
 
     def round(self, cell: Cell, phase: str, number: int, left_s: float | None) -> None:

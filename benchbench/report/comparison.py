@@ -198,7 +198,7 @@ def noise_table(found: Sequence[Noise], both: Pair) -> str:
     """The noise per start of an A/A run, what effects it lets find, and whether A differs from itself."""
     head = ["Metric", "Input", "Output", "Batch", "Noise per start", "Detectable alone", "Detectable as one of all"]
     lines = [_row(*head), "|" + "---|" * len(head)]
-    for one in found:
+    for one in (one for one in found if one.metric in SHOWN):
         cell = both.cells[one.cells[0]]
         where = (cell.input, cell.output, cell.batch if cell.batch is not None else f"{cell.rate:g}")
         shape = where if len(one.cells) == 1 else (f"mean of {len(one.cells)}", _TO, _TO)

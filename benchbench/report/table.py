@@ -247,12 +247,14 @@ def _caption(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
 def _rounds_line(rows: Sequence[Row], rounds: Sequence[int]) -> str:
     few, many = min(rounds), max(rounds)
     count = f"{few}" if few == many else f"{few} to {many}"
-    line = f"{count} round{'s'[: many > 1]} per cell"
+    line, over = f"{count} round{'s'[: many > 1]} per cell", "rounds"
+    if starts := [int(value) for row in rows if (value := number(row, "starts")) is not None]:
+        line, over = f"{line}, in {max(starts)} start{'s'[: max(starts) > 1]} of the engine", "starts"
     spans = {"TTFT": _widest(rows, "ttft_ms"), "Sys tok/s": _widest(rows, "sys_tok_s")}
     widths = [f"{name} ±{width:.1%}".replace("%", " %") for name, width in spans.items() if width is not None]
     if not widths:
         return f"{line}; no interval."
-    return f"{line}; 95 % confidence intervals of the mean, over rounds, are at widest {' and '.join(widths)}."
+    return f"{line}; 95 % confidence intervals of the mean, over {over}, are at widest {' and '.join(widths)}."
 
 
 def _widest(rows: Sequence[Row], name: str) -> float | None:
