@@ -349,7 +349,8 @@ def test_a_against_itself_calls_nothing_large_and_is_remembered_for_plans() -> N
     assert result.exit_code == 0, result.stderr
     assert "A against A2, over 3 blocks: " in result.stdout
     data = compared("run", "--margin", "40%")
-    assert not {one["verdict"] for one in data["cells"]} & {"faster", "slower"}
+    # Of TTFT a busy machine may say anything, one time in twenty even significantly.
+    assert {one["verdict"] for one in data["cells"] if one["metric"] == "sys_tok_s"} <= {"equivalent", "undecided"}
     stored = json.loads(Path("run/noise.json").read_text())
     assert stored["name"] == "branches-demo"
     assert {tuple(one["cells"]) for one in stored["noise"] if one["metric"] == "sys_tok_s"} == {
@@ -366,7 +367,7 @@ def test_the_plan_of_variants_counts_starts() -> None:
     assert "3 rounds in each of 6 starts of 1 requests" in lines[0]
     assert lines[4:7] == ["block 0: main, faster", "block 1: faster, main", "block 2: main, faster"]
     assert lines[10] == "12 starts, 72 measured rounds"
-    assert lines[11].startswith("4 cells, 96 requests, 55296 input tokens, 4608 output tokens; time: about ")
+    assert lines[11].startswith("4 cells, 96 requests, 55296 input tokens, 2304 output tokens; time: about ")
     assert [line.strip().split(":")[0] for line in lines[13:]] == ["1 %", "2 %", "5 %"]
 
 
