@@ -141,7 +141,7 @@ class DirectWorker:
         except TimeoutError:
             raise WorkerDiedError(self._word() or UNKNOWN) from None
         if isinstance(reply, Exception):
-            raise WorkerDiedError(self.owned.died() or str(reply))
+            raise WorkerDiedError(self._word() or str(reply))
         found: list[Answer] = reply
         return found
 

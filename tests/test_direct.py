@@ -30,10 +30,11 @@ from benchbench.engines.vllm_serve import LaunchStoppedError
 from benchbench.inprocess import DirectWorker
 from benchbench.loadgen import direct_loop
 from benchbench.loadgen.direct_loop import DirectRound, Tokens
-from benchbench.loadgen.job import DirectJob
+from benchbench.loadgen.job import AnswerJob, DirectJob
 from benchbench.loadgen.prompts import make_direct_job, make_job
 from benchbench.loadgen.target import make_target
 from benchbench.loadgen.worker import Worker, WorkerDiedError
+from benchbench.record.answers import Answer
 from benchbench.record.requests import round_table
 from benchbench.rounds import cell_info
 from benchbench.spec import Cell, make_plan, spec_from_mapping
@@ -430,6 +431,28 @@ def test_a_process_drives_all_loads_and_its_rounds_are_records_like_any(tmp_path
     assert len({one["id"] for one in asked}) == len(asked)
     same = {"temperature": 0, "max_tokens": 8, "min_tokens": 8, "ignore_eos": True, "detokenize": False}
     assert {**asked[0], "id": "", "ids": []} == {**same, "repetition_penalty": 1.1, "id": "", "ids": []}
+
+
+def test_fixed_questions_are_answered_with_log_probabilities_and_a_death_ends_them(tmp_path: Path) -> None:
+    job = AnswerJob(payloads=[b"\1\0\0\0", b"\2\0\0\0"], output=3, exact=True, top=5)
+    with worker_of(tmp_path / "log") as worker:
+        run(worker, cells()[0])
+        first, second = worker.answer(job, time.monotonic() + 60)
+        assert (
+            first == second == Answer((7, 7, 7), (-0.1,) * 3, ({7: -0.1, 8: -9999.0, 9: -2.0, 10: -3.0, 11: -4.0},) * 3)
+        )
+        asked = seen(tmp_path / "log")[-2:]
+        assert [(one["ids"], one["seed"], one["logprobs"], one["min_tokens"]) for one in asked] == [
+            ([1], 0, 5, 3),
+            ([2], 0, 5, 3),
+        ]
+        assert tokens_of(run(worker, cells()[0], 1)[0]) == [[1] * 8] * 4
+        ready, fire = os.pipe()
+        os.write(fire, b"x")
+        with pytest.raises(LaunchStoppedError):
+            worker.answer(job, time.monotonic() + 60, ready)
+    with worker_of(tmp_path / "log2", {"crash": 2}) as worker, pytest.raises(WorkerDiedError, match="kernel is broken"):
+        worker.answer(job, time.monotonic() + 60)
 
 
 def test_groups_of_the_engine_lengths_as_served_and_a_cache_that_knows_the_prompt(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import subprocess
 import sys
@@ -46,6 +47,7 @@ class UsageContext(Enum):
 
 class RequestOutputKind(Enum):
     DELTA = 1
+    FINAL_ONLY = 2
 
 
 @dataclass
@@ -57,6 +59,8 @@ class SamplingParams:
     detokenize: bool
     output_kind: RequestOutputKind
     repetition_penalty: float = 1.0
+    seed: int | None = None
+    logprobs: int | None = None
 
 
 def tokens_input(prompt_token_ids: list[int]) -> dict[str, Any]:
@@ -153,7 +157,11 @@ class AsyncLLM:
         does = {name for name in ("crash", "hang", "slow") if 0 < self._does[name] < self._asked}
         if path := os.environ.get("FAKE_VLLM_SEEN"):
             with open(path, "a") as file:  # noqa: ASYNC230, PTH123
-                seen = {"id": request_id, "ids": ids, **{k: v for k, v in vars(params).items() if k != "output_kind"}}
+                seen = {
+                    "id": request_id,
+                    "ids": ids,
+                    **{k: v for k, v in vars(params).items() if k != "output_kind" and v is not None},
+                }
                 file.write(json.dumps(seen) + "\n")
         if len(ids) + params.max_tokens > self._args.max_model_len:
             raise VLLMClientError("the prompt is too long")
@@ -181,9 +189,14 @@ class AsyncLLM:
             stats.num_generation_tokens += 1
             COUNTERS["generation_tokens"].inc()
             last = at == length - 1
-            if at == 0 or at % held == 0 or last:
+            whole = params.output_kind is RequestOutputKind.FINAL_ONLY
+            if last or (not whole and (at == 0 or at % held == 0)):
                 count, sent = stats.num_generation_tokens - sent, stats.num_generation_tokens
-                part = SimpleNamespace(token_ids=[7] * count, finish_reason="length" if last else None)
+                part = SimpleNamespace(token_ids=[7] * count, finish_reason="length" if last else None, logprobs=None)
+                if params.logprobs:
+                    values = [-0.1, -math.inf, -2.0, -3.0, -4.0][: params.logprobs]
+                    place = {7 + k: SimpleNamespace(logprob=value) for k, value in enumerate(values)}
+                    part.logprobs = [place] * count
                 yield SimpleNamespace(
                     outputs=[part], metrics=stats, num_cached_tokens=cached, prompt_token_ids=ids, finished=last
                 )

@@ -69,8 +69,8 @@ class Streams:
         Not a first event: how much of its prompt was cached is not known before.
         """
         for stream in self._unready:
-            if not stream.ready:
-                left = stream.answer.generation.output_tokens - stream.told
+            left = stream.answer.generation.output_tokens - stream.told
+            if left and not stream.ready:  # it may have been told to its end since
                 stream.ready = stream.answer.token_event(min(left, self.profile.tokens_per_event))
         self._unready.clear()
 
