@@ -122,6 +122,7 @@ def reference(requests: list[Made], load: str, batch: int, slo: Slo | None) -> d
         "goodput_req_s": rate(sum(map(good, done))) if slo is not None else None,
         "windowed": windowed,
         "duration_s": duration,
+        "block": None,
         "shared_events": shared,
         "first_shared": first_shared,
         "buffered": buffered,
