@@ -13,13 +13,18 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from driving import BENCH, bench
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from benchbench.engines.simulator import SimulatorError, SimulatorProcess
+from benchbench.engines.simulator import SimulatorError, SimulatorProcess, load_profile
+from benchbench.engines.simulator.http import HttpRequest
+from benchbench.engines.simulator.streams import Streams
 
 SSE = Path(__file__).parent / "data" / "sse"
 IDS = {"ignore_eos": True, "stream": True, "stream_options": {"include_usage": True}}
@@ -552,6 +557,47 @@ def test_pace_faults_are_in_the_plan() -> None:
         plans = [[p - r["received_ns"] for p in r["planned_ns"]] for r in truth(process.url)]
     ms = 10**6
     assert plans == [[12 * ms, 18 * ms, 34 * ms, 40 * ms], [6 * ms, 9 * ms, 22 * ms, 25 * ms]]
+
+
+class Heard:
+    """A wire that only keeps what is sent; the streams need no more of one."""
+
+    def __init__(self) -> None:
+        self.said: dict[int, bytes] = {}
+
+    def send(self, connection: Any, data: bytes, *, last: bool = False) -> None:  # noqa: ARG002 - as the wire's
+        self.said[connection.number] = self.said.get(connection.number, b"") + data
+
+
+@given(st.lists(st.booleans(), max_size=60), st.integers(1, 3), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_what_is_made_beforehand_changes_no_byte(pauses: list[bool], per_event: int, fixed: bool) -> None:
+    """The engine has time before some steps and none before others, as on a busy machine."""
+    law = {"law": {"kind": "fixed", "ttft_s": 0.01, "itl_s": 0.003}} if fixed else {}
+    profile = load_profile("tiny", {**law, "tokens_per_event": per_event, "mean_output_tokens": 6})
+
+    def told(pauses: list[bool]) -> list[bytes]:
+        heard = Heard()
+        streams = Streams(profile, ["sim"], heard)  # type: ignore[arg-type]
+        for number in range(4):
+            body = {
+                "prompt": [50 + number] * 20,
+                "max_tokens": 12,
+                "return_token_ids": True,
+                **IDS,
+                "ignore_eos": False,
+            }
+            request = HttpRequest(headers={b"x-request-id": b"me"}, body=json.dumps(body).encode(), received_ns=number)
+            streams.admit(SimpleNamespace(number=number, keep_alive=True, on_leave=None), request)  # type: ignore[arg-type]
+        left = [*pauses]
+        while (due := streams.next_due_ns()) is not None:
+            if left and left.pop():
+                streams.prepare()
+            streams.work(due)
+        streams.prepare()
+        return [re.sub(rb'"created":\d+', b"", said) for _, said in sorted(heard.said.items())]
+
+    assert told(pauses) == told([])
 
 
 # The process.

@@ -40,7 +40,7 @@ class Streams:
         self.model = make_model(profile)
         self.ledger = Ledger(models[0], self.model)
         self._streams: dict[int, _Stream] = {}
-        self._unready: list[_Stream] = []  # whose next event can be made beforehand
+        self._unready: dict[int, _Stream] = {}  # whose next event can be made beforehand
         self._comment_every_ns = round((profile.keep_alive_s or 0.0) * 1e9)
         self._comment_ns = 0  # when the next keep-alive comments are due
         self._asked = 0  # requests so far
@@ -68,9 +68,9 @@ class Streams:
 
         Not a first event: how much of its prompt was cached is not known before.
         """
-        for stream in self._unready:
-            left = stream.answer.generation.output_tokens - stream.told
-            if left and not stream.ready:  # it may have been told to its end since
+        for stream in self._unready.values():
+            if not stream.ready:
+                left = stream.answer.generation.output_tokens - stream.told
                 stream.ready = stream.answer.token_event(min(left, self.profile.tokens_per_event))
         self._unready.clear()
 
@@ -146,7 +146,7 @@ class Streams:
         if answer.generation.stream:
             data, stream.ready = stream.ready or answer.token_event(n_tokens), b""
             if not finished:
-                self._unready.append(stream)
+                self._unready[number] = stream
         elif finished:
             n_tokens = stream.told
             data = whole(stream.connection, 200, answer.body())
@@ -162,6 +162,7 @@ class Streams:
     def _end(self, number: int, stream: _Stream, reason: str) -> None:
         self.model.abort(number)  # which has forgotten it already if it is finished
         del self._streams[number]
+        self._unready.pop(number, None)
         stream.connection.on_leave = None
         self.ledger.end(stream.truth, reason)
 
