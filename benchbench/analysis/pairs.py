@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from statistics import fmean
 from typing import Any, NamedTuple
 
 from benchbench.analysis.compare import Compared, Noise, Sample, compare, noise
+from benchbench.analysis.fidelity import fidelity_of
 from benchbench.analysis.metrics import RoundMetrics, by_start
 from benchbench.analysis.observed import observe
 from benchbench.analysis.runs import Run
@@ -302,12 +302,7 @@ def _cells(labels: Sequence[str]) -> str:
 
 def _fidelity(base: Side, candidate: Side) -> tuple[str, str]:
     """Verdict and sentence of `analysis.fidelity`, where the sweep asked for it."""
-    unknown = ("not_measured", "outputs were not compared")
     if base.run is not candidate.run or base.run.manifest["spec"].get("fidelity", "off") == "off":
-        return unknown
-    try:
-        fidelity = import_module("benchbench.analysis.fidelity")
-    except ModuleNotFoundError:
-        return unknown
-    found = fidelity.fidelity_of(base.run, base.variant, candidate.variant)
+        return "not_measured", "outputs were not compared"
+    found = fidelity_of(base.run, base.variant, candidate.variant)
     return found.verdict, found.sentence
