@@ -18,6 +18,7 @@ from runs_made import BRANCHES, FAILED, Tell, made_run
 
 from benchbench.analysis.pairs import pair, sides_of
 from benchbench.analysis.runs import open_run
+from benchbench.record.answers import Answer, Answers, answers_table
 from benchbench.record.store import RunDirectory
 from benchbench.report.comparison import comparison_table, sentence
 from benchbench.spec import Cell, Start
@@ -307,6 +308,31 @@ def test_gates_exit_with_4_and_still_print_the_table(decode: float, gates: list[
     assert result.exit_code == code, result.stderr
     assert "| Sys tok/s | 128 | 8 | 1 |" in result.stdout
     assert bool(result.stderr) == bool(code)
+
+
+@pytest.mark.parametrize(
+    ("token", "mode", "told", "code"),
+    [
+        (1, "strict", "; outputs match within the noise of a restart.", 0),
+        (2, "strict", ", but outputs differ.", 4),
+        (2, "report", ", but outputs differ.", 0),
+        (None, "strict", "; outputs were not compared (int8-moe has no answers).", 4),
+        (2, "off", "; outputs were not compared.", 4),
+    ],
+)
+def test_a_faster_build_with_other_outputs_is_said_and_gated(
+    token: int | None, mode: str, told: str, code: int
+) -> None:
+    run = made_run(Path("run"), {**TINY, "blocks": 3, "fidelity": mode}, times(1.1, noise=0.001))
+    for block in range(3):
+        for variant, one in (("main", 1), ("int8-moe", token)):
+            if one is not None:
+                answers = answers_table(Answers("id", "questions", (Answer((7, one)),)))
+                RunDirectory(run).write_answers(answers, variant, block)
+    assert "faster than main" in said(run)
+    assert said(run).endswith(told)
+    assert bench("compare", run, "--fail-on", "fidelity").exit_code == code
+    assert ("outputs differ in 3 of 3 starts" in bench("compare", run).stdout) == ("differ" in told)
 
 
 def test_nothing_is_called_inside_the_noise_of_a_against_a() -> None:
