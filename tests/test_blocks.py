@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from driving import bench, records, summary, sweeping, write_sweep
 from hypothesis import given
@@ -32,6 +33,13 @@ def sweep_of(variants: dict[str, Any], engine: dict[str, Any], **changes: Any) -
 def events(name: str) -> list[dict[str, Any]]:
     lines = map(json.loads, Path("run/journal.jsonl").read_text().splitlines())
     return [event for event in lines if event["event"] == name]
+
+
+def command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # gone meanwhile
+        return ""
 
 
 def test_each_block_starts_each_variant_and_measures_every_cell() -> None:
@@ -79,7 +87,7 @@ def test_a_variant_that_dies_in_a_block_leaves_the_blocks_before_and_after() -> 
             assert running.process.poll() is None, running.end()
         while True:
             begun = path.read_text().splitlines()[-1]
-            servers = [one for one in running.descendants() if " sim " in " ".join(one.cmdline())]
+            servers = [one for one in running.descendants() if " sim " in command(one)]
             if servers and '"event":"round_begun"' in begun:
                 servers[0].kill()
                 break
