@@ -62,7 +62,7 @@ def alarms(blocks: int, noise: float, runs: int) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=300)
+    parser.add_argument("--runs", type=int, default=200)
     runs = parser.parse_args().runs
     print("| noise of a logarithm | blocks |", " | ".join(f"slack {slack:g}" for slack in SLACKS), "|")
     print("|---|---|" + "---|" * len(SLACKS))

@@ -151,6 +151,18 @@ def test_a_parting_is_described_by_how_near_a_tie_it_was() -> None:
     assert orjson.loads(orjson.dumps(found))["figures"]["answers"] == 1
 
 
+@pytest.mark.parametrize(("gap", "verdict"), [(0.03, "matches"), (0.05, "differs")])
+def test_a_tie_that_noise_decides_is_no_difference(gap: float, verdict: str) -> None:
+    def start(own: int, other: int, gap: float, shift: float = 0.0) -> Answers:
+        top = (*[{1: -0.7 + shift, 2: -0.75}] * 20, {own: -0.7 + shift, other: -0.7 - gap})
+        return Answers("id", "q", (Answer((*[1] * 20, own), (*[-0.7 + shift] * 20, -0.7 + shift), top),))
+
+    found = judge([start(5, 9, gap), start(5, 9, gap, 0.02)], [start(9, 5, gap)])  # 2 x 0.02 are allowed
+    assert (found.verdict, found.figures and found.figures.identical) == (verdict, 0.0)
+    alone = judge([start(5, 9, 0.0)], [start(9, 5, 0.0)])
+    assert (alone.verdict, alone.sentence) == ("matches", "outputs match but for tokens that are equally likely")
+
+
 def test_divergence_is_over_the_shared_tokens_made_to_sum_to_one() -> None:
     p, q = {1: math.log(0.5), 2: math.log(0.25), 3: -9.0}, {1: math.log(0.25), 2: math.log(0.5), 4: -9.0}
     assert divergence(p, q) == pytest.approx(math.log(2) / 3)  # p = (2/3, 1/3), q = (1/3, 2/3)

@@ -15,8 +15,10 @@ probabilities can be compared there; after it they cannot.
 
 Rule. The candidate is what its worst pair (start of the baseline, start of the candidate) is, the band what the worst
 pair of two starts of the baseline is. `matches` when no figure is worse than SLACK times the band's, plus a floor:
-LOGP_FLOOR for dlogp, KL_FLOOR for kl, none for tokens (of 1 - identical and 1 - prefix). With one start of the baseline
-there is no band, and only the floors remain. Else `differs`. Why this rule, and how often it errs: docs/comparing.md.
+LOGP_FLOOR for dlogp, KL_FLOOR for kl, none for tokens (of 1 - identical and 1 - prefix). Tokens are not judged where
+every parting is a tie: gap no larger than dlogp's limit, for such noise alone makes a start choose either. With one
+start of the baseline there is no band, and only the floors remain. Else `differs`. Reasons and how often it errs:
+docs/comparing.md.
 """
 
 from __future__ import annotations
@@ -117,10 +119,12 @@ def inside(figures: Figures, band: Figures | None) -> bool:
     def bad(one: Figures | None) -> list[float]:
         if one is None:
             return [0.0] * 5
-        return [1 - one.identical, 1 - one.prefix, one.dlogp_mean or 0.0, one.dlogp_max or 0.0, one.kl or 0.0]
+        return [one.dlogp_mean or 0.0, one.dlogp_max or 0.0, one.kl or 0.0, 1 - one.identical, 1 - one.prefix]
 
-    floors = (0.0, 0.0, LOGP_FLOOR, LOGP_FLOOR, KL_FLOOR)
-    return all(x <= SLACK * y + floor for x, y, floor in zip(bad(figures), bad(band), floors, strict=True))
+    floors = (LOGP_FLOOR, LOGP_FLOOR, KL_FLOOR, 0.0, 0.0)
+    limits = [SLACK * value + floor for value, floor in zip(bad(band), floors, strict=True)]
+    judged = 3 if figures.gap is not None and figures.gap <= limits[1] else 5
+    return all(value <= limit for value, limit in zip(bad(figures)[:judged], limits, strict=False))
 
 
 def difference(base: Sequence[Answer], other: Sequence[Answer]) -> Figures:
@@ -203,7 +207,8 @@ def _unmeasured(reason: str) -> Fidelity:
 
 def _sentence(figures: Figures, band: Figures | None, outside: int, starts: int) -> str:
     if not outside:
-        return "outputs match within the noise of a restart" if band else "outputs match in every token"
+        alone = "in every token" if figures.first_divergence is None else "but for tokens that are equally likely"
+        return "outputs match " + ("within the noise of a restart" if band else alone)
     ties = "" if figures.gap is None else f" (there the two tokens are at most {figures.gap:.3g} apart)"
     against = f", against {_short(band)} after a restart of the baseline" if band else ""
     where = f"in {outside} of {starts} starts" if starts > 1 else "in the one start"
