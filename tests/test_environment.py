@@ -381,3 +381,20 @@ def test_bench_env_of_a_server_that_is_gone_says_so(tmp_path: Path) -> None:
     assert "note: nobody listens at port 1 of this host" in result.stdout
     bad = bench("env", write_sweep(tmp_path / "s.yaml", "no-url"))
     assert (bad.exit_code, bad.stdout) == (2, "")
+
+
+def test_a_process_that_left_the_folder_of_its_relative_name_is_still_asked(tmp_path: Path) -> None:
+    home = Path(sys.executable).parents[1]
+    code = "import os, sys; os.chdir(sys.argv[1]); print(flush=True); sys.stdin.read()"
+    name = os.path.join(".", "bin", Path(sys.executable).name)  # noqa: PTH118 - Path would drop the dot
+    with subprocess.Popen(
+        [name, "-c", code, str(tmp_path)],
+        cwd=home,
+        env={**os.environ, "PWD": str(home)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout
+        process.stdout.readline()
+        found = engine_environment(pid=process.pid)
+    assert found["python"]["version"] == sys.version.split()[0], found

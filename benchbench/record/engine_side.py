@@ -170,16 +170,23 @@ def _listener(port: int) -> int:
 
 def _interpreter(process: psutil.Process, env: Mapping[str, str]) -> str:
     """The Python of a process, by the name that it was called: that of a virtual environment is a link to another."""
+    if process.pid == os.getpid():
+        return sys.executable
     command = process.cmdline()
     called = command[0] if command else ""
     if not Path(called).name.startswith(("python", "pypy")):
         raise _UnknownError(f"the process {process.name()!r} is no Python that we can ask for its packages")
     if _namespace(process.pid) != _namespace(os.getpid()):
         raise _UnknownError("it runs in a container, whose packages we do not see")
-    path = shutil.which(called, path=env.get("PATH")) if "/" not in called else str(Path(process.cwd()) / called)
-    if path is None or not Path(path).samefile(process.exe()):
-        raise _UnknownError(f"{called} is not what runs")
-    return path
+    if "/" not in called:
+        paths = [shutil.which(called, path=env.get("PATH")) or called]
+    else:  # it may have left the folder in which it was called by a relative name
+        paths = [str(Path(folder) / called) for folder in (process.cwd(), env.get("PWD")) if folder]
+    for path in paths:
+        with contextlib.suppress(OSError):
+            if Path(path).samefile(process.exe()):
+                return path
+    raise _UnknownError(f"{called} is not what runs")
 
 
 def _namespace(pid: int) -> str:
