@@ -23,15 +23,17 @@ _HARMLESS = re.compile(r"[\d.,_]*|(?i:none|null|true|false)")
 _USERINFO = re.compile(r"(?<=://)[^/?#\s]+@")
 _QUERY = re.compile(r"([?&])([^=&\s]{1,80})=([^&\s]+)")
 _QUERY_NAME = re.compile(r"(?i)key|token|secret|passw|auth|credential|sig")  # in URLs more names tell than elsewhere
-_SCHEME = re.compile(r"(?i)\b(bearer|basic)\s+[^\s\"',;]+")
-_HEADER = re.compile(r"(?i)\b((?:proxy-)?authorization|(?:set-)?cookie)([\"']?\s*[:=]\s*[\"']?)[^\"'\r\n]+")
+_GAP = r"[^\S\r\n]"  # a name at a line's end tells nothing of the next line
+_SCHEME = re.compile(rf"(?i)\b(bearer|basic){_GAP}+[^\s\"',;]+")
+_HEADER = re.compile(rf"(?i)\b((?:proxy-)?authorization|(?:set-)?cookie)([\"']?{_GAP}*[:=]{_GAP}*[\"']?)[^\"'\r\n]+")
 _VALUE = r"""\[[^\]]*\]|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'"""
 _NAMED = re.compile(
-    rf"""(?<![\w.?&-])(?P<name>-{{0,2}}[A-Za-z_][\w.-]*)(?P<sep>["']?\s*[:=]\s*)"""
+    rf"""(?<![\w.?&-])(?P<name>-{{0,2}}[A-Za-z_][\w.-]*)(?P<sep>["']?{_GAP}*[:=]{_GAP}*)"""
     rf"""(?P<value>{_VALUE}|\S+?(?=[,;)}}\]]*(?:\s|$)))"""
 )
 _OPTIONED = re.compile(
-    rf"(?<![\w-])(?P<name>--[A-Za-z][\w.-]*)(?P<sep>\s+)(?P<value>(?:(?:{_VALUE}|[^\s-]\S*)(?:\s+|$))+)"
+    rf"(?<![\w-])(?P<name>--[A-Za-z][\w.-]*)(?P<sep>{_GAP}+)"
+    rf"(?P<value>(?:(?:{_VALUE}|[^\s-]\S*)(?:{_GAP}+|(?=[\r\n])|$))+)"
 )
 _ASSIGNED = re.compile(r"(?P<name>-{0,2}[\w.-]+)=(?P<value>.*)", re.DOTALL)
 _OPTION = re.compile(r"--.*|-[A-Za-z]{1,3}(=.*)?", re.DOTALL)
