@@ -93,7 +93,6 @@ def test_a_known_secret_is_hidden_in_any_text_also_when_it_was_cut_off(
         "--max-num-batched-tokens 8192 --tokenizer m --ssl-keyfile key.pem",
         "keys and tokens are words",
         "a secret: \nValueError: no such layer\n",
-        "--api-key-file\nINFO started\n",
     ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
