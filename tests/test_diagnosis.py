@@ -110,6 +110,11 @@ def test_warnings_are_no_reasons() -> None:
     assert diagnose(warned, -9).reason == "perhaps the system ran out of memory"
 
 
+def test_warnings_of_torch_are_not_shown() -> None:
+    log = "W1123 20:33:18.232000 30592 site-packages/torch/_library/triton.py:53] Triton not available\nValueError: x\n"
+    assert diagnose(log, 1).lines == ("ValueError: x",)
+
+
 def test_a_line_without_its_trimmings() -> None:
     assert plain("\x1b[1m(EngineCore_DP0 pid=9) INFO 11-23 17:42:47 [utils.py:347] Using it\x1b[0m ") == "Using it"
 
