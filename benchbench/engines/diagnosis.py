@@ -16,7 +16,8 @@ _WRAPPER = re.compile(
     r"|EngineCore encountered|EngineDeadError|Executor failed|CancelledError|KeyboardInterrupt|Broken pipe"
 )
 _NOISE = re.compile(
-    r"^(?:Traceback|\s|[~^]|usage:|nanobind:|Process \w+:$|\[?[IW]\d{4} |\[W\d)|Warning: |Dumping |leaked|Triton is installed"
+    r"^(?:Traceback|\s|[~^]|usage:|nanobind:|Process \w+:$|\[?[IW]\d{4} |\[W\d)"
+    r"|Warning: |Dumping |leaked|Triton is installed"
 )
 _SOURCE = re.compile(r"^(?: {4}|  File )")  # of a traceback
 _PLACE = re.compile(r'File "(?:[^"]*/)?([^"/]+)", line (\d+)')
