@@ -155,7 +155,7 @@ def _conclude(run: RunDirectory, state: State, message: str, now: Rows, *, plots
     if not (run.path / "manifest.json").exists():
         return Outcome(run.path, state, message, [], [])
     from benchbench.analysis.summary import COLUMNS
-    from benchbench.record.instrument import sentence
+    from benchbench.record.instrument import closing
     from benchbench.report.comparison import sentence as sentence_of
     from benchbench.report.table import markdown_table
 
@@ -165,7 +165,7 @@ def _conclude(run: RunDirectory, state: State, message: str, now: Rows, *, plots
     try:
         run.write_summary(rows, COLUMNS)
         manifest = run.manifest()
-        table = markdown_table(rows, closing=[*manifest["caption"], sentence(manifest["instrument"])])
+        table = markdown_table(rows, closing=closing(manifest["spec"], manifest["caption"], manifest["instrument"]))
         replace_file(run.path / "table.md", table.encode())
         pairs = _compare(run) if manifest["spec"]["variants"] else []
         verdicts = tuple(sentence_of(pair) for pair in pairs)

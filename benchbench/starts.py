@@ -132,7 +132,7 @@ class Starts:
             if isinstance(spec.engine, LAUNCHED):
                 sampler.ready()
                 before = sampler.read("memory_used_bytes")
-                self.idle_c = self.idle_c or sampler.read("temperature_c")
+                self.idle_c = self.idle_c or _heat(sampler)
             try:
                 with start_engine(plan, hooks) as (found, worker):
                     sampler.ready()
@@ -174,7 +174,7 @@ class Starts:
             waited = time.monotonic() - begun
             busy = holding(sampler.read("memory_used_bytes"), before) if waited < FREE_S else []
             if limit_c is not None and waited < COOL_S:
-                busy += hotter(sampler.read("temperature_c"), self.idle_c, limit_c)
+                busy += hotter(_heat(sampler), self.idle_c, limit_c)
             if not busy:
                 break
             self.observer.starting("waiting for the GPUs", waited, ", ".join(busy))
@@ -182,6 +182,11 @@ class Starts:
                 return
         if waited >= FREE_S:
             self.observer.note(f"the GPUs took {waited:.0f} s to come to rest, or did not: see the telemetry")
+
+
+def _heat(sampler: Sampler) -> dict[str, float]:
+    """Degrees C of each GPU: of its edge, or of its hottest place where that is all it tells."""
+    return sampler.read("hotspot_c") | sampler.read("temperature_c")
 
 
 def holding(used: Mapping[str, float], before: Mapping[str, float]) -> list[str]:

@@ -112,7 +112,7 @@ def schema() -> None:
 def table(runs: tuple[Path, ...], form: str, columns: str | None, *, include_invalid: bool) -> None:
     """Print the table of a RUN, or of several side by side, recomputed from their records."""
     from benchbench.analysis.runs import open_run, side_by_side
-    from benchbench.record.instrument import sentence
+    from benchbench.record.instrument import closing
     from benchbench.record.store import RunError
     from benchbench.report.table import csv_table, json_table, markdown_table
 
@@ -121,7 +121,10 @@ def table(runs: tuple[Path, ...], form: str, columns: str | None, *, include_inv
         opened = [open_run(run) for run in runs]
         rows = opened[0].rows if len(opened) == 1 else side_by_side(opened)
         if form == "md":
-            said = [[*run.manifest.get("caption", []), sentence(run.manifest.get("instrument"))] for run in opened]
+            said = [
+                closing(run.manifest["spec"], run.manifest.get("caption", []), run.manifest.get("instrument"))
+                for run in opened
+            ]
             text = markdown_table(
                 rows, names, include_invalid, list(dict.fromkeys(line for lines in said for line in lines))
             )

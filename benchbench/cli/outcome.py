@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from benchbench.cli.text import remedies, rounds_text
-from benchbench.record.instrument import sentence, stored
+from benchbench.record.instrument import closing, stored
 from benchbench.report.table import markdown_table
 from benchbench.runner import Outcome
 from benchbench.spec import SweepSpec
@@ -14,7 +14,7 @@ from benchbench.spec import SweepSpec
 def show(spec: SweepSpec, outcome: Outcome) -> None:
     """Print an outcome to stdout."""
     if any(row["rounds"] for row in outcome.rows):
-        click.echo(markdown_table(outcome.rows, closing=[*spec.caption, sentence(stored())]))
+        click.echo(markdown_table(outcome.rows, closing=closing(spec.model_dump(), spec.caption, stored())))
         for remedy in remedies(outcome.rows):
             click.echo(remedy)
         if spec.rounds.max > spec.rounds.min and not spec.variants:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,9 @@ def sentence(found: dict[str, Any] | None) -> str:
         f"Instrument error: TTFT {found['ttft_error_ms_mean']:+.3f} ms (mean), ITL {found['itl_error_ms_p99']:+.3f} ms "
         f"(p99), at {found['tok_s'] / 1e3:.1f}k tok/s over {found['streams']} streams on this host."
     )
+
+
+def closing(spec: Mapping[str, Any], caption: Iterable[str], found: dict[str, Any] | None) -> list[str]:
+    """The last lines of a table's caption; an engine without HTTP has nothing of the instrument's error."""
+    over_http = spec["engine"]["kind"] != "vllm_inprocess"
+    return [*caption, *([sentence(found)] if over_http else [])]
