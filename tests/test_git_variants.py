@@ -138,6 +138,14 @@ def test_two_branches_are_built_once_and_measured_in_blocks_and_the_checkout_is_
     assert [(row["variant"], row["rounds"]) for row in summary(Path("run"))] == [("slow", 2), ("fast", 2)]
     assert summary(Path("run"))[0]["tpot_ms"] > 15
 
+    found = json.loads(bench("compare", "run", "--format", "json").stdout)
+    assert "fast" in found["overall"]["sentence"]
+    for one in found["cells"]:  # none on a machine so busy that no cell can be trusted
+        assert (one["base"], one["candidate"]) == ("slow", "fast")
+        if one["metric"] == "tpot":
+            assert one["verdict"] in {"faster", "undecided"}
+            assert one["ratio"]["point"] > 2
+
     trees = [facts["path"] for facts in built.values()]
     assert Path("counter").read_text().split() == trees
     assert Path("run", built["fast"]["log"]).read_text().count("$ cp speed built") == 1
