@@ -150,11 +150,13 @@ def block_rounds(cell: Cell, block: int) -> set[int]:
     return set(range(block * cell.rounds.min, (block + 1) * cell.rounds.min))
 
 
-def _next_round(driver: Driver, cell: Cell, have: set[int], rounds: Sequence[RoundMetrics]) -> int | None:
+def _next_round(
+    block: int | None, info: CellInfo, cell: Cell, have: set[int], rounds: Sequence[RoundMetrics]
+) -> int | None:
     """The number of the round to measure now; None when there are enough."""
-    if driver.block is not None:
-        return next(iter(sorted(block_rounds(cell, driver.block) - have)), None)
-    if len(have) >= _goal(cell_info(cell), cell, rounds):
+    if block is not None:
+        return min(block_rounds(cell, block) - have, default=None)
+    if len(have) >= _goal(info, cell, rounds):
         return None
     return next(number for number in range(len(have) + 1) if number not in have)
 
@@ -223,7 +225,7 @@ def _cell(driver: Driver, cell: Cell, after: int) -> None:
     rounds = list(metrics_of(info, tables))
     warmups = [*run.read_cell(cell.key, "warmup"), *_warm_up(driver, cell)]
     have = set(run.finished_rounds(cell.key))
-    while (number := _next_round(driver, cell, have, rounds)) is not None:
+    while (number := _next_round(driver.block, info, cell, have, rounds)) is not None:
         table = _round(driver, cell, "measured", number)
         tables.append(table)
         rounds += metrics_of(info, [table])

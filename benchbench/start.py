@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from benchbench.engines.endpoint import Capabilities
-from benchbench.engines.opening import Hooks, Opened, open_engine
+from benchbench.engines.opening import Hooks, Opened, open_engine, start_facts
 from benchbench.engines.tokens import LOWEST_ID
 from benchbench.engines.vllm_serve import next_log
 from benchbench.inprocess import DirectWorker
@@ -32,18 +32,12 @@ def start_engine(plan: Plan, hooks: Hooks) -> Iterator[tuple[Opened, Worker | Di
 
 @contextlib.contextmanager
 def _inprocess(engine: VllmInprocessEngine, plan: Plan, hooks: Hooks) -> Iterator[tuple[Opened, DirectWorker]]:
-    with DirectWorker(engine, plan.spec.model, log := next_log(hooks.logs)) as worker:
+    with DirectWorker(engine, plan.spec.model, next_log(hooks.logs)) as worker:
         hooks.meanwhile()
         worker.ready(hooks.stop, partial(hooks.progress, "starting the engine"))
         facts, owned = worker.facts, worker.owned
-        start = {
-            "pid": worker.pid,
-            "env": engine.env,
-            "log": f"{hooks.logs.name}/{log.name}",
-            "ready_s": facts["start_s"],
-            "ranks": list((owned.ranks or {}).values()),
-            "config": facts["config"],
-            "kv_tokens": facts["kv_tokens"],
+        start = start_facts(engine.env, owned, facts["start_s"]) | {
+            name: facts[name] for name in ("config", "kv_tokens")
         }
         vocab = next((cell.prompts.vocab for cell in plan.cells if cell.prompts.vocab), None)
         yield (

@@ -5,20 +5,18 @@ The Monte Carlo runs the whole-array rules of benchmarks/power.py, shown here to
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scripts import load_benchmark
 
 from benchbench.analysis.compare import (
     BETTER,
@@ -34,19 +32,7 @@ from benchbench.analysis.stats import chance_to_decide, detectable, holm
 
 near = pytest.approx
 FLIPPED = {"faster": "slower", "slower": "faster", "equivalent": "equivalent", "undecided": "undecided"}
-
-
-def _monte_carlo() -> ModuleType:
-    path = Path(__file__).parent.parent / "benchmarks" / "power.py"
-    spec = importlib.util.spec_from_file_location("comparison_monte_carlo", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-mc = _monte_carlo()
+mc = load_benchmark("power")
 
 
 def cell(ratios: Sequence[float], name: str = "a", metric: str = "sys_tok_s", base: float = 100.0) -> list[Sample]:

@@ -5,17 +5,15 @@ The Monte Carlo runs the whole-array rules of benchmarks/coverage.py, shown here
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import statistics
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
+from scripts import load_benchmark
 
 from benchbench.analysis.stats import (
     Estimate,
@@ -31,20 +29,7 @@ CELLS = 10_000
 NOISES = [0.005, 0.01, 0.02, 0.03, 0.05]
 ROUNDS = st.lists(st.floats(100.0, 200.0), min_size=5, max_size=20)
 near = pytest.approx
-
-
-def _monte_carlo() -> ModuleType:
-    """Loaded by path: as `coverage` it would stand in for the package of that name."""
-    path = Path(__file__).parent.parent / "benchmarks" / "coverage.py"
-    spec = importlib.util.spec_from_file_location("rounds_monte_carlo", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-mc = _monte_carlo()
+mc = load_benchmark("coverage")
 
 
 @given(ROUNDS, st.integers(2, 5), st.sampled_from([0.8, 0.9, 0.95, 0.99]))

@@ -18,6 +18,8 @@ from benchbench.spec.values import base_url
 if TYPE_CHECKING:
     import numpy as np
 
+    from benchbench.engines.owned import Owned
+
 
 Texts = Callable[["np.random.Generator", int, int], list[str]]
 
@@ -77,7 +79,7 @@ def open_engine(plan: Plan, hooks: Hooks) -> Iterator[Opened]:
     """The server of a plan, for as long as the block runs. Raises EngineError."""
     engine, meanwhile = plan.spec.engine, hooks.meanwhile
     if isinstance(engine, EndpointEngine):
-        access = access_of(engine, min((cell.timeouts.connect_s for cell in plan.cells), default=10.0))
+        access = access_of(engine, _connect_s(plan))
         meanwhile()
         yield _prepared(plan, engine.url, access)
     elif isinstance(engine, VllmServeEngine):
@@ -133,22 +135,31 @@ def _fitted(cell: Cell, root: str, access: Access) -> tuple[Fitted, str]:
     )
 
 
+def start_facts(env: Mapping[str, Any], owned: Owned, ready_s: float) -> dict[str, Any]:
+    """What the manifest says of an engine that we launched; `log` is relative to the run's folder."""
+    return {
+        "pid": owned.pid,
+        "env": env,
+        "log": f"{owned.log.parent.name}/{owned.log.name}",
+        "ready_s": ready_s,
+        "ranks": list((owned.ranks or {}).values()),
+    }
+
+
+def _connect_s(plan: Plan) -> float:
+    return min((cell.timeouts.connect_s for cell in plan.cells), default=10.0)
+
+
 @contextlib.contextmanager
 def _served(engine: VllmServeEngine, plan: Plan, hooks: Hooks) -> Iterator[Opened]:
     from benchbench.engines.vllm_serve import serve
 
     progress = partial(hooks.progress, "starting the server")
-    connect_s = min((cell.timeouts.connect_s for cell in plan.cells), default=10.0)
-    with serve(engine, plan.spec.model, hooks.logs, progress=progress, stop=hooks.stop, connect_s=connect_s) as served:
+    with serve(
+        engine, plan.spec.model, hooks.logs, progress=progress, stop=hooks.stop, connect_s=_connect_s(plan)
+    ) as served:
         opened, owned = _prepared(plan, served.url, served.access), served.owned
-        start = {
-            "pid": owned.pid,
-            "argv": list(served.argv),
-            "env": engine.env,
-            "log": f"{hooks.logs.name}/{owned.log.name}",
-            "ready_s": served.ready_s,
-            "ranks": list((owned.ranks or {}).values()),
-        }
+        start = {**start_facts(engine.env, owned, served.ready_s), "argv": list(served.argv)}
         yield replace(opened, watch=(owned.events_fd, owned.died), start=start)
 
 
