@@ -38,6 +38,7 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "benchbench",
 }
+BOUND: Any = {"color": "#B22222", "linestyle": (0, (1, 1.5)), "linewidth": 1.2}
 _TICKS = 12  # at most so many on the axis of load
 
 
@@ -82,6 +83,10 @@ class Sheet:
             return ()
         style = {"color": "#444444", "linestyle": "", "marker": "o", "markerfacecolor": "white"}
         return (("hollow: suspect", style),)
+
+    def bound_entry(self, name: str) -> Legend:
+        """The legend's entry for the hardware's bound, if any row has a number in this column."""
+        return (("speed of light (over shapes)", BOUND),) if self.has(name) else ()
 
 
 def make_sheet(rows: Sequence[Row], title: str) -> Sheet:
@@ -230,6 +235,18 @@ def draw_lines(axes: Axes, sheet: Sheet, name: str) -> list[float]:
         draw_markers(axes, line, points, size)
         values += ys + lows + highs
     return values
+
+
+def draw_bound(axes: Axes, rows: Sequence[Row], axis: str, name: str) -> list[float]:
+    """The hardware's bound over ``axis``: a band from the lowest to the highest of the rows; returns what is drawn."""
+    points = [(row[axis], value) for row in rows if (value := number(row, name)) is not None]
+    places = distinct(x for x, _ in points)
+    at = [[y for x, y in points if x == place] for place in places]
+    edges = [min(ys) for ys in at], [max(ys) for ys in at]
+    axes.fill_between(places, *edges, color=BOUND["color"], alpha=0.08, linewidth=0, zorder=1)
+    for edge in edges:
+        axes.plot(places, edge, zorder=1, **BOUND)
+    return [*edges[0], *edges[1]]
 
 
 def log2_axis(axes: Axes, values: Sequence[float], label: str) -> None:

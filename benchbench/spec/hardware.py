@@ -49,6 +49,11 @@ def _accelerator(entry: dict[str, Any]) -> Accelerator:
     )
 
 
+def known_names() -> list[str]:
+    """The names in the data file."""
+    return [figures.name for _, _, figures in known()]
+
+
 def accelerator(name: str) -> Accelerator | None:
     """The accelerator that a device or a caption names, as `NVIDIA H100 80GB HBM3` or `8x AMD W7900D (48 GB each)`.
 
