@@ -174,7 +174,7 @@ def _facts(roof: Roof) -> str:
     """The arithmetic's inputs."""
     model, device, touched = roof.model, roof.device, touched_bytes(roof.model)
     dtype = model.compute_dtype if model.compute_dtype in device.flop_s else "its fastest dtype"
-    said = [f"{roof.count} x {device.name} ({device.peak(model.compute_dtype) / 1e12:g} TFLOP/s in {dtype}"]
+    said = [f"{roof.count} x {device.name} (each {device.peak(model.compute_dtype) / 1e12:g} TFLOP/s in {dtype}"]
     said[0] += f", {device.bandwidth_bytes_s / 1e9:g} GB/s, {device.cache_bytes / 2**20:g} MiB of cache)"
     said += [f"{model.active_parameters / 1e9:.2f} B active parameters"] if model.active_parameters else []
     said += [f"{touched / 1e9:.2f} GB of weights that a token touches"] if touched else []
