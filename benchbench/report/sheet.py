@@ -38,7 +38,7 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "benchbench",
 }
-BOUND: Any = {"color": "#B22222", "linestyle": (0, (1, 1.5)), "linewidth": 1.2}
+BOUND: Any = {"color": "#444444", "linestyle": (0, (1, 2.5)), "linewidth": 0.9}
 _TICKS = 12  # at most so many on the axis of load
 
 
@@ -86,7 +86,7 @@ class Sheet:
 
     def bound_entry(self, name: str) -> Legend:
         """The legend's entry for the hardware's bound, if any row has a number in this column."""
-        return (("speed of light (over shapes)", BOUND),) if self.has(name) else ()
+        return (("dotted: speed of light", BOUND),) if self.has(name) else ()
 
 
 def make_sheet(rows: Sequence[Row], title: str) -> Sheet:
@@ -237,16 +237,15 @@ def draw_lines(axes: Axes, sheet: Sheet, name: str) -> list[float]:
     return values
 
 
-def draw_bound(axes: Axes, rows: Sequence[Row], axis: str, name: str) -> list[float]:
-    """The hardware's bound over ``axis``: a band from the lowest to the highest of the rows; returns what is drawn."""
-    points = [(row[axis], value) for row in rows if (value := number(row, name)) is not None]
-    places = distinct(x for x, _ in points)
-    at = [[y for x, y in points if x == place] for place in places]
-    edges = [min(ys) for ys in at], [max(ys) for ys in at]
-    axes.fill_between(places, *edges, color=BOUND["color"], alpha=0.08, linewidth=0, zorder=1)
-    for edge in edges:
-        axes.plot(places, edge, zorder=1, **BOUND)
-    return [*edges[0], *edges[1]]
+def draw_bound(axes: Axes, lines: Iterable[Line], axis: str, name: str) -> list[float]:
+    """What the hardware allows at best, dotted in each line's colour over ``axis``; returns all values drawn."""
+    values: list[float] = []
+    for line in lines:
+        points = sorted({(x, y) for x, y, _ in line.points(axis, name)})
+        xs, ys = [x for x, _ in points], [y for _, y in points]
+        axes.plot(xs, ys, color=line.colour, linestyle=BOUND["linestyle"], linewidth=0.9, zorder=1)
+        values += ys
+    return values
 
 
 def log2_axis(axes: Axes, values: Sequence[float], label: str) -> None:
