@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from benchbench.engines.opening import Opened
+from benchbench.record.model import ModelFacts
 from benchbench.record.store import RunDirectory
 from benchbench.rounds import plan_entry
 from benchbench.spec import Plan, Start
@@ -21,20 +22,23 @@ def write_manifest(
     opened: Opened | None = None,
     devices: list[dict[str, Any]] | None = None,
     variants: Mapping[str, dict[str, Any]] | None = None,
+    model: ModelFacts | None = None,
 ) -> None:
     """Write it anew. With `only`, cells of an earlier, wider plan stay in it; starts before this one always do.
 
-    `variants`: by name, the commits that those with `git` are built from.
+    `variants`: by name, the commits that those with `git` are built from. `model`: what is served, if known.
     """
     from benchbench.record.engine_side import side_of
     from benchbench.record.environment import environment, spec_hash
     from benchbench.record.instrument import stored
     from benchbench.record.secrets import masked
+    from benchbench.record.served import is_speculative, served_on
 
     spec = masked(plan.spec.model_dump(mode="json"))
     earlier = run.manifest() if (run.path / "manifest.json").exists() else {}
     entries = {entry["key"]: entry for entry in earlier.get("plan", [])} if only is not None else {}
     entries |= {cell.key: plan_entry(cell) for cell in plan.cells}
+    devices = earlier.get("devices", []) if devices is None else devices
     starts, notes = earlier.get("starts", []), [*plan.spec.notes]
     engine, side = earlier.get("engine"), earlier.get("engine_environment")
     if start is not None and opened is not None:
@@ -55,7 +59,10 @@ def write_manifest(
             "engine_environment": side,
             "starts": starts,
             "variants": {**earlier.get("variants", {}), **(variants or {})},
-            "devices": earlier.get("devices", []) if devices is None else devices,
+            "devices": devices,
+            "model_facts": asdict(model) if model else None,
+            "accelerator": served_on(plan.spec, devices),
+            "speculative": is_speculative(plan.spec),
             "caption": plan.spec.caption,
             "instrument": stored(),
             **environment(),

@@ -11,6 +11,8 @@ from benchbench.engines.endpoint import EngineError
 from benchbench.engines.vllm_serve import LaunchStoppedError
 from benchbench.fidelity import owed
 from benchbench.loadgen.worker import WorkerDiedError
+from benchbench.record.model import ModelError
+from benchbench.record.served import served_model
 from benchbench.record.store import RunDirectory, replace_file
 from benchbench.rounds import InterruptedSweep, Observer, StoppedError, missing_rounds
 from benchbench.spec import Cell, Plan, Start, SweepSpec, make_plan
@@ -84,13 +86,17 @@ def sweep(
     raised again. Raises SpecError (selection), EngineError (model, credentials ...) and RunError (directory).
     """
     plan = make_plan(spec, only)
+    try:
+        model = served_model(spec)
+    except ModelError as error:
+        raise EngineError(str(error), "model_facts.config") from None
     run = RunDirectory(Path(out) if out is not None else default_out(spec, resume=resume))
     run.open_for_writing(resume=resume)
     try:
         todo = _lacking(run, plan)
         if not todo and _is_concluded(run, plan):
             return Outcome(run.path, "complete", "nothing left to do", _rows(run, {}), [])
-        starts = Starts(plan, only, run, observer or Silent(), stop)
+        starts = Starts(plan, only, run, observer or Silent(), stop, model)
         try:
             state, message = _carry_out(starts, todo)
         except KeyboardInterrupt:
@@ -196,7 +202,8 @@ def _rows(run: RunDirectory, now: Rows) -> list[dict[str, Any]]:
     from benchbench.analysis.runs import Run, cell_summary
     from benchbench.analysis.summary import summary_row
 
-    return [now.get(cell.key) or summary_row(cell_summary(run, cell)) for cell in Run(run.path).cells]
+    read = Run(run.path)
+    return [now.get(cell.key) or summary_row(cell_summary(run, cell, read.roof)) for cell in read.cells]
 
 
 def _draw(run: RunDirectory, rows: list[dict[str, Any]], pairs: list[Pair]) -> list[Path]:

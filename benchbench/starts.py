@@ -14,6 +14,7 @@ from benchbench.engines.opening import Hooks, Opened
 from benchbench.fidelity import answer, owed
 from benchbench.loadgen.worker import WorkerDiedError
 from benchbench.manifest import write_manifest
+from benchbench.record.model import ModelFacts
 from benchbench.record.store import RunDirectory, replace_file
 from benchbench.record.telemetry import Sampler, scope_of
 from benchbench.rounds import Driver, EngineDiedError, Observer, Pace, StoppedError, measure
@@ -36,6 +37,7 @@ class Starts:
     run: RunDirectory
     observer: Observer
     stop: int | None
+    model: ModelFacts | None = None  # what is served, as far as it is known
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace)
     idle_c: dict[str, float] = field(default_factory=dict)
@@ -165,7 +167,7 @@ class Starts:
     ) -> None:
         """Write the manifest, with this start in it."""
         variants = {name: found.facts for name, found in self.checkouts.items()}
-        write_manifest(self.run, self.plan, self.only, start, opened, devices, variants)
+        write_manifest(self.run, self.plan, self.only, start, opened, devices, variants, self.model)
 
     def _rest(self, sampler: Sampler, before: Mapping[str, float]) -> None:
         """Wait until the GPUs' memory is free again and they are cool, so that no start is handicapped by another."""

@@ -50,7 +50,7 @@ CHANGES: dict[Reason, dict[str, Any]] = {
     Reason.SHORT_WINDOW: {"windowed": False},
     Reason.THROTTLED: {"throttled": ("gpu1: thermal",)},
     Reason.STRAGGLER: {"straggler": ("gpu1: 1500 MHz",)},
-    Reason.FASTER_THAN_HARDWARE: {"too_fast": True},
+    Reason.FASTER_THAN_HARDWARE: {"too_fast": ("mean TTFT",)},
 }
 # Second causes of a reason: the same fact, told by another.
 OTHER_CAUSES: list[tuple[Reason, dict[str, Any]]] = [
@@ -152,7 +152,8 @@ def page() -> str:
         "`summary.csv` keeps all three with their codes in `reasons`. This is the closed list of the reasons: "
         "a cell's status is the worst of those that apply, and `valid` when none does. `throttled` and `straggler` "
         "are judged where there is telemetry of GPUs, as [definitions.md](definitions.md) says; "
-        "`faster_than_hardware` is for hardware facts, which this version does not read."
+        "`faster_than_hardware` where model and accelerator are known, against bounds that "
+        "[definitions.md](definitions.md#the-roofline) derives."
     )
     rows = [f"| `{r.code}` | {r.status} | {r.meaning} | {r.remedy} |" for r in Reason]
     note = "<!-- Made from benchbench/analysis/validity.py by `python tests/test_validity.py`; don't edit. -->"

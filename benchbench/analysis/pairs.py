@@ -162,7 +162,7 @@ _CONDITIONS: dict[str, Any] = {
     "shapes": lambda run: sorted({_label(cell) for cell in run.cells}),
     "prompts": lambda run: run.manifest["spec"]["prompts"]["kind"],
     "output": lambda run: run.manifest["spec"]["output"],
-    "hardware": lambda run: run.manifest["spec"].get("hardware"),
+    "hardware": lambda run: {k: v for k, v in (run.manifest["spec"].get("hardware") or {}).items() if v} or None,
     "GPUs": _gpus,
     "drivers": _drivers,
 }

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchbench.analysis.roofline import Roof, roof_of
 from benchbench.analysis.summary import COLUMNS, CellInfo, CellSummary, summarise, summary_row
 from benchbench.analysis.telemetry import MAX_GAP_S, window_of
 from benchbench.record.requests import round_facts
@@ -45,7 +46,12 @@ class Run:
     @cached_property
     def summaries(self) -> list[CellSummary]:
         """One summary a cell, computed from its measured rounds."""
-        return [cell_summary(self.directory, cell) for cell in self.cells]
+        return [cell_summary(self.directory, cell, self.roof) for cell in self.cells]
+
+    @cached_property
+    def roof(self) -> Roof | None:
+        """Model and accelerators as the manifest has them; None where it does not know both."""
+        return roof_of(self.manifest)
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -111,10 +117,10 @@ def side_by_side(runs: Sequence[Run]) -> list[dict[str, Any]]:
     ]
 
 
-def cell_summary(run: RunDirectory, cell: CellInfo) -> CellSummary:
-    """The summary of one cell from its stored rounds and the telemetry of their time."""
+def cell_summary(run: RunDirectory, cell: CellInfo, roof: Roof | None = None) -> CellSummary:
+    """The summary of one cell from its stored rounds, the telemetry of their time, and what was served on what."""
     tables = run.read_cell(cell.key)
-    return summarise(cell, tables, run.read_cell(cell.key, "warmup"), samples_of(run, tables))
+    return summarise(cell, tables, run.read_cell(cell.key, "warmup"), samples_of(run, tables), roof)
 
 
 def samples_of(run: RunDirectory, tables: Sequence[pa.Table]) -> pa.Table | None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from benchbench.analysis.metrics import Floats, RoundMetrics, Slo, by_start, in_blocks, over_starts, round_metrics
 from benchbench.analysis.observed import observe, percentile, pooled
+from benchbench.analysis.roofline import Reach, Roof, reach
 from benchbench.analysis.server_times import ServerTimes, server_times
 from benchbench.analysis.stats import Estimate, two_stage_estimate
 from benchbench.analysis.telemetry import Usage, stragglers, throttled, usage, window_of
@@ -32,7 +33,7 @@ COLUMNS = (
     *("server_ttft_ms", "server_queue_ms", "server_itl_ms", "outside_ttft_ms", "server_times"),
     *("power_w", "energy_j", "tok_per_j", "j_per_tok", "gpu_temp_c_max", "gpu_clock_mhz", "gpu_clock_mhz_min"),
     "throttle",
-    "starts",
+    *("starts", "ttft_bound_ms", "tpot_bound_ms", "sys_tok_s_bound", "mfu", "mbu", "sol"),
 )
 
 
@@ -83,6 +84,7 @@ class CellSummary:
     reasons: tuple[Reason, ...]
     facts: tuple[Mapping[str, Any], ...]
     usage: Usage | None
+    reach: Reach | None = None
 
 
 ESTIMATES: dict[str, Callable[[RoundMetrics], float | None]] = {
@@ -111,9 +113,16 @@ def _edge(values: Floats, edge: Callable[[Floats], Any]) -> float | None:
 
 
 def summarise(
-    cell: CellInfo, tables: Sequence[pa.Table], warmups: Sequence[pa.Table] = (), samples: pa.Table | None = None
+    cell: CellInfo,
+    tables: Sequence[pa.Table],
+    warmups: Sequence[pa.Table] = (),
+    samples: pa.Table | None = None,
+    roof: Roof | None = None,
 ) -> CellSummary:
-    """Summary of a cell from the tables of its measured rounds and of its warm-up rounds, in order, and telemetry's."""
+    """Summary of a cell from the tables of its measured rounds and of its warm-up rounds, in order, and telemetry's.
+
+    With `roof`, what was served on what, also its bounds and how much of the hardware it used.
+    """
     rounds, before = metrics_of(cell, tables), metrics_of(cell, warmups)
     facts = tuple(round_facts(table) for table in tables)
     estimates = {}
@@ -122,14 +131,17 @@ def summarise(
         estimates[name] = two_stage_estimate(values, len(values) if in_blocks(rounds) else cell.rounds_min)
     used = usage([window for table in tables if (window := window_of(table))], samples)
     gpus = used.gpus if used else ()
+    seen = observe(cell, tables, rounds, before, facts)
+    reached = reach(cell, roof, estimates, seen) if roof else None
     seen = replace(
-        observe(cell, tables, rounds, before, facts),
+        seen,
         throttled=throttled(gpus),
         straggler=stragglers(gpus, cell.budgets.straggler),
+        too_fast=reached.too_fast if reached else (),
     )
     status, reasons = judge(seen, cell.budgets)
     server = server_times(tables, rounds, facts)
-    return CellSummary(cell, rounds, before, estimates, seen, server, status, reasons, facts, used)
+    return CellSummary(cell, rounds, before, estimates, seen, server, status, reasons, facts, used, reached)
 
 
 def metrics_of(cell: CellInfo, tables: Sequence[pa.Table]) -> tuple[RoundMetrics, ...]:
@@ -184,7 +196,20 @@ def summary_row(summary: CellSummary) -> dict[str, Any]:
     )
     wall = sum(fact.get("wall_ns", 0) for fact in summary.facts)
     row["client_cpu_share"] = sum(fact.get("cpu_ns", 0) for fact in summary.facts) / wall if wall else None
-    return row | (_usage_columns(summary.usage) if summary.usage else {})
+    row |= _usage_columns(summary.usage) if summary.usage else {}
+    return row | (_reach_columns(summary.reach) if summary.reach else {})
+
+
+def _reach_columns(reached: Reach) -> dict[str, Any]:
+    limits = reached.limits
+    return {
+        "ttft_bound_ms": limits.ttft_s and limits.ttft_s * 1e3,
+        "tpot_bound_ms": limits.tpot_s and limits.tpot_s * 1e3,
+        "sys_tok_s_bound": limits.sys_tok_s,
+        "mfu": reached.mfu,
+        "mbu": reached.mbu,
+        "sol": reached.sol,
+    }
 
 
 def _usage_columns(used: Usage) -> dict[str, Any]:

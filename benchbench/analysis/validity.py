@@ -222,7 +222,7 @@ class Seen:
     # From telemetry and the roofline, where there are any
     throttled: tuple[str, ...] = ()  # devices, with what was seen of each
     straggler: tuple[str, ...] = ()
-    too_fast: bool = False
+    too_fast: tuple[str, ...] = ()  # each number that is beyond its bound, in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +253,7 @@ def judge(seen: Seen, budgets: Budgets) -> tuple[Status, tuple[Reason, ...]]:
         Reason.SHORT_WINDOW: not seen.windowed,
         Reason.THROTTLED: bool(seen.throttled),
         Reason.STRAGGLER: bool(seen.straggler),
-        Reason.FASTER_THAN_HARDWARE: seen.too_fast,
+        Reason.FASTER_THAN_HARDWARE: bool(seen.too_fast),
     }
     reasons = tuple(reason for reason in Reason if found[reason])
     return worst(reason.status for reason in reasons), reasons

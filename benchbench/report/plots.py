@@ -105,9 +105,11 @@ def _throughput(sheet: Sheet) -> Figure | None:
     loads = [row[sheet.axis] for row in sheet.rows]
     name = f"ideal from batch {min(loads)}"
     style = {"color": "#777777", "linestyle": (0, (4, 2)), "linewidth": 1.0}
-    legend: Legend = (*sheet.legend, *(((name, style),) if slopes else ()), *sheet.suspect_entry("sys_tok_s"))
+    bound = sheet.bound_entry("sys_tok_s_bound")
+    legend: Legend = (*sheet.legend, *(((name, style),) if slopes else ()), *bound, *sheet.suspect_entry("sys_tok_s"))
     figure, axes = sheets.make_frame("System throughput", sheet.title, legend)
     values = sheets.draw_lines(axes, sheet, "sys_tok_s")
+    values += sheets.draw_bound(axes, sheet.lines, sheet.axis, "sys_tok_s_bound")
     if slopes:
         # Each line has an ideal of its own; they differ little, so a band stands for them all.
         ends = [min(loads), max(loads)]
@@ -133,9 +135,10 @@ def _ideal_slopes(sheet: Sheet) -> list[float]:
 def _ttft_batch(sheet: Sheet) -> Figure | None:
     if not sheet.has("ttft_ms"):
         return None
-    legend = (*sheet.legend, *sheet.suspect_entry("ttft_ms"))
+    legend = (*sheet.legend, *sheet.bound_entry("ttft_bound_ms"), *sheet.suspect_entry("ttft_ms"))
     figure, axes = sheets.make_frame("Time to first token", sheet.title, legend)
     values = sheets.draw_lines(axes, sheet, "ttft_ms")
+    values += sheets.draw_bound(axes, sheet.lines, sheet.axis, "ttft_bound_ms")
     sheets.log2_axis(axes, [row[sheet.axis] for row in sheet.rows], sheet.axis_label)
     sheets.value_axis(axes, values, "TTFT (ms; mean, 95 % interval)", wide=LOG_FROM)
     return figure
@@ -153,11 +156,12 @@ def _ttft_input(sheet: Sheet) -> Figure | None:
     loads_legend = [
         (f"{sheet.axis} {sheets.short(load)}", {"color": colours[load], "marker": markers[load]}) for load in loads
     ]
-    legend = (*loads_legend, *variant_entries, *sheet.suspect_entry("ttft_ms"))
+    legend = (*loads_legend, *variant_entries, *sheet.bound_entry("ttft_bound_ms"), *sheet.suspect_entry("ttft_ms"))
     figure, axes = sheets.make_frame("Time to first token over input length", sheet.title, legend)
     groups: dict[tuple[Any, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row[sheet.axis], row.get("variant") or ""), []).append(row)
+    values = [row["ttft_ms"] for row in rows]
     for (load, variant), group in groups.items():
         line = Line(tuple(group), colours[load], markers[load], dashes[variant])
         points = line.points("input", "ttft_ms")
@@ -166,10 +170,11 @@ def _ttft_input(sheet: Sheet) -> Figure | None:
         means = [sum(ys) / len(ys) for ys in at]
         axes.plot(inputs, means, color=line.colour, linestyle=line.dash, linewidth=1.3)
         sheets.draw_markers(axes, line, points, 4)
+        values += sheets.draw_bound(axes, [line], "input", "ttft_bound_ms")
     several = len({row["output"] for row in rows}) > 1
     label = "Input (tokens)" + ("; lines are means over output lengths" if several else "")
     sheets.log2_axis(axes, [row["input"] for row in rows], label)
-    sheets.value_axis(axes, [row["ttft_ms"] for row in rows], "TTFT (ms; mean)", wide=LOG_FROM)
+    sheets.value_axis(axes, values, "TTFT (ms; mean)", wide=LOG_FROM)
     return figure
 
 

@@ -38,6 +38,7 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "benchbench",
 }
+BOUND: Any = {"color": "#444444", "linestyle": (0, (1, 2.5)), "linewidth": 0.9}
 _TICKS = 12  # at most so many on the axis of load
 
 
@@ -82,6 +83,10 @@ class Sheet:
             return ()
         style = {"color": "#444444", "linestyle": "", "marker": "o", "markerfacecolor": "white"}
         return (("hollow: suspect", style),)
+
+    def bound_entry(self, name: str) -> Legend:
+        """The legend's entry for the hardware's bound, if any row has a number in this column."""
+        return (("dotted: speed of light", BOUND),) if self.has(name) else ()
 
 
 def make_sheet(rows: Sequence[Row], title: str) -> Sheet:
@@ -229,6 +234,17 @@ def draw_lines(axes: Axes, sheet: Sheet, name: str) -> list[float]:
         axes.plot(xs + xs, lows + highs, linestyle="", marker="_", markersize=6, color=line.colour, zorder=3)
         draw_markers(axes, line, points, size)
         values += ys + lows + highs
+    return values
+
+
+def draw_bound(axes: Axes, lines: Iterable[Line], axis: str, name: str) -> list[float]:
+    """What the hardware allows at best, dotted in each line's colour over ``axis``; returns all values drawn."""
+    values: list[float] = []
+    for line in lines:
+        points = sorted({(x, y) for x, y, _ in line.points(axis, name)})
+        xs, ys = [x for x, _ in points], [y for _, y in points]
+        axes.plot(xs, ys, color=line.colour, linestyle=BOUND["linestyle"], linewidth=0.9, zorder=1)
+        values += ys
     return values
 
 

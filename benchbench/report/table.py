@@ -19,9 +19,10 @@ Row = dict[str, Any]
 # Axes first: they identify the cell, so they are neither marked nor struck through.
 AXES = ("variant", "load", "input", "output", "batch", "rate")
 _PLAIN = {*AXES, "status", "reasons", "rounds", "requests", "failed", "key"}
-_TITLES = {"rate": "Rate (req/s)", "req_s": "Req/s"}
+_TITLES = {"rate": "Rate (req/s)", "req_s": "Req/s", "mfu": "MFU", "mbu": "MBU", "sol": "Share of speed of light"}
 _NAMES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2EL", "lag": "Client lag"}
 _NAMES |= {"server_ttft": "Server TTFT", "server_itl": "Server ITL", "outside_ttft": "TTFT outside the server"}
+_NAMES |= {"ttft_bound": "TTFT bound", "tpot_bound": "TPOT bound"}
 _UNITS = {"tok_s": "tok/s", "req_s": "req/s", "ms": "ms", "ns": "ns", "s": "s"}
 _DECIMALS = {
     "tpot": 2,
@@ -32,6 +33,9 @@ _DECIMALS = {
     "shared": 4,
     "client": 2,
     "server": 2,
+    "mfu": 3,
+    "mbu": 3,
+    "sol": 3,
 }  # the others have one
 _BATCH_MEANS = {
     "static": "Batch: requests sent at once and all awaited (static load; a round is one batch).",

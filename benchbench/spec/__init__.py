@@ -3,13 +3,13 @@
 from benchbench.spec.editor import json_schema
 from benchbench.spec.errors import Problem, SpecError
 from benchbench.spec.load import load_spec, locate, spec_from_mapping
+from benchbench.spec.machine import Hardware, ModelFactsGiven
 from benchbench.spec.plan import Cell, Plan, Start, make_plan
 from benchbench.spec.schema import (
     ClosedLoad,
     EndpointEngine,
     Engine,
     Git,
-    Hardware,
     Load,
     OpenLoad,
     Product,
@@ -35,6 +35,7 @@ __all__ = [
     "Git",
     "Hardware",
     "Load",
+    "ModelFactsGiven",
     "OpenLoad",
     "Plan",
     "Problem",

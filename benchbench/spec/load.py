@@ -15,7 +15,7 @@ from benchbench.spec.plan import make_plan, matching, merge
 from benchbench.spec.select import SelectionError, parse_selection
 
 NOT_OVERRIDABLE = (
-    *("name", "grid", "order", "overrides", "hardware", "telemetry"),
+    *("name", "grid", "order", "overrides", "hardware", "model_facts", "telemetry"),
     *("variants", "baseline", "blocks", "cool_to", "fidelity"),
 )
 # Overrides change what is asked of a server, never the server.

@@ -18,6 +18,8 @@ from pydantic import (
 from pydantic.functional_validators import ModelWrapValidatorHandler
 
 from benchbench.spec.errors import show
+from benchbench.spec.hardware import known_names
+from benchbench.spec.machine import Hardware, ModelFactsGiven
 from benchbench.spec.values import (
     Api,
     Command,
@@ -34,6 +36,7 @@ from benchbench.spec.values import (
     Proxy,
     Rates,
     Repository,
+    Section,
     Share,
     Text,
     Url,
@@ -51,12 +54,6 @@ DEFAULT_MIN_ROUNDS, DEFAULT_MAX_ROUNDS = 5, 20
 DEFAULT_BLOCKS = 6
 
 
-class _Section(BaseModel):
-    """Strict: "128" is not a number, true is not 1, unknown keys and NaN are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
 # ---- Engines --------------------------------------------------------------------------------------------
 
 ENGINE_KEYS: Final[dict[str, tuple[str, ...]]] = {
@@ -71,7 +68,7 @@ ENGINE_KEYS: Final[dict[str, tuple[str, ...]]] = {
 """Keys by engine kind: those of another kind are kept as data, so that `--set engine.kind=...` works."""
 
 
-class _Engine(_Section):
+class _Engine(Section):
     _other: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @property
@@ -127,7 +124,7 @@ class SimulatorEngine(_Engine):
     options: Json = Field(default={}, description="values that replace those of the profile")
 
 
-class Ready(_Section):
+class Ready(Section):
     """When a launched engine counts as ready, and how long that may take."""
 
     timeout_s: Positive = Field(1800.0, description="from the launch to the first token, in seconds")
@@ -196,20 +193,20 @@ Engine = EndpointEngine | SimulatorEngine | VllmServeEngine | VllmInprocessEngin
 # ---- Load -----------------------------------------------------------------------------------------------
 
 
-class StaticLoad(_Section):
+class StaticLoad(Section):
     """`batch` requests sent at once and all awaited: that is a round."""
 
     kind: Literal["static"] = Field(description="static: a batch sent at once, all awaited")
 
 
-class ClosedLoad(_Section):
+class ClosedLoad(Section):
     """`batch` requests kept in flight: each that ends is replaced."""
 
     kind: Literal["closed"] = Field(description="closed: a batch kept in flight")
     requests: Count | None = Field(None, description="requests of one round; empty means 4 x batch")
 
 
-class OpenLoad(_Section):
+class OpenLoad(Section):
     """Requests sent at their own times, whatever is still in flight."""
 
     kind: Literal["open"] = Field(description="open: requests sent at a rate")
@@ -234,7 +231,7 @@ Load = StaticLoad | ClosedLoad | OpenLoad
 # ---- The other sections ---------------------------------------------------------------------------------
 
 
-class Product(_Section):
+class Product(Section):
     """Every combination of the values of its axes; one value each is a point."""
 
     input: Counts = Field(description="prompt lengths in tokens: one or a list")
@@ -243,7 +240,7 @@ class Product(_Section):
     rate: Rates | None = Field(None, description="requests per second (open): one or a list")
 
 
-class Rounds(_Section):
+class Rounds(Section):
     """How often a cell is measured; of `min` and `max`, the one that is not given gives way to the other."""
 
     warmup: Warmup = Field("auto", description="rounds before the measured ones, or auto: until stable")
@@ -276,7 +273,7 @@ class Rounds(_Section):
         return value
 
 
-class Prompts(_Section):
+class Prompts(Section):
     """What is sent: fresh prompts for each request and round, reproducible from the seed."""
 
     kind: Literal["token_ids", "text"] = Field("token_ids", description="token_ids (exact lengths) or text")
@@ -286,7 +283,7 @@ class Prompts(_Section):
     tokenizer: Text | None = Field(None, description="tokenizer for text prompts: a file or folder")
 
 
-class Timeouts(_Section):
+class Timeouts(Section):
     """Limits in seconds; a request over one of them is a failure."""
 
     connect_s: Positive = Field(10.0, description="until connected (TCP and TLS), in seconds")
@@ -294,7 +291,7 @@ class Timeouts(_Section):
     stall_s: Positive = Field(60.0, description="between two tokens, in seconds")
 
 
-class Slo(_Section):
+class Slo(Section):
     """Limits that a request must meet to count as good: goodput is good requests per second."""
 
     ttft_ms: Positive | None = Field(None, description="time to first token at most, in ms")
@@ -302,14 +299,7 @@ class Slo(_Section):
     e2el_ms: Positive | None = Field(None, description="end-to-end latency at most, in ms")
 
 
-class Hardware(_Section):
-    """What the server runs on, for the captions of tables."""
-
-    name: Text = Field(description="the accelerator's name")
-    count: Count = Field(1, description="how many of them")
-
-
-class Validity(_Section):
+class Validity(Section):
     """Budgets beyond which a cell is suspect or invalid."""
 
     shared_suspect: Share = Field(0.01, description="suspect above this share of events in shared reads")
@@ -326,7 +316,7 @@ class Validity(_Section):
     )
 
 
-class Telemetry(_Section):
+class Telemetry(Section):
     """What is sampled of this host while the sweep runs, where the engine is on it."""
 
     enabled: bool = Field(default=True, description="false: nothing is sampled")
@@ -350,7 +340,7 @@ class Override(BaseModel):
         return dict(self.model_extra or {})
 
 
-class Git(_Section):
+class Git(Section):
     """Where a variant's source comes from. The repository is only read; what is built lies in a cache folder."""
 
     repo: Repository = Field(description="folder or URL of the git repository")
@@ -360,7 +350,7 @@ class Git(_Section):
     )
 
 
-class Variant(_Section):
+class Variant(Section):
     """One of the builds that are compared: what differs from the sweep's engine."""
 
     engine: dict[str, Any] = Field(default={}, description="keys of engine that differ in this variant")
@@ -373,7 +363,7 @@ def _one_product(value: object) -> object:
     return one_or_many(value)
 
 
-class SweepSpec(_Section):
+class SweepSpec(Section):
     """A sweep as resolved: defaults filled in, one product or several in `grid`.
 
     Made by `load_spec` or `spec_from_mapping`, which also check what one section must know of another.
@@ -401,6 +391,7 @@ class SweepSpec(_Section):
         (), description="other values for some cells; later ones win"
     )
     hardware: Hardware | None = Field(None, description="what the server runs on")
+    model_facts: ModelFactsGiven = Field(ModelFactsGiven(), description="what the model is, for the roofline")
     validity: Validity = Field(Validity(), description="budgets of trust")
     telemetry: Telemetry = Field(Telemetry(), description="what is sampled of GPUs and host")
     variants: dict[Name, Variant] = Field(default={}, description="builds to compare: name -> what differs")
@@ -435,4 +426,8 @@ class SweepSpec(_Section):
         owners = {
             key: ", ".join(kind for kind, keys in ENGINE_KEYS.items() if key in keys) for key in self.engine.other
         }
-        return [f"engine.{key} belongs to {kinds}: kept, not used" for key, kinds in owners.items()]
+        notes = [f"engine.{key} belongs to {kinds}: kept, not used" for key, kinds in owners.items()]
+        if self.hardware and not self.hardware.accelerator:
+            names, needed = ", ".join(known_names()), "hardware.tflop_s and hardware.bandwidth_gb_s"
+            notes += [f"no roofline: hardware.name is none of {names}, so it needs {needed}"]
+        return notes

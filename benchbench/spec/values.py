@@ -8,10 +8,22 @@ import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from benchbench.spec.errors import show
+
+
+class Section(BaseModel):
+    """Strict: "128" is not a number, true is not 1, unknown keys and NaN are errors."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),  # model_facts is a key
+    )
 
 
 def problem(message: str, allowed: str = "") -> PydanticCustomError:
@@ -173,10 +185,26 @@ def _axis(kind: str, **bound: int) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [number, {"type": "array", "items": number, "minItems": 1}]})
 
 
+def _amount(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([KMBGT])B?)", value)
+    if not found:
+        raise problem(f"must be a number, is {show(value)}", "a whole number, or as 12.5M, 230B, 215GB, 1T")
+    return round(float(found[1]) * {"K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}[found[2]])
+
+
 # Flags that would contradict what the sweep says elsewhere, or show a secret in the list of processes.
 _OWN_FLAGS = {"host": "engine.host", "port": "engine.port", "api-key": "engine.api_key_env"}
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
+Amount = Annotated[
+    int,
+    Field(ge=1, le=10**15),
+    BeforeValidator(_amount),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string"}]}),
+]
+Dtype = Literal["bf16", "fp16", "fp8", "int8", "fp4", "int4"]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -1,0 +1,72 @@
+"""What a sweep says of the hardware and of the model, for captions and for the roofline."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from benchbench.spec.hardware import Accelerator, accelerator
+from benchbench.spec.values import Amount, Count, Dtype, Positive, Section, Text, problem
+
+
+class Hardware(Section):
+    """What the server runs on, for captions and for the roofline. Figures given here replace those known by name."""
+
+    name: Text = Field(description="the accelerator's name: bench knows the peaks of some, others need them here")
+    count: Count = Field(1, description="how many of them serve the model")
+    tflop_s: dict[Dtype, Positive] = Field(
+        default={}, description="dense peak of one by dtype, in TFLOP/s or TOP/s, as {bf16: 123, int8: 123}"
+    )
+    bandwidth_gb_s: Positive | None = Field(None, description="memory bandwidth of one, in GB/s")
+    memory_gb: Positive | None = Field(None, description="memory of one, in GB")
+
+    @property
+    def accelerator(self) -> Accelerator | None:
+        """One of them: as known by name, with the figures given; None where neither says peak and bandwidth."""
+        known = accelerator(self.name)
+        given: dict[str, float] = {dtype: tera * 1e12 for dtype, tera in self.tflop_s.items()}
+        if not known and not (given and self.bandwidth_gb_s):
+            return None
+        base = known or Accelerator(name=self.name, flop_s={}, bandwidth_bytes_s=0.0, memory_bytes=0, source="")
+        changed = bool(given or self.bandwidth_gb_s or self.memory_gb)
+        return replace(
+            base,
+            flop_s={**base.flop_s, **given},
+            bandwidth_bytes_s=self.bandwidth_gb_s * 1e9 if self.bandwidth_gb_s else base.bandwidth_bytes_s,
+            memory_bytes=int(self.memory_gb * 1e9) if self.memory_gb else base.memory_bytes,
+            source="; ".join(filter(None, (base.source, "figures of the sweep" if changed else ""))),
+        )
+
+
+class ModelFactsGiven(Section):
+    """What the model is, for the roofline: read from its config.json, or given; what is given here comes first."""
+
+    config: Text | None = Field(
+        None, description="the model's folder or its config.json; empty: that of a model launched from a local folder"
+    )
+    parameters: Amount | None = Field(None, description="all parameters, as 230B or in full")
+    active_parameters: Amount | None = Field(
+        None, description="those that one token passes through: without embeddings that are only looked up"
+    )
+    expert_parameters: Amount | None = Field(None, description="those in the routed experts of all layers")
+    experts: Count | None = Field(None, description="routed experts of a layer")
+    top_k: Count | None = Field(None, description="experts that a token is routed to")
+    layers: Count | None = Field(None, description="layers")
+    hidden: Count | None = Field(None, description="width of the model")
+    vocab: Count | None = Field(
+        None, description="entries of the vocabulary; with hidden: what the output head takes, once a prompt"
+    )
+    weight_bytes: Amount | None = Field(None, description="bytes of all weights, as 230GB or in full")
+    weight_dtype: Dtype | None = Field(None, description="what most weights are stored in")
+    compute_dtype: Dtype | None = Field(None, description="what most matrix products run in; empty: the fastest")
+    kv_bytes_per_token: Amount | None = Field(None, description="bytes of K and V that a token leaves in all layers")
+
+    @field_validator("active_parameters", "expert_parameters", "top_k")
+    @classmethod
+    def _part(cls, value: int | None, info: Any) -> int | None:  # noqa: ANN401 # ValidationInfo's type is generic
+        whole = "experts" if info.field_name == "top_k" else "parameters"
+        if value is not None and (most := info.data.get(whole)) is not None and value > most:
+            raise problem(f"must be at most model_facts.{whole} ({most}), is {value}")
+        return value
