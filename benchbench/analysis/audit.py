@@ -21,7 +21,7 @@ from benchbench.record.quantization import BITS
 ROUNDING, NOISE, DECODE_NOISE = 0.03, 0.10, 0.05
 EXPLANATIONS = {
     "cached": "prompts, or their beginnings, came from a prefix cache",
-    "methods": "the rows were not measured in the same way (another load, build, or time)",
+    "methods": "rows were not measured alike (requests not sent at once, another load, build or time)",
     "first": "it is the TTFT of a batch's first request, not the mean",
     "parameters": "the count of parameters is wrong, or of another model",
     "length": "prompts or answers were not as long as told",
@@ -157,15 +157,23 @@ def _faster(claims: Claims, rows: Sequence[Row]) -> Iterator[Finding]:
     for row in rows:
         if not row.get("batch") or row.get("load") == "open":
             continue
-        shape = {"input": row["input"], "output": row["output"], "load": row.get("load") or "static"}
-        limit = bounds(model, claims.device, claims.count, batch=row["batch"], **shape)
-        one = bounds(model, claims.device, claims.count, batch=1, **shape)
+        limit, one = (
+            bounds(
+                model,
+                claims.device,
+                claims.count,
+                input=row["input"],
+                output=row["output"],
+                batch=batch,
+                load=row.get("load") or "static",
+                speculative=claims.speculative,
+            )
+            for batch in (row["batch"], 1)
+        )
         ttft, tpot, rate = (_number(row, name) for name in ("ttft_ms", "tpot_ms", "sys_tok_s"))
         if ttft and limit.ttft_s and ttft / 1e3 < limit.ttft_s:
             lines["ttft"].append(_ttft_line(row, ttft / 1e3, limit, one, model))
-            reasons["ttft"] |= {"first"} if one.ttft_s and ttft / 1e3 >= one.ttft_s and row["batch"] > 1 else set()
-        elif ttft and limit.ttft_s:
-            reasons["ttft"].add("methods")  # other rows can be true
+            reasons["ttft"] |= {"first", "methods"} if one.ttft_s and ttft / 1e3 >= one.ttft_s else set()
         if tpot and limit.tpot_s and tpot / 1e3 < limit.tpot_s:
             lines["tpot"].append(f"{name_of(row)}: {tpot:.2f} ms, at least {limit.tpot_s * 1e3:.2f} ms")
         if rate and limit.sys_tok_s and rate > limit.sys_tok_s:
@@ -265,17 +273,19 @@ def _falls(shorter: Row, longer: Row) -> bool:
 
 
 def _decode_span(row: Row) -> Span | None:
-    """TPOT in s, at least and at most: as told, else what Sys tok/s leaves after the first token.
+    """TPOT in s without what prompts of others add to it, at least and at most.
 
-    A static round of B x output / Sys tok/s seconds ends its prefill between the mean TTFT and 2 B / (B + 1) of it.
+    At most: TPOT as told, else what a mean request has after its first token, (B x output / Sys tok/s - TTFT) /
+    (output - 1). At least: less the prompts computed meanwhile. In a static batch they last up to 2 B / (B + 1) of the
+    mean TTFT, so (B - 1) / (B + 1) of it come after the mean; in a closed load up to B - 1 others.
     """
-    if tpot := _number(row, "tpot_ms"):
-        return tpot / 1e3, tpot / 1e3
-    ttft, rate, batch = _number(row, "ttft_ms"), _number(row, "sys_tok_s"), row.get("batch")
-    if not ttft or not rate or not batch or row["output"] < 2 or row.get("load") == "open":
+    ttft, tpot, rate = (_number(row, name) for name in ("ttft_ms", "tpot_ms", "sys_tok_s"))
+    batch, following = row.get("batch"), row["output"] - 1
+    if not ttft or not (tpot or rate) or not batch or not following or row.get("load") == "open":
         return None
-    lasts, last = batch * row["output"] / rate, 1.0 if row.get("load") == "closed" else 2 * batch / (batch + 1)
-    return (lasts - last * ttft / 1e3) / (row["output"] - 1), (lasts - ttft / 1e3) / (row["output"] - 1)
+    most = tpot / 1e3 if tpot else (batch * row["output"] / (rate or 1.0) - ttft / 1e3) / following
+    meanwhile = batch - 1 if row.get("load") == "closed" else (batch - 1) / (batch + 1)
+    return most - meanwhile * ttft / 1e3 / following, most
 
 
 def _decoding(groups: Iterable[Sequence[Row]]) -> Iterator[Finding]:
@@ -287,7 +297,7 @@ def _decoding(groups: Iterable[Sequence[Row]]) -> Iterator[Finding]:
                 (other, least)
                 for length, (least, _), other in spans
                 if (length < context and most < least * (1 - DECODE_NOISE))
-                or (length <= 2 * context and most < least / 1.5)
+                or (context <= length <= 2 * context and most < least / 1.5 * context / length)
             ]
             if slower:
                 other, least = max(slower, key=lambda one: one[1])

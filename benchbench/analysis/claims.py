@@ -6,11 +6,14 @@ import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchbench.record.model import ModelFacts
 from benchbench.record.quantization import dtype_word
 from benchbench.spec.hardware import Accelerator, accelerator
+
+if TYPE_CHECKING:
+    from benchbench.analysis.runs import Run
 
 Row = Mapping[str, Any]
 Span = tuple[float, float]  # bytes, at least and at most: cards write GB and may mean GiB
@@ -54,6 +57,7 @@ class Claims:
     device: Accelerator | None = None
     count: int | None = None  # devices
     device_memory: Span | None = None  # of one, as the source says
+    speculative: bool = False  # several tokens a pass, so that reading the weights bounds no token
     notes: tuple[str, ...] = ()  # what was taken for granted
 
 
@@ -62,6 +66,21 @@ def count_of(text: str) -> int:
     if found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([TBM])?", text.strip(), re.IGNORECASE):
         return round(float(found[1]) * _TIMES.get((found[2] or "").lower(), 1))
     raise ValueError(f"{text}: no number of parameters (allowed: as 456B, 800M or 228689748992)")
+
+
+def claims_of_run(run: Run) -> Claims:
+    """A run's rows, recomputed from its records, and what its manifest knows of model and hardware."""
+    if (roof := run.roof) is None:
+        return Claims(rows=tuple(run.rows))
+    size = float(roof.model.weight_bytes) if roof.model.weight_bytes else None
+    return Claims(
+        rows=tuple(run.rows),
+        model=roof.model,
+        size=(size, size) if size else None,
+        device=roof.device,
+        count=roof.count,
+        speculative=roof.speculative,
+    )
 
 
 def claims_of_csv(text: str) -> Claims:
@@ -83,9 +102,9 @@ def claims_of_card(text: str) -> Claims:
     model, size = _model(text), _labelled(text, r"(?:model )?size|weights")
     if not rows and model == ModelFacts():
         raise ValueError("has no table with input, output and TTFT or Sys tok/s, and no facts of a model")
-    closed = bool(re.search(r"closed load", text)) and not re.search(r"static load", text)
-    told = any("load" in row for row in rows)
-    load = "closed" if closed else "static"
+    named = re.search(r"\b(static|closed|open) load", text)
+    told = named or any("load" in row for row in rows)
+    load = named[1] if named else "static"
     before = _labelled(text, r"original size|base size|(?:size in )?(?:bf16|fp16)(?: size)?")
     original = before and _span(before)
     dtype = _DTYPE.search(before or "")
@@ -99,6 +118,7 @@ def claims_of_card(text: str) -> Claims:
         device=device,
         count=count or (int(parallel[1] or parallel[2]) if parallel else None),
         device_memory=_span(words),
+        speculative=bool(re.search(r"speculative", text, re.IGNORECASE)),
         notes=() if told or not rows else (f"The load is not told; taken as {load}.",),
     )
 

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("source", type=FOLDER, metavar="RUN|CARD.md|TABLE.csv")
 @click.option("--format", "form", type=click.Choice(["md", "json"]), default="md", show_default=True)
-@click.option("--model", type=FOLDER, metavar="PATH", help="The model's folder or config.json, instead of what is told.")
+@click.option(
+    "--model", type=FOLDER, metavar="PATH", help="The model's folder or config.json, instead of what is told."
+)
 @click.option("--hardware", metavar="NAME", help="The accelerator, as W7900D or 'NVIDIA H200'.")
 @click.option("--count", type=click.IntRange(1), help="How many of them.")
 @click.option("--parameters", metavar="456B", help="Parameters of the model.")

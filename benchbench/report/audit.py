@@ -36,8 +36,8 @@ def _basis(claims: Claims) -> list[str]:
         return [f"Not compared with the hardware's bounds; not told: {', '.join(lacks)}."]
     active = model.active_parameters or model.parameters or 0
     peak, dtype = device.peak(model.compute_dtype) / 1e12, model.compute_dtype or "fastest dtype"
+    each = f"{peak:.1f} TFLOP/s ({dtype}) and {device.bandwidth_bytes_s / 1e9:.0f} GB/s"
     return [
         f"Model: {billions(model.parameters or active)} parameters, {billions(active)} active.",
-        f"Hardware: {count} x {device.name}, each {peak:.1f} TFLOP/s ({dtype}) and "
-        f"{device.bandwidth_bytes_s / 1e9:.0f} GB/s ({device.source}).",
+        f"Hardware: {count} x {device.name}, each {each} ({device.source}).",
     ]
