@@ -18,6 +18,7 @@ from test_table import published
 from benchbench.analysis.audit import audit
 from benchbench.analysis.claims import Claims, claims_of_card, claims_of_csv
 from benchbench.record.model import ModelFacts
+from benchbench.report.audit import audit_markdown
 from benchbench.report.table import csv_table, markdown_table
 from benchbench.spec.hardware import accelerator
 
@@ -182,6 +183,22 @@ def test_counts_of_parameters(text: str, parameters: float, active: float | None
     assert (model.parameters, model.active_parameters) == (parameters, active)
 
 
+WORDS = ["| Input | Output | Batch | TTFT (ms) | Sys tok/s |\n", "|---|---|---|---|---|\n", "8 x NVIDIA H200", "TP=0",
+         "| Parameters |", "| 0 | 5 | 0 | 0.0 | 0 |\n", "9" * 400, "1,000", "B", " total", "W8A8", "W99A1", "top-9",
+         " 0 experts", "| Size | 1 GB", "0 GiB", "|", "\n", "~~", "active", "MoE",
+         ": ", "| 1 | 1 | 1 | 1 | 1 |\n"]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(WORDS) | st.text(max_size=5), max_size=30).map("".join))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    for read in (claims_of_card, claims_of_csv):
+        try:
+            claims = read(text)
+        except ValueError:
+            continue
+        audit_markdown(claims, audit(claims), "x")
+
+
 def test_a_run_and_its_own_verdict(tmp_path: Path) -> None:
     data = {
         "name": "audited",
@@ -207,6 +224,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     for arguments, words in [
         ([empty], "has no table"),
         ([tmp_path / "none.md"], "cannot be read"),
+        ([tmp_path / "\n.csv"], "cannot be read"),
         ([tmp_path], "not a run directory"),
         ([CARD, "--parameters", "many"], "allowed: as 456B"),
         ([CARD, "--hardware", "abacus"], "W7900D"),

@@ -59,10 +59,24 @@ def audit(claims: Claims) -> list[Finding]:
     return sorted(found, key=lambda one: one.severity)
 
 
+def _finding(
+    code: str, what: str, lines: Sequence[str], *explanations: str, impossible: bool = False
+) -> Iterator[Finding]:
+    """One finding, none without a line; its explanations in the order of EXPLANATIONS."""
+    if lines:
+        yield Finding(
+            code=code,
+            severity="impossible" if impossible else "suspicious",
+            what=what,
+            arithmetic=tuple(lines),
+            explanations=tuple(key for key in EXPLANATIONS if key in explanations),
+        )
+
+
 def name_of(row: Row) -> str:
     """`in=128, out=128, batch=32`, its variant first if it has one."""
-    parts = [str(row["variant"])] if row.get("variant") else []
-    return ", ".join([*parts, f"in={row['input']}", f"out={row['output']}", f"batch={row.get('batch')}"])
+    axes = (("", "variant"), ("in=", "input"), ("out=", "output"), ("batch=", "batch"), ("rate=", "rate"))
+    return ", ".join(f"{label}{row[key]}" for label, key in axes if row.get(key))
 
 
 def _number(row: Row, name: str) -> float | None:
@@ -77,60 +91,39 @@ def _parameters(claims: Claims) -> Iterator[Finding]:
     model, told = claims.model, claims.model.parameters
     if told is None:
         return
-    sizes: list[tuple[Span, str]] = [*([claims.original] if claims.original else [])]
-    if claims.size and model.weight_dtype in BITS:
-        sizes.insert(0, (claims.size, model.weight_dtype))
-    lines, severities = [], []
-    for (low, high), dtype in sizes:
-        each = BITS[dtype] / 8
-        least, most = low / each, high / each
-        many = told > most * (1 + ROUNDING)
-        severities += ["impossible"] if many else ["suspicious"] if told < least / 2 else []
-        span = f"{_b(least)} to {_b(most)} parameters (as GB or GiB)" if high > low else f"{_b(least)} parameters"
+    stored = [(claims.size, model.weight_dtype)] if claims.size and model.weight_dtype in BITS else []
+    lines, too_many, too_few = [], False, False
+    for (low, high), word in [*stored, *([claims.original] if claims.original else [])]:
+        each, dtype = BITS[word or ""] / 8, (word or "").upper()
+        too_many |= told > high / each * (1 + ROUNDING)
+        too_few |= told < low / each / 2
+        span = f"{_b(low / each)} to {_b(high / each)} parameters (as GB or GiB)"
         lines.append(
-            f"{_b(told)} parameters in {dtype.upper()} take {told * each / 1e9:.0f} GB; "
-            f"{low / 1e9:.0f} GB of {dtype.upper()} hold {span}"
+            f"{_b(told)} parameters in {dtype} take {told * each / 1e9:.0f} GB; {low / 1e9:.0f} GB of {dtype} hold "
+            + (span if high > low else f"{_b(high / each)} parameters")
         )
-    if severities:
-        yield Finding(
-            code="parameters_size",
-            severity="impossible" if "impossible" in severities else "suspicious",
-            what="The number of parameters contradicts the size of the weights.",
-            arithmetic=tuple(lines),
-            explanations=("parameters",),
-        )
+    if too_many or too_few:
+        what = "The number of parameters contradicts the size of the weights."
+        yield from _finding("parameters_size", what, lines, "parameters", impossible=too_many)
     active, experts, top = model.active_parameters, model.experts, model.top_k
     share = top / experts if experts and top else 0.0
     if active and (active < told * share * (1 - ROUNDING) or active > told):
         least = f"; top-{top} of {experts} experts are at least {_b(told * share)}" if share else ""
-        yield Finding(
-            code="active_share",
-            severity="impossible",
-            what="The active parameters do not fit the routing.",
-            arithmetic=(f"{_b(active)} active of {_b(told)}{least}",),
-            explanations=("parameters",),
-        )
+        what, line = "The active parameters do not fit the routing.", f"{_b(active)} active of {_b(told)}{least}"
+        yield from _finding("active_share", what, [line], "parameters", impossible=True)
 
 
 def _memory(claims: Claims) -> Iterator[Finding]:
     device, count, said = claims.device, claims.count, claims.device_memory
     if device and device.memory_bytes and said and not 0.9 * said[0] < device.memory_bytes < 1.1 * said[1]:
-        yield Finding(
-            code="device_memory",
-            severity="suspicious",
-            what="The memory of a device is not that of its data sheet.",
-            arithmetic=(f"{said[0] / 1e9:.0f} GB are told, a {device.name} has {device.memory_bytes / 1e9:.0f} GB",),
-            explanations=("hardware",),
-        )
-    each = said[1] if said else device.memory_bytes * 1.024**3 if device else 0.0
+        what = "The memory of a device is not that of its data sheet."
+        line = f"{said[0] / 1e9:.0f} GB are told, a {device.name} has {device.memory_bytes / 1e9:.0f} GB"
+        yield from _finding("device_memory", what, [line], "hardware")
+    each = said[1] if said else device.memory_bytes * 1.024**3 if device else 0.0  # its GB may be GiB
     if claims.size and count and each and claims.size[0] > count * each:
-        yield Finding(
-            code="memory",
-            severity="impossible",
-            what="The weights do not fit the memory of the devices (unless some are kept elsewhere).",
-            arithmetic=(f"{claims.size[0] / 1e9:.0f} GB of weights; {count} x {each / 1e9:.0f} GB of memory",),
-            explanations=("hardware", "parameters"),
-        )
+        what = "The weights do not fit the memory of the devices (unless some are kept elsewhere)."
+        line = f"{claims.size[0] / 1e9:.0f} GB of weights; {count} x {each / 1e9:.0f} GB of memory"
+        yield from _finding("memory", what, [line], "hardware", "parameters", impossible=True)
 
 
 # ---- the hardware's bounds --------------------------------------------------------------------------------
@@ -182,13 +175,8 @@ def _faster(claims: Claims, rows: Sequence[Row]) -> Iterator[Finding]:
     common = {"ttft": {"cached", "length"}, "tpot": {"length"}, "sys_tok_s": {"cached", "length"}}
     for metric, found in lines.items():
         causes = reasons[metric] | common[metric] | {"parameters", "hardware"}
-        yield Finding(
-            code=f"{metric}_bound",
-            severity="impossible",
-            what=f"{titles[metric]} what the hardware allows.",
-            arithmetic=tuple(found),
-            explanations=tuple(key for key in EXPLANATIONS if key in causes),
-        )
+        what = f"{titles[metric]} what the hardware allows."
+        yield from _finding(f"{metric}_bound", what, found, *causes, impossible=True)
 
 
 def _ttft_line(row: Row, ttft_s: float, limit: Bounds, one: Bounds, model: ModelFacts) -> str:
@@ -208,7 +196,7 @@ def _ttft_line(row: Row, ttft_s: float, limit: Bounds, one: Bounds, model: Model
 
 def _rates(rows: Iterable[Row]) -> Iterator[Finding]:
     """A batch's B x output tokens at Sys tok/s take at least as long as a mean request."""
-    lines: dict[Literal["impossible", "suspicious"], list[str]] = {"impossible": [], "suspicious": []}
+    lines: dict[bool, list[str]] = {True: [], False: []}  # impossible or not
     for row in rows:
         ttft, tpot, rate = (_number(row, name) for name in ("ttft_ms", "tpot_ms", "sys_tok_s"))
         if not rate or not ttft or not row.get("batch") or row.get("load") == "open":
@@ -222,18 +210,12 @@ def _rates(rows: Iterable[Row]) -> Iterator[Finding]:
         )
         slack = NOISE if row.get("load") == "closed" and tpot else ROUNDING
         if lasts < mean * (1 - slack):
-            lines["impossible" if slack == ROUNDING else "suspicious"].append(line)
+            lines[slack == ROUNDING].append(line)
         elif tpot and lasts > mean / 0.7:
-            lines["suspicious"].append(line)
-    for severity, found in lines.items():
-        if found:
-            yield Finding(
-                code="rate",
-                severity=severity,
-                what="Sys tok/s does not fit TTFT and TPOT.",
-                arithmetic=tuple(found),
-                explanations=("methods", "length"),
-            )
+            lines[False].append(line)
+    for impossible, found in lines.items():
+        what = "Sys tok/s does not fit TTFT and TPOT."
+        yield from _finding("rate", what, found, "methods", "length", impossible=impossible)
 
 
 def _falling_ttft(groups: Iterable[Sequence[Row]]) -> Iterator[Finding]:
@@ -254,14 +236,8 @@ def _falling_ttft(groups: Iterable[Sequence[Row]]) -> Iterator[Finding]:
                     f"{name_of(row)}: {row['ttft_ms']:.1f} ms, but {other['ttft_ms']:.1f} ms at {name_of(other)}: "
                     f"{longer:.3g}x the input in {slower:.2f}x the time"
                 )
-    if lines:
-        yield Finding(
-            code="ttft_falls",
-            severity="suspicious",
-            what="TTFT falls as the input grows.",
-            arithmetic=tuple(lines),
-            explanations=("cached", "methods", "length"),
-        )
+    what = "TTFT falls as the input grows."
+    yield from _finding("ttft_falls", what, lines, "cached", "methods", "length")
 
 
 def _falls(shorter: Row, longer: Row) -> bool:
@@ -305,14 +281,8 @@ def _decoding(groups: Iterable[Sequence[Row]]) -> Iterator[Finding]:
                     f"{name_of(row)}: at most {most * 1e3:.1f} ms a token, but at least {least * 1e3:.1f} ms at "
                     f"{name_of(other)}"
                 )
-    if lines:
-        yield Finding(
-            code="decode",
-            severity="suspicious",
-            what="Tokens follow each other faster in longer contexts, or at very unlike rates in similar ones.",
-            arithmetic=tuple(lines),
-            explanations=("methods", "length"),
-        )
+    what = "Tokens follow each other faster in longer contexts, or at very unlike rates in similar ones."
+    yield from _finding("decode", what, lines, "methods", "length")
 
 
 def _scaling(rows: Sequence[Row]) -> Iterator[Finding]:
@@ -329,29 +299,17 @@ def _scaling(rows: Sequence[Row]) -> Iterator[Finding]:
                 lines.append(
                     f"{name_of(row)}: {fast / slow:.1f}x the tok/s of batch={small} with {large / small:.3g}x it"
                 )
-    if lines:
-        yield Finding(
-            code="scaling",
-            severity="suspicious",
-            what="Throughput grows faster than the batch.",
-            arithmetic=tuple(lines),
-            explanations=("methods", "cached", "length"),
-        )
+    what = "Throughput grows faster than the batch."
+    yield from _finding("scaling", what, lines, "methods", "cached", "length")
 
 
 def _status(rows: Iterable[Row]) -> Iterator[Finding]:
     """What a run says of its own cells."""
     for status in ("invalid", "suspect"):
         bad = [row for row in rows if row.get("status") == status]
-        if bad:
-            impossible = any("faster_than_hardware" in str(row.get("reasons")) for row in bad)
-            yield Finding(
-                code=status,
-                severity="impossible" if impossible else "suspicious",
-                what=f"The run itself calls cells {status}.",
-                arithmetic=tuple(f"{name_of(row)}: {row.get('reasons') or 'no reason recorded'}" for row in bad),
-                explanations=(),
-            )
+        lines = [f"{name_of(row)}: {row.get('reasons') or 'no reason recorded'}" for row in bad]
+        beyond = any("faster_than_hardware" in line for line in lines)
+        yield from _finding(status, f"The run itself calls cells {status}.", lines, impossible=beyond)
 
 
 def _b(count: float) -> str:

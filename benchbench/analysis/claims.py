@@ -39,11 +39,11 @@ _COLUMNS = {
     },
 }
 _WORDS = ("variant", "load", "status", "reasons")
-_NUMBER = re.compile(r"(?<![\w.])(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)\s*([A-Za-z]*)")
+_NUMBER = re.compile(r"(?<![\w.])(\d{1,3}(?:,\d{3}){1,4}(?:\.\d+)?|\d{1,15}(?:\.\d+)?|\.\d+)(?!\d)\s*([A-Za-z]*)")
 _DTYPE = re.compile(r"\b(bf16|fp16|fp8|int8|int4|mxfp4|nvfp4|fp4|bfloat16|float16)\b", re.IGNORECASE)
 _TIMES = {"t": 1e12, "b": 1e9, "m": 1e6, "trillion": 1e12, "billion": 1e9, "million": 1e6}
-_COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(T|B|M|[tbm]r?illion)\b([^\d,;|]*)", re.IGNORECASE)
-_SIZE = re.compile(r"(\d[\d,]*(?:\.\d+)?)\s*(MB|GB|TB|MiB|GiB|TiB)\b", re.IGNORECASE)
+_COUNT = re.compile(r"(\d{1,15}(?:\.\d+)?)\s*(T|B|M|(?:tr|b|m)illion)\b([^\d,;|]*)", re.IGNORECASE)
+_SIZE = re.compile(r"(\d[\d,]{0,15}(?:\.\d+)?)\s*(MB|GB|TB|MiB|GiB|TiB)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,10 @@ def claims_of_run(run: Run) -> Claims:
 
 def claims_of_csv(text: str) -> Claims:
     """The rows of a CSV file, ours or another's. Raises ValueError when its columns are not told."""
-    lines = list(csv.reader(text.splitlines()))
+    try:
+        lines = list(csv.reader(text.splitlines()))
+    except csv.Error as error:
+        raise ValueError(f"is no CSV: {error}") from None
     rows = tuple(_rows(lines[0], lines[1:])) if lines else ()
     if not rows:
         raise ValueError("has no rows with input, output and TTFT or Sys tok/s")
@@ -109,14 +112,14 @@ def claims_of_card(text: str) -> Claims:
     original = before and _span(before)
     dtype = _DTYPE.search(before or "")
     device, count, words = _hardware(text, place)
-    parallel = re.search(r"\bTP\s*=\s*(\d+)|tensor-parallel-size[ =](\d+)", text)
+    parallel = re.search(r"(?:\bTP\s*=\s*|tensor-parallel-size[ =])([1-9]\d{0,5})\b", text)
     return Claims(
         rows=tuple({"load": load, **row} for row in rows),
         model=model,
         size=_span(size) if size else None,
         original=(original, (dtype_word(dtype[1]) if dtype else None) or "bf16") if original else None,
         device=device,
-        count=count or (int(parallel[1] or parallel[2]) if parallel else None),
+        count=count or (int(parallel[1]) if parallel else None),
         device_memory=_span(words),
         speculative=bool(re.search(r"speculative", text, re.IGNORECASE)),
         notes=() if told or not rows else (f"The load is not told; taken as {load}.",),
@@ -201,7 +204,9 @@ def _model(text: str) -> ModelFacts:
     total, active = _counts(told)
     if found := _labelled(text, r"active param(?:eter)?s"):
         active = next(iter(_COUNT.finditer(found)), None) and _counts(found + " active")[1]
-    if total is None and (named := re.search(r"(\d+(?:\.\d+)?)B(?:-A(\d+(?:\.\d+)?)B|\s+(?:MoE|param|total))", text)):
+    if total is None and (
+        named := re.search(r"(\d{1,6}(?:\.\d+)?)B(?:-A(\d{1,6}(?:\.\d+)?)B|\s+(?:MoE|param|total))", text)
+    ):
         total, active = count_of(named[1] + "B"), count_of(named[2] + "B") if named[2] else active
 
     def first(pattern: str) -> int | None:
@@ -211,12 +216,12 @@ def _model(text: str) -> ModelFacts:
     weight, activation = _dtypes(text)
     return ModelFacts(
         architecture="MoE" if re.search(r"\bMoE\b|mixture[- ]of[- ]experts", text, re.IGNORECASE) else None,
-        layers=first(r"(\d+)\s+layers"),
-        experts=first(r"(\d+)\s+(?:routed )?experts"),
-        top_k=first(r"top[- ](\d+)\b(?! %)"),
+        layers=first(r"(\d{1,9})\s+layers"),
+        experts=first(r"(\d{1,9})\s+(?:routed )?experts"),
+        top_k=first(r"top[- ](\d{1,9})\b(?! %)"),
         parameters=total,
         active_parameters=active,
-        shards=first(r"(\d+)\s+(?:safetensors )?shards"),
+        shards=first(r"(\d{1,9})\s+(?:safetensors )?shards"),
         weight_dtype=weight,
         compute_dtype=activation,
     )
@@ -250,7 +255,9 @@ def _dtypes(text: str) -> tuple[str | None, str | None]:
 def _hardware(text: str, place: int) -> tuple[Accelerator | None, int | None, str]:
     named = [
         (found.start(), device, int(found[1]), found[2])
-        for found in re.finditer(r"(?<![\w.])(\d+)\s*(?:x|\N{MULTIPLICATION SIGN})\s*([A-Za-z][^|\n]{2,80})", text)
+        for found in re.finditer(
+            r"(?<![\w.])([1-9]\d{0,5})\s*(?:x|\N{MULTIPLICATION SIGN})\s*([A-Za-z][^|\n]{2,80})", text
+        )
         if (device := accelerator(found[2]))
     ]
     before = [one for one in named if one[0] < place]

@@ -40,10 +40,7 @@ def audit(source: Path, form: str, **said: Any) -> None:  # noqa: ANN401 - click
     try:
         claims = _corrected(_claims(source), **said)
     except (RunError, ValueError) as error:
-        told = str(error)
-        fail(BAD_INPUT, f"bench audit: {told}" if told.startswith((str(source), "--")) else f"{source}: {told}")
-    except OSError as error:
-        fail(BAD_INPUT, f"bench audit: {source}: cannot be read: {error.strerror}")
+        fail(BAD_INPUT, f"bench audit: {error}")
     findings = find(claims)
     if form == "json":
         click.echo(json.dumps({"claims": asdict(claims), "findings": [asdict(one) for one in findings]}, indent=2))
@@ -60,8 +57,13 @@ def _claims(source: Path) -> Claims:
         from benchbench.analysis.runs import open_run
 
         return claims_of_run(open_run(source))
-    text = source.read_text(encoding="utf-8")
-    return claims_of_csv(text) if source.suffix.lower() == ".csv" else claims_of_card(text)
+    try:
+        text = source.read_text(encoding="utf-8")
+        return claims_of_csv(text) if source.suffix.lower() == ".csv" else claims_of_card(text)
+    except OSError as error:
+        raise ValueError(f"{source}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
 
 
 def _corrected(claims: Claims, **said: Any) -> Claims:  # noqa: ANN401 - click's
