@@ -168,6 +168,13 @@ def test_titles_of_others(header: str, row: str, expected: dict[str, Any]) -> No
     assert claims_of_card(f"| {header} |\n|{'---|' * header.count('|')}---|\n| {row} |\n").rows == (expected,)
 
 
+def test_tables_of_one_card_are_not_compared() -> None:
+    first, second = ("| Input | Output | Batch | TTFT (ms) |\n|---|---|---|---|\n" + row for row in
+                     ("| 8 | 4 | 2 | 90 |\n", "| 80 | 4 | 2 | 9 |\n"))  # fmt: skip
+    assert audit(claims_of_card(f"{first}\n{second}")) == []
+    assert audit(claims_of_card(first + second.splitlines()[2])) != []
+
+
 @pytest.mark.parametrize(
     ("text", "parameters", "active"),
     [

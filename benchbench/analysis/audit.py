@@ -41,11 +41,14 @@ class Finding:
 
 
 def audit(claims: Claims) -> list[Finding]:
-    """All findings, the impossible first. Invalid rows are a finding and take no part in the others."""
+    """All findings, the impossible first. Invalid rows are a finding and take no part in the others.
+
+    Rows are compared within their table: another may be of another model.
+    """
     rows = [row for row in claims.rows if row.get("status") != "invalid"]
     alike: dict[tuple[object, ...], list[Row]] = defaultdict(list)
     for row in rows:
-        alike[tuple(row.get(key) for key in ("variant", "load", "batch", "rate"))].append(row)
+        alike[tuple(row.get(key) for key in ("table", "variant", "load", "batch", "rate"))].append(row)
     found = [
         *_parameters(claims),
         *_memory(claims),
@@ -290,7 +293,7 @@ def _scaling(rows: Sequence[Row]) -> Iterator[Finding]:
     shapes: dict[tuple[object, ...], list[tuple[int, float, Row]]] = defaultdict(list)
     for row in rows:
         if row.get("batch") and (rate := _number(row, "sys_tok_s")):
-            key = tuple(row.get(name) for name in ("variant", "load", "input", "output"))
+            key = tuple(row.get(name) for name in ("table", "variant", "load", "input", "output"))
             shapes[key].append((row["batch"], rate, row))
     for found in shapes.values():
         found.sort(key=lambda one: one[0])

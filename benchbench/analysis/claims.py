@@ -130,9 +130,10 @@ def claims_of_card(text: str) -> Claims:
 
 
 def _performance(text: str) -> tuple[list[Row], int]:
-    """The rows of all tables of performance, and where the first of them begins."""
+    """The rows of all tables of performance, and where the first of them begins. Rows of later ones say `table`."""
     lines = text.splitlines(keepends=True)
-    found, first, place = [], len(text), 0
+    found: list[Row] = []
+    first, place, tables = len(text), 0, 0
     for number, line in enumerate(lines):
         rule = lines[number + 1] if number + 1 < len(lines) else ""
         if "|" in line and re.fullmatch(r"[\s|:]*-[\s|:-]*", rule) and "|" in rule:
@@ -143,7 +144,8 @@ def _performance(text: str) -> tuple[list[Row], int]:
                 body.append(_cells(row))
             rows = list(_rows(_cells(line), body))
             first = min(first, place) if rows else first
-            found += rows
+            tables += bool(rows)
+            found += [{**row, "table": tables} for row in rows] if tables > 1 else rows
         place += len(line)
     return found, first
 
