@@ -209,8 +209,9 @@ def _count(
 def _unpacked(word: str, elements: int, quantization: Quantization | None) -> tuple[str, int]:
     """A tensor's dtype and number of weights: I32 holds 32 bits of packed weights, U8 (bitsandbytes too) two of 4."""
     packed = quantization.weight_dtype if quantization else "int4"
-    if word == "I32" or (word == "U8" and BITS[packed] == 4):
-        return packed, elements * (32 if word == "I32" else 8) // BITS[packed]
+    bits = int(re.sub(r"\D", "", packed) or 4)  # of int3 too
+    if word == "I32" or (word == "U8" and bits == 4):
+        return packed, elements * (32 if word == "I32" else 8) // bits
     return dtype_word(word) or word.lower(), elements
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 _WORDS = (
@@ -36,7 +36,7 @@ class Quantization:
 
 
 def dtype_word(text: object) -> str | None:
-    """bf16, fp16, fp32, fp8, int8, int4 or fp4 for any spelling of them (`bfloat16`, `F8_E4M3`, `W8`); else None."""
+    """bf16, fp16, fp32, fp8, int8, int4 or fp4 for any spelling of them (`bfloat16`, `F8_E4M3`); else None."""
     told = str(text).lower().removeprefix("torch.").strip()
     return next((word for pattern, word in _WORDS if re.fullmatch(pattern, told)), None)
 
@@ -44,161 +44,105 @@ def dtype_word(text: object) -> str | None:
 def read_quantization(config: object) -> Quantization | None:
     """The scheme of a `quantization_config`: Quark, compressed-tensors, ModelOpt, fp8, mxfp4, GPTQ, AWQ.
 
-    None without one, and for a method or a form that is not known here.
+    The scheme of most layers: Quark's global one, the group that targets `Linear`; `others` has the rest. None without
+    a scheme, and for a method or a form that is not known here.
     """
     if not isinstance(config, Mapping):
         return None
-    method = str(config.get("quant_method", "compressed-tensors" if "config_groups" in config else ""))
+    method = str(config.get("quant_method") or "compressed-tensors")
+    keys = ("exclude", "ignore", "modules_to_not_convert", "ignored_layers", "exclude_modules")
+    excluded = tuple(str(one) for key in keys for one in _listed(config.get(key)))
     if "global_quant_config" in config:
-        return _quark(config)
-    if isinstance(config.get("config_groups"), Mapping):
-        return _groups(config, method)
-    return _plain(config, method)
+        layers = config.get("layer_quant_config")
+        parts = [("", config["global_quant_config"]), *(layers.items() if isinstance(layers, Mapping) else ())]
+        named = [(str(name), _of(part, "weight", "input_tensors", "quark")) for name, part in parts]
+    elif isinstance(groups := config.get("config_groups"), Mapping):
+        targets = [(_listed(part.get("targets")), part) for part in groups.values() if isinstance(part, Mapping)]
+        targets.sort(key=lambda one: "Linear" not in one[0])
+        named = [(", ".join(map(str, to)), _of(part, "weights", "input_activations", method)) for to, part in targets]
+    else:
+        named = [("", _plain(config, method))]
+    schemes = [(name, scheme) for name, scheme in named if scheme]
+    return replace(schemes[0][1], excluded=excluded, others=tuple(schemes[1:])) if schemes else None
 
 
 def kv_dtype(config: object) -> str | None:
     """The dtype in which a `quantization_config` wants K and V kept; None when it says nothing of them."""
     if not isinstance(config, Mapping):
         return None
-    if isinstance(scheme := config.get("kv_cache_scheme"), Mapping):
-        return _bits_word(scheme)
     layers = config.get("kv_cache_quant_config")
-    for layer in layers.values() if isinstance(layers, Mapping) else ():
-        if isinstance(layer, Mapping) and (spec := _spec(layer.get("output_tensors"))):
-            return dtype_word(spec.get("dtype"))
-    return None
+    specs = [layer.get("output_tensors") for layer in layers.values()] if isinstance(layers, Mapping) else []
+    return next((found[0] for spec in (config.get("kv_cache_scheme"), *specs) if (found := _spec(spec))), None)
 
 
-def _names(*found: object) -> tuple[str, ...]:
-    return tuple(str(one) for names in found if isinstance(names, list | tuple) for one in names)
+def _listed(names: object) -> Sequence[object]:
+    return names if isinstance(names, list | tuple) else ()
 
 
-def _spec(spec: object) -> Mapping[str, Any] | None:
-    """Of several that are applied in turn (Quark's W4A8), the last: it is what is stored."""
-    if isinstance(spec, list | tuple):
-        spec = spec[-1] if spec else None
-    return spec if isinstance(spec, Mapping) else None
-
-
-# ---- Quark ----------------------------------------------------------------------------------------------
-
-
-def _quark(config: Mapping[str, Any]) -> Quantization | None:
-    layers = config.get("layer_quant_config")
-    own = [(str(name), _quark_scheme(part)) for name, part in layers.items()] if isinstance(layers, Mapping) else []
-    others = [(name, scheme) for name, scheme in own if scheme]
-    main = _quark_scheme(config["global_quant_config"], _names(config.get("exclude")), tuple(others))
-    return main or (others[0][1] if others else None)
-
-
-def _quark_scheme(
-    part: object, excluded: tuple[str, ...] = (), others: tuple[tuple[str, Quantization], ...] = ()
-) -> Quantization | None:
-    weight = _spec(part.get("weight")) if isinstance(part, Mapping) else None
-    if not isinstance(part, Mapping) or weight is None or (dtype := dtype_word(weight.get("dtype"))) is None:
+def _of(part: object, weights: str, inputs: str, method: str) -> Quantization | None:
+    """A layer's scheme from the keys under which the two libraries state weights and activations."""
+    if not isinstance(part, Mapping) or not (weight := _spec(part.get(weights))):
         return None
-    inputs = _spec(part.get("input_tensors"))
+    activation = _spec(part.get(inputs), of_tokens=True) or (None, None, None, None)
     return Quantization(
-        method="quark",
-        weight_dtype=dtype,
-        weight_granularity=_quark_granularity(weight),
-        weight_symmetric=weight.get("symmetric"),
-        activation_dtype=dtype_word(inputs.get("dtype")) if inputs else None,
-        activation_granularity=_quark_granularity(inputs, of_tokens=True) if inputs else None,
-        activation_dynamic=inputs.get("is_dynamic") if inputs else None,
-        activation_symmetric=inputs.get("symmetric") if inputs else None,
-        excluded=excluded,
-        others=others,
+        method=method,
+        weight_dtype=weight[0],
+        weight_granularity=weight[1],
+        weight_symmetric=weight[2],
+        activation_dtype=activation[0],
+        activation_granularity=activation[1],
+        activation_symmetric=activation[2],
+        activation_dynamic=activation[3],
     )
 
 
-def _quark_granularity(spec: Mapping[str, Any], of_tokens: bool = False) -> str:
-    """Quark calls activations with a scale a token `per_channel` along axis 1."""
-    scheme, axis = str(spec.get("qscheme")).replace("_", "-"), spec.get("ch_axis")
-    if scheme == "per-group":
-        return f"per-group of {spec.get('group_size')}"
-    if scheme != "per-channel":
-        return scheme
-    name = "per-token" if of_tokens and axis in (1, -1) else scheme
-    return name if axis is None else f"{name} (ch_axis={axis})"
+def _spec(spec: object, of_tokens: bool = False) -> tuple[str, str, bool | None, bool | None] | None:
+    """Dtype, granularity, symmetric, dynamic, of Quark's spec or of compressed-tensors'; None for none.
 
-
-# ---- compressed-tensors, ModelOpt -------------------------------------------------------------------------
-
-
-def _bits_word(spec: Mapping[str, Any]) -> str | None:
-    kind = "fp" if str(spec.get("type")).startswith("float") else "int"
-    return dtype_word(f"{kind}{spec.get('num_bits')}")
-
-
-def _groups(config: Mapping[str, Any], method: str) -> Quantization | None:
-    """The scheme of the group that targets all linear layers, else the first's; the others by their targets."""
-    excluded = _names(config.get("ignore"))
-    found: list[tuple[str, Quantization]] = []
-    for group in config["config_groups"].values():
-        weights = _spec(group.get("weights")) if isinstance(group, Mapping) else None
-        if weights is None or (dtype := _bits_word(weights)) is None:
-            continue
-        inputs = _spec(group.get("input_activations"))
-        scheme = Quantization(
-            method=method,
-            weight_dtype=dtype,
-            weight_granularity=_strategy(weights),
-            weight_symmetric=weights.get("symmetric"),
-            activation_dtype=_bits_word(inputs) if inputs else None,
-            activation_granularity=_strategy(inputs) if inputs else None,
-            activation_dynamic=bool(inputs.get("dynamic")) if inputs else None,
-            activation_symmetric=inputs.get("symmetric") if inputs else None,
-            excluded=excluded,
-        )
-        found.append((", ".join(_names(group.get("targets"))), scheme))
-    found.sort(key=lambda one: "Linear" not in one[0].split(", "))
-    if not found:
+    Of several that are applied in turn (Quark's W4A8) the last counts: it is what is stored. Quark calls activations
+    with a scale a token `per_channel` along axis 1.
+    """
+    spec = spec[-1] if isinstance(spec, list | tuple) and spec else spec
+    if not isinstance(spec, Mapping):
         return None
-    values = {name: getattr(found[0][1], name) for name in Quantization.__dataclass_fields__}
-    return Quantization(**values | {"others": tuple(found[1:])})
+    kind = "fp" if str(spec.get("type")).startswith("float") else "int"
+    dtype = dtype_word(spec["dtype"] if "dtype" in spec else f"{kind}{spec.get('num_bits')}")
+    size, block, axis = spec.get("group_size"), spec.get("block_structure"), spec.get("ch_axis")
+    word = str(spec.get("qscheme") or spec.get("strategy") or ("group" if size else "tensor"))
+    name = f"per-{word.removeprefix('per_').replace('_', '-')}"
+    if "group" in name and size:
+        name = f"per-group of {size}"
+    elif name == "per-block" and block:
+        name = f"per-block of {_times(block)}"
+    elif name == "per-channel" and axis is not None:
+        name = f"{'per-token' if of_tokens and axis in (1, -1) else name} (ch_axis={axis})"
+    dynamic = spec.get("is_dynamic", spec.get("dynamic"))
+    return (dtype, name, spec.get("symmetric"), None if dynamic is None else bool(dynamic)) if dtype else None
 
 
-def _strategy(spec: Mapping[str, Any]) -> str:
-    size, block = spec.get("group_size"), spec.get("block_structure")
-    strategy = spec.get("strategy") or ("group" if size else "tensor")
-    if "group" in str(strategy) and size:
-        return f"per-group of {size}"
-    if strategy == "block" and isinstance(block, list | tuple):
-        return f"per-block of {'x'.join(map(str, block))}"
-    return f"per-{str(strategy).replace('_', '-')}"
-
-
-# ---- the others -------------------------------------------------------------------------------------------
+def _times(block: object) -> str:
+    return "x".join(str(one) for one in _listed(block))
 
 
 def _plain(config: Mapping[str, Any], method: str) -> Quantization | None:
-    keys = ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules")
-    excluded = _names(*(config.get(key) for key in keys))
-    size, bits = config.get("group_size"), config.get("bits", 4)
-    group = f"per-group of {size}" if isinstance(size, int) and size > 0 else "per-channel"
-    if method in {"gptq", "awq", "gptq_marlin", "awq_marlin", "auto-round"} and (dtype := dtype_word(f"int{bits}")):
-        symmetric = config.get("sym", not config["zero_point"] if "zero_point" in config else None)
-        return Quantization(
-            method=method, weight_dtype=dtype, weight_granularity=group, weight_symmetric=symmetric, excluded=excluded
-        )
-    if method == "mxfp4":
-        return Quantization(method=method, weight_dtype="fp4", weight_granularity="per-group of 32", excluded=excluded)
-    algorithm = str(config.get("quant_algo", "")).upper() if method == "modelopt" else "FP8" * (method == "fp8")
+    size, block = config.get("group_size"), _listed(config.get("weight_block_size"))
+    if re.match(r"gptq|awq|auto-round", method):
+        dtype = f"int{config.get('bits', 4)}"
+        group = f"per-group of {size}" if isinstance(size, int) and size > 0 else "per-channel"
+        even = config.get("sym", not config["zero_point"] if "zero_point" in config else None)
+        return Quantization(method=method, weight_dtype=dtype, weight_granularity=group, weight_symmetric=even)
+    algorithm = "FP8" if method == "fp8" else str(config.get("quant_algo", method)).upper()
+    if algorithm == "MXFP4":
+        return Quantization(method=method, weight_dtype="fp4", weight_granularity="per-group of 32")
     if algorithm not in {"FP8", "NVFP4"}:
         return None
-    block = config.get("weight_block_size")
-    blocked = isinstance(block, list | tuple) and len(block) == 2
-    dtype = "fp8" if algorithm == "FP8" else "fp4"
-    granularity = f"per-block of {'x'.join(map(str, block))}" if blocked and block else "per-tensor"
+    four = algorithm == "NVFP4"
+    groups = "per-group of 16" if four else "per-tensor"
     return Quantization(
         method=method,
-        weight_dtype=dtype,
-        weight_granularity=granularity if dtype == "fp8" else "per-group of 16",
-        activation_dtype=dtype,
-        activation_granularity=(f"per-group of {block[1]}" if blocked and block else "per-tensor")
-        if dtype == "fp8"
-        else "per-group of 16",
-        activation_dynamic=config.get("activation_scheme", "dynamic" if dtype == "fp4" else "static") == "dynamic",
-        excluded=excluded,
+        weight_dtype="fp4" if four else "fp8",
+        weight_granularity=f"per-block of {_times(block)}" if block else groups,
+        activation_dtype="fp4" if four else "fp8",
+        activation_granularity=f"per-group of {block[-1]}" if block else groups,
+        activation_dynamic=four or config.get("activation_scheme") == "dynamic",
     )

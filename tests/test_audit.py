@@ -1,0 +1,244 @@
+"""`bench audit`: the verdict on the published card, consistent tables that it must accept, and mutations of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from driving import bench
+from hypothesis import given
+from hypothesis import strategies as st
+from runs_made import made_run
+from test_table import published
+
+from benchbench.analysis.audit import audit
+from benchbench.analysis.claims import Claims, claims_of_card, claims_of_csv
+from benchbench.record.model import ModelFacts
+from benchbench.report.audit import audit_markdown
+from benchbench.report.table import csv_table, markdown_table
+from benchbench.spec.hardware import accelerator
+
+HERE = Path(__file__).parent
+CARD = HERE / "data" / "published-card.md"
+DEVICE = accelerator("W7900D")
+DENSE = ModelFacts(parameters=8_000_000_000, active_parameters=8_000_000_000, weight_dtype="bf16", compute_dtype="bf16")
+GIB_IN_GB = 1.073741824
+
+
+@pytest.mark.parametrize(
+    ("golden", "options"),
+    [("audit_published.md", []), ("audit_published_real.md", ["--parameters", "228.7B", "--active", "10.4B"])],
+)
+def test_the_published_card(golden: str, options: list[str]) -> None:
+    result = bench("audit", CARD, *options)
+    assert result.exit_code == 4
+    assert result.stdout == (HERE / "golden" / golden).read_text(encoding="utf-8")
+
+
+def test_the_published_card_by_hand() -> None:
+    """The figures of the verdict, from the card's numbers alone: 456 B in INT8, and prompts at 8 x 122.64 TOP/s."""
+    claims = claims_of_card(CARD.read_text(encoding="utf-8"))
+    found = {one.code: one for one in audit(claims)}
+    assert set(found) == {"parameters_size", "ttft_bound", "ttft_falls", "decode"}
+    assert claims.size == pytest.approx((215e9, 215e9 * GIB_IN_GB))
+    assert claims.device is not None
+    assert (claims.device.name, claims.count) == ("AMD Radeon PRO W7900D", 8)
+    prompt_ms = 2 * 45.9e9 * 1024 / (8 * 122.64e12) * 1e3
+    assert f"at least {33 / 2 * prompt_ms:.1f} ms" in found["ttft_bound"].arithmetic[0]
+    assert f"possible with {int(170.8 / (33 / 2 * prompt_ms) * 1024)} of 1024" in found["ttft_bound"].arithmetic[0]
+    assert not any("in=128," in line for line in found["ttft_bound"].arithmetic)
+    assert [line.split(":")[0] for line in found["ttft_falls"].arithmetic] == [
+        "in=1024, out=256, batch=32",
+        "in=1024, out=1024, batch=32",
+    ]
+    assert "215.0 B to 230.9 B" in found["parameters_size"].arithmetic[0]
+
+
+def simulated(inputs: list[int], outputs: list[int], batches: list[int], slow: float, *, tpot: bool) -> Claims:
+    """What a server does that computes prompts one after another and then decodes, `slow` times the least time."""
+    assert DEVICE is not None
+    weights, kv = 16e9, 131072
+    rows = []
+    for size in inputs:
+        for output in outputs:
+            for batch in batches:
+                read, token = weights / DEVICE.bandwidth_bytes_s, 16e9 / DEVICE.flop_s["bf16"]
+                prompt = slow * (read + size * token)
+                context = size + output / 2
+                step = slow * (read + batch * token + batch * context * kv / DEVICE.bandwidth_bytes_s)
+                ttft, lasts = (batch + 1) / 2 * prompt, batch * prompt + (output - 1) * step
+                row: dict[str, Any] = {"input": size, "output": output, "batch": batch, "load": "static"}
+                row |= {"ttft_ms": 1e3 * ttft, "sys_tok_s": batch * output / lasts}
+                if tpot and output > 1:
+                    row["tpot_ms"] = 1e3 * (lasts - ttft) / (output - 1)
+                rows.append(row)
+    model = replace(DENSE, kv_bytes_per_token=kv)
+    return Claims(rows=tuple(rows), model=model, size=(16e9, 16e9), device=DEVICE, count=1)
+
+
+def axis(least: int, most: int) -> st.SearchStrategy[list[int]]:
+    return st.lists(st.integers(least, most), min_size=1, max_size=3, unique=True)
+
+
+@given(axis(1, 20000), axis(1, 4000), axis(1, 256), st.floats(1.0, 20.0), st.booleans())
+def test_consistent_tables_have_no_finding(
+    inputs: list[int], outputs: list[int], batches: list[int], slow: float, tpot: bool
+) -> None:
+    assert audit(simulated(inputs, outputs, batches, slow, tpot=tpot)) == []
+
+
+def scaled(name: str, factor: float, number: int = -1) -> Callable[[Claims], Claims]:
+    def change(claims: Claims) -> Claims:
+        rows = list(claims.rows)
+        rows[number] = {**rows[number], name: rows[number][name] * factor}
+        return replace(claims, rows=tuple(rows))
+
+    return change
+
+
+def of_model(**changes: Any) -> Callable[[Claims], Claims]:
+    return lambda claims: replace(claims, model=replace(claims.model, **changes))
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "severity"),
+    [
+        (scaled("ttft_ms", 0.02), "ttft_bound", "impossible"),
+        (scaled("ttft_ms", 0.02), "ttft_falls", "suspicious"),
+        (scaled("tpot_ms", 0.05), "tpot_bound", "impossible"),
+        (scaled("sys_tok_s", 40.0), "sys_tok_s_bound", "impossible"),
+        (scaled("sys_tok_s", 1.1), "rate", "impossible"),
+        (scaled("sys_tok_s", 0.5), "rate", "suspicious"),
+        (scaled("tpot_ms", 0.4), "decode", "suspicious"),
+        (scaled("sys_tok_s", 2.5), "scaling", "suspicious"),
+        (of_model(parameters=9_000_000_000), "parameters_size", "impossible"),
+        (of_model(parameters=3_000_000_000), "parameters_size", "suspicious"),
+        (of_model(experts=8, top_k=2, active_parameters=1_000_000_000), "active_share", "impossible"),
+        (of_model(active_parameters=9_000_000_000), "active_share", "impossible"),
+        (lambda claims: replace(claims, size=(60e9, 60e9)), "memory", "impossible"),
+        (lambda claims: replace(claims, device_memory=(24e9, 24e9)), "device_memory", "suspicious"),
+    ],
+)
+def test_each_finding(change: Callable[[Claims], Claims], code: str, severity: str) -> None:
+    claims = simulated([128, 2048], [64, 1024], [1, 2], 3.0, tpot=True)
+    assert audit(claims) == []
+    assert (code, severity) in {(one.code, one.severity) for one in audit(change(claims))}
+
+
+def test_a_mixture_of_experts_is_not_taken_for_dense() -> None:
+    """Without its active parameters there is no bound; with its routing the experts' share is one."""
+    claims = simulated([1024], [128], [8], 0.3, tpot=True)
+    assert any(one.code == "ttft_bound" for one in audit(claims))
+    unknown = of_model(architecture="MoE", active_parameters=None)(claims)
+    assert audit(unknown) == []
+    assert audit(of_model(experts=64, top_k=2)(unknown)) == []
+    assert audit(of_model(experts=64, top_k=48)(unknown)) != []
+
+
+def test_our_own_tables_are_read_back(tmp_path: Path) -> None:
+    rows = published()
+    keys = ("input", "output", "batch", "load", "ttft_ms", "sys_tok_s")
+    card = claims_of_card("Served on 4x NVIDIA H200\n\n" + markdown_table(rows))
+    assert [{key: row[key] for key in keys} for row in card.rows] == [{key: row[key] for key in keys} for row in rows]
+    assert (card.count, card.notes) == (4, ())
+    table = tmp_path / "summary.csv"
+    table.write_text(csv_table(rows), encoding="utf-8")
+    assert [row["ttft_ms_low"] for row in claims_of_csv(table.read_text()).rows] == pytest.approx(
+        [row["ttft_ms_low"] for row in rows]
+    )
+    assert bench("audit", table).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "expected"),
+    [
+        ("ISL | OSL | Concurrency | Mean TTFT (s) | Output throughput (tok/s)", "1,024 | 128 | 8 | 0.25* | 1,234.5",
+         {"input": 1024, "output": 128, "batch": 8, "load": "closed", "ttft_ms": 250.0, "sys_tok_s": 1234.5}),
+        ("Input tokens | Output tokens | Batch size | TTFT | TPOT (ms) | Total tok/s", "8 | 4 | 2 | 1.5 s | 7 | 99",
+         {"input": 8, "output": 4, "batch": 2, "load": "static", "ttft_ms": 1500.0, "tpot_ms": 7.0}),
+        ("Input | Output | Batch | TTFT (ms) | Sys tok/s", "8 | 4 | 2 | ~~3.0~~ | 5",
+         {"input": 8, "output": 4, "batch": 2, "load": "static", "sys_tok_s": 5.0}),
+    ],
+)  # fmt: skip
+def test_titles_of_others(header: str, row: str, expected: dict[str, Any]) -> None:
+    assert claims_of_card(f"| {header} |\n|{'---|' * header.count('|')}---|\n| {row} |\n").rows == (expected,)
+
+
+def test_tables_of_one_card_are_not_compared() -> None:
+    first, second = ("| Input | Output | Batch | TTFT (ms) |\n|---|---|---|---|\n" + row for row in
+                     ("| 8 | 4 | 2 | 90 |\n", "| 80 | 4 | 2 | 9 |\n"))  # fmt: skip
+    assert audit(claims_of_card(f"{first}\n{second}")) == []
+    assert audit(claims_of_card(first + second.splitlines()[2])) != []
+
+
+@pytest.mark.parametrize(
+    ("text", "parameters", "active"),
+    [
+        ("| Parameters | 456B total, ~45.9B active |", 456e9, 45.9e9),
+        ("Parameters: 229 billion (10 B active)", 229e9, 10e9),
+        ("# Qwen3-235B-A22B on one node", 235e9, 22e9),
+        ("**Total parameters:** 800M", 800e6, None),
+        ("A 70B parameter model", 70e9, None),
+    ],
+)
+def test_counts_of_parameters(text: str, parameters: float, active: float | None) -> None:
+    model = claims_of_card(text).model
+    assert (model.parameters, model.active_parameters) == (parameters, active)
+
+
+WORDS = ["| Input | Output | Batch | TTFT (ms) | Sys tok/s |\n", "|---|---|---|---|---|\n", "8 x NVIDIA H200", "TP=0",
+         "| Parameters |", "| 0 | 5 | 0 | 0.0 | 0 |\n", "9" * 400, "1,000", "B", " total", "W8A8", "W99A1", "top-9",
+         " 0 experts", "| Size | 1 GB", "0 GiB", "|", "\n", "~~", "active", "MoE",
+         ": ", "| 1 | 1 | 1 | 1 | 1 |\n"]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(WORDS) | st.text(max_size=5), max_size=30).map("".join))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    for read in (claims_of_card, claims_of_csv):
+        try:
+            claims = read(text)
+        except ValueError:
+            continue
+        audit_markdown(claims, audit(claims), "x")
+
+
+def test_a_run_and_its_own_verdict(tmp_path: Path) -> None:
+    data = {
+        "name": "audited",
+        "model": "m",
+        "engine": {"kind": "simulator"},
+        "grid": {"input": [128, 1024], "output": 8, "batch": 4},
+        "rounds": {"warmup": 0, "min": 2},
+        "prompts": {"vocab": [1000, 30000]},
+    }
+    run = made_run(tmp_path / "r", data, lambda cell, *_: (20.0 + cell.input / 100, 10.0))
+    assert "**Nothing found**" in bench("audit", run).stdout
+    bad = made_run(tmp_path / "b", data, lambda cell, *_: "cached_prefix" if cell.input == 128 else (20.0, 10.0))
+    result = bench("audit", bad, "--format", "json")
+    assert result.exit_code == 0
+    finding = json.loads(result.stdout)["findings"][0]
+    assert (finding["code"], finding["severity"]) == ("invalid", "suspicious")
+    assert "cached_prefix" in finding["arithmetic"][0]
+
+
+def test_bad_input_is_one_line(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.md"
+    empty.write_text("No table.\n")
+    for arguments, words in [
+        ([empty], "has no table"),
+        ([tmp_path / "none.md"], "cannot be read"),
+        ([tmp_path / "\n.csv"], "cannot be read"),
+        ([tmp_path], "not a run directory"),
+        ([CARD, "--parameters", "many"], "allowed: as 456B"),
+        ([CARD, "--hardware", "abacus"], "W7900D"),
+        ([CARD, "--weights", "int3"], "allowed: fp32"),
+        ([CARD, "--model", tmp_path], "config.json: cannot be read"),
+    ]:
+        result = bench("audit", *arguments)
+        assert result.exit_code == 2, result.output
+        assert len(result.stderr.splitlines()) == 1
+        assert words in result.stderr
