@@ -14,6 +14,7 @@ from servers import ScriptedServer
 
 from benchbench.engines.endpoint import INFO_CHARS, Access, Capabilities, attach
 from benchbench.engines.simulator import SimulatorProcess
+from benchbench.record.instrument import sentence, stored
 
 NO_METRICS = "no /metrics of vLLM's kind: preemptions, foreign load and prefix hits are not checked"
 SECRET = "sk-planted-secret"
@@ -155,3 +156,15 @@ def test_bench_check_says_what_answers_tell(tmp_path: Path, monkeypatch: pytest.
     assert "server: vllm, version unknown" in lines
     assert "its answers do not tell cached tokens (vLLM: --enable-prompt-tokens-details)" in lines
     assert "its answers do not tell the server's own times (vLLM: --enable-per-request-metrics)" in lines
+
+
+def test_bench_check_self_keeps_the_instruments_error_for_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    result = bench("check", "--self", "--streams", "2", "--rate", "50", "--seconds", "0.2", "--json")
+    ours = json.loads(result.stdout)["benchbench"]
+    found = stored()
+    assert found is not None
+    assert found.items() >= {**ours, "streams": 2, "tok_s": 100}.items()
+    assert "at 0.1k tok/s over 2 streams on this host" in sentence(found)

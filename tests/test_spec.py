@@ -292,10 +292,14 @@ def test_burstiness_belongs_to_gamma(load: Any) -> None:
     assert "only arrival: gamma" in messages(load, text + "load: {kind: open, burstiness: 0.5}")[0]
 
 
-@pytest.mark.parametrize("name", ["quickstart", "w7900d", "endpoint", "vllm-cpu"])
+H200 = ["h200/llama8b", "h200/m2-int8", "h200/llama8b-inprocess"]
+
+
+@pytest.mark.parametrize("name", ["quickstart", "w7900d", "endpoint", "vllm-cpu", *H200])
 def test_shipped_sweeps_load_and_survive_a_manifest(name: str) -> None:
     text = (SWEEPS / f"{name}.yaml").read_text()
-    assert text.startswith("# yaml-language-server: $schema=./sweep.schema.json\n")
+    up = "../" * name.count("/") or "./"
+    assert text.startswith(f"# yaml-language-server: $schema={up}sweep.schema.json\n")
     spec = load_spec(SWEEPS / f"{name}.yaml")
     again = spec_from_mapping(json.loads(spec.model_dump_json()), "manifest.json")
     assert again == spec == pickle.loads(pickle.dumps(spec))  # noqa: S301 # our own

@@ -27,11 +27,13 @@ class CheckFailedError(Exception):
 
 
 def check_instrument(streams: int, rate: float, seconds: float, url: str | None, *, as_json: bool) -> None:
-    """The instrument beside an aiohttp client; prints both."""
+    """The instrument beside an aiohttp client; prints both. Against the simulator it is stored for tables to print."""
     try:
         found = check_self(streams, rate, seconds, url)
     except (SimulatorError, WorkerDiedError, OSError) as error:
         raise CheckFailedError(1, f"bench check: {error}") from None
+    if url is None:
+        store({"streams": streams, "rate": rate, "tok_s": streams * rate, **found["benchbench"]})
     click.echo(json.dumps(found, indent=2) if as_json else check_text(found))
 
 

@@ -308,7 +308,7 @@ def check(
     """Before a sweep: is the server of FILE what it needs, and how large is the instrument's own error?
 
     With FILE: sends a few small batches, estimates time and KV need, then measures the instrument at the sweep's
-    highest event rate and stores the result for tables to print. With --self: the instrument alone.
+    highest event rate. With --self: the instrument alone. Both store its error, which tables then print.
     """
     from benchbench.cli import checks
 
