@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -41,7 +41,7 @@ class DirectWorker:
     Raises EngineError when the interpreter cannot be started.
     """
 
-    def __init__(self, engine: VllmInprocessEngine, model: str, log: Path, secrets: Sequence[str] = ()) -> None:
+    def __init__(self, engine: VllmInprocessEngine, model: str, log: Path) -> None:
         self.facts: dict[str, Any] = {}
         self._engine = engine
         ours, theirs = socketpair()
@@ -49,7 +49,7 @@ class DirectWorker:
         argv = [python_of(engine), "-m", "benchbench.direct", str(theirs.fileno())]
         cwd = engine.cwd and Path(engine.cwd).expanduser().absolute()
         try:
-            self.owned = Owned(argv, environment_of(engine), cwd, log, secrets, [theirs.fileno()])
+            self.owned = Owned(argv, environment_of(engine), cwd, log, [theirs.fileno()])
         except OSError as error:
             self._pipe.close()
             key = "venv" if engine.venv and not engine.python else "python"
