@@ -22,7 +22,7 @@ from benchbench.engines.endpoint import EngineError
 from benchbench.loadgen.job import AnswerJob
 
 if TYPE_CHECKING:
-    from benchbench.engines.metrics import ServerCounts
+    from benchbench.engines.metrics import Counts
     from benchbench.engines.vllm_inprocess import InprocessEngine
     from benchbench.loadgen.direct_loop import DirectRound, Turns
     from benchbench.loadgen.job import DirectJob
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from benchbench.record.requests import RoundColumns
 
 RESET_S = 30.0  # an engine that hangs does not answer to a reset either
-SETTLE_TRIES, SETTLE_S = 5, 0.05  # vLLM counts a step just after it has handed it out
 
 
 class Life:
@@ -80,6 +79,7 @@ class Life:
         self._jobs.put_nowait(None)
 
     async def _drive(self, job: DirectJob) -> tuple[RoundColumns | None, dict[str, Any]]:
+        from benchbench.engines.view import counted, settled
         from benchbench.loadgen.direct_loop import DirectRound
 
         driver = self._round = DirectRound(job, self._engine, self._turns)
@@ -89,11 +89,14 @@ class Life:
         before = self._engine.counts()
         columns = await driver.run()
         self._round = None
-        if columns is not None:
-            more["server"] = await self._counted(before, columns)
+        if columns is not None and (after := await settled(self._look, before, columns)):
+            more["server"] = counted(before, after, columns)
         spent, self._spent_ns = self._spent_ns, time.process_time_ns()
         more |= {"engine_died": driver.died, "worker_cpu_ns": self._spent_ns - spent}
         return columns, asdict(driver.facts) | more
+
+    async def _look(self) -> Counts:
+        return self._engine.counts()
 
     async def _answer(self, job: AnswerJob) -> list[Answer]:
         return [
@@ -107,18 +110,6 @@ class Life:
                 return await self._engine.reset_prefix_cache()
         except Exception:  # noqa: BLE001 - a dead or hung engine fails the round's requests too
             return False
-
-    async def _counted(self, before: ServerCounts, columns: RoundColumns) -> dict[str, Any]:
-        from benchbench.engines.view import counted, expected_generation
-
-        expected = expected_generation(before, columns)
-        after = self._engine.counts()
-        for _ in range(SETTLE_TRIES):
-            if after.generation_tokens is None or after.generation_tokens >= expected:
-                break
-            await asyncio.sleep(SETTLE_S)
-            after = self._engine.counts()
-        return counted(before, after, columns)
 
 
 async def _begin(pipe: Pipe[Any, Any], turns: Turns) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from benchbench import __version__
 from benchbench.engines.diagnosis import diagnose, plain
 from benchbench.engines.endpoint import EngineError
-from benchbench.engines.owned import Owned
-from benchbench.engines.vllm_serve import LaunchStoppedError, environment_of, flags, python_of
+from benchbench.engines.vllm_serve import LaunchStoppedError, failure, flags, own, python_of
 from benchbench.kernel import renice
 from benchbench.loadgen.worker import WorkerDiedError
 from benchbench.spec import VllmInprocessEngine
@@ -38,23 +37,20 @@ class DirectWorker:
 
     `facts`, once ready: `version` of vLLM, `vocab_size`, `max_model_len`, `kv_tokens` (the KV cache's capacity, None if
     not told), `config` (what the engine resolved its flags to), `notes`, `start_s`. The engine's output goes to `log`.
-    Raises EngineError when the interpreter cannot be started.
+    Raises EngineError when the interpreter cannot be started, OSError when the log cannot be written.
     """
 
-    def __init__(self, engine: VllmInprocessEngine, model: str, log: Path, secrets: Sequence[str] = ()) -> None:
+    def __init__(self, engine: VllmInprocessEngine, model: str, log: Path) -> None:
         self.facts: dict[str, Any] = {}
         self._engine = engine
         ours, theirs = socketpair()
         self._pipe = Pipe(ours.detach())
         argv = [python_of(engine), "-m", "benchbench.direct", str(theirs.fileno())]
-        cwd = engine.cwd and Path(engine.cwd).expanduser().absolute()
         try:
-            self.owned = Owned(argv, environment_of(engine), cwd, log, secrets, [theirs.fileno()])
-        except OSError as error:
+            self.owned = own(engine, argv, log, [theirs.fileno()])
+        except BaseException:
             self._pipe.close()
-            key = "venv" if engine.venv and not engine.python else "python"
-            key = "cwd" if cwd and str(error.filename) == str(cwd) else key
-            raise EngineError(f"cannot start {error.filename}: {error.strerror}", f"engine.{key}") from None
+            raise
         finally:
             theirs.close()
         self._send(flags({"model": model} | engine.args))
@@ -83,15 +79,16 @@ class DirectWorker:
         try:
             reply = self._receive(stop, _stopped, begun + limit_s, tick)
         except TimeoutError:
-            raise self._failure(f"not ready within {limit_s:g} s") from None
+            raise failure(self._engine, self.owned, f"start: not ready within {limit_s:g} s") from None
         except WorkerDiedError as error:
-            raise self._failure(str(error)) from None
+            raise failure(self._engine, self.owned, f"start: {error}") from None
         if isinstance(reply, tuple):
             message, key = reply
             if key:
                 raise EngineError(message, key)
             self._word()  # once it has ended, the log is whole
-            raise self._failure(diagnose(self.owned.text()).reason or message[:250])
+            reason = diagnose(self.owned.text()).reason or message[:250]
+            raise failure(self._engine, self.owned, f"start: {reason}")
         if reply["benchbench"] != __version__:
             message = f"{python_of(self._engine)} has benchbench {reply['benchbench']}, this is {__version__}"
             raise EngineError(message, "engine.python")
@@ -191,15 +188,6 @@ class DirectWorker:
         while (died := self.owned.died()) is None and (left := deadline - time.monotonic()) > 0:
             wait([self.owned.events_fd], left)
         return died
-
-    def _failure(self, what: str) -> EngineError:
-        """The error for a start that failed, with what its log says last."""
-        found = self.owned.diagnosis() or diagnose(self.owned.text())
-        reason = f": {found.reason}" if found.reason and found.reason not in what else ""
-        if "lacks the module" in reason:
-            reason += " (benchbench has to be installed beside vLLM)"
-        key = "engine.args.model" if found.key == "model" and "model" in self._engine.args else found.key
-        return EngineError(f"start: {what}{reason}", key, lines=(*found.lines, f"whole log: {self.owned.log}"))
 
 
 def _stopped() -> float:

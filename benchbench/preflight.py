@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchbench.engines.metrics import scrape
+from benchbench.engines.metrics import look
 from benchbench.engines.opening import Hooks, Opened
 from benchbench.inprocess import DirectWorker
 from benchbench.loadgen.worker import Worker
@@ -83,7 +84,8 @@ def _check_one(plan: Plan, progress: Callable[[str, float, str], None]) -> Prefl
     logs = Path(tempfile.mkdtemp(prefix="bench-check-"))  # stays when the start fails: its message names the log
     with start_engine(plan, Hooks(logs, progress)) as (opened, worker):
         probes = [_probe(worker, opened, cell) for cell in _extremes(plan.cells)]
-        counts = scrape(base_url(opened.url), opened.access) if opened.url and opened.capabilities.metrics else None
+        has_counts = bool(opened.url) and opened.capabilities.metrics
+        counts = asyncio.run(look(base_url(opened.url), opened.access)) if has_counts else None
     shutil.rmtree(logs)
     found = opened.capabilities
     lines = [f"server: {found.kind or 'unknown'}, version {found.version or 'unknown'}", *opened.notes]
@@ -97,7 +99,7 @@ def _check_one(plan: Plan, progress: Callable[[str, float, str], None]) -> Prefl
         for probe in good
     ]
     need = max((cell.input + cell.output) * _in_flight(cell) for cell in plan.cells)
-    capacity = counts.kv_tokens if counts else opened.start.get("kv_tokens")
+    capacity = counts.get("kv_tokens") if counts else opened.start.get("kv_tokens")
     lines.append(f"KV cache: {need:,} tokens at most; the server holds {f'{capacity:,}' if capacity else 'unknown'}")
     if capacity and need > capacity:
         problems.append(f"the largest cell needs {need:,} tokens of KV cache, the server holds {capacity:,}")

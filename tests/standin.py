@@ -121,7 +121,7 @@ def main() -> None:
         daemon()
         os.wait()
     if "secret" in MODES:
-        say("the token is", os.environ["A_TOKEN"], "and the other", os.environ["OTHER"])
+        say("the token is", os.environ["A_TOKEN"], "and the other", os.environ["OTHER_KEY"])
     say("listening")
     while True:
         server.handle_request()

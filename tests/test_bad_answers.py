@@ -108,15 +108,19 @@ FAILURES: dict[str, tuple[Answer, tuple[str, str, str]]] = {
     ),
     "not HTTP": (
         lambda _: [b"SSH-2.0-OpenSSH_9.6\r\n", HANG],
-        ("protocol", "wait", "not an HTTP response: it begins b'SSH-2.0-OpenSSH_9.6"),
+        ("protocol", "wait", "not an HTTP response (Expected HTTP/"),
     ),
     "broken HTTP head": (
         lambda _: [b"HTTP/1.1 abc\r\n\r\n", HANG],
         ("protocol", "wait", "not an HTTP response ("),
     ),
+    "another protocol from here on": (
+        lambda _: [b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n", HANG],
+        ("status", "wait", "status 101: no message"),
+    ),
     "broken chunks": (
         lambda _: [CHUNKED, b"zz\r\nhello\r\n\r\n", HANG],
-        ("protocol", "wait", "broken chunk framing: b'zz'"),
+        ("protocol", "wait", "broken HTTP framing: Invalid character in chunk size"),
     ),
     "output too short": (
         lambda ask: completion(ask, 4),

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -55,9 +56,9 @@ class Launches:
     def argv(self) -> list[str]:
         return [sys.executable, STANDIN, "--port", str(self.port)]
 
-    def own(self, modes: str = "", secrets: tuple[str, ...] = (), **more: str) -> Owned:
+    def own(self, modes: str = "", **more: str) -> Owned:
         """A stand-in that listens, told to be ready."""
-        owned = Owned(self.argv(), self.env(modes, **more), None, self.folder / "log", secrets, grace_s=0.5)
+        owned = Owned(self.argv(), self.env(modes, **more), None, self.folder / "log", grace_s=0.5)
         eventually(self.listens)
         owned.ready()
         return owned
@@ -172,7 +173,7 @@ def test_what_cannot_be_started(launches: Launches) -> None:
 def test_descriptors_pass_through_and_end_with_the_engine(launches: Launches) -> None:
     ours, theirs = socket.socketpair()
     code = f"import socket; socket.socket(fileno={theirs.fileno()}).send(b'here')"
-    with Owned([sys.executable, "-c", code], launches.env(), None, launches.folder / "log", (), [theirs.fileno()]):
+    with Owned([sys.executable, "-c", code], launches.env(), None, launches.folder / "log", [theirs.fileno()]):
         theirs.close()
         with ours:
             ours.settimeout(PATIENCE_S)
@@ -184,7 +185,7 @@ def test_descriptors_pass_through_and_end_with_the_engine(launches: Launches) ->
 
 
 def test_secrets_stay_out_of_the_log_and_of_command_lines(launches: Launches) -> None:
-    with launches.own("secret", ("OTHER",), A_TOKEN="hf_abcdefgh", OTHER="plain words") as owned:
+    with launches.own("secret", A_TOKEN="hf_abcdefgh", OTHER_KEY="plain words") as owned:
         assert "the token is *** and the other ***" in owned.text()
         said = [word for process in psutil.Process().children(recursive=True) for word in process.cmdline()]
         assert not any("hf_abcdefgh" in word or "plain words" in word for word in said)
@@ -206,14 +207,14 @@ def test_no_secret_survives_however_the_output_is_cut(pieces: list[str], cuts: l
         for cut in cuts * len(data):
             log.write(rest[:cut])
             rest = rest[cut:]
-            assert len(log._rest) <= 64 + 50 + 2 * 16
+            assert len(log._rest) <= 64
             if not rest:
                 break
         log.write(b"", last=True)
     written = Path(f"/proc/self/fd/{read}").read_bytes()
     os.close(read)
     assert b"hunter2" not in written
-    if b"hunter2" not in data:
+    if b"hunter2" not in data and all(len(line) <= 64 for line in re.split(rb"[\n\r]", data)):
         assert written == data
 
 
@@ -301,7 +302,7 @@ def test_a_server_for_as_long_as_the_block_runs(launches: Launches, monkeypatch:
     monkeypatch.setattr(vllm_serve, "PROGRESS_S", 0)
     told: list[float] = []
     engine = launches.engine(
-        "locked secret", api_key_env="MY_KEY", args={"model": "folder"}, env={"A_TOKEN": "hf_abcdefgh", "OTHER": ""}
+        "locked secret", api_key_env="MY_KEY", args={"model": "folder"}, env={"A_TOKEN": "hf_abcdefgh", "OTHER_KEY": ""}
     )
     for number in (1, 2):
         with serve(engine, "sim", launches.folder, progress=lambda seconds, _: told.append(seconds)) as served:

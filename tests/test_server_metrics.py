@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from answers import Ask, Script, completion, head
 from hypothesis import given
@@ -18,18 +19,10 @@ from hypothesis import strategies as st
 from servers import ScriptedServer
 
 from benchbench.engines.endpoint import Access
-from benchbench.engines.metrics import (
-    Counters,
-    Reconciled,
-    ServerCounts,
-    ServerDelta,
-    delta,
-    parse,
-    reconcile,
-    scrape,
-    settled,
-)
+from benchbench.engines.metrics import Counts, grown, look, parse
 from benchbench.engines.simulator import SimulatorProcess
+from benchbench.engines.view import LOOKS, counted, settled
+from benchbench.record.requests import RoundColumns
 
 PAGE = (Path(__file__).parent / "data" / "vllm-metrics.txt").read_text()
 SERIES = {
@@ -43,26 +36,22 @@ SERIES = {
     "queue_count": "request_queue_time_seconds_count",
     "ttft_s_sum": "time_to_first_token_seconds_sum",
     "ttft_count": "time_to_first_token_seconds_count",
-    "running": "num_requests_running",
-    "waiting": "num_requests_waiting",
 }
-REAL = ServerCounts(
-    prompt_tokens=62,
-    generation_tokens=57,
-    prefix_queries=62,
-    prefix_hits=0,
-    preemptions=0,
-    requests_finished=14,
-    queue_s_sum=0.0004423250006766466,
-    queue_count=14,
-    ttft_s_sum=38.82072448730469,
-    ttft_count=14,
-    running=0,
-    waiting=0,
-    kv_tokens=8192 * 128,
-    started_s=1795422429.4,
-    engines=1,
-)
+REAL: Counts = {
+    "prompt_tokens": 62,
+    "generation_tokens": 57,
+    "prefix_queries": 62,
+    "prefix_hits": 0,
+    "preemptions": 0,
+    "requests_finished": 14,
+    "queue_s_sum": 0.0004423250006766466,
+    "queue_count": 14,
+    "ttft_s_sum": 38.82072448730469,
+    "ttft_count": 14,
+    "kv_tokens": 8192 * 128,
+    "started_s": 1795422429.4,
+    "engines": 1,
+}
 counts = st.integers(0, 10**12)
 
 
@@ -93,20 +82,19 @@ def test_counters_add_up_over_engines_and_models_and_what_is_not_said_is_none(
         for model in range(models)
         for number, values in enumerate(engines)
     )
-    found = asdict(parse(page))
+    found = parse(page)
     for name in SERIES:
         said = [values[name] for values in engines if name in values]
-        assert found[name] == (sum(said) * models if said else None), name
+        assert found.get(name) == (sum(said) * models if said else None), name
     assert found["engines"] == len(engines)
-    assert found["kv_tokens"] is None
-    assert found["started_s"] is None
+    assert not found.keys() & {"kv_tokens", "started_s"}
 
 
 def test_hits_behind_a_kv_connector_are_hits_and_what_is_no_number_is_not_said() -> None:
     page = (
         lines({"prefix_hits": 3}) + 'vllm:external_prefix_cache_hits_total{engine="0"} 4.0\nvllm:num_preemptions NaN\n'
     )
-    assert parse(page) == ServerCounts(prefix_hits=7, engines=1)
+    assert parse(page) == {"prefix_hits": 7, "engines": 1}
 
 
 @pytest.mark.parametrize(
@@ -121,49 +109,74 @@ def test_hits_behind_a_kv_connector_are_hits_and_what_is_no_number_is_not_said()
 )
 def test_the_capacity_of_the_kv_cache(configs: list[str], expected: int | None) -> None:
     page = "".join(f'vllm:cache_config_info{{engine="{k}",{text}}} 1.0\n' for k, text in enumerate(configs))
-    assert parse(page).kv_tokens == expected
+    assert parse(page).get("kv_tokens") == expected
 
 
-NAMES = [field.name for field in fields(Counters)]
+@st.composite
+def columns(draw: st.DrawFn) -> RoundColumns:
+    """Lengths of a round: as `usage` tells them (-1: it does not), as asked, and as received in one event each."""
+    told = draw(st.lists(st.tuples(st.integers(-1, 50), st.integers(-1, 50)), min_size=1, max_size=4))
+    count = len(told)
+    return {  # type: ignore[return-value] # those that are looked at
+        "status": ["ok"] * count,
+        "input_tokens": np.array([one for one, _ in told]),
+        "output_tokens": np.array([one for _, one in told]),
+        "asked_input_tokens": np.array(draw(st.lists(st.integers(1, 50), min_size=count, max_size=count))),
+        "event_offsets": np.arange(count + 1),
+        "event_tokens": np.array(draw(st.lists(st.integers(1, 50), min_size=count, max_size=count))),
+    }
 
 
-def looks(values: dict[str, int | None]) -> ServerCounts:
-    return ServerCounts(**values, started_s=1.0)
+def made(prompt: int, output: int) -> RoundColumns:
+    """A round of one request with these lengths."""
+    one = {"input_tokens": prompt, "output_tokens": output, "asked_input_tokens": prompt, "event_tokens": output}
+    return {name: np.array([value]) for name, value in one.items()} | {  # type: ignore[return-value]
+        "status": ["ok"],
+        "event_offsets": np.array([0, 1]),
+    }
 
 
-@given(st.fixed_dictionaries({name: st.tuples(counts | st.none(), counts | st.none()) for name in NAMES}))
-def test_a_delta_says_what_grew_or_that_it_cannot(values: dict[str, tuple[int | None, int | None]]) -> None:
-    before = looks({name: old for name, (old, _) in values.items()})
-    after = looks({name: new for name, (_, new) in values.items()})
-    found = delta(before, after)
-    changes = {n: new - old if None not in (old, new) else None for n, (old, new) in values.items()}  # type: ignore[operator]
-    if any(change is not None and change < 0 for change in changes.values()):
-        assert found == ServerDelta(replicas=True)
-    else:
-        assert asdict(found) == {**changes, "replicas": False}
-    assert delta(before, replace(before, started_s=2.0)).replicas
-    assert delta(before, replace(before, engines=3)).replicas
-    assert not delta(before, before).replicas
+LOOK = st.dictionaries(st.sampled_from(sorted(SERIES)), counts)
 
 
-@given(counts, counts, counts, counts)
-def test_reconciled_with_ours(served_in: int, served_out: int, ours_in: int, ours_out: int) -> None:
-    found = reconcile(ServerDelta(prompt_tokens=served_in, generation_tokens=served_out), ours_in, ours_out)
-    assert found.foreign_prompt is not None
-    assert found.foreign_generation is not None
-    assert found.missing is not None
-    # What is ours and what is not make up what was served.
-    assert (
-        ours_in + ours_out + found.foreign_prompt + found.foreign_generation - found.missing == served_in + served_out
-    )
-    assert min(found.foreign_prompt, found.foreign_generation, found.missing) >= 0
-    assert (found.foreign_prompt > 0) == (served_in > ours_in)
-    assert (found.foreign_generation > 0) == (served_out > ours_out)
+@given(LOOK, LOOK)
+def test_a_change_says_what_grew_or_that_it_cannot(before: Counts, after: Counts) -> None:
+    changes = {name: after[name] - before[name] for name in before.keys() & after.keys()}
+    assert grown(before, after) == (None if any(change < 0 for change in changes.values()) else changes)
+    assert grown(before, {**before, "started_s": 2.0}) is None
+    assert grown(before, {**before, "engines": 3}) is None
+    assert grown(before, before) is not None
+
+
+@given(counts, counts, columns())
+def test_what_was_served_is_ours_foreign_or_missing(prompt: int, output: int, ours: RoundColumns) -> None:
+    found = counted(dict.fromkeys(OURS, 0), {"prompt_tokens": prompt, "generation_tokens": output}, ours)
+    pairs = ((prompt, *lengths(ours, *INPUT)), (output, *lengths(ours, *OUTPUT)))
+    assert found["foreign_tokens"] == sum(max(0, served - most) for served, _, most in pairs)
+    assert found["missing_tokens"] == sum(max(0, told - served) for served, told, _ in pairs)
+    assert not found["replicas"]
+    ours["status"][0] = "failed"
+    failed = counted(dict.fromkeys(OURS, 0), {"prompt_tokens": prompt, "generation_tokens": output}, ours)
+    assert failed == {"prompt_tokens": prompt, "generation_tokens": output, "replicas": False}
+
+
+OURS = ("prompt_tokens", "generation_tokens")
+INPUT, OUTPUT = ("input_tokens", "asked_input_tokens"), ("output_tokens", "event_tokens")
+
+
+def lengths(ours: RoundColumns, usage: str, seen: str) -> tuple[int, int]:
+    """(told, the most that are ours), request by request."""
+    pairs = [(int(told), int(other)) for told, other in zip(ours[usage], ours[seen], strict=True)]  # type: ignore[literal-required]
+    return sum(other if told < 0 else told for told, other in pairs), sum(max(pair) for pair in pairs)
 
 
 def test_what_the_server_does_not_say_is_not_reconciled() -> None:
-    assert reconcile(ServerDelta(replicas=True), 5, 5) == Reconciled(None, None, None)
-    assert reconcile(ServerDelta(generation_tokens=3), 5, 5) == Reconciled(None, 0, 2)
+    assert counted({"started_s": 1.0}, {"started_s": 2.0}, made(5, 5)) == {"replicas": True}
+    assert counted({"engines": 1}, {"engines": 1}, made(5, 5)) == {"replicas": False}
+    found = counted({"generation_tokens": 0}, {"generation_tokens": 3}, made(5, 5))
+    assert found == {"generation_tokens": 3, "replicas": False, "foreign_tokens": 0, "missing_tokens": 2}
+    hits: Counts = {"prompt_tokens": 0, "prefix_hits": 0}
+    assert counted(hits, {"prompt_tokens": 1, "prefix_hits": 4}, made(5, 5))["missing_tokens"] == 0
 
 
 @pytest.mark.parametrize(
@@ -174,20 +187,23 @@ def test_what_the_server_does_not_say_is_not_reconciled() -> None:
         ([90, None, 95, 96, 97, 98], 97, 5),
         ([90, None, None, None, None], 90, 5),
         ([None] * 5, None, 5),
+        ([0, 100], 0, 1),
     ],
 )
-def test_looks_again_until_the_last_step_is_counted(seen: list[int | None], last: int | None, looked: int) -> None:
-    pages: Iterator[ServerCounts | None] = iter(
-        [None if tokens is None else ServerCounts(generation_tokens=tokens) for tokens in seen]
-    )
-    found = settled(lambda: next(pages), 100, tries=5, pause_s=0)
-    assert (found and found.generation_tokens) == last
+def test_looks_again_until_the_last_step_is_counted(
+    seen: list[int | None], last: int | None, looked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchbench.engines.view.PAUSE_S", 0)
+    name = "generation_tokens" if 0 not in seen else "prompt_tokens"  # one that is never told is not waited for
+    pages = iter([None if tokens is None else {name: float(tokens)} for tokens in seen])
+
+    async def looking() -> Counts | None:
+        return next(pages)
+
+    found = asyncio.run(settled(looking, {"generation_tokens": 60}, made(7, 40)))
+    assert (found and found[name]) == last
     assert len(list(pages)) == len(seen) - looked
-
-
-def test_does_not_wait_for_a_count_that_is_never_told() -> None:
-    pages = iter([ServerCounts(running=0)])
-    assert settled(lambda: next(pages), 100, pause_s=0) == ServerCounts(running=0)
+    assert looked <= LOOKS
 
 
 def test_the_simulators_counters_are_what_was_asked_of_it() -> None:
@@ -200,21 +216,20 @@ def test_the_simulators_counters_are_what_was_asked_of_it() -> None:
             answer.read()
 
     with SimulatorProcess("tiny") as server:
-        before = scrape(server.url, Access())
+        before = asyncio.run(look(server.url, Access()))
         assert before is not None
         ask(server, list(range(1000, 1064)), 7)
         ask(server, list(range(1000, 1064)), 9)
-        after = settled(lambda: scrape(server.url, Access()), (before.generation_tokens or 0) + 16)
+        after = asyncio.run(settled(partial(look, server.url, Access()), before, made(100, 16)))
         assert after is not None
-    found = delta(before, after)
-    assert (found.prompt_tokens, found.generation_tokens, found.requests_finished) == (128, 16, 2)
-    assert (found.prefix_queries, found.preemptions, found.ttft_count, found.queue_count) == (128, 0, 2, 2)
-    assert found.prefix_hits, "the second prompt is the first's"
-    assert found.ttft_s_sum is not None
-    assert found.ttft_s_sum > 0
-    assert (after.running, after.waiting) == (0, 0)
-    assert after.kv_tokens
-    assert reconcile(found, 100, 16) == Reconciled(28, 0, 0)
+    found = counted(before, after, made(100, 16))
+    assert (found["prompt_tokens"], found["generation_tokens"], found["requests_finished"]) == (128, 16, 2)
+    assert (found["prefix_queries"], found["preemptions"]) == (128, 0)
+    assert (found["ttft_count"], found["queue_count"]) == (2, 2)
+    assert found["prefix_hits"], "the second prompt is the first's"
+    assert found["ttft_s_sum"] > 0
+    assert after["kv_tokens"]
+    assert (found["foreign_tokens"], found["missing_tokens"]) == (28, 0)
 
 
 @pytest.mark.parametrize(
@@ -233,13 +248,13 @@ def test_a_page_that_is_not_vllms_says_nothing(page: bytes | None, monkeypatch: 
     ordinary = ScriptedServer._script
     monkeypatch.setattr(ScriptedServer, "_script", script)
     with ScriptedServer(completion) as server:
-        assert scrape(server.url, Access()) is None
+        assert asyncio.run(look(server.url, Access())) is None
 
 
 def test_nobody_there_says_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    assert scrape(f"http://127.0.0.1:{port}", Access()) is None
+    assert asyncio.run(look(f"http://127.0.0.1:{port}", Access())) is None
 
 
 def test_nothing_heavy_is_imported_before_it_is_used() -> None:

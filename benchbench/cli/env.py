@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -11,11 +13,12 @@ from typing import Any
 from benchbench.cli.text import one_line
 from benchbench.engines.endpoint import EngineError, attach
 from benchbench.engines.opening import access_of
+from benchbench.engines.vllm_serve import python_of
 from benchbench.record.devices import device_facts
-from benchbench.record.engine_side import side_of
+from benchbench.record.engine_side import engine_environment, side_of
 from benchbench.record.environment import environment, spec_hash
 from benchbench.record.secrets import masked
-from benchbench.spec import EndpointEngine, SweepSpec
+from benchbench.spec import EndpointEngine, Engine, SweepSpec, VllmInprocessEngine, VllmServeEngine
 from benchbench.spec.plan import variant_spec
 from benchbench.spec.values import base_url
 
@@ -42,8 +45,17 @@ def _engine(spec: SweepSpec) -> dict[str, Any]:
             found["engine"] = asdict(attach(base_url(spec.engine.url), spec.model, access))
         except EngineError as error:
             found["engine"] = {"notes": [str(error)]}
-    found["engine_environment"] = side_of(spec.engine)
+    found["engine_environment"] = _side(spec.engine)
     return found
+
+
+def _side(engine: Engine) -> dict[str, Any]:
+    if not isinstance(engine, VllmServeEngine | VllmInprocessEngine):
+        return side_of(engine)
+    env = {**os.environ, **{name: str(value) for name, value in engine.env.items()}}
+    own = isinstance(engine, VllmServeEngine) and engine.command is not None and engine.command[0] != "python"
+    told = engine.python or engine.venv or not own
+    return engine_environment(env, shutil.which(python_of(engine), path=env.get("PATH")) if told else None)
 
 
 def text(found: Mapping[str, Any]) -> str:

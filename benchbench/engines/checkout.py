@@ -31,11 +31,11 @@ from benchbench.engines.diagnosis import plain
 from benchbench.engines.endpoint import EngineError
 from benchbench.engines.opening import Hooks
 from benchbench.engines.owned import Owned
-from benchbench.engines.vllm_serve import LaunchStoppedError
+from benchbench.engines.vllm_serve import Launched, LaunchStoppedError
 from benchbench.record.instrument import store_path
 from benchbench.record.secrets import mask_text, masked, secrets_of
 from benchbench.record.store import replace_file
-from benchbench.spec import Git, VllmInprocessEngine, VllmServeEngine
+from benchbench.spec import Git, VllmServeEngine
 
 DIFF_BYTES = 1 << 20  # of a checkout's own changes, more are cut off
 STATUS_LINES = 200
@@ -52,8 +52,6 @@ _READ_ONLY = {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1"}
 _ACCESS = ("GIT_SSH", "GIT_SSL_", "GIT_PROXY_", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM")
 _SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _REMOTE = re.compile(r"[\w+.-]+://|[^/:]+:")  # a URL, or HOST:PATH as ssh takes it
-
-Launched = VllmServeEngine | VllmInprocessEngine
 
 
 class MovedRefError(EngineError):

@@ -29,10 +29,10 @@ _TEXT_BYTES = 1 << 19  # a log's end in which reasons are looked for
 class Owned:
     """A process and all its descendants; a context manager.
 
-    `log` is appended to: the engine's output, without the values of variables of `env` with telling names, nor of
-    those named in `secrets`. `pass_fds` are inherited with their numbers; close ours afterwards. `grace_s`: from
-    SIGTERM to the first process until all are told. `nice`: their priority, if not 0. Raises OSError, as subprocess
-    does, when `argv` cannot be started in `cwd`.
+    `log` is appended to: the engine's output, without the values of variables of `env` with telling names. `pass_fds`
+    are inherited with their numbers; close ours afterwards. `grace_s`: from SIGTERM to the first process until all are
+    told. `nice`: their priority, if not 0. `code`: the first process's exit code, as subprocess has it; None while it
+    runs, and where its end was not seen. Raises OSError, as subprocess does, when `argv` cannot be started in `cwd`.
     """
 
     def __init__(
@@ -41,7 +41,6 @@ class Owned:
         env: Mapping[str, str],
         cwd: str | Path | None,
         log: Path,
-        secrets: Sequence[str] = (),
         pass_fds: Sequence[int] = (),
         *,
         grace_s: float | None = None,
@@ -49,11 +48,10 @@ class Owned:
     ) -> None:
         self.log, self._grace_s = Path(log), GRACE_S if grace_s is None else grace_s
         self._mark, self._known = uuid.uuid4().hex, shared_memory()
-        self._code: int | None = None
+        self.code: int | None = None
         self._lost: dict[str, Any] | None = None
         self._failed: dict[str, Any] | None = None
-        self._stopped: dict[str, Any] | None = None
-        self._closing = self._ended = self._orphaned = False
+        self._closing = self._ended = self._orphaned = self._stopped = False
         self._said = b""
         self.pid = 0
         self.ranks: dict[int, str] | None = None
@@ -62,7 +60,6 @@ class Owned:
             "env": {**env, _MARK: self._mark},
             "cwd": None if cwd is None else str(cwd),
             "pass_fds": list(pass_fds),
-            "secrets": list(secrets),
             "grace_s": self._grace_s,
             "nice": nice,
             "known": sorted(self._known),
@@ -111,11 +108,6 @@ class Owned:
         while self.ranks is None and not self._ended:
             self._read(None)
 
-    @property
-    def left(self) -> list[int]:
-        """After `close`: pids that even SIGKILL did not end, as in a call of a driver that hangs."""
-        return list(self._stopped["left"]) if self._stopped else []
-
     def died(self) -> str | None:
         """Why the engine is gone or cannot work any more, in one line; None while nothing is known against it.
 
@@ -125,22 +117,17 @@ class Owned:
         found = self.diagnosis()
         return None if found is None else self._how() + (f": {found.reason}" if found.reason else "")
 
-    @property
-    def code(self) -> int | None:
-        """The first process's exit code, as subprocess has it; None while it runs, and where its end was not seen."""
-        return self._code
-
     def diagnosis(self) -> Diagnosis | None:
         """What the log says about the engine's end; None while it lives."""
-        if self._code is None and self._lost is None and not self._orphaned:
+        if self.code is None and self._lost is None and not self._orphaned:
             return None
-        return diagnose(self.text(), self._code)
+        return diagnose(self.text(), self.code)
 
     def _how(self) -> str:
         if self._lost is not None:
             by = self._lost["signal"]
             return f"the engine lost {self._lost['name']} (pid {self._lost['pid']}), which {_ended_by(-by or None)}"
-        return "the engine's supervisor ended" if self._code is None else f"the engine {_ended_by(self._code)}"
+        return "the engine's supervisor ended" if self.code is None else f"the engine {_ended_by(self.code)}"
 
     def text(self) -> str:
         """What the engine has written until it was told to end, the last half MiB of it."""
@@ -172,7 +159,7 @@ class Owned:
         self._ended = True
         if self._process.stdout:
             self._process.stdout.close()
-        if self._stopped is None and self._failed is None:
+        if not self._stopped and self._failed is None:
             self._kill_orphans()
 
     # ---- The supervisor -----------------------------------------------------------------------------------
@@ -204,11 +191,11 @@ class Owned:
         elif kind == "lost":
             self._lost = self._lost or event
         elif kind == "exited" and not event["asked"]:
-            self._code = event["code"]
+            self.code = event["code"]
         elif kind == "stopping":
             self._log_end = event["log_bytes"]
         elif kind == "stopped":
-            self._stopped = event
+            self._stopped = True
 
     def _kill_orphans(self) -> None:
         """The supervisor was killed: find what it left by its session and by our mark in its environment."""

@@ -1,7 +1,7 @@
 """`python -m benchbench.engines.supervisor`: starts an engine's processes and ends them all, on every way out.
 
-The first line of standard input is JSON: argv, env, cwd, pass_fds, secrets (names of variables), grace_s, nice, and
-known (segments of shared memory that were there before). Later a line "ready" has it watch the engine's ranks. The
+The first line of standard input is JSON: argv, env, cwd, pass_fds, grace_s, nice, and known (segments of shared memory
+that were there before). Later a line "ready" has it watch the engine's ranks. The
 end of input, which comes also when whoever started it was killed, or SIGTERM or SIGINT has it stop everything.
 
 Standard output has one line of JSON for each event:
@@ -11,7 +11,7 @@ Standard output has one line of JSON for each event:
 - `lost` (pid, name, signal): a rank has ended though the first process lives. signal 0: not known;
 - `exited` (code, asked): the first process has ended, code as subprocess has it; asked: after our SIGTERM;
 - `stopping` (log_bytes): what the log says beyond this follows from our SIGTERM;
-- `stopped` (killed, left): nothing is left, but for the pids in `left`, which even SIGKILL did not end.
+- `stopped`: nothing is left but what even SIGKILL did not end.
 
 Standard error is the log: the engine's output by whole lines, values of secret variables replaced.
 """
@@ -36,7 +36,7 @@ import psutil
 
 from benchbench.engines.processes import in_session, is_tracker, living, segments, unlink_unheld, words
 from benchbench.kernel import adopt_orphans, die_with_parent, yield_to_others
-from benchbench.record.secrets import SHORTEST, mask_text, secrets_of
+from benchbench.record.secrets import mask_text, secrets_of
 
 REASON_S = 3.0  # a tree that lost a rank may end by itself within this, having logged why
 SETTLE_S = 1.0  # the others see that the first process has ended, and end
@@ -44,9 +44,8 @@ TERM_S = 3.0  # from SIGTERM to SIGKILL
 KILL_S = 20.0  # a process in an uninterruptible call cannot be killed: give up after this
 TRACKER_S = 3.0  # a resource tracker unlinks what the others left
 TURN_S = 0.05  # between two looks at the processes while they end
-POLL_S = 0.2  # between two looks at the ranks where the kernel does not tell
 
-LINE_BYTES = 1 << 16  # an unfinished line longer than this is logged in pieces
+LINE_BYTES = 1 << 16  # what is longer of an unfinished line is not logged
 LOG_BYTES = 64 << 20  # a log that has grown to this begins again: no server fills a disk
 
 
@@ -55,20 +54,13 @@ class Log:
 
     def __init__(self, fd: int, secrets: Iterable[str]) -> None:
         self._fd, self._rest, self._bytes = fd, b"", 0
-        lines = {line for secret in secrets for line in secret.splitlines() if len(line) >= SHORTEST}
-        self._secrets = sorted(lines, key=len, reverse=True)
-        self._longest = max((len(os.fsencode(line)) for line in lines), default=1)
+        self._secrets = {line for secret in secrets for line in secret.splitlines()}
 
     def write(self, data: bytes, *, last: bool = False) -> None:
         """Take what was read; `last`: no more comes, so an unfinished line is one."""
         rest = self._rest + data
         end = len(rest) if last else max(rest.rfind(b"\n"), rest.rfind(b"\r")) + 1
-        if not end and len(rest) > LINE_BYTES:
-            end = max(0, len(rest) - self._longest + 1)  # what follows may be the start of a secret
-            for secret in map(os.fsencode, self._secrets):  # none is cut in two
-                at = rest.find(secret, max(0, end - len(secret) + 1))
-                end = min(end, at) if at >= 0 else end
-        said, self._rest = rest[:end], rest[end:]
+        said, self._rest = rest[:end], rest[end : end + LINE_BYTES]
         done = mask_text(said.decode(errors="surrogateescape"), self._secrets).encode(errors="surrogateescape")
         self._bytes += len(done)
         with contextlib.suppress(OSError):  # a full disk must not hold up the engine
@@ -93,12 +85,11 @@ class Supervisor:
         self._known = set(config["known"])
         self._segments: set[str] = set()
         self._seen: set[psutil.Process] = set()
-        self._ranks: dict[int, tuple[int | None, str]] = {}  # pid -> descriptor that tells of its end, name
+        self._ranks: dict[int, str] = {}  # pid -> name
         self._lost_at: float | None = None
         self._asked = self._told_to_end = False
         self._me = psutil.Process()
-        env = config["env"]
-        self._log = Log(2, {*secrets_of(env), *(env[name] for name in config["secrets"] if name in env)})
+        self._log = Log(2, secrets_of(config["env"]))
         self._selector = selectors.DefaultSelector()
 
     def run(self) -> None:
@@ -109,7 +100,7 @@ class Supervisor:
             return
         self._obey(b"")
         while not self._asked:
-            self._turn(POLL_S if any(fd is None for fd, _ in self._ranks.values()) else None)
+            self._turn(None)
         self._stop()
 
     def _listen(self) -> None:
@@ -154,8 +145,6 @@ class Supervisor:
     def _turn(self, timeout: float | None) -> None:
         for key, _ in self._selector.select(timeout):
             key.data()
-        for pid in [pid for pid, (fd, _) in self._ranks.items() if fd is None and not psutil.pid_exists(pid)]:
-            self._lose(pid)
 
     def _read_commands(self) -> None:
         data = os.read(0, 4096)
@@ -220,22 +209,24 @@ class Supervisor:
                 if not any("compile_worker" in word for word in said)
             }
         for pid in ranks.keys() - self._ranks.keys():  # each once, however often we are told
-            fd = None  # then it is looked for now and then: the system has no such descriptors, or it has just ended
-            with contextlib.suppress(AttributeError, OSError):
-                fd = os.pidfd_open(pid)
-                self._selector.register(fd, selectors.EVENT_READ, partial(self._lose, pid))
-            self._ranks[pid] = (fd, ranks[pid])
+            self._ranks[pid] = ranks[pid]
+            if sys.platform == "linux":
+                try:
+                    fd = os.pidfd_open(pid)
+                except ProcessLookupError:  # it has just ended
+                    self._lose(pid)
+                else:
+                    self._selector.register(fd, selectors.EVENT_READ, partial(self._lose, pid, fd))
         tell("ranks", ranks=[{"pid": pid, "name": name} for pid, name in ranks.items()])
 
-    def _lose(self, pid: int) -> None:
-        fd, name = self._ranks.pop(pid)
+    def _lose(self, pid: int, fd: int | None = None) -> None:
         by = _end_signal(pid)
         if fd is not None:
             self._selector.unregister(fd)
             os.close(fd)
         if self._main.returncode is None and not self._asked:
             self._lost_at = self._lost_at or time.monotonic()
-            tell("lost", pid=pid, name=name, signal=by)
+            tell("lost", pid=pid, name=self._ranks[pid], signal=by)
             self._note_segments()
 
     # ---- The end ------------------------------------------------------------------------------------------
@@ -277,10 +268,9 @@ class Supervisor:
             with contextlib.suppress(psutil.Error):
                 process.terminate()
         self._until(lambda: not self._others(), min(TERM_S, grace_s))
-        killed, deadline = set[int](), time.monotonic() + KILL_S
+        deadline = time.monotonic() + KILL_S
         while (rest := self._others()) and time.monotonic() < deadline:
             self._note_segments()
-            killed |= {process.pid for process in rest}
             _kill(rest)
             self._turn(TURN_S)
         self._until(lambda: not living(self._tree()), TRACKER_S)
@@ -289,7 +279,7 @@ class Supervisor:
         unlink_unheld(self._segments)
         self._drain()
         self._log.write(b"", last=True)
-        tell("stopped", killed=sorted(killed), left=sorted(process.pid for process in living(self._tree())))
+        tell("stopped")
 
 
 def _begin(parent_pid: int, nice: int) -> None:

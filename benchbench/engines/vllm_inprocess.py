@@ -20,7 +20,7 @@ import numpy as np
 
 from benchbench.engines.endpoint import EngineError
 from benchbench.engines.greedy import floored
-from benchbench.engines.metrics import ServerCounts, parse
+from benchbench.engines.metrics import Counts, parse
 from benchbench.record.answers import Answer
 
 # Newest first: 0.33, then 0.32, then 0.24.
@@ -77,7 +77,7 @@ class InprocessEngine:
             "version": vllm.__version__,
             "vocab_size": config.model_config.get_vocab_size(),
             "max_model_len": config.model_config.max_model_len,
-            "kv_tokens": self.counts().kv_tokens,
+            "kv_tokens": self.counts().get("kv_tokens"),
             "config": {name: _plain(attrgetter(path)(config)) for name, path in _TOLD.items()},
             "notes": list(notes),
         }
@@ -142,7 +142,7 @@ class InprocessEngine:
         """Why no request can be served any more; None while the engine lives."""
         return str(self._llm.dead_error) if self._llm.errored else None
 
-    def counts(self) -> ServerCounts:
+    def counts(self) -> Counts:
         """The same counters that a server shows under /metrics."""
         return parse(self._text().decode())
 

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import http.client
 import json
 import os
 import select
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from benchbench.engines.diagnosis import diagnose, plain
-from benchbench.engines.endpoint import ANSWER_BYTES, Access, EngineError, read_models
+from benchbench.engines.endpoint import Access, EngineError, asking, read_models
 from benchbench.engines.owned import Owned
 from benchbench.record.secrets import masked
 from benchbench.spec.schema import VllmInprocessEngine, VllmServeEngine
 
 DEFAULT_COMMAND = ("python", "-m", "vllm.entrypoints.openai.api_server")
 POLL_S = 0.3  # between two looks at a server that starts
-ANSWER_S = 5.0  # for a route that answers at once when it answers at all
 END_S = 10.0  # from an answer of status 5xx to the end of a server that has crashed
 PROGRESS_S = 1.0
 _OUR_FIELDS = {"stream", "stream_options", "min_tokens", "max_completion_tokens"}  # of the request for one token
+
+Launched = VllmServeEngine | VllmInprocessEngine
 
 
 class LaunchStoppedError(Exception):
@@ -91,7 +93,7 @@ def command_line(engine: VllmServeEngine, model: str, port: int) -> list[str]:
     return [*words, *flags(args), "--host", engine.host, "--port", str(port)]
 
 
-def python_of(engine: VllmServeEngine | VllmInprocessEngine) -> str:
+def python_of(engine: Launched) -> str:
     """The interpreter: engine.python, else that of engine.venv, else python on the PATH; in-process else our own."""
     if engine.python is not None:
         return str(_absolute(engine.python)) if "/" in engine.python else engine.python
@@ -100,7 +102,7 @@ def python_of(engine: VllmServeEngine | VllmInprocessEngine) -> str:
     return sys.executable if isinstance(engine, VllmInprocessEngine) else "python"
 
 
-def environment_of(engine: VllmServeEngine | VllmInprocessEngine) -> dict[str, str]:
+def environment_of(engine: Launched) -> dict[str, str]:
     """Our own environment, engine.env over it, the folders of the virtual environment, and the API key.
 
     Raises EngineError when the variable with the API key is not set.
@@ -156,19 +158,12 @@ def serve(
     env, port = environment_of(engine), free_port(engine.host, engine.port)
     argv = command_line(engine, model, port)
     access = Access({"Authorization": f"Bearer {key}"} if (key := env.get("VLLM_API_KEY")) else {}, connect_s=connect_s)
-    log, begun = next_log(folder), time.monotonic()
-    try:
-        owned = Owned(argv, env, engine.cwd and _absolute(engine.cwd), log, nice=engine.nice)
-    except OSError as error:
-        if error.filename == str(log):
-            raise
-        raise EngineError(f"cannot start {error.filename}: {error.strerror}", _key_of(engine, error)) from None
+    begun, owned = time.monotonic(), own(engine, argv, next_log(folder))
+    url = f"http://[{engine.host}]:{port}" if ":" in engine.host else f"http://{engine.host}:{port}"
     with owned:
-        _Launch(engine, model, owned, (engine.host, port), access, progress, stop, begun).wait()
+        asyncio.run(_Launch(engine, model, owned, url, access, progress, stop, begun).wait())
         owned.ready()
-        host = f"[{engine.host}]" if ":" in engine.host else engine.host
-        ready_s = time.monotonic() - begun
-        yield Served(f"http://{host}:{port}", access, owned, tuple(masked(argv)), ready_s)
+        yield Served(url, access, owned, tuple(masked(argv)), time.monotonic() - begun)
 
 
 def next_log(folder: Path) -> Path:
@@ -180,13 +175,18 @@ def next_log(folder: Path) -> Path:
     return path
 
 
-def _key_of(engine: VllmServeEngine, error: OSError) -> str:
-    where = str(error.filename)
-    if engine.cwd is not None and where == str(_absolute(engine.cwd)):
-        return "engine.cwd"
-    if where != python_of(engine):
-        return "engine.command"
-    return "engine.python" if engine.python is not None or engine.venv is None else "engine.venv"
+def own(engine: Launched, argv: Sequence[str], log: Path, pass_fds: Sequence[int] = ()) -> Owned:
+    """The engine's processes, which `argv` starts. Raises EngineError, and OSError when `log` can't be written to."""
+    cwd, nice = engine.cwd and _absolute(engine.cwd), engine.nice if isinstance(engine, VllmServeEngine) else 0
+    try:
+        return Owned(argv, environment_of(engine), cwd, log, pass_fds, nice=nice)
+    except OSError as error:
+        where = str(error.filename)
+        if where == str(log):
+            raise
+        key = "venv" if engine.venv is not None and engine.python is None else "python"
+        key = "cwd" if where == str(cwd) else key if where == python_of(engine) else "command"
+        raise EngineError(f"cannot start {where}: {error.strerror}", f"engine.{key}") from None
 
 
 @dataclass(slots=True)
@@ -196,7 +196,7 @@ class _Launch:
     engine: VllmServeEngine
     model: str
     owned: Owned
-    address: tuple[str, int]
+    url: str
     access: Access
     progress: Callable[[float, str], None]
     stop: int | None
@@ -204,78 +204,78 @@ class _Launch:
     told: float = 0.0
     doing: str = "start"
 
-    def wait(self) -> None:
+    async def wait(self) -> None:
         """Until its route answers 200, its model is listed and one real token has come."""
-        path = self.engine.ready.path
-        while (status := self._ask(path, ANSWER_S)[0]) != 200:
-            if status == 404:
+        work = asyncio.ensure_future(self._ready())
+        try:
+            while not (await asyncio.wait([work], timeout=POLL_S))[0]:
+                self._look()
+            await work
+        finally:
+            work.cancel()
+
+    async def _ready(self) -> None:
+        engine = self.engine
+        async with asking(self.url, self.access) as ask:
+            path = engine.ready.path
+            if (await _answer(partial(ask, path), lambda status: status in {200, 404}))[0] == 404:
                 raise EngineError(f"the server has no {path} (status 404)", "engine.ready.path")
-            self._pause(POLL_S)
-        while not (answer := self._ask("/v1/models", ANSWER_S))[0]:
-            self._pause(POLL_S)
-        found = read_models(*answer, self.model)
-        if found.models and self.model not in found.models:
-            raise EngineError(f"the server does not serve {self.model!r}", "model", allowed=", ".join(found.models))
-        self.doing = "first request"
-        while (answer := self._first_token())[0] in {0, 503}:
-            self._pause(POLL_S)
+            found = read_models(*await _answer(partial(ask, "/v1/models")), self.model)
+            if found.models and self.model not in found.models:
+                raise EngineError(f"the server does not serve {self.model!r}", "model", allowed=", ".join(found.models))
+            self.doing = "first request"
+            body = {key: value for key, value in engine.extra_body.items() if key not in _OUR_FIELDS}
+            chat = engine.api == "chat"
+            body |= {"messages": [{"role": "user", "content": "Hi"}]} if chat else {"prompt": [1, 2]}
+            body |= {"model": self.model, "max_tokens": 1}
+            path = "/v1/chat/completions" if chat else "/v1/completions"
+            answer = await _answer(partial(ask, path, body, engine.ready.timeout_s), lambda status: status != 503)
         if answer[0] >= 500:
-            self._pause(END_S)  # if that was a crash, its end says more
+            await asyncio.sleep(END_S)  # if that was a crash, its end says more
         if answer[0] != 200 or not _has_token(answer[1]):
             said = " ".join(answer[1][:200].decode(errors="replace").split())
             raise self._failure(f"no token came, but status {answer[0]}: {said}")
 
-    def _first_token(self) -> tuple[int, bytes]:
-        given = {key: value for key, value in self.engine.extra_body.items() if key not in _OUR_FIELDS}
-        body = {**given, "model": self.model, "max_tokens": 1}
-        if self.engine.api == "chat":
-            return self._ask("/v1/chat/completions", None, {**body, "messages": [{"role": "user", "content": "Hi"}]})
-        return self._ask("/v1/completions", None, {**body, "prompt": [1, 2]})
-
-    def _ask(self, path: str, patience_s: float | None, body: Mapping[str, Any] | None = None) -> tuple[int, bytes]:
-        """Status and body of an answer; status 0 when there is none within `patience_s` (None: no limit of its own)."""
-        connection = http.client.HTTPConnection(*self.address, timeout=ANSWER_S)
-        deadline = None if patience_s is None else time.monotonic() + patience_s
-        headers = {"Content-Type": "application/json", **self.access.headers}
-        sent = None if body is None else orjson.dumps(body)
-        try:
-            connection.request("POST" if sent else "GET", path, sent, headers)
-            while not self._pause(POLL_S, connection.sock):
-                if deadline is not None and time.monotonic() > deadline:
-                    return 0, b""
-            answer = connection.getresponse()
-            return answer.status, answer.read(ANSWER_BYTES)
-        except (OSError, http.client.HTTPException):
-            return 0, b""
-        finally:
-            connection.close()
-
-    def _pause(self, seconds: float, sock: socket.socket | None = None) -> bool:
-        """Wait, at most until `sock` is readable (then True); raise when there is nothing more to wait for."""
-        watched: list[Any] = [self.owned, *([] if self.stop is None else [self.stop]), *([sock] if sock else [])]
-        deadline = time.monotonic() + seconds
-        ready: list[Any] = []
-        while not ready and (left := deadline - time.monotonic()) > 0:
-            ready = select.select(watched, [], [], min(left, PROGRESS_S))[0]
-            waited = time.monotonic() - self.begun
-            if self.owned in ready and (died := self.owned.died()):
-                raise self._failure(died)
-            if self.stop in ready:
-                raise LaunchStoppedError
-            if waited > self.engine.ready.timeout_s:
-                raise self._failure(f"not ready within {self.engine.ready.timeout_s:g} s", "engine.ready.timeout_s")
-            if waited - self.told >= PROGRESS_S:
-                self.told = waited
-                self.progress(waited, plain(next(iter(self.owned.tail(1)), "")).strip())
-        return sock in ready
+    def _look(self) -> None:
+        """Raise when there is nothing more to wait for; else say how long it takes, now and then."""
+        waited = time.monotonic() - self.begun
+        if died := self.owned.died():
+            raise self._failure(died)
+        if self.stop is not None and select.select([self.stop], [], [], 0)[0]:
+            raise LaunchStoppedError
+        if waited > self.engine.ready.timeout_s:
+            raise self._failure(f"not ready within {self.engine.ready.timeout_s:g} s", "engine.ready.timeout_s")
+        if waited - self.told >= PROGRESS_S:
+            self.told = waited
+            self.progress(waited, plain(next(iter(self.owned.tail(1)), "")).strip())
 
     def _failure(self, what: str, key: str = "engine") -> EngineError:
-        """The error for a launch that failed, with what its log says; `key` is at fault if it says nothing."""
-        found = self.owned.diagnosis() or diagnose(self.owned.text())
-        key = found.key if found.reason else key
-        key = "engine.args.model" if key == "model" and "model" in self.engine.args else key
-        reason = f": {found.reason}" if found.reason and found.reason not in what else ""
-        return EngineError(f"{self.doing}: {what}{reason}", key, lines=(*found.lines, f"whole log: {self.owned.log}"))
+        return failure(self.engine, self.owned, f"{self.doing}: {what}", key)
+
+
+async def _answer(
+    ask: Callable[[], Awaitable[tuple[int, bytes]]], good: Callable[[int], bool] = bool
+) -> tuple[int, bytes]:
+    """Status and body, asked for until there is an answer with a good status."""
+    import aiohttp
+
+    while True:
+        with contextlib.suppress(aiohttp.ClientError, OSError):
+            status, body = await ask()
+            if good(status):
+                return status, body
+        await asyncio.sleep(POLL_S)
+
+
+def failure(engine: Launched, owned: Owned, what: str, key: str | None = None) -> EngineError:
+    """The error for a launch that failed, with what its log says last; `key` is at fault if it gives no reason."""
+    found = owned.diagnosis() or diagnose(owned.text())
+    reason = f": {found.reason}" if found.reason and found.reason not in what else ""
+    if "lacks the module" in reason and isinstance(engine, VllmInprocessEngine):
+        reason += " (benchbench has to be installed beside vLLM)"
+    at = found.key if found.reason or key is None else key
+    at = "engine.args.model" if at == "model" and "model" in engine.args else at
+    return EngineError(f"{what}{reason}", at, lines=(*found.lines, f"whole log: {owned.log}"))
 
 
 def _has_token(body: bytes) -> bool:

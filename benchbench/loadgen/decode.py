@@ -93,7 +93,7 @@ class Decoder:
         self._last = at
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if not self._complete:
                 self._broken = f"broken HTTP framing: {error}"
         for piece in self._pieces:

@@ -17,7 +17,6 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from benchbench.loadgen.decode import Decoder
 
-MAX_HEAD = 65_536
 _TIMESPEC = struct.Struct("qq")
 
 
@@ -29,95 +28,36 @@ class Framing:
     """
 
     def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
         self.status = 0
-        self.reason = ""
-        self.headers: dict[str, str] = {}
         self.keep_alive = True
-        self.chunked = False
-        self.done = False
-        self.until_close = False
-        self._tail = b""  # bytes not yet understood
-        self._left = 0  # body bytes still to skip (of the chunk, or of the content length)
-        self._trailers = False
+        self.chunked = self._sized = False
+        self.until_close = self.done = False
 
     # httptools' callbacks
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        self.chunked |= name.lower() == b"transfer-encoding" and b"chunked" in value.lower()
+        self._sized |= name.lower() == b"content-length"
 
-    def on_status(self, status: bytes) -> None:
-        self.reason += status.decode("latin-1")
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status >= 200 and not self.status:  # neither a word beforehand (100) nor what stands behind the response
+            self.status, self.keep_alive = status, self._parser.should_keep_alive()
+            self.until_close = not (self.chunked or self._sized or status in {204, 304})
+
+    def on_message_complete(self) -> None:
+        self.done = self.status > 0
 
     def follow(self, data: bytes) -> bool:
         """Take the next read; True when the response is complete."""
-        self._tail += data
-        while not self.status:
-            if not self._take_head():
-                return False
-        if self.chunked:
-            self._skip_chunks()
-        elif not self.until_close:
-            used = min(self._left, len(self._tail))
-            self._left -= used
-            self._tail = self._tail[used:]
-            self.done = self._left == 0
-        else:
-            self._tail = b""
-        return self.done
-
-    def _take_head(self) -> bool:
-        end = self._tail.find(b"\r\n\r\n")
-        if end < 0:
-            if len(self._tail) > MAX_HEAD or not b"HTTP/1.".startswith(self._tail[:7]):
-                raise ValueError(f"not an HTTP response: it begins {self._tail[:60]!r}")
-            return False
-        self.headers, self.reason = {}, ""
-        parser = httptools.HttpResponseParser(self)
         try:
-            parser.feed_data(self._tail[: end + 4])
-        except httptools.HttpParserError as error:
-            raise ValueError(f"not an HTTP response ({error}): it begins {self._tail[:60]!r}") from None
-        status = parser.get_status_code()
-        self._tail = self._tail[end + 4 :]
-        if 100 <= status < 200:
-            return bool(self._tail)
-        self.status = status
-        self.keep_alive = parser.should_keep_alive()
-        self.chunked = "chunked" in self.headers.get("transfer-encoding", "").lower()
-        length = self.headers.get("content-length", "")
-        if status in {204, 304}:
-            self.done = True
-        elif not self.chunked and length.isdigit():
-            self._left = int(length)
-        elif not self.chunked:
-            self.until_close, self.keep_alive = True, False
-        return True
-
-    def _skip_chunks(self) -> None:
-        data, at = self._tail, 0
-        while not self.done:
-            if self._left:
-                used = min(self._left, len(data) - at)
-                at += used
-                self._left -= used
-                if self._left:
-                    break
-            end = data.find(b"\r\n", at)
-            if end < 0:
-                break
-            line = data[at:end]
-            at = end + 2
-            if self._trailers:
-                self.done = not line
-                continue
-            try:
-                size = int(line.split(b";", 1)[0], 16)
-            except ValueError:
-                raise ValueError(f"broken chunk framing: {line[:40]!r}") from None
-            if size:
-                self._left = size + 2
-            else:
-                self._trailers = True
-        self._tail = data[at:]
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if not self.status:
+                raise ValueError(f"not an HTTP response ({error}): it begins {data[:60]!r}") from None
+            if not self.done:
+                raise ValueError(f"broken HTTP framing: {error}") from None
+        return self.done
 
 
 class Log:

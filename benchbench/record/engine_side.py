@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from benchbench.record.environment import git_state, ranges
 from benchbench.record.secrets import masked, secrets_of
-from benchbench.spec import EndpointEngine, Engine, SimulatorEngine, VllmServeEngine
+from benchbench.spec import EndpointEngine, Engine
 
 if TYPE_CHECKING:
     import psutil
@@ -115,24 +115,12 @@ def endpoint_environment(url: str) -> dict[str, Any]:
 
 
 def side_of(engine: Engine, pid: int | None = None) -> dict[str, Any]:
-    """`engine_environment` of a sweep's engine; `pid` is its process, where we have launched one.
-
-    Without that, of an engine that a sweep launches: what its keys say beforehand.
-    """
-    if pid is not None:
-        return engine_environment(pid=pid)
-    if isinstance(engine, SimulatorEngine):
-        return {}  # this tool's own
+    """`engine_environment` of a sweep's engine; `pid` is its process, where we have launched one."""
+    if isinstance(engine, EndpointEngine) and engine.proxy is not None:
+        return {"notes": ["the server is behind a proxy: its process, packages and environment are not known"]}
     if isinstance(engine, EndpointEngine):
-        if engine.proxy is not None:
-            return {"notes": ["the server is behind a proxy: its process, packages and environment are not known"]}
         return endpoint_environment(engine.url)
-    env = {**os.environ, **{name: str(value) for name, value in engine.env.items()}}
-    python = engine.python or (str(Path(engine.venv).expanduser() / "bin" / "python") if engine.venv else None)
-    command = engine.command if isinstance(engine, VllmServeEngine) else None
-    if python is None and (command is None or command[0] == "python"):
-        python = shutil.which("python", path=env.get("PATH"))
-    return engine_environment(env, python)
+    return engine_environment(pid=pid) if pid is not None else {}  # the simulator is this tool's own
 
 
 def is_loopback(name: str) -> bool:
