@@ -33,6 +33,7 @@ COLUMNS = (
     *("power_w", "energy_j", "tok_per_j", "j_per_tok", "gpu_temp_c_max", "gpu_clock_mhz", "gpu_clock_mhz_min"),
     "throttle",
     "starts",
+    "tool",  # that measured, of an imported row; None is this one
 )
 
 

@@ -112,7 +112,6 @@ def schema() -> None:
 def table(runs: tuple[Path, ...], form: str, columns: str | None, *, include_invalid: bool) -> None:
     """Print the table of a RUN, or of several side by side, recomputed from their records."""
     from benchbench.analysis.runs import open_run, side_by_side
-    from benchbench.record.instrument import closing
     from benchbench.record.store import RunError
     from benchbench.report.table import csv_table, json_table, markdown_table
 
@@ -121,13 +120,8 @@ def table(runs: tuple[Path, ...], form: str, columns: str | None, *, include_inv
         opened = [open_run(run) for run in runs]
         rows = opened[0].rows if len(opened) == 1 else side_by_side(opened)
         if form == "md":
-            said = [
-                closing(run.manifest["spec"], run.manifest.get("caption", []), run.manifest.get("instrument"))
-                for run in opened
-            ]
-            text = markdown_table(
-                rows, names, include_invalid, list(dict.fromkeys(line for lines in said for line in lines))
-            )
+            said = dict.fromkeys(line for run in opened for line in run.caption)
+            text = markdown_table(rows, names, include_invalid, list(said))
         else:
             text = (csv_table if form == "csv" else json_table)(rows, names, include_invalid)
         click.echo(text.rstrip("\n"))
@@ -162,7 +156,7 @@ def plot(run: Path, out: Path | None, cell: str | None, formats: tuple[str, ...]
             formats or ("png", "svg"),
         )
         base, *others = sides_of(opened)
-        pairs = [pair(base, other) for other in others]
+        pairs = [pair(base, other) for other in others] if opened.has_records else []
         if pairs:
             files += draw_comparisons(pairs, out or run / "plots", opened.name, formats or ("png", "svg"))
     except (RunError, OSError) as error:

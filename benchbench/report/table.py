@@ -14,6 +14,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from benchbench.analysis.runs import OWN
+
 Row = dict[str, Any]
 
 # Axes first: they identify the cell, so they are neither marked nor struck through.
@@ -56,7 +58,8 @@ def markdown_table(
     """The table as published, the card's three lines (peak, TTFT range, scaling), and a caption.
 
     The default columns are Input, Output, Batch (Rate in req/s for open loads), TTFT in ms (mean) and
-    Sys tok/s; Variant comes first when a row has one. Rows are sorted by variant, input, output, batch,
+    Sys tok/s; Variant and Tool come first when a row has one, and Run tok/s last where another tool's row has
+    no Sys tok/s. Rows are sorted by variant, input, output, batch,
     rate. The numbers of suspect rows, and lines that rest on one, carry a ``*``; a note has the reasons.
     Invalid rows are left out and counted, or, with ``include_invalid``, struck through; the three lines
     never use them. ``closing`` are further lines of the caption.
@@ -151,12 +154,14 @@ def _loads(rows: Iterable[Row]) -> list[str]:
 
 def _published_columns(rows: Sequence[Row]) -> list[str]:
     loads = _loads(rows)
-    names = ["variant"] if any(row.get("variant") for row in rows) else []
+    names = [name for name in ("variant", "tool") if any(row.get(name) for row in rows)]
     names += ["load"] if len(loads) > 1 else []
     names += ["input", "output"]
     names += ["batch"] if loads != ["open"] else []
     names += ["rate"] if "open" in loads else []
-    return [*names, "ttft_ms", "sys_tok_s"]
+    # Few tools tell the tokens/s of a full batch, all those of their whole run.
+    whole = any(row.get("tool") and number(row, "sys_tok_s") is None for row in rows)
+    return [*names, "ttft_ms", "sys_tok_s", *(["run_tok_s"] if whole else [])]
 
 
 def _records(rows: Sequence[Row], columns: Sequence[str] | None, include_invalid: bool) -> tuple[list[str], list[Row]]:
@@ -234,11 +239,14 @@ def _caption(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
     loads = _loads(rows)
     lines = [_BATCH_MEANS[load] for load in loads if ("rate" if load == "open" else "batch") in names]
     meanings = []
-    if "ttft_ms" in names:
+    own = _loads(row for row in rows if row.get("tool") in {None, OWN})  # other tools' definitions are not these
+    if "ttft_ms" in names and own:
         meanings.append("TTFT: from sending the request to receiving its first token, mean over requests.")
-    if "sys_tok_s" in names and loads:
-        each = "; ".join(_SYS_MEANS[load] + (f" ({load})" if len(loads) > 1 else "") for load in loads)
+    if "sys_tok_s" in names and own:
+        each = "; ".join(_SYS_MEANS[load] + (f" ({load})" if len(own) > 1 else "") for load in own)
         meanings.append(f"Sys tok/s: {each}, mean over rounds.")
+    if "run_tok_s" in names and own:
+        meanings.append("Run tok/s: output tokens of the round / (last token - first send), ramps included.")
     lines += [" ".join(meanings)] if meanings else []
     rounds = [int(value) for row in rows if (value := number(row, "rounds")) is not None]
     return [*lines, _rounds_line(rows, rounds)] if rounds else lines
