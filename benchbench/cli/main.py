@@ -11,6 +11,7 @@ import click
 
 from benchbench import __version__
 from benchbench.cli.asked import BAD_INPUT, FOLDER, INTERRUPTED, INVALID, NOT_MET, STOPPED, fail, plan_of, spec_of
+from benchbench.cli.importing import import_results
 from benchbench.cli.text import one_line
 
 
@@ -316,6 +317,8 @@ def check(
     except checks.CheckFailedError as error:
         fail(error.code, *error.lines)
 
+
+main.add_command(import_results)
 
 if __name__ == "__main__":
     main()

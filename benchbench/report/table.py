@@ -154,7 +154,8 @@ def _loads(rows: Iterable[Row]) -> list[str]:
 
 def _published_columns(rows: Sequence[Row]) -> list[str]:
     loads = _loads(rows)
-    names = [name for name in ("variant", "tool") if any(row.get(name) for row in rows)]
+    names = ["variant"] if any(row.get("variant") for row in rows) else []
+    names += ["tool"] if any((row.get("tool") or "") not in (row.get("variant") or "") for row in rows) else []
     names += ["load"] if len(loads) > 1 else []
     names += ["input", "output"]
     names += ["batch"] if loads != ["open"] else []
