@@ -17,6 +17,7 @@ _PARALLEL = {
     "PP": ("--pipeline-parallel-size", "-pp"),
     "DP": ("--data-parallel-size", "-dp"),
 }
+_PYTHON = ("-m", "-u")  # of the interpreter, before the engine's own
 _UNTOLD = ("--host", "--port")  # they move no number, and a port is another one at each start
 _LOADS = {
     "static": "static (a batch sent at once and awaited)",
@@ -138,7 +139,7 @@ def _flags(manifest: Mapping[str, Any], start: Mapping[str, Any]) -> list[str] |
     if not words or kind == "simulator":
         return [] if kind == "simulator" else None
     words = [str(word) for word in words]
-    first = next((k for k, word in enumerate(words) if word.startswith("--")), len(words))
+    first = next((k for k, word in enumerate(words) if word.startswith("-") and word not in _PYTHON), len(words))
     kept, skip = [], False
     for word in words[first:]:
         if skip or word.partition("=")[0] in _UNTOLD:
@@ -218,7 +219,7 @@ def _load(manifest: Mapping[str, Any]) -> str:
     plan = manifest.get("plan", [])
     loads = [_LOADS.get(load, str(load)) for load in dict.fromkeys(entry["load"] for entry in plan)]
     kinds = " and ".join(dict.fromkeys(str(entry.get("prompts", "")).replace("_", " ") for entry in plan)).strip()
-    return " and ".join(loads) + (f", prompts of random {kinds}" if kinds else "")
+    return (" and ".join(loads) or UNKNOWN) + (f", prompts of random {kinds}" if kinds else "")
 
 
 def _rounds(plan: Sequence[Mapping[str, Any]]) -> str:
@@ -235,7 +236,6 @@ def _rounds(plan: Sequence[Mapping[str, Any]]) -> str:
 
 def _tool(tool: Mapping[str, Any]) -> str:
     git = tool.get("git") or {}
-    commit = (
-        f" (commit {git['commit'][:12]}{', with changes' if git.get('dirty') else ''})" if git.get("commit") else ""
-    )
+    changes = ", with changes" if git.get("dirty") else ""
+    commit = f" (commit {git['commit'][:12]}{changes})" if git.get("commit") else ""
     return f"{tool.get('name', 'benchbench')} {tool.get('version', UNKNOWN)}{commit}"
