@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from benchbench import __version__
-from benchbench.cli import stored
+from benchbench.cli import publish, stored
 from benchbench.cli.asked import BAD_INPUT, FOLDER, INTERRUPTED, INVALID, NOT_MET, STOPPED, fail, plan_of, spec_of
 from benchbench.cli.importing import import_results
 from benchbench.cli.text import one_line
@@ -242,6 +242,7 @@ main.add_command(import_results)
 main.add_command(stored.table)
 main.add_command(stored.plot)
 main.add_command(stored.explain)
+main.add_command(publish.publish)
 
 if __name__ == "__main__":
     main()
