@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +50,8 @@ def publish(run: Path, card: Path, after: str | None, **asked: Any) -> None:  # 
     except CardError as error:
         fail(BAD_INPUT, f"bench publish: {card}: {error}")
     if asked["dry_run"] or asked["check"]:
-        click.echo(difference(before, changed, str(card)), nl=False)
+        for line in difference(before, changed, str(card)):
+            click.echo(one_line(line.removesuffix("\n")))
         if asked["check"] and changed != before:
             what = " and ".join(texts)
             fail(NOT_MET, f"bench publish: {card}: {what} differ{'s'[: len(texts) == 1]} from what {run} gives")

@@ -77,7 +77,7 @@ def _block(name: str, text: str) -> str:
 
 def _lines(card: str) -> Iterator[_Line]:
     """The card's lines, and which of them are plain Markdown."""
-    texts = re.findall(r"[^\n]*\n|[^\n]+", card)
+    texts = _split(card)
     matter = bool(texts) and texts[0].lstrip("\ufeff").rstrip() == "---"
     matter = matter and any(text.rstrip() in {"---", "..."} for text in texts[1:])
     fence, comment = "", False
@@ -141,7 +141,9 @@ def _heading(lines: Sequence[_Line], places: Mapping[str, range], after: str | N
         headings = [line.text.strip() for line in lines if line.plain and _HEADING.fullmatch(line.text.rstrip("\r\n"))]
         raise CardError(f"has no heading {wanted!r} (allowed: {', '.join(headings) or 'it has no headings'})")
     if len(found) > 1:
-        raise CardError(f"line {found[1] + 1}: a second heading {wanted!r}; put the markers where they shall be by hand")
+        raise CardError(
+            f"line {found[1] + 1}: a second heading {wanted!r}; put the markers where they shall be by hand"
+        )
     if any(place.start < found[0] < place.stop for place in places.values()):
         raise CardError(f"line {found[0] + 1}: the heading {wanted!r} stands inside a section of bench")
     return found[0]
@@ -149,15 +151,23 @@ def _heading(lines: Sequence[_Line], places: Mapping[str, range], after: str | N
 
 def performance_section(run: Run, parts: Parts) -> str:
     """On what it was measured, the table, the three lines, caption, notes and provenance."""
-    blocks = [[f"Throughput {escape_markdown(setting(run))}:"], parts.table, parts.headlines, parts.caption, parts.notes]
+    blocks = [
+        [f"Throughput {escape_markdown(setting(run))}:"],
+        parts.table,
+        parts.headlines,
+        parts.caption,
+        parts.notes,
+    ]
     blocks.append([f"Provenance: {escape_markdown(provenance_text(run))}."])
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
-def difference(before: str, after: str, name: str) -> str:
-    """A unified diff, empty where nothing differs; ends of lines that are CRs are shown as ^M."""
-    texts = [re.findall(r"[^\n]*\n|[^\n]+", text.replace("\r", "^M")) for text in (before, after)]
-    lines = []
-    for line in difflib.unified_diff(*texts, name, f"{name} (as the run gives it)"):
-        lines.append(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n")
-    return "".join(lines)
+def difference(before: str, after: str, name: str) -> list[str]:
+    """The lines of a unified diff, with their ends; none where nothing differs."""
+    old, new = (_split(text) for text in (before, after))
+    return list(difflib.unified_diff(old, new, name, f"{name} (from the run)"))
+
+
+def _split(text: str) -> list[str]:
+    """Lines with their ends, of newlines only: a form feed ends none."""
+    return re.findall(r"[^\n]*\n|[^\n]+", text)

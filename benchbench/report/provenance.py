@@ -42,7 +42,8 @@ def provenance(run: Run) -> list[tuple[str, str]]:
     created = datetime.fromtimestamp(manifest["created_ns"] // 10**9, UTC) if manifest.get("created_ns") else None
     parts += [("Date", f"{created:%Y-%m-%d} UTC" if created else UNKNOWN), ("Tool", _tool(manifest.get("tool") or {}))]
     parts.append(("Seed", str(spec.get("seed", UNKNOWN))))
-    return parts + [("Note", note.rstrip(".")) for note in manifest.get("caption") or []]
+    parts += [("Note", note.rstrip(".")) for note in manifest.get("caption") or []]
+    return parts if run.has_records or run.imported else [*parts, ("Records", "not kept beside the summary")]
 
 
 def provenance_text(run: Run) -> str:

@@ -335,7 +335,8 @@ def _rounds_line(rows: Sequence[Row], rounds: Sequence[int]) -> str:
     if starts := [int(value) for row in rows if (value := number(row, "starts")) is not None]:
         line, over = f"{line}, in {max(starts)} start{'s'[: max(starts) > 1]} of the engine", "starts"
     spans = {"TTFT": _widest(rows, "ttft_ms"), "Sys tok/s": _widest(rows, "sys_tok_s")}
-    widths = [f"{name} ±{width:.1%}".replace("%", " %") for name, width in spans.items() if width is not None]
+    told = ((name, max(width, 0.001)) for name, width in spans.items() if width is not None)  # never "±0.0 %"
+    widths = [f"{name} ±{width:.1%}".replace("%", " %") for name, width in told]
     if not widths:
         return f"{line}; no interval."
     return f"{line}; 95 % confidence intervals of the mean, over {over}, are at widest {' and '.join(widths)}."
