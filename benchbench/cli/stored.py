@@ -101,13 +101,13 @@ def plot(run: Path, out: Path | None, cell: str | None, formats: tuple[str, ...]
             opened.rows,
             timeline_of(opened, opened.rows, cell),
             out or run / "plots",
-            opened.name,
+            opened.title,
             formats or ("png", "svg"),
         )
         base, *others = sides_of(opened)
         pairs = [pair(base, other) for other in others] if opened.has_records else []
         if pairs:
-            files += draw_comparisons(pairs, out or run / "plots", opened.name, formats or ("png", "svg"))
+            files += draw_comparisons(pairs, out or run / "plots", opened.title, formats or ("png", "svg"))
     except (RunError, OSError) as error:
         fail(BAD_INPUT, f"bench plot: {error}")
     for path in files:
