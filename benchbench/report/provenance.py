@@ -52,9 +52,9 @@ def provenance_text(run: Run) -> str:
 
 
 def setting(run: Run) -> str:
-    """On what a run was made, in the words that follow "Throughput" above its table.
+    """On what a run was made: `8x AMD Radeon PRO W7900D (48 GiB each), vLLM 0.32.0 with TP=8`.
 
-    As `on 8x AMD Radeon PRO W7900D (48 GiB each), vLLM 0.32.0 with TP=8`; parallelism is named where flags tell it.
+    Parallelism is named where flags tell it. A simulated run is no hardware, and says so.
     """
     manifest = run.manifest
     starts = [_start(manifest, name) for name in manifest["spec"].get("variants", {})] or [_start(manifest, "")]
@@ -62,10 +62,10 @@ def setting(run: Run) -> str:
     if _simulated(manifest):
         asked = manifest["spec"].get("hardware")
         like = f", which imitates {_times(asked['count'], asked['name'])}" if asked else ""
-        return f"of the {engine}{like}, no measurement of hardware"
+        return f"{engine}{like}, no measurement of hardware"
     degrees = {_parallel(_flags(manifest, start)) for start in starts}
     split = f" with {degrees.pop()}" if len(degrees) == 1 and degrees != {""} else ""
-    return f"on {_accelerators(manifest) or 'hardware that is not known'}, {engine}{split}"
+    return f"{_accelerators(manifest) or 'hardware that is not known'}, {engine}{split}"
 
 
 def _of_each(manifest: Mapping[str, Any], variants: Sequence[str]) -> list[tuple[str, str]]:
