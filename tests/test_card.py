@@ -169,7 +169,7 @@ def test_provenance_of_a_launched_server() -> None:
     facts = manifest(starts=[start], engine=start["engine"], engine_environment=start["environment"], devices=GPUS)
     facts["spec"]["engine"] = {"kind": "vllm_serve"}
     run = run_of(facts)
-    assert setting(run) == "on 8x AMD Radeon PRO W7900D (48 GiB each), vLLM 0.32.0 with TP=8"
+    assert setting(run) == "8x AMD Radeon PRO W7900D (48 GiB each), vLLM 0.32.0 with TP=8"
     told = dict(provenance(run))
     assert told["Engine"] == "vLLM 0.32.0 (commit aaaaaaaaaaaa, torch 2.9.0+rocm6.4)"
     assert told["Flags"] == (
@@ -190,12 +190,12 @@ def test_provenance_of_variants_says_what_each_has() -> None:
     assert told["Source (new)"] == "feat/x at commit bbbbbbbbbbbb"
     assert told["Source (main)"] == "not known"
     assert {"Engine", "Flags"}.isdisjoint(told)
-    assert setting(run_of(facts)) == "on 1x AMD Radeon PRO W7900D (48 GiB), vLLM 0.32.0 with TP=4"
+    assert setting(run_of(facts)) == "1x AMD Radeon PRO W7900D (48 GiB), vLLM 0.32.0 with TP=4"
 
 
 def test_what_an_endpoint_does_not_tell_is_not_known() -> None:
     run = run_of(manifest(engine={"kind": "openai", "version": None}))
-    assert setting(run) == "on hardware that is not known, OpenAI endpoint, version not known"
+    assert setting(run) == "hardware that is not known, OpenAI endpoint, version not known"
     told = dict(provenance(run))
     assert told["Engine"] == "OpenAI endpoint, version not known (commit not known)"
     assert [told[name] for name in ("Flags", "Hardware", "Host", "Load", "Rounds")] == ["not known"] * 5

@@ -151,13 +151,9 @@ def _heading(lines: Sequence[_Line], places: Mapping[str, range], after: str | N
 
 def performance_section(run: Run, parts: Parts) -> str:
     """On what it was measured, the table, the three lines, caption, notes and provenance."""
-    blocks = [
-        [f"Throughput {escape_markdown(setting(run))}:"],
-        parts.table,
-        parts.headlines,
-        parts.caption,
-        parts.notes,
-    ]
+    where = "of the" if run.manifest["spec"]["engine"]["kind"] == "simulator" else "on"
+    first = [f"Throughput {where} {escape_markdown(setting(run))}:"]
+    blocks = [first, parts.table, parts.headlines, parts.caption, parts.notes]
     blocks.append([f"Provenance: {escape_markdown(provenance_text(run))}."])
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
