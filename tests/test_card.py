@@ -202,6 +202,16 @@ def test_what_an_endpoint_does_not_tell_is_not_known() -> None:
     assert told["Instrument error"].startswith("not measured")
 
 
+def test_an_imported_run_names_its_files() -> None:
+    files = [{"name": "a.json", "tool": "AIPerf", "version": "0.13.0", "date": "2026-11-23", "sha256": "ab" * 32}]
+    run = run_of(manifest(caption=["Imported."]))
+    run.imported = {"files": files}
+    assert setting(run) == "hardware that is not known, imported from AIPerf 0.13.0"
+    told = dict(provenance(run))
+    assert list(told) == ["Model", "File", "Tool", "Note"]
+    assert told["File"] == "a.json (AIPerf, 0.13.0, of 2026-11-23; sha256 abababababab)"
+
+
 # ---- The command ---------------------------------------------------------------------------------------------
 
 

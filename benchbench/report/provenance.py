@@ -30,10 +30,15 @@ def provenance(run: Run) -> list[tuple[str, str]]:
     """(label, text) pairs: model, engine, flags, hardware, host, load, rounds, instrument error, date, tool, seed.
 
     Where the variants of a run differ, a label is theirs ("Engine (main)"); what they share stands once. What nobody
-    told is "not known". Flags are as launched, secrets masked, without host and port. Texts are plain, not Markdown.
+    told is "not known". Flags are as launched, secrets masked, without host and port. An imported run has its files
+    instead. Texts are plain, not Markdown.
     """
     manifest = run.manifest
     spec = manifest["spec"]
+    notes = [("Note", note.rstrip(".")) for note in manifest.get("caption") or []]
+    if run.imported:
+        files = [("File", _file(one)) for one in run.imported["files"]]
+        return [("Model", str(spec["model"])), *files, ("Tool", _tool(manifest.get("tool") or {})), *notes]
     parts = [("Model", str(spec["model"])), *_of_each(manifest, [*spec.get("variants", {})])]
     parts += [("Hardware", _hardware(manifest)), ("Host", _host(manifest))]
     parts += [("Load", _load(manifest)), ("Rounds", _rounds(manifest.get("plan", [])))]
@@ -42,8 +47,7 @@ def provenance(run: Run) -> list[tuple[str, str]]:
     created = datetime.fromtimestamp(manifest["created_ns"] // 10**9, UTC) if manifest.get("created_ns") else None
     parts += [("Date", f"{created:%Y-%m-%d} UTC" if created else UNKNOWN), ("Tool", _tool(manifest.get("tool") or {}))]
     parts.append(("Seed", str(spec.get("seed", UNKNOWN))))
-    parts += [("Note", note.rstrip(".")) for note in manifest.get("caption") or []]
-    return parts if run.has_records or run.imported else [*parts, ("Records", "not kept beside the summary")]
+    return [*parts, *notes, *([] if run.has_records else [("Records", "not kept beside the summary")])]
 
 
 def provenance_text(run: Run) -> str:
@@ -57,6 +61,9 @@ def setting(run: Run) -> str:
     Parallelism is named where flags tell it. A simulated run is no hardware, and says so.
     """
     manifest = run.manifest
+    if run.imported:
+        tools = dict.fromkeys(f"{one['tool']} {one.get('version') or ''}".strip() for one in run.imported["files"])
+        return f"hardware that is not known, imported from {' and '.join(tools)}"
     starts = [_start(manifest, name) for name in manifest["spec"].get("variants", {})] or [_start(manifest, "")]
     engine = " and ".join(dict.fromkeys(_engine(manifest, start, commit=False) for start in starts))
     if _simulated(manifest):
@@ -66,6 +73,11 @@ def setting(run: Run) -> str:
     degrees = {_parallel(_flags(manifest, start)) for start in starts}
     split = f" with {degrees.pop()}" if len(degrees) == 1 and degrees != {""} else ""
     return f"{_accelerators(manifest) or 'hardware that is not known'}, {engine}{split}"
+
+
+def _file(one: Mapping[str, Any]) -> str:
+    told = [one["tool"], one.get("version") or f"version {UNKNOWN}", f"of {one['date']}" if one.get("date") else ""]
+    return f"{one['name']} ({', '.join(filter(None, told))}; sha256 {str(one['sha256'])[:12]})"
 
 
 def _of_each(manifest: Mapping[str, Any], variants: Sequence[str]) -> list[tuple[str, str]]:
