@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import stat
 from pathlib import Path
@@ -299,3 +300,22 @@ def test_provenance_names_the_stored_run(stored: Path) -> None:
     told = provenance_text(open_run(stored))
     assert told.startswith("Model: m; Engine: embedded simulator (profile fixed); Hardware: none: simulated; Host: ")
     assert "2 to 20 per cell" in told
+
+
+def test_other_sections_are_made_of_facts(stored: Path, tmp_path: Path) -> None:
+    card, model, scores = (tmp_path / name for name in ("c.md", "model", "scores"))
+    card.write_text("# M\n")
+    model.mkdir()
+    (model / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 3}')
+    scores.mkdir()
+    results = {"gsm8k": {"alias": "gsm8k", "exact_match,none": 0.5, "exact_match_stderr,none": 0.05}}
+    told = {"results": results, "n-shot": {"gsm8k": 8}, "n-samples": {"gsm8k": {"original": 100, "effective": 100}}}
+    (scores / "results_2026-01-01T00-00-00.json").write_text(json.dumps(told))
+    asked = ("--card", card, "--after", "# M", "--model", model, "--evaluation", scores)
+    done = bench("publish", stored, *asked, "--section", "model", "--section", "evaluation")
+    assert (done.exit_code, done.stderr) == (0, "")
+    text = card.read_text(encoding="utf-8")
+    assert text.index("<!-- bench:model -->") < text.index("<!-- bench:evaluation -->")
+    assert "LlamaForCausalLM" in text
+    assert "50.0" in text
+    assert "bench:performance" not in text

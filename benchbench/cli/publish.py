@@ -113,7 +113,7 @@ def _section(name: str, run: Run, asked: dict[str, Any]) -> str:
     folder = asked[name]
     if folder is None:
         raise ValueError(f"--section {name}: needs --{name} FOLDER")
-    return _model(folder)
+    return _model(folder) if name == "model" else _evaluation(folder)
 
 
 def _model(folder: Path) -> str:
@@ -121,3 +121,9 @@ def _model(folder: Path) -> str:
     from benchbench.report.model_section import model_section
 
     return model_section(read_model(folder))
+
+
+def _evaluation(folder: Path) -> str:
+    from benchbench.report.evaluation import evaluation_section, read_evaluation
+
+    return evaluation_section(read_evaluation(folder))
