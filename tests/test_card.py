@@ -17,7 +17,8 @@ from runs_made import BRANCHES, made_run
 from test_table import row
 
 from benchbench.analysis.runs import open_run
-from benchbench.report.card import CardError, performance_section, with_sections
+from benchbench.cli import publish
+from benchbench.report.card import SECTIONS, CardError, performance_section, with_sections
 from benchbench.report.provenance import provenance, provenance_text, setting
 from benchbench.report.table import table_parts
 
@@ -262,6 +263,20 @@ def test_publish_of_some_cells_of_a_pivot_and_of_the_comparison(stored: Path, tm
     assert bench("publish", stored, *asked, "--section", "comparison").exit_code == 0
     assert "| main | 128 | 8 | 51.0 | 54.0 |" in card.read_text()
     assert "| Metric | Input | Output | Batch | main | int8-moe | Ratio |" in card.read_text()
+
+
+def test_a_table_for_a_jobs_summary_and_a_pivot_for_programs(stored: Path) -> None:
+    text = bench("table", stored, "--format", "github").stdout
+    assert text.startswith("### branches\n\n- Peak throughput: ")
+    assert "Engine: embedded simulator (profile fixed); Hardware: none: simulated; " in text
+    told = bench("table", stored, "--pivot", "batch:ttft_ms", "--format", "csv").stdout.split("\n")
+    assert told[0] == "variant,input,output,ttft_ms batch=1,ttft_ms batch=4"
+    assert told[2] == "main,128,8,51.0,54.0"
+    assert bench("table", stored, "--pivot", "batch:ttft_ms", "--format", "csv", "--include-invalid").exit_code == 2
+
+
+def test_the_command_knows_the_sections() -> None:
+    assert SECTIONS == publish.SECTIONS
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,12 +79,15 @@ def _read(card: Path) -> str:
 
 
 def _write(card: Path, text: str) -> None:
-    """Replace the card in one step; its mode stays, and a link to it stays a link."""
+    """Replace the card in one step; its mode and owner stay, and a link to it stays a link."""
     path = card.resolve()
+    before = path.stat()
     temporary = path.with_name(f".{path.name}.bench-{os.getpid()}")
     try:
         with temporary.open("xb") as file:
-            os.fchmod(file.fileno(), path.stat().st_mode & 0o7777)
+            with contextlib.suppress(PermissionError):
+                os.fchown(file.fileno(), before.st_uid, before.st_gid)
+            os.fchmod(file.fileno(), before.st_mode & 0o7777)
             file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
