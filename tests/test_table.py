@@ -14,7 +14,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchbench.report.table import Row, cell_name, column_title, csv_table, json_table, markdown_table
+from benchbench.report.pivot import parse_pivot, pivot_parts, pivot_rows
+from benchbench.report.table import (
+    Row,
+    cell_name,
+    column_title,
+    csv_table,
+    decimals,
+    json_table,
+    markdown_table,
+    rounded,
+    table_parts,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 PUBLISHED = [
@@ -101,7 +112,7 @@ def test_invalid_numbers_stand_nowhere_unless_asked_for() -> None:
     for table in (markdown_table(rows), csv_table(rows), json_table(rows), csv_table(rows, ["sys_tok_s"])):
         assert "9999" not in table
     struck = markdown_table(rows, include_invalid=True)
-    assert struck.count("9999.0") == struck.count("~~9999.0~~") == 1
+    assert struck.count("9999") == struck.count("~~9999~~") == 1
     assert "- Peak throughput: 160.0" in struck
     asked = list(csv.DictReader(io.StringIO(csv_table(rows, ["sys_tok_s"], include_invalid=True))))
     assert {"sys_tok_s": "9999.0", "status": "invalid"} in asked
@@ -188,11 +199,98 @@ def test_machine_forms_hold_every_number(cells: list[tuple[int, float, float]]) 
 @given(st.lists(st.tuples(st.integers(1, 4), st.floats(0, 1e4), st.floats(0, 1e4)), min_size=1))
 def test_headlines_are_the_extremes_of_what_is_shown(cells: list[tuple[int, float, float]]) -> None:
     rows = [row((8, n, batch), ttft, sys) for n, (batch, ttft, sys) in enumerate(cells, start=1)]
+    for one in rows:  # no intervals: all numbers keep one decimal
+        one |= {f"{name}_{end}": None for name in ("ttft_ms", "sys_tok_s") for end in ("low", "high")}
     table = markdown_table(rows)
     peak = max(rows, key=lambda one: one["sys_tok_s"])
     ttft = [one["ttft_ms"] for one in rows]
     assert f"- Peak throughput: {peak['sys_tok_s']:.1f} tok/s ({cell_name(peak)})" in table
     assert f"- TTFT range: {min(ttft):.1f}\N{EN DASH}{max(ttft):.1f} ms" in table
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "text"),
+    [(254.73, 3.1, "254.7"), (254.73, 31, "255"), (5038.2, 310, "5040"), (5038.2, 99, "5038"), (0.04, 0.1, "0.0"),
+     (24.06, 0.0, "24.1"), (24.06, None, "24.1"), (24.06, 9.9, "24.1"), (24.06, 10.0, "24")],
+)  # fmt: skip
+def test_a_number_has_no_more_digits_than_its_interval_supports(value: float, half: float | None, text: str) -> None:
+    ends = {"low": None, "high": None} if half is None else {"low": value - half, "high": value + half}
+    one = row((8, 8, 1), 1.0, value, **{f"sys_tok_s_{end}": at for end, at in ends.items()})
+    assert f"| 1.0 | {text} |" in markdown_table([one])
+    assert f"- Peak throughput: {text} tok/s" in markdown_table([one])
+    assert json.loads(json_table([one]))[0]["sys_tok_s"] == value  # machines get all of it
+
+
+@given(st.floats(1e-6, 1e9), st.floats(1e-9, 1e6), st.integers(0, 4))
+def test_rounding_moves_a_number_by_less_than_a_twentieth_of_its_half_width(
+    value: float, half: float, most: int
+) -> None:
+    places = decimals(most, half)
+    assert places <= most
+    if places < most:
+        assert 10.0**-places <= half / 10 * (1 + 1e-9)  # two digits of the half-width are kept ...
+        assert 10.0**-places > half / 100  # ... and no third
+        assert abs(float(rounded(value, places)) - value) <= 10.0**-places * 0.500001 + 1e-9 * value
+
+
+def test_scaling_is_rounded_by_the_intervals_of_both_ends() -> None:
+    ends = [
+        row((8, 8, b), 1.0, sys, sys_tok_s_low=sys / 2, sys_tok_s_high=sys * 1.5) for b, sys in ((1, 1), (32, 31.4))
+    ]
+    assert "- Scaling: 31x throughput" in markdown_table(ends)
+
+
+def test_a_pivot_has_a_column_for_each_batch() -> None:
+    rows = [row((i, 64, b), 10.0 * b, 10.0 * i * b, sys_tok_s_low=None) for i in (8, 16) for b in (32, 1, 4)][:-1]
+    rows[1] |= {"status": "suspect", "reasons": "drift"}
+    rows[2] |= {"status": "invalid", "sys_tok_s": 9999.0}
+    parts = pivot_parts(rows, parse_pivot("batch:sys_tok_s"))
+    assert list(parts.table) == [
+        "| Input | Output | Batch 1 | Batch 32 |",
+        "|---|---|---|---|",
+        "| 8 | 64 | 80.0* | 2560.0 |",
+        "| 16 | 64 | 160.0 | 5120.0 |",
+    ]
+    assert parts.caption[0] == "The columns by batch hold Sys tok/s."
+    assert "9999" not in parts.markdown()
+    assert (
+        "| 8 | 64 | 80.0* | ~~9999.0~~ | 2560.0 |"
+        in pivot_parts(rows, ("batch", "sys_tok_s"), include_invalid=True).table
+    )
+    assert pivot_rows(rows, ("batch", "sys_tok_s"))[0] == {
+        "input": 8, "output": 64, "sys_tok_s batch=1": 80.0, "sys_tok_s batch=32": 2560.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["", "batch", "batch:", "sys_tok_s:batch", "batch:input", "key:sys_tok_s"])
+def test_what_is_no_pivot_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"must be AXIS:COLUMN, as batch:sys_tok_s \(allowed axes: variant, load, "):
+        parse_pivot(text)
+
+
+def test_a_pivot_of_unknown_columns_or_of_two_cells_in_one_place_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown column 'speed'"):
+        pivot_parts(published(), ("batch", "speed"))
+    with pytest.raises(ValueError, match="two cells have the same input, output, batch"):
+        pivot_parts([*published(), *published()], ("batch", "sys_tok_s"))
+
+
+@given(st.lists(st.tuples(st.sampled_from(["", "a", "b|c"]), st.integers(1, 3), st.integers(1, 3)), unique=True))
+def test_a_pivot_loses_no_number(cells: list[tuple[str, int, int]]) -> None:
+    rows = [row((i, 8, b), 1.0, 1000.0 + n, variant=v) for n, (v, i, b) in enumerate(cells)]
+    for axis in ("batch", "variant", "input"):
+        found = [value for one in pivot_rows(rows, (axis, "sys_tok_s")) for name, value in one.items() if "sys" in name]
+        assert sorted(value for value in found if value is not None) == [one["sys_tok_s"] for one in rows]
+        assert all(f"| {1000 + n}" in pivot_parts(rows, (axis, "sys_tok_s")).markdown() for n in range(len(rows)))
+
+
+def test_a_summary_folds_a_long_table() -> None:
+    rows = [row((8, n, 1), 1.0, 1.0, status="suspect", reasons="drift") for n in range(1, 20)]
+    text = table_parts(rows).github("a | <b>")
+    assert text.startswith("### a \\| \\<b\\>\n\n- Peak throughput: 1.0 tok/s")
+    assert "<details><summary>19 rows</summary>\n\n| Input |" in text
+    assert text.index("are suspect: drift (19 cells)") < text.index("<details>")
+    assert "<details>" not in table_parts(rows[:12]).github("t")
 
 
 def test_no_rows_are_a_table_without_lines() -> None:

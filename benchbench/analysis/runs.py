@@ -1,4 +1,8 @@
-"""A stored run, read: its rows recomputed from the records, and both as DataFrames."""
+"""A stored run, read: its rows recomputed from the records, and both as DataFrames.
+
+A run without `records/` is one that was imported (`report.importing`) or kept small, as its manifest and its
+summary.parquet: then these rows are all that is known.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +14,31 @@ from typing import TYPE_CHECKING, Any
 from benchbench.analysis.roofline import Roof, roof_of
 from benchbench.analysis.summary import COLUMNS, CellInfo, CellSummary, summarise, summary_row
 from benchbench.analysis.telemetry import MAX_GAP_S, window_of
+from benchbench.record.instrument import closing
 from benchbench.record.requests import round_facts
-from benchbench.record.store import RunDirectory
+from benchbench.record.store import RunDirectory, RunError
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+OWN = "benchbench"  # the tool of rows that are not imported, where they stand beside those that are
 _MARGIN_NS = int(MAX_GAP_S * 1e9)  # samples at a window's edges may lie in other files
 
 
 class Run:
-    """A run directory, read only. Numbers are recomputed from `records/`, never read back from summary files."""
+    """A run directory, read only.
+
+    Numbers are recomputed from `records/` wherever the run has them (`has_records`), else read from summary.parquet.
+    Raises RunError when there is neither, and from what needs records when there are none.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.directory = RunDirectory.existing(path)
         self.path = self.directory.path
+        self.has_records = self.directory.records.is_dir()
+        if not self.has_records and not (self.path / "summary.parquet").is_file():
+            raise RunError(f"{path}: holds no numbers: neither records/ nor summary.parquet is there")
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -37,6 +50,32 @@ class Run:
         """The sweep's name."""
         return str(self.manifest["spec"]["name"])
 
+    @property
+    def title(self) -> str:
+        """Name and caption: a figure that is copied out of its page still says that it was simulated."""
+        return " · ".join([self.name, *(line.rstrip(".") for line in self.manifest.get("caption") or [])])
+
+    @property
+    def imported(self) -> dict[str, Any] | None:
+        """Of a run made of other tools' results: `files` (name, sha256, tool, version, date) and the names' mapping."""
+        found: dict[str, Any] | None = self.manifest.get("imported")
+        return found
+
+    @property
+    def caption(self) -> list[str]:
+        """The lines that close a table of this run: the sweep's own, the instrument's error, what is not there."""
+        lines = list(self.manifest.get("caption") or [])
+        if self.imported is None:
+            lines = closing(self.manifest["spec"], lines, self.manifest.get("instrument"))
+            lines += [] if self.has_records else ["Records are not kept here: these numbers are the stored summary's."]
+        return lines
+
+    def need_records(self) -> None:
+        """Raises RunError, which says why there are none, for a run without records."""
+        if not self.has_records:
+            why = "it was imported" if self.imported else "they are not kept here"
+            raise RunError(f"{self.path}: has no records of requests ({why}): tables and plots are all that it has")
+
     @cached_property
     def cells(self) -> list[CellInfo]:
         """The plan's cells, in the order in which they were written in the sweep."""
@@ -46,6 +85,7 @@ class Run:
     @cached_property
     def summaries(self) -> list[CellSummary]:
         """One summary a cell, computed from its measured rounds."""
+        self.need_records()
         return [cell_summary(self.directory, cell, self.roof) for cell in self.cells]
 
     @cached_property
@@ -56,6 +96,8 @@ class Run:
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """summary.csv's rows, one a cell, keys as in `benchbench.analysis.summary.COLUMNS`."""
+        if not self.has_records:
+            return [dict.fromkeys(COLUMNS) | row for row in self.directory.read_summary()]
         return [summary_row(summary) for summary in self.summaries]
 
     def summary(self) -> pd.DataFrame:
@@ -66,6 +108,7 @@ class Run:
 
     def requests(self) -> pd.DataFrame:
         """One row a request, measured and warm-up rounds; events are lists (ns and tokens)."""
+        self.need_records()
         import pandas as pd
         import pyarrow as pa
 
@@ -89,6 +132,7 @@ class Run:
 
     def rounds(self) -> pd.DataFrame:
         """One row a finished round: the instrument's own facts (longest loop turn, CPU, clock step ...)."""
+        self.need_records()
         import pandas as pd
 
         rows = []
@@ -103,15 +147,17 @@ class Run:
 def side_by_side(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """The rows of several runs, each run's label in front of its variants.
 
-    The label is what tells them apart: the sweep's name, else the engine's kind, else the folder.
+    The label is what tells them apart: the sweep's name, else the engine's kind, else the folder. Beside another
+    tool's rows, ours too name theirs.
     """
     kinds = [str(run.manifest["spec"]["engine"]["kind"]) for run in runs]
     names = [run.name for run in runs]
     both = [f"{name} {kind}" for name, kind in zip(names, kinds, strict=True)]
     folders = [run.path.resolve().name for run in runs]
+    own = OWN if any(run.imported for run in runs) else None
     labels = next((found for found in (names, kinds, both) if len(set(found)) == len(runs)), folders)
     return [
-        {**row, "variant": " ".join(filter(None, (label, row["variant"])))}
+        {**row, "variant": " ".join(filter(None, (label, row["variant"]))), "tool": row["tool"] or own}
         for label, run in zip(labels, runs, strict=True)
         for row in run.rows
     ]

@@ -33,7 +33,9 @@ COLUMNS = (
     *("server_ttft_ms", "server_queue_ms", "server_itl_ms", "outside_ttft_ms", "server_times"),
     *("power_w", "energy_j", "tok_per_j", "j_per_tok", "gpu_temp_c_max", "gpu_clock_mhz", "gpu_clock_mhz_min"),
     "throttle",
-    *("starts", "ttft_bound_ms", "tpot_bound_ms", "sys_tok_s_bound", "mfu", "mbu", "sol"),
+    "starts",
+    "tool",  # that measured, of an imported row; None is this one
+    *("ttft_bound_ms", "tpot_bound_ms", "sys_tok_s_bound", "mfu", "mbu", "sol"),
 )
 
 

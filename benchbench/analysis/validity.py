@@ -178,6 +178,12 @@ class Reason(Enum):
         "the numbers are beyond what the hardware's bandwidth and compute allow",
         "look for cached prefixes, wrong lengths, or wrong hardware facts in the sweep",
     )
+    IMPORTED = (
+        "imported",
+        "suspect",
+        "another tool measured it, so that none of these checks was made",
+        "measure the cell with bench sweep; docs/imports.md says which numbers can be set side by side",
+    )
 
     def __init__(self, code: str, status: Status, meaning: str, remedy: str) -> None:
         self.code, self.status, self.meaning, self.remedy = code, status, meaning, remedy
@@ -255,7 +261,7 @@ def judge(seen: Seen, budgets: Budgets) -> tuple[Status, tuple[Reason, ...]]:
         Reason.STRAGGLER: bool(seen.straggler),
         Reason.FASTER_THAN_HARDWARE: bool(seen.too_fast),
     }
-    reasons = tuple(reason for reason in Reason if found[reason])
+    reasons = tuple(reason for reason in Reason if found.get(reason))  # never IMPORTED: what is judged is ours
     return worst(reason.status for reason in reasons), reasons
 
 

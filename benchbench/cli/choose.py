@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from benchbench.analysis.summary import CellSummary
+from benchbench.report.table import Row
 from benchbench.spec import SelectionError, parse_selection
 
 
@@ -14,11 +16,21 @@ def chosen(summaries: Sequence[CellSummary], words: Sequence[str]) -> list[CellS
 
     Raises ValueError.
     """
+    return [summaries[k] for k in _matching([asdict(summary.cell) for summary in summaries], words)]
+
+
+def chosen_rows(rows: Sequence[Row], words: Sequence[str]) -> list[Row]:
+    """`chosen` of summary rows."""
+    return [rows[k] for k in _matching(rows, words)]
+
+
+def _matching(cells: Sequence[Mapping[str, Any]], words: Sequence[str]) -> list[int]:
+    """Indices, in the order of `words` and each once."""
     if not words:
-        return list(summaries)
-    found: list[CellSummary] = []
+        return list(range(len(cells)))
+    found: list[int] = []
     for word in words:
-        by_key = [summary for summary in summaries if len(word) >= 4 and summary.cell.key.startswith(word)]
+        by_key = [k for k, cell in enumerate(cells) if len(word) >= 4 and str(cell["key"]).startswith(word)]
         if by_key:
             found += by_key
             continue
@@ -26,8 +38,8 @@ def chosen(summaries: Sequence[CellSummary], words: Sequence[str]) -> list[CellS
             selection = parse_selection(word)
         except SelectionError as error:
             raise ValueError(f"{word}: {error.message} (allowed: a cell's key, or {error.allowed})") from None
-        matching = [summary for summary in summaries if selection.matches(asdict(summary.cell))]
+        matching = [k for k, cell in enumerate(cells) if selection.matches(cell)]
         if not matching:
-            raise ValueError(f"{word}: selects none of the {len(summaries)} cells")
+            raise ValueError(f"{word}: selects none of the {len(cells)} cells")
         found += matching
-    return list({summary.cell.key: summary for summary in found}.values())
+    return list(dict.fromkeys(found))

@@ -10,8 +10,10 @@ from typing import Any
 import click
 
 from benchbench import __version__
+from benchbench.cli import publish, stored
 from benchbench.cli.asked import BAD_INPUT, FOLDER, INTERRUPTED, INVALID, NOT_MET, STOPPED, fail, plan_of, spec_of
 from benchbench.cli.audit import audit
+from benchbench.cli.importing import import_results
 from benchbench.cli.text import one_line
 
 
@@ -106,73 +108,6 @@ def schema() -> None:
 
 
 @main.command()
-@click.argument("runs", type=FOLDER, nargs=-1, required=True, metavar="RUN...")
-@click.option("--format", "form", type=click.Choice(["md", "csv", "json"]), default="md", show_default=True)
-@click.option("--columns", metavar="A,B,...", help="Columns of summary.csv to show.")
-@click.option("--include-invalid", is_flag=True, help="Show invalid cells too, struck through.")
-def table(runs: tuple[Path, ...], form: str, columns: str | None, *, include_invalid: bool) -> None:
-    """Print the table of a RUN, or of several side by side, recomputed from their records."""
-    from benchbench.analysis.runs import open_run, side_by_side
-    from benchbench.record.instrument import closing
-    from benchbench.record.store import RunError
-    from benchbench.report.table import csv_table, json_table, markdown_table
-
-    names = [name.strip() for name in columns.split(",")] if columns else None
-    try:
-        opened = [open_run(run) for run in runs]
-        rows = opened[0].rows if len(opened) == 1 else side_by_side(opened)
-        if form == "md":
-            said = [
-                closing(run.manifest["spec"], run.manifest.get("caption", []), run.manifest.get("instrument"))
-                for run in opened
-            ]
-            text = markdown_table(
-                rows, names, include_invalid, list(dict.fromkeys(line for lines in said for line in lines))
-            )
-        else:
-            text = (csv_table if form == "csv" else json_table)(rows, names, include_invalid)
-        click.echo(text.rstrip("\n"))
-    except (RunError, ValueError) as error:
-        fail(BAD_INPUT, f"bench table: {error}")
-
-
-@main.command()
-@click.argument("run", type=FOLDER)
-@click.option("--out", type=FOLDER, metavar="DIR", help="Where to (default: RUN/plots).")
-@click.option("--cell", metavar="KEY", help="The cell of the timeline, by its key.")
-@click.option("--format", "formats", multiple=True, type=click.Choice(["png", "svg"]), help="Default: both.")
-def plot(run: Path, out: Path | None, cell: str | None, formats: tuple[str, ...]) -> None:
-    """Draw the plots of a RUN: curves, Pareto, heat map, one cell's timeline; with variants their comparison."""
-    from benchbench.analysis.pairs import pair, sides_of
-    from benchbench.analysis.runs import open_run
-    from benchbench.record.store import RunError
-    from benchbench.report.comparison_plots import draw_comparisons
-    from benchbench.report.plots import draw_plots
-    from benchbench.report.timeline import timeline_of
-
-    try:
-        opened = open_run(run)
-        keys = [known.key for known in opened.cells]
-        if cell is not None and cell not in keys:
-            fail(BAD_INPUT, f"bench plot: no cell {cell} in this run (allowed: {', '.join(keys)})")
-        files = draw_plots(
-            opened.rows,
-            timeline_of(opened, opened.rows, cell),
-            out or run / "plots",
-            opened.name,
-            formats or ("png", "svg"),
-        )
-        base, *others = sides_of(opened)
-        pairs = [pair(base, other) for other in others]
-        if pairs:
-            files += draw_comparisons(pairs, out or run / "plots", opened.name, formats or ("png", "svg"))
-    except (RunError, OSError) as error:
-        fail(BAD_INPUT, f"bench plot: {error}")
-    for path in files:
-        click.echo(path)
-
-
-@main.command()
 @click.option("--profile", default="fixed", show_default=True, help="Shipped profile or a YAML file.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: a free one.")
 @click.option("--scale", default=1.0, show_default=True, type=float, help="Factor on every duration.")
@@ -249,26 +184,6 @@ def noise(
 
 
 @main.command()
-@click.argument("run", type=FOLDER)
-@click.argument("cells", nargs=-1, metavar="[CELL]...")
-def explain(run: Path, cells: tuple[str, ...]) -> None:
-    """Say for each cell of a RUN what was checked, what was found, and why it is (in)valid.
-
-    CELL is a key or a selection such as 'batch>=8,input=128'.
-    """
-    from benchbench.analysis.runs import open_run
-    from benchbench.cli.choose import chosen
-    from benchbench.record.store import RunError
-    from benchbench.report.explain import explain as explain_cell
-
-    try:
-        for summary in chosen(open_run(run).summaries, cells):
-            click.echo(explain_cell(summary) + "\n")
-    except (RunError, ValueError) as error:
-        fail(BAD_INPUT, f"bench explain: {error}")
-
-
-@main.command()
 @click.argument("file", required=False)
 @click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Change one value of the sweep.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
@@ -325,6 +240,11 @@ def check(
 
 
 main.add_command(audit)
+main.add_command(import_results)
+main.add_command(stored.table)
+main.add_command(stored.plot)
+main.add_command(stored.explain)
+main.add_command(publish.publish)
 
 if __name__ == "__main__":
     main()

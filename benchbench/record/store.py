@@ -191,6 +191,19 @@ class RunDirectory:
         blocks = sorted(int(block) for name, _, block in names if name == variant)
         return {block: pq.read_table(self.answers_path(variant, block), partitioning=None) for block in blocks}
 
+    def read_summary(self) -> list[dict[str, Any]]:
+        """The rows of summary.parquet, one a cell. Raises RunError when it is not there or can't be read."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.path / "summary.parquet"
+        try:
+            with pq.ParquetFile(path) as file:
+                rows: list[dict[str, Any]] = file.read().to_pylist()
+        except (OSError, pa.ArrowException) as error:
+            raise RunError(f"{path}: not a summary that can be read: {error}") from None
+        return rows
+
     def read_telemetry(self, spans: Sequence[tuple[int, int]] = ((0, 2**63 - 1),)) -> pa.Table | None:
         """The samples of all files that touch one of these spans, ns, in order of writing; None when there are none."""
         import pyarrow as pa

@@ -12,7 +12,10 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+from benchbench.analysis.runs import OWN
 
 Row = dict[str, Any]
 
@@ -49,6 +52,32 @@ _SYS_MEANS = {
 }
 _DASH = "\N{EN DASH}"  # between the ends of a range, and where there is no number
 _NAMED_CELLS = 3  # a note names this many cells; it counts more of them
+_FOLDED_ROWS = 12  # a job's summary folds a longer table
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What is published of rows, as lines of Markdown: the table, the card's three lines, a caption, notes."""
+
+    table: Sequence[str]
+    headlines: Sequence[str]
+    caption: Sequence[str]
+    notes: Sequence[str]
+
+    def markdown(self) -> str:
+        """All of it, in this order."""
+        return "\n\n".join(
+            "\n".join(block) for block in (self.table, self.headlines, self.caption, self.notes) if block
+        )
+
+    def github(self, title: str) -> str:
+        """For a job's summary: title, the three lines and notes first; a long table folded."""
+        rows = len(self.table) - 2
+        table = "\n".join(self.table)
+        if rows > _FOLDED_ROWS:
+            table = f"<details><summary>{rows} rows</summary>\n\n{table}\n\n</details>"
+        blocks = (self.headlines, self.notes, [table], self.caption)
+        return "\n\n".join([f"### {escape_markdown(title)}", *("\n".join(block) for block in blocks if block)])
 
 
 def markdown_table(
@@ -57,25 +86,35 @@ def markdown_table(
     include_invalid: bool = False,
     closing: Sequence[str] = (),
 ) -> str:
-    """The table as published, the card's three lines (peak, TTFT range, scaling), and a caption.
+    """The table as published, as `table_parts` makes it."""
+    return table_parts(rows, columns, include_invalid, closing).markdown() + "\n"
+
+
+def table_parts(
+    rows: Sequence[Row],
+    columns: Sequence[str] | None = None,
+    include_invalid: bool = False,
+    closing: Sequence[str] = (),
+) -> Parts:
+    """The table, the card's three lines (peak, TTFT range, scaling), a caption, and notes.
 
     The default columns are Input, Output, Batch (Rate in req/s for open loads), TTFT in ms (mean) and
-    Sys tok/s; Variant comes first when a row has one. Rows are sorted by variant, input, output, batch,
+    Sys tok/s; Variant and Tool come first when a row has one, and Run tok/s last where another tool's row has
+    no Sys tok/s. Rows are sorted by variant, input, output, batch,
     rate. The numbers of suspect rows, and lines that rest on one, carry a ``*``; a note has the reasons.
     Invalid rows are left out and counted, or, with ``include_invalid``, struck through; the three lines
     never use them. ``closing`` are further lines of the caption.
 
-    Raises ValueError if a column is not a key of the rows.
+    A number that has an interval is rounded by `decimals`. Raises ValueError if a column is not a key of the rows.
     """
-    names = _check_columns(rows, columns) if columns else _published_columns(rows)
+    names = check_columns(rows, columns) if columns else _published_columns(rows)
     usable = [row for row in rows if row.get("status") != "invalid"]
-    shown = sorted(rows if include_invalid else usable, key=_order)
+    shown = in_order(rows if include_invalid else usable)
     lines = ["| " + " | ".join(column_title(name) for name in names) + " |", "|" + "---|" * len(names)]
-    lines += ["| " + " | ".join(_markdown_cell(row, name) for name in names) + " |" for row in shown]
-    headlines = _headlines(sorted(usable, key=_order)) or ["No cell has a number."]
+    lines += ["| " + " | ".join(markdown_cell(row, name) for name in names) + " |" for row in shown]
+    headlines = _headlines(in_order(usable)) or ["No cell has a number."]
     caption = [*_caption(usable, names), *map(escape_markdown, closing)]
-    blocks = [lines, headlines, caption, _notes(rows, include_invalid)]
-    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
+    return Parts(lines, headlines, caption, _notes(rows, include_invalid))
 
 
 def csv_table(rows: Sequence[Row], columns: Sequence[str] | None = None, include_invalid: bool = False) -> str:
@@ -126,6 +165,39 @@ def number(row: Row, name: str) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
+def decimals(most: int, half_width: float | None) -> int:
+    """How many decimals a number has whose 95 % interval is `half_width` to each side: `most`, or fewer.
+
+    The half-width, to two significant digits, decides (JCGM 100:2008, 7.2.6): with h = (high - low) / 2 the last digit
+    stands at 10^(floor(log10 h) - 1). So 254.73 +- 3.1 is 254.7, 254.73 +- 31 is 255, and 5038 +- 310 is 5040 (-1
+    decimals). Without an interval, or with one of no width, there are `most`.
+    """
+    if not half_width or not math.isfinite(half_width) or half_width < 0:
+        return most
+    return min(most, 1 - math.floor(math.log10(half_width)))
+
+
+def rounded(value: float, places: int) -> str:
+    """Text with this many decimals; negative ones are zeros before the point."""
+    return f"{round(value, places):.{max(places, 0)}f}"
+
+
+def _half_width(row: Row, name: str) -> float | None:
+    low, high = number(row, f"{name}_low"), number(row, f"{name}_high")
+    return None if low is None or high is None else (high - low) / 2
+
+
+def _text(row: Row, name: str, value: float) -> str:
+    """The number of a column, rounded by its interval; the interval's ends as the number itself."""
+    base = name.removesuffix("_low").removesuffix("_high")
+    return rounded(value, decimals(_DECIMALS.get(name.partition("_")[0], 1), _half_width(row, base)))
+
+
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """Sorted by variant, input, output, batch, rate."""
+    return sorted(rows, key=_order)
+
+
 def _order(row: Row) -> tuple[Any, ...]:
     axes = (number(row, name) for name in ("input", "output", "batch", "rate"))
     return (
@@ -139,7 +211,8 @@ def _allowed(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
-def _check_columns(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
+def check_columns(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
+    """`columns`. Raises ValueError for one that is no key of the rows."""
     allowed = _allowed(rows)
     unknown = [name for name in columns if name not in allowed] if rows else []
     if unknown:
@@ -156,15 +229,18 @@ def _loads(rows: Iterable[Row]) -> list[str]:
 def _published_columns(rows: Sequence[Row]) -> list[str]:
     loads = _loads(rows)
     names = ["variant"] if any(row.get("variant") for row in rows) else []
+    names += ["tool"] if any((row.get("tool") or "") not in (row.get("variant") or "") for row in rows) else []
     names += ["load"] if len(loads) > 1 else []
     names += ["input", "output"]
     names += ["batch"] if loads != ["open"] else []
     names += ["rate"] if "open" in loads else []
-    return [*names, "ttft_ms", "sys_tok_s"]
+    # Few tools tell the tokens/s of a full batch, all those of their whole run.
+    whole = any(row.get("tool") and number(row, "sys_tok_s") is None for row in rows)
+    return [*names, "ttft_ms", "sys_tok_s", *(["run_tok_s"] if whole else [])]
 
 
 def _records(rows: Sequence[Row], columns: Sequence[str] | None, include_invalid: bool) -> tuple[list[str], list[Row]]:
-    names = _check_columns(rows, columns) if columns else _allowed(rows)
+    names = check_columns(rows, columns) if columns else _allowed(rows)
     if include_invalid and names and "status" not in names:
         names.append("status")
     kept = [row for row in rows if include_invalid or row.get("status") != "invalid"]
@@ -177,13 +253,14 @@ def _plain(value: object) -> object:
     return value
 
 
-def _markdown_cell(row: Row, name: str) -> str:
+def markdown_cell(row: Row, name: str) -> str:
+    """A row's value as a table shows it: rounded, starred where suspect, struck through where invalid."""
     value = row.get(name)
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return _DASH
     if name in _PLAIN or not isinstance(value, int | float):
         return escape_markdown(f"{value:g}" if isinstance(value, float) else str(value))
-    text = f"{value:.{_DECIMALS.get(name.partition('_')[0], 1)}f}"
+    text = _text(row, name, value)
     if row.get("status") == "invalid":
         return f"~~{text}~~"
     return text + _star(row)
@@ -200,11 +277,13 @@ def _headlines(rows: Sequence[Row]) -> list[str]:
     rated = [(value, row) for row in rows if (value := number(row, "sys_tok_s")) is not None]
     if rated:
         peak, row = max(rated, key=lambda pair: pair[0])
-        lines.append(f"- Peak throughput: {peak:.1f} tok/s ({escape_markdown(cell_name(row))}){_star(row)}")
+        told = _text(row, "sys_tok_s", peak)
+        lines.append(f"- Peak throughput: {told} tok/s ({escape_markdown(cell_name(row))}){_star(row)}")
     waits = [(value, row) for row in rows if (value := number(row, "ttft_ms")) is not None]
     if waits:
-        (low, first), (high, last) = (end(waits, key=lambda pair: pair[0]) for end in (min, max))
-        lines.append(f"- TTFT range: {low:.1f}{_DASH}{high:.1f} ms{_star(first, last)}")
+        ends = [end(waits, key=lambda pair: pair[0]) for end in (min, max)]
+        told = _DASH.join(_text(row, "ttft_ms", wait) for wait, row in ends)
+        lines.append(f"- TTFT range: {told} ms{_star(*(row for _, row in ends))}")
     return lines + _scaling(rated)
 
 
@@ -228,7 +307,9 @@ def _scaling(rated: Sequence[tuple[float, Row]]) -> list[str]:
         return []
     (slow, first), (fast, last) = max(both, key=lambda pair: pair[1][0] / pair[0][0])
     where = escape_markdown(cell_name(last).rpartition(", ")[0])
-    change = f"{fast / slow:.1f}x throughput {'increase' if fast >= slow else 'change'}"
+    widths = [(_half_width(row, "sys_tok_s") or 0.0) / value for value, row in ((slow, first), (fast, last))]
+    ratio = rounded(fast / slow, decimals(1, fast / slow * math.hypot(*widths)))  # both errors, independent
+    change = f"{ratio}x throughput {'increase' if fast >= slow else 'change'}"
     return [f"- Scaling: {change} from batch={small} to batch={large} ({where}){_star(first, last)}"]
 
 
@@ -238,11 +319,14 @@ def _caption(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
     loads = _loads(rows)
     lines = [_BATCH_MEANS[load] for load in loads if ("rate" if load == "open" else "batch") in names]
     meanings = []
-    if "ttft_ms" in names:
+    own = _loads(row for row in rows if row.get("tool") in {None, OWN})  # other tools' definitions are not these
+    if "ttft_ms" in names and own:
         meanings.append("TTFT: from sending the request to receiving its first token, mean over requests.")
-    if "sys_tok_s" in names and loads:
-        each = "; ".join(_SYS_MEANS[load] + (f" ({load})" if len(loads) > 1 else "") for load in loads)
+    if "sys_tok_s" in names and own:
+        each = "; ".join(_SYS_MEANS[load] + (f" ({load})" if len(own) > 1 else "") for load in own)
         meanings.append(f"Sys tok/s: {each}, mean over rounds.")
+    if "run_tok_s" in names and own:
+        meanings.append("Run tok/s: output tokens of the round / (last token - first send), ramps included.")
     lines += [" ".join(meanings)] if meanings else []
     rounds = [int(value) for row in rows if (value := number(row, "rounds")) is not None]
     return [*lines, _rounds_line(rows, rounds)] if rounds else lines
@@ -255,7 +339,8 @@ def _rounds_line(rows: Sequence[Row], rounds: Sequence[int]) -> str:
     if starts := [int(value) for row in rows if (value := number(row, "starts")) is not None]:
         line, over = f"{line}, in {max(starts)} start{'s'[: max(starts) > 1]} of the engine", "starts"
     spans = {"TTFT": _widest(rows, "ttft_ms"), "Sys tok/s": _widest(rows, "sys_tok_s")}
-    widths = [f"{name} ±{width:.1%}".replace("%", " %") for name, width in spans.items() if width is not None]
+    told = ((name, max(width, 0.001)) for name, width in spans.items() if width is not None)  # never "±0.0 %"
+    widths = [f"{name} ±{width:.1%}".replace("%", " %") for name, width in told]
     if not widths:
         return f"{line}; no interval."
     return f"{line}; 95 % confidence intervals of the mean, over {over}, are at widest {' and '.join(widths)}."
@@ -272,8 +357,8 @@ def _widest(rows: Sequence[Row], name: str) -> float | None:
 
 
 def _notes(rows: Sequence[Row], include_invalid: bool) -> list[str]:
-    suspect = sorted((row for row in rows if row.get("status") == "suspect"), key=_order)
-    invalid = sorted((row for row in rows if row.get("status") == "invalid"), key=_order)
+    suspect = in_order(row for row in rows if row.get("status") == "suspect")
+    invalid = in_order(row for row in rows if row.get("status") == "invalid")
     lines = []
     if suspect:
         lines.append(f"Numbers marked * are suspect: {_by_reason(suspect)}.")

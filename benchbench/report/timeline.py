@@ -12,8 +12,12 @@ from benchbench.report.table import Row
 def timeline_of(run: Run, rows: list[Row], key: str | None = None) -> Timeline | None:
     """The last measured round of cell `key`; by default of the valid cell with the most requests in flight.
 
-    `rows` are the run's summary rows. None when there is no such round.
+    `rows` are the run's summary rows. None when there is no such round; RunError for a `key` where no records are kept.
     """
+    if not run.has_records:
+        if key is not None:
+            run.need_records()
+        return None
     usable = [row for row in rows if row["rounds"] and (row["status"] != "invalid" or row["key"] == key)]
     chosen = [row for row in usable if key is None or row["key"] == key]
     if not chosen:

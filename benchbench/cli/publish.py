@@ -1,0 +1,133 @@
+"""`bench publish`: a run's table, and other sections made of facts, into a model card."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from benchbench.cli.asked import BAD_INPUT, FOLDER, NOT_MET, fail
+from benchbench.cli.text import one_line
+
+if TYPE_CHECKING:
+    from benchbench.analysis.runs import Run
+
+SECTIONS = ("performance", "model", "evaluation", "comparison")
+
+
+@click.command()
+@click.argument("run", type=FOLDER)
+@click.option("--card", type=FOLDER, required=True, metavar="README.md", help="The model card; it must exist.")
+@click.option("--after", metavar="HEADING", help="Where to put a section without markers: '## Performance'.")
+@click.option("--section", "names", multiple=True, type=click.Choice(SECTIONS), help="Default: performance.")
+@click.option("--model", type=FOLDER, metavar="FOLDER", help="Of --section model: config.json and safetensors.")
+@click.option("--evaluation", type=FOLDER, metavar="FOLDER", help="Of --section evaluation: lm-eval's results.")
+@click.option("--only", "words", multiple=True, metavar="SELECTION", help="Only these cells: 'batch>=8,input=128'.")
+@click.option("--columns", metavar="A,B,...", help="Columns of summary.csv to show.")
+@click.option("--pivot", metavar="AXIS:COLUMN", help="One column for each value of an axis, as batch:sys_tok_s.")
+@click.option("--dry-run", is_flag=True, help="Print the difference and write nothing.")
+@click.option("--check", is_flag=True, help="Write nothing; exit 4 where the card differs from the run.")
+def publish(run: Path, card: Path, after: str | None, **asked: Any) -> None:  # noqa: ANN401 - click's
+    """Write a RUN's table into a model card, between <!-- bench:performance --> and <!-- /bench:performance -->.
+
+    Nothing else in the card changes, and the same run gives the same bytes. The card is pushed by `hf upload`.
+    Exit: 0, 2 bad input, 4 the card differs (--check).
+    """
+    from benchbench.analysis.runs import open_run
+    from benchbench.record.store import RunError
+    from benchbench.report.card import CardError, difference, with_sections
+
+    try:
+        before = _read(card)
+        opened = open_run(run)
+        texts = {name: _section(name, opened, asked) for name in dict.fromkeys(asked["names"] or ("performance",))}
+    except (RunError, ValueError, OSError) as error:
+        fail(BAD_INPUT, f"bench publish: {error}")
+    try:
+        changed = with_sections(before, texts, after)
+    except CardError as error:
+        fail(BAD_INPUT, f"bench publish: {card}: {error}")
+    if asked["dry_run"] or asked["check"]:
+        for line in difference(before, changed, str(card)):
+            click.echo(one_line(line.removesuffix("\n")))
+        if asked["check"] and changed != before:
+            what = " and ".join(texts)
+            fail(NOT_MET, f"bench publish: {card}: {what} differ{'s'[: len(texts) == 1]} from what {run} gives")
+        return
+    if changed == before:
+        click.echo(f"{card}: nothing to change")
+        return
+    try:
+        _write(card, changed)
+    except OSError as error:
+        fail(BAD_INPUT, f"bench publish: {card}: cannot write: {error.strerror}")
+    click.echo(f"{card}: {', '.join(texts)} written")
+
+
+def _read(card: Path) -> str:
+    try:
+        return card.read_bytes().decode()
+    except FileNotFoundError:
+        raise ValueError(f"{card}: no such card (make one with a heading, and name it in --after)") from None
+    except IsADirectoryError:
+        raise ValueError(f"{card}: a folder, not a card") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{card}: not UTF-8 (byte {error.start})") from None
+
+
+def _write(card: Path, text: str) -> None:
+    """Replace the card in one step; its mode and owner stay, and a link to it stays a link."""
+    path = card.resolve()
+    before = path.stat()
+    temporary = path.with_name(f".{path.name}.bench-{os.getpid()}")
+    try:
+        with temporary.open("xb") as file:
+            with contextlib.suppress(PermissionError):
+                os.fchown(file.fileno(), before.st_uid, before.st_gid)
+            os.fchmod(file.fileno(), before.st_mode & 0o7777)
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _section(name: str, run: Run, asked: dict[str, Any]) -> str:
+    """A section's text. Raises ValueError and RunError."""
+    if name == "performance":
+        from benchbench.cli.choose import chosen_rows
+        from benchbench.cli.stored import parts_of
+        from benchbench.report.card import performance_section
+
+        rows = chosen_rows(run.rows, asked["words"])
+        parts = parts_of(rows, asked["columns"], asked["pivot"], [], include_invalid=False)
+        return performance_section(run, parts)
+    if name == "comparison":
+        from benchbench.analysis.pairs import pair, sides_of
+        from benchbench.report.comparison import comparison_table
+
+        base, *others = sides_of(run)
+        if not others:
+            raise ValueError(f"{run.path}: has no variants to compare")
+        return comparison_table([pair(base, other) for other in others])
+    folder = asked[name]
+    if folder is None:
+        raise ValueError(f"--section {name}: needs --{name} FOLDER")
+    return _model(folder) if name == "model" else _evaluation(folder)
+
+
+def _model(folder: Path) -> str:
+    from benchbench.record.model import read_model
+    from benchbench.report.model_section import model_section
+
+    return model_section(read_model(folder))
+
+
+def _evaluation(folder: Path) -> str:
+    from benchbench.report.evaluation import evaluation_section, read_evaluation
+
+    return evaluation_section(read_evaluation(folder))

@@ -1,0 +1,134 @@
+"""`bench table`, `bench plot` and `bench explain`: what is made of a stored run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from benchbench.cli.asked import BAD_INPUT, FOLDER, fail
+
+if TYPE_CHECKING:
+    from benchbench.report.table import Parts, Row
+
+
+@click.command()
+@click.argument("runs", type=FOLDER, nargs=-1, required=True, metavar="RUN...")
+@click.option("--format", "form", type=click.Choice(["md", "csv", "json", "github"]), default="md", show_default=True)
+@click.option("--columns", metavar="A,B,...", help="Columns of summary.csv to show.")
+@click.option("--pivot", metavar="AXIS:COLUMN", help="One column for each value of an axis, as batch:sys_tok_s.")
+@click.option("--include-invalid", is_flag=True, help="Show invalid cells too, struck through.")
+def table(runs: tuple[Path, ...], form: str, columns: str | None, pivot: str | None, *, include_invalid: bool) -> None:
+    """Print the table of a RUN, or of several side by side, recomputed from their records.
+
+    github is Markdown for a job's summary. Markdown rounds by the 95 % intervals, CSV and JSON do not.
+    """
+    from benchbench.analysis.runs import open_run, side_by_side
+    from benchbench.record.store import RunError
+    from benchbench.report.provenance import provenance_text
+    from benchbench.report.table import csv_table, json_table
+
+    try:
+        opened = [open_run(run) for run in runs]
+        rows = opened[0].rows if len(opened) == 1 else side_by_side(opened)
+        if form in {"csv", "json"}:
+            rows, names = machine_rows(rows, columns, pivot, include_invalid=include_invalid)
+            text = (csv_table if form == "csv" else json_table)(rows, names, include_invalid)
+        else:
+            github = form == "github"
+            lines = [line for run in opened for line in ([f"{provenance_text(run)}."] if github else run.caption)]
+            parts = parts_of(rows, columns, pivot, list(dict.fromkeys(lines)), include_invalid=include_invalid)
+            names_of_runs = " and ".join(dict.fromkeys(run.name for run in opened))
+            text = parts.markdown() if form == "md" else parts.github(names_of_runs)
+        click.echo(text.rstrip("\n"))
+    except (RunError, ValueError) as error:
+        fail(BAD_INPUT, f"bench table: {error}")
+
+
+def _names(columns: str | None) -> list[str] | None:
+    return [name.strip() for name in columns.split(",")] if columns else None
+
+
+def parts_of(
+    rows: Sequence[Row], columns: str | None, pivot: str | None, closing: Sequence[str], *, include_invalid: bool
+) -> Parts:
+    """The table that --columns or --pivot asks for. Raises ValueError."""
+    from benchbench.report.pivot import parse_pivot, pivot_parts
+    from benchbench.report.table import table_parts
+
+    if not pivot:
+        return table_parts(rows, _names(columns), include_invalid, closing)
+    if columns:
+        raise ValueError("--pivot and --columns: give one of them (a pivot's columns are the axis's values)")
+    return pivot_parts(rows, parse_pivot(pivot), include_invalid, closing)
+
+
+def machine_rows(
+    rows: list[Row], columns: str | None, pivot: str | None, *, include_invalid: bool
+) -> tuple[list[Row], list[str] | None]:
+    """Rows and column names for CSV and JSON. Raises ValueError."""
+    from benchbench.report.pivot import parse_pivot, pivot_rows
+
+    if not pivot:
+        return rows, _names(columns)
+    if columns or include_invalid:
+        raise ValueError("--pivot: goes with neither --columns nor, in csv and json, --include-invalid")
+    return pivot_rows(rows, parse_pivot(pivot)), None
+
+
+@click.command()
+@click.argument("run", type=FOLDER)
+@click.option("--out", type=FOLDER, metavar="DIR", help="Where to (default: RUN/plots).")
+@click.option("--cell", metavar="KEY", help="The cell of the timeline, by its key.")
+@click.option("--format", "formats", multiple=True, type=click.Choice(["png", "svg"]), help="Default: both.")
+def plot(run: Path, out: Path | None, cell: str | None, formats: tuple[str, ...]) -> None:
+    """Draw the plots of a RUN: curves, Pareto, heat map, one cell's timeline; with variants their comparison."""
+    from benchbench.analysis.pairs import pair, sides_of
+    from benchbench.analysis.runs import open_run
+    from benchbench.record.store import RunError
+    from benchbench.report.comparison_plots import draw_comparisons
+    from benchbench.report.plots import draw_plots
+    from benchbench.report.timeline import timeline_of
+
+    try:
+        opened = open_run(run)
+        keys = [known.key for known in opened.cells]
+        if cell is not None and cell not in keys:
+            fail(BAD_INPUT, f"bench plot: no cell {cell} in this run (allowed: {', '.join(keys)})")
+        files = draw_plots(
+            opened.rows,
+            timeline_of(opened, opened.rows, cell),
+            out or run / "plots",
+            opened.title,
+            formats or ("png", "svg"),
+        )
+        base, *others = sides_of(opened)
+        pairs = [pair(base, other) for other in others] if opened.has_records else []
+        if pairs:
+            files += draw_comparisons(pairs, out or run / "plots", opened.title, formats or ("png", "svg"))
+    except (RunError, OSError) as error:
+        fail(BAD_INPUT, f"bench plot: {error}")
+    for path in files:
+        click.echo(path)
+
+
+@click.command()
+@click.argument("run", type=FOLDER)
+@click.argument("cells", nargs=-1, metavar="[CELL]...")
+def explain(run: Path, cells: tuple[str, ...]) -> None:
+    """Say for each cell of a RUN what was checked, what was found, and why it is (in)valid.
+
+    CELL is a key or a selection such as 'batch>=8,input=128'.
+    """
+    from benchbench.analysis.runs import open_run
+    from benchbench.cli.choose import chosen
+    from benchbench.record.store import RunError
+    from benchbench.report.explain import explain as explain_cell
+
+    try:
+        for summary in chosen(open_run(run).summaries, cells):
+            click.echo(explain_cell(summary) + "\n")
+    except (RunError, ValueError) as error:
+        fail(BAD_INPUT, f"bench explain: {error}")

@@ -1,0 +1,169 @@
+"""Sections of a model card between markers: text in, text out. Nothing outside of the markers is ever changed. Pure.
+
+A section stands between two lines of its own, `<!-- bench:performance -->` and `<!-- /bench:performance -->` (so too
+`model`, `evaluation`, `comparison`). Lines in fenced code, in YAML front matter and in other comments are no markers.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from benchbench.analysis.runs import Run
+from benchbench.report.provenance import provenance_text, setting
+from benchbench.report.table import Parts, escape_markdown
+
+SECTIONS = ("performance", "model", "evaluation", "comparison")
+_MARKER = re.compile(r" {0,3}<!--[ \t]*(?P<end>/?)bench:(?P<name>[\w-]+)[ \t]*-->[ \t]*\r?\n?")
+_FENCE = re.compile(r" {0,3}(?P<fence>`{3,}(?=[^`]*$)|~{3,})(?P<rest>.*)")
+_COMMENT = re.compile(r" {0,3}<!--(?!.*-->)")
+_HEADING = re.compile(r" {0,3}#{1,6}(?:[ \t].*)?")
+
+
+class CardError(ValueError):
+    """A card cannot be changed as asked; the message begins with the line, where there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    text: str  # with its end
+    plain: bool  # neither front matter, nor fenced code, nor inside a comment of several lines
+
+
+def with_sections(card: str, sections: Mapping[str, str], after: str | None = None) -> str:
+    """The card with these sections, by name, each a text of Markdown; the others stay as they are.
+
+    A section that the card has is replaced between its markers. One that it lacks is put, markers and all, behind the
+    heading `after` (a line such as `## Performance`), in the order of `sections`. Line ends are the card's own.
+    Raises CardError: no markers and no `after`, a heading that is not there or stands twice, markers that are no pairs.
+    """
+    lines = list(_lines(card))
+    places = _places(lines)
+    end = "\r\n" if card.partition("\n")[0].endswith("\r") else "\n"
+    blocks = {name: _block(name, text).replace("\n", end) for name, text in sections.items()}
+    missing = [name for name in sections if name not in places]
+    at = _heading(lines, places, after, missing) if missing else -1
+    replaced = {place.start: (place, blocks[name]) for name, place in places.items() if name in blocks}
+    made: list[str] = []
+    for k, line in enumerate(lines):
+        if any(k in place[1:] for place, _ in replaced.values()):
+            continue
+        made.append(line.text)
+        if k in replaced:
+            made.append(replaced[k][1])
+        if k == at:
+            made += _inserted({name: blocks[name] for name in missing}, lines, at, end)
+    text = "".join(made)
+    if not sections.keys() <= _places(list(_lines(text))).keys():
+        raise CardError(f"the text of {' and '.join(sections)} would hide its own markers")
+    return text
+
+
+def _inserted(blocks: Mapping[str, str], lines: Sequence[_Line], at: int, end: str) -> list[str]:
+    """What is put behind the line `at`: a blank line before each section, and one behind where text follows."""
+    whole = lines[at].text.endswith("\n")
+    parts = [f"{end}<!-- bench:{name} -->{end}{block}<!-- /bench:{name} -->{end}" for name, block in blocks.items()]
+    if not whole:  # a card without a last line end stays one
+        return [end, *parts[:-1], parts[-1].removesuffix(end)]
+    return [*parts, *([end] if at + 1 < len(lines) and lines[at + 1].text.strip() else [])]
+
+
+def _block(name: str, text: str) -> str:
+    body = "\n".join(line.rstrip() for line in text.strip("\n").split("\n"))
+    return f"<!-- Written by bench publish: what is changed by hand up to /bench:{name} is lost. -->\n\n{body}\n\n"
+
+
+def _lines(card: str) -> Iterator[_Line]:
+    """The card's lines, and which of them are plain Markdown."""
+    texts = _split(card)
+    matter = bool(texts) and texts[0].lstrip("\ufeff").rstrip() == "---"
+    matter = matter and any(text.rstrip() in {"---", "..."} for text in texts[1:])
+    fence, comment = "", False
+    for k, text in enumerate(texts):
+        line = text.rstrip("\r\n")
+        if matter:
+            yield _Line(text, plain=False)
+            matter = not (k and line.rstrip() in {"---", "..."})
+            continue
+        found = _FENCE.fullmatch(line)
+        if fence:
+            yield _Line(text, plain=False)
+            closing = found and not found["rest"].strip() and found["fence"].startswith(fence)
+            fence = "" if closing else fence
+            continue
+        if comment:
+            yield _Line(text, plain=False)
+            comment = "-->" not in line
+            continue
+        fence = found["fence"] if found else ""
+        comment = _COMMENT.match(line) is not None
+        yield _Line(text, plain=not fence and not comment)
+
+
+def _places(lines: Sequence[_Line]) -> dict[str, range]:
+    """By name of a section its marker lines: the first is `start`, the last `stop`. Raises CardError."""
+    places: dict[str, range] = {}
+    opened: tuple[str, int] | None = None
+    for k, line in enumerate(lines):
+        found = _MARKER.fullmatch(line.text) if line.plain else None
+        if not found:
+            continue
+        name, is_end, where = found["name"], bool(found["end"]), f"line {k + 1}"
+        if name not in SECTIONS:
+            raise CardError(f"{where}: unknown section bench:{name} (allowed: {', '.join(SECTIONS)})")
+        if is_end and (opened is None or opened[0] != name):
+            raise CardError(f"{where}: <!-- /bench:{name} --> ends a section that does not begin")
+        if not is_end and opened is not None:
+            raise CardError(f"{where}: bench:{name} begins before bench:{opened[0]} of line {opened[1] + 1} has ended")
+        if not is_end and name in places:
+            raise CardError(f"{where}: a second bench:{name} (the first: line {places[name].start + 1}); one may stand")
+        if opened is not None:
+            places[name], opened = range(opened[1], k), None
+        else:
+            opened = (name, k)
+    if opened is not None:
+        raise CardError(f"line {opened[1] + 1}: bench:{opened[0]} has no end (<!-- /bench:{opened[0]} -->)")
+    return places
+
+
+def _heading(lines: Sequence[_Line], places: Mapping[str, range], after: str | None, missing: Sequence[str]) -> int:
+    """The index of the heading's line. Raises CardError."""
+    if after is None:
+        markers = " and ".join(f"<!-- bench:{name} -->" for name in missing)
+        raise CardError(f'has no {markers} (--after "## Performance" puts it behind that heading)')
+    wanted = after.strip()
+    if not _HEADING.fullmatch(wanted):
+        raise CardError(f"--after {after!r}: must be a heading's line, as '## Performance'")
+    found = [k for k, line in enumerate(lines) if line.plain and line.text.strip() == wanted]
+    if not found:
+        headings = [line.text.strip() for line in lines if line.plain and _HEADING.fullmatch(line.text.rstrip("\r\n"))]
+        raise CardError(f"has no heading {wanted!r} (allowed: {', '.join(headings) or 'it has no headings'})")
+    if len(found) > 1:
+        raise CardError(
+            f"line {found[1] + 1}: a second heading {wanted!r}; put the markers where they shall be by hand"
+        )
+    if any(place.start < found[0] < place.stop for place in places.values()):
+        raise CardError(f"line {found[0] + 1}: the heading {wanted!r} stands inside a section of bench")
+    return found[0]
+
+
+def performance_section(run: Run, parts: Parts) -> str:
+    """On what it was measured, the table, the three lines, caption, notes and provenance."""
+    where = "of the" if run.manifest["spec"]["engine"]["kind"] == "simulator" else "on"
+    first = [f"Throughput {where} {escape_markdown(setting(run))}:"]
+    blocks = [first, parts.table, parts.headlines, parts.caption, parts.notes]
+    blocks.append([f"Provenance: {escape_markdown(provenance_text(run))}."])
+    return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def difference(before: str, after: str, name: str) -> list[str]:
+    """The lines of a unified diff, with their ends; none where nothing differs."""
+    old, new = (_split(text) for text in (before, after))
+    return list(difflib.unified_diff(old, new, name, f"{name} (from the run)"))
+
+
+def _split(text: str) -> list[str]:
+    """Lines with their ends, of newlines only: a form feed ends none."""
+    return re.findall(r"[^\n]*\n|[^\n]+", text)

@@ -1,0 +1,82 @@
+"""What a tool says of one run of one shape, and the words for a file that does not say it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+
+from benchbench.analysis.validity import Reason
+
+TOLERANCE = 0.02  # of a length: tools that send text hit an asked number of tokens only nearly
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """One run of one shape by `tool`.
+
+    `values`: summary.csv's columns, as the tool gives them. `pools`: ttft, itl and e2el of each request or gap in ms,
+    where the file has them. `load` is "" where it is not told, and so are `version` and `date`.
+    """
+
+    tool: str
+    version: str = ""
+    date: str = ""
+    model: str = ""
+    variant: str = ""
+    load: str
+    input: int
+    output: int
+    batch: int | None
+    rate: float | None = None
+    requests: int | None = None
+    failed: int | None = None
+    values: Mapping[str, float]
+    pools: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    reasons: tuple[Reason, ...] = ()
+
+
+def _known(value: Any) -> Any:  # noqa: ANN401 - JSON
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# A number that a tool could not compute is NaN in one of them, null in another, and absent in the third.
+Number = Annotated[float | None, BeforeValidator(_known)]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Duration = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def parsed(model: type[Model], data: Any, tool: str) -> Model:  # noqa: ANN401 - JSON
+    """Raises ValueError that names the first field that is wrong."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise ValueError(f"{tool}: {where}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+
+
+def load_of(requests: int, concurrency: int | None, rate: float | None) -> tuple[str, int | None, float | None]:
+    """(load, batch, rate) of our kinds. Requests that all start at once are one wave, so a static batch."""
+    if rate is not None and math.isfinite(rate):
+        return "open", None, rate
+    if concurrency is None or concurrency >= requests:
+        return "static", requests, None
+    return "closed", concurrency, None
+
+
+def length(told: float, asked: float | None) -> tuple[int, bool]:
+    """(the cell's length, whether the mean that was told is another): the asked one, where the file has it."""
+    if asked is None:
+        return round(told), False
+    return round(asked), abs(told - asked) > max(1.0, TOLERANCE * asked)
+
+
+def known(values: Mapping[str, float | None]) -> dict[str, float]:
+    """Those that are there: finite, and not below 0."""
+    return {name: value for name, value in values.items() if value is not None and 0 <= value < math.inf}

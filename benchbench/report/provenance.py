@@ -1,0 +1,255 @@
+"""What a published table must carry: with what, on what and how its numbers were made. Pure, from manifests alone."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from benchbench.analysis.runs import Run
+from benchbench.record.instrument import sentence
+
+UNKNOWN = "not known"
+_PARALLEL = {
+    "TP": ("--tensor-parallel-size", "-tp"),
+    "PP": ("--pipeline-parallel-size", "-pp"),
+    "DP": ("--data-parallel-size", "-dp"),
+}
+_PYTHON = ("-m", "-u")  # of the interpreter, before the engine's own
+_UNTOLD = ("--host", "--port")  # they move no number, and a port is another one at each start
+_LOADS = {
+    "static": "static (a batch sent at once and awaited)",
+    "closed": "closed (a batch kept in flight)",
+    "open": "open (requests sent at a rate)",
+}
+
+
+def provenance(run: Run) -> list[tuple[str, str]]:
+    """(label, text) pairs: model, engine, flags, hardware, host, load, rounds, instrument error, date, tool, seed.
+
+    Where the variants of a run differ, a label is theirs ("Engine (main)"); what they share stands once. What nobody
+    told is "not known". Flags are as launched, secrets masked, without host and port. An imported run has its files
+    instead. Texts are plain, not Markdown.
+    """
+    manifest = run.manifest
+    spec = manifest["spec"]
+    notes = [("Note", note.rstrip(".")) for note in manifest.get("caption") or []]
+    if run.imported:
+        files = [("File", _file(one)) for one in run.imported["files"]]
+        return [("Model", str(spec["model"])), *files, ("Tool", _tool(manifest.get("tool") or {})), *notes]
+    parts = [("Model", str(spec["model"])), *_of_each(manifest, [*spec.get("variants", {})])]
+    parts += [("Hardware", _hardware(manifest)), ("Host", _host(manifest))]
+    parts += [("Load", _load(manifest)), ("Rounds", _rounds(manifest.get("plan", [])))]
+    if spec["engine"]["kind"] != "vllm_inprocess":
+        parts.append(("Instrument error", sentence(manifest.get("instrument")).partition(": ")[2].rstrip(".")))
+    created = datetime.fromtimestamp(manifest["created_ns"] // 10**9, UTC) if manifest.get("created_ns") else None
+    parts += [("Date", f"{created:%Y-%m-%d} UTC" if created else UNKNOWN), ("Tool", _tool(manifest.get("tool") or {}))]
+    parts.append(("Seed", str(spec.get("seed", UNKNOWN))))
+    return [*parts, *notes, *([] if run.has_records else [("Records", "not kept beside the summary")])]
+
+
+def provenance_text(run: Run) -> str:
+    """`provenance` in one line."""
+    return "; ".join(f"{label}: {text}" for label, text in provenance(run))
+
+
+def setting(run: Run) -> str:
+    """On what a run was made: `8x AMD Radeon PRO W7900D (48 GiB each), vLLM 0.32.0 with TP=8`.
+
+    Parallelism is named where flags tell it. A simulated run is no hardware, and says so.
+    """
+    manifest = run.manifest
+    if run.imported:
+        tools = dict.fromkeys(f"{one['tool']} {one.get('version') or ''}".strip() for one in run.imported["files"])
+        return f"hardware that is not known, imported from {' and '.join(tools)}"
+    starts = [_start(manifest, name) for name in manifest["spec"].get("variants", {})] or [_start(manifest, "")]
+    engine = " and ".join(dict.fromkeys(_engine(manifest, start, commit=False) for start in starts))
+    if _simulated(manifest):
+        asked = manifest["spec"].get("hardware")
+        like = f", which imitates {_times(asked['count'], asked['name'])}" if asked else ""
+        return f"{engine}{like}, no measurement of hardware"
+    degrees = {_parallel(_flags(manifest, start)) for start in starts}
+    split = f" with {degrees.pop()}" if len(degrees) == 1 and degrees != {""} else ""
+    return f"{_accelerators(manifest) or 'hardware that is not known'}, {engine}{split}"
+
+
+def _file(one: Mapping[str, Any]) -> str:
+    told = [one["tool"], one.get("version") or f"version {UNKNOWN}", f"of {one['date']}" if one.get("date") else ""]
+    return f"{one['name']} ({', '.join(filter(None, told))}; sha256 {str(one['sha256'])[:12]})"
+
+
+def _of_each(manifest: Mapping[str, Any], variants: Sequence[str]) -> list[tuple[str, str]]:
+    """Engine, source, flags and weights: once where all variants have the same."""
+    told: dict[str, dict[str, str]] = {}
+    for name in variants or [""]:
+        start = _start(manifest, name)
+        flags = _flags(manifest, start)
+        source = (manifest.get("variants") or {}).get(name) or {}
+        of_one = {
+            "Engine": _engine(manifest, start),
+            "Source": f"{source['ref']} at commit {str(source['commit'])[:12]}" if source.get("commit") else "",
+            "Flags": _flag_text(manifest, start, flags),
+            "Weights": "dummy (random): no real model" if "dummy" in _values(flags, ("--load-format",)) else "",
+        }
+        for label, text in of_one.items():
+            told.setdefault(label, {})[name] = text
+    parts = []
+    for label, texts in told.items():
+        alike = len(set(texts.values())) == 1
+        parts += [
+            (label if alike else f"{label} ({name})", text or UNKNOWN)
+            for name, text in ([*texts.items()][:1] if alike else texts.items())
+            if text or not alike
+        ]
+    return parts
+
+
+def _start(manifest: Mapping[str, Any], variant: str) -> dict[str, Any]:
+    """The last start of a variant, with what its engine said; without variants, what the manifest says of the one."""
+    found = [one for one in manifest.get("starts") or [] if one.get("variant", "") == variant]
+    start: dict[str, Any] = dict(found[-1]) if found else {}
+    if not variant:
+        start |= {"engine": manifest.get("engine"), "environment": manifest.get("engine_environment")}
+    asked = manifest["spec"]["engine"]
+    changed = (manifest["spec"].get("variants", {}).get(variant) or {}).get("engine") or {}
+    return start | {"asked": {**asked, **changed}}
+
+
+def _simulated(manifest: Mapping[str, Any]) -> bool:
+    return bool(manifest["spec"]["engine"]["kind"] == "simulator")
+
+
+def _engine(manifest: Mapping[str, Any], start: Mapping[str, Any], *, commit: bool = True) -> str:
+    kind, asked = manifest["spec"]["engine"]["kind"], start["asked"]
+    if kind == "simulator":
+        scale = "" if asked.get("scale", 1) == 1 else f", every duration x {asked['scale']:g}"
+        options = ", ".join(f"{name}={value}" for name, value in (asked.get("options") or {}).items())
+        return f"embedded simulator (profile {asked.get('profile')}{scale}{options and f', {options}'})"
+    said, side = start.get("engine") or {}, start.get("environment") or {}
+    build = side.get("vllm") or {}
+    is_vllm = kind.startswith("vllm") or said.get("kind") == "vllm" or bool(build)
+    version = said.get("version") or build.get("version")
+    name = "vLLM" if is_vllm else (said.get("kind") or f"engine of kind {kind}").replace("openai", "OpenAI endpoint")
+    text = f"{name} {version}" if version else f"{name}, version {UNKNOWN}"
+    if commit:
+        source = (side.get("sources") or {}).get("vllm") or {}
+        known = source.get("commit") or build.get("commit")
+        more = [f"commit {str(known)[:12]}" if known else f"commit {UNKNOWN}"]
+        more += ["with changes that are not committed"] if source.get("dirty") else []
+        torch = side.get("torch") or {}
+        more += [f"torch {torch['version']}"] if torch.get("version") else []
+        text += f" ({', '.join(more)})"
+    return text + (", in-process, without HTTP" if kind == "vllm_inprocess" else "")
+
+
+def _flags(manifest: Mapping[str, Any], start: Mapping[str, Any]) -> list[str] | None:
+    """The engine's flags as words; None where nobody tells them."""
+    words = start.get("argv") or (start.get("environment") or {}).get("command")
+    kind = manifest["spec"]["engine"]["kind"]
+    if kind == "vllm_inprocess":
+        return [word for flag in (start["asked"].get("args") or {}).items() for word in _flag(*flag)]
+    if not words or kind == "simulator":
+        return [] if kind == "simulator" else None
+    words = [str(word) for word in words]
+    first = next((k for k, word in enumerate(words) if word.startswith("-") and word not in _PYTHON), len(words))
+    kept, skip = [], False
+    for word in words[first:]:
+        if skip or word.partition("=")[0] in _UNTOLD:
+            skip = not skip and "=" not in word
+            continue
+        kept.append(word)
+    return kept
+
+
+def _flag(name: str, value: Any) -> list[str]:  # noqa: ANN401 - JSON
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    return [f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+
+
+def _flag_text(manifest: Mapping[str, Any], start: Mapping[str, Any], flags: Sequence[str] | None) -> str:
+    """Flags, and the variables that steer the engine; those that hold paths are left in the manifest."""
+    if _simulated(manifest):
+        return ""
+    found = (start.get("environment") or {}).get("env") or {}
+    env = {name: value for name, value in found.items() if "/" not in str(value)} | dict(start.get("env") or {})
+    words = [f"{name}={value}" for name, value in env.items()]
+    told = shlex.join(flags) if flags else "none" if flags is not None else UNKNOWN
+    return told + (f", with {' '.join(words)}" if words else "")
+
+
+def _values(flags: Sequence[str] | None, names: Sequence[str]) -> list[str]:
+    """The values given to a flag, as `--flag value` or `--flag=value`."""
+    words = list(flags or [])
+    after = [words[k + 1] for k, word in enumerate(words[:-1]) if word.replace("_", "-") in names]
+    return after + [word.partition("=")[2] for word in words if word.partition("=")[0].replace("_", "-") in names]
+
+
+def _parallel(flags: Sequence[str] | None) -> str:
+    degrees = {short: [value for value in _values(flags, names) if value] for short, names in _PARALLEL.items()}
+    return ", ".join(f"{short}={values[-1]}" for short, values in degrees.items() if values)
+
+
+def _times(count: int, name: str) -> str:
+    return f"{count}x {name}"
+
+
+def _accelerators(manifest: Mapping[str, Any]) -> str:
+    """As the sweep states them, else as sampled; memory from the samples, where the names agree."""
+    asked, devices = manifest["spec"].get("hardware"), manifest.get("devices") or []
+    counts = Counter(str(one.get("name") or one.get("vendor") or one.get("device")) for one in devices)
+    stated = [(asked["name"], asked["count"])] if asked else list(counts.items())
+    texts = []
+    for name, count in stated:
+        sizes = {one["memory_total_bytes"] for one in devices if one.get("memory_total_bytes") and one["name"] == name}
+        each = f" ({max(sizes) / 2**30:.0f} GiB{' each' if count > 1 else ''})" if sizes else ""
+        texts.append(_times(count, name) + each)
+    return " and ".join(texts)
+
+
+def _hardware(manifest: Mapping[str, Any]) -> str:
+    if _simulated(manifest):
+        return "none: simulated"
+    found = _accelerators(manifest)
+    if not found:
+        side = manifest.get("engine_environment") or {}
+        return "no accelerator found" if side.get("command") else UNKNOWN
+    drivers = dict.fromkeys(str(one["driver"]) for one in manifest.get("devices") or [] if one.get("driver"))
+    host = (manifest.get("host") or {}).get("drivers") or {}
+    driver = " / ".join(drivers) or ", ".join(f"{name} {version}" for name, version in host.items())
+    return f"{found}, driver {driver or UNKNOWN}"
+
+
+def _host(manifest: Mapping[str, Any]) -> str:
+    host = manifest.get("host") or {}
+    cpus = f"{host['cpus']} CPUs" if host.get("cpus") else ""
+    told = [host.get("cpu"), cpus, f"{host.get('system', '')} {host.get('kernel', '')}".strip()]
+    return ", ".join(filter(None, told)) or UNKNOWN
+
+
+def _load(manifest: Mapping[str, Any]) -> str:
+    plan = manifest.get("plan", [])
+    loads = [_LOADS.get(load, str(load)) for load in dict.fromkeys(entry["load"] for entry in plan)]
+    kinds = " and ".join(dict.fromkeys(str(entry.get("prompts", "")).replace("_", " ") for entry in plan)).strip()
+    return (" and ".join(loads) or UNKNOWN) + (f", prompts of random {kinds}" if kinds else "")
+
+
+def _rounds(plan: Sequence[Mapping[str, Any]]) -> str:
+    asked = {
+        (e["rounds_min"], e["rounds_max"], e["rel_ci"], e["warmup"]) for e in plan if e.get("rounds_min") is not None
+    }
+    texts = []
+    for low, high, share, warmup in sorted(asked, key=str):
+        before = "warm-up until two agree" if warmup == "auto" else f"{warmup} for warm-up"
+        count = f"{low} per cell" if low == high else f"{low} to {high} per cell, until the 95 % interval is"
+        texts.append(count + ("" if low == high else f" within ±{100 * share:g} %") + f"; {before}")
+    return " / ".join(texts).replace("; ", ", ") or UNKNOWN
+
+
+def _tool(tool: Mapping[str, Any]) -> str:
+    git = tool.get("git") or {}
+    changes = ", with changes" if git.get("dirty") else ""
+    commit = f" (commit {git['commit'][:12]}{changes})" if git.get("commit") else ""
+    return f"{tool.get('name', 'benchbench')} {tool.get('version', UNKNOWN)}{commit}"

@@ -1,0 +1,68 @@
+"""A run without records/: its manifest and its summary.parquet are all that is known, and it says so."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from driving import bench
+from runs_made import BRANCHES, made_run
+
+from benchbench.analysis.runs import open_run
+from benchbench.analysis.summary import COLUMNS
+from benchbench.record.store import RunDirectory, RunError
+
+PLAIN = {name: value for name, value in BRANCHES.items() if name not in {"variants", "blocks"}}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The same run with its records, and without."""
+    whole = made_run(tmp_path_factory.mktemp("runs") / "whole", PLAIN, lambda cell, _, k: (50.0 + cell.input + k, 10.0))
+    RunDirectory(whole).write_summary(open_run(whole).rows, COLUMNS)
+    small = whole.with_name("small")
+    shutil.copytree(whole, small, ignore=shutil.ignore_patterns("records", "journal.jsonl", ".lock"))
+    return whole, small
+
+
+def test_its_rows_are_the_summarys_and_its_table_says_so(runs: tuple[Path, Path]) -> None:
+    whole, small = map(open_run, runs)
+    assert (whole.has_records, small.has_records) == (True, False)
+    assert small.rows == whole.rows
+    assert list(small.summary().columns) == list(COLUMNS)
+    shown = [bench("table", path).stdout for path in runs]
+    added = "Records are not kept here: these numbers are the stored summary's.\n"
+    assert added in shown[1]
+    assert shown[1].replace(added, "") == shown[0]
+    assert bench("table", runs[1], "--format", "csv").stdout == bench("table", runs[0], "--format", "csv").stdout
+
+
+def test_what_needs_records_refuses_in_one_line(runs: tuple[Path, Path]) -> None:
+    key = open_run(runs[1]).cells[0].key
+    for command in (["explain", runs[1]], ["plot", runs[1], "--cell", key]):
+        result = bench(*command)
+        assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+        assert "small: has no records of requests (they are not kept here)" in result.stderr
+    for ask in (open_run(runs[1]).requests, open_run(runs[1]).rounds):
+        with pytest.raises(RunError, match="has no records"):
+            ask()
+
+
+def test_it_is_plotted_without_a_timeline(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    result = bench("plot", runs[1], "--out", tmp_path, "--format", "svg")
+    assert result.exit_code == 0
+    names = {path.stem for path in tmp_path.iterdir()}
+    assert {"throughput", "ttft_batch", "heatmap"} <= names
+    assert "timeline" not in names
+
+
+def test_a_summary_that_is_broken_or_missing_is_named(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(runs[1], broken)
+    (broken / "summary.parquet").write_bytes(b"PAR1 no")
+    result = bench("table", broken)
+    assert result.exit_code == 2
+    assert "summary.parquet: not a summary that can be read" in result.stderr
+    (broken / "summary.parquet").unlink()
+    assert "holds no numbers" in bench("table", broken).stderr
