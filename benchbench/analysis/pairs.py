@@ -44,7 +44,8 @@ class Side(NamedTuple):
 class Pair:
     """A baseline and a candidate, compared. `cells`: label, as in `Sample.cell`, -> what the cell is.
 
-    `absent` says why there is nothing to compare, else it is empty. `notes` are sentences that belong to the result.
+    `absent` says why there is nothing to compare, else it is empty; so does `across` why there are ratios but no
+    verdict. `notes` are sentences that belong to the result.
     `fidelity` is matches, differs or not_measured, `fidelity_note` its sentence, `fidelity_mode` the sweep's key.
     """
 
@@ -61,6 +62,7 @@ class Pair:
     fidelity: str
     fidelity_note: str
     fidelity_mode: str
+    across: str = ""
 
 
 @dataclass(slots=True)
@@ -159,7 +161,7 @@ def _drivers(run: Run) -> list[str]:
 _CONDITIONS: dict[str, Any] = {
     "model": lambda run: run.manifest["spec"]["model"],
     "load": lambda run: run.manifest["spec"]["load"],
-    "shapes": lambda run: sorted({_label(cell) for cell in run.cells}),
+    "shapes": lambda run: sorted({label_of(cell) for cell in run.cells}),
     "prompts": lambda run: run.manifest["spec"]["prompts"]["kind"],
     "output": lambda run: run.manifest["spec"]["output"],
     "hardware": lambda run: {k: v for k, v in (run.manifest["spec"].get("hardware") or {}).items() if v} or None,
@@ -179,7 +181,8 @@ def _words(value: object) -> str:
     return ", ".join(told if len(told) <= 6 else [*told[:6], f"{len(told) - 6} more"]) or "none"
 
 
-def _label(cell: CellInfo) -> str:
+def label_of(cell: CellInfo) -> str:
+    """What a cell is called in comparisons, the same in any two runs."""
     third = f"batch={cell.batch}" if cell.batch is not None else f"rate={cell.rate:g}"
     return f"in={cell.input} out={cell.output} {third}"
 
@@ -194,7 +197,7 @@ def _values(side: Side) -> _Values:
     for summary in side.run.summaries:
         if summary.cell.variant != side.variant:
             continue
-        label = _label(summary.cell)
+        label = label_of(summary.cell)
         found.cells[label] = summary.cell
         found.found[label] = {metric: {} for metric in METRICS}
         lasting = [one.code for one in summary.reasons if one.status == "invalid" and one not in INCIDENTS]

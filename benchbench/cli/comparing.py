@@ -10,6 +10,7 @@ from statistics import median
 
 import orjson
 
+from benchbench.analysis.across import pair_of_rows
 from benchbench.analysis.compare import PRIMARY, Noise
 from benchbench.analysis.pairs import METRICS, Pair, Side, noise_of, pair, sides_of, unlike
 from benchbench.analysis.runs import Run, open_run
@@ -56,14 +57,21 @@ def pairs_asked(
     sides = _sides(first, second, base, candidate)
     told: list[str] = []
     if second:
-        told += _refused(unlike(first, second), f"{run} and {others[0]}", allow=allow_unlike)
+        imported = bool(first.imported or second.imported)  # whose sweeps are not known: unlike in any case
+        told += _refused(unlike(first, second), f"{run} and {others[0]}", allow=allow_unlike or imported)
     floor: tuple[Noise, ...] = ()
     if noise is not None:
         aa = open_run(noise)
         floor = noise_of(aa)[0]
         told += _refused(unlike(aa, first), f"the noise run {noise} and {run}", allow=allow_unlike)
     share = _share(margin, "--margin")
-    return [_with(pair(*both, share, floor), told) for both in sides]
+    return [_with(_pair(*both, share, floor), told) for both in sides]
+
+
+def _pair(base: Side, candidate: Side, margin: float, floor: tuple[Noise, ...]) -> Pair:
+    if base.run.has_records and candidate.run.has_records:
+        return pair(base, candidate, margin, floor)
+    return pair_of_rows(base, candidate, margin)
 
 
 def _with(found: Pair, told: Sequence[str]) -> Pair:
@@ -146,6 +154,8 @@ def _gate(text: str) -> float | None:
 def _breaks(one: Pair, limit: float | None) -> list[str]:
     if one.absent or not one.compared.cells:
         return [one.absent or "there is nothing to compare"]
+    if one.across:
+        return [f"no verdict: {one.across}"]
     if limit is None:
         if one.fidelity == "not_measured":
             return ["outputs were not compared (fidelity: strict or report in the sweep)"]

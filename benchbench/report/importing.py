@@ -45,6 +45,8 @@ def found_in(paths: Iterable[Path]) -> list[tuple[Source, Found]]:
         some = len(found)
         for file in sorted(path.rglob("*.json")) if path.is_dir() else [path]:
             source = Source(file)
+            if twin := next((other for other, _ in found if other.data == source.data), None):
+                raise ValueError(f"{file}: the same as {twin.name}, given before: it would count as a second run")
             try:
                 found += [(source, one) for one in read(source.data)]
             except UnknownFormatError as error:
@@ -158,7 +160,7 @@ def _caption(found: Sequence[Found], rows: Sequence[Mapping[str, Any]]) -> list[
     lines = [f"Imported from {', '.join(tools)}: their numbers, by their definitions (docs/imports.md)."]
     if any(row["sys_tok_s"] is None and row["run_tok_s"] is not None for row in rows):
         lines.append("Run tok/s of an imported row: output tokens / duration of the whole run, by the tool's clock.")
-    if any(row["sys_tok_s"] is not None for row in rows):
+    if any(row["sys_tok_s"] is not None and row["requests"] is not None for row in rows):
         lines.append(
             "Sys tok/s of an imported row: of one wave, or by our formula from the tool's times of each token."
         )

@@ -26,7 +26,7 @@ def read(data: bytes) -> list[Found]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UnknownFormatError(f"not text: {error.reason} at byte {error.start} ({ALLOWED})") from None
-    if text.lstrip()[:1] in {"{", "["}:
+    if text.lstrip()[:1] == "{":
         return _read_json(text)
     found = read_markdown(text)
     if not found:
