@@ -1,0 +1,338 @@
+"""`bench import` on result files that the tools themselves wrote, and on anything that could be one of them.
+
+The files of tests/data/imports are real (texts and what no reader looks at are cut out). All but vllm-python.json and
+the sweep's are of one server whose truth is known: TTFT 100 ms, then 10 ms a token, 16 requests, 4 in flight.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from driving import bench
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runs_made import BRANCHES, made_run
+
+from benchbench.analysis.runs import open_run
+from benchbench.analysis.summary import COLUMNS
+from benchbench.record.store import RunDirectory
+from benchbench.report.importers import read
+from benchbench.report.importers.found import Found
+
+DATA = Path(__file__).parent / "data" / "imports"
+FILES = {name: DATA / f"{name}.json" for name in ("vllm-python", "vllm-rust", "aiperf", "guidellm")}
+PLAIN = {name: value for name, value in BRANCHES.items() if name not in {"variants", "blocks"}}
+CARD = """# A model
+
+| Input | Output | Batch | TTFT (ms) | Sys tok/s |
+|---|---|---|---|---|
+| 128 | 128 | 1 | 68.5 | 24.1 |
+| 1,024 | 256 | 32 | 170.8\\* | ~~508.6~~ |
+
+| Benchmark | BF16 |
+|---|---|
+| MMLU | 86.2% |
+"""
+
+
+def told(name: str) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(FILES[name].read_text())
+    return data
+
+
+def only(data: dict[str, Any]) -> Found:
+    (found,) = read(json.dumps(data).encode())
+    return found
+
+
+def imported(tmp_path: Path, *files: object, name: str = "run") -> list[dict[str, Any]]:
+    result = bench("import", *files, "--out", tmp_path / name)
+    assert result.exit_code == 0, result.stderr
+    return open_run(tmp_path / name).rows
+
+
+def refusal(*arguments: object) -> str:
+    result = bench("import", *arguments)
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+    return result.stderr
+
+
+# ---- Each tool's own file
+
+
+@pytest.mark.parametrize(
+    ("name", "tool", "version", "ttft_ms", "tpot_ms", "run_tok_s"),
+    [
+        ("vllm-rust", "vllm bench serve (Rust)", "", 100.46, 9.9986, 350.41),
+        ("aiperf", "AIPerf", "0.13.0", 102.69, 10.0506, 341.14),
+        ("guidellm", "GuideLLM", "0.8.1", 111.63, 10.0028, 336.37),
+    ],
+)
+def test_each_tools_figures_are_its_own(
+    name: str, tool: str, version: str, ttft_ms: float, tpot_ms: float, run_tok_s: float
+) -> None:
+    (found,) = read(FILES[name].read_bytes())
+    assert (found.tool, found.version, found.model) == (tool, version, "m")
+    assert (found.load, found.input, found.output, found.batch) == ("closed", 128, 64, 4)
+    assert (found.requests, found.failed) == (16, 0)
+    assert found.values["ttft_ms"] == pytest.approx(ttft_ms, rel=1e-3)
+    assert found.values["tpot_ms"] == pytest.approx(tpot_ms, rel=1e-4)
+    assert found.values["run_tok_s"] == pytest.approx(run_tok_s, rel=1e-4)
+    assert 725 < found.values["e2el_ms"] < 745
+
+
+def test_details_agree_with_what_vllm_made_of_them(tmp_path: Path) -> None:
+    (row,) = imported(tmp_path, FILES["vllm-python"])
+    data = told("vllm-python")
+    for metric in ("ttft", "itl", "e2el"):
+        for q in (50, 99):
+            assert row[f"{metric}_ms_p{q}"] == pytest.approx(data[f"p{q}_{metric}_ms"], rel=1e-6)
+    (found,) = read(FILES["vllm-python"].read_bytes())
+    means = {metric: np.mean(pool) for metric, pool in found.pools.items()}
+    assert means["ttft"] == pytest.approx(data["mean_ttft_ms"], rel=1e-6)
+    assert means["e2el"] == pytest.approx(data["mean_e2el_ms"], rel=1e-6)
+    assert row["run_tok_s"] == data["output_throughput"]
+
+
+def test_sys_tok_s_is_that_of_the_full_batch_where_each_tokens_time_is_known() -> None:
+    found = only(told("vllm-rust"))
+    # 4 in flight, 64 tokens each, which take 100 + 63 * 10 ms: between the edges of waves, 64 * 4 in 730 ms
+    assert found.values["sys_tok_s"] == pytest.approx(4 * 64 / 0.7303, rel=0.005)
+    data = told("vllm-rust")
+    data["itls"][3].pop()  # two tokens came in one event: when is not known
+    assert "sys_tok_s" not in only(data).values
+    brief = {name: value for name, value in told("vllm-rust").items() if not isinstance(value, list)}
+    assert "sys_tok_s" not in only(brief).values
+    assert only(brief).pools == {}
+    one_wave = only(brief | {"max_concurrency": None})
+    assert (one_wave.load, one_wave.batch) == ("static", 16)
+    assert one_wave.values["sys_tok_s"] == one_wave.values["run_tok_s"]
+    paced = only(brief | {"request_rate": 5.0})
+    assert (paced.load, paced.batch, paced.rate) == ("open", None, 5.0)
+
+
+def test_a_sweeps_folder_is_its_runs_by_server(tmp_path: Path) -> None:
+    rows = imported(tmp_path, DATA / "vllm-sweep")
+    shapes = {(row["variant"], row["batch"]) for row in rows}
+    assert shapes == {(f"max_num_seqs={seqs}", batch) for seqs in (2, 8) for batch in (2, 8)}
+    assert {row["rounds"] for row in rows} == {1}
+    assert all(row["ttft_ms_low"] is None and row["e2el_ms_p99"] is not None for row in rows)
+
+
+def test_several_runs_of_a_shape_are_rounds(tmp_path: Path) -> None:
+    files = []
+    for k in range(3):
+        data = told("vllm-python")
+        data |= {"date": f"20261123-09150{k}", "mean_tpot_ms": 5.0 + k / 10}
+        files.append(tmp_path / f"run={k}.json")
+        files[-1].write_text(json.dumps(data))
+    (row,) = imported(tmp_path, *files)
+    assert (row["rounds"], row["requests"]) == (3, 96)
+    half = 4.302652729749464 * 0.1 / 3**0.5
+    assert [row[name] for name in ("tpot_ms", "tpot_ms_low", "tpot_ms_high")] == pytest.approx(
+        [5.1, 5.1 - half, 5.1 + half]
+    )
+    assert "the same as run=0.json" in refusal(files[0], shutil.copy(files[0], tmp_path / "copy.json"))
+
+
+def test_lengths_that_were_not_reached_and_failures_make_it_invalid(tmp_path: Path) -> None:
+    rows = imported(tmp_path, *FILES.values())
+    found = {row["tool"]: (row["status"], row["reasons"]) for row in rows}
+    assert found["vllm bench serve"] == ("suspect", "imported")
+    assert found["AIPerf"] == found["GuideLLM"] == ("invalid", "input_length;imported")  # they sent 76 and 65 of 128
+    broken = told("vllm-python")
+    broken["errors"][5], broken["ttfts"][5], broken["latencies"][5] = "refused", 0.0, 0.0
+    broken |= {"completed": 31, "failed": 1}
+    (tmp_path / "failed.json").write_text(json.dumps(broken))
+    (row,) = imported(tmp_path, tmp_path / "failed.json", name="failed")
+    assert (row["status"], row["reasons"], row["failed"]) == ("invalid", "request_failed;imported", 1)
+    assert row["ttft_ms_p50"] > 10  # without the failed request's 0
+    nothing = broken | {"completed": 0, "failed": 32, "mean_ttft_ms": 0.0, "output_throughput": 0.0}
+    (tmp_path / "nothing.json").write_text(json.dumps(nothing))
+    (row,) = imported(tmp_path, tmp_path / "nothing.json", name="nothing")
+    assert (row["ttft_ms"], row["run_tok_s"]) == (None, None)
+
+
+# ---- Tables
+
+
+def test_a_card_and_our_own_table_are_read_back(tmp_path: Path) -> None:
+    card = tmp_path / "card.md"
+    card.write_text(CARD)
+    rows = imported(tmp_path, card)
+    assert [(r["input"], r["output"], r["batch"], r["ttft_ms"], r["sys_tok_s"]) for r in rows] == [
+        (128, 128, 1, 68.5, 24.1),
+        (1024, 256, 32, 170.8, None),
+    ]
+    assert {(r["tool"], r["load"], r["rounds"]) for r in rows} == {("Markdown table", "", None)}
+    assert bench("plot", tmp_path / "run", "--format", "svg").exit_code == 0
+    again = imported(tmp_path, tmp_path / "run" / "table.md", name="again")
+    assert [{**r, "key": ""} for r in again] == [{**r, "key": ""} for r in rows]
+    card.write_text(CARD.replace("170.8", "about 170"))
+    assert "card.md: Markdown table: line 6: TTFT (ms): 'about 170' is not a number" in refusal(card)
+
+
+def test_imported_rows_stand_beside_ours(tmp_path: Path) -> None:
+    plain = PLAIN | {"grid": {"input": 128, "output": 64, "batch": 4}, "load": {"kind": "closed", "requests": 16}}
+    ours = made_run(tmp_path / "ours", plain, lambda _cell, _start, _k: (100.0, 10.0))
+    imported(tmp_path, FILES["vllm-rust"], name="rust")
+    result = bench("table", ours, tmp_path / "rust", "--include-invalid")
+    lines = result.stdout.splitlines()
+    assert lines[0] == "| Variant | Tool | Input | Output | Batch | TTFT (ms) | Sys tok/s |"
+    assert [line.split(" | ")[1] for line in lines[2:4]] == ["benchbench", "vllm bench serve (Rust)"]
+    assert "Imported from vllm bench serve (Rust)" in result.stdout
+    compared = bench("compare", ours, tmp_path / "rust")
+    assert compared.exit_code == 0, compared.stderr
+    assert "| TTFT (ms) | 128 | 64 | 4 | 100.00 | 100.46 | 0.995 | \N{EN DASH} | undecided |" in compared.stdout
+    assert "ratios of 1 cell without a verdict" in compared.stdout
+    assert "whose definitions differ" in compared.stdout
+    gated = bench("compare", ours, tmp_path / "rust", "--fail-on", "slower>50%")
+    assert (gated.exit_code, "no verdict" in gated.stderr) == (4, True)
+
+
+def test_intervals_of_both_sides_make_the_ratios(tmp_path: Path) -> None:
+    def kept(name: str, point: float, half: float) -> Path:
+        path = made_run(tmp_path / name, PLAIN | {"name": name}, lambda *_: (50.0, 10.0))
+        rows = [row | _metric(point, half) for row in open_run(path).rows]
+        RunDirectory(path).write_summary(rows, COLUMNS)
+        shutil.rmtree(path / "records")
+        return path
+
+    def _metric(point: float, half: float) -> dict[str, float]:
+        return {f"ttft_ms{end}": point * math.exp(sign * half) for end, sign in (("", 0), ("_low", -1), ("_high", 1))}
+
+    result = bench("compare", kept("old", 100.0, 0.03), kept("new", 80.0, 0.04), "--format", "json")
+    found = [one for one in json.loads(result.stdout)["cells"] if one["metric"] == "ttft"]
+    assert len(found) == 4
+    for one in found:  # of equal intervals on logs: the root of the sum of squares, 0.05
+        expected = (1.25, 1.25 * math.exp(-0.05), 1.25 * math.exp(0.05))
+        assert [one["ratio"][end] for end in ("point", "low", "high")] == pytest.approx(expected, rel=1e-5)
+        assert one["verdict"] == "undecided"
+
+
+# ---- The folder
+
+
+def test_the_manifest_says_where_it_comes_from(tmp_path: Path) -> None:
+    imported(tmp_path, FILES["aiperf"])
+    run = open_run(tmp_path / "run")
+    assert not (run.path / "records").exists()
+    assert run.imported == {
+        "files": [
+            {
+                "name": "aiperf.json",
+                "sha256": hashlib.sha256(FILES["aiperf"].read_bytes()).hexdigest(),
+                "tool": "AIPerf",
+                "version": "0.13.0",
+                "date": "2026-11-23T09:25:00.040666",
+            }
+        ]
+    }
+    assert run.caption[0].startswith("Imported from AIPerf 0.13.0")
+    assert not any("Instrument error" in line for line in run.caption)
+    assert "it was imported" in bench("explain", run.path).stderr
+    assert "not empty" in refusal(FILES["aiperf"], "--out", run.path)
+
+
+# ---- What is no result
+
+
+def test_what_is_no_result_is_refused_in_words(tmp_path: Path) -> None:
+    file = tmp_path / "x"
+    for content, words in (
+        (b"", "no result that can be imported (allowed: JSON of vllm bench serve"),
+        (b"\xff\xfe", "not text"),
+        (b'{"a": 1}', "JSON, but no result"),
+        (FILES["guidellm"].read_bytes()[:5000], "not whole JSON"),
+        (b'{"a":' * 100_000, "not whole JSON"),
+        (b'{"aiperf_version": "1"}', "AIPerf: input_config: field required"),
+        (b'{"metadata": {"guidellm_version": "1"}, "benchmarks": []}', "GuideLLM: benchmarks: list should have"),
+        (b'{"duration": 0, "total_output_tokens": 1, "output_throughput": NaN}', "vllm bench serve: num_prompts: fi"),
+        (b"| Input | Output | Batch | TTFT (ms) |\n|---|---|---|---|\n| a | 1 | 1 | 2 |", "line 3: Input: 'a' is not"),
+    ):
+        file.write_bytes(content)
+        message = refusal(file)
+        assert message.startswith(f"bench import: {file}: ")
+        assert words in message
+    assert "No such file" in refusal(tmp_path / "none.json")
+    assert "holds no result" in refusal(_empty(tmp_path / "folder"))
+    assert "--name ../x" in refusal(file, "--name", "../x")
+    details = told("vllm-python")
+    details["itls"].pop()
+    file.write_text(json.dumps(details))
+    assert "of unlike lengths" in refusal(file)
+
+
+def _empty(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def test_nan_and_null_are_not_there() -> None:
+    data = told("vllm-python") | {"mean_ttft_ms": math.nan, "median_ttft_ms": None, "p50_ttft_ms": None}
+    found = only(data)
+    assert not {"ttft_ms", "ttft_ms_p50"} & found.values.keys()
+    profile = told("aiperf")
+    profile["time_to_first_token"]["avg"] = None
+    del profile["inter_token_latency"]
+    assert not {"ttft_ms", "tpot_ms"} & only(profile).values.keys()
+
+
+LEAF = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+JSON = st.recursive(
+    LEAF, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner), max_leaves=5
+)
+
+
+def _paths(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+    return [at] * bool(at) + [path for key, one in inner for path in _paths(one, (*at, key))]
+
+
+WHOLE = {name: told(name) for name in FILES}
+PATHS = {name: _paths(data) for name, data in WHOLE.items()}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_any_change_of_a_file_is_read_or_refused_in_words(data: st.DataObject) -> None:
+    """One field anywhere replaced by anything, or taken out: sound rows or a ValueError, nothing else."""
+    name = data.draw(st.sampled_from(sorted(WHOLE)))
+    changed = json.loads(json.dumps(WHOLE[name]))
+    *path, last = data.draw(st.sampled_from(PATHS[name]))
+    inside = changed
+    for key in path:
+        inside = inside[key]
+    if data.draw(st.booleans()) and isinstance(inside, dict):
+        del inside[last]
+    else:
+        inside[last] = data.draw(JSON)
+    try:
+        found = read(json.dumps(changed).encode())
+    except ValueError:
+        return
+    for one in found:
+        assert one.load in {"static", "closed", "open"}
+        assert min(one.input, one.output, one.requests or 0, one.failed or 0) >= 0
+        assert (one.batch is None) == (one.rate is not None)
+        assert all(math.isfinite(value) and value >= 0 for value in one.values.values())
+        assert all(math.isfinite(value) for pool in one.pools.values() for value in pool)
+
+
+@given(st.text(alphabet="|-:InputOutputBatchTTFT (ms)12.5~*\\\n ", max_size=200) | st.text(max_size=50))
+def test_any_text_is_read_or_refused_in_words(text: str) -> None:
+    for head in ("", CARD):
+        try:
+            found = read((head + text).encode("utf-8", "replace"))
+        except ValueError:
+            continue
+        else:
+            assert found
