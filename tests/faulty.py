@@ -87,7 +87,7 @@ class Servers(Silent):
         self.restarts = False
 
     def start(self, port: int = 0) -> str:
-        self.all.append(SimulatorProcess("fixed", options=self.options, port=port).start())
+        self.all.append(SimulatorProcess("fixed", options=self.options, port=port))
         return self.all[-1].url
 
     def stop(self) -> None:

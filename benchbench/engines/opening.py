@@ -170,18 +170,16 @@ def _simulator(engine: SimulatorEngine, plan: Plan, meanwhile: Callable[[], None
     models = sorted({cell.model for cell in plan.cells})
     start = plan.starts[0]
     try:
-        process = SimulatorProcess(
+        with SimulatorProcess(
             engine.profile,
             scale=engine.scale,
             port=engine.port,
             options=engine.options,
             models=models,
             start="" if start.block is None else f"{start.variant}/{start.block}",
-        )
-        process.launch()
-        with process:
+        ) as process:
             meanwhile()
-            yield process.listening().url
+            yield process.url
     except ProfileError as error:
         raise EngineError(str(error), "engine.profile") from None
     except SimulatorError as error:
