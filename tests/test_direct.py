@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from benchbench.analysis.summary import summarise, summary_row
 from benchbench.engines.endpoint import EngineError
-from benchbench.engines.vllm_inprocess import Finished, request_metrics
+from benchbench.engines.vllm_inprocess import request_metrics
 from benchbench.engines.vllm_serve import LaunchStoppedError
 from benchbench.inprocess import DirectWorker
 from benchbench.loadgen import direct_loop
@@ -34,7 +34,7 @@ from benchbench.loadgen.job import AnswerJob, DirectJob
 from benchbench.loadgen.prompts import make_direct_job, make_job
 from benchbench.loadgen.target import make_target
 from benchbench.loadgen.worker import Worker, WorkerDiedError
-from benchbench.record.answers import Answer
+from benchbench.record.answers import Answer, Finished
 from benchbench.record.requests import round_table
 from benchbench.rounds import cell_info
 from benchbench.spec import Cell, make_plan, spec_from_mapping

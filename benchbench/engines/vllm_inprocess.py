@@ -12,7 +12,7 @@ import importlib
 import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from operator import attrgetter
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy as np
 from benchbench.engines.endpoint import EngineError
 from benchbench.engines.greedy import floored
 from benchbench.engines.metrics import Counts, parse
-from benchbench.record.answers import Answer
+from benchbench.record.answers import Answer, Finished
 
 # Newest first: 0.33, then 0.32, then 0.24.
 _PARSERS = tuple(f"vllm.entrypoints.{room}.cli_args" for room in ("common", "launchers", "openai"))
@@ -39,16 +39,6 @@ _TOLD = {
     "prefix_caching": "cache_config.enable_prefix_caching",
     "kv_cache_dtype": "cache_config.cache_dtype",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """What vLLM says of a request that has ended; see `request_metrics`."""
-
-    input_tokens: int | None = None
-    cached_tokens: int | None = None
-    finish_reason: str = ""
-    server_metrics: dict[str, float] = field(default_factory=dict)
 
 
 Ask = Callable[[int, Callable[[int, float], None]], Coroutine[Any, Any, Finished]]
