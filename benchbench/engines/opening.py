@@ -55,10 +55,6 @@ class Opened:
         return found
 
 
-def _silent(_what: str, _seconds: float, _line: str) -> None:
-    pass
-
-
 @dataclass(frozen=True, slots=True)
 class Hooks:
     """What starting an engine takes besides the plan.
@@ -69,7 +65,7 @@ class Hooks:
     """
 
     logs: Path
-    progress: Callable[[str, float, str], None] = _silent
+    progress: Callable[[str, float, str], None] = lambda *_: None
     stop: int | None = None
     meanwhile: Callable[[], None] = lambda: None
 
