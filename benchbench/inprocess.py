@@ -61,10 +61,6 @@ class DirectWorker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @property
-    def pid(self) -> int:
-        return self.owned.pid
-
     def ready(self, stop: int | None = None, progress: Callable[[float, str], None] | None = None) -> None:
         """Wait until the engine has generated a token. `progress(seconds, last line of the log)` once a second.
 

@@ -9,7 +9,7 @@ import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from benchbench.engines.endpoint import EngineError
 from benchbench.engines.opening import Opened
@@ -58,8 +58,8 @@ class InterruptedSweep(Exception):  # noqa: N818 - no error: somebody asked
     """The sweep was asked to stop."""
 
 
-class Observer(Protocol):
-    """Who wants to see how far a sweep is. Called between rounds only."""
+class Observer:
+    """Who wants to see how far a sweep is. Called between rounds only; this one shows nothing."""
 
     def begin(self, plan: Plan, out: Path, left: int) -> None: ...
     def round(self, cell: Cell, phase: str, number: int, left_s: float | None) -> None: ...

@@ -41,25 +41,6 @@ class Outcome:
     verdicts: tuple[str, ...] = ()
 
 
-class Silent:
-    """An observer that shows nothing."""
-
-    def begin(self, plan: Plan, out: Path, left: int) -> None:
-        pass
-
-    def round(self, cell: Cell, phase: str, number: int, left_s: float | None) -> None:
-        pass
-
-    def row(self, cell: Cell, row: dict[str, Any]) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        pass
-
-    def starting(self, what: str, seconds: float, line: str) -> None:
-        pass
-
-
 def default_out(spec: SweepSpec, *, resume: bool) -> Path:
     """`runs/NAME-TIME`; with `resume` the latest run of that name, if there is one."""
     if resume:
@@ -96,7 +77,7 @@ def sweep(
         todo = _lacking(run, plan)
         if not todo and _is_concluded(run, plan):
             return Outcome(run.path, "complete", "nothing left to do", _rows(run, {}), [])
-        starts = Starts(plan, only, run, observer or Silent(), stop, model)
+        starts = Starts(plan, only, run, observer or Observer(), stop, model)
         try:
             state, message = _carry_out(starts, todo)
         except KeyboardInterrupt:

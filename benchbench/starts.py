@@ -94,14 +94,13 @@ class Starts:
 
     def _failed(self, start: Start, error: Exception) -> None:
         self.run.journal("start_failed", block=start.block, variant=start.variant, reason=str(error))
-        never = isinstance(error, EngineError) and start.variant not in self.able
-        if never and isinstance(error, EngineError):
-            self.unable[start.variant] = error
-        what = "cannot start, and is left out" if never else f"failed in block {start.block}"
-        self.observer.note(f"variant {start.variant} {what}: {error}")
+        what, lines = f"failed in block {start.block}", list[str]()
         if isinstance(error, EngineError):
-            for line in ([f"allowed: {error.allowed}"] if error.allowed else []) + [*error.lines]:
-                self.observer.note(f"  {line}")
+            lines = [*([f"allowed: {error.allowed}"] if error.allowed else []), *error.lines]
+            if start.variant not in self.able:
+                self.unable[start.variant], what = error, "cannot start, and is left out"
+        for line in (f"variant {start.variant} {what}: {error}", *(f"  {line}" for line in lines)):
+            self.observer.note(line)
 
     def _start(self, start: Start, left: Todo) -> None:
         """One start, and another for each time that the engine died and may be started again."""

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import benchbench
 from benchbench.engines.simulator import SimulatorProcess
 from benchbench.report.table import csv_table, markdown_table
-from benchbench.runner import Silent
+from benchbench.rounds import Observer
 from benchbench.spec import spec_from_mapping
 
 # What a busy machine may do to a client of 20 ms gaps whatever its budgets; then the sweep is made again.
@@ -76,7 +76,7 @@ def open_url(url: str, body: Mapping[str, Any] | None = None) -> Any:
         return json.load(answer)
 
 
-class Servers(Silent):
+class Servers(Observer):
     """The simulators of one fault, started as asked for, and who to tell what is measured when."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
@@ -87,7 +87,7 @@ class Servers(Silent):
         self.restarts = False
 
     def start(self, port: int = 0) -> str:
-        self.all.append(SimulatorProcess("fixed", options=self.options, port=port).start())
+        self.all.append(SimulatorProcess("fixed", options=self.options, port=port))
         return self.all[-1].url
 
     def stop(self) -> None:

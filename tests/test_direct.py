@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from benchbench.analysis.summary import summarise, summary_row
 from benchbench.engines.endpoint import EngineError
-from benchbench.engines.vllm_inprocess import Finished, request_metrics
+from benchbench.engines.vllm_inprocess import request_metrics
 from benchbench.engines.vllm_serve import LaunchStoppedError
 from benchbench.inprocess import DirectWorker
 from benchbench.loadgen import direct_loop
@@ -34,7 +34,7 @@ from benchbench.loadgen.job import AnswerJob, DirectJob
 from benchbench.loadgen.prompts import make_direct_job, make_job
 from benchbench.loadgen.target import make_target
 from benchbench.loadgen.worker import Worker, WorkerDiedError
-from benchbench.record.answers import Answer
+from benchbench.record.answers import Answer, Finished
 from benchbench.record.requests import round_table
 from benchbench.rounds import cell_info
 from benchbench.spec import Cell, make_plan, spec_from_mapping
@@ -373,10 +373,10 @@ def worker_of(log: Path, does: dict[str, Any] | None = None, nice: int = 0, **ar
     args |= {"hf-overrides": does or {}}
     engine = cells(engine={"kind": "vllm_inprocess", "args": args, "env": env, "nice": nice})[0].engine
     worker = DirectWorker(engine, "tiny", log)
-    pids = [worker.pid]
+    pids = [worker.owned.pid]
     try:
         worker.ready()
-        pids += [child.pid for child in psutil.Process(worker.pid).children(recursive=True)]
+        pids += [child.pid for child in psutil.Process(worker.owned.pid).children(recursive=True)]
         yield worker
     finally:
         worker.close()
@@ -496,8 +496,8 @@ def test_a_core_that_crashes_fails_the_round_with_the_reason_from_its_log(tmp_pa
 
 def test_a_core_that_is_killed_and_one_that_hangs(tmp_path: Path) -> None:
     with worker_of(tmp_path / "log", {"slow": 1}, nice=6) as worker:
-        (core,) = psutil.Process(worker.pid).children()
-        assert (core.nice(), psutil.Process(worker.pid).nice()) == (6, psutil.Process().nice())
+        (core,) = psutil.Process(worker.owned.pid).children()
+        assert (core.nice(), psutil.Process(worker.owned.pid).nice()) == (6, psutil.Process().nice())
         threading.Timer(0.5, core.kill).start()
         columns, told = run(worker, cells()[0])
         assert set(columns["error_kind"]) == {"stream"}
@@ -526,7 +526,7 @@ def test_a_cancel_ends_the_round_and_the_next_one_works(tmp_path: Path) -> None:
 
 def test_a_killed_process_is_told_and_nothing_of_it_is_left(tmp_path: Path) -> None:
     with worker_of(tmp_path / "log", {"slow": 1}) as worker:
-        threading.Timer(0.5, os.kill, (worker.pid, signal.SIGKILL)).start()
+        threading.Timer(0.5, os.kill, (worker.owned.pid, signal.SIGKILL)).start()
         with pytest.raises(WorkerDiedError, match="SIGKILL"):
             run(worker, cells()[0])
         with pytest.raises(WorkerDiedError, match="SIGKILL"):

@@ -19,7 +19,7 @@ from faulty import LOOSE
 from scipy import stats
 
 import benchbench
-from benchbench.runner import Silent
+from benchbench.rounds import Observer
 from benchbench.spec import SweepSpec, spec_from_mapping
 
 TTFT_S, ITL_S, OUTPUT, BATCH = 0.05, 0.01, 6, 2
@@ -78,7 +78,7 @@ def test_a_dozen_printed_intervals_hold_the_truth(tmp_path: Path) -> None:
         assert held >= 10, name
 
 
-class Starver(Silent):
+class Starver(Observer):
     """Pins the load generator to one core once it is there, and lets busy loops have that core too."""
 
     def __init__(self, hogs: int) -> None:

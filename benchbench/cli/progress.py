@@ -54,7 +54,7 @@ def _cells(plan: Plan) -> int:
     return sum(len(start.cells) for start in plan.starts)
 
 
-class Lines:
+class Lines(Observer):
     """One line a finished cell, and at most one a minute for long ones."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -90,7 +90,7 @@ class Lines:
             self._say(f"{what}: {duration_text(seconds)}, {line}")
 
 
-class Bar:
+class Bar(Observer):
     """A rich bar that is redrawn when a round begins or a cell ends; it shows when the running round should end."""
 
     def __init__(self, progress: Progress) -> None:

@@ -285,18 +285,7 @@ def _changes(repo: str) -> tuple[tuple[str, ...], str]:
     status = _read([*where, "status", "--porcelain"]).stdout.decode(errors="replace").splitlines()
     if not status:
         return (), ""
-    argv = [*where, "diff", "--no-ext-diff", "--no-textconv", "--no-color", "HEAD"]
-    with subprocess.Popen(
-        argv,
-        env=_environment() | _READ_ONLY,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as process:
-        assert process.stdout  # noqa: S101 - it is a pipe
-        data = process.stdout.read(DIFF_BYTES)
-        process.kill()
+    data = _read([*where, "diff", "--no-ext-diff", "--no-textconv", "--no-color", "HEAD"]).stdout[:DIFF_BYTES]
     if len(status) > STATUS_LINES:
         status[STATUS_LINES:] = [f"... and {len(status) - STATUS_LINES} more"]
     return tuple(status), mask_text(data.decode(errors="replace"), secrets_of(os.environ))

@@ -55,10 +55,6 @@ class Opened:
         return found
 
 
-def _silent(_what: str, _seconds: float, _line: str) -> None:
-    pass
-
-
 @dataclass(frozen=True, slots=True)
 class Hooks:
     """What starting an engine takes besides the plan.
@@ -69,7 +65,7 @@ class Hooks:
     """
 
     logs: Path
-    progress: Callable[[str, float, str], None] = _silent
+    progress: Callable[[str, float, str], None] = lambda *_: None
     stop: int | None = None
     meanwhile: Callable[[], None] = lambda: None
 
@@ -170,18 +166,16 @@ def _simulator(engine: SimulatorEngine, plan: Plan, meanwhile: Callable[[], None
     models = sorted({cell.model for cell in plan.cells})
     start = plan.starts[0]
     try:
-        process = SimulatorProcess(
+        with SimulatorProcess(
             engine.profile,
             scale=engine.scale,
             port=engine.port,
             options=engine.options,
             models=models,
             start="" if start.block is None else f"{start.variant}/{start.block}",
-        )
-        process.launch()
-        with process:
+        ) as process:
             meanwhile()
-            yield process.listening().url
+            yield process.url
     except ProfileError as error:
         raise EngineError(str(error), "engine.profile") from None
     except SimulatorError as error:

@@ -186,28 +186,26 @@ def _positive(value: object, name: str) -> int:
 
 def _post(url: str, access: Access, path: str, body: Mapping[str, Any], answer_s: float) -> dict[str, Any]:
     """The JSON object that a POST is answered with; EngineError for all else."""
-    status, data = asyncio.run(_answer(url, access, path, body, answer_s))
-    if status != 200:
-        raise EngineError(f"POST {path} answers with status {status}", "prompts.tokenizer")
-    try:
-        answer = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        answer = None
-    if not isinstance(answer, dict):
-        raise EngineError(f"POST {path} answers with no JSON object", "prompts.tokenizer")
-    return answer
-
-
-async def _answer(url: str, access: Access, path: str, body: Mapping[str, Any], answer_s: float) -> tuple[int, bytes]:
     import aiohttp
 
-    try:
+    async def answered() -> tuple[int, bytes]:
         async with asking(url, access, answer_s=answer_s) as ask:
             return await ask(path, body)
+
+    try:
+        status, data = asyncio.run(answered())
+        answer = orjson.loads(data) if status == 200 else {}
     except aiohttp.ClientConnectorError as error:
         raise EngineError(f"nobody answers POST {path}: {error.strerror}", "engine.url", gone=True) from None
     except (aiohttp.ClientError, OSError) as error:
         raise EngineError(f"POST {path} failed ({type(error).__name__})", "prompts.tokenizer") from None
+    except orjson.JSONDecodeError:
+        answer = None
+    if status != 200:
+        raise EngineError(f"POST {path} answers with status {status}", "prompts.tokenizer")
+    if not isinstance(answer, dict):
+        raise EngineError(f"POST {path} answers with no JSON object", "prompts.tokenizer")
+    return answer
 
 
 def fit_vocabulary(count: Count, words: Iterable[str]) -> Fitted:

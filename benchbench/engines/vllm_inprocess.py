@@ -12,7 +12,7 @@ import importlib
 import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from operator import attrgetter
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy as np
 from benchbench.engines.endpoint import EngineError
 from benchbench.engines.greedy import floored
 from benchbench.engines.metrics import Counts, parse
-from benchbench.record.answers import Answer
+from benchbench.record.answers import Answer, Finished
 
 # Newest first: 0.33, then 0.32, then 0.24.
 _PARSERS = tuple(f"vllm.entrypoints.{room}.cli_args" for room in ("common", "launchers", "openai"))
@@ -39,16 +39,6 @@ _TOLD = {
     "prefix_caching": "cache_config.enable_prefix_caching",
     "kv_cache_dtype": "cache_config.cache_dtype",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """What vLLM says of a request that has ended; see `request_metrics`."""
-
-    input_tokens: int | None = None
-    cached_tokens: int | None = None
-    finish_reason: str = ""
-    server_metrics: dict[str, float] = field(default_factory=dict)
 
 
 Ask = Callable[[int, Callable[[int, float], None]], Coroutine[Any, Any, Finished]]
@@ -87,21 +77,13 @@ class InprocessEngine:
 
         `exact`: `outputs` tokens, whatever they are; else up to so many.
         """
-        from vllm.sampling_params import RequestOutputKind, SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
         llm, refusals, number = self._llm, self._refusals, self._rounds
         self._rounds += 1
         prompts = [self._prompt(np.frombuffer(payload, "<i4").tolist()) for payload in payloads]
         params = {
-            output: SamplingParams(
-                temperature=0,
-                max_tokens=output,
-                min_tokens=output if exact else 0,
-                ignore_eos=exact,
-                detokenize=detokenize,
-                output_kind=RequestOutputKind.DELTA,
-                **self._penalties,
-            )
+            output: self._params(output, exact=exact, detokenize=detokenize, output_kind=RequestOutputKind.DELTA)
             for output in set(outputs)
         }
 
@@ -117,21 +99,19 @@ class InprocessEngine:
 
         return ask
 
+    def _params(self, output: int, *, exact: bool, **more: Any) -> Any:  # noqa: ANN401 - vLLM's SamplingParams
+        from vllm.sampling_params import SamplingParams
+
+        least = output if exact else 0
+        greedy = {"temperature": 0, "max_tokens": output, "min_tokens": least, "ignore_eos": exact}
+        return SamplingParams(**greedy, **more, **self._penalties)
+
     async def answer(self, number: int, payload: bytes, output: int, *, exact: bool, top: int) -> Answer:
         """The greedy answer to one prompt, with log-probabilities; `payload` and `exact` as in `prepare`."""
-        from vllm.sampling_params import RequestOutputKind, SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
-        params = SamplingParams(
-            temperature=0,
-            seed=0,
-            max_tokens=output,
-            min_tokens=output if exact else 0,
-            ignore_eos=exact,
-            logprobs=top,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            **self._penalties,
-        )
+        kind = RequestOutputKind.FINAL_ONLY
+        params = self._params(output, exact=exact, detokenize=False, output_kind=kind, seed=0, logprobs=top)
         prompt = self._prompt(np.frombuffer(payload, "<i4").tolist())
         made = [one.outputs[0] async for one in self._llm.generate(prompt, params, f"fidelity-{number}")][-1]
         likely = tuple({token: floored(one.logprob) for token, one in place.items()} for place in made.logprobs)

@@ -21,6 +21,7 @@ from benchbench.loadgen.collect import columns_of
 from benchbench.loadgen.decode import DETAIL, Answer
 from benchbench.loadgen.exchange import Exchange, Log
 from benchbench.loadgen.job import DirectJob, RoundFacts
+from benchbench.record.answers import Finished
 
 if TYPE_CHECKING:
     from benchbench.record.requests import RoundColumns
@@ -30,22 +31,9 @@ LEAD_NS = 10_000_000  # an open load begins so much later: its places are made m
 _now = time.time_ns
 
 
-class Said(Protocol):
-    """What an engine tells of a request that it has finished; None is not told. `server_metrics` as over HTTP."""
-
-    @property
-    def input_tokens(self) -> int | None: ...
-    @property
-    def cached_tokens(self) -> int | None: ...
-    @property
-    def finish_reason(self) -> str: ...
-    @property
-    def server_metrics(self) -> dict[str, float]: ...
-
-
 Tokens = Callable[[int, float], None]
 """Called with each output: its number of tokens, and when the engine made it, in s of CLOCK_MONOTONIC (0: unknown)."""
-Ask = Callable[[int, Tokens], Coroutine[Any, Any, Said]]
+Ask = Callable[[int, Tokens], Coroutine[Any, Any, Finished]]
 """Generates the answer to request `index`. ValueError: refused. Cancelled: the engine is to stop working on it."""
 
 
@@ -99,7 +87,7 @@ class DirectRound:
         self.died = ""
         self._exchanges: list[Exchange] = []  # place = index: requests are taken in order
         self._answers: list[Answer] = []
-        self._said: dict[int, Said] = {}
+        self._said: dict[int, Finished] = {}
         self._stamps: list[int] = []
         self._lags: list[int] = []
         self._flying: dict[int, _Flight] = {}

@@ -54,10 +54,6 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     def ready(self) -> None:
         """Wait until the worker has imported what it needs, so that no import falls into a round."""
         self._receive(None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -11,6 +11,19 @@ if TYPE_CHECKING:
 
 Token = int | str
 Unit = Literal["id", "text", "word"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What an engine in our own process tells of a request that has ended; None is not told.
+
+    `server_metrics`: its own times, as a server's answers tell them.
+    """
+
+    input_tokens: int | None = None
+    cached_tokens: int | None = None
+    finish_reason: str = ""
+    server_metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,10 +34,8 @@ NUMBERS = (
     *("memory_used_bytes", "utilisation", "cpu_share"),
 )
 HOST = "host"
-OPEN_S, ANSWER_S = (
-    30.0,
-    1.0,
-)  # how long the device libraries may take to open, and to give one sample that is waited for
+OPEN_S = 30.0  # how long the device libraries may take to open,
+ANSWER_S = 1.0  # and to give one sample that is waited for
 
 
 class Scope(NamedTuple):

@@ -59,7 +59,6 @@ class Generation:
     finish_reason: str  # length | stop
     stream: bool
     include_usage: bool
-    continuous_usage: bool
     return_token_ids: bool
     seed: int
     logprobs: int | None  # likeliest tokens a place; None without log-probabilities
@@ -124,7 +123,6 @@ def parse_generation(body: bytes, profile: SimProfile, models: Sequence[str], *,
         natural = max(1 + int(random.Random(seed).expovariate(1 / profile.mean_output_tokens)), min_tokens)
         if natural < max_tokens:
             output, reason = natural, "stop"
-    include = bool(options.get("include_usage"))
     return Generation(
         chat=chat,
         model=data["model"],
@@ -132,8 +130,7 @@ def parse_generation(body: bytes, profile: SimProfile, models: Sequence[str], *,
         output_tokens=output,
         finish_reason=reason,
         stream=stream,
-        include_usage=include,
-        continuous_usage=include and bool(options.get("continuous_usage_stats")),
+        include_usage=bool(options.get("include_usage")),
         return_token_ids=data.get("return_token_ids", False),
         seed=zlib.crc32(packed.tobytes(), profile.token_salt & 0xFFFFFFFF),
         logprobs=_logprobs(data, chat=chat),

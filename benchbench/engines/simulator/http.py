@@ -7,7 +7,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 
 import httptools
@@ -23,7 +23,6 @@ _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 @dataclass(slots=True)
 class HttpRequest:
     url: bytes = b""
-    headers: dict[bytes, bytes] = field(default_factory=dict)  # names in lower case
     body: bytes = b""
     method: str = ""
     path: str = ""
@@ -75,9 +74,6 @@ class Connection:
 
     def on_url(self, url: bytes) -> None:
         self._request.url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._request.headers[name.lower()] = value
 
     def on_body(self, body: bytes) -> None:
         self._request.body += body

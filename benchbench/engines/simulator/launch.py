@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -36,40 +37,28 @@ class SimulatorProcess:
     ) -> None:
         made = scaled(load_profile(profile, options), scale).model_dump()
         made["faults"]["start"] = made["faults"]["start"] or start
-        self._asked = {"profile": made, "models": models, "port": port, "parent_pid": os.getpid()}
-        self._process: subprocess.Popen[str] | None = None
-        self.url = ""
-
-    def start(self) -> Self:
-        """Start it and wait until it listens. Raises SimulatorError."""
-        self.launch()
-        return self.listening()
-
-    def launch(self) -> None:
-        """Start the process and do not wait; `listening` does."""
-        command = [sys.executable, "-m", "benchbench.engines.simulator"]
-        pipe = subprocess.PIPE
+        asked = {"profile": made, "models": models, "port": port, "parent_pid": os.getpid()}
+        command, pipe = [sys.executable, "-m", "benchbench.engines.simulator"], subprocess.PIPE
         self._process = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True
         )
         assert self._process.stdin  # noqa: S101 - a pipe
-        self._process.stdin.write(json.dumps(self._asked) + "\n")
+        self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
 
-    def listening(self) -> Self:
-        """Wait until a launched simulator listens. Raises SimulatorError."""
-        assert self._process  # noqa: S101 - launched
+    @functools.cached_property
+    def url(self) -> str:
+        """Where it listens, waited for. Raises SimulatorError."""
         assert self._process.stdout  # noqa: S101 - a pipe
-        self.url = self._process.stdout.readline().strip()
-        if not self.url:
-            said = self.close().strip() or "it said nothing"
-            raise SimulatorError(f"the simulator did not start: {said.splitlines()[-1]}")
-        return self
+        if url := self._process.stdout.readline().strip():
+            return url
+        said = self.close().strip() or "it said nothing"
+        raise SimulatorError(f"the simulator did not start: {said.splitlines()[-1]}")
 
     def close(self) -> str:
         """Stop it and wait until it has gone; may be called twice. What it said on standard error."""
-        process, self._process = self._process, None
-        if process is None:
+        process = self._process
+        if process.returncode is not None:
             return ""
         try:
             return process.communicate(timeout=STOP_S)[1]  # ends its input, its lifeline
@@ -78,7 +67,7 @@ class SimulatorProcess:
             return process.communicate()[1]
 
     def __enter__(self) -> Self:
-        return self.start() if self._process is None else self
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

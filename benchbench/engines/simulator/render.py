@@ -51,12 +51,10 @@ class Answer:
         self._role_due = generation.chat and profile.role_first
         # Events between the first and the last are alike but for text and ids: their form is made here, once.
         self._odd = max(1, profile.faults.reasoning_start if generation.chat else 0)  # so many first events are not
-        self._form: tuple[bytes, bytes, bytes] | None = None
         self._texts = (b"",) * OUTPUT_WORDS if profile.empty_text else _TEXTS
-        if generation.stream and not generation.continuous_usage:
-            data = self._event_data(_GAP, _GAP, self._odd, finished=False)
-            head, middle, *tail = (b"data: %b\n\n" % orjson.dumps(data)).split(orjson.dumps(_GAP))
-            self._form = (head + b'"', b'"' + middle, b"".join(tail))
+        data = self._event_data(_GAP, _GAP, self._odd, finished=False)
+        head, middle, *tail = (b"data: %b\n\n" % orjson.dumps(data)).split(orjson.dumps(_GAP))
+        self._form = (head + b'"', b'"' + middle, b"".join(tail))
 
     def role_event(self) -> bytes:
         """The chat's first chunk, which holds the role and no token; empty the second time."""
@@ -72,7 +70,7 @@ class Answer:
         """The next `n_tokens` tokens as one framed event, with what goes before the first and after the last."""
         start, self.made = self.made, self.made + n_tokens
         finished = self.made == self._of
-        if finished or start < self._odd or self._form is None:
+        if finished or start < self._odd:
             ids = self._ids(start, self.made)
             event = self.role_event() + _event(self._event_data(self._text(ids), ids, start, finished=finished))
             return event + self._ending() if finished else event
@@ -159,8 +157,7 @@ class Answer:
             choice["prompt_token_ids"] = generation.prompt if with_ids and start == 0 else None
         choice["token_ids"] = ids if with_ids else None
         data = {**self._base, "choices": [choice]}
-        usage_now = generation.continuous_usage or (finished and self.profile.usage_in_last_choice)
-        if usage_now and self._reports_usage:
+        if finished and self.profile.usage_in_last_choice and self._reports_usage:
             data["usage"] = self._usage()
         if finished and not generation.include_usage:
             data["system_fingerprint"] = VERSION

@@ -18,7 +18,6 @@ from benchbench.engines.simulator.http import Connection, HttpRequest, Wire, who
 from benchbench.engines.simulator.profiles import SimProfile
 from benchbench.engines.simulator.render import VERSION
 from benchbench.engines.simulator.streams import CHAT_PATH, Streams
-from benchbench.engines.simulator.vocabulary import decode
 
 _POLL_NS = 1_000_000  # the poll's resolution
 
@@ -40,7 +39,6 @@ class Server:
             "/metrics": ("GET", lambda _: self.streams.ledger.metrics()),
             "/truth": ("GET", self._tell_truth),
             "/tokenize": ("POST", self._tokenize),
-            "/detokenize": ("POST", self._detokenize),
             "/reset_prefix_cache": ("POST", self._reset_prefix_cache),
             "/v1/completions": ("POST", None),  # these two are the streams'
             CHAT_PATH: ("POST", None),
@@ -83,11 +81,9 @@ class Server:
         """Answer a request, or note the arrival of one that the streams will answer."""
         if self.profile.close_after_response:
             connection.keep_alive = False
-        key, status, body = self.profile.api_key, 200, b""
+        status, body = 200, b""
         method, route = self._routes.get(request.path, ("", None))
-        if key and request.path.startswith("/v1") and request.headers.get(b"authorization") != f"Bearer {key}".encode():
-            status, body = 401, b'{"error":"Unauthorized"}'
-        elif not method:
+        if not method:
             status, body = 404, b'{"detail":"Not Found"}'
         elif method != request.method:
             status, body = 405, b'{"detail":"Method Not Allowed"}'
@@ -121,12 +117,6 @@ class Server:
         tokens = [] if empty else parse_prompt(data, self.profile.vocab_size, chat="messages" in data)
         answer = {"count": len(tokens), "max_model_len": self.profile.max_model_len, "tokens": tokens}
         return orjson.dumps({**answer, "token_strs": None})
-
-    def _detokenize(self, request: HttpRequest) -> bytes:
-        tokens, size = parse_body(request.body, self.models).get("tokens"), self.profile.vocab_size
-        if not isinstance(tokens, list) or not all(type(t) is int and 0 <= t < size for t in tokens):
-            raise ApiError(f"tokens must be ids from 0 to {size - 1}. (parameter=tokens)", "tokens")
-        return orjson.dumps({"prompt": decode(tokens)})
 
     def _reset_prefix_cache(self, _: HttpRequest) -> bytes:
         self.streams.model.reset_prefix_cache()

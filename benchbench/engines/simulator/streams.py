@@ -110,8 +110,7 @@ class Streams:
 
     def _start(self, number: int, connection: Connection, request: HttpRequest, generation: Generation) -> None:
         now_ns = time.time_ns()
-        own_id = request.headers.get(b"x-request-id", b"").decode("latin-1") or os.urandom(8).hex()
-        request_id = f"{'chatcmpl' if generation.chat else 'cmpl'}-{own_id}"
+        request_id = f"{'chatcmpl' if generation.chat else 'cmpl'}-{os.urandom(8).hex()}"
         faults = self.profile.faults
         shares = {"reset": faults.reset_share, "cut": faults.cut_share, "error": faults.error_in_stream_share}
         shares["silence"] = faults.silence_share
