@@ -35,8 +35,8 @@ Task = tuple[str, int | None]  # lm-eval's name, and the number of shots (None: 
 TASKS: tuple[Task, ...] = (("mmlu", 5), ("gsm8k", 8))
 TIMEOUT_S = 1800  # of one request: lm-eval's 300 s are few for answers that begin with reasoning
 _WARNED = {
-    "Left truncating context": "requests were longer than max_length and lost their beginning",
-    "API returned null content": "answers were empty (was all of them reasoning?)",
+    "Left truncating context": "prompts cut to max_length",
+    "API returned null content": "empty answers (all of it reasoning?)",
 }
 
 
@@ -85,9 +85,12 @@ class Evaluating:
         for start in make_plan(self.spec).starts if self.spec else ():
             starts.setdefault(start.variant or self._name, start)
         program = _program(self.asked.program) if starts else ""
-        self._open([*self.asked.results, *starts])
+        names = [*self.asked.results, *starts]
+        if len({_file_name(name) for name in names}) < len(names):
+            raise ValueError(f"two sides have one name: {', '.join(names)}")
+        self._open(names)
         for name, path in self.asked.results.items():
-            copy_results(path, self.out / _file_name(name))
+            copy_results(path, self._folder(name))
         for name, start in starts.items():
             todo = [task for task in self.asked.tasks if not self._target(name, task).exists()]
             try:
@@ -99,7 +102,7 @@ class Evaluating:
                 self.runs[name] = {"failed": str(error)}
                 self.observer.note(f"{name} is left out: {error}")
             finally:
-                self._write([*self.asked.results, *starts])
+                self._write(names)
         return [f"{what}: {run['failed']}" for what, run in self.runs.items() if "failed" in run]
 
     # ---- The folder -----------------------------------------------------------------------------------------
@@ -114,8 +117,11 @@ class Evaluating:
         sha = spec_hash(masked(self.spec.model_dump(mode="json"))) if self.spec else None
         return {"spec_sha256": sha, "limit": self.asked.limit, "model_args": masked(dict(self.asked.model_args))}
 
+    def _folder(self, side: str) -> Path:
+        return self.out / "results" / _file_name(side)
+
     def _target(self, side: str, task: Task) -> Path:
-        return self.out / _file_name(side) / _file_name(_label(task))
+        return self._folder(side) / _file_name(_label(task))
 
     def _open(self, names: list[str]) -> None:
         path = self.out / MANIFEST
@@ -123,7 +129,8 @@ class Evaluating:
             earlier = json.loads(path.read_bytes())
             if unlike := [key for key, value in self._terms.items() if earlier[key] != value]:
                 raise RunError(f"{self.out}: holds another evaluation ({unlike[0]} differs): use another --out")
-            self.runs, self.engines = earlier["runs"], earlier["engines"]
+            self.runs = {what: run for what, run in earlier["runs"].items() if "failed" not in run}
+            self.engines = earlier["engines"]
         elif self.out.is_dir() and any(self.out.iterdir()):
             raise RunError(f"{self.out}: the folder is not empty and holds no evaluation")
         self.out.mkdir(parents=True, exist_ok=True)
@@ -136,7 +143,7 @@ class Evaluating:
             "name": self._name,
             "created_ns": time.time_ns(),
             "base": asked.base or ("published" if asked.published else own or names[0]),
-            "sides": {name: _file_name(name) for name in names},
+            "sides": {name: str(self._folder(name).relative_to(self.out)) for name in names},
             "published": list(asked.published),
             "metrics": dict(asked.metrics),
             "tasks": [_label(task) for task in asked.tasks] if spec else [],
@@ -166,12 +173,11 @@ class Evaluating:
             told = {"engine": asdict(opened.capabilities), "start": masked(dict(opened.start))}
             self.engines[name] = {**self.engines.get(name, {}), **told}
             for task in todo:
-                self.runs.pop(name, None)
                 self._task(f"{name}/{_label(task)}", opened, [program, *self._words(spec, opened, task)])
                 partial = self.out / "partial"
                 if partial.exists():
                     target = self._target(name, task)
-                    target.parent.mkdir(exist_ok=True)
+                    target.parent.mkdir(parents=True, exist_ok=True)
                     partial.rename(target)
 
     def _words(self, spec: SweepSpec, opened: Opened, task: Task) -> list[str]:
@@ -206,13 +212,13 @@ class Evaluating:
                 self.observer.starting(f"lm-eval {what}", time.monotonic() - begun, line)
         text = log.read_text(errors="replace")
         said = [(text.count(sign), meaning) for sign, meaning in _WARNED.items()]
-        run = {"command": masked(argv), "log": f"logs/{log.name}", "notes": [f"{n:,} {m}" for n, m in said if n]}
+        run = {"command": masked(argv), "log": f"logs/{log.name}", "notes": [f"{m}: {n:,}" for n, m in said if n]}
         if process.code != 0 or not (self.out / "partial").exists():
             last = plain(next(iter(process.tail(1)), "it said nothing")).strip()
-            run["failed"] = f"lm-eval ended with exit code {process.code}: {last} (whole log: {log})"
+            run["failed"] = f"lm-eval ended with exit code {process.code}: {last}"
             shutil.rmtree(self.out / "partial", ignore_errors=True)
         self.runs[what] = run
-        self.observer.note(f"{what}: {run.get('failed', 'done')}")
+        self.observer.note(f"{what}: {run['failed']} (whole log: {log})" if "failed" in run else f"{what}: done")
 
 
 def model_args(spec: SweepSpec, opened: Opened) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def recover(base: Score, candidate: Score) -> Recovery:
 
     A difference is inside sampling error when the interval of the ratio holds 1; of paired right-or-wrong answers,
     when McNemar's exact test has p >= 0.05: of the questions that only one got right, each is as likely either's
-    (Q. McNemar, Psychometrika 12 (1947) 153-157).
+    (Q. McNemar, Psychometrika 12 (1947) 153-157). No interval where no two answers differ, or all do alike.
     """
     warnings = _unlike(base, candidate)
     assumed = candidate.n if base.n is None and base.stderr is None else None
@@ -100,7 +100,7 @@ def recover(base: Score, candidate: Score) -> Recovery:
         spread = [math.hypot(*errors), math.hypot(errors[0] / b, errors[1] / c) if b and c else math.nan]
     difference = _around(c - b, spread[0], n, method)
     ratio = Estimate(c / b if b else math.nan, None, None, CONFIDENCE, n, method)
-    if math.isfinite(spread[1]):
+    if spread[1] > 1e-9:  # false for NaN
         factor = math.exp(_Z * spread[1])
         ratio = replace(ratio, low=ratio.point / factor, high=ratio.point * factor)
     only, p = _mcnemar(pairs) if pairs is not None else (None, None)
@@ -116,7 +116,7 @@ def match(score: Score, others: Sequence[Score]) -> Score | None:
 
 
 def _around(point: float, error: float, n: int, method: str) -> Estimate:
-    if not math.isfinite(error):
+    if not error > 1e-9:  # NaN, or nothing differs
         return Estimate(point, None, None, CONFIDENCE, n, method)
     return Estimate(point, point - _Z * error, point + _Z * error, CONFIDENCE, n, method)
 

@@ -105,22 +105,20 @@ def evaluation_section(found: Evaluation) -> str:
 def sentence(one: Recovery, base: str, candidate: str) -> str:
     """What a sceptical reader may conclude."""
     points = 100 * one.difference.point
-    what = (
-        f"{abs(points):.1f} points {'above' if points > 0 else 'below'}" if abs(points) >= 0.05 else "no different from"
-    )
+    what = f"{abs(points):.1f} points {'above' if points > 0 else 'below'}" if round(points, 1) else "no different from"
     told = f"{one.candidate.label}: {candidate} is {what} {base}"
     if one.verdict == "unknown":
         return f"{told}; no sampling error is known, so nothing says whether that is chance."
-    span = f"95 %: {_span(one.difference, '+')} points" if one.difference.low is not None else "no interval"
+    why = [] if one.difference.low is None else [f"95 %: {_span(one.difference, '+')} points"]
     if one.only is not None:
         only = f"only {base} got {one.only[0]:,} right, only {candidate} {one.only[1]:,}"
-        span = f"{span}; of {one.difference.n:,} questions, {only}; exact p = {one.p:.2g}"
+        why.append(f"of {one.difference.n:,} questions, {only}; exact p = {one.p:.2g}")
     if one.assumed_n:
-        span += f"; {base} as if of {one.assumed_n:,} questions too"
+        why.append(f"{base} as if of {one.assumed_n:,} questions too")
     if one.verdict == "inside":
-        return f"{told}, inside sampling error ({span}): no evidence of a change."
+        return f"{told}, inside sampling error ({'; '.join(why)}): no evidence of a change."
     verb = "better" if one.verdict == "above" else "worse"
-    return f"{told}, outside sampling error ({span}): {candidate} is {verb} on it."
+    return f"{told}, outside sampling error ({'; '.join(why)}): {candidate} is {verb} on it."
 
 
 def evaluation_json(found: Evaluation) -> str:
