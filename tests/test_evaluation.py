@@ -141,9 +141,8 @@ def test_a_groups_parts_do_not_stand_beside_it_and_a_metric_can_be_chosen() -> N
 
 
 def told(engine: dict[str, Any], url: str, **access: Any) -> dict[str, Any]:
-    spec = spec_from_mapping(
-        {"name": "t", "model": "m", "engine": engine, "grid": {"input": 8, "output": 6, "batch": 1}}
-    )
+    grid, prompts = {"input": 8, "output": 6, "batch": 1}, {"kind": "text"}
+    spec = spec_from_mapping({"name": "t", "model": "m", "engine": engine, "grid": grid, "prompts": prompts})
     opened = Opened(url, None, access=Access(**access))
     assert api_key(opened) in {None, "k"}
     return model_args(spec, opened)
