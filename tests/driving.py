@@ -59,10 +59,12 @@ def summary(run: Path) -> list[dict[str, Any]]:
 class Sweeping:
     """`bench sweep` in a process of its own, marked in its environment so that its descendants can be found."""
 
-    def __init__(self, *arguments: object, env: Mapping[str, str] | None = None, **more: Any) -> None:
+    def __init__(
+        self, *arguments: object, env: Mapping[str, str] | None = None, command: str = "sweep", **more: Any
+    ) -> None:
         self.mark = uuid.uuid4().hex
         self.process = subprocess.Popen(
-            [*BENCH, "sweep", *map(str, arguments)],
+            [*BENCH, command, *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -13,6 +13,7 @@ from benchbench import __version__
 from benchbench.cli import publish, stored
 from benchbench.cli.asked import BAD_INPUT, FOLDER, INTERRUPTED, INVALID, NOT_MET, STOPPED, fail, plan_of, spec_of
 from benchbench.cli.audit import audit
+from benchbench.cli.evaluation import evaluate
 from benchbench.cli.importing import import_results
 from benchbench.cli.text import one_line
 
@@ -245,6 +246,8 @@ main.add_command(stored.table)
 main.add_command(stored.plot)
 main.add_command(stored.explain)
 main.add_command(publish.publish)
+main.add_command(evaluate)
+
 
 if __name__ == "__main__":
     main()

@@ -163,7 +163,7 @@ def _served(engine: VllmServeEngine, plan: Plan, hooks: Hooks) -> Iterator[Opene
 def _simulator(engine: SimulatorEngine, plan: Plan, meanwhile: Callable[[], None]) -> Iterator[str]:
     from benchbench.engines.simulator import ProfileError, SimulatorError, SimulatorProcess
 
-    models = sorted({cell.model for cell in plan.cells})
+    models = sorted({cell.model for cell in plan.cells}) or [plan.spec.model]
     start = plan.starts[0]
     try:
         with SimulatorProcess(

@@ -1,0 +1,118 @@
+"""`bench eval`: accuracy of each variant by lm-eval, and what of the baseline's a candidate recovers."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from benchbench.cli.asked import BAD_INPUT, FOLDER, STOPPED, fail, spec_of
+
+if TYPE_CHECKING:
+    from benchbench.evaluation import Asked
+
+_HIDDEN = {"auth_token", "header"}  # they would be read in the list of processes and in lm-eval's results
+
+
+@click.command("eval")
+@click.argument("file", required=False)
+@click.option("--task", "tasks", multiple=True, metavar="NAME[:SHOTS]", help="lm-eval's (default: mmlu:5, gsm8k:8).")
+@click.option("--limit", type=click.FloatRange(0, min_open=True), help="Only so many questions a task, or a share < 1.")
+@click.option("--include-path", type=FOLDER, metavar="DIR", help="Folder with tasks of your own.")
+@click.option("--results", multiple=True, metavar="NAME=PATH", help="lm-eval's results that exist: a file or a folder.")
+@click.option("--published", multiple=True, metavar="TASK=SCORE[,n=N]", help="As 'MMLU (5-shot)=86.2': not run here.")
+@click.option("--base", metavar="NAME", help="The baseline; with --published what to call it.")
+@click.option(
+    "--metric", "metrics", multiple=True, metavar="TASK=METRIC", help="As gsm8k=exact_match,flexible-extract."
+)
+@click.option("--concurrent", default=32, show_default=True, type=click.IntRange(1), help="Requests in flight.")
+@click.option("--model-arg", "args", multiple=True, metavar="KEY=VALUE", help="As tokenizer=DIR, max_gen_toks=2048.")
+@click.option("--lm-eval", "program", default="lm_eval", show_default=True, help="The program to run.")
+@click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Change one value of the sweep.")
+@click.option("--out", type=FOLDER, metavar="DIR", help="Where to, or what to continue (default: runs/NAME-eval-TIME).")
+@click.option("--format", "form", type=click.Choice(["md", "json"]), default="md", show_default=True)
+def evaluate(file: str | None, sets: tuple[str, ...], out: Path | None, form: str, **given: Any) -> None:  # noqa: ANN401 - click's
+    """Run lm-eval against the server of each variant of the sweep FILE; print the table of accuracy recovery.
+
+    Without FILE only --results and --published are put side by side. Exit: 0, 1 something failed or stopped (the same
+    command with --out continues), 2 bad input, 130 on Ctrl-C.
+    """
+    from benchbench.record.store import RunError
+    from benchbench.report.evaluation import evaluation_json, evaluation_of, evaluation_section, read_evaluation
+
+    failed: list[str] = []
+    try:
+        asked = _asked(**given)
+        if file is None and not asked.results:
+            fail(BAD_INPUT, "bench eval: needs a sweep FILE or --results NAME=PATH")
+        if file is None and out is None:
+            base = asked.base or ("published" if asked.published else next(iter(asked.results)))
+            found = evaluation_of("evaluation", asked.results, base, asked.published, asked.metrics)
+        else:
+            out, failed = _carry_out(file, sets, asked, out)
+            found = read_evaluation(out)
+        texts = {"md": evaluation_section(found), "json": evaluation_json(found)}
+        if out is not None:
+            for suffix, text in texts.items():
+                (out / f"evaluation.{suffix}").write_text(text)
+        click.echo(texts[form].rstrip("\n"))
+    except (RunError, ValueError, OSError) as error:
+        fail(BAD_INPUT, *failed, f"bench eval: {error}")
+    if out is not None:
+        print(f"Evaluation: {out}", file=sys.stderr)
+    if failed:
+        fail(STOPPED, *(f"bench eval: {one}" for one in failed), f"continue with the same command and --out {out}")
+
+
+def _carry_out(file: str | None, sets: tuple[str, ...], asked: Asked, out: Path | None) -> tuple[Path, list[str]]:
+    """The evaluation's folder, and what failed in it; bad input and Ctrl-C end the process."""
+    from benchbench.cli.progress import observer_for
+    from benchbench.cli.signals import Stop
+    from benchbench.engines.endpoint import EngineError
+    from benchbench.engines.vllm_serve import LaunchStoppedError
+    from benchbench.evaluation import Evaluating
+    from benchbench.spec import locate
+
+    spec = spec_of(file, sets) if file is not None else None
+    if out is None:
+        assert spec  # noqa: S101 - without FILE there is a folder
+        out = Path("runs") / f"{spec.name}-eval-{time.strftime('%Y%m%d-%H%M%S')}"
+    with Stop() as stop, observer_for(sys.stderr) as observer:
+        try:
+            return out, Evaluating(spec, asked, out, observer, stop.fd).carry_out()
+        except EngineError as error:
+            said = locate(file, sets, error.key, error.message, error.allowed) if file and error.key else error.message
+            fail(STOPPED if error.gone else BAD_INPUT, said, *error.lines)
+        except LaunchStoppedError:
+            fail(stop.code, f"bench: interrupted; continue with the same command and --out {out}")
+
+
+def _asked(**given: Any) -> Asked:  # noqa: ANN401 - click's
+    """The options, read. Raises ValueError."""
+    import yaml
+
+    from benchbench.evaluation import TASKS, Asked
+
+    tasks = []
+    for text in given.pop("tasks"):
+        name, _, shots = text.rpartition(":")
+        tasks.append((name, int(shots)) if name and shots.isdigit() else (text, None))
+    args = {key: yaml.safe_load(value) for key, value in _pairs("--model-arg", given.pop("args")).items()}
+    if hidden := _HIDDEN & args.keys():
+        raise ValueError(f"--model-arg {hidden.pop()}: shows a secret (use the sweep's engine.api_key_env)")
+    results = {name: Path(path) for name, path in _pairs("--results", given.pop("results")).items()}
+    metrics = _pairs("--metric", given.pop("metrics"))
+    return Asked(tasks=tuple(tasks) or TASKS, model_args=args, results=results, metrics=metrics, **given)
+
+
+def _pairs(option: str, texts: tuple[str, ...]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value) or name in found:
+            raise ValueError(f"{option} {text}: {'given twice' if name in found else 'must be NAME=VALUE'}")
+        found[name] = value
+    return found
