@@ -22,11 +22,11 @@ def write_manifest(
     opened: Opened | None = None,
     devices: list[dict[str, Any]] | None = None,
     variants: Mapping[str, dict[str, Any]] | None = None,
-    model: ModelFacts | None = None,
+    models: Mapping[str, ModelFacts | None] | None = None,
 ) -> None:
     """Write it anew. With `only`, cells of an earlier, wider plan stay in it; starts before this one always do.
 
-    `variants`: by name, the commits that those with `git` are built from. `model`: what is served, if known.
+    `variants`: by name, the commits that those with `git` are built from. `models`: that of `served_models`.
     """
     from benchbench.record.engine_side import side_of
     from benchbench.record.environment import environment, spec_hash
@@ -34,6 +34,8 @@ def write_manifest(
     from benchbench.record.secrets import masked
     from benchbench.record.served import is_speculative, served_on
 
+    facts = {name: asdict(model) if model else None for name, model in (models or {}).items()}
+    of_all = facts.pop("", None)
     spec = masked(plan.spec.model_dump(mode="json"))
     earlier = run.manifest() if (run.path / "manifest.json").exists() else {}
     entries = {entry["key"]: entry for entry in earlier.get("plan", [])} if only is not None else {}
@@ -60,7 +62,8 @@ def write_manifest(
             "starts": starts,
             "variants": {**earlier.get("variants", {}), **(variants or {})},
             "devices": devices,
-            "model_facts": asdict(model) if model else None,
+            "model_facts": of_all,
+            "variant_model_facts": {name: its for name, its in facts.items() if its != of_all},
             "accelerator": served_on(plan.spec, devices),
             "speculative": is_speculative(plan.spec),
             "caption": plan.spec.caption,

@@ -246,7 +246,7 @@ def _done(driver: Driver, cell: Cell, tables: list[pa.Table], warmups: list[pa.T
     driver.sampler.flush()
     for note in driver.sampler.notes():
         driver.observer.note(note)
-    roof = roof_of(driver.run.manifest())
+    roof = roof_of(driver.run.manifest(), cell.variant)
     row = summary_row(summarise(cell_info(cell), tables, warmups, samples_of(driver.run, tables), roof))
     driver.rows[cell.key] = row
     driver.run.journal("cell_done", cell=cell.key, status=row["status"], reasons=row["reasons"])

@@ -12,7 +12,7 @@ from benchbench.engines.vllm_serve import LaunchStoppedError
 from benchbench.fidelity import owed
 from benchbench.loadgen.worker import WorkerDiedError
 from benchbench.record.model import ModelError
-from benchbench.record.served import served_model
+from benchbench.record.served import served_models
 from benchbench.record.store import RunDirectory, replace_file
 from benchbench.rounds import InterruptedSweep, Observer, StoppedError, missing_rounds
 from benchbench.spec import Cell, Plan, Start, SweepSpec, make_plan
@@ -68,7 +68,7 @@ def sweep(
     """
     plan = make_plan(spec, only)
     try:
-        model = served_model(spec)
+        models = served_models(spec)
     except ModelError as error:
         raise EngineError(str(error), "model_facts.config") from None
     run = RunDirectory(Path(out) if out is not None else default_out(spec, resume=resume))
@@ -77,7 +77,7 @@ def sweep(
         todo = _lacking(run, plan)
         if not todo and _is_concluded(run, plan):
             return Outcome(run.path, "complete", "nothing left to do", _rows(run, {}), [])
-        starts = Starts(plan, only, run, observer or Observer(), stop, model)
+        starts = Starts(plan, only, run, observer or Observer(), stop, models)
         try:
             state, message = _carry_out(starts, todo)
         except KeyboardInterrupt:
@@ -184,7 +184,7 @@ def _rows(run: RunDirectory, now: Rows) -> list[dict[str, Any]]:
     from benchbench.analysis.summary import summary_row
 
     read = Run(run.path)
-    return [now.get(cell.key) or summary_row(cell_summary(run, cell, read.roof)) for cell in read.cells]
+    return [now.get(cell.key) or summary_row(cell_summary(run, cell, read.roof(cell.variant))) for cell in read.cells]
 
 
 def _draw(run: RunDirectory, rows: list[dict[str, Any]], pairs: list[Pair]) -> list[Path]:

@@ -37,7 +37,7 @@ class Starts:
     run: RunDirectory
     observer: Observer
     stop: int | None
-    model: ModelFacts | None = None  # what is served, as far as it is known
+    models: Mapping[str, ModelFacts | None] | None = None  # what is served, by variant; see `served_models`
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace)
     idle_c: dict[str, float] = field(default_factory=dict)
@@ -166,7 +166,7 @@ class Starts:
     ) -> None:
         """Write the manifest, with this start in it."""
         variants = {name: found.facts for name, found in self.checkouts.items()}
-        write_manifest(self.run, self.plan, self.only, start, opened, devices, variants, self.model)
+        write_manifest(self.run, self.plan, self.only, start, opened, devices, variants, self.models)
 
     def _rest(self, sampler: Sampler, before: Mapping[str, float]) -> None:
         """Wait until the GPUs' memory is free again and they are cool, so that no start is handicapped by another."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+from dataclasses import asdict
 from importlib.metadata import distributions
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from benchbench.spec import load_spec, make_plan
+from benchbench.analysis.roofline import roof_of, touched_bytes
+from benchbench.record.served import served_models, served_on
+from benchbench.spec import load_spec, make_plan, spec_from_mapping
 
 H200 = Path(__file__).parent.parent / "sweeps" / "h200"
 
@@ -59,3 +62,22 @@ def test_vllm_finds_the_plugin() -> None:
     (entry,) = found.entry_points
     assert entry.group == "vllm.general_plugins"
     assert callable(getattr(module(H200 / "plugin" / f"{entry.module}.py"), entry.attr))
+
+
+def test_each_variant_is_bounded_by_its_own_weights() -> None:
+    spec = load_spec(H200 / "m2-int8.yaml")
+    args = {"bf16": "m2-bf16", "int8": "m2-int8-quark"}
+    given = {name: {"engine": {"args": {"model": str(H200 / "models" / model)}}} for name, model in args.items()}
+    engine = spec.engine.model_dump(mode="json")
+    engine["args"]["model"] = str(H200 / "models" / "m2-bf16")
+    spec = spec_from_mapping({**spec.model_dump(mode="json"), "engine": engine, "variants": given})
+    models = served_models(spec)
+    manifest = {
+        "model_facts": asdict(models[""]),
+        "variant_model_facts": {"int8": asdict(models["int8"])},
+        "accelerator": served_on(spec, []),
+    }
+    plain, int8 = roof_of(manifest, "bf16"), roof_of(manifest, "int8")
+    assert models["bf16"] == models[""]
+    assert (plain.model.weight_dtype, int8.model.weight_dtype) == ("bf16", "int8")
+    assert touched_bytes(plain.model) > 1.5 * touched_bytes(int8.model)

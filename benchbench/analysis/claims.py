@@ -70,7 +70,8 @@ def count_of(text: str) -> int:
 
 def claims_of_run(run: Run) -> Claims:
     """A run's rows, recomputed from its records, and what its manifest knows of model and hardware."""
-    if (roof := run.roof) is None:
+    roof = run.roof()
+    if roof is None or run.manifest.get("variant_model_facts"):  # rows of unlike models have no facts in common
         return Claims(rows=tuple(run.rows))
     size = float(roof.model.weight_bytes) if roof.model.weight_bytes else None
     return Claims(

@@ -87,9 +87,13 @@ class Reach:
     too_fast: tuple[str, ...]
 
 
-def roof_of(manifest: Mapping[str, Any]) -> Roof | None:
-    """What a run's manifest says of model and accelerators; None where it does not know both."""
-    model, device = manifest.get("model_facts"), manifest.get("accelerator")
+def roof_of(manifest: Mapping[str, Any], variant: str = "") -> Roof | None:
+    """What a run's manifest says of model (that of `variant`, where it has its own) and accelerators.
+
+    None where it does not know both.
+    """
+    model = manifest.get("variant_model_facts", {}).get(variant, manifest.get("model_facts"))
+    device = manifest.get("accelerator")
     if not model or not device:
         return None
     known = {field.name for field in fields(ModelFacts)} - {"quantization"}

@@ -86,12 +86,11 @@ class Run:
     def summaries(self) -> list[CellSummary]:
         """One summary a cell, computed from its measured rounds."""
         self.need_records()
-        return [cell_summary(self.directory, cell, self.roof) for cell in self.cells]
+        return [cell_summary(self.directory, cell, self.roof(cell.variant)) for cell in self.cells]
 
-    @cached_property
-    def roof(self) -> Roof | None:
-        """Model and accelerators as the manifest has them; None where it does not know both."""
-        return roof_of(self.manifest)
+    def roof(self, variant: str = "") -> Roof | None:
+        """Model and accelerators as the manifest has them for a variant; None where it does not know both."""
+        return roof_of(self.manifest, variant)
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:

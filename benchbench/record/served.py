@@ -42,6 +42,12 @@ def served_model(spec: SweepSpec) -> ModelFacts | None:
     return None if facts == ModelFacts() else replace(facts, name=facts.name or spec.model)
 
 
+def served_models(spec: SweepSpec) -> dict[str, ModelFacts | None]:
+    """`served_model` of the whole sweep under "", and of each variant alone under its name. Raises ModelError."""
+    alone = {name: variant_spec(spec, name).model_copy(update={"variants": {}}) for name in spec.variants}
+    return {name: served_model(one) for name, one in {"": spec, **alone}.items()}
+
+
 def served_on(spec: SweepSpec, devices: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """An `Accelerator` as a dict, with `count`: of the sweep's `hardware`, else of the GPUs that telemetry names.
 
