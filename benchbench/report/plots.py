@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,16 +64,22 @@ def draw_plots(
     import matplotlib as mpl
 
     out.mkdir(parents=True, exist_ok=True)
-    sheet = sheets.make_sheet(rows, title)
     files: list[Path] = []
     with mpl.rc_context(sheets.STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a title in a script that the font lacks
-        for draw in (_throughput, _ttft_batch, _ttft_input, _pareto, _heatmap):
-            if figure := draw(sheet):
-                files += save(figure, out / draw.__name__.lstrip("_"), formats)
-        if timeline and (figure := _timeline(timeline, title)):
-            files += save(figure, out / "timeline", formats)
+        for name, figure in figures(rows, timeline, title):
+            files += save(figure, out / name, formats)
     return files
+
+
+def figures(rows: Sequence[Row], timeline: Timeline | None, title: str) -> Iterator[tuple[str, Figure]]:
+    """Each figure whose data exist, with its name; to be drawn and written in the style of `sheet.STYLE`."""
+    sheet = sheets.make_sheet(rows, title)
+    for draw in (_throughput, _ttft_batch, _ttft_input, _pareto, _heatmap):
+        if figure := draw(sheet):
+            yield draw.__name__.lstrip("_"), figure
+    if timeline and (figure := _timeline(timeline, title)):
+        yield "timeline", figure
 
 
 def save(figure: Figure, stem: Path, formats: Sequence[str]) -> list[Path]:
@@ -223,7 +229,7 @@ def _heatmap(sheet: Sheet) -> Figure | None:
     figure, axes = sheets.make_frame(
         "System throughput (Sys tok/s)", sheet.title + starred, height=row_in * len(names), left=left
     )
-    _fill_grid(axes, sheet, loads, row_in, (sheets.WIDTH_IN - left - sheets.RIGHT_IN) / len(loads))
+    _fill_grid(axes, sheet, loads, row_in, (sheets.width_in() - left - sheets.RIGHT_IN) / len(loads))
     axes.grid(visible=False)
     axes.set_facecolor("#F2F2F2")
     axes.set_xticks([n + 0.5 for n in range(len(loads))], labels=[sheets.short(load) for load in loads])
@@ -265,7 +271,7 @@ def _fill_grid(axes: Axes, sheet: Sheet, loads: Sequence[float], row_in: float, 
             va="center",
             fontsize=size,
             rotation=90 if upright else 0,
-            color="black" if light else "white",
+            color="#111111" if light else "#FAFAFA",
         )
 
 
