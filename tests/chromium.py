@@ -1,9 +1,10 @@
-"""Headless Chromium for tests, driven over its own DevTools socket: what a page looks like, and what it complains of."""
+"""Headless Chromium for tests, driven over its DevTools socket: what a page looks like, and what it complains of."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -32,10 +33,10 @@ class Seen:
 
 def look(page: Path, expressions: list[str], *, width: int, dark: bool = False, shot: bool = False) -> Seen:
     """Open a file at a width in CSS pixels and evaluate JavaScript in it; the screenshot is of the whole page."""
-    return asyncio.run(_look(page, expressions, width, dark, shot))
+    return asyncio.run(_look(page.resolve().as_uri(), expressions, width, dark, shot))
 
 
-async def _look(page: Path, expressions: list[str], width: int, dark: bool, shot: bool) -> Seen:
+async def _look(page: str, expressions: list[str], width: int, dark: bool, shot: bool) -> Seen:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = await asyncio.create_subprocess_exec(
             str(COMMAND),
@@ -58,12 +59,13 @@ async def _look(page: Path, expressions: list[str], width: int, dark: bool, shot
 
 
 async def _port(file: Path) -> int:
-    while not (file.exists() and file.read_text().count("\n")):  # noqa: ASYNC110 - a file tells no event
+    while True:
+        with contextlib.suppress(FileNotFoundError, IndexError):
+            return int(file.read_text().split("\n")[:-1][0])  # noqa: ASYNC240 - a few bytes
         await asyncio.sleep(0.05)
-    return int(file.read_text().split()[0])
 
 
-async def _ask(socket: Any, page: Path, expressions: list[str], width: int, dark: bool, shot: bool) -> Seen:
+async def _ask(socket: Any, page: str, expressions: list[str], width: int, dark: bool, shot: bool) -> Seen:
     seen, answers, sent = Seen(), dict[int, Any](), 0
 
     async def call(method: str, until: str = "", **params: Any) -> Any:
@@ -91,7 +93,7 @@ async def _ask(socket: Any, page: Path, expressions: list[str], width: int, dark
     await call("Emulation.setDeviceMetricsOverride", **metrics)
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
     await call("Emulation.setEmulatedMedia", features=[scheme])
-    await call("Page.navigate", until="Page.loadEventFired", url=page.resolve().as_uri())
+    await call("Page.navigate", until="Page.loadEventFired", url=page)
     for expression in expressions:
         result = await call("Runtime.evaluate", expression=expression, returnByValue=True)
         seen.values.append(result["result"].get("value"))

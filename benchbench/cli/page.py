@@ -11,7 +11,15 @@ from benchbench.cli.asked import BAD_INPUT, FOLDER, fail
 
 @click.command()
 @click.argument("runs", type=FOLDER, nargs=-1, required=True, metavar="RUN...")
-@click.option("-o", "--out", type=FOLDER, default="report.html", show_default=True, metavar="FILE", help="Where to.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="report.html",
+    show_default=True,
+    metavar="FILE",
+    help="Where to.",
+)
 def report(runs: tuple[Path, ...], out: Path) -> None:
     """Write a RUN, or several side by side, as one HTML page: summary, figures, cells, validity, provenance.
 
@@ -22,7 +30,11 @@ def report(runs: tuple[Path, ...], out: Path) -> None:
     from benchbench.report.page import page
 
     try:
-        replace_file(out, page([open_run(run) for run in runs]).encode())
+        text = page([open_run(run) for run in runs])
     except (RunError, OSError) as error:
         fail(BAD_INPUT, f"bench report: {error}")
+    try:
+        replace_file(out, text.encode())
+    except OSError as error:
+        fail(BAD_INPUT, f"bench report: {out}: cannot write here: {error.strerror}")
     click.echo(out)

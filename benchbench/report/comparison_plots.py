@@ -114,6 +114,7 @@ def _ratio_panels(
 ) -> Figure:
     """A panel a metric, a line a name: (line, ratio) of each that is known."""
     row_in = max(0.15, min(0.26, 9 / len(names)))
+    names = [sheets.cut(name, sheets.name_room()) for name in names]
     left = 0.3 + 0.068 * max(14, *map(len, names))
     legend = tuple((name, {"linestyle": "-", **look}) for name, look in LOOKS.items())
     figure, first = sheets.make_frame(heading, title, legend, height=row_in * (len(names) + 1), left=left)
@@ -211,7 +212,7 @@ def _curves(pair: Pair, title: str) -> Figure | None:
         return None
     cut = f" · the first {PANELS} of {len(shapes)} shapes" if len(shapes) > PANELS else ""
     shapes = shapes[:PANELS]
-    columns = min(3, len(shapes))
+    columns = min(3 if sheets.width_in() > 6 else 2, len(shapes))
     rows = math.ceil(len(shapes) / columns)
     legend = tuple(
         (name, {"color": colour, "marker": marker, "linestyle": dash})

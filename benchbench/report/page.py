@@ -66,12 +66,12 @@ def page(runs: Sequence[Run]) -> str:
             for place, (run, pairs) in enumerate(compared)
         ]
     said = dict.fromkeys(line for run in runs for line in _closing(run))
-    parts = table_parts(rows, None, True, list(said))
+    parts = table_parts(rows, closing=list(said))
     checks = [one for run in runs for one in _checks(run, len(runs) > 1)]
-    return _template().render(
+    text: str = _template().render(
         title=title,
         settings=[(run.name, run.manifest["spec"]["model"], setting(run)) for run in runs],
-        summary=[*(_plain(line).removeprefix("- ") for line in parts.headlines), _counted(rows)],
+        summary=[*(_plain(line.removeprefix("- ")) for line in parts.headlines), _counted(rows)],
         verdicts=[line for _, pairs in compared for line in _verdicts(pairs)],
         figures=figures,
         cells=_cells(rows),
@@ -83,6 +83,7 @@ def page(runs: Sequence[Run]) -> str:
         telemetry=_telemetry(rows),
         provenance=_provenance(runs),
     )
+    return text
 
 
 def shown(text: str) -> str:
@@ -102,7 +103,7 @@ def blocks(markdown: str) -> list[Block]:
             found.append(Block("table", head, rows))
         else:
             kind = "list" if part.startswith("- ") else "lines"
-            found.append(Block(kind, [], [[_plain(line).removeprefix("- ")] for line in lines]))
+            found.append(Block(kind, [], [[_plain(line.removeprefix("- "))] for line in lines]))
     return found
 
 
@@ -158,7 +159,10 @@ def _axes(rows: Sequence[Row]) -> list[str]:
 
 
 def _cells(rows: Sequence[Row]) -> dict[str, Any]:
-    """`head`, and `groups` of (name, rows of (status, texts)): one group unless there are many rows."""
+    """`head`, and `groups` of (name, rows of (status, texts)): one group unless there are many rows.
+
+    Of the columns the first `axes` say which cell it is, and of these the first `texts` hold no number.
+    """
     columns = [name for name in _COLUMNS if any(number(row, name) is not None for row in rows)]
     spanned = [name for name in _SPANNED if any(_span(row, name) for row in rows)]
     axes = _axes(rows)
@@ -174,7 +178,8 @@ def _cells(rows: Sequence[Row]) -> dict[str, Any]:
         texts.append((row.get("reasons") or "").replace(";", ", ").replace("_", " "))
         name = f"{column_title(by)} {row[by]}" if len(rows) > FEW_ROWS else ""
         groups.setdefault(name, []).append((row["status"], texts))
-    return {"head": head, "axes": len(axes), "groups": list(groups.items())}
+    worded = sum(name in {"variant", "load"} for name in axes)
+    return {"head": head, "texts": worded, "axes": len(axes), "groups": list(groups.items())}
 
 
 def _span(row: Row, name: str) -> str:
@@ -251,7 +256,7 @@ def _pairs(run: Run) -> list[Pair]:
 def _verdicts(pairs: Sequence[Pair]) -> list[str]:
     """The sentence of each candidate; of many the count of verdicts, and the fastest's."""
     if len(pairs) <= FEW_PAIRS:
-        return [_upper(sentence(one)) for one in pairs]
+        return [sentence(one) for one in pairs]
     wholes = [(whole, one) for one in pairs if (whole := headline(one))]
     counts: dict[str, int] = {}
     for whole, _ in wholes:
@@ -260,12 +265,8 @@ def _verdicts(pairs: Sequence[Pair]) -> list[str]:
     lines = [f"{len(pairs)} candidates against {pairs[0].base}: {told}"]
     if wholes:
         best = max(wholes, key=lambda one: one[0].ratio.point)[1]
-        lines.append(f"The fastest: {sentence(best)}")
+        lines.append(f"Highest ratio, {best.candidate}: {sentence(best)}")
     return lines
-
-
-def _upper(text: str) -> str:
-    return text if text.startswith("whether") is False else text[:1].upper() + text[1:]
 
 
 def _comparison(pairs: Sequence[Pair], figures: list[Shown]) -> dict[str, Any]:
@@ -278,9 +279,15 @@ def _comparison(pairs: Sequence[Pair], figures: list[Shown]) -> dict[str, Any]:
     return {
         "base": pairs[0].base,
         "overview": overview if len(pairs) > FEW_PAIRS else None,
-        "pairs": [(one.candidate, sentence(one), blocks(comparison_table([one], SHOWN))) for one in ranked],
+        "pairs": [(one.candidate, ", ".join(_line(one)[1:4]), _said(one)) for one in ranked],
         "figures": figures,
     }
+
+
+def _said(one: Pair) -> list[Block]:
+    """What `bench compare` says, the table last but for its caption."""
+    parts = blocks(comparison_table([one], SHOWN))
+    return [*parts[1:-1], parts[0], parts[-1]] if parts[0].kind == "table" else parts
 
 
 def _line(one: Pair) -> list[str]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # 451 px: at the 336 px of a small phone a text of 9 pt is still 9 px high.
-STYLE = sheets.STYLE | {"figure.figsize": (4.7, 2.7)}
+STYLE = sheets.STYLE | {"figure.figsize": (4.7, 2.9), "axes.labelsize": 8.0}
 FEW_PAIRS = 3  # of more candidates there is an overview, and figures of the best one only
 TITLES = {
     "throughput": "System throughput",

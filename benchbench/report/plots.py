@@ -186,21 +186,23 @@ def _ttft_input(sheet: Sheet) -> Figure | None:
 
 def _pareto(sheet: Sheet) -> Figure | None:
     """Sys tok/s against the speed of one stream; the upper edge of each batch's points carries its number."""
-    found = [
+    every = [
         [(x, y, row) for _, y, row in line.points(sheet.axis, "sys_tok_s") if (x := _stream_tok_s(row))]
-        for line in sheet.lines
+        for line in (*sheet.lines, *sheet.others)
     ]
-    everything = [point for points in found for point in points]
+    found = every[: len(sheet.lines)]
+    everything = [point for points in every for point in points]
     if not everything:
         return None
     legend = (*sheet.legend, *sheet.suspect_entry("sys_tok_s"))
     figure, axes = sheets.make_frame("Throughput against speed per stream", sheet.title, legend)
+    sheets.draw_others(axes, [[(x, y) for x, y, _ in points] for points in every[len(found) :]])
     for line, points in zip(sheet.lines, found, strict=True):
         xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
         axes.plot(xs, ys, color=line.colour, linestyle=line.dash, linewidth=1.1, alpha=0.8)
         sheets.draw_markers(axes, line, points, 5)
     tops: dict[Any, tuple[float, float]] = {}
-    for x, y, row in sorted(everything, key=lambda point: -point[1]):
+    for x, y, row in sorted((point for points in found for point in points), key=lambda point: -point[1]):
         tops.setdefault(row[sheet.axis], (x, y))
     for load in sheets.thinned(sorted(tops)):
         axes.annotate(sheets.short(load), tops[load], (5, 4), textcoords="offset points", fontsize=8, color="#333333")
@@ -259,7 +261,7 @@ def _fill_grid(axes: Axes, sheet: Sheet, loads: Sequence[float], row_in: float, 
     masked = np.ma.masked_invalid(grid)
     axes.pcolormesh(masked, cmap=scale, vmin=0, vmax=top, edgecolors="white", linewidth=1.0)
     upright = column_in < 0.42
-    size = min(8.5, row_in * 30, column_in * 60) if upright else 8.5
+    size = min(8.5, row_in * 30, column_in * 60) if upright else min(8.5, column_in * 17)
     for x, y, value, star in cells:
         red, green, blue, _ = scale(value / top)
         light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
@@ -276,8 +278,10 @@ def _fill_grid(axes: Axes, sheet: Sheet, loads: Sequence[float], row_in: float, 
 
 
 def _shape_name(row: Row) -> str:
-    variant = f"{row['variant']}: " if row.get("variant") else ""
-    return f"{variant}{row['input']:,} → {row['output']:,}"
+    shape = f"{row['input']:,} → {row['output']:,}"
+    return (
+        f"{sheets.cut(row['variant'], sheets.name_room() - len(shape) - 2)}: {shape}" if row.get("variant") else shape
+    )
 
 
 def _timeline(timeline: Timeline, title: str) -> Figure | None:
@@ -293,7 +297,7 @@ def _timeline(timeline: Timeline, title: str) -> Figure | None:
         return None
     cut = f" · the first {len(shown)} of {len(requests):,} requests" if len(shown) < len(requests) else ""
     legend = tuple((name, {"color": colour, "linewidth": 6}) for name, colour in PHASES)
-    height = max(1.2, min(5.0, 0.13 * len(shown)))
+    height = max(1.2, min(sheets.width_in() * 5 / 7.2, 0.13 * len(shown)))
     heading = f"Timeline of one round: {timeline.label}"
     figure, axes = sheets.make_frame(heading, title + cut, legend, height=height, left=0.65)
     few = len(shown) <= 64  # gaps between more bars than that would only be stripes

@@ -189,6 +189,16 @@ def ordered_colours(count: int) -> list[str]:
     return [to_hex(scale(0.85 * n / (count - 1))) for n in range(count)]
 
 
+def cut(text: str, most: int) -> str:
+    """Text that fits: its end gives way to an ellipsis."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def name_room() -> int:
+    """How many characters names at the left of a figure may have."""
+    return int((width_in() / 2 - 0.3) / 0.07)
+
+
 def width_in() -> float:
     """The figures' width in inches, which is a matter of style."""
     import matplotlib as mpl
@@ -207,15 +217,17 @@ def make_frame(
     width, usual = mpl.rcParams["figure.figsize"]
     height = usual if height is None else height
     small = textwrap.wrap(title, int(15.6 * width))[:3]
+    legend = tuple((cut(label, 36), look) for label, look in legend)
     columns = _legend_columns([label for label, _ in legend])
     rows = math.ceil(len(legend) / columns)
+    left = min(left, width / 2)
     top, bottom = 0.42 + 0.15 * len(small), 0.5 + (0.1 + 0.17 * rows if rows else 0)
     total = top + height + bottom
     figure = Figure(figsize=(width, total), facecolor="white")
     box = (left / width, bottom / total, 1 - (left + RIGHT_IN) / width, height / total)
     axes = figure.add_axes(box)
     edge = 0.1 / width
-    figure.text(edge, 1 - 0.09 / total, heading, va="top", fontsize=11, fontweight="bold")
+    figure.text(edge, 1 - 0.09 / total, cut(heading, int(13 * width)), va="top", fontsize=11, fontweight="bold")
     figure.text(edge, 1 - 0.31 / total, "\n".join(small), va="top", fontsize=8, color="#555555")
     if legend:
         figure.legend(
@@ -267,12 +279,8 @@ def draw_markers(axes: Axes, line: Line, points: Sequence[tuple[float, float, Ro
 
 def draw_lines(axes: Axes, sheet: Sheet, name: str) -> list[float]:
     """Every line of the column ``name`` over the axis of load, with its intervals; returns all values drawn."""
-    from matplotlib.collections import LineCollection
-
     grey = [[(x, y) for x, y, _ in line.points(sheet.axis, name)] for line in sheet.others]
-    values = [y for points in grey for _, y in points]
-    if grey:
-        axes.add_collection(LineCollection(grey, colors=GREY, linewidths=0.6, zorder=1.5), autolim=False)
+    values = draw_others(axes, grey)
     width, size = (1.3, 5.0) if len(sheet.lines) <= 9 else (0.9, 4.0)
     for line in sheet.lines:
         points = line.points(sheet.axis, name)
@@ -297,6 +305,15 @@ def draw_bound(axes: Axes, lines: Iterable[Line], axis: str, name: str) -> list[
         axes.plot(xs, ys, color=line.colour, linestyle=BOUND["linestyle"], linewidth=0.9, zorder=1)
         values += ys
     return values
+
+
+def draw_others(axes: Axes, lines: Sequence[Sequence[tuple[float, float]]]) -> list[float]:
+    """The (x, y) of lines that are not told apart, thin and grey; returns all y."""
+    from matplotlib.collections import LineCollection
+
+    if lines:
+        axes.add_collection(LineCollection(lines, colors=GREY, linewidths=0.6, zorder=1.5), autolim=False)
+    return [y for points in lines for _, y in points]
 
 
 def log2_axis(axes: Axes, values: Sequence[float], label: str) -> None:
