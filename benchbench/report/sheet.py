@@ -227,7 +227,7 @@ def make_frame(
     box = (left / width, bottom / total, 1 - (left + RIGHT_IN) / width, height / total)
     axes = figure.add_axes(box)
     edge = 0.1 / width
-    figure.text(edge, 1 - 0.09 / total, cut(heading, int(13 * width)), va="top", fontsize=11, fontweight="bold")
+    figure.text(edge, 1 - 0.09 / total, cut(heading, int(11 * width)), va="top", fontsize=11, fontweight="bold")
     figure.text(edge, 1 - 0.31 / total, "\n".join(small), va="top", fontsize=8, color="#555555")
     if legend:
         figure.legend(
