@@ -15,14 +15,10 @@ from typing import Any, NamedTuple
 from benchbench.analysis.compare import PRIMARY
 from benchbench.analysis.pairs import Pair, pair, sides_of
 from benchbench.analysis.runs import Run, side_by_side
-from benchbench.analysis.summary import CellSummary
 from benchbench.analysis.validity import Reason
-from benchbench.record.instrument import closing
-from benchbench.record.store import RunError
 from benchbench.report.comparison import SHOWN, comparison_table, headline, percent, sentence
 from benchbench.report.explain import explain
 from benchbench.report.page_figures import FEW_PAIRS, Shown, shown_comparisons, shown_figures, style
-from benchbench.report.plots import Timeline
 from benchbench.report.provenance import provenance, setting
 from benchbench.report.table import AXES, Row, cell_name, column_title, in_order, markdown_cell, number, table_parts
 from benchbench.report.timeline import timeline_of
@@ -56,20 +52,20 @@ class Block(NamedTuple):
 def page(runs: Sequence[Run]) -> str:
     """The report of one run, or of several side by side. Raises RunError for what cannot be read."""
     rows = [_clean(row) for row in (runs[0].rows if len(runs) == 1 else side_by_side(runs))]
-    names = list(dict.fromkeys(shown(run.name) for run in runs))
     compared = [(run, found) for run in runs if (found := _pairs(run))]
-    title = ", ".join(names)
+    title = " · ".join(dict.fromkeys(run.title for run in runs))
+    timeline = timeline_of(runs[0], runs[0].rows) if len(runs) == 1 else None
     with style():
-        figures = list(shown_figures(rows, _timeline(runs), title))
+        figures = list(shown_figures(rows, timeline, shown(title)))
         comparisons = [
-            _comparison(pairs, [*shown_comparisons(pairs, shown(run.name), f"compare{place}")])
+            _comparison(pairs, [*shown_comparisons(pairs, shown(run.title), f"compare{place}")])
             for place, (run, pairs) in enumerate(compared)
         ]
-    said = dict.fromkeys(line for run in runs for line in _closing(run))
+    said = dict.fromkeys(line for run in runs for line in run.caption)
     parts = table_parts(rows, closing=list(said))
     checks = [one for run in runs for one in _checks(run, len(runs) > 1)]
     text: str = _template().render(
-        title=title,
+        title=", ".join(dict.fromkeys(run.name for run in runs)),
         settings=[(run.name, run.manifest["spec"]["model"], setting(run)) for run in runs],
         summary=[*(_plain(line.removeprefix("- ")) for line in parts.headlines), _counted(rows)],
         verdicts=[line for _, pairs in compared for line in _verdicts(pairs)],
@@ -127,22 +123,6 @@ def _template() -> Any:  # noqa: ANN401 - jinja2's
         trim_blocks=True,
         lstrip_blocks=True,
     ).get_template("page.html.j2")
-
-
-def _closing(run: Run) -> list[str]:
-    return closing(run.manifest["spec"], run.manifest.get("caption") or [], run.manifest.get("instrument"))
-
-
-def _summaries(run: Run) -> list[CellSummary]:
-    """None of a run without records."""
-    try:
-        return run.summaries
-    except RunError:
-        return []
-
-
-def _timeline(runs: Sequence[Run]) -> Timeline | None:
-    return timeline_of(runs[0], runs[0].rows) if len(runs) == 1 and _summaries(runs[0]) else None
 
 
 # ---- Cells ----------------------------------------------------------------------------------------------
@@ -204,7 +184,7 @@ def _reasons(rows: Sequence[Row]) -> Iterator[tuple[Reason, str]]:
 
 def _checks(run: Run, named: bool) -> Iterator[tuple[str, str, list[str]]]:
     """(cell, status, what was checked) of each cell, of many only of those that are not valid."""
-    summaries = _summaries(run)
+    summaries = run.summaries if run.has_records else []
     for summary in summaries:
         if summary.status != "valid" or len(summaries) <= EXPLAINED:
             head, *lines = explain(summary).splitlines()
@@ -247,7 +227,7 @@ def _provenance(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 
 def _pairs(run: Run) -> list[Pair]:
     base, *others = sides_of(run)
-    if not others or not _summaries(run):
+    if not others or not run.has_records:
         return []
     found = (pair(base, other) for other in others)
     return [replace(one, base=shown(one.base), candidate=shown(one.candidate)) for one in found]
