@@ -40,6 +40,10 @@ def replace_file(path: Path, data: bytes) -> None:
     temporary.replace(path)
 
 
+def _touch(one: tuple[int, int], spans: Sequence[tuple[int, int]]) -> bool:
+    return any(one[0] <= last and one[1] >= first for first, last in spans)
+
+
 class RunDirectory:
     """A run on disk. Reading needs no lock; `open_for_writing` takes one and holds it until `close`."""
 
@@ -48,6 +52,7 @@ class RunDirectory:
         self.records = path / "records"
         self._lock: int | None = None
         self._finished: dict[str, list[int]] | None = None  # by `CELL-PHASE`; of the folder as it was when last asked
+        self._spans: dict[Path, tuple[int, int]] = {}  # of the files of telemetry, which do not change
 
     @classmethod
     def existing(cls, path: str | Path) -> RunDirectory:
@@ -222,9 +227,12 @@ class RunDirectory:
 
         found = []
         for path in sorted((self.path / "telemetry").glob("*.parquet")):
+            if path in self._spans and not _touch(self._spans[path], spans):
+                continue
             with pq.ParquetFile(path) as file:  # pq.read_table imports pandas
                 facts = orjson.loads(file.schema_arrow.metadata[b"benchbench"])
-                if any(facts["first_ns"] <= last and facts["last_ns"] >= first for first, last in spans):
+                self._spans[path] = facts["first_ns"], facts["last_ns"]
+                if _touch(self._spans[path], spans):
                     found.append(file.read().replace_schema_metadata())
         return pa.concat_tables(found) if found else None
 

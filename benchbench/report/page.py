@@ -134,7 +134,7 @@ def _counted(rows: Sequence[Row]) -> str:
 
 
 def _axes(rows: Sequence[Row]) -> list[str]:
-    names = [name for name in AXES if any(row.get(name) not in (None, "") for row in rows)]
+    names = [name for name in ("tool", *AXES) if any(row.get(name) not in (None, "") for row in rows)]
     return [name for name in names if name != "load" or len({row["load"] for row in rows}) > 1]
 
 
@@ -158,7 +158,7 @@ def _cells(rows: Sequence[Row]) -> dict[str, Any]:
         texts.append((row.get("reasons") or "").replace(";", ", ").replace("_", " "))
         name = f"{column_title(by)} {row[by]}" if len(rows) > FEW_ROWS else ""
         groups.setdefault(name, []).append((row["status"], texts))
-    worded = sum(name in {"variant", "load"} for name in axes)
+    worded = sum(name in {"tool", "variant", "load"} for name in axes)
     return {"head": head, "texts": worded, "axes": len(axes), "groups": list(groups.items())}
 
 
