@@ -53,7 +53,7 @@ def page(runs: Sequence[Run]) -> str:
     """The report of one run, or of several side by side. Raises RunError for what cannot be read."""
     rows = [_clean(row) for row in (runs[0].rows if len(runs) == 1 else side_by_side(runs))]
     compared = [(run, found) for run in runs if (found := _pairs(run))]
-    title = " · ".join(dict.fromkeys(run.title for run in runs))
+    title = runs[0].title if len(runs) == 1 else ", ".join(dict.fromkeys(run.name for run in runs))
     timeline = timeline_of(runs[0], runs[0].rows) if len(runs) == 1 else None
     with style():
         figures = list(shown_figures(rows, timeline, shown(title)))

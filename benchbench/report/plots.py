@@ -261,7 +261,7 @@ def _fill_grid(axes: Axes, sheet: Sheet, loads: Sequence[float], row_in: float, 
     masked = np.ma.masked_invalid(grid)
     axes.pcolormesh(masked, cmap=scale, vmin=0, vmax=top, edgecolors="white", linewidth=1.0)
     upright = column_in < 0.42
-    size = min(8.5, row_in * 30, column_in * 60) if upright else min(8.5, column_in * 17)
+    size = min(8.5, row_in * 25, column_in * 60) if upright else min(8.5, column_in * 17)
     for x, y, value, star in cells:
         red, green, blue, _ = scale(value / top)
         light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
