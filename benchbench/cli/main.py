@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from benchbench import __version__
-from benchbench.cli import publish, stored
+from benchbench.cli import page, publish, stored
 from benchbench.cli.asked import BAD_INPUT, FOLDER, INTERRUPTED, INVALID, NOT_MET, STOPPED, fail, plan_of, spec_of
 from benchbench.cli.audit import audit
 from benchbench.cli.evaluation import evaluate
@@ -247,7 +247,7 @@ main.add_command(stored.plot)
 main.add_command(stored.explain)
 main.add_command(publish.publish)
 main.add_command(evaluate)
-
+main.add_command(page.report)
 
 if __name__ == "__main__":
     main()

@@ -40,6 +40,10 @@ def replace_file(path: Path, data: bytes) -> None:
     temporary.replace(path)
 
 
+def _touch(one: tuple[int, int], spans: Sequence[tuple[int, int]]) -> bool:
+    return any(one[0] <= last and one[1] >= first for first, last in spans)
+
+
 class RunDirectory:
     """A run on disk. Reading needs no lock; `open_for_writing` takes one and holds it until `close`."""
 
@@ -47,6 +51,8 @@ class RunDirectory:
         self.path = path
         self.records = path / "records"
         self._lock: int | None = None
+        self._finished: dict[str, list[int]] | None = None  # by `CELL-PHASE`; of the folder as it was when last asked
+        self._spans: dict[Path, tuple[int, int]] = {}  # of the files of telemetry, which do not change
 
     @classmethod
     def existing(cls, path: str | Path) -> RunDirectory:
@@ -121,6 +127,7 @@ class RunDirectory:
         buffer = pa.BufferOutputStream()
         pq.write_table(table, buffer, compression="snappy", use_dictionary=False, write_statistics=False)
         replace_file(self._round_path(cell, phase, number), buffer.getvalue().to_pybytes())
+        self._finished = None
 
     def write_answers(self, table: pa.Table, variant: str, block: int) -> None:
         """Store what a variant answered in a block (`answers.answers_table`)."""
@@ -170,14 +177,23 @@ class RunDirectory:
         return counts
 
     def finished_rounds(self, cell: str, phase: str = "measured") -> list[int]:
-        """Numbers of the finished rounds of a cell, ascending."""
-        return sorted(int(path.stem.rsplit("-", 1)[1]) for path in self.records.glob(f"{cell}-{phase}-*.parquet"))
+        """Numbers of the finished rounds of a cell, ascending. The folder is listed once, and after a write of ours."""
+        if self._finished is None:
+            self._finished = {}
+            for path in self.records.iterdir() if self.records.is_dir() else ():
+                if path.suffix == ".parquet":
+                    whose, _, number = path.stem.rpartition("-")
+                    self._finished.setdefault(whose, []).append(int(number))
+        return sorted(self._finished.get(f"{cell}-{phase}", []))
 
     def read_round(self, cell: str, phase: str, number: int) -> pa.Table:
         """The table of a finished round, its facts in the metadata. Raises FileNotFoundError for another."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        return pq.read_table(self._round_path(cell, phase, number), partitioning=None)
+        # Of a file this small most of the time would go to threads and to the layer of file systems.
+        with pq.ParquetFile(pa.BufferReader(self._round_path(cell, phase, number).read_bytes())) as file:
+            return file.read(use_threads=False)
 
     def read_cell(self, cell: str, phase: str = "measured") -> list[pa.Table]:
         """The tables of a cell's finished rounds, in order."""
@@ -211,9 +227,12 @@ class RunDirectory:
 
         found = []
         for path in sorted((self.path / "telemetry").glob("*.parquet")):
+            if path in self._spans and not _touch(self._spans[path], spans):
+                continue
             with pq.ParquetFile(path) as file:  # pq.read_table imports pandas
                 facts = orjson.loads(file.schema_arrow.metadata[b"benchbench"])
-                if any(facts["first_ns"] <= last and facts["last_ns"] >= first for first, last in spans):
+                self._spans[path] = facts["first_ns"], facts["last_ns"]
+                if _touch(self._spans[path], spans):
                     found.append(file.read().replace_schema_metadata())
         return pa.concat_tables(found) if found else None
 

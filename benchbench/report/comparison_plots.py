@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -47,21 +47,36 @@ def draw_comparisons(
 
     out.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
-    figures: dict[str, Callable[[Pair, str], Figure | None]] = {
-        "forest": _forest,
-        "heatmap": _heatmap,
-        "curves": _curves,
-        "blocks": _blocks,
-    }
     with mpl.rc_context(sheets.STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a title in a script that the font lacks
         for pair in pairs:
             of = f"-{pair.candidate}" if len(pairs) > 1 else ""
-            small = f"{title} · {pair.candidate} against {pair.base}"
-            for name, draw in figures.items():
-                if pair.compared.cells and (figure := draw(pair, small)):
-                    files += save(figure, out / f"compare_{name}{of}", formats)
+            for name, figure in comparison_figures(pair, title):
+                files += save(figure, out / f"{name}{of}", formats)
     return files
+
+
+def comparison_figures(pair: Pair, title: str) -> Iterator[tuple[str, Figure]]:
+    """Each figure of a comparison whose data exist, with its name; to be drawn and written in `sheet.STYLE`."""
+    small = f"{title} · {pair.candidate} against {pair.base}"
+    for draw in (_forest, _heatmap, _curves, _blocks) if pair.compared.cells else ():
+        if figure := draw(pair, small):
+            yield f"compare_{draw.__name__.lstrip('_')}", figure
+
+
+def overview(pairs: Sequence[Pair], title: str) -> Figure | None:
+    """The geometric means of many candidates against one baseline, the best first."""
+    wholes = [(whole.ratio.point, one) for one in pairs if (whole := headline(one))]
+    ranked = [one for _, one in sorted(wholes, key=lambda found: -found[0])]
+    if not ranked:
+        return None
+    names = [one.candidate for one in ranked]
+    heading = f"Which is better than {pairs[0].base}? (geometric means)"
+    rows = {
+        metric: [(names.index(one.candidate), found) for one in ranked if (found := headline(one, metric))]
+        for metric in PRIMARY
+    }
+    return _ratio_panels(heading, title, names, rows, pairs[0].margin)
 
 
 def _shape(cell: CellInfo) -> str:
@@ -78,28 +93,40 @@ def _forest(pair: Pair, title: str) -> Figure | None:
     labels = [one.cell for one in cells_of(pair, metrics[:1])]
     names = [f"{_shape(pair.cells[one])} at {sheets.short(_load(pair.cells[one]))}" for one in labels]
     batched = all(cell.batch is not None for cell in pair.cells.values())
+    rows: dict[str, list[tuple[float, Judgement]]] = {}
+    for metric in metrics:
+        rows[metric] = [(labels.index(one.cell), one) for one in cells_of(pair, [metric]) if one.cell in labels]
+        if whole := headline(pair, metric):
+            rows[metric].append((len(labels), whole))
+    heading = f"Is {pair.candidate} better than {pair.base}? (in → out at {'batch' if batched else 'rate'})"
+    figure = _ratio_panels(heading, title, [*names, "geometric mean"], rows, pair.margin)
+    for axes in figure.axes:
+        axes.axhline(len(labels) - 0.5, color="#BBBBBB", linewidth=0.6)
+    return figure
+
+
+def _ratio_panels(
+    heading: str,
+    title: str,
+    names: Sequence[str],
+    rows: Mapping[str, Sequence[tuple[float, Judgement]]],
+    margin: float,
+) -> Figure:
+    """A panel a metric, a line a name: (line, ratio) of each that is known."""
     row_in = max(0.15, min(0.26, 9 / len(names)))
+    names = [sheets.cut(name, sheets.name_room()) for name in names]
     left = 0.3 + 0.068 * max(14, *map(len, names))
     legend = tuple((name, {"linestyle": "-", **look}) for name, look in LOOKS.items())
-    heading = f"Is {pair.candidate} better than {pair.base}? (in → out at {'batch' if batched else 'rate'})"
-    height = row_in * (len(names) + 2)
-    figure, first = sheets.make_frame(heading, title, legend, height=height, left=left)
+    figure, first = sheets.make_frame(heading, title, legend, height=row_in * (len(names) + 1), left=left)
     box = first.get_position()
-    gap = 0.18 / sheets.WIDTH_IN
-    width = (box.width - gap * (len(metrics) - 1)) / len(metrics)
-    for place, metric in enumerate(metrics):
+    gap = 0.18 / sheets.width_in()
+    width = (box.width - gap * (len(rows) - 1)) / len(rows)
+    for place, (metric, found) in enumerate(rows.items()):
         axes = first if place == 0 else figure.add_axes((0, 0, 1, 1))
         axes.set_position((box.x0 + place * (width + gap), box.y0, width, box.height))
-        rows: list[tuple[float, Judgement]] = [
-            (labels.index(one.cell), one) for one in cells_of(pair, [metric]) if one.cell in labels
-        ]
-        if whole := headline(pair, metric):
-            rows.append((len(labels) + 0.5, whole))
-        _ratios(axes, rows, pair.margin)
-        axes.axhline(len(labels) - 0.25, color="#BBBBBB", linewidth=0.6)
-        axes.set_ylim(len(labels) + 1, -0.75)
-        ticks = [*range(len(labels)), len(labels) + 0.5]
-        axes.set_yticks(ticks, labels=[*names, "geometric mean"] if place == 0 else [""] * len(ticks))
+        _ratios(axes, found, margin)
+        axes.set_ylim(len(names) - 0.25, -0.75)
+        axes.set_yticks(range(len(names)), labels=names if place == 0 else [""] * len(names))
         axes.tick_params(axis="y", length=0, labelsize=min(9.0, row_in * 45))
         axes.grid(visible=True, axis="x", color="#DDDDDD", linewidth=0.6)
         axes.grid(visible=False, axis="y")
@@ -137,7 +164,7 @@ def _heatmap(pair: Pair, title: str) -> Figure | None:
     loads = sheets.distinct(_load(cell) for cell in cells)
     names = [f"{i:,} → {o:,}" for i, o in shapes]
     left, row_in = 0.25 + 0.07 * max(17, *map(len, names)), max(0.17, min(0.3, 12 / len(names)))
-    column_in = (sheets.WIDTH_IN - left - sheets.RIGHT_IN) / len(loads)
+    column_in = (sheets.width_in() - left - sheets.RIGHT_IN) / len(loads)
     heading = f"Sys tok/s: change from {pair.base} to {pair.candidate} (%)"
     small = title + " · bold: faster or slower, =: equivalent, ?: undecided"
     figure, axes = sheets.make_frame(heading, small, height=row_in * len(names), left=left)
@@ -158,7 +185,7 @@ def _heatmap(pair: Pair, title: str) -> Figure | None:
             va="center",
             fontsize=min(8.5, row_in * 32, column_in * 18),
             fontweight="bold" if called else "normal",
-            color="black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white",
+            color="#111111" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "#FAFAFA",
         )
     axes.grid(visible=False)
     axes.set_xlim(0, len(loads))
@@ -185,7 +212,7 @@ def _curves(pair: Pair, title: str) -> Figure | None:
         return None
     cut = f" · the first {PANELS} of {len(shapes)} shapes" if len(shapes) > PANELS else ""
     shapes = shapes[:PANELS]
-    columns = min(3, len(shapes))
+    columns = min(3 if sheets.width_in() > 6 else 2, len(shapes))
     rows = math.ceil(len(shapes) / columns)
     legend = tuple(
         (name, {"color": colour, "marker": marker, "linestyle": dash})

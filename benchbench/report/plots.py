@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,16 +64,22 @@ def draw_plots(
     import matplotlib as mpl
 
     out.mkdir(parents=True, exist_ok=True)
-    sheet = sheets.make_sheet(rows, title)
     files: list[Path] = []
     with mpl.rc_context(sheets.STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a title in a script that the font lacks
-        for draw in (_throughput, _ttft_batch, _ttft_input, _pareto, _heatmap):
-            if figure := draw(sheet):
-                files += save(figure, out / draw.__name__.lstrip("_"), formats)
-        if timeline and (figure := _timeline(timeline, title)):
-            files += save(figure, out / "timeline", formats)
+        for name, figure in figures(rows, timeline, title):
+            files += save(figure, out / name, formats)
     return files
+
+
+def figures(rows: Sequence[Row], timeline: Timeline | None, title: str) -> Iterator[tuple[str, Figure]]:
+    """Each figure whose data exist, with its name; to be drawn and written in the style of `sheet.STYLE`."""
+    sheet = sheets.make_sheet(rows, title)
+    for draw in (_throughput, _ttft_batch, _ttft_input, _pareto, _heatmap):
+        if figure := draw(sheet):
+            yield draw.__name__.lstrip("_"), figure
+    if timeline and (figure := _timeline(timeline, title)):
+        yield "timeline", figure
 
 
 def save(figure: Figure, stem: Path, formats: Sequence[str]) -> list[Path]:
@@ -180,21 +186,23 @@ def _ttft_input(sheet: Sheet) -> Figure | None:
 
 def _pareto(sheet: Sheet) -> Figure | None:
     """Sys tok/s against the speed of one stream; the upper edge of each batch's points carries its number."""
-    found = [
+    every = [
         [(x, y, row) for _, y, row in line.points(sheet.axis, "sys_tok_s") if (x := _stream_tok_s(row))]
-        for line in sheet.lines
+        for line in (*sheet.lines, *sheet.others)
     ]
-    everything = [point for points in found for point in points]
+    found = every[: len(sheet.lines)]
+    everything = [point for points in every for point in points]
     if not everything:
         return None
     legend = (*sheet.legend, *sheet.suspect_entry("sys_tok_s"))
     figure, axes = sheets.make_frame("Throughput against speed per stream", sheet.title, legend)
+    sheets.draw_others(axes, [[(x, y) for x, y, _ in points] for points in every[len(found) :]])
     for line, points in zip(sheet.lines, found, strict=True):
         xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
         axes.plot(xs, ys, color=line.colour, linestyle=line.dash, linewidth=1.1, alpha=0.8)
         sheets.draw_markers(axes, line, points, 5)
     tops: dict[Any, tuple[float, float]] = {}
-    for x, y, row in sorted(everything, key=lambda point: -point[1]):
+    for x, y, row in sorted((point for points in found for point in points), key=lambda point: -point[1]):
         tops.setdefault(row[sheet.axis], (x, y))
     for load in sheets.thinned(sorted(tops)):
         axes.annotate(sheets.short(load), tops[load], (5, 4), textcoords="offset points", fontsize=8, color="#333333")
@@ -223,7 +231,7 @@ def _heatmap(sheet: Sheet) -> Figure | None:
     figure, axes = sheets.make_frame(
         "System throughput (Sys tok/s)", sheet.title + starred, height=row_in * len(names), left=left
     )
-    _fill_grid(axes, sheet, loads, row_in, (sheets.WIDTH_IN - left - sheets.RIGHT_IN) / len(loads))
+    _fill_grid(axes, sheet, loads, row_in, (sheets.width_in() - left - sheets.RIGHT_IN) / len(loads))
     axes.grid(visible=False)
     axes.set_facecolor("#F2F2F2")
     axes.set_xticks([n + 0.5 for n in range(len(loads))], labels=[sheets.short(load) for load in loads])
@@ -253,7 +261,7 @@ def _fill_grid(axes: Axes, sheet: Sheet, loads: Sequence[float], row_in: float, 
     masked = np.ma.masked_invalid(grid)
     axes.pcolormesh(masked, cmap=scale, vmin=0, vmax=top, edgecolors="white", linewidth=1.0)
     upright = column_in < 0.42
-    size = min(8.5, row_in * 30, column_in * 60) if upright else 8.5
+    size = min(8.5, row_in * 25, column_in * 60) if upright else min(8.5, column_in * 17)
     for x, y, value, star in cells:
         red, green, blue, _ = scale(value / top)
         light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
@@ -265,13 +273,15 @@ def _fill_grid(axes: Axes, sheet: Sheet, loads: Sequence[float], row_in: float, 
             va="center",
             fontsize=size,
             rotation=90 if upright else 0,
-            color="black" if light else "white",
+            color="#111111" if light else "#FAFAFA",
         )
 
 
 def _shape_name(row: Row) -> str:
-    variant = f"{row['variant']}: " if row.get("variant") else ""
-    return f"{variant}{row['input']:,} → {row['output']:,}"
+    shape = f"{row['input']:,} → {row['output']:,}"
+    return (
+        f"{sheets.cut(row['variant'], sheets.name_room() - len(shape) - 2)}: {shape}" if row.get("variant") else shape
+    )
 
 
 def _timeline(timeline: Timeline, title: str) -> Figure | None:
@@ -287,7 +297,7 @@ def _timeline(timeline: Timeline, title: str) -> Figure | None:
         return None
     cut = f" · the first {len(shown)} of {len(requests):,} requests" if len(shown) < len(requests) else ""
     legend = tuple((name, {"color": colour, "linewidth": 6}) for name, colour in PHASES)
-    height = max(1.2, min(5.0, 0.13 * len(shown)))
+    height = max(1.2, min(sheets.width_in() * 5 / 7.2, 0.13 * len(shown)))
     heading = f"Timeline of one round: {timeline.label}"
     figure, axes = sheets.make_frame(heading, title + cut, legend, height=height, left=0.65)
     few = len(shown) <= 64  # gaps between more bars than that would only be stripes

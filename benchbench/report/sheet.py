@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from benchbench.report.table import Row, number
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
 
 Legend = tuple[tuple[str, dict[str, Any]], ...]  # label and style of each entry
 
-WIDTH_IN = 7.2  # 750 px, a model card's width, at 104 px per inch: 9 pt text is 13 px there
 RIGHT_IN = 0.25
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+CHOSEN = 4  # of more variants only so many are told apart
+GREY = "#BBBBBB"
 STYLE: Any = {
+    "figure.figsize": (7.2, 3.6),  # 750 px wide, a model card's width, at 104 px per inch: 9 pt text is 13 px there
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"],
     "font.size": 9.0,
@@ -64,6 +67,7 @@ class Sheet:
     axis: str
     lines: tuple[Line, ...]
     legend: Legend
+    others: tuple[Line, ...] = ()  # of variants that are too many to be told apart
 
     @property
     def rows(self) -> list[Row]:
@@ -90,7 +94,10 @@ class Sheet:
 
 
 def make_sheet(rows: Sequence[Row], title: str) -> Sheet:
-    """Sort the rows into lines, leave out those that are invalid, and say in the title how many."""
+    """Sort the rows into lines, leave out those that are invalid, and say in the title how many.
+
+    Of more than CHOSEN variants the first (a sweep's baseline, as a rule) and those of most Sys tok/s are `lines`.
+    """
     usable = [row for row in rows if row.get("status") != "invalid"]
     if left_out := len(rows) - len(usable):
         title += f" · {left_out} invalid cell{'s'[: left_out > 1]} left out"
@@ -99,22 +106,51 @@ def make_sheet(rows: Sequence[Row], title: str) -> Sheet:
     for row in usable:
         if number(row, axis):
             groups.setdefault((row.get("variant") or "", row["input"], row["output"]), []).append(row)
-    looks, legend = _looks(sorted(groups))
-    lines = (
-        Line(tuple(sorted(group, key=lambda row: row[axis])), *looks[shape]) for shape, group in sorted(groups.items())
-    )
-    return Sheet(title, axis, tuple(lines), legend)
+    variants = list(dict.fromkeys(variant for variant, _, _ in groups))
+    chosen = variants if len(variants) <= CHOSEN else _chosen(variants, usable, axis)
+    looks, legend = _looks(sorted(shape for shape in groups if shape[0] in chosen), crowd=chosen != variants)
+    if chosen != variants:
+        title += f" · {chosen[0]} and the {CHOSEN - 1} fastest of {len(variants)} variants"
+        legend += ((f"{len(variants) - CHOSEN} others", {"color": GREY}),)
+    lines: dict[bool, list[Line]] = {True: [], False: []}
+    for shape, group in sorted(groups.items()):
+        look = looks.get(shape, (GREY, "", "-"))
+        lines[shape in looks].append(Line(tuple(sorted(group, key=lambda row: row[axis])), *look))
+    return Sheet(title, axis, tuple(lines[True]), legend, tuple(lines[False]))
+
+
+def _chosen(variants: Sequence[str], rows: Sequence[Row], axis: str) -> list[str]:
+    """The first, and CHOSEN - 1 others by their mean log Sys tok/s against the median variant, cell by cell."""
+    cells: dict[tuple[Any, ...], dict[str, float]] = {}
+    for row in rows:
+        if (value := number(row, "sys_tok_s")) and value > 0:
+            cells.setdefault((row["input"], row["output"], row[axis]), {})[row.get("variant") or ""] = math.log(value)
+    scores: dict[str, list[float]] = {variant: [] for variant in variants}
+    for found in cells.values():
+        for variant, value in found.items():
+            scores[variant].append(value - median(found.values()))
+    ranked = sorted(variants[1:], key=lambda variant: -fmean(scores[variant] or [-math.inf]))
+    return [variants[0], *ranked[: CHOSEN - 1]]
 
 
 def _looks(
-    shapes: Sequence[tuple[str, int, int]],
+    shapes: Sequence[tuple[str, int, int]], *, crowd: bool
 ) -> tuple[dict[tuple[str, int, int], tuple[str, str, Any]], Legend]:
-    """Colour, marker and dash of each line, and the legend. Variants differ by dash.
+    """Colour, marker and dash of each line, and the legend. Variants differ by dash; in a crowd, by colour.
 
     A shape has a colour and a marker of its own; where there are more shapes than colours, the colour is the
     input's and the marker the output's, so that 27 lines need a legend of 12 entries.
     """
     pairs = distinct((i, o) for _, i, o in shapes)
+    if crowd:
+        colours = dict(zip(distinct(v for v, _, _ in shapes), COLOURS, strict=False))
+        markers = {pair: MARKERS[n % len(MARKERS)] for n, pair in enumerate(pairs)}
+        named = [(v or "no variant", {"color": c}) for v, c in colours.items()]
+        named += [
+            (f"in {i:,}, out {o:,}", {"color": "#444444", "linestyle": "", "marker": m})
+            for (i, o), m in markers.items()
+        ]
+        return {(v, i, o): (colours[v], markers[i, o], "-") for v, i, o in shapes}, tuple(named)
     if len(pairs) <= len(COLOURS):
         look = {pair: (COLOURS[n], MARKERS[n]) for n, pair in enumerate(pairs)}
         legend = [(f"in {i:,}, out {o:,}", {"color": c, "marker": m}) for (i, o), (c, m) in look.items()]
@@ -153,23 +189,45 @@ def ordered_colours(count: int) -> list[str]:
     return [to_hex(scale(0.85 * n / (count - 1))) for n in range(count)]
 
 
+def cut(text: str, most: int) -> str:
+    """Text that fits: its end gives way to an ellipsis."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def name_room() -> int:
+    """How many characters names at the left of a figure may have."""
+    return int((width_in() / 2 - 0.3) / 0.07)
+
+
+def width_in() -> float:
+    """The figures' width in inches, which is a matter of style."""
+    import matplotlib as mpl
+
+    return float(mpl.rcParams["figure.figsize"][0])
+
+
 def make_frame(
-    heading: str, title: str, legend: Legend = (), *, height: float = 3.6, left: float = 0.8
+    heading: str, title: str, legend: Legend = (), *, height: float | None = None, left: float = 0.8
 ) -> tuple[Figure, Axes]:
     """A figure with axes ``height`` inches high: heading and run title above, the legend in columns below."""
+    import matplotlib as mpl
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    small = textwrap.wrap(title, 112)[:3]
+    width, usual = mpl.rcParams["figure.figsize"]
+    height = usual if height is None else height
+    small = textwrap.wrap(title, int(15.6 * width))[:3]
+    legend = tuple((cut(label, 36), look) for label, look in legend)
     columns = _legend_columns([label for label, _ in legend])
     rows = math.ceil(len(legend) / columns)
+    left = min(left, width / 2)
     top, bottom = 0.42 + 0.15 * len(small), 0.5 + (0.1 + 0.17 * rows if rows else 0)
     total = top + height + bottom
-    figure = Figure(figsize=(WIDTH_IN, total), facecolor="white")
-    box = (left / WIDTH_IN, bottom / total, 1 - (left + RIGHT_IN) / WIDTH_IN, height / total)
+    figure = Figure(figsize=(width, total), facecolor="white")
+    box = (left / width, bottom / total, 1 - (left + RIGHT_IN) / width, height / total)
     axes = figure.add_axes(box)
-    edge = 0.1 / WIDTH_IN
-    figure.text(edge, 1 - 0.09 / total, heading, va="top", fontsize=11, fontweight="bold")
+    edge = 0.1 / width
+    figure.text(edge, 1 - 0.09 / total, cut(heading, int(11 * width)), va="top", fontsize=11, fontweight="bold")
     figure.text(edge, 1 - 0.31 / total, "\n".join(small), va="top", fontsize=8, color="#555555")
     if legend:
         figure.legend(
@@ -197,7 +255,7 @@ def _legend_columns(labels: Sequence[str]) -> int:
         small, larger = divmod(len(labels), columns)
         starts = [n * small + min(n, larger) for n in range(columns + 1)]
         widths = [max(map(len, labels[start:end])) for start, end in pairwise(starts)]
-        if sum(0.07 * width + 0.58 for width in widths) <= WIDTH_IN - 0.1:
+        if sum(0.07 * width + 0.58 for width in widths) <= width_in() - 0.1:
             return columns
     return 1
 
@@ -221,7 +279,8 @@ def draw_markers(axes: Axes, line: Line, points: Sequence[tuple[float, float, Ro
 
 def draw_lines(axes: Axes, sheet: Sheet, name: str) -> list[float]:
     """Every line of the column ``name`` over the axis of load, with its intervals; returns all values drawn."""
-    values: list[float] = []
+    grey = [[(x, y) for x, y, _ in line.points(sheet.axis, name)] for line in sheet.others]
+    values = draw_others(axes, grey)
     width, size = (1.3, 5.0) if len(sheet.lines) <= 9 else (0.9, 4.0)
     for line in sheet.lines:
         points = line.points(sheet.axis, name)
@@ -246,6 +305,15 @@ def draw_bound(axes: Axes, lines: Iterable[Line], axis: str, name: str) -> list[
         axes.plot(xs, ys, color=line.colour, linestyle=BOUND["linestyle"], linewidth=0.9, zorder=1)
         values += ys
     return values
+
+
+def draw_others(axes: Axes, lines: Sequence[Sequence[tuple[float, float]]]) -> list[float]:
+    """The (x, y) of lines that are not told apart, thin and grey; returns all y."""
+    from matplotlib.collections import LineCollection
+
+    if lines:
+        axes.add_collection(LineCollection(lines, colors=GREY, linewidths=0.6, zorder=1.5), autolim=False)
+    return [y for points in lines for _, y in points]
 
 
 def log2_axis(axes: Axes, values: Sequence[float], label: str) -> None:

@@ -1,0 +1,40 @@
+"""`bench report`: stored runs as one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from benchbench.cli.asked import BAD_INPUT, FOLDER, fail
+
+
+@click.command()
+@click.argument("runs", type=FOLDER, nargs=-1, required=True, metavar="RUN...")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="report.html",
+    show_default=True,
+    metavar="FILE",
+    help="Where to.",
+)
+def report(runs: tuple[Path, ...], out: Path) -> None:
+    """Write a RUN, or several side by side, as one HTML page: summary, figures, cells, validity, provenance.
+
+    The page loads nothing and runs no script, so it can be mailed, printed or published as it is.
+    """
+    from benchbench.analysis.runs import open_run
+    from benchbench.record.store import RunError, replace_file
+    from benchbench.report.page import page
+
+    try:
+        text = page([open_run(run) for run in runs])
+    except (RunError, OSError) as error:
+        fail(BAD_INPUT, f"bench report: {error}")
+    try:
+        replace_file(out, text.encode())
+    except OSError as error:
+        fail(BAD_INPUT, f"bench report: {out}: cannot write here: {error.strerror}")
+    click.echo(out)
