@@ -7,16 +7,21 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from benchbench.analysis.validity import Reason
-from benchbench.report.importers.found import Count, Found, Number, known, length, load_of, parsed
+from benchbench.report.importers.found import Count, Found, Number, length, load_of, numbers, parsed
 
 TOOL = "AIPerf"
-
-
-class _Metric(BaseModel):
-    avg: Number = None
-    p50: Number = None
-    p90: Number = None
-    p99: Number = None
+_LATENCIES = {"ttft": "time_to_first_token", "e2el": "request_latency", "itl": "inter_chunk_latency"}
+_PATHS = {
+    "run_tok_s": "output_token_throughput.avg",
+    "total_tok_s": "total_token_throughput.avg",
+    "req_s": "request_throughput.avg",
+    "goodput_req_s": "goodput.avg",
+    "stream_tok_s": "output_token_throughput_per_user.avg",
+    "round_s": "benchmark_duration.avg",
+    "tpot_ms": "inter_token_latency.avg",
+    **{f"{ours}_ms": f"{theirs}.avg" for ours, theirs in _LATENCIES.items()},
+    **{f"{ours}_ms_p{q}": f"{theirs}.p{q}" for ours, theirs in _LATENCIES.items() for q in (50, 90, 99)},
+}
 
 
 class _Mean(BaseModel):
@@ -53,28 +58,22 @@ class _Config(BaseModel):
     phases: list[_Phase]
 
 
-class _Requests(BaseModel):
+class _Count(BaseModel):
     avg: Count
+
+
+class _Length(BaseModel):
+    avg: Number = None
 
 
 class _Result(BaseModel):
     aiperf_version: str
     start_time: str = ""
     input_config: _Config
-    request_count: _Requests
-    error_request_count: _Requests = _Requests(avg=0)
-    input_sequence_length: _Metric
-    output_sequence_length: _Metric
-    time_to_first_token: _Metric = _Metric()
-    inter_token_latency: _Metric = _Metric()
-    inter_chunk_latency: _Metric = _Metric()
-    request_latency: _Metric = _Metric()
-    output_token_throughput: _Metric = _Metric()
-    output_token_throughput_per_user: _Metric = _Metric()
-    total_token_throughput: _Metric = _Metric()
-    request_throughput: _Metric = _Metric()
-    goodput: _Metric = _Metric()
-    benchmark_duration: _Metric = _Metric()
+    request_count: _Count
+    error_request_count: _Count = _Count(avg=0)
+    input_sequence_length: _Length
+    output_sequence_length: _Length
 
 
 def read_aiperf(data: dict[str, Any]) -> Found:
@@ -96,15 +95,9 @@ def read_aiperf(data: dict[str, Any]) -> Found:
         tokens, other = length(told or 0.0, want.mean if want else None)
         lengths.append(tokens)
         reasons += [reason] * (other and done > 0)
-    rates = {"run_tok_s": result.output_token_throughput, "total_tok_s": result.total_token_throughput}
-    rates |= {"req_s": result.request_throughput, "goodput_req_s": result.goodput, "round_s": result.benchmark_duration}
-    rates |= {"stream_tok_s": result.output_token_throughput_per_user, "tpot_ms": result.inter_token_latency}
-    values = {name: metric.avg for name, metric in rates.items()}
-    values["sys_tok_s"] = values["run_tok_s"] if load == "static" else None
-    told_of = {"ttft": result.time_to_first_token, "e2el": result.request_latency, "itl": result.inter_chunk_latency}
-    for name, metric in told_of.items():
-        values |= {f"{name}_ms": metric.avg, f"{name}_ms_p50": metric.p50}
-        values |= {f"{name}_ms_p90": metric.p90, f"{name}_ms_p99": metric.p99}
+    values = numbers(data, _PATHS, TOOL) if done else {}
+    if load == "static" and "run_tok_s" in values:
+        values["sys_tok_s"] = values["run_tok_s"]
     return Found(
         tool=TOOL,
         version=result.aiperf_version,
@@ -117,6 +110,6 @@ def read_aiperf(data: dict[str, Any]) -> Found:
         rate=rate,
         requests=done + failed,
         failed=failed,
-        values=known(values) if done else {},
+        values=values,
         reasons=tuple(reasons),
     )

@@ -77,6 +77,23 @@ def length(told: float, asked: float | None) -> tuple[int, bool]:
     return round(asked), abs(told - asked) > max(1.0, TOLERANCE * asked)
 
 
-def known(values: Mapping[str, float | None]) -> dict[str, float]:
-    """Those that are there: finite, and not below 0."""
-    return {name: value for name, value in values.items() if value is not None and 0 <= value < math.inf}
+def at(data: Any, path: str) -> Any:  # noqa: ANN401 - JSON
+    """What stands at `path` (keys with dots between), None where nothing does."""
+    for key in path.split("."):
+        data = data.get(key) if isinstance(data, dict) else None
+    return data
+
+
+def numbers(data: dict[str, Any], paths: Mapping[str, str], tool: str) -> dict[str, float]:
+    """The numbers at these paths, by column; those that are absent, null, NaN or below 0 are left out.
+
+    Raises ValueError for what is no number.
+    """
+    found = {}
+    for column, path in paths.items():
+        value = at(data, path)
+        if isinstance(value, bool) or not isinstance(value, int | float | None):
+            raise ValueError(f"{tool}: {path}: not a number")  # noqa: TRY004 - the file is wrong, not the caller
+        if value is not None and 0 <= value < 1e18:
+            found[column] = float(value)
+    return found

@@ -7,24 +7,27 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from benchbench.analysis.validity import Reason
-from benchbench.report.importers.found import Count, Found, Number, known, length, load_of, parsed
+from benchbench.report.importers.found import Count, Found, Number, length, load_of, numbers, parsed
 
 TOOL = "GuideLLM"
-
-
-class _Percentiles(BaseModel):
-    p50: Number = None
-    p90: Number = None
-    p99: Number = None
-
-
-class _Distribution(BaseModel):
-    mean: Number = None
-    percentiles: _Percentiles | None = None
-
-
-class _Metric(BaseModel):
-    successful: _Distribution | None = None
+_LATENCIES = {"ttft": "metrics.time_to_first_token_ms", "e2el": "metrics.request_latency"}
+_LENGTHS = {
+    "input": "metrics.prompt_token_count.successful.mean",
+    "output": "metrics.output_token_count.successful.mean",
+}
+_PATHS = {
+    "tpot_ms": "metrics.inter_token_latency_ms.successful.mean",
+    "run_tok_s": "metrics.output_tokens_per_second.successful.mean",
+    "total_tok_s": "metrics.tokens_per_second.successful.mean",
+    "req_s": "metrics.requests_per_second.successful.mean",
+    "round_s": "duration",
+    **{f"{ours}_ms": f"{theirs}.successful.mean" for ours, theirs in _LATENCIES.items()},
+    **{
+        f"{ours}_ms_p{q}": f"{theirs}.successful.percentiles.p{q}"
+        for ours, theirs in _LATENCIES.items()
+        for q in (50, 90, 99)
+    },
+}
 
 
 class _Totals(BaseModel):
@@ -34,14 +37,6 @@ class _Totals(BaseModel):
 
 class _Metrics(BaseModel):
     request_totals: _Totals
-    prompt_token_count: _Metric
-    output_token_count: _Metric
-    time_to_first_token_ms: _Metric = _Metric()
-    inter_token_latency_ms: _Metric = _Metric()
-    request_latency: _Metric = _Metric()
-    output_tokens_per_second: _Metric = _Metric()
-    tokens_per_second: _Metric = _Metric()
-    requests_per_second: _Metric = _Metric()
 
 
 class _Strategy(BaseModel):
@@ -73,7 +68,6 @@ class _Benchmark(BaseModel):
     config: _Config
     metrics: _Metrics
     requests: _Requests = _Requests()
-    duration: Number = None
 
 
 class _Data(BaseModel):
@@ -96,7 +90,7 @@ class _Metadata(BaseModel):
 class _Report(BaseModel):
     metadata: _Metadata
     config: _Asked = _Asked()
-    benchmarks: list[_Benchmark] = Field(min_length=1)
+    benchmarks: list[Any] = Field(min_length=1)
 
 
 def read_guidellm(data: dict[str, Any]) -> list[Found]:
@@ -107,30 +101,26 @@ def read_guidellm(data: dict[str, Any]) -> list[Found]:
     return [_cell(one, asked, report.metadata.guidellm_version) for one in report.benchmarks]
 
 
-def _cell(one: _Benchmark, asked: _Data, version: str) -> Found:
+def _cell(data: dict[str, Any], asked: _Data, version: str) -> Found:
+    one = parsed(_Benchmark, data, f"{TOOL}: benchmarks")
     metrics, strategy = one.metrics, one.config.strategy
     done, failed = metrics.request_totals.successful, metrics.request_totals.errored
     if strategy.type_ in {"constant", "poisson"} and strategy.rate is None:
         raise ValueError(f"{TOOL}: config.strategy.rate: missing")
     concurrency = 1 if strategy.type_ == "synchronous" else strategy.streams or strategy.max_concurrency
     load, batch, rate = load_of(done + failed, concurrency, strategy.rate)
-    tokens, other_input = length(_mean(metrics.prompt_token_count) or 0.0, asked.prompt_tokens)
-    outputs, other_output = length(_mean(metrics.output_token_count) or 0.0, asked.output_tokens)
+    told = numbers(data, _LENGTHS, TOOL)
+    tokens, other_input = length(told.get("input", 0.0), asked.prompt_tokens)
+    outputs, other_output = length(told.get("output", 0.0), asked.output_tokens)
+    values = numbers(data, _PATHS, TOOL) if done else {}
+    values |= {name: value * 1e3 for name, value in values.items() if name.startswith("e2el")}  # told in s
     reasons = {
         Reason.REQUEST_FAILED: failed > 0,
         Reason.OUTPUT_LENGTH: other_output and done > 0,
         Reason.INPUT_LENGTH: other_input and done > 0,
     }
-    values = {
-        "tpot_ms": _mean(metrics.inter_token_latency_ms),
-        "run_tok_s": _mean(metrics.output_tokens_per_second),
-        "total_tok_s": _mean(metrics.tokens_per_second),
-        "req_s": _mean(metrics.requests_per_second),
-        "round_s": one.duration,
-        **_percentiles("ttft", metrics.time_to_first_token_ms, 1.0),
-        **_percentiles("e2el", metrics.request_latency, 1e3),
-    }
-    values["sys_tok_s"] = values["run_tok_s"] if load == "static" else None
+    if load == "static" and "run_tok_s" in values:
+        values["sys_tok_s"] = values["run_tok_s"]
     return Found(
         tool=TOOL,
         version=version,
@@ -142,21 +132,10 @@ def _cell(one: _Benchmark, asked: _Data, version: str) -> Found:
         rate=rate,
         requests=done + failed,
         failed=failed,
-        values=known(values) if done else {},
+        values=values,
         pools=_pools(one.requests.successful or [], done),
         reasons=tuple(reason for reason, seen in reasons.items() if seen),
     )
-
-
-def _mean(metric: _Metric) -> float | None:
-    return metric.successful.mean if metric.successful else None
-
-
-def _percentiles(name: str, metric: _Metric, scale: float) -> dict[str, float | None]:
-    told = metric.successful or _Distribution()
-    ranks = told.percentiles or _Percentiles()
-    found = {"ms": told.mean, "ms_p50": ranks.p50, "ms_p90": ranks.p90, "ms_p99": ranks.p99}
-    return {f"{name}_{end}": None if value is None else value * scale for end, value in found.items()}
 
 
 def _pools(requests: list[_Request], done: int) -> dict[str, tuple[float, ...]]:

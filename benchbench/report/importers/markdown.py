@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from benchbench.analysis.summary import COLUMNS
-from benchbench.report.importers.found import Found, known
+from benchbench.report.importers.found import Found
 from benchbench.report.table import AXES, column_title
 
 TOOL = "Markdown table"
@@ -61,7 +61,7 @@ def _cell(row: dict[str, str], at: int, load: str) -> Found:
         raise ValueError(f"{TOOL}: line {at}: input, output and batch (or rate) must be numbers")
     if any(value is not None and (value != round(value) or value < 0) for value in whole.values()):
         raise ValueError(f"{TOOL}: line {at}: input, output and batch must be whole numbers")
-    values = {name: _number(row[name], name, at) for name in _METRICS if name in row and name not in AXES}
+    told = {name: _number(row[name], name, at) for name in _METRICS if name in row and name not in AXES}
     return Found(
         tool=row.get("tool") or TOOL,
         variant=row.get("variant", ""),
@@ -70,7 +70,7 @@ def _cell(row: dict[str, str], at: int, load: str) -> Found:
         output=round(whole["output"]),
         batch=None if whole["batch"] is None else round(whole["batch"]),
         rate=axes["rate"],
-        values=known(values),
+        values={name: value for name, value in told.items() if value is not None},
     )
 
 

@@ -11,9 +11,18 @@ from pydantic import BaseModel, Field
 from benchbench.analysis.metrics import RoundMetrics, round_metrics
 from benchbench.analysis.validity import Reason
 from benchbench.record import columns as make
-from benchbench.report.importers.found import Count, Duration, Found, Number, known, load_of, parsed
+from benchbench.report.importers.found import Count, Duration, Found, Number, load_of, numbers, parsed
 
 TOOL = "vllm bench serve"
+_PATHS = {
+    "run_tok_s": "output_throughput",
+    "total_tok_s": "total_token_throughput",
+    "req_s": "request_throughput",
+    "goodput_req_s": "request_goodput",
+    **{f"{metric}_ms": f"mean_{metric}_ms" for metric in ("ttft", "tpot", "e2el")},
+    **{f"{metric}_ms_p50": f"median_{metric}_ms" for metric in ("ttft", "itl", "e2el")},
+    **{f"{metric}_ms_p{q}": f"p{q}_{metric}_ms" for metric in ("ttft", "itl", "e2el") for q in (90, 99)},
+}
 
 
 class _Result(BaseModel):
@@ -28,10 +37,6 @@ class _Result(BaseModel):
     failed: Count | None = None
     total_input_tokens: Count
     total_output_tokens: Count
-    output_throughput: Number = None
-    total_token_throughput: Number = None
-    request_throughput: Number = None
-    request_goodput: Number = None
     # One entry a request, in s
     ttfts: list[Number] | None = None
     itls: list[list[Number]] | None = None
@@ -42,16 +47,6 @@ class _Result(BaseModel):
     errors: list[str | None] | None = None
 
 
-class _Told(BaseModel):
-    """The aggregates of one metric, in ms."""
-
-    mean: Number = None
-    median: Number = None
-    p50: Number = None
-    p90: Number = None
-    p99: Number = None
-
-
 def read_vllm_bench(data: dict[str, Any]) -> Found:
     """The one cell of a result. Raises ValueError."""
     result = parsed(_Result, data, TOOL)
@@ -60,20 +55,17 @@ def read_vllm_bench(data: dict[str, Any]) -> Found:
     load, batch, rate = load_of(requests, result.max_concurrency, result.request_rate)
     reasons = (Reason.REQUEST_FAILED,) if failed > 0 else ()
     done = result.completed
-    values: dict[str, float | None] = {"round_s": result.duration}
+    values = {"round_s": result.duration}
     pools: dict[str, tuple[float, ...]] = {}
     if done:
-        values |= _aggregates(data) | {
-            "run_tok_s": result.output_throughput,
-            "total_tok_s": result.total_token_throughput,
-            "req_s": result.request_throughput,
-            "goodput_req_s": result.request_goodput,
-        }
-        values["sys_tok_s"] = result.output_throughput if load == "static" else None
+        values |= numbers(data, _PATHS, TOOL)
+        if load == "static" and "run_tok_s" in values:
+            values["sys_tok_s"] = values["run_tok_s"]
         if whole := _round(result, load, batch):
             pools = {name: tuple((getattr(whole, f"{name}_s") * 1e3).tolist()) for name in ("ttft", "itl", "e2el")}
             one_by_one = len(whole.itl_s) + len(whole.ttft_s) == result.total_output_tokens
-            values["sys_tok_s"] = whole.sys_tok_s if whole.windowed and one_by_one else values["sys_tok_s"]
+            if whole.sys_tok_s and whole.windowed and one_by_one:
+                values["sys_tok_s"] = whole.sys_tok_s
         elif result.latencies and not failed:
             pools["e2el"] = tuple(1e3 * one for one in result.latencies if one is not None)
     return Found(
@@ -88,20 +80,10 @@ def read_vllm_bench(data: dict[str, Any]) -> Found:
         rate=rate,
         requests=requests,
         failed=max(failed, 0),
-        values=known(values),
+        values=values,
         pools=pools,
         reasons=reasons,
     )
-
-
-def _aggregates(data: dict[str, Any]) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
-    for metric in ("ttft", "tpot", "itl", "e2el"):
-        names = _Told.model_fields
-        told = parsed(_Told, {name: data.get(f"{name}_{metric}_ms") for name in names}, f"{TOOL}: {metric}")
-        found |= {f"{metric}_ms": told.mean, f"{metric}_ms_p90": told.p90, f"{metric}_ms_p99": told.p99}
-        found[f"{metric}_ms_p50"] = told.median if told.p50 is None else told.p50
-    return found
 
 
 def _round(result: _Result, load: str, batch: int | None) -> RoundMetrics | None:
