@@ -414,12 +414,15 @@ def test_a_slow_reader_loses_nothing_and_delays_nobody() -> None:
 # Options.
 
 
-def test_close_and_keep_alive_comments() -> None:
-    options = {"close_after_response": True, "keep_alive_s": 0.002, "law": {"base_s": 0.03}}
+def test_api_key_close_and_keep_alive_comments() -> None:
+    options = {"api_key": "secret", "close_after_response": True, "keep_alive_s": 0.002, "law": {"base_s": 0.03}}
     with SimulatorProcess("tiny", options=options) as process:
+        assert ask(process.url, "GET", "/v1/models").status == 401
+        assert ask(process.url, "GET", "/health").status == 200
         body = {"prompt": [9], "max_tokens": 2, **IDS}
+        assert ask(process.url, "POST", "/v1/completions", body).status == 401
         with closing(connect(process.url)) as sock:
-            sock.sendall(request_bytes("POST", "/v1/completions", body))
+            sock.sendall(request_bytes("POST", "/v1/completions", body, authorization="Bearer secret"))
             got = read_reply(b"".join(iter(lambda: sock.recv(1 << 16), b"")))  # ends, though not asked to
     assert got.headers["connection"] == "close"
     assert got.usage["completion_tokens"] == 2

@@ -23,6 +23,7 @@ _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 @dataclass(slots=True)
 class HttpRequest:
     url: bytes = b""
+    authorization: bytes = b""
     body: bytes = b""
     method: str = ""
     path: str = ""
@@ -74,6 +75,10 @@ class Connection:
 
     def on_url(self, url: bytes) -> None:
         self._request.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"authorization":
+            self._request.authorization = value
 
     def on_body(self, body: bytes) -> None:
         self._request.body += body

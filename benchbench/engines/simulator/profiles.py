@@ -205,6 +205,7 @@ class SimProfile(_Part):
     send_done: bool = True
     close_after_response: bool = False
     keep_alive_s: float | None = Field(None, ge=0.001)
+    api_key: str | None = None
     faults: Faults = Faults()
 
     @model_validator(mode="after")

@@ -81,9 +81,11 @@ class Server:
         """Answer a request, or note the arrival of one that the streams will answer."""
         if self.profile.close_after_response:
             connection.keep_alive = False
-        status, body = 200, b""
+        key, status, body = self.profile.api_key, 200, b""
         method, route = self._routes.get(request.path, ("", None))
-        if not method:
+        if key and request.path.startswith("/v1") and request.authorization != f"Bearer {key}".encode():
+            status, body = 401, b'{"error":"Unauthorized"}'
+        elif not method:
             status, body = 404, b'{"detail":"Not Found"}'
         elif method != request.method:
             status, body = 405, b'{"detail":"Method Not Allowed"}'
