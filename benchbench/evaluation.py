@@ -200,7 +200,7 @@ class Evaluating:
         shutil.rmtree(self.out / "partial", ignore_errors=True)
         key = api_key(opened)
         begun, watch = time.monotonic(), opened.watch
-        with Owned(argv, _environment(opened, key), None, log, [key] if key else (), grace_s=5.0) as process:
+        with Owned(argv, _environment(opened, key), None, log, grace_s=5.0) as process:
             watched: list[Any] = [process, *([] if self.stop is None else [self.stop]), *([watch[0]] if watch else [])]
             while process.died() is None:
                 ready = select.select(watched, [], [], 1.0)[0]
