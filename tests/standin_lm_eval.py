@@ -36,7 +36,7 @@ def main() -> None:
         urllib.request.urlopen(request).read()  # noqa: S310
     except urllib.error.HTTPError as error:
         sys.exit(f"status {error.code} from the server, key {os.environ.get('OPENAI_API_KEY')}")
-    print("WARNING  Left truncating context.", flush=True)  # noqa: T201
+    print(f"WARNING  Left truncating context; {os.environ.get('OPENAI_API_KEY')}", flush=True)  # noqa: T201
     if os.environ.get("STANDIN_HANGS") == given.tasks:
         Path("hangs").touch()
         time.sleep(600)

@@ -128,7 +128,7 @@ def test_results_that_exist_are_put_side_by_side_and_kept() -> None:
     assert evaluation_section(read_evaluation(Path("kept"))).rstrip() == shown.stdout.rstrip()
     with_published = bench("eval", *given[2:], "--base", "BF16", "--published", "sums (2-shot)=50", "--format", "json")
     one = json.loads(with_published.stdout)["benchmarks"][-1]
-    assert one["scores"]["BF16"]["published"]
+    assert one["scores"]["BF16"]["text"] == "50"
     assert one["recovery"]["b"]["assumed_n"] == 10
 
 

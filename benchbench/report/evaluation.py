@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -122,31 +121,28 @@ def sentence(one: Recovery, base: str, candidate: str) -> str:
 
 
 def evaluation_json(found: Evaluation) -> str:
-    """All numbers, shares from 0 to 1."""
+    """All numbers, shares from 0 to 1; null where there is none."""
     rows = [
         {
             "benchmark": row.label,
-            "scores": {name: _record(score) for name, score in scores.items()},
-            "recovery": {name: _plain(one, found.base or "", name) for name, one in recovered.items()},
+            "scores": {
+                side: _record(one, "samples") | {"accuracy": asdict(accuracy(one))} for side, one in all_.items()
+            },
+            "recovery": {
+                name: _record(one, "base", "candidate")
+                | {"ratio": asdict(one.ratio) if one.base.point else None}
+                | {"sentence": sentence(one, found.base or "", name)}
+                for name, one in recovered.items()
+            },
         }
-        for row, scores, recovered in recoveries(found)
+        for row, all_, recovered in recoveries(found)
     ]
     about = {"name": found.name, "baseline": found.base, "benchmarks": rows, "notes": list(found.notes)}
-    return json.dumps(about, indent=2) + "\n"
+    return orjson.dumps(about, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
 
 
-def _record(score: Score) -> dict[str, Any]:
-    names = ("task", "shots", "metric", "point", "stderr", "n", "version", "lm_eval", "chat")
-    told = {name: getattr(score, name) for name in names}
-    return {**told, "published": bool(score.text), "accuracy": asdict(accuracy(score))}
-
-
-def _plain(one: Recovery, base: str, candidate: str) -> dict[str, Any]:
-    ratio = asdict(one.ratio) if one.base.point else None
-    told = {"ratio": ratio, "difference": asdict(one.difference), "verdict": one.verdict, "p": one.p}
-    only = None if one.only is None else {"baseline": one.only[0], "candidate": one.only[1]}
-    more = {"only_right": only, "assumed_n": one.assumed_n, "warnings": list(one.warnings)}
-    return {**told, **more, "sentence": sentence(one, base, candidate)}
+def _record(one: Score | Recovery, *left_out: str) -> dict[str, Any]:
+    return {item.name: getattr(one, item.name) for item in fields(one) if item.name not in left_out}
 
 
 def _row(*cells: str) -> str:
