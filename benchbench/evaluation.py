@@ -88,6 +88,8 @@ class Evaluating:
         names = [*self.asked.results, *starts]
         if len({_file_name(name) for name in names}) < len(names):
             raise ValueError(f"two sides have one name: {', '.join(names)}")
+        if self.asked.base not in {None, *names} and not self.asked.published:
+            raise ValueError(f"--base {self.asked.base}: no such side (allowed: {', '.join(names)})")
         self._open(names)
         for name, path in self.asked.results.items():
             copy_results(path, self._folder(name))

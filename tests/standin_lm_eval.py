@@ -40,7 +40,7 @@ def main() -> None:
     if os.environ.get("STANDIN_HANGS") == given.tasks:
         Path("hangs").touch()
         time.sleep(600)
-    side = "bf16" if args["max_length"] == 8192 else "int8"
+    side = "bf16" if args.get("max_length") == 8192 else "int8"
     shutil.copytree(DATA / side / given.tasks, Path(given.output_path) / args["model"])
 
 

@@ -35,7 +35,10 @@ def read_evaluation(path: Path) -> Evaluation:
         runs = about["runs"].items()
         notes = [f"{what}: {note}" for what, run in runs for note in [*run.get("notes", ()), run.get("failed")] if note]
         notes += [f"only {about['limit']:g} of each task's questions (--limit)"] if about["limit"] else []
-        return evaluation_of(about["name"], kept, about["base"], about["published"], about["metrics"], notes)
+        base = (
+            about["base"] if about["base"] in kept or about["published"] else None
+        )  # all of its tasks may have failed
+        return evaluation_of(about["name"], kept, base, about["published"], about["metrics"], notes)
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{manifest}: not what bench eval writes ({type(error).__name__}: {error})") from None
 
