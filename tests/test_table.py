@@ -193,7 +193,7 @@ def test_machine_forms_hold_every_number(cells: list[tuple[int, float, float]]) 
         assert text["rate"] == ""
         assert read["rate"] is None
         for name in ("ttft_ms", "sys_tok_s", "lag_ms_p99", "batch"):
-            assert float(text[name]) == read[name] == pytest.approx(made[name], abs=5e-7)
+            assert float(text[name]) == read[name] == pytest.approx(made[name], abs=6e-7)  # halves are rounded to even
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.floats(0, 1e4), st.floats(0, 1e4)), min_size=1))

@@ -22,11 +22,26 @@ Row = dict[str, Any]
 # Axes first: they identify the cell, so they are neither marked nor struck through.
 AXES = ("variant", "load", "input", "output", "batch", "rate")
 _PLAIN = {*AXES, "status", "reasons", "rounds", "requests", "failed", "key"}
-_TITLES = {"rate": "Rate (req/s)", "req_s": "Req/s", "mfu": "MFU", "mbu": "MBU", "sol": "Share of speed of light"}
+_TITLES = {
+    "tok_per_j": "tok/J",
+    "j_per_tok": "J/tok",
+    "rate": "Rate (req/s)",
+    "req_s": "Req/s",
+    "mfu": "MFU",
+    "mbu": "MBU",
+    "sol": "Share of speed of light",
+}
 _NAMES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2EL", "lag": "Client lag"}
 _NAMES |= {"server_ttft": "Server TTFT", "server_itl": "Server ITL", "outside_ttft": "TTFT outside the server"}
-_NAMES |= {"ttft_bound": "TTFT bound", "tpot_bound": "TPOT bound"}
+_NAMES |= {
+    "gpu_temp": "GPU",
+    "gpu_clock": "GPU clock",
+    "ttft_scheduled": "TTFT from schedule",
+    "ttft_bound": "TTFT bound",
+    "tpot_bound": "TPOT bound",
+}
 _UNITS = {"tok_s": "tok/s", "req_s": "req/s", "ms": "ms", "ns": "ns", "s": "s"}
+_UNITS |= {"w": "W", "j": "J", "c": "°C", "mhz": "MHz"}
 _DECIMALS = {
     "tpot": 2,
     "itl": 2,
@@ -141,7 +156,7 @@ def column_title(name: str) -> str:
     """A column's heading with its unit: ``ttft_ms_p50`` is "TTFT p50 (ms)", ``sys_tok_s`` "Sys tok/s"."""
     if name in _TITLES:
         return _TITLES[name]
-    match = re.fullmatch(r"(\w+?)_(tok_s|req_s|ms|ns|s)(?:_(\w+))?", name)
+    match = re.fullmatch(r"(\w+?)_(tok_s|req_s|ms|ns|s|w|j|c|mhz)(?:_(\w+))?", name)
     if match is None:
         return name.replace("_", " ").capitalize()
     base, unit, suffix = match[1], _UNITS[match[2]], match[3]
