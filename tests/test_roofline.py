@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 from rounds_made import table_of
 from test_summary import FACTS, cell, stream
 
-from benchbench.analysis.roofline import Roof, bounds, experts_touched, roof_of, step_bytes, touched_bytes, utilisation
+from benchbench.analysis.roofline import (
+    Roof,
+    bounds,
+    experts_touched,
+    reach,
+    roof_of,
+    step_bytes,
+    touched_bytes,
+    utilisation,
+)
 from benchbench.analysis.runs import open_run
 from benchbench.analysis.summary import summarise, summary_row
 from benchbench.record.model import ModelFacts
@@ -137,13 +146,13 @@ lengths = st.integers(1, 4000)
 loads = st.sampled_from(["static", "closed", "open"])
 
 
-@given(models, devices, st.integers(1, 8), lengths, lengths, st.integers(1, 256), loads, st.booleans())
+@given(models, devices, st.integers(1, 8), lengths, lengths, st.integers(1, 256), loads, st.floats(0, 1))
 def test_more_work_takes_longer_and_faster_hardware_less(
-    model: ModelFacts, device: Accelerator, count: int, prompt: int, output: int, batch: int, load: str, spec: bool
+    model: ModelFacts, device: Accelerator, count: int, prompt: int, output: int, batch: int, load: str, share: float
 ) -> None:
-    def at(length: int = prompt, in_flight: int = batch, on: Accelerator = device, speculative: bool = spec) -> Any:
+    def at(length: int = prompt, in_flight: int = batch, on: Accelerator = device, passes: float = share) -> Any:
         of = {"input": length, "output": output, "batch": in_flight}
-        return bounds(model, on, count, **of, load=load, speculative=speculative)  # type: ignore[arg-type]
+        return bounds(model, on, count, **of, load=load, passes=passes)  # type: ignore[arg-type]
 
     least = 1 - 1e-9
     base, longer, fuller = at(), at(length=prompt + 100), at(in_flight=batch + 1)
@@ -158,12 +167,12 @@ def test_more_work_takes_longer_and_faster_hardware_less(
         assert getattr(fuller, name) >= here * least
         assert getattr(wider, name) <= here / least
         assert here / 2 * least <= getattr(wider, name)
-        assert getattr(at(speculative=True), name) <= here / least
+        assert getattr(at(passes=0.0), name) <= here / least
     assert longer.sys_tok_s <= base.sys_tok_s / least
     if (touched_bytes(model) or 0) >= count * device.cache_bytes:  # else a small batch has the caches to itself
         assert fuller.sys_tok_s >= base.sys_tok_s * least
     assert wider.sys_tok_s >= base.sys_tok_s * least
-    assert at(speculative=True).sys_tok_s >= base.sys_tok_s * least
+    assert at(passes=0.0).sys_tok_s >= base.sys_tok_s * least
 
 
 def served(
@@ -276,6 +285,15 @@ def test_speculative_decoding_is_not_bounded_by_reading() -> None:
     assert static_cell(16, 4).seen.too_fast
     assert static_cell(16, 4, replace(ROOF, speculative=True)).seen.too_fast == ()
     assert static_cell(16, 1, replace(ROOF, speculative=True)).seen.too_fast  # but by computing each token: 2 ms
+
+
+def test_events_of_several_tokens_count_as_one_pass_each() -> None:
+    seen = replace(static_cell(16, 20).seen, requests=10)  # of 3 tokens each: 20 follow the first
+    of = dict.fromkeys(("ttft", "tpot", "sys_tok_s"))
+    for grouped, events, share in ((0, 30, 1.0), (2, 28, 0.9), (10, 20, 0.5)):
+        found = reach(cell(), ROOF, of, replace(seen, grouped=grouped, events=events))
+        assert found
+        assert found.limits.tpot_s == pytest.approx(0.010 * share)
 
 
 def test_explain_says_what_the_arithmetic_rests_on() -> None:

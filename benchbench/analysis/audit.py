@@ -162,7 +162,7 @@ def _faster(claims: Claims, rows: Sequence[Row]) -> Iterator[Finding]:
                 output=row["output"],
                 batch=batch,
                 load=row.get("load") or "static",
-                speculative=claims.speculative,
+                passes=0.0 if claims.speculative else 1.0,
             )
             for batch in (row["batch"], 1)
         )

@@ -29,8 +29,9 @@ activations, communication, sampling, launches. Peaks are those of data sheets, 
 Experts: w has the top_k of one token, since all B could choose the same ones. That they choose evenly, and touch
 E (1 - (1 - k / E)^B) of E experts, is likelier but no bound; it serves MBU alone.
 
-Speculative decoding: a pass gives several tokens, so what it reads bounds no token. With `speculative`, and where
-events held several tokens, read counts as 0 after the first token; every token is still computed.
+Speculative decoding: a pass gives several tokens. Those of one pass come in one event (or in several), so there were at
+least as many passes as events: after the first token read counts times `passes`, that share (0 where flags name
+speculative decoding, since then a server may send them one by one); every token is still computed.
 
 Sources: roofline: Williams, Waterman, Patterson, CACM 52(4), 2009. 2 FLOP a parameter and token: Kaplan et al.,
 arXiv:2001.08361, 2020. MFU: Chowdhery et al. (PaLM), arXiv:2204.02311, 2022. Decoding bound by bandwidth: Pope et al.,
@@ -51,6 +52,7 @@ from benchbench.spec.hardware import Accelerator
 if TYPE_CHECKING:
     from benchbench.analysis.summary import CellInfo
 
+MOSTLY_SINGLE = 0.9  # below this many events a token there were fewer steps than tokens, so that MBU is not known
 ROUNDING = 1e-3  # data sheets print four digits: no nearer than this to a bound is beyond it
 DTYPE_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5, "int4": 0.5}
 
@@ -109,20 +111,26 @@ def reach(cell: CellInfo, roof: Roof, estimates: Mapping[str, Estimate | None], 
     """
     if cell.output_mode != "exact":
         return None
-    speculative = roof.speculative or seen.grouped > 0
+    passes = 0.0 if roof.speculative else _passes(cell, seen)
     batch = cell.requests if cell.load == "open" else cell.batch or 1
     of: dict[str, Any] = {"input": cell.input, "output": cell.output, "batch": batch}
-    limits = bounds(roof.model, roof.device, roof.count, **of, load=cell.load, speculative=speculative)
+    limits = bounds(roof.model, roof.device, roof.count, **of, load=cell.load, passes=passes)
     point = {name: one.point for name, one in estimates.items() if one}
     mfu, mbu = utilisation(
         *(roof.model, roof.device, roof.count),
         **of,
         prefill_s=point.get("ttft_last") if cell.load == "static" else None,
-        tpot_s=point.get("tpot") if cell.load != "open" and not speculative else None,
+        tpot_s=point.get("tpot") if cell.load != "open" and passes > MOSTLY_SINGLE else None,
     )
     rate = point.get("sys_tok_s")
     sol = rate / limits.sys_tok_s if rate is not None and limits.sys_tok_s else None
     return Reach(roof, limits, mfu, mbu, sol, _beyond(estimates, limits, seen.send_skew_s))
+
+
+def _passes(cell: CellInfo, seen: Seen) -> float:
+    """Passes of the model per token after the first, at least: tokens of one pass come in one event, or in several."""
+    following = seen.requests * (cell.output - 1)
+    return min(1.0, max(0, seen.events - seen.requests) / following) if following and seen.grouped else 1.0
 
 
 def _beyond(estimates: Mapping[str, Estimate | None], limits: Bounds, skew_s: float) -> tuple[str, ...]:
@@ -147,9 +155,12 @@ def bounds(
     output: int,
     batch: int,
     load: str = "static",
-    speculative: bool = False,
+    passes: float = 1.0,
 ) -> Bounds:
-    """The bounds of a cell on `count` devices, as the module says. `batch`: requests in flight, of an open load all."""
+    """The bounds of a cell on `count` devices, as the module says.
+
+    `batch`: requests in flight, of an open load all. `passes`: of the model per token after the first, at least.
+    """
     flops, touched = _flops(model), touched_bytes(model)
     if flops is None and touched is None:
         return Bounds(prefill_s=None, ttft_s=None, tpot_s=None, sys_tok_s=None)
@@ -158,10 +169,9 @@ def bounds(
     context = input if load == "closed" else input + max(0.0, output / 2 - 1)
 
     def read(requests: int) -> float:
-        if speculative and requests:
-            return 0.0
         held = requests * context * (model.kv_bytes_per_token or 0)
-        return max(0.0, (touched or 0.0) + held - device.cache_bytes * count) / bandwidth
+        seconds = max(0.0, (touched or 0.0) + held - device.cache_bytes * count) / bandwidth
+        return seconds * passes if requests else seconds
 
     prompt, token, following = (body * input + head) / flop_s, (body + head) / flop_s, output - 1
     prefill, tpot = max(batch * prompt, read(0)), max(read(1), token)

@@ -115,7 +115,7 @@ class Reason(Enum):
     GROUPED_TOKENS = (
         "grouped_tokens",
         "suspect",
-        "the server put several tokens into one event, so ITL is between events",
+        "events held several tokens, beyond validity.grouped of them, so ITL is between events",
         "start the server with --stream-interval 1, or read TPOT instead",
     )
     BUFFERED_STREAM = (
@@ -235,6 +235,7 @@ class Seen:
 class Budgets:
     """How much is tolerated: shares of token events, of TTFT, of ITL; tokens, counts, ns."""
 
+    grouped: float = 0.01
     shared_suspect: float = 0.01
     shared_invalid: float = 0.10
     cached_tokens: int = 0
@@ -250,7 +251,12 @@ class Budgets:
 
 def judge(seen: Seen, budgets: Budgets) -> tuple[Status, tuple[Reason, ...]]:
     """The cell's status, the worst of its reasons', and the reasons in the enum's order."""
-    found = {Reason.NO_DATA: seen.rounds == 0, **_lengths(seen), **_server(seen, budgets), **_client(seen, budgets)}
+    found = {
+        Reason.NO_DATA: seen.rounds == 0,
+        **_lengths(seen, budgets),
+        **_server(seen, budgets),
+        **_client(seen, budgets),
+    }
     some_good = seen.rounds > 0 and seen.failed + seen.wrong_length < seen.requests
     found |= {
         Reason.UNSTABLE_WARMUP: seen.warmup_agreed is False and some_good,
@@ -265,14 +271,14 @@ def judge(seen: Seen, budgets: Budgets) -> tuple[Status, tuple[Reason, ...]]:
     return worst(reason.status for reason in reasons), reasons
 
 
-def _lengths(seen: Seen) -> dict[Reason, bool]:
+def _lengths(seen: Seen, budgets: Budgets) -> dict[Reason, bool]:
     return {
         Reason.REQUEST_FAILED: seen.failed > 0,
         Reason.OUTPUT_LENGTH: seen.wrong_length > 0,
         Reason.INPUT_LENGTH: seen.input_wrong > 0,
         Reason.INPUT_UNVERIFIED: seen.input_unknown > 0,
         Reason.OUTPUT_UNVERIFIED: seen.output_unknown > 0,
-        Reason.GROUPED_TOKENS: seen.grouped > 0,
+        Reason.GROUPED_TOKENS: seen.grouped > budgets.grouped * seen.events,
     }
 
 

@@ -22,6 +22,7 @@ Row = dict[str, Any]
 # Axes first: they identify the cell, so they are neither marked nor struck through.
 AXES = ("variant", "load", "input", "output", "batch", "rate")
 _PLAIN = {*AXES, "status", "reasons", "rounds", "requests", "failed", "key"}
+_PLAIN |= {"starts", "rounds_needed", "warmup_rounds", "resent", "preemptions", "prefix_hits", "foreign_tokens"}
 _TITLES = {
     "tok_per_j": "tok/J",
     "j_per_tok": "J/tok",

@@ -302,6 +302,7 @@ class Slo(Section):
 class Validity(Section):
     """Budgets beyond which a cell is suspect or invalid."""
 
+    grouped: Share = Field(0.01, description="suspect above this share of events that hold several tokens")
     shared_suspect: Share = Field(0.01, description="suspect above this share of events in shared reads")
     shared_invalid: Share = Field(0.10, description="invalid above this share of events in shared reads")
     cached_tokens: int = Field(0, ge=0, le=2**63 - 1, description="prompt tokens that may come from a cache")
