@@ -46,6 +46,10 @@ def test_variants_differ_in_their_quantisation_alone() -> None:
         config = json.loads((H200 / "models" / name / "config.json").read_text())
         assert config.pop("quantization_config")
         assert config == plain
+    whole = json.loads((H200 / "models/m2-int8-quark-62/config.json").read_text())
+    part = json.loads((H200 / "models/m2-int8-quark/config.json").read_text())
+    assert whole | {name: part[name] for name in ("num_hidden_layers", "attn_type_list")} == part
+    assert whole["num_hidden_layers"] == len(whole["attn_type_list"]) == 62
 
 
 def test_the_tokenizer_has_one_word_for_each_id(tmp_path: Path) -> None:
