@@ -151,7 +151,7 @@ def launched(variant: str, *flags: str, commit: str = "a" * 40) -> dict[str, Any
     side = {
         "vllm": {"version": "0.32.0", "commit": commit},
         "torch": {"version": "2.9.0+rocm6.4"},
-        "env": {"VLLM_X": "1", "PYTHONPATH": "/home/me"},
+        "env": {"VLLM_X": "1", "PYTHONPATH": "/home/me", "CUDA_VERSION": "13", "NVIDIA_REQUIRE_CUDA": "cuda>=13"},
     }
     return {
         "variant": variant, "block": 0, "argv": [*argv, "--host", "127.0.0.1", "--port", "40111"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,8 @@ _PARALLEL = {
 }
 _PYTHON = ("-m", "-u")  # of the interpreter, before the engine's own
 _UNTOLD = ("--host", "--port")  # they move no number, and a port is another one at each start
+# Set by container images: what they hold, and what they need; they steer nothing.
+_OF_THE_IMAGE = r"^(CUDA|NCCL|ROCM)_VERSION$|^NVIDIA_(REQUIRE|PRODUCT|DRIVER_CAP)"
 _LOADS = {
     "static": "static (a batch sent at once and awaited)",
     "closed": "closed (a batch kept in flight)",
@@ -170,11 +173,13 @@ def _flag(name: str, value: Any) -> list[str]:  # noqa: ANN401 - JSON
 
 
 def _flag_text(manifest: Mapping[str, Any], start: Mapping[str, Any], flags: Sequence[str] | None) -> str:
-    """Flags, and the variables that steer the engine; those that hold paths are left in the manifest."""
+    """Flags, and the variables that steer the engine; those with paths or of the container stay in the manifest."""
     if _simulated(manifest):
         return ""
     found = (start.get("environment") or {}).get("env") or {}
-    env = {name: value for name, value in found.items() if "/" not in str(value)} | dict(start.get("env") or {})
+    env = {
+        name: value for name, value in found.items() if "/" not in str(value) and not re.search(_OF_THE_IMAGE, name)
+    } | dict(start.get("env") or {})
     words = [f"{name}={value}" for name, value in env.items()]
     told = shlex.join(flags) if flags else "none" if flags is not None else UNKNOWN
     return told + (f", with {' '.join(words)}" if words else "")
