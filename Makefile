@@ -37,7 +37,7 @@ test: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest
 
 gallery: $(INSTALLED)
-	set -eu; for run in plots/*/run; do \
+	set -eu; for run in plots/*/run plots/*/*/run; do \
 		$(BIN)/bench publish "$$run" --card "$${run%/run}/README.md"; \
 		$(BIN)/bench plot "$$run" --out "$${run%/run}" --format svg; \
 	done

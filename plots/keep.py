@@ -1,17 +1,22 @@
 """Keep a run small, for the gallery: `python plots/keep.py RUN FOLDER` writes its manifest and its summary there.
 
 Left out are the records, telemetry, journal and logs, and what names a machine: host names, its kernel, process ids,
-the path of the checkout. Tables and figures can be made from what is left; what was checked of each request cannot.
+GPU ids, the path of the checkout, environment variables that hold paths. Tables and figures can be made from what is
+left; what was checked of each request cannot.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from benchbench import open_run
 from benchbench.record.store import RunDirectory
+
+PATH = re.compile(r"/(?!v1|health\b)\w")
 
 
 def keep(run: Path, folder: Path) -> None:
@@ -19,12 +24,21 @@ def keep(run: Path, folder: Path) -> None:
     git = (manifest.get("tool") or {}).get("git")
     told = [(manifest.get("host"), "name", "kernel"), (manifest.get("instrument"), "host"), (git, "path")]
     told += [(start, "pid", "ranks", "log") for start in manifest.get("starts", [])]
+    told += [(device, "uuid", "bus_id") for device in manifest.get("devices", [])]
     for facts, *keys in told:
         for key in keys:
             (facts or {}).pop(key, None)
+    manifest = _without_paths(manifest)
     folder.mkdir(parents=True)
     RunDirectory(folder).write_manifest(manifest)
     shutil.copyfile(run / "summary.parquet", folder / "summary.parquet")
+
+
+def _without_paths(value: Any) -> Any:
+    """Leave out every text of a mapping that is an absolute path; those of URLs (/v1..., /health) stay."""
+    if isinstance(value, dict):
+        return {key: _without_paths(one) for key, one in value.items() if not (isinstance(one, str) and PATH.match(one))}
+    return [_without_paths(one) for one in value] if isinstance(value, list) else value
 
 
 if __name__ == "__main__":
