@@ -55,6 +55,8 @@ _DECIMALS = {
     "mfu": 3,
     "mbu": 3,
     "sol": 3,
+    "j": 3,
+    "gpu": 0,
 }  # the others have one
 _BATCH_MEANS = {
     "static": "Batch: requests sent at once and all awaited (static load; a round is one batch).",
