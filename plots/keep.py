@@ -34,10 +34,11 @@ def keep(run: Path, folder: Path) -> None:
     shutil.copyfile(run / "summary.parquet", folder / "summary.parquet")
 
 
-def _without_paths(value: Any) -> Any:
+def _without_paths(value: Any) -> Any:  # noqa: ANN401 - JSON
     """Leave out every text of a mapping that is an absolute path; those of URLs (/v1..., /health) stay."""
     if isinstance(value, dict):
-        return {key: _without_paths(one) for key, one in value.items() if not (isinstance(one, str) and PATH.match(one))}
+        kept = {key: one for key, one in value.items() if not (isinstance(one, str) and PATH.match(one))}
+        return {key: _without_paths(one) for key, one in kept.items()}
     return [_without_paths(one) for one in value] if isinstance(value, list) else value
 
 
