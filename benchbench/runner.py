@@ -167,12 +167,11 @@ def _conclude(run: RunDirectory, state: State, message: str, now: Rows, *, plots
 
 def _compare(run: RunDirectory) -> list[Pair]:
     """The baseline against each other variant, written beside the table."""
-    from benchbench.analysis.pairs import pair, sides_of
+    from benchbench.analysis.pairs import pairs_of
     from benchbench.analysis.runs import Run
     from benchbench.report.comparison import comparison_json, comparison_table
 
-    base, *others = sides_of(Run(run.path))
-    pairs = [pair(base, other) for other in others]
+    pairs = pairs_of(Run(run.path))
     replace_file(run.path / "compare.md", comparison_table(pairs).encode())
     replace_file(run.path / "compare.json", comparison_json(pairs).encode())
     return pairs

@@ -84,6 +84,12 @@ def sides_of(run: Run) -> list[Side]:
     return [Side(run, name, name or run.name) for name in names]
 
 
+def pairs_of(run: Run) -> list[Pair]:
+    """The baseline of a run against each of its other variants; none of a run without variants."""
+    base, *others = sides_of(run)
+    return [pair(base, other) for other in others]
+
+
 def pair(base: Side, candidate: Side, margin: float = 0.01, floor: Iterable[Noise] = ()) -> Pair:
     """Compare two variants of one run, block by block, or (not interleaved) two runs, start by start.
 

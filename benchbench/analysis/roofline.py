@@ -47,6 +47,7 @@ from typing import TYPE_CHECKING, Any
 from benchbench.analysis.stats import Estimate
 from benchbench.analysis.validity import Seen
 from benchbench.record.model import ModelFacts
+from benchbench.record.quantization import BITS
 from benchbench.spec.hardware import Accelerator
 
 if TYPE_CHECKING:
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
 
 MOSTLY_SINGLE = 0.9  # below this many events a token there were fewer steps than tokens, so that MBU is not known
 ROUNDING = 1e-3  # data sheets print four digits: no nearer than this to a bound is beyond it
-DTYPE_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5, "int4": 0.5}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,7 +253,7 @@ def _flops(model: ModelFacts) -> tuple[float, float] | None:
 
 def _bytes_per_parameter(model: ModelFacts) -> float | None:
     """Of the smallest dtype that can be meant: that of most weights, or the mean over the files where it is less."""
-    sizes = [DTYPE_BYTES[model.weight_dtype]] if model.weight_dtype in DTYPE_BYTES else []
+    sizes = [BITS[model.weight_dtype] / 8] if model.weight_dtype in BITS else []
     if model.weight_bytes and model.parameters:
         sizes.append(model.weight_bytes / model.parameters)
     return min(sizes, default=None)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,20 +78,10 @@ def _read(card: Path) -> str:
 
 def _write(card: Path, text: str) -> None:
     """Replace the card in one step; its mode and owner stay, and a link to it stays a link."""
+    from benchbench.record.store import replace_file
+
     path = card.resolve()
-    before = path.stat()
-    temporary = path.with_name(f".{path.name}.bench-{os.getpid()}")
-    try:
-        with temporary.open("xb") as file:
-            with contextlib.suppress(PermissionError):
-                os.fchown(file.fileno(), before.st_uid, before.st_gid)
-            os.fchmod(file.fileno(), before.st_mode & 0o7777)
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(path, text.encode(), like=path.stat())
 
 
 def _section(name: str, run: Run, asked: dict[str, Any]) -> str:
@@ -107,13 +95,12 @@ def _section(name: str, run: Run, asked: dict[str, Any]) -> str:
         parts = parts_of(rows, asked["columns"], asked["pivot"], [], include_invalid=False)
         return performance_section(run, parts)
     if name == "comparison":
-        from benchbench.analysis.pairs import pair, sides_of
+        from benchbench.analysis.pairs import pairs_of
         from benchbench.report.comparison import comparison_table
 
-        base, *others = sides_of(run)
-        if not others:
-            raise ValueError(f"{run.path}: has no variants to compare")
-        return comparison_table([pair(base, other) for other in others])
+        if pairs := pairs_of(run):
+            return comparison_table(pairs)
+        raise ValueError(f"{run.path}: has no variants to compare")
     folder = asked[name]
     if folder is None:
         raise ValueError(f"--section {name}: needs --{name} FOLDER")

@@ -85,7 +85,7 @@ def machine_rows(
 @click.option("--format", "formats", multiple=True, type=click.Choice(["png", "svg"]), help="Default: both.")
 def plot(run: Path, out: Path | None, cell: str | None, formats: tuple[str, ...]) -> None:
     """Draw the plots of a RUN: curves, Pareto, heat map, one cell's timeline; with variants their comparison."""
-    from benchbench.analysis.pairs import pair, sides_of
+    from benchbench.analysis.pairs import pairs_of
     from benchbench.analysis.runs import open_run
     from benchbench.record.store import RunError
     from benchbench.report.comparison_plots import draw_comparisons
@@ -104,9 +104,7 @@ def plot(run: Path, out: Path | None, cell: str | None, formats: tuple[str, ...]
             opened.title,
             formats or ("png", "svg"),
         )
-        base, *others = sides_of(opened)
-        pairs = [pair(base, other) for other in others] if opened.has_records else []
-        if pairs:
+        if opened.has_records and (pairs := pairs_of(opened)):
             files += draw_comparisons(pairs, out or run / "plots", opened.title, formats or ("png", "svg"))
     except (RunError, OSError) as error:
         fail(BAD_INPUT, f"bench plot: {error}")

@@ -30,14 +30,24 @@ class RunError(Exception):
     """A run directory that can't be used as asked. The message names it and says what to do."""
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write `path` so that a reader sees the old or the whole new content, also after a crash."""
+def replace_file(path: Path, data: bytes, like: os.stat_result | None = None) -> None:
+    """Write `path` so that a reader sees the old or the whole new content, also after a crash.
+
+    `like`: whose mode and, where that is allowed, owner the file gets. A failed write leaves nothing behind.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            if like is not None:
+                with contextlib.suppress(PermissionError):
+                    os.fchown(file.fileno(), like.st_uid, like.st_gid)
+                os.fchmod(file.fileno(), like.st_mode & 0o7777)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _touch(one: tuple[int, int], spans: Sequence[tuple[int, int]]) -> bool:

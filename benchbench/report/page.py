@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchbench.analysis.compare import PRIMARY
-from benchbench.analysis.pairs import Pair, pair, sides_of
+from benchbench.analysis.pairs import Pair, pairs_of
 from benchbench.analysis.runs import Run, side_by_side
 from benchbench.analysis.validity import Reason
 from benchbench.report.comparison import SHOWN, comparison_table, headline, percent, sentence
@@ -226,10 +226,7 @@ def _provenance(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 
 
 def _pairs(run: Run) -> list[Pair]:
-    base, *others = sides_of(run)
-    if not others or not run.has_records:
-        return []
-    found = (pair(base, other) for other in others)
+    found = pairs_of(run) if run.has_records else []
     return [replace(one, base=shown(one.base), candidate=shown(one.candidate)) for one in found]
 
 

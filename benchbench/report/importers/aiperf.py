@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from benchbench.analysis.validity import Reason
-from benchbench.report.importers.found import Count, Found, Number, length, load_of, numbers, parsed
+from benchbench.report.importers.found import Count, Found, Number, length, load_of, measured, parsed
 
 TOOL = "AIPerf"
 _LATENCIES = {"ttft": "time_to_first_token", "e2el": "request_latency", "itl": "inter_chunk_latency"}
@@ -95,9 +95,7 @@ def read_aiperf(data: dict[str, Any]) -> Found:
         tokens, other = length(told or 0.0, want.mean if want else None)
         lengths.append(tokens)
         reasons += [reason] * (other and done > 0)
-    values = numbers(data, _PATHS, TOOL) if done else {}
-    if load == "static" and "run_tok_s" in values:
-        values["sys_tok_s"] = values["run_tok_s"]
+    values = measured(data, _PATHS, load, TOOL) if done else {}
     return Found(
         tool=TOOL,
         version=result.aiperf_version,

@@ -77,6 +77,12 @@ def length(told: float, asked: float | None) -> tuple[int, bool]:
     return round(asked), abs(told - asked) > max(1.0, TOLERANCE * asked)
 
 
+def measured(data: dict[str, Any], paths: Mapping[str, str], load: str, tool: str) -> dict[str, float]:
+    """`numbers`; of a single wave the whole run's rate is what a static load means by Sys tok/s. Raises ValueError."""
+    values = numbers(data, paths, tool)
+    return values | ({"sys_tok_s": values["run_tok_s"]} if load == "static" and "run_tok_s" in values else {})
+
+
 def at(data: Any, path: str) -> Any:  # noqa: ANN401 - JSON
     """What stands at `path` (keys with dots between), None where nothing does."""
     for key in path.split("."):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from benchbench.analysis.validity import Reason
-from benchbench.report.importers.found import Count, Found, Number, length, load_of, numbers, parsed
+from benchbench.report.importers.found import Count, Found, Number, length, load_of, measured, numbers, parsed
 
 TOOL = "GuideLLM"
 _LATENCIES = {"ttft": "metrics.time_to_first_token_ms", "e2el": "metrics.request_latency"}
@@ -112,15 +112,13 @@ def _cell(data: dict[str, Any], asked: _Data, version: str) -> Found:
     told = numbers(data, _LENGTHS, TOOL)
     tokens, other_input = length(told.get("input", 0.0), asked.prompt_tokens)
     outputs, other_output = length(told.get("output", 0.0), asked.output_tokens)
-    values = numbers(data, _PATHS, TOOL) if done else {}
+    values = measured(data, _PATHS, load, TOOL) if done else {}
     values |= {name: value * 1e3 for name, value in values.items() if name.startswith("e2el")}  # told in s
     reasons = {
         Reason.REQUEST_FAILED: failed > 0,
         Reason.OUTPUT_LENGTH: other_output and done > 0,
         Reason.INPUT_LENGTH: other_input and done > 0,
     }
-    if load == "static" and "run_tok_s" in values:
-        values["sys_tok_s"] = values["run_tok_s"]
     return Found(
         tool=TOOL,
         version=version,

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from benchbench.analysis.metrics import RoundMetrics, round_metrics
 from benchbench.analysis.validity import Reason
 from benchbench.record import columns as make
-from benchbench.report.importers.found import Count, Duration, Found, Number, load_of, numbers, parsed
+from benchbench.report.importers.found import Count, Duration, Found, Number, load_of, measured, parsed
 
 TOOL = "vllm bench serve"
 _PATHS = {
@@ -58,9 +58,7 @@ def read_vllm_bench(data: dict[str, Any]) -> Found:
     values = {"round_s": result.duration}
     pools: dict[str, tuple[float, ...]] = {}
     if done:
-        values |= numbers(data, _PATHS, TOOL)
-        if load == "static" and "run_tok_s" in values:
-            values["sys_tok_s"] = values["run_tok_s"]
+        values |= measured(data, _PATHS, load, TOOL)
         if whole := _round(result, load, batch):
             pools = {name: tuple((getattr(whole, f"{name}_s") * 1e3).tolist()) for name in ("ttft", "itl", "e2el")}
             one_by_one = len(whole.itl_s) + len(whole.ttft_s) == result.total_output_tokens
