@@ -14,20 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from benchbench.analysis.runs import Run, open_run
-    from benchbench.runner import Outcome, sweep
+    from benchbench.measure.run import Outcome, sweep
     from benchbench.spec import SpecError, SweepSpec, load_spec
 
-__version__ = "0.1.0"
+from benchbench.version import __version__
+
 __all__ = ["Outcome", "Run", "SpecError", "SweepSpec", "__version__", "load_spec", "open_run", "sweep"]
 
 _HOMES = {
-    "Outcome": "benchbench.runner",
+    "Outcome": "benchbench.measure.run",
     "Run": "benchbench.analysis.runs",
     "SpecError": "benchbench.spec",
     "SweepSpec": "benchbench.spec",
     "load_spec": "benchbench.spec",
     "open_run": "benchbench.analysis.runs",
-    "sweep": "benchbench.runner",
+    "sweep": "benchbench.measure.run",
 }
 
 

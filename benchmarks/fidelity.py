@@ -1,4 +1,4 @@
-"""How often the rule of benchbench.analysis.fidelity says `differs` of a build that answers as its baseline does.
+"""How often the rule of benchbench.fidelity.judge says `differs` of a build that answers as its baseline does.
 
 Markdown on stdout, in minutes. Starts are simulated: a model gives each place of eight answers of 32 tokens five
 likeliest tokens; a start moves each of their logarithms by a normal amount, and takes the likeliest. After another
@@ -13,8 +13,8 @@ from itertools import combinations
 
 import numpy as np
 
-from benchbench.analysis import fidelity
-from benchbench.record.answers import Answer, Answers
+from benchbench.fidelity.answers import Answer, Answers
+from benchbench.fidelity.ask import judge as fidelity
 
 QUESTIONS, PLACES, TOP = 8, 32, 5
 NOISES = (0.005, 0.02, 0.1)

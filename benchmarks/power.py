@@ -1,7 +1,7 @@
 """What the comparison of two builds calls by mistake, covers and finds, beside other methods; Markdown on stdout.
 
 Runs are simulated: BLOCKS blocks of one start of each build, ROUNDS rounds a cell and start, two metrics. The rules of
-benchbench.analysis.compare are rewritten here for whole arrays of runs (tests/test_compare.py shows that both forms
+benchbench.comparison.verdicts are rewritten here for whole arrays of runs (tests/test_compare.py shows that both forms
 give the same); only the last table calls the package. All values are logs of which more is better, so a change of
 2 % is a shift by log 1.02, coverage does not depend on it, and one set of A/A runs serves for every table.
 
@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtr, stdtrit
 
-from benchbench.analysis.compare import Sample, Verdict, compare, power
 from benchbench.analysis.stats import detectable
+from benchbench.comparison.verdicts import Sample, Verdict, compare, power
 
 Floats = NDArray[np.float64]
 Truths = NDArray[np.bool_]

@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchbench import open_run
 from benchbench.record.store import RunDirectory
+
+from benchbench import open_run
 
 PATH = re.compile(r"/(?!v1|health\b)\w")
 

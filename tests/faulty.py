@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 
 import benchbench
 from benchbench.engines.simulator import SimulatorProcess
-from benchbench.report.table import csv_table, markdown_table
-from benchbench.rounds import Observer
+from benchbench.measure.observer import Observer
+from benchbench.report.summary_table import csv_table, markdown_table
 from benchbench.spec import spec_from_mapping
 
 # What a busy machine may do to a client of 20 ms gaps whatever its budgets; then the sweep is made again.

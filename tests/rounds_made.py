@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchbench.record.requests import RoundColumns, round_table
+from benchbench.store.requests import RoundColumns, round_table
 
 # A wall clock's size: ns since 1970 do not fit a float's 53 bits, so arithmetic in floats shows.
 T0 = 1_790_000_000_000_000_001

@@ -8,9 +8,9 @@ from typing import Any
 
 from rounds_made import MS, Made, table_of
 
-from benchbench.record.store import RunDirectory
-from benchbench.rounds import plan_entry
+from benchbench.measure.cells import plan_entry
 from benchbench.spec import Cell, Start, make_plan, spec_from_mapping
+from benchbench.store.run_directory import RunDirectory
 
 BRANCHES: dict[str, Any] = {
     "name": "branches",

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from runs_made import made_run
 from test_table import published
 
-from benchbench.analysis.audit import audit
-from benchbench.analysis.claims import Claims, claims_of_card, claims_of_csv
-from benchbench.record.model import ModelFacts
-from benchbench.report.audit import audit_markdown
-from benchbench.report.table import csv_table, markdown_table
-from benchbench.spec.hardware import accelerator
+from benchbench.audit.claims import Claims, claims_of_card, claims_of_csv
+from benchbench.audit.findings import audit
+from benchbench.audit.findings_text import audit_markdown
+from benchbench.model.config import ModelFacts
+from benchbench.report.summary_table import csv_table, markdown_table
+from benchbench.spec.accelerators import accelerator
 
 HERE = Path(__file__).parent
 CARD = HERE / "data" / "published-card.md"

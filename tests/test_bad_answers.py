@@ -29,7 +29,7 @@ from driving import LABEL, records, summary, sweeping, write_sweep
 from driving import run_impatiently as run
 from servers import ScriptedServer
 
-from benchbench.engines import endpoint
+from benchbench.openai import client as endpoint
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,9 @@ from answers import CLOSE, Ask, Script, completion, error, head, models, whole
 from driving import bench, run_well, write_sweep
 from servers import ScriptedServer
 
-from benchbench.engines.endpoint import INFO_CHARS, Access, Capabilities, attach
 from benchbench.engines.simulator import SimulatorProcess
-from benchbench.record.instrument import sentence, stored
+from benchbench.openai.client import INFO_CHARS, Access, Capabilities, attach
+from benchbench.store.local_results import sentence, stored
 
 NO_METRICS = "no /metrics of vLLM's kind: preemptions, foreign load and prefix hits are not checked"
 SECRET = "sk-planted-secret"

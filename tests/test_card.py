@@ -18,9 +18,10 @@ from test_table import row
 
 from benchbench.analysis.runs import open_run
 from benchbench.cli import publish
-from benchbench.report.card import SECTIONS, CardError, performance_section, with_sections
+from benchbench.errors import CardError
+from benchbench.report.card import SECTIONS, performance_section, with_sections
 from benchbench.report.provenance import provenance, provenance_text, setting
-from benchbench.report.table import table_parts
+from benchbench.report.summary_table import table_parts
 
 BEGIN, END = "<!-- bench:performance -->", "<!-- /bench:performance -->"
 CARD = f"---\nlicense: mit\n# no heading\n---\n# M\n\n## Performance\n\n{BEGIN}\nold\n{END}\n\n## License\ntext"

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from scripts import load_benchmark
 
-from benchbench.analysis.compare import (
+from benchbench.analysis.stats import chance_to_decide, detectable, holm
+from benchbench.comparison.verdicts import (
     BETTER,
     PRIMARY,
     Compared,
@@ -28,7 +29,6 @@ from benchbench.analysis.compare import (
     noise,
     power,
 )
-from benchbench.analysis.stats import chance_to_decide, detectable, holm
 
 near = pytest.approx
 FLIPPED = {"faster": "slower", "slower": "faster", "equivalent": "equivalent", "undecided": "undecided"}

@@ -16,12 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runs_made import BRANCHES, FAILED, Tell, made_run
 
-from benchbench.analysis.pairs import pair, sides_of
 from benchbench.analysis.runs import open_run
-from benchbench.record.answers import Answer, Answers, answers_table
-from benchbench.record.store import RunDirectory
-from benchbench.report.comparison import comparison_table, sentence
+from benchbench.comparison.pairs import pair, sides_of
+from benchbench.comparison.tables import comparison_table, sentence
+from benchbench.fidelity.answers import Answer, Answers, answers_table
 from benchbench.spec import Cell, Start
+from benchbench.store.run_directory import RunDirectory
 
 GOLDEN = Path(__file__).parent / "golden"
 DEMO = Path(__file__).parent.parent / "sweeps" / "branches-demo.yaml"

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchbench.loadgen.decode import Answer, compact, decode_log
+from benchbench.loadgen.columns import compact, decode_log
+from benchbench.loadgen.decode import Answer
 from benchbench.loadgen.exchange import Exchange, Log, to_stamp
 
 STREAMS = Path(__file__).parent / "data" / "sse"

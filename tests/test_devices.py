@@ -19,8 +19,8 @@ from device_libraries import (
     OldMetrics,
 )
 
-from benchbench.record import devices as module
-from benchbench.record.devices import Device, device_facts, open_devices, read_now, visible
+from benchbench.host import gpus as module
+from benchbench.host.gpus import Device, device_facts, open_devices, read_now, visible
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchbench.engines.diagnosis import diagnose, plain
+from benchbench.engines.log_diagnosis import diagnose, plain
 
 LOGS = Path(__file__).parent / "data" / "logs"
 REASONS = {

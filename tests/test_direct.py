@@ -24,20 +24,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchbench.analysis.summary import summarise, summary_row
-from benchbench.engines.endpoint import EngineError
-from benchbench.engines.vllm_inprocess import request_metrics
-from benchbench.engines.vllm_serve import LaunchStoppedError
-from benchbench.inprocess import DirectWorker
-from benchbench.loadgen import direct_loop
-from benchbench.loadgen.direct_loop import DirectRound, Tokens
+from benchbench.errors import EngineError, LaunchStoppedError, WorkerDiedError
+from benchbench.fidelity.answers import Answer, Finished
+from benchbench.inprocess import engine_round as direct_loop
+from benchbench.inprocess.async_llm import request_metrics
+from benchbench.inprocess.engine_round import DirectRound, Tokens
+from benchbench.inprocess.launcher import DirectWorker
 from benchbench.loadgen.job import AnswerJob, DirectJob
 from benchbench.loadgen.prompts import make_direct_job, make_job
-from benchbench.loadgen.target import make_target
-from benchbench.loadgen.worker import Worker, WorkerDiedError
-from benchbench.record.answers import Answer, Finished
-from benchbench.record.requests import round_table
-from benchbench.rounds import cell_info
+from benchbench.loadgen.worker import Worker
+from benchbench.measure.cells import cell_info
+from benchbench.openai.target import make_target
 from benchbench.spec import Cell, make_plan, spec_from_mapping
+from benchbench.store.requests import round_table
 
 VOCAB = (100, 4000)
 ROOT = Path(__file__).parents[1]

@@ -19,10 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from servers import ScriptedServer
 
-from benchbench.record import devices, engine_side
-from benchbench.record.engine_side import endpoint_environment, engine_environment, is_loopback
-from benchbench.record.environment import drivers, environment, git_state, host, ranges, spec_hash
-from benchbench.record.secrets import MASK
+from benchbench.host import engine_provenance as engine_side
+from benchbench.host import gpus as devices
+from benchbench.host.engine_provenance import endpoint_environment, engine_environment, is_loopback
+from benchbench.host.environment import drivers, environment, git_state, host, ranges, spec_hash
+from benchbench.secrets import MASK
 
 SECRET = "sk-planted-secret"
 

@@ -13,11 +13,12 @@ from answers import Ask, Script, completion, error
 from driving import bench, sweeping, write_sweep
 from servers import ScriptedServer
 
-from benchbench.engines.endpoint import Access, EngineError
-from benchbench.engines.opening import Opened
-from benchbench.evaluation import api_key, model_args
-from benchbench.record.lm_eval import read_scores
-from benchbench.report.evaluation import evaluation_section, read_evaluation
+from benchbench.accuracy.evaluate import api_key, model_args
+from benchbench.accuracy.results import read_scores
+from benchbench.accuracy.section import evaluation_section, read_evaluation
+from benchbench.engines.open import Opened
+from benchbench.errors import EngineError
+from benchbench.openai.client import Access
 from benchbench.spec import spec_from_mapping
 
 LM_EVAL = Path(__file__).with_name("standin_lm_eval.py")

@@ -28,8 +28,8 @@ from faulty import (
     shared_with_another,
 )
 
-from benchbench.record.store import RunDirectory
 from benchbench.spec.schema import Validity
+from benchbench.store.run_directory import RunDirectory
 
 README = Path(__file__).parents[1] / "README.md"
 SERVED = {"output": "as_served"}

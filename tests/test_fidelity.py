@@ -18,19 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers import ScriptedServer
 
-from benchbench.analysis.fidelity import (
-    LOGP_FLOOR,
-    SLACK,
-    Fidelity,
-    Figures,
-    difference,
-    divergence,
-    fidelity_of,
-    judge,
-)
 from benchbench.analysis.runs import open_run
-from benchbench.engines.greedy import LEAST, TOP, read_answer, requests_for
-from benchbench.record.answers import Answer, Answers, answers_of, answers_table
+from benchbench.comparison.pairs import fidelity_of
+from benchbench.fidelity.answers import Answer, Answers, answers_of, answers_table
+from benchbench.fidelity.greedy_request import LEAST, TOP, read_answer, requests_for
+from benchbench.fidelity.judge import LOGP_FLOOR, SLACK, Fidelity, Figures, difference, divergence, judge
 
 SAME = Figures(
     answers=0, identical=1.0, prefix=1.0, first_divergence=None, dlogp_mean=0.0, dlogp_max=0.0, kl=0.0, gap=None

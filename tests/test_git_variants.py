@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from driving import bench, records, summary, sweeping, write_sweep
 
-from benchbench.engines.checkout import DIFF_BYTES, checkout, moved_into
-from benchbench.engines.endpoint import EngineError
-from benchbench.engines.opening import Hooks
-from benchbench.engines.vllm_serve import LaunchStoppedError, command_line
+from benchbench.engines.git_checkout import DIFF_BYTES, checkout, moved_into
+from benchbench.engines.open import Hooks
+from benchbench.engines.vllm import command_line
+from benchbench.errors import EngineError, LaunchStoppedError
 from benchbench.spec import Git, SpecError, VllmInprocessEngine, VllmServeEngine, spec_from_mapping
 
 STANDIN = str(Path(__file__).with_name("standin_vllm.py"))

@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 from benchbench.analysis.roofline import roof_of, touched_bytes
-from benchbench.record.served import served_models, served_on
+from benchbench.model.served import served_models, served_on
 from benchbench.spec import load_spec, make_plan, spec_from_mapping
 
 H200 = Path(__file__).parent.parent / "sweeps" / "h200"

@@ -22,9 +22,9 @@ from runs_made import BRANCHES, made_run
 
 from benchbench.analysis.runs import open_run
 from benchbench.analysis.summary import COLUMNS
-from benchbench.record.store import RunDirectory
-from benchbench.report.importers import read
-from benchbench.report.importers.found import Found
+from benchbench.importers.read import read
+from benchbench.importers.result import Found
+from benchbench.store.run_directory import RunDirectory
 
 DATA = Path(__file__).parent / "data" / "imports"
 FILES = {name: DATA / f"{name}.json" for name in ("vllm-python", "vllm-rust", "aiperf", "guidellm")}

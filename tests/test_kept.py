@@ -11,7 +11,8 @@ from runs_made import BRANCHES, made_run
 
 from benchbench.analysis.runs import open_run
 from benchbench.analysis.summary import COLUMNS
-from benchbench.record.store import RunDirectory, RunError
+from benchbench.errors import RunError
+from benchbench.store.run_directory import RunDirectory
 
 PLAIN = {name: value for name, value in BRANCHES.items() if name not in {"variants", "blocks"}}
 

@@ -24,11 +24,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchbench.engines import supervisor, vllm_serve
-from benchbench.engines.endpoint import EngineError
-from benchbench.engines.owned import Owned
-from benchbench.engines.processes import shared_memory
-from benchbench.engines.vllm_serve import LaunchStoppedError, command_line, environment_of, flags, free_port, serve
+from benchbench.engines import supervisor
+from benchbench.engines import vllm as vllm_serve
+from benchbench.engines.process import Owned
+from benchbench.engines.process_tree import shared_memory
+from benchbench.engines.vllm import command_line, environment_of, flags, free_port, serve
+from benchbench.errors import EngineError, LaunchStoppedError
 from benchbench.spec.schema import VllmServeEngine
 
 STANDIN = str(Path(__file__).with_name("standin.py"))
@@ -148,7 +149,7 @@ def test_the_death_of_the_supervisor(launches: Launches, number: signal.Signals)
 
 def test_our_own_death_by_sigkill(launches: Launches) -> None:
     code = (
-        "import os, sys, time; from pathlib import Path; from benchbench.engines.owned import Owned\n"
+        "import os, sys, time; from pathlib import Path; from benchbench.engines.process import Owned\n"
         "owned = Owned(sys.argv[2:], dict(os.environ), None, Path(sys.argv[1]), grace_s=0.5)\n"
         "print(owned.pid, flush=True); time.sleep(1000)"
     )

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchbench.record.model import ModelError, ModelFacts, read_model
-from benchbench.record.quantization import Quantization, read_quantization
+from benchbench.errors import ModelError
+from benchbench.model.config import ModelFacts, read_model
+from benchbench.model.quantization import Quantization, read_quantization
 from benchbench.report.model_section import model_section
 
 GOLDEN = Path(__file__).parent / "golden"

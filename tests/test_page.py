@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs_made import BRANCHES, FAILED, made_run
 
-from benchbench.analysis.pairs import pair, sides_of
 from benchbench.analysis.runs import open_run
-from benchbench.record.store import RunDirectory
-from benchbench.report import page as pages
-from benchbench.report.comparison import sentence
-from benchbench.report.page import blocks, page
-from benchbench.report.table import escape_markdown
+from benchbench.comparison.pairs import pair, sides_of
+from benchbench.comparison.tables import sentence
+from benchbench.page import document as pages
+from benchbench.page.document import blocks, page
+from benchbench.report.summary_table import escape_markdown
+from benchbench.store.run_directory import RunDirectory
 
 HOSTILE = """<script>alert(1)</script>"><img src=x onerror=alert(1)>]]>{{7*7}}{%x%}\u202eabc--><b>&lt;\x1b[2J"""
 SECTIONS = ["figures", "cells", "comparison", "validity", "provenance"]

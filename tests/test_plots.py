@@ -13,10 +13,10 @@ from xml.etree import ElementTree as ET
 import matplotlib as mpl
 import pytest
 
-from benchbench.report import plots
-from benchbench.report.plots import Timeline, draw_plots
-from benchbench.report.sheet import make_sheet
-from benchbench.report.table import Row
+from benchbench.figures import plots
+from benchbench.figures.plots import Timeline, draw_plots
+from benchbench.figures.sheet import make_sheet
+from benchbench.report.summary_table import Row
 
 FIGURES = ["throughput", "ttft_batch", "ttft_input", "pareto", "heatmap", "timeline"]
 TIMELINE = Timeline("in=8, out=8, batch=3", [0, 0, 0], [0.0, 0.1, 0.1], [0.2, 0.4, math.nan], [1, 2, math.nan])
@@ -193,5 +193,5 @@ def test_unknown_format_is_refused_before_anything_is_written(tmp_path: Path) ->
 
 
 def test_importing_the_figures_does_not_import_matplotlib() -> None:
-    code = "import sys, benchbench.report.plots; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, benchbench.figures.plots; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

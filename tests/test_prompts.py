@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchbench.engines.endpoint import EngineError
-from benchbench.engines.opening import access_of
+from benchbench.engines.open import access_of
+from benchbench.errors import EngineError
 from benchbench.loadgen.arrivals import due_offsets_ns
 from benchbench.loadgen.prompts import bodies, make_job, round_generator
-from benchbench.loadgen.target import make_target
+from benchbench.openai.target import make_target
 from benchbench.spec import Cell, EndpointEngine, make_plan, spec_from_mapping
 
 VOCAB = (1000, 200_000)

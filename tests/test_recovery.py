@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from benchbench.analysis.recovery import Evaluation, accuracy, recover
-from benchbench.record.lm_eval import Score, published
-from benchbench.report.evaluation import evaluation_section, sentence
+from benchbench.accuracy.recovery import Evaluation, accuracy, recover
+from benchbench.accuracy.results import Score, published
+from benchbench.accuracy.section import evaluation_section, sentence
 
 
 def score(point: float, n: int | None = None, samples: Sequence[float] = (), **more: object) -> Score:

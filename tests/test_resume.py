@@ -51,7 +51,7 @@ def finished() -> dict[str, bytes]:
 
 
 def journal() -> list[Any]:
-    from benchbench.record.store import RunDirectory
+    from benchbench.store.run_directory import RunDirectory
 
     return list(RunDirectory(Path("run")).events())
 

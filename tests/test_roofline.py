@@ -28,12 +28,12 @@ from benchbench.analysis.roofline import (
 )
 from benchbench.analysis.runs import open_run
 from benchbench.analysis.summary import summarise, summary_row
-from benchbench.record.model import ModelFacts
-from benchbench.record.served import is_speculative, served_model, served_on
-from benchbench.report.explain import explain
-from benchbench.report.plots import draw_plots
+from benchbench.figures.plots import draw_plots
+from benchbench.model.config import ModelFacts
+from benchbench.model.served import is_speculative, served_model, served_on
+from benchbench.report.explanation import explain
 from benchbench.spec import load_spec, spec_from_mapping
-from benchbench.spec.hardware import Accelerator, accelerator, known
+from benchbench.spec.accelerators import Accelerator, accelerator, known
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 M2 = served_model(load_spec(SWEEPS / "w7900d.yaml"))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchbench.record.secrets import MASK, mask_text, masked, secrets_of, telling
+from benchbench.secrets import MASK, mask_text, masked, secrets_of, telling
 
 # As keys look; the beginning occurs in nothing else that these tests write.
 SECRETS = st.text(string.ascii_letters + string.digits + "+/=_.~-", min_size=6, max_size=40).map("Zq".__add__)

@@ -19,7 +19,7 @@ from faulty import LOOSE
 from scipy import stats
 
 import benchbench
-from benchbench.rounds import Observer
+from benchbench.measure.observer import Observer
 from benchbench.spec import SweepSpec, spec_from_mapping
 
 TTFT_S, ITL_S, OUTPUT, BATCH = 0.05, 0.01, 6, 2

@@ -18,9 +18,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from rounds_made import T0, Made, columns_of, table_of
 
-from benchbench.record import columns as make
-from benchbench.record.requests import FORMAT_VERSION, round_facts, round_table
-from benchbench.record.store import RunDirectory, RunError, replace_file
+from benchbench.errors import RunError
+from benchbench.store import arrow as make
+from benchbench.store.requests import FORMAT_VERSION, round_facts, round_table
+from benchbench.store.run_directory import RunDirectory, replace_file
 
 REQUESTS = [
     Made([(5, 1), (9, 3)], told=4, cached=2, end=9, lag=[7, 8]),
@@ -138,7 +139,7 @@ def test_a_torn_line_is_skipped_and_costs_no_other(run: RunDirectory) -> None:
 def test_one_writer_at_a_time(run: RunDirectory) -> None:
     with pytest.raises(RunError, match="another sweep is running"):
         RunDirectory(run.path).open_for_writing(resume=False)
-    code = "import sys; from benchbench.record.store import *; "
+    code = "import sys; from benchbench.store.run_directory import *; "
     code += "RunDirectory(Path(sys.argv[1])).open_for_writing(resume=True)"
     words = [sys.executable, "-c", code, str(run.path)]
     other = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)

@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from rounds_made import MS, Made, table_of
 
+from benchbench.analysis.cell import CellInfo
 from benchbench.analysis.metrics import Slo
-from benchbench.analysis.summary import COLUMNS, CellInfo, CellSummary, summarise, summary_row
+from benchbench.analysis.summary import COLUMNS, CellSummary, summarise, summary_row
 from benchbench.analysis.validity import Budgets, Reason
-from benchbench.record.store import RunDirectory
-from benchbench.rounds import plan_entry
+from benchbench.measure.cells import plan_entry
 from benchbench.spec import make_plan, spec_from_mapping
+from benchbench.store.run_directory import RunDirectory
 
 GOLDEN = Path(__file__).parent / "golden" / "summary.csv"
 # As the issue that asked for it wrote it.

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchbench.report.pivot import parse_pivot, pivot_parts, pivot_rows
-from benchbench.report.table import (
+from benchbench.report.summary_table import (
     Row,
     cell_name,
     column_title,

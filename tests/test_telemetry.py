@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 
 import benchbench
 from benchbench.engines.simulator import SimulatorProcess
-from benchbench.record import devices, telemetry
-from benchbench.record.devices import Device, Read
-from benchbench.record.store import RunDirectory
-from benchbench.record.telemetry import Sampler, Scope, next_due, scope_of
+from benchbench.host import gpus as devices
+from benchbench.host import sampler as telemetry
+from benchbench.host.gpus import Device, Read
+from benchbench.host.sampler import Sampler, Scope, next_due, scope_of
 from benchbench.spec import spec_from_mapping
 from benchbench.spec.schema import Telemetry
+from benchbench.store.run_directory import RunDirectory
 
 QUICK = Telemetry(hz=100)
 ALL = Scope(host=True, gpus=True)

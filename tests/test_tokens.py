@@ -20,9 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from servers import ScriptedServer
 
-from benchbench.engines.endpoint import Access, EngineError
 from benchbench.engines.simulator import SimulatorProcess
-from benchbench.engines.tokens import (
+from benchbench.errors import EngineError
+from benchbench.openai.client import Access
+from benchbench.openai.token_lengths import (
     MIN_WORDS,
     exact_texts,
     find_counter,

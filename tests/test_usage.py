@@ -14,10 +14,10 @@ from rounds_made import MS, T0, table_of
 from test_summary import FACTS, cell, static_rounds, stream
 
 from benchbench.analysis.summary import COLUMNS, summarise, summary_row
-from benchbench.analysis.telemetry import DeviceUse, Usage, Window, stragglers, throttled, usage, window_of
 from benchbench.analysis.validity import Budgets, Reason
-from benchbench.record.telemetry import NUMBERS
-from benchbench.report.explain import explain
+from benchbench.host.energy import DeviceUse, Usage, Window, stragglers, throttled, usage, window_of
+from benchbench.host.sampler import NUMBERS
+from benchbench.report.explanation import explain
 
 S = 1_000_000_000
 

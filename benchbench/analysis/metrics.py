@@ -23,13 +23,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from benchbench.record.columns import array_of, lists_of
+from benchbench.store.arrow import Floats, Ints, array_of, lists_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 _NS = 1e-9
 
 
@@ -136,7 +134,7 @@ def _columns(table: pa.Table) -> _Columns:
 
 
 def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo | None = None) -> RoundMetrics:
-    """All numbers of one round's table (`record.requests.round_table`). `in_flight` is B of a closed load."""
+    """All numbers of one round's table (`store.requests.round_table`). `in_flight` is B of a closed load."""
     c = _columns(table)
     counts = np.diff(c.offsets)
     good = c.ok & (counts > 0)
@@ -253,3 +251,13 @@ def _rates(
         float(done.sum()) / seconds,
         float((done & met).sum()) / seconds,
     )
+
+
+def pooled(rounds: Sequence[RoundMetrics], name: str) -> Floats:
+    """One of the array fields of all rounds, joined."""
+    return np.concatenate([getattr(one, name) for one in rounds]) if rounds else np.array([])
+
+
+def percentile(values: Floats, q: float) -> float | None:
+    """Percentile by numpy's linear rule, None of nothing."""
+    return float(np.percentile(values, q)) if len(values) else None

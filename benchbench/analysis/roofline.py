@@ -46,12 +46,12 @@ from typing import TYPE_CHECKING, Any
 
 from benchbench.analysis.stats import Estimate
 from benchbench.analysis.validity import Seen
-from benchbench.record.model import ModelFacts
-from benchbench.record.quantization import BITS
-from benchbench.spec.hardware import Accelerator
+from benchbench.model.config import ModelFacts
+from benchbench.model.quantization import BITS
+from benchbench.spec.accelerators import Accelerator
 
 if TYPE_CHECKING:
-    from benchbench.analysis.summary import CellInfo
+    from benchbench.analysis.cell import CellInfo
 
 MOSTLY_SINGLE = 0.9  # below this many events a token there were fewer steps than tokens, so that MBU is not known
 ROUNDING = 1e-3  # data sheets print four digits: no nearer than this to a bound is beyond it

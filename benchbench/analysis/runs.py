@@ -1,6 +1,6 @@
 """A stored run, read: its rows recomputed from the records, and both as DataFrames.
 
-A run without `records/` is one that was imported (`report.importing`) or kept small, as its manifest and its
+A run without `records/` is one that was imported (`importers.run_folder`) or kept small, as its manifest and its
 summary.parquet: then these rows are all that is known.
 """
 
@@ -11,12 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchbench.analysis.cell import CellInfo
 from benchbench.analysis.roofline import Roof, roof_of
-from benchbench.analysis.summary import COLUMNS, CellInfo, CellSummary, summarise, summary_row
-from benchbench.analysis.telemetry import MAX_GAP_S, window_of
-from benchbench.record.instrument import closing
-from benchbench.record.requests import round_facts
-from benchbench.record.store import RunDirectory, RunError
+from benchbench.analysis.summary import COLUMNS, CellSummary, summarise, summary_row
+from benchbench.errors import RunError
+from benchbench.host.energy import MAX_GAP_S, window_of
+from benchbench.store.local_results import closing
+from benchbench.store.requests import round_facts
+from benchbench.store.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     import pandas as pd

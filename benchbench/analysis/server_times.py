@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from benchbench.analysis.metrics import RoundMetrics
-from benchbench.analysis.observed import pooled
-from benchbench.record.columns import array_of, lists_of
+from benchbench.analysis.metrics import RoundMetrics, pooled
+from benchbench.store.arrow import array_of, lists_of
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchbench.analysis.metrics import Floats, RoundMetrics, Slo, by_start, in_blocks, over_starts, round_metrics
-from benchbench.analysis.observed import observe, percentile, pooled
+from benchbench.analysis.cell import CellInfo
+from benchbench.analysis.evidence import observe
+from benchbench.analysis.metrics import (
+    RoundMetrics,
+    by_start,
+    in_blocks,
+    over_starts,
+    percentile,
+    pooled,
+    round_metrics,
+)
 from benchbench.analysis.roofline import Reach, Roof, reach
 from benchbench.analysis.server_times import ServerTimes, server_times
 from benchbench.analysis.stats import Estimate, two_stage_estimate
-from benchbench.analysis.telemetry import Usage, stragglers, throttled, usage, window_of
-from benchbench.analysis.validity import Budgets, Reason, Seen, Status, judge
-from benchbench.record.requests import round_facts
+from benchbench.analysis.validity import Reason, Seen, Status, judge
+from benchbench.host.energy import Usage, stragglers, throttled, usage, window_of
+from benchbench.store.arrow import Floats
+from benchbench.store.requests import round_facts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,39 +47,6 @@ COLUMNS = (
     "tool",  # that measured, of an imported row; None is this one
     *("ttft_bound_ms", "tpot_bound_ms", "sys_tok_s_bound", "mfu", "mbu", "sol"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class CellInfo:
-    """What analysis needs to know of a cell: an entry of the manifest's plan."""
-
-    key: str
-    variant: str
-    input: int
-    output: int
-    batch: int | None
-    rate: float | None
-    load: str
-    requests: int
-    rounds_min: int
-    rounds_max: int
-    rel_ci: float
-    warmup: int | str
-    capped: bool  # an open load with a limit of requests in flight: waiting in our own queue is meant
-    prompts: str
-    output_mode: str
-    slo: Slo | None
-    budgets: Budgets
-
-    @classmethod
-    def from_entry(cls, entry: Mapping[str, Any]) -> CellInfo:
-        """Raises KeyError for an entry without a needed field."""
-        slo = {name: entry["slo"].get(name) for name in ("ttft_ms", "tpot_ms", "e2el_ms")}
-        limits = {f"{name.removesuffix('_ms')}_s": ms / 1e3 for name, ms in slo.items() if ms is not None}
-        known = {field.name for field in fields(Budgets)}
-        budgets = {name: value for name, value in entry["validity"].items() if name in known}
-        plain = {field.name: entry[field.name] for field in fields(cls) if field.name not in {"slo", "budgets"}}
-        return cls(**plain, slo=Slo(**limits) if limits else None, budgets=Budgets(**budgets))
 
 
 @dataclass(frozen=True, slots=True)

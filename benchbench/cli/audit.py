@@ -12,7 +12,7 @@ import click
 from benchbench.cli.asked import BAD_INPUT, FOLDER, NOT_MET, fail
 
 if TYPE_CHECKING:
-    from benchbench.analysis.claims import Claims
+    from benchbench.audit.claims import Claims
 
 
 @click.command()
@@ -33,9 +33,9 @@ def audit(source: Path, form: str, **said: Any) -> None:  # noqa: ANN401 - click
     Compared with the hardware's bounds, with the model's size, and the rows with each other. Options replace what the
     source says. Exit: 0, 2 bad input, 4 something impossible was found.
     """
-    from benchbench.analysis.audit import audit as find
-    from benchbench.record.store import RunError
-    from benchbench.report.audit import audit_markdown
+    from benchbench.audit.findings import audit as find
+    from benchbench.audit.findings_text import audit_markdown
+    from benchbench.errors import RunError
 
     try:
         claims = _corrected(_claims(source), **said)
@@ -51,7 +51,7 @@ def audit(source: Path, form: str, **said: Any) -> None:  # noqa: ANN401 - click
 
 
 def _claims(source: Path) -> Claims:
-    from benchbench.analysis.claims import claims_of_card, claims_of_csv, claims_of_run
+    from benchbench.audit.claims import claims_of_card, claims_of_csv, claims_of_run
 
     if source.is_dir():
         from benchbench.analysis.runs import open_run
@@ -70,10 +70,10 @@ def _corrected(claims: Claims, **said: Any) -> Claims:  # noqa: ANN401 - click's
     """The claims with what the options say instead. Raises ValueError."""
     from dataclasses import replace
 
-    from benchbench.analysis.claims import count_of
-    from benchbench.record.model import read_model
-    from benchbench.record.quantization import BITS
-    from benchbench.spec.hardware import accelerator, known
+    from benchbench.audit.claims import count_of
+    from benchbench.model.config import read_model
+    from benchbench.model.quantization import BITS
+    from benchbench.spec.accelerators import accelerator, known
 
     if path := said["model"]:
         model = read_model(path)

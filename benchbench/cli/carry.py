@@ -9,10 +9,9 @@ from benchbench.cli.asked import BAD_INPUT, STOPPED, fail
 from benchbench.cli.outcome import show
 from benchbench.cli.progress import observer_for
 from benchbench.cli.signals import Stop
-from benchbench.engines.endpoint import EngineError
-from benchbench.record.store import RunError
-from benchbench.runner import Outcome
-from benchbench.runner import sweep as run_sweep
+from benchbench.errors import EngineError, RunError
+from benchbench.measure.run import Outcome
+from benchbench.measure.run import sweep as run_sweep
 from benchbench.spec import SpecError, SweepSpec, locate
 
 

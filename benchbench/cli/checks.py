@@ -8,22 +8,13 @@ from collections.abc import Sequence
 
 import click
 
-from benchbench.check import check_self, check_text, measure_instrument
 from benchbench.cli.progress import observer_for
-from benchbench.engines.endpoint import EngineError
 from benchbench.engines.simulator import SimulatorError
-from benchbench.loadgen.worker import WorkerDiedError
-from benchbench.preflight import check_sweep
-from benchbench.record.instrument import sentence, store
+from benchbench.errors import CheckFailedError, EngineError, WorkerDiedError
+from benchbench.selftest.instrument_check import check_self, check_text, measure_instrument
+from benchbench.selftest.preflight import check_sweep
 from benchbench.spec import Plan, locate
-
-
-class CheckFailedError(Exception):
-    """`lines` for stderr and the exit `code`."""
-
-    def __init__(self, code: int, *lines: object) -> None:
-        super().__init__(*lines)
-        self.code, self.lines = code, lines
+from benchbench.store.local_results import sentence, store
 
 
 def check_instrument(streams: int, rate: float, seconds: float, url: str | None, *, as_json: bool) -> None:

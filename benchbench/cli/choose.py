@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from benchbench.analysis.summary import CellSummary
-from benchbench.report.table import Row
+from benchbench.report.summary_table import Row
 from benchbench.spec import SelectionError, parse_selection
 
 

@@ -10,13 +10,10 @@ from statistics import median
 
 import orjson
 
-from benchbench.analysis.across import pair_of_rows
-from benchbench.analysis.compare import PRIMARY, Noise
-from benchbench.analysis.pairs import METRICS, Pair, Side, noise_of, pair, sides_of, unlike
 from benchbench.analysis.runs import Run, open_run
-from benchbench.record.instrument import NOISE, store
-from benchbench.record.store import replace_file
-from benchbench.report.comparison import (
+from benchbench.comparison.across import pair_of_rows
+from benchbench.comparison.pairs import METRICS, Pair, Side, noise_of, pair, sides_of, unlike
+from benchbench.comparison.tables import (
     NAMES,
     SHOWN,
     comparison_csv,
@@ -25,7 +22,10 @@ from benchbench.report.comparison import (
     comparison_table,
     noise_table,
 )
+from benchbench.comparison.verdicts import PRIMARY, Noise
 from benchbench.spec import SweepSpec, spec_from_mapping
+from benchbench.store.local_results import NOISE, store
+from benchbench.store.run_directory import replace_file
 
 ASKED = ("base", "candidate", "margin", "noise", "allow_unlike")
 GATES = "slower, 'slower>1%', fidelity"

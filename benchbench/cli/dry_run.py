@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from benchbench.cli.progress import duration_text
-from benchbench.rounds import WARMUP_TOKENS
+from benchbench.measure.cells import WARMUP_TOKENS
 from benchbench.spec import SimulatorEngine
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def _starts(plan: Plan) -> list[str]:
 
 def _power(spec: SweepSpec, cells: int, blocks: int) -> list[str]:
     """How probably effects are found, at the noise of the last A/A run of this sweep on this host."""
-    from benchbench.analysis.compare import PRIMARY, power
-    from benchbench.record.instrument import NOISE, stored
+    from benchbench.comparison.verdicts import PRIMARY, power
+    from benchbench.store.local_results import NOISE, stored
 
     found = stored(NOISE, name=spec.name)
     noise = found or ASSUMED

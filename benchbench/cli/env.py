@@ -11,13 +11,14 @@ from dataclasses import asdict
 from typing import Any
 
 from benchbench.cli.text import one_line
-from benchbench.engines.endpoint import EngineError, attach
-from benchbench.engines.opening import access_of
-from benchbench.engines.vllm_serve import python_of
-from benchbench.record.devices import device_facts
-from benchbench.record.engine_side import engine_environment, side_of
-from benchbench.record.environment import environment, spec_hash
-from benchbench.record.secrets import masked
+from benchbench.engines.open import access_of
+from benchbench.engines.vllm import python_of
+from benchbench.errors import EngineError
+from benchbench.host.engine_provenance import engine_environment, side_of
+from benchbench.host.environment import environment, spec_hash
+from benchbench.host.gpus import device_facts
+from benchbench.openai.client import attach
+from benchbench.secrets import masked
 from benchbench.spec import EndpointEngine, Engine, SweepSpec, VllmInprocessEngine, VllmServeEngine
 from benchbench.spec.plan import variant_spec
 from benchbench.spec.values import base_url

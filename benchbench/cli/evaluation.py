@@ -12,7 +12,7 @@ import click
 from benchbench.cli.asked import BAD_INPUT, FOLDER, STOPPED, fail, spec_of
 
 if TYPE_CHECKING:
-    from benchbench.evaluation import Asked
+    from benchbench.accuracy.evaluate import Asked
 
 _HIDDEN = {"auth_token", "header"}  # they would be read in the list of processes and in lm-eval's results
 
@@ -40,8 +40,8 @@ def evaluate(file: str | None, sets: tuple[str, ...], out: Path | None, form: st
     Without FILE only --results and --published are put side by side. Exit: 0, 1 something failed or stopped (the same
     command with --out continues), 2 bad input, 130 on Ctrl-C.
     """
-    from benchbench.record.store import RunError
-    from benchbench.report.evaluation import evaluation_json, evaluation_of, evaluation_section, read_evaluation
+    from benchbench.accuracy.section import evaluation_json, evaluation_of, evaluation_section, read_evaluation
+    from benchbench.errors import RunError
 
     failed: list[str] = []
     try:
@@ -69,11 +69,10 @@ def evaluate(file: str | None, sets: tuple[str, ...], out: Path | None, form: st
 
 def _carry_out(file: str | None, sets: tuple[str, ...], asked: Asked, out: Path | None) -> tuple[Path, list[str]]:
     """The evaluation's folder, and what failed in it; bad input and Ctrl-C end the process."""
+    from benchbench.accuracy.evaluate import Evaluating
     from benchbench.cli.progress import observer_for
     from benchbench.cli.signals import Stop
-    from benchbench.engines.endpoint import EngineError
-    from benchbench.engines.vllm_serve import LaunchStoppedError
-    from benchbench.evaluation import Evaluating
+    from benchbench.errors import EngineError, LaunchStoppedError
     from benchbench.spec import locate
 
     spec = spec_of(file, sets) if file is not None else None
@@ -94,7 +93,7 @@ def _asked(**given: Any) -> Asked:  # noqa: ANN401 - click's
     """The options, read. Raises ValueError."""
     import yaml
 
-    from benchbench.evaluation import TASKS, Asked
+    from benchbench.accuracy.evaluate import TASKS, Asked
 
     tasks = []
     for text in given.pop("tasks"):

@@ -20,8 +20,8 @@ def import_results(files: tuple[Path, ...], out: Path | None, name: str | None) 
     FILE is a result (told by its content), or a folder of them, such as one of vllm bench sweep. Several results of
     one shape are rounds of one cell.
     """
-    from benchbench.record.store import RunError
-    from benchbench.report.importing import import_files
+    from benchbench.errors import RunError
+    from benchbench.importers.run_folder import import_files
 
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         fail(BAD_INPUT, f"bench import: --name {name}: letters, digits, '.', '_' and '-' are allowed")

@@ -9,13 +9,13 @@ from typing import Any
 
 import click
 
-from benchbench import __version__
 from benchbench.cli import page, publish, stored
 from benchbench.cli.asked import BAD_INPUT, FOLDER, INTERRUPTED, INVALID, NOT_MET, STOPPED, fail, plan_of, spec_of
 from benchbench.cli.audit import audit
 from benchbench.cli.evaluation import evaluate
 from benchbench.cli.importing import import_results
 from benchbench.cli.text import one_line
+from benchbench.version import __version__
 
 
 class Group(click.Group):
@@ -146,7 +146,7 @@ def compare(run: Path, others: tuple[str, ...], form: str, metrics: tuple[str, .
     Exit: 0, 2 bad input, 4 what --fail-on forbids.
     """
     from benchbench.cli import comparing
-    from benchbench.record.store import RunError
+    from benchbench.errors import RunError
 
     try:
         pairs = comparing.pairs_asked(run, others, **{name: asked[name] for name in comparing.ASKED})
@@ -174,7 +174,7 @@ def noise(
     """
     from benchbench.cli import comparing
     from benchbench.cli.carry import carry_out
-    from benchbench.record.store import RunError
+    from benchbench.errors import RunError
 
     try:
         spec = comparing.against_itself(spec_of(file, sets), blocks)
@@ -227,6 +227,7 @@ def check(
     highest event rate. With --self: the instrument alone. Both store its error, which tables then print.
     """
     from benchbench.cli import checks
+    from benchbench.errors import CheckFailedError
 
     if own == (file is not None):
         fail(BAD_INPUT, "bench check: needs a sweep FILE or --self, one of them")
@@ -236,7 +237,7 @@ def check(
         else:
             spec = spec_of(file, sets)
             checks.check_file(file, sets, plan_of(spec, only), seconds)
-    except checks.CheckFailedError as error:
+    except CheckFailedError as error:
         fail(error.code, *error.lines)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 
 from benchbench.cli.text import remedies, rounds_text
-from benchbench.record.instrument import closing, stored
-from benchbench.report.table import markdown_table
-from benchbench.runner import Outcome
+from benchbench.measure.run import Outcome
+from benchbench.report.summary_table import markdown_table
 from benchbench.spec import SweepSpec
+from benchbench.store.local_results import closing, stored
 
 
 def show(spec: SweepSpec, outcome: Outcome) -> None:

@@ -26,8 +26,9 @@ def report(runs: tuple[Path, ...], out: Path) -> None:
     The page loads nothing and runs no script, so it can be mailed, printed or published as it is.
     """
     from benchbench.analysis.runs import open_run
-    from benchbench.record.store import RunError, replace_file
-    from benchbench.report.page import page
+    from benchbench.errors import RunError
+    from benchbench.page.document import page
+    from benchbench.store.run_directory import replace_file
 
     try:
         text = page([open_run(run) for run in runs])

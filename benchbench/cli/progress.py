@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from benchbench.cli.text import one_line
-from benchbench.rounds import Observer
+from benchbench.measure.observer import Observer
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -35,8 +35,8 @@ def publish(run: Path, card: Path, after: str | None, **asked: Any) -> None:  # 
     Exit: 0, 2 bad input, 4 the card differs (--check).
     """
     from benchbench.analysis.runs import open_run
-    from benchbench.record.store import RunError
-    from benchbench.report.card import CardError, difference, with_sections
+    from benchbench.errors import CardError, RunError
+    from benchbench.report.card import difference, with_sections
 
     try:
         before = _read(card)
@@ -78,7 +78,7 @@ def _read(card: Path) -> str:
 
 def _write(card: Path, text: str) -> None:
     """Replace the card in one step; its mode and owner stay, and a link to it stays a link."""
-    from benchbench.record.store import replace_file
+    from benchbench.store.run_directory import replace_file
 
     path = card.resolve()
     replace_file(path, text.encode(), like=path.stat())
@@ -95,8 +95,8 @@ def _section(name: str, run: Run, asked: dict[str, Any]) -> str:
         parts = parts_of(rows, asked["columns"], asked["pivot"], [], include_invalid=False)
         return performance_section(run, parts)
     if name == "comparison":
-        from benchbench.analysis.pairs import pairs_of
-        from benchbench.report.comparison import comparison_table
+        from benchbench.comparison.pairs import pairs_of
+        from benchbench.comparison.tables import comparison_table
 
         if pairs := pairs_of(run):
             return comparison_table(pairs)
@@ -108,13 +108,13 @@ def _section(name: str, run: Run, asked: dict[str, Any]) -> str:
 
 
 def _model(folder: Path) -> str:
-    from benchbench.record.model import read_model
+    from benchbench.model.config import read_model
     from benchbench.report.model_section import model_section
 
     return model_section(read_model(folder))
 
 
 def _evaluation(folder: Path) -> str:
-    from benchbench.report.evaluation import evaluation_section, read_evaluation
+    from benchbench.accuracy.section import evaluation_section, read_evaluation
 
     return evaluation_section(read_evaluation(folder))

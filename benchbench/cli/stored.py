@@ -11,7 +11,7 @@ import click
 from benchbench.cli.asked import BAD_INPUT, FOLDER, fail
 
 if TYPE_CHECKING:
-    from benchbench.report.table import Parts, Row
+    from benchbench.report.summary_table import Parts, Row
 
 
 @click.command()
@@ -26,9 +26,9 @@ def table(runs: tuple[Path, ...], form: str, columns: str | None, pivot: str | N
     github is Markdown for a job's summary. Markdown rounds by the 95 % intervals, CSV and JSON do not.
     """
     from benchbench.analysis.runs import open_run, side_by_side
-    from benchbench.record.store import RunError
+    from benchbench.errors import RunError
     from benchbench.report.provenance import provenance_text
-    from benchbench.report.table import csv_table, json_table
+    from benchbench.report.summary_table import csv_table, json_table
 
     try:
         opened = [open_run(run) for run in runs]
@@ -56,7 +56,7 @@ def parts_of(
 ) -> Parts:
     """The table that --columns or --pivot asks for. Raises ValueError."""
     from benchbench.report.pivot import parse_pivot, pivot_parts
-    from benchbench.report.table import table_parts
+    from benchbench.report.summary_table import table_parts
 
     if not pivot:
         return table_parts(rows, _names(columns), include_invalid, closing)
@@ -85,12 +85,12 @@ def machine_rows(
 @click.option("--format", "formats", multiple=True, type=click.Choice(["png", "svg"]), help="Default: both.")
 def plot(run: Path, out: Path | None, cell: str | None, formats: tuple[str, ...]) -> None:
     """Draw the plots of a RUN: curves, Pareto, heat map, one cell's timeline; with variants their comparison."""
-    from benchbench.analysis.pairs import pairs_of
     from benchbench.analysis.runs import open_run
-    from benchbench.record.store import RunError
-    from benchbench.report.comparison_plots import draw_comparisons
-    from benchbench.report.plots import draw_plots
-    from benchbench.report.timeline import timeline_of
+    from benchbench.comparison.figures import draw_comparisons
+    from benchbench.comparison.pairs import pairs_of
+    from benchbench.errors import RunError
+    from benchbench.figures.plots import draw_plots
+    from benchbench.figures.timeline import timeline_of
 
     try:
         opened = open_run(run)
@@ -122,8 +122,8 @@ def explain(run: Path, cells: tuple[str, ...]) -> None:
     """
     from benchbench.analysis.runs import open_run
     from benchbench.cli.choose import chosen
-    from benchbench.record.store import RunError
-    from benchbench.report.explain import explain as explain_cell
+    from benchbench.errors import RunError
+    from benchbench.report.explanation import explain as explain_cell
 
     try:
         for summary in chosen(open_run(run).summaries, cells):

@@ -34,9 +34,9 @@ from typing import Any
 
 import psutil
 
-from benchbench.engines.processes import in_session, is_tracker, living, segments, unlink_unheld, words
-from benchbench.kernel import adopt_orphans, die_with_parent, yield_to_others
-from benchbench.record.secrets import mask_text, secrets_of
+from benchbench.engines.process_tree import in_session, is_tracker, living, segments, unlink_unheld, words
+from benchbench.linux import adopt_orphans, die_with_parent, yield_to_others
+from benchbench.secrets import mask_text, secrets_of
 
 REASON_S = 3.0  # a tree that lost a rank may end by itself within this, having logged why
 SETTLE_S = 1.0  # the others see that the first process has ended, and end

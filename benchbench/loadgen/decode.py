@@ -6,17 +6,12 @@ An event belongs to the read that held the end of its `data:` line.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import httptools
-import numpy as np
 import orjson
-
-from benchbench.loadgen.exchange import Exchange, Log
 
 DETAIL = 300  # characters of a server's message that a record keeps
 MAX_LINE = 8 << 20
@@ -261,46 +256,3 @@ def _message(body: bytes) -> str:
         return str(text or "no message")
     except (orjson.JSONDecodeError, AttributeError):
         return body[:DETAIL].decode("utf-8", "replace").strip() or "no message"
-
-
-def decode_log(exchanges: Sequence[Exchange], log: Log, start: int = 0) -> list[Answer | None]:
-    """The answers of a round's exchanges, whose indices are their places; None for one that received nothing.
-
-    `start`: reads before it were decoded by `compact`. Exchange by exchange, so that a decoder stays in the cache.
-    """
-    owners = np.array(log.owners[start:], np.int64)
-    order = (np.argsort(owners, kind="stable") + start).tolist()
-    ends = np.cumsum(np.bincount(owners, minlength=len(exchanges))).tolist() if len(exchanges) else []
-    answers: list[Answer | None] = []
-    reads, begin = log.reads, 0
-    for exchange, end in zip(exchanges, ends, strict=True):
-        decoder = exchange.decoder
-        if decoder is None:
-            decoder = Decoder()
-        for at in order[begin:end]:
-            decoder.feed(reads[at], at)
-        # After a stall, [DONE] tells an answer that is whole (its server left the connection open) from a cut one.
-        closed = exchange.error_kind == "stall" or (exchange.framing.until_close and exchange.framing.done)
-        answers.append(decoder.answer(closed=closed) if end > begin or exchange.decoder else None)
-        begin = end
-    return answers
-
-
-def compact(exchanges: Mapping[int, Exchange], log: Log, start: int, count: int) -> int:
-    """Decode `count` reads of the log from `start` on, of exchanges that may still run, and drop their bytes.
-
-    Returns the bytes dropped. Stamps stay, and so do the places in the log.
-    """
-    freed = 0
-    for at in range(start, min(start + count, len(log.reads))):
-        exchange, data = exchanges[log.owners[at]], log.reads[at]
-        if at >= exchange.followed and not exchange.framing.done:
-            with contextlib.suppress(ValueError):  # no HTTP: decoding says so
-                exchange.framing.follow(data)  # it must not miss bytes that are about to go
-            exchange.followed = at + 1
-        if exchange.decoder is None:
-            exchange.decoder = Decoder()
-        exchange.decoder.feed(data, at)
-        log.reads[at] = b""
-        freed += len(data)
-    return freed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchbench.loadgen.target import Target
+from benchbench.openai.target import Target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ import orjson
 
 from benchbench.loadgen.arrivals import due_offsets_ns
 from benchbench.loadgen.job import DirectJob, RoundJob
-from benchbench.loadgen.target import Target
+from benchbench.openai.target import Target
 from benchbench.spec import Cell, VllmInprocessEngine
 
 # Where prompts come from: token ids [low, high), or a maker of (generator, count, tokens) -> texts.

@@ -18,17 +18,15 @@ from multiprocessing.connection import wait
 from socket import socketpair
 from typing import TYPE_CHECKING, Any, Self
 
+from benchbench.errors import WorkerDiedError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from benchbench.loadgen.job import RoundJob
-    from benchbench.record.requests import RoundColumns
+    from benchbench.store.requests import RoundColumns
 
     Watch = tuple[int, Callable[[], str | None]]
-
-
-class WorkerDiedError(Exception):
-    """The load generator's process ended or failed; the message has what it said last."""
 
 
 class Worker:
@@ -111,9 +109,9 @@ class Worker:
 def main(fd: int, parent: int) -> None:
     """The worker's life: announce readiness, then job in, result out, until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from benchbench.kernel import READ, Poller, die_with_parent, use_all_descriptors, use_timer_slack
-    from benchbench.loadgen.collect import collect
-    from benchbench.loadgen.loop import Pool, Round
+    from benchbench.linux import READ, Poller, die_with_parent, use_all_descriptors, use_timer_slack
+    from benchbench.loadgen.columns import collect
+    from benchbench.loadgen.round import Pool, Round
 
     die_with_parent(parent)
     use_all_descriptors()

@@ -12,18 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchbench.analysis.runs import Run
+from benchbench.errors import CardError
 from benchbench.report.provenance import provenance_text, setting
-from benchbench.report.table import Parts, escape_markdown
+from benchbench.report.summary_table import Parts, escape_markdown
 
 SECTIONS = ("performance", "model", "evaluation", "comparison")
 _MARKER = re.compile(r" {0,3}<!--[ \t]*(?P<end>/?)bench:(?P<name>[\w-]+)[ \t]*-->[ \t]*\r?\n?")
 _FENCE = re.compile(r" {0,3}(?P<fence>`{3,}(?=[^`]*$)|~{3,})(?P<rest>.*)")
 _COMMENT = re.compile(r" {0,3}<!--(?!.*-->)")
 _HEADING = re.compile(r" {0,3}#{1,6}(?:[ \t].*)?")
-
-
-class CardError(ValueError):
-    """A card cannot be changed as asked; the message begins with the line, where there is one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from benchbench.record.model import ModelFacts
-from benchbench.record.quantization import Quantization
-from benchbench.report.table import escape_markdown
+from benchbench.model.config import ModelFacts
+from benchbench.model.quantization import Quantization
+from benchbench.report.summary_table import escape_markdown
 
 _NONE = "\N{EN DASH}"
 

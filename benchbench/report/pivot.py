@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from benchbench.report.table import (
+from benchbench.report.summary_table import (
     AXES,
     Parts,
     Row,

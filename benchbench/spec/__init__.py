@@ -1,9 +1,9 @@
 """Sweeps: from a YAML file to a validated SweepSpec to a Plan, the ordered tuple of cells. Pure."""
 
 from benchbench.spec.editor import json_schema
-from benchbench.spec.errors import Problem, SpecError
 from benchbench.spec.load import load_spec, locate, spec_from_mapping
 from benchbench.spec.machine import Hardware, ModelFactsGiven
+from benchbench.spec.mistakes import Problem, SpecError
 from benchbench.spec.plan import Cell, Plan, Start, make_plan
 from benchbench.spec.schema import (
     ClosedLoad,

@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from benchbench.spec import schema
-from benchbench.spec.document import Document, read_yaml
-from benchbench.spec.errors import Fault, Loc, Problem, SpecError, faults_of, known_keys, show, unknown_key
+from benchbench.spec.mistakes import Fault, Loc, Problem, SpecError, faults_of, known_keys, show, unknown_key
 from benchbench.spec.plan import make_plan, matching, merge
 from benchbench.spec.select import SelectionError, parse_selection
+from benchbench.spec.yaml_document import Document, read_yaml
 
 NOT_OVERRIDABLE = (
     *("name", "grid", "order", "overrides", "hardware", "model_facts", "telemetry"),

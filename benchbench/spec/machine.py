@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from benchbench.spec.hardware import Accelerator, accelerator
+from benchbench.spec.accelerators import Accelerator, accelerator
 from benchbench.spec.values import Amount, Count, Dtype, Positive, Section, Text, problem
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from benchbench.spec.errors import Problem, SpecError
+from benchbench.spec.mistakes import Problem, SpecError
 from benchbench.spec.schema import (
     ClosedLoad,
     Engine,

@@ -17,9 +17,9 @@ from pydantic import (
 )
 from pydantic.functional_validators import ModelWrapValidatorHandler
 
-from benchbench.spec.errors import show
-from benchbench.spec.hardware import known_names
+from benchbench.spec.accelerators import known_names
 from benchbench.spec.machine import Hardware, ModelFactsGiven
+from benchbench.spec.mistakes import show
 from benchbench.spec.values import (
     Api,
     Command,

@@ -1,4 +1,4 @@
-"""Stands in for vLLM in a process of its own: as much of its interface as `engines/vllm_inprocess.py` uses.
+"""Stands in for vLLM in a process of its own: as much of its interface as `inprocess/async_llm.py` uses.
 
 What it does is told by `--hf-overrides '{...}'`, as a model's peculiarities are with the real one:
 `crash`/`hang`/`slow`: from so many requests on, the core dies / says nothing, not even to an abort / a token takes a

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchbench.engines.tokens import WORDS
+from benchbench.openai.token_lengths import WORDS
 
 SPECIAL = ("<s>", "</s>", "<pad>", "<|user|>", "<|assistant|>", "<|end|>")
 TEMPLATE = (

@@ -6,6 +6,7 @@ beforehand what a round will take.
 """
 
 from benchbench.engines.simulator.launch import SimulatorProcess
-from benchbench.engines.simulator.profiles import ProfileError, SimProfile, SimulatorError, load_profile, scaled
+from benchbench.engines.simulator.profiles import ProfileError, SimProfile, load_profile, scaled
+from benchbench.errors import SimulatorError
 
 __all__ = ["ProfileError", "SimProfile", "SimulatorError", "SimulatorProcess", "load_profile", "scaled"]

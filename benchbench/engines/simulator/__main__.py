@@ -9,14 +9,14 @@ import os
 import sys
 import threading
 
-from benchbench import kernel
+from benchbench import linux
 from benchbench.engines.simulator.profiles import SimProfile
 from benchbench.engines.simulator.server import Server
 
 
 def main() -> None:
     asked = json.loads(sys.stdin.readline())
-    kernel.die_with_parent(asked["parent_pid"])
+    linux.die_with_parent(asked["parent_pid"])
     server = Server(SimProfile.model_validate(asked["profile"]), asked["models"], asked["port"])
     threading.Thread(target=_end_with_input, daemon=True).start()
     sys.stdout.write(f"{server.url}\n")

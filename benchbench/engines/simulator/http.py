@@ -12,7 +12,7 @@ from http import HTTPStatus
 
 import httptools
 
-from benchbench import kernel
+from benchbench import linux
 
 READ_BYTES = 1 << 18
 LAST_CHUNK = b"0\r\n\r\n"
@@ -37,7 +37,7 @@ class Connection:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        kernel.enable_stamps(sock)
+        linux.enable_stamps(sock)
         self.sock, self.fd = sock, sock.fileno()
         self.inbox: deque[tuple[HttpRequest, bool]] = deque()  # and whether to keep the connection after it
         self.busy = False  # a request of it is being answered
@@ -53,8 +53,8 @@ class Connection:
     def read(self) -> bool:
         """Take what has arrived; False when the client has left or talks no HTTP."""
         try:
-            data, ancillary, _flags, _address = self.sock.recvmsg(READ_BYTES, kernel.ANCILLARY)
-            self._stamp_ns = kernel.stamp_of(ancillary)
+            data, ancillary, _flags, _address = self.sock.recvmsg(READ_BYTES, linux.ANCILLARY)
+            self._stamp_ns = linux.stamp_of(ancillary)
             if data and self._parser:
                 self._parser.feed_data(data)
         except (OSError, httptools.HttpParserError):
@@ -98,10 +98,10 @@ class Wire:
         self._take = take
         self._listener = socket.create_server(("127.0.0.1", port), backlog=4096)
         self._listener.setblocking(False)  # noqa: FBT003 - the standard library's signature
-        kernel.enable_stamps(self._listener)  # inherited by what it accepts, which may hold a request already
+        linux.enable_stamps(self._listener)  # inherited by what it accepts, which may hold a request already
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self._poller = kernel.Poller()
-        self._poller.register(self._listener.fileno(), kernel.READ)
+        self._poller = linux.Poller()
+        self._poller.register(self._listener.fileno(), linux.READ)
         self._connections: dict[int, Connection] = {}
 
     def poll(self, timeout_s: float) -> bool:
@@ -119,21 +119,21 @@ class Wire:
             while True:
                 connection = Connection(self._listener.accept()[0])
                 self._connections[connection.fd] = connection
-                self._poller.register(connection.fd, kernel.READ)
+                self._poller.register(connection.fd, linux.READ)
 
     def _serve(self, connection: Connection, events: int) -> None:
-        if events & kernel.WRITE:
+        if events & linux.WRITE:
             try:
                 del connection.pending[: connection.sock.send(connection.pending)]
             except OSError:
                 self.leave(connection)
                 return
             if not connection.pending:
-                self._poller.modify(connection.fd, kernel.READ)
+                self._poller.modify(connection.fd, linux.READ)
                 if connection.closing:
                     self.leave(connection)
                     return
-        if events & ~kernel.WRITE and not connection.read():
+        if events & ~linux.WRITE and not connection.read():
             self.leave(connection)
         else:
             self._next(connection)
@@ -157,7 +157,7 @@ class Wire:
                 self.leave(connection)
                 return
             if data:
-                self._poller.modify(connection.fd, kernel.READ | kernel.WRITE)
+                self._poller.modify(connection.fd, linux.READ | linux.WRITE)
         connection.pending += data
         if last and connection.keep_alive:
             connection.busy = False

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from benchbench.engines.simulator.profiles import SimulatorError, load_profile, scaled
+from benchbench.engines.simulator.profiles import load_profile, scaled
+from benchbench.errors import SimulatorError
 
 STOP_S = 3.0  # until we ask less politely
 

@@ -14,15 +14,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from benchbench.errors import SimulatorError
+
 PROFILE_DIR = Path(__file__).parent / "profiles"
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
-
-
-class SimulatorError(Exception):
-    """The simulator could not be started."""
 
 
 class ProfileError(SimulatorError):
@@ -225,8 +223,8 @@ def load_profile(name_or_path: str | Path, overrides: Mapping[str, Any] | None =
 
     Raises ProfileError for unknown names and keys, wrong types and values out of range.
     """
-    from benchbench.spec.document import read_yaml
-    from benchbench.spec.errors import Problem, SpecError, faults_of, known_keys
+    from benchbench.spec.mistakes import Problem, SpecError, faults_of, known_keys
+    from benchbench.spec.yaml_document import read_yaml
 
     source, path = str(name_or_path), PROFILE_DIR / f"{name_or_path}.yaml"
     if not path.is_file():

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import orjson
 
-from benchbench import kernel
+from benchbench import linux
 from benchbench.engines.simulator.api import ApiError, parse_body, parse_prompt
 from benchbench.engines.simulator.http import Connection, HttpRequest, Wire, whole
 from benchbench.engines.simulator.profiles import SimProfile
@@ -46,8 +46,8 @@ class Server:
 
     def run(self) -> None:
         """Serve until a signal handler raises, or the process ends."""
-        kernel.use_timer_slack(1)
-        kernel.use_all_descriptors()  # one a stream
+        linux.use_timer_slack(1)
+        linux.use_all_descriptors()  # one a stream
         gc.disable()  # no garbage of ours has cycles
         while True:
             if not self._arrived:

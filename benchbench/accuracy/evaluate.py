@@ -1,0 +1,281 @@
+"""`bench eval`: lm-eval run against each variant's server, as a sweep starts it, and its results kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from benchbench.accuracy.results import MANIFEST, copy_results
+from benchbench.engines.git_checkout import checkout, moved_into
+from benchbench.engines.log_diagnosis import plain
+from benchbench.engines.open import Hooks, Opened, open_engine
+from benchbench.engines.process import Owned
+from benchbench.errors import EngineError, LaunchStoppedError, RunError
+from benchbench.host.environment import environment, spec_hash
+from benchbench.measure.observer import Observer
+from benchbench.openai.target import ROUTES
+from benchbench.secrets import mask_text, masked
+from benchbench.spec import EndpointEngine, Plan, Start, SweepSpec, VllmInprocessEngine, VllmServeEngine, make_plan
+from benchbench.spec.values import base_url
+from benchbench.store.run_directory import replace_file
+
+Task = tuple[str, int | None]  # lm-eval's name, and the number of shots (None: the task's own)
+
+TASKS: tuple[Task, ...] = (("mmlu", 5), ("gsm8k", 8))
+TIMEOUT_S = 1800  # of one request: lm-eval's 300 s are few for answers that begin with reasoning
+_WARNED = {
+    "Left truncating context": "prompts cut to max_length",
+    "API returned null content": "empty answers (all of it reasoning?)",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What to evaluate. `limit`: questions of each task, or their share below 1. `model_args`: further ones of lm-eval.
+
+    `results`: by a side's name, existing results of lm-eval. `published`: scores of the side `base`, as "NAME=SCORE".
+    `metrics`: by task, the metric that counts.
+    """
+
+    tasks: tuple[Task, ...] = TASKS
+    limit: float | None = None
+    include_path: Path | None = None
+    concurrent: int = 32
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    program: str = "lm_eval"
+    results: Mapping[str, Path] = field(default_factory=dict)
+    published: tuple[str, ...] = ()
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    base: str | None = None
+
+
+@dataclass(slots=True)
+class Evaluating:
+    """One evaluation on disk. `stop`: when this descriptor becomes readable, what runs is given up.
+
+    `runs`: by side and task, what was run, and its `failed` if it did.
+    """
+
+    spec: SweepSpec | None
+    asked: Asked
+    out: Path
+    observer: Observer
+    stop: int | None = None
+    runs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    engines: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def carry_out(self) -> list[str]:
+        """Run what has no results in the folder yet; what failed, in words. The manifest says what is in it.
+
+        So the same call continues what was interrupted. Raises EngineError (no engine, or no lm-eval), RunError
+        (folder of another evaluation), LaunchStoppedError, ValueError (unreadable results) and OSError.
+        """
+        starts: dict[str, Start] = {}
+        for start in make_plan(self.spec).starts if self.spec else ():
+            starts.setdefault(start.variant or self._name, start)
+        program = _program(self.asked.program) if starts else ""
+        names = [*self.asked.results, *starts]
+        if len({_file_name(name) for name in names}) < len(names):
+            raise ValueError(f"two sides have one name: {', '.join(names)}")
+        if self.asked.base not in {None, *names} and not self.asked.published:
+            raise ValueError(f"--base {self.asked.base}: no such side (allowed: {', '.join(names)})")
+        self._open(names)
+        for name, path in self.asked.results.items():
+            copy_results(path, self._folder(name))
+        for name, start in starts.items():
+            todo = [task for task in self.asked.tasks if not self._target(name, task).exists()]
+            try:
+                if todo:
+                    self._side(name, start, todo, program)
+            except EngineError as error:
+                if len(starts) == 1:
+                    raise
+                self.runs[name] = {"failed": str(error)}
+                self.observer.note(f"{name} is left out: {error}")
+            finally:
+                self._write(names)
+        return [f"{what}: {run['failed']}" for what, run in self.runs.items() if "failed" in run]
+
+    # ---- The folder -----------------------------------------------------------------------------------------
+
+    @property
+    def _name(self) -> str:
+        return self.spec.name if self.spec else self.out.name
+
+    @property
+    def _terms(self) -> dict[str, Any]:
+        """What results in one folder must have in common."""
+        sha = spec_hash(masked(self.spec.model_dump(mode="json"))) if self.spec else None
+        return {"spec_sha256": sha, "limit": self.asked.limit, "model_args": masked(dict(self.asked.model_args))}
+
+    def _folder(self, side: str) -> Path:
+        return self.out / "results" / _file_name(side)
+
+    def _target(self, side: str, task: Task) -> Path:
+        return self._folder(side) / _file_name(_label(task))
+
+    def _open(self, names: list[str]) -> None:
+        path = self.out / MANIFEST
+        if path.is_file():
+            earlier = json.loads(path.read_bytes())
+            if unlike := [key for key, value in self._terms.items() if earlier[key] != value]:
+                raise RunError(f"{self.out}: holds another evaluation ({unlike[0]} differs): use another --out")
+            self.runs = {what: run for what, run in earlier["runs"].items() if "failed" not in run}
+            self.engines = earlier["engines"]
+        elif self.out.is_dir() and any(self.out.iterdir()):
+            raise RunError(f"{self.out}: the folder is not empty and holds no evaluation")
+        self.out.mkdir(parents=True, exist_ok=True)
+        self._write(names)
+
+    def _write(self, names: list[str]) -> None:
+        asked, spec = self.asked, self.spec
+        own = (spec.baseline or next(iter(spec.variants), None)) if spec else None
+        about = {
+            "name": self._name,
+            "created_ns": time.time_ns(),
+            "base": asked.base or ("published" if asked.published else own or names[0]),
+            "sides": {name: str(self._folder(name).relative_to(self.out)) for name in names},
+            "published": list(asked.published),
+            "metrics": dict(asked.metrics),
+            "tasks": [_label(task) for task in asked.tasks] if spec else [],
+            **self._terms,
+            "spec": masked(spec.model_dump(mode="json")) if spec else None,
+            "runs": self.runs,
+            "engines": self.engines,
+            **environment(),
+        }
+        replace_file(self.out / MANIFEST, json.dumps(about, indent=2, default=str).encode() + b"\n")
+
+    # ---- One variant ----------------------------------------------------------------------------------------
+
+    def _side(self, name: str, start: Start, todo: list[Task], program: str) -> None:
+        """One start of a variant, and its tasks one after the other."""
+        assert self.spec  # noqa: S101 - what has a start has a sweep
+        hooks = Hooks(self.out / "logs", self.observer.starting, self.stop)
+        spec = Plan(self.spec, ()).of_variant(start).spec
+        if isinstance(spec.engine, VllmInprocessEngine):
+            raise EngineError("has no HTTP for lm-eval", "engine.kind", allowed="endpoint, vllm_serve, simulator")
+        if start.variant and (git := self.spec.variants[start.variant].git):
+            made = checkout(git, start.variant, hooks)
+            self.engines[name] = made.facts
+            if isinstance(spec.engine, VllmServeEngine):
+                spec = spec.model_copy(update={"engine": moved_into(spec.engine, made.path)})
+        with open_engine(Plan(spec, (replace(start, cells=()),)), hooks) as opened:  # no cells: no prompts of ours
+            told = {"engine": asdict(opened.capabilities), "start": masked(dict(opened.start))}
+            self.engines[name] = {**self.engines.get(name, {}), **told}
+            for task in todo:
+                self._task(f"{name}/{_label(task)}", opened, [program, *self._words(spec, opened, task)])
+                partial = self.out / "partial"
+                if partial.exists():
+                    target = self._target(name, task)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    partial.rename(target)
+
+    def _words(self, spec: SweepSpec, opened: Opened, task: Task) -> list[str]:
+        """lm-eval's arguments; its results come into the folder `partial`."""
+        asked, (name, shots) = self.asked, task
+        args = {**model_args(spec, opened), "num_concurrent": asked.concurrent, **asked.model_args}
+        chat = spec.engine.api == "chat"
+        words = ["--model", "local-chat-completions" if chat else "local-completions"]
+        words += ["--model_args", json.dumps(args), "--tasks", name]
+        words += ["--output_path", str(self.out / "partial"), "--log_samples", *(["--apply_chat_template"] * chat)]
+        words += [] if shots is None else ["--num_fewshot", str(shots)]
+        words += [] if asked.limit is None else ["--limit", f"{asked.limit:g}"]
+        return words + ([] if asked.include_path is None else ["--include_path", str(asked.include_path)])
+
+    def _task(self, what: str, opened: Opened, argv: list[str]) -> None:
+        """One process of lm-eval, which is gone afterwards. Raises EngineError, LaunchStoppedError and OSError."""
+        log = self.out / "logs" / f"eval-{_file_name(what)}.log"
+        log.parent.mkdir(exist_ok=True)
+        log.unlink(missing_ok=True)
+        shutil.rmtree(self.out / "partial", ignore_errors=True)
+        key = api_key(opened)
+        begun, watch = time.monotonic(), opened.watch
+        with Owned(argv, _environment(opened, key), None, log, grace_s=5.0) as process:
+            watched: list[Any] = [process, *([] if self.stop is None else [self.stop]), *([watch[0]] if watch else [])]
+            while process.died() is None:
+                ready = select.select(watched, [], [], 1.0)[0]
+                if self.stop in ready:
+                    raise LaunchStoppedError
+                if watch and watch[0] in ready and (why := watch[1]()):
+                    raise EngineError(why, "engine", gone=True)
+                line = plain(next(iter(process.tail(1)), "")).strip()
+                self.observer.starting(f"lm-eval {what}", time.monotonic() - begun, line)
+        text = log.read_text(errors="replace")
+        said = [(text.count(sign), meaning) for sign, meaning in _WARNED.items()]
+        run = {"command": masked(argv), "log": f"logs/{log.name}", "notes": [f"{m}: {n:,}" for n, m in said if n]}
+        if process.code != 0 or not (self.out / "partial").exists():
+            last = plain(next(iter(process.tail(1)), "it said nothing")).strip()
+            run["failed"] = f"lm-eval ended with exit code {process.code}: {last}"
+            shutil.rmtree(self.out / "partial", ignore_errors=True)
+        self.runs[what] = run
+        self.observer.note(f"{what}: {run['failed']} (whole log: {log})" if "failed" in run else f"{what}: done")
+
+
+def model_args(spec: SweepSpec, opened: Opened) -> dict[str, Any]:
+    """What lm-eval's model of an OpenAI endpoint is told of the server. Raises EngineError where that can't be told."""
+    engine, url = spec.engine, opened.url
+    query = urlsplit(url).query
+    where = base_url(url) + ROUTES[engine.api] + (f"?{query}" if query else "")
+    if mask_text(where) != where:
+        raise EngineError("lm-eval would write the secret in this address into its results", "engine.url")
+    args: dict[str, Any] = {"model": spec.model, "base_url": where, "timeout": TIMEOUT_S}
+    if opened.capabilities.max_model_len:
+        args["max_length"] = opened.capabilities.max_model_len  # its own default, 2048, cuts 5-shot prompts
+    if isinstance(engine, EndpointEngine):
+        if engine.proxy:
+            raise EngineError("lm-eval cannot be told of a proxy", "engine.proxy")
+        args |= {"verify_certificate": False} if engine.insecure else {}
+        args |= {"ca_cert_path": engine.ca_file} if engine.ca_file else {}
+    tokenizer = spec.prompts.tokenizer
+    if tokenizer is None and isinstance(engine, VllmServeEngine):
+        named = str(engine.args.get("tokenizer") or engine.args.get("model") or spec.model)
+        inside = Path(engine.cwd or ".").expanduser() / named
+        tokenizer = str(inside) if inside.exists() else named
+    if opened.capabilities.kind == "benchbench simulator":
+        args["tokenizer_backend"] = "none"
+    elif tokenizer is not None and engine.api == "completions":
+        folder = str(Path(tokenizer).parent) if Path(tokenizer).is_file() else tokenizer
+        args |= {"tokenizer": folder, "tokenizer_backend": "huggingface"}
+    return args
+
+
+def api_key(opened: Opened) -> str | None:
+    """The bearer token, which lm-eval reads from its environment; no other header can be handed over unseen."""
+    headers = dict(opened.access.headers)
+    scheme, _, key = headers.pop("Authorization", "Bearer ").partition(" ")
+    if headers or scheme != "Bearer":
+        raise EngineError("lm-eval can send a bearer token only (engine.api_key_env)", "engine.headers_env")
+    return key or None
+
+
+def _environment(opened: Opened, key: str | None) -> dict[str, str]:
+    """Ours, with the sweep's key or none (the user's own is for OpenAI), and no proxy on the way to the server."""
+    env = {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"}
+    direct = ",".join(filter(None, [env.get("no_proxy") or env.get("NO_PROXY"), urlsplit(opened.url).hostname]))
+    return {**env, "no_proxy": direct, "NO_PROXY": direct, **({"OPENAI_API_KEY": key} if key else {})}
+
+
+def _program(name: str) -> str:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    if (found := shutil.which(name, path=path)) is None:
+        raise EngineError(f"{name} is not installed: pip install 'benchbench[eval]', or --lm-eval PATH", "")
+    return found
+
+
+def _label(task: Task) -> str:
+    return task[0] if task[1] is None else f"{task[0]}:{task[1]}"
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^\w.-]", "_", text)

@@ -1,0 +1,270 @@
+"""What a publication claims: its table, model and hardware, read from a card's Markdown or a CSV file. Pure."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from benchbench.model.config import ModelFacts
+from benchbench.model.quantization import dtype_word
+from benchbench.spec.accelerators import Accelerator, accelerator
+
+if TYPE_CHECKING:
+    from benchbench.analysis.runs import Run
+
+Row = Mapping[str, Any]
+Span = tuple[float, float]  # bytes, at least and at most: cards write GB and may mean GiB
+
+_MEAN = r"(?:mean |avg |average )?"
+_UNIT = r"(?: mean| avg)?(?: (?P<unit>ms|s|sec|seconds))?"
+# Titles in lower case with all else than letters and digits as one space; the columns are those of summary.csv.
+_COLUMNS = {
+    "variant": r"variant|build",
+    "load": r"load",
+    "status": r"status",
+    "reasons": r"reasons",
+    "input": r"(?:random )?(?:input|in|isl|prompt)(?: (?:len|length|tokens))?",
+    "output": r"(?:random )?(?:output|out|osl|generated)(?: (?:len|length|tokens))?",
+    "batch": r"batch(?: size)?|bs|(?:max )?concurren(?:cy|t requests)|users|requests in flight",
+    "ttft_ms": rf"{_MEAN}(?:ttft|time to first token){_UNIT}",
+    "tpot_ms": rf"{_MEAN}(?:tpot|time per output token){_UNIT}",
+    "sys_tok_s": r"(?:(?:sys|system|output|generation) )?(?:token )?(?:throughput|tok s|tokens s|tps)(?: tok\w* s)?",
+    **{
+        f"{name}_{end}": f"{name} {end}".replace("_", " ")
+        for name in ("ttft_ms", "sys_tok_s")
+        for end in ("low", "high")
+    },
+}
+_WORDS = ("variant", "load", "status", "reasons")
+_NUMBER = re.compile(r"(?<![\w.])(\d{1,3}(?:,\d{3}){1,4}(?:\.\d+)?|\d{1,15}(?:\.\d+)?|\.\d+)(?!\d)\s*([A-Za-z]*)")
+_DTYPE = re.compile(r"\b(bf16|fp16|fp8|int8|int4|mxfp4|nvfp4|fp4|bfloat16|float16)\b", re.IGNORECASE)
+_TIMES = {"t": 1e12, "b": 1e9, "m": 1e6, "trillion": 1e12, "billion": 1e9, "million": 1e6}
+_COUNT = re.compile(r"(\d{1,15}(?:\.\d+)?)\s*(T|B|M|(?:tr|b|m)illion)\b([^\d,;|]*)", re.IGNORECASE)
+_SIZE = re.compile(r"(\d[\d,]{0,15}(?:\.\d+)?)\s*(MB|GB|TB|MiB|GiB|TiB)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claims:
+    """Rows have the keys of summary.csv, as far as the source tells them: latencies in ms, Sys tok/s in 1/s."""
+
+    rows: tuple[Row, ...] = ()
+    model: ModelFacts = field(default_factory=ModelFacts)
+    size: Span | None = None  # of the weights as served, bytes
+    original: tuple[Span, str] | None = None  # of the weights before quantization, and their dtype
+    device: Accelerator | None = None
+    count: int | None = None  # devices
+    device_memory: Span | None = None  # of one, as the source says
+    speculative: bool = False  # several tokens a pass, so that reading the weights bounds no token
+    notes: tuple[str, ...] = ()  # what was taken for granted
+
+
+def count_of(text: str) -> int:
+    """`456B`, `45.9 B`, `1.5T` or plain digits as a number of parameters. Raises ValueError."""
+    if found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([TBM])?", text.strip(), re.IGNORECASE):
+        return round(float(found[1]) * _TIMES.get((found[2] or "").lower(), 1))
+    raise ValueError(f"{text}: no number of parameters (allowed: as 456B, 800M or 228689748992)")
+
+
+def claims_of_run(run: Run) -> Claims:
+    """A run's rows, recomputed from its records, and what its manifest knows of model and hardware."""
+    roof = run.roof()
+    if roof is None or run.manifest.get("variant_model_facts"):  # rows of unlike models have no facts in common
+        return Claims(rows=tuple(run.rows))
+    size = float(roof.model.weight_bytes) if roof.model.weight_bytes else None
+    return Claims(
+        rows=tuple(run.rows),
+        model=roof.model,
+        size=(size, size) if size else None,
+        device=roof.device,
+        count=roof.count,
+        speculative=roof.speculative,
+    )
+
+
+def claims_of_csv(text: str) -> Claims:
+    """The rows of a CSV file, ours or another's. Raises ValueError when its columns are not told."""
+    try:
+        lines = list(csv.reader(text.splitlines()))
+    except csv.Error as error:
+        raise ValueError(f"is no CSV: {error}") from None
+    rows = tuple(_rows(lines[0], lines[1:])) if lines else ()
+    if not rows:
+        raise ValueError("has no rows with input, output and TTFT or Sys tok/s")
+    return Claims(rows=rows)
+
+
+def claims_of_card(text: str) -> Claims:
+    """What a model card says: its performance table, or facts of a model alone. Raises ValueError without either.
+
+    Where several devices are named, those named last before the table are meant. A batch is taken as sent at once
+    unless a column or the text names the load: concurrency is a closed load.
+    """
+    rows, place = _performance(text)
+    model, size = _model(text), _labelled(text, r"(?:model )?size|weights")
+    if not rows and model == ModelFacts():
+        raise ValueError("has no table with input, output and TTFT or Sys tok/s, and no facts of a model")
+    named = re.search(r"\b(static|closed|open) load", text)
+    told = named or any("load" in row for row in rows)
+    load = named[1] if named else "static"
+    before = _labelled(text, r"original size|base size|(?:size in )?(?:bf16|fp16)(?: size)?")
+    original = before and _span(before)
+    dtype = _DTYPE.search(before or "")
+    device, count, words = _hardware(text, place)
+    parallel = re.search(r"(?:\bTP\s*=\s*|tensor-parallel-size[ =])([1-9]\d{0,5})\b", text)
+    return Claims(
+        rows=tuple({"load": load, **row} for row in rows),
+        model=model,
+        size=_span(size) if size else None,
+        original=(original, (dtype_word(dtype[1]) if dtype else None) or "bf16") if original else None,
+        device=device,
+        count=count or (int(parallel[1]) if parallel else None),
+        device_memory=_span(words),
+        speculative=bool(re.search(r"speculative", text, re.IGNORECASE)),
+        notes=() if told or not rows else (f"The load is not told; taken as {load}.",),
+    )
+
+
+# ---- tables -----------------------------------------------------------------------------------------------
+
+
+def _performance(text: str) -> tuple[list[Row], int]:
+    """The rows of all tables of performance, and where the first of them begins. Rows of later ones say `table`."""
+    lines = text.splitlines(keepends=True)
+    found: list[Row] = []
+    first, place, tables = len(text), 0, 0
+    for number, line in enumerate(lines):
+        rule = lines[number + 1] if number + 1 < len(lines) else ""
+        if "|" in line and re.fullmatch(r"[\s|:]*-[\s|:-]*", rule) and "|" in rule:
+            body = []
+            for row in lines[number + 2 :]:
+                if "|" not in row:
+                    break
+                body.append(_cells(row))
+            rows = list(_rows(_cells(line), body))
+            first = min(first, place) if rows else first
+            tables += bool(rows)
+            found += [{**row, "table": tables} for row in rows] if tables > 1 else rows
+        place += len(line)
+    return found, first
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.replace("\\", "").strip() for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
+
+
+def _rows(titles: Sequence[str], body: Sequence[Sequence[str]]) -> Iterator[Row]:
+    """The rows that have lengths and a speed; nothing for a table without such columns."""
+    columns: dict[str, tuple[int, float]] = {}
+    load: dict[str, str] = {}
+    for index, title in enumerate(titles):
+        plain = re.sub(r"[^a-z0-9]+", " ", title.lower()).strip()
+        for name, pattern in _COLUMNS.items():
+            if name not in columns and (match := re.fullmatch(pattern, plain)):
+                unit = match.groupdict().get("unit") or "ms"
+                columns[name] = index, 1.0 if unit == "ms" else 1e3
+                load = {"load": "closed"} if name == "batch" and "concurr" in plain else load
+    if not {"input", "output"} <= columns.keys() or not {"ttft_ms", "sys_tok_s"} & columns.keys():
+        return
+    for cells in body:
+        row: dict[str, Any] = dict(load)
+        for name, (index, scale) in columns.items():
+            value = cells[index] if index < len(cells) else ""
+            if name in _WORDS:
+                row |= {name: value} if value else {}
+            elif (number := _NUMBER.search(value)) and "~~" not in value:
+                scale = 1e3 if number[2].lower() in {"s", "sec"} and name.endswith("_ms") else scale  # noqa: PLW2901
+                row[name] = float(number[1].replace(",", "")) * scale
+        row |= {name: int(row[name]) for name in ("input", "output", "batch") if name in row}
+        if row.get("input") and row.get("output"):
+            yield row
+
+
+# ---- facts in the text ------------------------------------------------------------------------------------
+
+
+def _labelled(text: str, label: str) -> str | None:
+    """What stands beside a label, in a table's row or after a colon."""
+    found = re.search(rf"^[\s|*_-]*(?:{label})[\s*_]*[|:][\s*_]*([^\n]+)", text, re.IGNORECASE | re.MULTILINE)
+    return found[1].strip(" |") if found else None
+
+
+def _span(text: str) -> Span | None:
+    """A size in bytes. GB alone may mean GiB; where both stand, each means itself."""
+    found = _SIZE.search(text)
+    if not found:
+        return None
+    amount, power = float(found[1].replace(",", "")), {"M": 2, "G": 3, "T": 4}[found[2][0].upper()]
+    binary = found[2][1].lower() == "i"
+    low, high = amount * (1024 if binary else 1000) ** power, amount * 1024**power
+    return (low, low) if binary or re.search(r"\d\s*[GT]iB", text) else (low, high)
+
+
+def _model(text: str) -> ModelFacts:
+    told = _labelled(text, r"(?:total )?param(?:eter)?s(?: \(total\))?") or ""
+    total, active = _counts(told)
+    if found := _labelled(text, r"active param(?:eter)?s"):
+        active = next(iter(_COUNT.finditer(found)), None) and _counts(found + " active")[1]
+    if total is None and (
+        named := re.search(r"(\d{1,6}(?:\.\d+)?)B(?:-A(\d{1,6}(?:\.\d+)?)B|\s+(?:MoE|param|total))", text)
+    ):
+        total, active = count_of(named[1] + "B"), count_of(named[2] + "B") if named[2] else active
+
+    def first(pattern: str) -> int | None:
+        found = re.search(pattern, text, re.IGNORECASE)
+        return int(found[1]) if found else None
+
+    weight, activation = _dtypes(text)
+    return ModelFacts(
+        architecture="MoE" if re.search(r"\bMoE\b|mixture[- ]of[- ]experts", text, re.IGNORECASE) else None,
+        layers=first(r"(\d{1,9})\s+layers"),
+        experts=first(r"(\d{1,9})\s+(?:routed )?experts"),
+        top_k=first(r"top[- ](\d{1,9})\b(?! %)"),
+        parameters=total,
+        active_parameters=active,
+        shards=first(r"(\d{1,9})\s+(?:safetensors )?shards"),
+        weight_dtype=weight,
+        compute_dtype=activation,
+    )
+
+
+def _counts(text: str) -> tuple[int | None, int | None]:
+    """Total and active parameters: `456B total, ~45.9B active`, `229B (10B active)`."""
+    total = active = None
+    for found in _COUNT.finditer(text):
+        count = round(float(found[1]) * _TIMES[found[2].lower()])
+        if "activ" in found[3].lower():
+            active = active or count
+        else:
+            total = total or count
+    return total, active
+
+
+def _dtypes(text: str) -> tuple[str | None, str | None]:
+    """Dtype of the weights and of the products: from a scheme's table, `W8A8 INT8`, or a precision."""
+    found = [_DTYPE.search(_labelled(text, label) or "") for label in ("weights?", "activations?")]
+    weight, activation = (dtype_word(one[1]) if one else None for one in found)
+    if weight is None and (short := re.search(r"\bW(\d+)A(\d+)\b[ -]*(INT|FP)?", text, re.IGNORECASE)):
+        kind = short[3] or "int"
+        weight, activation = (dtype_word(f"{kind if int(bits) < 16 else 'bf'}{bits}") for bits in short.group(1, 2))
+    if weight is None and (plain := _labelled(text, r"quantization|dtype(?: of most weights)?|precision")):
+        one = _DTYPE.search(plain)
+        weight = dtype_word(one[1]) if one else None
+    return weight, activation or ("bf16" if weight in {"bf16", "fp16"} else None)
+
+
+def _hardware(text: str, place: int) -> tuple[Accelerator | None, int | None, str]:
+    named = [
+        (found.start(), device, int(found[1]), found[2])
+        for found in re.finditer(
+            r"(?<![\w.])([1-9]\d{0,5})\s*(?:x|\N{MULTIPLICATION SIGN})\s*([A-Za-z][^|\n]{2,80})", text
+        )
+        if (device := accelerator(found[2]))
+    ]
+    before = [one for one in named if one[0] < place]
+    if named:
+        return (before[-1] if before else named[0])[1:]
+    words = _labelled(text, r"hardware|gpus?|accelerators?") or ""
+    return accelerator(words), None, words

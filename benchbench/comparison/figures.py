@@ -1,0 +1,289 @@
+"""Figures of a comparison: ratios with intervals, ratios over the grid, both sides' curves, and the baseline over time.
+
+Drawn as `plots` draws. Verdicts have a colour of Okabe and Ito's and a marker of their own.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from benchbench.analysis.stats import two_stage_estimate
+from benchbench.comparison.pairs import Pair
+from benchbench.comparison.tables import cells_of, headline
+from benchbench.comparison.verdicts import PRIMARY, Judgement
+from benchbench.figures import sheet as sheets
+from benchbench.figures.plots import save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from benchbench.analysis.cell import CellInfo
+
+LOOKS: dict[str, dict[str, Any]] = {
+    "faster": {"color": "#0072B2", "marker": ">"},
+    "slower": {"color": "#D55E00", "marker": "<"},
+    "equivalent": {"color": "#009E73", "marker": "D"},
+    "undecided": {"color": "#777777", "marker": "o", "markerfacecolor": "white"},
+}
+SIDES = (("#E69F00", "s", (0, (5, 2))), ("#0072B2", "o", "-"))  # base, candidate
+PANELS = 12
+_TITLES = {"sys_tok_s": "Sys tok/s", "ttft": "TTFT"}
+
+
+def draw_comparisons(
+    pairs: Sequence[Pair], out: Path, title: str, formats: Sequence[str] = ("png", "svg")
+) -> list[Path]:
+    """Draw every figure whose data exist into `out`, which is made, and return the files written.
+
+    `compare_forest`, `compare_heatmap`, `compare_curves`, `compare_blocks`; of several candidates each with its name.
+    """
+    import matplotlib as mpl
+
+    out.mkdir(parents=True, exist_ok=True)
+    files: list[Path] = []
+    with mpl.rc_context(sheets.STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a title in a script that the font lacks
+        for pair in pairs:
+            of = f"-{pair.candidate}" if len(pairs) > 1 else ""
+            for name, figure in comparison_figures(pair, title):
+                files += save(figure, out / f"{name}{of}", formats)
+    return files
+
+
+def comparison_figures(pair: Pair, title: str) -> Iterator[tuple[str, Figure]]:
+    """Each figure of a comparison whose data exist, with its name; to be drawn and written in `sheet.STYLE`."""
+    small = f"{title} · {pair.candidate} against {pair.base}"
+    for draw in (_forest, _heatmap, _curves, _blocks) if pair.compared.cells else ():
+        if figure := draw(pair, small):
+            yield f"compare_{draw.__name__.lstrip('_')}", figure
+
+
+def overview(pairs: Sequence[Pair], title: str) -> Figure | None:
+    """The geometric means of many candidates against one baseline, the best first."""
+    wholes = [(whole.ratio.point, one) for one in pairs if (whole := headline(one))]
+    ranked = [one for _, one in sorted(wholes, key=lambda found: -found[0])]
+    if not ranked:
+        return None
+    names = [one.candidate for one in ranked]
+    heading = f"Which is better than {pairs[0].base}? (geometric means)"
+    rows = {
+        metric: [(names.index(one.candidate), found) for one in ranked if (found := headline(one, metric))]
+        for metric in PRIMARY
+    }
+    return _ratio_panels(heading, title, names, rows, pairs[0].margin)
+
+
+def _shape(cell: CellInfo) -> str:
+    return f"{cell.input:,} → {cell.output:,}"
+
+
+def _load(cell: CellInfo) -> float:
+    return cell.batch if cell.batch is not None else float(cell.rate or 0)
+
+
+def _forest(pair: Pair, title: str) -> Figure | None:
+    """Ratios as percent better, a line a cell; the geometric mean stands last, below a rule."""
+    metrics = [metric for metric in PRIMARY if cells_of(pair, [metric])]
+    labels = [one.cell for one in cells_of(pair, metrics[:1])]
+    names = [f"{_shape(pair.cells[one])} at {sheets.short(_load(pair.cells[one]))}" for one in labels]
+    batched = all(cell.batch is not None for cell in pair.cells.values())
+    rows: dict[str, list[tuple[float, Judgement]]] = {}
+    for metric in metrics:
+        rows[metric] = [(labels.index(one.cell), one) for one in cells_of(pair, [metric]) if one.cell in labels]
+        if whole := headline(pair, metric):
+            rows[metric].append((len(labels), whole))
+    heading = f"Is {pair.candidate} better than {pair.base}? (in → out at {'batch' if batched else 'rate'})"
+    figure = _ratio_panels(heading, title, [*names, "geometric mean"], rows, pair.margin)
+    for axes in figure.axes:
+        axes.axhline(len(labels) - 0.5, color="#BBBBBB", linewidth=0.6)
+    return figure
+
+
+def _ratio_panels(
+    heading: str,
+    title: str,
+    names: Sequence[str],
+    rows: Mapping[str, Sequence[tuple[float, Judgement]]],
+    margin: float,
+) -> Figure:
+    """A panel a metric, a line a name: (line, ratio) of each that is known."""
+    row_in = max(0.15, min(0.26, 9 / len(names)))
+    names = [sheets.cut(name, sheets.name_room()) for name in names]
+    left = 0.3 + 0.068 * max(14, *map(len, names))
+    legend = tuple((name, {"linestyle": "-", **look}) for name, look in LOOKS.items())
+    figure, first = sheets.make_frame(heading, title, legend, height=row_in * (len(names) + 1), left=left)
+    box = first.get_position()
+    gap = 0.18 / sheets.width_in()
+    width = (box.width - gap * (len(rows) - 1)) / len(rows)
+    for place, (metric, found) in enumerate(rows.items()):
+        axes = first if place == 0 else figure.add_axes((0, 0, 1, 1))
+        axes.set_position((box.x0 + place * (width + gap), box.y0, width, box.height))
+        _ratios(axes, found, margin)
+        axes.set_ylim(len(names) - 0.25, -0.75)
+        axes.set_yticks(range(len(names)), labels=names if place == 0 else [""] * len(names))
+        axes.tick_params(axis="y", length=0, labelsize=min(9.0, row_in * 45))
+        axes.grid(visible=True, axis="x", color="#DDDDDD", linewidth=0.6)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(colors="#333333")
+        axes.set_xlabel(f"{_TITLES[metric]}: % better")
+    return figure
+
+
+def _ratios(axes: Axes, rows: Sequence[tuple[float, Judgement]], margin: float) -> None:
+    """Points and intervals in percent; intervals that are much wider than the points' spread leave the picture."""
+    points = [100 * (one.ratio.point - 1) for _, one in rows]
+    band = 100 * margin
+    ends = [100 * (end - 1) for _, one in rows for end in (one.ratio.low, one.ratio.high) if end is not None]
+    reach = 1.1 * min(max(map(abs, [*points, *ends, 2 * band])), max(3 * max(map(abs, points)), 6 * band))
+    axes.axvspan(100 * (1 / (1 + margin) - 1), band, color="#EEEEEE", zorder=0)
+    axes.axvline(0, color="#888888", linewidth=0.8, zorder=1)
+    for (y, one), point in zip(rows, points, strict=True):
+        look = LOOKS[one.verdict]
+        if one.ratio.low is not None and one.ratio.high is not None:
+            low, high = 100 * (one.ratio.low - 1), 100 * (min(one.ratio.high, 1e6) - 1)
+            axes.plot([low, high], [y, y], color=look["color"], linewidth=1.4, zorder=2)
+        axes.plot([point], [y], **{"linestyle": "", "markersize": 5, "markeredgewidth": 1.2, **look}, zorder=3)
+    axes.set_xlim(-reach, reach)
+
+
+def _heatmap(pair: Pair, title: str) -> Figure | None:
+    """Sys tok/s as percent better: a row per shape, a column per batch (or rate)."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    found = cells_of(pair, PRIMARY[:1])
+    if not found:
+        return None
+    cells = [pair.cells[one.cell] for one in found]
+    shapes = sorted({(cell.input, cell.output) for cell in cells})
+    loads = sheets.distinct(_load(cell) for cell in cells)
+    names = [f"{i:,} → {o:,}" for i, o in shapes]
+    left, row_in = 0.25 + 0.07 * max(17, *map(len, names)), max(0.17, min(0.3, 12 / len(names)))
+    column_in = (sheets.width_in() - left - sheets.RIGHT_IN) / len(loads)
+    heading = f"Sys tok/s: change from {pair.base} to {pair.candidate} (%)"
+    small = title + " · bold: faster or slower, =: equivalent, ?: undecided"
+    figure, axes = sheets.make_frame(heading, small, height=row_in * len(names), left=left)
+    scale = LinearSegmentedColormap.from_list("better", ["#D55E00", "#F7F7F7", "#0072B2"])
+    reach = max(2 * pair.margin, *(abs(one.ratio.point - 1) for one in found))
+    for one, cell in zip(found, cells, strict=True):
+        x, y = loads.index(_load(cell)), shapes.index((cell.input, cell.output))
+        colour = scale(0.5 + (one.ratio.point - 1) / reach / 2)
+        axes.fill_between([x, x + 1], y, y + 1, color=colour, edgecolor="white", linewidth=1)
+        red, green, blue, _ = colour
+        called = one.verdict in {"faster", "slower"}
+        axes.text(
+            x + 0.5,
+            y + 0.5,
+            f"{100 * (one.ratio.point - 1):+.1f}".replace("-0.0", "+0.0")
+            + {"equivalent": " =", "undecided": " ?"}.get(one.verdict, ""),
+            ha="center",
+            va="center",
+            fontsize=min(8.5, row_in * 32, column_in * 18),
+            fontweight="bold" if called else "normal",
+            color="#111111" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "#FAFAFA",
+        )
+    axes.grid(visible=False)
+    axes.set_xlim(0, len(loads))
+    axes.set_ylim(len(names), 0)
+    axes.set_xticks([n + 0.5 for n in range(len(loads))], labels=[sheets.short(load) for load in loads])
+    axes.set_yticks([n + 0.5 for n in range(len(names))], labels=names)
+    axes.tick_params(length=0)
+    axes.set_xlabel("Batch (requests in flight)" if cells[0].batch is not None else "Request rate (req/s)")
+    axes.annotate("in → out (tokens)", (0, 0), (-4, -5), "axes fraction", "offset points", ha="right", va="top")
+    return figure
+
+
+def _values(pair: Pair, cell: str, side: str) -> list[float]:
+    """Sys tok/s of one side's starts."""
+    samples = (one for one in pair.samples if one.cell == cell and one.metric == PRIMARY[0])
+    return [value for one in samples if (value := getattr(one, side)) is not None]
+
+
+def _curves(pair: Pair, title: str) -> Figure | None:
+    """Sys tok/s of both sides over the load, a panel a shape; bars are 95 % intervals over starts."""
+    cells = [(one.cell, pair.cells[one.cell]) for one in cells_of(pair, PRIMARY[:1])]
+    shapes = sorted({(cell.input, cell.output) for _, cell in cells})
+    if not shapes:
+        return None
+    cut = f" · the first {PANELS} of {len(shapes)} shapes" if len(shapes) > PANELS else ""
+    shapes = shapes[:PANELS]
+    columns = min(3 if sheets.width_in() > 6 else 2, len(shapes))
+    rows = math.ceil(len(shapes) / columns)
+    legend = tuple(
+        (name, {"color": colour, "marker": marker, "linestyle": dash})
+        for name, (colour, marker, dash) in zip((pair.base, pair.candidate), SIDES, strict=True)
+    )
+    height = (3.2 if columns == 1 else 2.1) * rows
+    figure, first = sheets.make_frame(
+        "Sys tok/s of both, 95 % intervals over starts", title + cut, legend, height=height
+    )
+    box = first.get_position()
+    first.remove()
+    title_in = 0.2 / figure.get_figheight()
+    edges = {"left": box.x0, "right": box.x1, "bottom": box.y0, "top": box.y1 - title_in}
+    places = figure.add_gridspec(rows, columns, **edges, wspace=0.28, hspace=0.5)
+    for place, shape in enumerate(shapes):
+        axes = figure.add_subplot(places[divmod(place, columns)])
+        own = [(_load(cell), label) for label, cell in cells if (cell.input, cell.output) == shape]
+        _panel(axes, pair, sorted(own))
+        axes.set_title(f"{shape[0]:,} → {shape[1]:,}", fontsize=8.5, pad=3)
+        axes.set_xlabel("Batch" if cells[0][1].batch is not None else "Rate (req/s)", labelpad=1, fontsize=8)
+    return figure
+
+
+def _panel(axes: Axes, pair: Pair, own: Sequence[tuple[float, str]]) -> None:
+    top = 0.0
+    for side, (colour, marker, dash) in zip(("base", "candidate"), SIDES, strict=True):
+        found = [
+            (load, estimate)
+            for load, label in own
+            if (estimate := two_stage_estimate(values := _values(pair, label, side), len(values)))
+        ]
+        loads, points = [load for load, _ in found], [one.point for _, one in found]
+        axes.plot(loads, points, color=colour, marker=marker, linestyle=dash, linewidth=1.2, markersize=4)
+        lows = [one.low if one.low is not None else one.point for _, one in found]
+        highs = [one.high if one.high is not None else one.point for _, one in found]
+        axes.vlines(loads, lows, highs, color=colour, linewidth=1.0)
+        top = max(top, *points)
+    sheets.log2_axis(axes, [load for load, _ in own], "")
+    sheets.value_axis(axes, [0.0, 1.02 * top], "", wide=math.inf)
+    axes.grid(visible=True, color="#DDDDDD", linewidth=0.6)
+    axes.tick_params(labelsize=8, colors="#333333", length=3)
+
+
+def _blocks(pair: Pair, title: str) -> Figure | None:
+    """How the baseline went from block to block: each cell against its own mean, and the mean of all cells."""
+    samples = [one for one in pair.samples if one.metric == PRIMARY[0]]
+    if not pair.interleaved or len({one.block for one in samples if one.base is not None}) < 2:
+        return None
+    colours = [colour for colour, _, _ in SIDES]
+    legend: sheets.Legend = (
+        (f"{pair.base}, mean over cells", {"color": colours[0], "marker": "s", "linestyle": SIDES[0][2]}),
+        (f"{pair.base}, one cell", {"color": "#BBBBBB"}),
+        (f"{pair.candidate}, mean over cells", {"color": colours[1], "marker": "o"}),
+    )
+    figure, axes = sheets.make_frame("From block to block: drift and the luck of starts", title, legend)
+    for side, (colour, marker, dash) in zip(("base", "candidate"), SIDES, strict=True):
+        changes: dict[int, list[float]] = {}
+        for cell in dict.fromkeys(one.cell for one in samples):
+            told = [(one.block, value) for one in samples if one.cell == cell if (value := getattr(one, side))]
+            if not told:
+                continue
+            mean = fmean(value for _, value in told)
+            line = [(block, 100 * (value / mean - 1)) for block, value in told]
+            for block, change in line:
+                changes.setdefault(block, []).append(change)
+            if side == "base":
+                axes.plot(*zip(*line, strict=True), color="#BBBBBB", linewidth=0.7, zorder=1)
+        means = [(block, fmean(all_of)) for block, all_of in sorted(changes.items())]
+        axes.plot(*zip(*means, strict=True), color=colour, marker=marker, linestyle=dash, linewidth=1.6, zorder=3)
+    axes.axhline(0, color="#888888", linewidth=0.8, zorder=0)
+    axes.set_xticks(range(pair.blocks) if pair.blocks <= 24 else range(0, pair.blocks, 10))
+    axes.set_xlabel("Block (a start of each)")
+    axes.set_ylabel("Sys tok/s against its own mean (%)")
+    return figure

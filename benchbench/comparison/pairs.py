@@ -1,0 +1,334 @@
+"""Stored runs -> comparisons: which starts count, what is compared with what, and what must be said with it. Pure.
+
+A start gives a cell one value per metric, its mean over its rounds, and is judged alone (`validity.judge` on its
+rounds). An *incident* (requests failed, somebody else's load, a clock step, a client that fell behind, too few rounds)
+costs that start and no other: its block lacks the cell. Any other reason that makes a cell invalid, such as
+`cached_prefix` or `output_length`, is no accident of one start but what the build, the server or the sweep does: the
+cell drops out in all blocks, though only some starts showed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from benchbench.analysis.cell import CellInfo
+from benchbench.analysis.evidence import observe
+from benchbench.analysis.metrics import RoundMetrics, by_start
+from benchbench.analysis.runs import Run
+from benchbench.analysis.summary import ESTIMATES, CellSummary, metrics_of
+from benchbench.analysis.validity import Reason, judge
+from benchbench.comparison.verdicts import Compared, Noise, Sample, compare, noise
+from benchbench.fidelity.answers import answers_of
+from benchbench.fidelity.judge import Fidelity, unmeasured
+from benchbench.fidelity.judge import judge as judge_fidelity
+from benchbench.spec.schema import DEFAULT_BLOCKS
+from benchbench.store.requests import round_facts
+
+METRICS = ("sys_tok_s", "ttft", "tpot", "e2el")
+INCIDENTS = {
+    *(Reason.NO_DATA, Reason.REQUEST_FAILED, Reason.FOREIGN_LOAD, Reason.CLOCK_STEP),
+    *(Reason.SHARED_READS, Reason.FIRST_TOKEN_SHARED),
+}
+_ALIKE = ("load", "requests", "prompts", "output_mode", "capped")  # of a cell, on both sides
+
+
+class Side(NamedTuple):
+    """One side of a comparison: a variant of a run ("" where it has none), and what it is called."""
+
+    run: Run
+    variant: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A baseline and a candidate, compared. `cells`: label, as in `Sample.cell`, -> what the cell is.
+
+    `absent` says why there is nothing to compare, else it is empty; so does `across` why there are ratios but no
+    verdict. `notes` are sentences that belong to the result.
+    `fidelity` is matches, differs or not_measured, `fidelity_note` its sentence, `fidelity_mode` the sweep's key.
+    """
+
+    base: str
+    candidate: str
+    cells: Mapping[str, CellInfo]
+    samples: tuple[Sample, ...]
+    compared: Compared
+    blocks: int
+    interleaved: bool
+    margin: float
+    absent: str
+    notes: tuple[str, ...]
+    fidelity: str
+    fidelity_note: str
+    fidelity_mode: str
+    across: str = ""
+
+
+@dataclass(slots=True)
+class _Values:
+    """What one side has: cell -> metric -> block -> value. `dropped` cells and `lost` (block, cell): their reasons."""
+
+    cells: dict[str, CellInfo] = field(default_factory=dict)
+    found: dict[str, dict[str, dict[int, float]]] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    lost: dict[tuple[int, str], str] = field(default_factory=dict)
+    suspect: dict[str, str] = field(default_factory=dict)
+
+
+def sides_of(run: Run) -> list[Side]:
+    """The variants of a run, the baseline first; of a run without variants its one side."""
+    variants = run.manifest["spec"]["variants"]
+    first = run.manifest["spec"]["baseline"] or next(iter(variants), "")
+    names = [first, *(name for name in variants if name != first)]
+    return [Side(run, name, name or run.name) for name in names]
+
+
+def pairs_of(run: Run) -> list[Pair]:
+    """The baseline of a run against each of its other variants; none of a run without variants."""
+    base, *others = sides_of(run)
+    return [pair(base, other) for other in others]
+
+
+def pair(base: Side, candidate: Side, margin: float = 0.01, floor: Iterable[Noise] = ()) -> Pair:
+    """Compare two variants of one run, block by block, or (not interleaved) two runs, start by start.
+
+    Raises ValueError for a margin that is not above 0.
+    """
+    within = base.run is candidate.run
+    old, new = _values(base), _values(candidate)
+    unlike = _unpaired(old, new, base.name, candidate.name)
+    labels = [label for label in old.cells if label in new.cells and label not in unlike]
+    labels = [label for label in labels if label not in old.dropped and label not in new.dropped]
+    blocks = max(_planned(base.run), _planned(candidate.run))
+    samples = tuple(
+        Sample(label, metric, block, *(side.found[label][metric].get(block) for side in (old, new)))
+        for metric in METRICS
+        for label in labels
+        for block in range(blocks)
+    )
+    absent = next((told for side in (base, candidate) if (told := _absent(side))), "")
+    fidelity = _fidelity(base, candidate)
+    notes = [*(f"{label} is left out: {why}" for label, why in unlike.items()), *_confounded(base, candidate)]
+    for side, values in ((base, old), (candidate, new)):
+        notes += _told(side, values)
+    built = [(side.name, side.run.manifest.get("variants", {}).get(side.variant)) for side in (base, candidate)]
+    notes += [f"{name} is commit {facts['commit'][:12]}" for name, facts in built if facts]
+    return Pair(
+        base=base.name,
+        candidate=candidate.name,
+        cells={label: old.cells[label] for label in labels},
+        samples=samples,
+        compared=compare(samples, paired=within, margin=margin, floor=floor),
+        blocks=blocks,
+        interleaved=within,
+        margin=margin,
+        absent=absent,
+        notes=tuple(notes),
+        fidelity=fidelity[0],
+        fidelity_note=fidelity[1],
+        fidelity_mode=str(base.run.manifest["spec"].get("fidelity", "off")),
+    )
+
+
+def noise_of(run: Run) -> tuple[tuple[Noise, ...], Pair]:
+    """The noise per start of an A/A run, of each cell and each geometric mean, and A against A.
+
+    Raises ValueError for a run that does not have two equal variants.
+    """
+    sides = sides_of(run)
+    definitions = list(run.manifest["spec"]["variants"].values())
+    if len(definitions) != 2 or definitions[0] != definitions[1]:
+        raise ValueError(f"{run.path}: not a run of A against A (bench noise makes one)")
+    found = pair(sides[0], sides[1])
+    return noise(found.samples), found
+
+
+def unlike(base: Run, candidate: Run) -> list[str]:
+    """In what two runs differ that must be alike for a comparison of builds, one sentence each."""
+    differences = []
+    for what, ask in _CONDITIONS.items():
+        one, other = ask(base), ask(candidate)
+        if one != other:
+            differences.append(f"{what}: {_words(one)} against {_words(other)}")
+    return differences
+
+
+def _gpus(run: Run) -> list[str]:
+    devices = run.manifest.get("devices") or []
+    return sorted(f"{one.get('name', 'unknown')} {one.get('power_limit_w', '')}".strip() for one in devices)
+
+
+def _drivers(run: Run) -> list[str]:
+    told = {f"{name} {version}" for name, version in run.manifest["host"].get("drivers", {}).items()}
+    return sorted(told | {str(one["driver"]) for one in run.manifest.get("devices") or [] if "driver" in one})
+
+
+_CONDITIONS: dict[str, Any] = {
+    "model": lambda run: run.manifest["spec"]["model"],
+    "load": lambda run: run.manifest["spec"]["load"],
+    "shapes": lambda run: sorted({label_of(cell) for cell in run.cells}),
+    "prompts": lambda run: run.manifest["spec"]["prompts"]["kind"],
+    "output": lambda run: run.manifest["spec"]["output"],
+    "hardware": lambda run: {k: v for k, v in (run.manifest["spec"].get("hardware") or {}).items() if v} or None,
+    "GPUs": _gpus,
+    "drivers": _drivers,
+}
+
+
+def _words(value: object) -> str:
+    """Few enough to read."""
+    if isinstance(value, dict):
+        value = [f"{key}={one}" for key, one in value.items() if one is not None]
+    if not isinstance(value, list):
+        return "none" if value is None else str(value)
+    counts = {one: value.count(one) for one in value}
+    told = [one if count == 1 else f"{count} x {one}" for one, count in counts.items()]
+    return ", ".join(told if len(told) <= 6 else [*told[:6], f"{len(told) - 6} more"]) or "none"
+
+
+def label_of(cell: CellInfo) -> str:
+    """What a cell is called in comparisons, the same in any two runs."""
+    third = f"batch={cell.batch}" if cell.batch is not None else f"rate={cell.rate:g}"
+    return f"in={cell.input} out={cell.output} {third}"
+
+
+def _planned(run: Run) -> int:
+    spec = run.manifest["spec"]
+    return (spec["blocks"] or DEFAULT_BLOCKS) if spec["variants"] else 1
+
+
+def _values(side: Side) -> _Values:
+    found = _Values()
+    for summary in side.run.summaries:
+        if summary.cell.variant != side.variant:
+            continue
+        label = label_of(summary.cell)
+        found.cells[label] = summary.cell
+        found.found[label] = {metric: {} for metric in METRICS}
+        lasting = [one.code for one in summary.reasons if one.status == "invalid" and one not in INCIDENTS]
+        if lasting:
+            found.dropped[label] = ", ".join(lasting)
+            continue
+        if doubts := [one.code for one in summary.reasons if one.status == "suspect"]:
+            found.suspect[label] = ", ".join(dict.fromkeys(doubts))
+        for block, rounds, why in _starts(side.run, summary):
+            if why:
+                found.lost[block, label] = why
+                continue
+            for metric in METRICS:
+                if told := [value for one in rounds if (value := ESTIMATES[metric](one))]:
+                    found.found[label][metric][block] = fmean(told)
+    return found
+
+
+def _starts(run: Run, summary: CellSummary) -> Iterator[tuple[int, Sequence[RoundMetrics], str]]:
+    """Each start's block and rounds, and why it does not count."""
+    cell = summary.cell
+    bad: dict[int | None, str] = {}
+    if summary.status == "invalid":
+        tables = run.directory.read_cell(cell.key)
+        for start in by_start(summary.rounds):
+            block = start[0].block
+            own = [table for table, one in zip(tables, summary.rounds, strict=True) if one.block == block]
+            seen = observe(cell, own, metrics_of(cell, own), (), [round_facts(table) for table in own])
+            codes = [one.code for one in judge(seen, cell.budgets)[1] if one.status == "invalid"]
+            bad[block] = ", ".join(codes)
+    for start in by_start(summary.rounds):
+        block = start[0].block
+        short = f"{len(start)} of {cell.rounds_min} rounds" if len(start) < cell.rounds_min else ""
+        yield block or 0, start, bad.get(block, "") or short
+
+
+def _unpaired(old: _Values, new: _Values, base: str, candidate: str) -> dict[str, str]:
+    """Cells that only one side has, or that the sides did not measure alike."""
+    told = {label: f"only {base} has it" for label in old.cells if label not in new.cells}
+    told |= {label: f"only {candidate} has it" for label in new.cells if label not in old.cells}
+    for label in old.cells.keys() & new.cells.keys():
+        one, other = old.cells[label], new.cells[label]
+        if differing := [name for name in _ALIKE if getattr(one, name) != getattr(other, name)]:
+            told[label] = f"measured with unlike {', '.join(differing)}"
+    return dict(sorted(told.items()))
+
+
+def _failures(side: Side) -> dict[int, str]:
+    """The blocks in which a start of this side failed, and why."""
+    events = [one for one in side.run.directory.events() if one["event"] == "start_failed"]
+    return {one["block"]: str(one["reason"]) for one in events if one["variant"] == side.variant}
+
+
+def _absent(side: Side) -> str:
+    """Why a side has no number at all; empty when it has."""
+    if any(summary.rounds for summary in side.run.summaries if summary.cell.variant == side.variant):
+        return ""
+    if failed := _failures(side):
+        started = any(one.get("variant") == side.variant for one in side.run.manifest["starts"])
+        why = next(iter(failed.values()))
+        return f"{side.name} " + (f"has no finished round: {why}" if started else f"never started: {why}")
+    return f"{side.name} has no finished round"
+
+
+def _confounded(base: Side, candidate: Side) -> list[str]:
+    """What an experiment like this leaves confounded."""
+    if base.run is not candidate.run:
+        names = {one.run.manifest["host"].get("name") for one in (base, candidate)}
+        return ["the runs are of different hosts"] if len(names) > 1 else []
+    if base.run.manifest["spec"]["engine"]["kind"] == "endpoint":
+        return ["neither server was restarted between blocks: the luck of its one start looks like an effect"]
+    return []
+
+
+def _told(side: Side, values: _Values) -> list[str]:
+    """What happened on one side, in sentences."""
+    told = [f"{side.name}: {_cells(who)} dropped as invalid ({why})" for why, who in _grouped(values.dropped)]
+    found = [values.found[label][METRICS[0]] for label in values.found if label not in values.dropped]
+    if any(found):
+        failed = _failures(side).items()
+        told += [
+            f"{side.name} failed in block {at}: {why}" for at, why in failed if any(at not in one for one in found)
+        ]
+    blocks: dict[tuple[int, str], list[str]] = {}
+    for (block, label), why in values.lost.items():
+        blocks.setdefault((block, why), []).append(label)
+    in_blocks = bool(side.variant)
+    for (block, why), who in sorted(blocks.items()):
+        where = f" in block {block}" if in_blocks else ""
+        told.append(f"{side.name}: {_cells(who)} not counted{where} ({why})")
+    told += [f"{side.name}: {_cells(who)} suspect ({why})" for why, who in _grouped(values.suspect)]
+    return told
+
+
+def _grouped(reasons: Mapping[str, str]) -> list[tuple[str, list[str]]]:
+    groups: dict[str, list[str]] = {}
+    for label, why in reasons.items():
+        groups.setdefault(why, []).append(label)
+    return list(groups.items())
+
+
+def _cells(labels: Sequence[str]) -> str:
+    return ", ".join(labels) if len(labels) <= 3 else f"{len(labels)} cells"
+
+
+def _fidelity(base: Side, candidate: Side) -> tuple[str, str]:
+    """Verdict and sentence of `fidelity.judge`, where the sweep asked for it."""
+    if base.run is not candidate.run or base.run.manifest["spec"].get("fidelity", "off") == "off":
+        return "not_measured", "outputs were not compared"
+    found = fidelity_of(base.run, base.variant, candidate.variant)
+    return found.verdict, found.sentence
+
+
+def fidelity_of(run: Run, base: str, candidate: str) -> Fidelity:
+    """What the stored answers of two variants of a run say."""
+    if run.manifest["spec"].get("fidelity", "off") == "off":
+        return unmeasured("fidelity is off")
+    sides = []
+    for variant in (base, candidate):
+        stored = {block: answers_of(table) for block, table in run.directory.read_answers(variant).items()}
+        if not stored:
+            failed = [e for e in run.directory.events() if e["event"] == "fidelity_failed" and e["variant"] == variant]
+            return unmeasured(f"{variant} has no answers" + (f": {failed[-1]['reason']}" if failed else ""))
+        sides.append(list(stored.values()))
+    return judge_fidelity(*sides)

@@ -1,0 +1,297 @@
+"""A variant's source: one commit of a git repository, checked out and built in a cache folder of our own.
+
+    $XDG_CACHE_HOME/benchbench/git/NAME-HASH/    one for each repository
+        mirror.git         its branches and tags, and what else was asked for
+        lock               held by whoever fetches or builds here
+        COMMIT-HASH/       a worktree of the mirror; HASH is that of the build commands
+        COMMIT-HASH.log    what building it said; there once it is built
+
+The repository itself is only read. Git runs without hooks and asks nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import select
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchbench.engines.log_diagnosis import plain
+from benchbench.engines.open import Hooks
+from benchbench.engines.process import Owned
+from benchbench.engines.vllm import Launched
+from benchbench.errors import EngineError, LaunchStoppedError, MovedRefError
+from benchbench.secrets import mask_text, masked, secrets_of
+from benchbench.spec import Git, VllmServeEngine
+from benchbench.store.local_results import store_path
+from benchbench.store.run_directory import replace_file
+
+DIFF_BYTES = 1 << 20  # of a checkout's own changes, more are cut off
+STATUS_LINES = 200
+GRACE_S = 3.0  # for a build that is given up
+_TURN_S = 1.0
+
+_SETTINGS = (
+    *("core.hooksPath=/dev/null", "core.fsmonitor=false", "gc.auto=0", "maintenance.auto=false"),
+    *("diff.autoRefreshIndex=false", "submodule.recurse=false", "protocol.version=2"),  # 2: any commit can be fetched
+)
+_GIT = ("git", *(word for setting in _SETTINGS for word in ("-c", setting)))
+_QUIET = {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true", "SSH_ASKPASS_REQUIRE": "never"}
+_READ_ONLY = {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1"}
+_ACCESS = ("GIT_SSH", "GIT_SSL_", "GIT_PROXY_", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM")
+_SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_REMOTE = re.compile(r"[\w+.-]+://|[^/:]+:")  # a URL, or HOST:PATH as ssh takes it
+
+
+@dataclass(frozen=True, slots=True)
+class Checkout:
+    """A built commit. `dirty`, `diff`: changes of the user's own checkout, which are not in it (`git status` lines)."""
+
+    path: Path
+    commit: str
+    ref: str
+    repo: str
+    dirty: tuple[str, ...]
+    diff: str
+    log: Path
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For the manifest."""
+        found = {"repo": self.repo, "ref": self.ref, "commit": self.commit, "dirty": list(self.dirty)}
+        return dict(masked({**found, "path": str(self.path), "log": f"{self.log.parent.name}/{self.log.name}"}))
+
+
+def checkout(git: Git, name: str, hooks: Hooks, measured: str | None = None) -> Checkout:
+    """The commit that `git.ref` names now, built. `measured`: the commit that variant `name` has been measured at.
+
+    Git and the build commands log into `hooks.logs`/build-NAME.log. Raises EngineError, MovedRefError when that is no
+    longer the commit, LaunchStoppedError when `hooks.stop` becomes readable, OSError when a folder can't be written to.
+    """
+    key = f"variants.{name}.git"
+    if shutil.which("git") is None:
+        raise EngineError("git is not installed", key)
+    hooks.logs.mkdir(parents=True, exist_ok=True)
+    local = None if _REMOTE.match(git.repo) else _common_folder(git.repo, key)
+    source = git.repo if local is None else str(local)
+    stem = source.rstrip("/").removesuffix("/.git").removesuffix(".git")
+    label = re.sub(r"[^\w.-]", "-", re.split(r"[/:]", stem)[-1])
+    folder = store_path("git").absolute() / f"{label}-{_hash(source)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    work = _Work(git, name, hooks, key, folder, source, hooks.logs / f"build-{name}.log")
+    with work.locked():
+        commit = work.fetch_local() if local is not None else work.fetch_remote()
+        if measured not in {None, commit}:
+            raise MovedRefError(f"{git.ref} is now at {commit}, this run measured {measured}", f"{key}.ref")
+        path = work.built(commit)
+    dirty, diff = ((), "") if local is None else _changes(git.repo)
+    repo = git.repo if local is None else str(Path(git.repo).expanduser().absolute())
+    return Checkout(path, commit, git.ref, repo, dirty, diff, work.log)
+
+
+def moved_into(engine: Launched, folder: Path) -> Launched:
+    """The engine as it starts in a checkout: `cwd`, `venv`, `python` and files of `command` are looked for there.
+
+    A word of `command` is one of its files when it has a slash and there is such a file.
+    """
+
+    def inside(path: str) -> str:
+        return str(folder / Path(path).expanduser())
+
+    changes: dict[str, Any] = {"cwd": inside(engine.cwd or ".")}
+    if engine.venv is not None:
+        changes["venv"] = inside(engine.venv)
+    if engine.python is not None and "/" in engine.python:
+        changes["python"] = inside(engine.python)
+    if isinstance(engine, VllmServeEngine) and engine.command is not None:
+        words = [inside(word) if "/" in word and (folder / word).exists() else word for word in engine.command]
+        changes["command"] = tuple(words)
+    return engine.model_copy(update=changes)
+
+
+@dataclass(slots=True)
+class _Work:
+    """What fetching and building have in common."""
+
+    git: Git
+    name: str
+    hooks: Hooks
+    key: str
+    folder: Path
+    source: str
+    log: Path
+    begun: float = field(default_factory=time.monotonic)
+
+    @property
+    def mirror(self) -> list[str]:
+        return [*_GIT, f"--git-dir={self.folder / 'mirror.git'}"]
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """One at a time fetches or builds from this repository."""
+        with (self.folder / "lock").open("w") as file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    self._turn([], "another run fetches or builds from this repository")
+            yield
+
+    def fetch_local(self) -> str:
+        """The commit of the ref, as the user's repository has it."""
+        where = [*_GIT, "-C", str(Path(self.git.repo).expanduser())]
+        commit = self._commit(where, self.git.ref)
+        if commit is None:
+            raise self._unknown(where)
+        if not self._has(commit):
+            self._fetch(commit)
+        return commit
+
+    def fetch_remote(self) -> str:
+        """The commit of the ref, as the URL has it; a commit's full name needs no look there once it is here."""
+        ref = self.git.ref
+        if _SHA.fullmatch(ref) and self._has(ref):
+            return ref
+        self._fetch()
+        commit = self._commit(self.mirror, ref)
+        if commit is None and not ref.startswith("-") and self._git("fetch", "--", self.source, ref) is None:
+            commit = self._commit(self.mirror, "FETCH_HEAD")  # HEAD, refs/pull/1/head, or a commit of no branch
+        if commit is None:
+            raise self._unknown(self.mirror)
+        return commit
+
+    def _fetch(self, *commits: str) -> None:
+        if not (self.folder / "mirror.git").exists():
+            for words in (["init", "--quiet", "--bare", "--template="], ["symbolic-ref", "HEAD", "refs/none"]):
+                done = _read([*self.mirror, *words])  # its HEAD is none that a ref could mean
+                if done.returncode:
+                    raise EngineError(f"git {words[0]} failed: {_reason(done.stderr)}", self.key)
+        every = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+        failed = self._git("fetch", "--progress", "--prune", "--update-shallow", "--", self.source, *every, *commits)
+        if failed is not None:
+            raise EngineError(f"cannot be fetched: {failed}", f"{self.key}.repo", gone=not commits)
+
+    def built(self, commit: str) -> Path:
+        """The commit's worktree, built; one that was not finished is made anew."""
+        tree = self.folder / f"{commit[:12]}-{_hash(json.dumps(self.git.build))}"
+        done = tree.with_name(f"{tree.name}.log")
+        if done.exists() and tree.is_dir():
+            with self.log.open("ab") as log:
+                log.write(done.read_bytes())
+            return tree
+        done.unlink(missing_ok=True)
+        shutil.rmtree(tree, ignore_errors=True)
+        start = self.log.stat().st_size if self.log.exists() else 0
+        failed = self._git("worktree", "add", "--force", "--detach", str(tree), commit)
+        if failed is not None:
+            raise EngineError(f"cannot be checked out: {failed}", self.key)
+        for command in self.git.build:
+            self._build(command, tree)
+        replace_file(done, self.log.read_bytes()[start:])
+        return tree
+
+    def _build(self, command: str, tree: Path) -> None:
+        code, tail = self._run(["/bin/sh", "-c", command], tree, _environment())
+        if code != 0:
+            last = f": {tail[-1]}" if tail else ""
+            message = f"`{mask_text(command)}` failed (exit code {code}){last}"
+            raise EngineError(message, f"{self.key}.build", lines=(*tail, f"whole log: {self.log}"))
+
+    def _git(self, *words: str) -> str | None:
+        """A command of git that may take long: why it failed, None if it did not."""
+        code, tail = self._run([*self.mirror, *words], self.folder, _environment() | _READ_ONLY)
+        return None if code == 0 else _reason("\n".join(tail).encode())
+
+    def _run(self, argv: Sequence[str], cwd: Path, env: dict[str, str]) -> tuple[int | None, list[str]]:
+        """A command's exit code and last lines; nothing that it has started is left."""
+        said = " ".join(("git", *argv[len(_GIT) :]) if argv[0] == "git" else argv[2:])
+        with self.log.open("ab") as log:
+            log.write(mask_text(f"$ {said}\n", secrets_of(env)).encode(errors="replace"))
+        with Owned(argv, env, cwd, self.log, grace_s=GRACE_S) as owned:
+            while owned.died() is None:
+                self._turn([owned], plain(next(iter(owned.tail(1)), "")).strip())
+        return owned.code, [plain(line) for line in owned.tail(10)]
+
+    def _turn(self, watched: list[Any], line: str) -> None:
+        self.hooks.progress(f"building {self.name}", time.monotonic() - self.begun, line)
+        stop = self.hooks.stop
+        if stop in select.select([*watched, *([] if stop is None else [stop])], [], [], _TURN_S)[0]:
+            raise LaunchStoppedError
+
+    def _has(self, commit: str) -> bool:
+        return self._commit(self.mirror, commit) is not None
+
+    def _commit(self, where: Sequence[str], ref: str) -> str | None:
+        if ref.startswith("-"):
+            return None
+        done = _read([*where, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}"])
+        return done.stdout.decode().strip() if done.returncode == 0 else None
+
+    def _unknown(self, where: Sequence[str]) -> EngineError:
+        """The error for a ref that there is not, with names that are like it, or else the youngest."""
+        form = "--format=%(refname:lstrip=2)"
+        done = _read([*where, "for-each-ref", "--sort=-committerdate", form, "refs/heads", "refs/tags", "refs/remotes"])
+        names = done.stdout.decode(errors="replace").split()
+        some = difflib.get_close_matches(self.git.ref, names, 6) or names[:6]
+        more = f" and {len(names) - len(some)} more" if len(names) > len(some) else ""
+        message = f"no commit has this name in {mask_text(self.git.repo)}: {self.git.ref}"
+        return EngineError(message, f"{self.key}.ref", allowed=", ".join(some) + more)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what leads git to another repository than that of its folder."""
+    kept = {name: value for name, value in os.environ.items() if name.startswith(_ACCESS) or name[:4] != "GIT_"}
+    return kept | _QUIET
+
+
+def _read(argv: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
+    """A git command that is quick and changes nothing of the user's; in a session of its own, out of Ctrl-C's way."""
+    env = _environment() | _READ_ONLY
+    return subprocess.run(
+        argv, env=env, stdin=subprocess.DEVNULL, capture_output=True, check=False, start_new_session=True
+    )
+
+
+def _common_folder(repo: str, key: str) -> Path:
+    """Where a repository on this host keeps its objects, the same for all its worktrees."""
+    folder = Path(repo).expanduser().absolute()
+    if not folder.is_dir():
+        raise EngineError(f"no such folder: {folder}", f"{key}.repo")
+    done = _read([*_GIT, "-C", str(folder), "rev-parse", "--git-common-dir"])
+    if done.returncode:
+        raise EngineError(f"is not a git repository that can be read: {_reason(done.stderr)}", f"{key}.repo")
+    return (folder / os.fsdecode(done.stdout.rstrip(b"\n"))).resolve()
+
+
+def _changes(repo: str) -> tuple[tuple[str, ...], str]:
+    """What the user has changed and not committed: lines of `git status`, and the diff. A bare repository has none."""
+    where = [*_GIT, "-C", str(Path(repo).expanduser())]
+    status = _read([*where, "status", "--porcelain"]).stdout.decode(errors="replace").splitlines()
+    if not status:
+        return (), ""
+    data = _read([*where, "diff", "--no-ext-diff", "--no-textconv", "--no-color", "HEAD"]).stdout[:DIFF_BYTES]
+    if len(status) > STATUS_LINES:
+        status[STATUS_LINES:] = [f"... and {len(status) - STATUS_LINES} more"]
+    return tuple(status), mask_text(data.decode(errors="replace"), secrets_of(os.environ))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _reason(said: bytes) -> str:
+    """The line that says why git failed: its first error, else its last line."""
+    lines = [mask_text(line) for line in said.decode(errors="replace").splitlines() if line.strip()]
+    return next((line for line in lines if line.startswith(("fatal:", "error:"))), lines[-1] if lines else "no reason")

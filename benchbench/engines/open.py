@@ -1,0 +1,202 @@
+"""From a sweep's engine to a server that is there: started or found, asked what it is, stopped afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchbench.errors import EngineError
+from benchbench.openai.client import Access, Capabilities, attach
+from benchbench.openai.token_lengths import WORDS, Fitted, exact_texts, find_counter, fit_vocabulary, vocabulary_range
+from benchbench.spec import Cell, EndpointEngine, Plan, SimulatorEngine, VllmServeEngine
+from benchbench.spec.values import base_url
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from benchbench.engines.process import Owned
+
+
+Texts = Callable[["np.random.Generator", int, int], list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A server to send requests to.
+
+    `vocab`: token ids for prompts lie in [low, high). `texts`: makes text prompts of exact length, where the plan has
+    any. `notes`: what was found out about lengths. `watch`, where the engine is ours: a descriptor that is readable
+    when something happened to it, and the question why it is gone (None while it lives). `start`: facts of its start.
+    """
+
+    url: str
+    vocab: tuple[int, int] | None
+    texts: Texts | None = None
+    access: Access = field(default_factory=Access)
+    capabilities: Capabilities = field(default_factory=Capabilities)
+    notes: tuple[str, ...] = ()
+    text_overhead: int = 0
+    watch: tuple[int, Callable[[], str | None]] | None = None
+    start: Mapping[str, Any] = field(default_factory=dict)
+
+    def common_tokens(self, cell: Cell) -> int:
+        """Tokens that all prompts of a cell have in common by their form, and a prefix cache may know."""
+        return 0 if cell.prompts.kind == "token_ids" else self.text_overhead
+
+    def source(self, cell: Cell) -> tuple[int, int] | Texts:
+        """Where a cell's prompts come from."""
+        found = self.vocab if cell.prompts.kind == "token_ids" else self.texts
+        if found is None:
+            raise EngineError("no prompts can be made for this cell", "prompts.kind")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What starting an engine takes besides the plan.
+
+    `logs`: folder for what a launched engine says. `progress(what, seconds, last line)` is called about once a second
+    while it starts. `stop`: when this descriptor becomes readable, the start is given up. `meanwhile` is called once,
+    for what else has to be got ready.
+    """
+
+    logs: Path
+    progress: Callable[[str, float, str], None] = lambda *_: None
+    stop: int | None = None
+    meanwhile: Callable[[], None] = lambda: None
+
+
+@contextlib.contextmanager
+def open_engine(plan: Plan, hooks: Hooks) -> Iterator[Opened]:
+    """The server of a plan, for as long as the block runs. Raises EngineError."""
+    engine, meanwhile = plan.spec.engine, hooks.meanwhile
+    if isinstance(engine, EndpointEngine):
+        access = access_of(engine, _connect_s(plan))
+        meanwhile()
+        yield _prepared(plan, engine.url, access)
+    elif isinstance(engine, VllmServeEngine):
+        meanwhile()
+        with _served(engine, plan, hooks) as opened:
+            yield opened
+    elif isinstance(engine, SimulatorEngine):
+        with _simulator(engine, plan, meanwhile) as url:
+            yield _prepared(plan, url, Access())
+
+
+def _prepared(plan: Plan, url: str, access: Access) -> Opened:
+    """Ask the server what it is, and find out how prompts get their exact lengths."""
+    root, model = base_url(url), plan.spec.model
+    found = attach(root, model, access)
+    opened = Opened(url, None, None, access, found, found.notes)
+    if found.reset_prefix_cache is False and any(cell.rounds.reset_prefix_cache for cell in plan.cells):
+        note = "rounds.reset_prefix_cache: the server has no such route (vLLM has it in its development mode)"
+        opened = replace(opened, notes=(*opened.notes, note))
+    ids = next((cell for cell in plan.cells if cell.prompts.kind == "token_ids"), None)
+    if ids is not None:
+        vocab = ids.prompts.vocab
+        if vocab is None and (vocab := vocabulary_range(root, model, access, ids.prompts.tokenizer)):
+            note = f"prompt token ids are drawn from {vocab[0]} to {vocab[1] - 1}, as the tokenizer told"
+            opened = replace(opened, notes=(*opened.notes, note))
+        if vocab is None:
+            message = "is required: neither the server (POST /tokenize) nor a tokenizer tells its vocabulary"
+            raise EngineError(message, "prompts.vocab", allowed="[low, high)")
+        opened = replace(opened, vocab=vocab)
+    text = next((cell for cell in plan.cells if cell.prompts.kind == "text"), None)
+    if text is not None:
+        fitted, how = _fitted(text, root, access)
+        notes = (*opened.notes, how)
+        opened = replace(opened, texts=partial(exact_texts, fitted), text_overhead=fitted.overhead, notes=notes)
+    return opened
+
+
+def _fitted(cell: Cell, root: str, access: Access) -> tuple[Fitted, str]:
+    """Words of known lengths, and a sentence that says by whom they were counted."""
+    engine = cell.engine
+    try:
+        counter = find_counter(root, cell.model, engine.api, access, cell.prompts.tokenizer, engine.extra_body)
+    except EngineError as error:
+        if error.gone:
+            raise
+        return Fitted(
+            tuple(WORDS), 0, WORDS[0]
+        ), f"lengths of text prompts are not exact, about one token a word: {error}"
+    fitted = fit_vocabulary(counter.count, WORDS)
+    return fitted, (
+        f"text prompts have exact lengths, counted by {counter.how}: {len(fitted.words)} words of one token each, "
+        f"{fitted.overhead} tokens besides (template, BOS, first word)"
+    )
+
+
+def start_facts(env: Mapping[str, Any], owned: Owned, ready_s: float) -> dict[str, Any]:
+    """What the manifest says of an engine that we launched; `log` is relative to the run's folder."""
+    return {
+        "pid": owned.pid,
+        "env": env,
+        "log": f"{owned.log.parent.name}/{owned.log.name}",
+        "ready_s": ready_s,
+        "ranks": list((owned.ranks or {}).values()),
+    }
+
+
+def _connect_s(plan: Plan) -> float:
+    return min((cell.timeouts.connect_s for cell in plan.cells), default=10.0)
+
+
+@contextlib.contextmanager
+def _served(engine: VllmServeEngine, plan: Plan, hooks: Hooks) -> Iterator[Opened]:
+    from benchbench.engines.vllm import serve
+
+    progress = partial(hooks.progress, "starting the server")
+    with serve(
+        engine, plan.spec.model, hooks.logs, progress=progress, stop=hooks.stop, connect_s=_connect_s(plan)
+    ) as served:
+        opened, owned = _prepared(plan, served.url, served.access), served.owned
+        start = {**start_facts(engine.env, owned, served.ready_s), "argv": list(served.argv)}
+        yield replace(opened, watch=(owned.events_fd, owned.died), start=start)
+
+
+@contextlib.contextmanager
+def _simulator(engine: SimulatorEngine, plan: Plan, meanwhile: Callable[[], None]) -> Iterator[str]:
+    from benchbench.engines.simulator import ProfileError, SimulatorError, SimulatorProcess
+
+    models = sorted({cell.model for cell in plan.cells}) or [plan.spec.model]
+    start = plan.starts[0]
+    try:
+        with SimulatorProcess(
+            engine.profile,
+            scale=engine.scale,
+            port=engine.port,
+            options=engine.options,
+            models=models,
+            start="" if start.block is None else f"{start.variant}/{start.block}",
+        ) as process:
+            meanwhile()
+            yield process.url
+    except ProfileError as error:
+        raise EngineError(str(error), "engine.profile") from None
+    except SimulatorError as error:
+        raise EngineError(str(error), "engine", gone=True) from None
+
+
+def access_of(engine: EndpointEngine, connect_s: float) -> Access:
+    """Credentials from the environment; nothing of them is in the sweep file. Raises EngineError."""
+    headers = {}
+    for name, variable in engine.headers_env.items():
+        if variable not in os.environ:
+            raise EngineError(f"the environment variable {variable} is not set", f"engine.headers_env.{name}")
+        headers[name] = os.environ[variable]
+    if engine.api_key_env and (key := os.environ.get(engine.api_key_env)):
+        headers["Authorization"] = f"Bearer {key}"
+    for name, value in headers.items():
+        if not value.isprintable():
+            ours = name == "Authorization" and name not in engine.headers_env
+            key = "engine.api_key_env" if ours else f"engine.headers_env.{name}"
+            raise EngineError("its value holds characters that no HTTP header may", key)
+    if engine.ca_file is not None and not Path(engine.ca_file).is_file():
+        raise EngineError(f"no such file: {engine.ca_file}", "engine.ca_file")
+    return Access(headers, engine.ca_file, engine.insecure, engine.proxy, connect_s)

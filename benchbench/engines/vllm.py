@@ -1,0 +1,282 @@
+"""Launch a vLLM server (or another that takes --model, --host and --port), own it, wait until it works, stop it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import select
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from benchbench.engines.log_diagnosis import diagnose, plain
+from benchbench.engines.process import Owned
+from benchbench.errors import EngineError, LaunchStoppedError
+from benchbench.openai.client import Access, asking, read_models
+from benchbench.secrets import masked
+from benchbench.spec.schema import VllmInprocessEngine, VllmServeEngine
+
+DEFAULT_COMMAND = ("python", "-m", "vllm.entrypoints.openai.api_server")
+POLL_S = 0.3  # between two looks at a server that starts
+END_S = 10.0  # from an answer of status 5xx to the end of a server that has crashed
+PROGRESS_S = 1.0
+_OUR_FIELDS = {"stream", "stream_options", "min_tokens", "max_completion_tokens"}  # of the request for one token
+
+Launched = VllmServeEngine | VllmInprocessEngine
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A server that works. `argv` without secrets; `ready_s`: from its launch to its first token, in seconds."""
+
+    url: str
+    access: Access
+    owned: Owned
+    argv: tuple[str, ...]
+    ready_s: float
+
+
+# ---- What is launched -----------------------------------------------------------------------------------
+
+
+def flags(args: Mapping[str, Any]) -> list[str]:
+    """Flags of vLLM from a mapping: {max-model-len: 8192} is --max-model-len 8192.
+
+    true is a bare flag, false its --no- form, null leaves it out; a list repeats words after one flag, a mapping is
+    JSON. Underscores of names become dashes, up to a dot (--compilation-config.max_size 4).
+    """
+    said: list[str] = []
+    for key, value in args.items():
+        name, dot, rest = key.partition(".")
+        name = name.replace("_", "-") + dot + rest
+        if value is True or value is False:
+            said.append(f"--{name}" if value else f"--no-{name}")
+        elif isinstance(value, (list, tuple)):
+            said += [f"--{name}", *map(_word, value)]
+        elif value is not None:
+            word = _word(value)
+            said += [f"--{name}={word}"] if word.startswith("-") else [f"--{name}", word]
+    return said
+
+
+def _word(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def command_line(engine: VllmServeEngine, model: str, port: int) -> list[str]:
+    """What to run. `vllm serve` takes its model as a word, others as --model; `model` is the name to serve it under."""
+    args = dict(engine.args)
+    source = args.pop("model", None) or model
+    words = list(engine.command or DEFAULT_COMMAND)
+    if words[0] == "python":
+        words[0] = python_of(engine)
+    if "serve" in words:
+        after = words.index("serve") + 1
+        if after == len(words) or words[after].startswith("-"):
+            words.insert(after, source)
+    else:
+        args = {"model": source, **args}
+    if source != model and "served-model-name" not in {key.replace("_", "-") for key in args}:
+        args["served-model-name"] = model
+    return [*words, *flags(args), "--host", engine.host, "--port", str(port)]
+
+
+def python_of(engine: Launched) -> str:
+    """The interpreter: engine.python, else that of engine.venv, else python on the PATH; in-process else our own."""
+    if engine.python is not None:
+        return str(_absolute(engine.python)) if "/" in engine.python else engine.python
+    if engine.venv is not None:
+        return str(_absolute(engine.venv) / "bin" / "python")
+    return sys.executable if isinstance(engine, VllmInprocessEngine) else "python"
+
+
+def environment_of(engine: Launched) -> dict[str, str]:
+    """Our own environment, engine.env over it, the folders of the virtual environment, and the API key.
+
+    Raises EngineError when the variable with the API key is not set.
+    """
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", **{name: str(value) for name, value in engine.env.items()}}
+    python = python_of(engine)
+    if "/" in python:  # tools that vLLM calls (ninja) stand beside it
+        env["PATH"] = os.pathsep.join([str(Path(python).parent), env.get("PATH", os.defpath)])
+    if engine.venv is not None:
+        env["VIRTUAL_ENV"] = str(_absolute(engine.venv))
+        env.pop("PYTHONHOME", None)
+    if isinstance(engine, VllmServeEngine) and engine.api_key_env is not None:
+        if not env.get(engine.api_key_env):
+            raise EngineError(f"the environment variable {engine.api_key_env} is not set", "engine.api_key_env")
+        env["VLLM_API_KEY"] = env[engine.api_key_env]
+    return env
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().absolute()  # links are kept: a virtual environment's python is one
+
+
+def free_port(host: str, port: int) -> int:
+    """`port` if nobody listens there, or a free one for 0. Raises EngineError."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended do not count
+        try:
+            sock.bind((host, port))
+        except OSError as error:
+            raise EngineError(f"cannot listen on {host} port {port}: {error.strerror}", "engine.port") from None
+        return int(sock.getsockname()[1])
+
+
+# ---- Its life -------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def serve(
+    engine: VllmServeEngine,
+    model: str,
+    folder: Path,
+    *,
+    progress: Callable[[float, str], None] = lambda _seconds, _line: None,
+    stop: int | None = None,
+    connect_s: float = 10.0,
+) -> Iterator[Served]:
+    """A server for as long as the block runs; when it ends, no process, port or shared memory of it is left.
+
+    It logs into `folder`/engine-N.log. About once a second `progress(seconds, last line of the log)` is called. Raises
+    EngineError with the reason when it does not get ready, LaunchStoppedError when `stop` becomes readable, OSError
+    when `folder` can't be written to.
+    """
+    env, port = environment_of(engine), free_port(engine.host, engine.port)
+    argv = command_line(engine, model, port)
+    access = Access({"Authorization": f"Bearer {key}"} if (key := env.get("VLLM_API_KEY")) else {}, connect_s=connect_s)
+    begun, owned = time.monotonic(), own(engine, argv, next_log(folder))
+    url = f"http://[{engine.host}]:{port}" if ":" in engine.host else f"http://{engine.host}:{port}"
+    with owned:
+        asyncio.run(_Launch(engine, model, owned, url, access, progress, stop, begun).wait())
+        owned.ready()
+        yield Served(url, access, owned, tuple(masked(argv)), time.monotonic() - begun)
+
+
+def next_log(folder: Path) -> Path:
+    """The first unused name in `folder`, which is made. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while (path := folder / f"engine-{number}.log").exists():
+        number += 1
+    return path
+
+
+def own(engine: Launched, argv: Sequence[str], log: Path, pass_fds: Sequence[int] = ()) -> Owned:
+    """The engine's processes, which `argv` starts. Raises EngineError, and OSError when `log` can't be written to."""
+    cwd, nice = engine.cwd and _absolute(engine.cwd), engine.nice if isinstance(engine, VllmServeEngine) else 0
+    try:
+        return Owned(argv, environment_of(engine), cwd, log, pass_fds, nice=nice)
+    except OSError as error:
+        where = str(error.filename)
+        if where == str(log):
+            raise
+        key = "venv" if engine.venv is not None and engine.python is None else "python"
+        key = "cwd" if where == str(cwd) else key if where == python_of(engine) else "command"
+        raise EngineError(f"cannot start {where}: {error.strerror}", f"engine.{key}") from None
+
+
+@dataclass(slots=True)
+class _Launch:
+    """A server on its way to its first token."""
+
+    engine: VllmServeEngine
+    model: str
+    owned: Owned
+    url: str
+    access: Access
+    progress: Callable[[float, str], None]
+    stop: int | None
+    begun: float
+    told: float = 0.0
+    doing: str = "start"
+
+    async def wait(self) -> None:
+        """Until its route answers 200, its model is listed and one real token has come."""
+        work = asyncio.ensure_future(self._ready())
+        try:
+            while not (await asyncio.wait([work], timeout=POLL_S))[0]:
+                self._look()
+            await work
+        finally:
+            work.cancel()
+
+    async def _ready(self) -> None:
+        engine = self.engine
+        async with asking(self.url, self.access) as ask:
+            path = engine.ready.path
+            if (await _answer(partial(ask, path), lambda status: status in {200, 404}))[0] == 404:
+                raise EngineError(f"the server has no {path} (status 404)", "engine.ready.path")
+            found = read_models(*await _answer(partial(ask, "/v1/models")), self.model)
+            if found.models and self.model not in found.models:
+                raise EngineError(f"the server does not serve {self.model!r}", "model", allowed=", ".join(found.models))
+            self.doing = "first request"
+            body = {key: value for key, value in engine.extra_body.items() if key not in _OUR_FIELDS}
+            chat = engine.api == "chat"
+            body |= {"messages": [{"role": "user", "content": "Hi"}]} if chat else {"prompt": [1, 2]}
+            body |= {"model": self.model, "max_tokens": 1}
+            path = "/v1/chat/completions" if chat else "/v1/completions"
+            answer = await _answer(partial(ask, path, body, engine.ready.timeout_s), lambda status: status != 503)
+        if answer[0] >= 500:
+            await asyncio.sleep(END_S)  # if that was a crash, its end says more
+        if answer[0] != 200 or not _has_token(answer[1]):
+            said = " ".join(answer[1][:200].decode(errors="replace").split())
+            raise self._failure(f"no token came, but status {answer[0]}: {said}")
+
+    def _look(self) -> None:
+        """Raise when there is nothing more to wait for; else say how long it takes, now and then."""
+        waited = time.monotonic() - self.begun
+        if died := self.owned.died():
+            raise self._failure(died)
+        if self.stop is not None and select.select([self.stop], [], [], 0)[0]:
+            raise LaunchStoppedError
+        if waited > self.engine.ready.timeout_s:
+            raise self._failure(f"not ready within {self.engine.ready.timeout_s:g} s", "engine.ready.timeout_s")
+        if waited - self.told >= PROGRESS_S:
+            self.told = waited
+            self.progress(waited, plain(next(iter(self.owned.tail(1)), "")).strip())
+
+    def _failure(self, what: str, key: str = "engine") -> EngineError:
+        return failure(self.engine, self.owned, f"{self.doing}: {what}", key)
+
+
+async def _answer(
+    ask: Callable[[], Awaitable[tuple[int, bytes]]], good: Callable[[int], bool] = bool
+) -> tuple[int, bytes]:
+    """Status and body, asked for until there is an answer with a good status."""
+    import aiohttp
+
+    while True:
+        with contextlib.suppress(aiohttp.ClientError, OSError):
+            status, body = await ask()
+            if good(status):
+                return status, body
+        await asyncio.sleep(POLL_S)
+
+
+def failure(engine: Launched, owned: Owned, what: str, key: str | None = None) -> EngineError:
+    """The error for a launch that failed, with what its log says last; `key` is at fault if it gives no reason."""
+    found = owned.diagnosis() or diagnose(owned.text())
+    reason = f": {found.reason}" if found.reason and found.reason not in what else ""
+    if "lacks the module" in reason and isinstance(engine, VllmInprocessEngine):
+        reason += " (benchbench has to be installed beside vLLM)"
+    at = found.key if found.reason or key is None else key
+    at = "engine.args.model" if at == "model" and "model" in engine.args else at
+    return EngineError(f"{what}{reason}", at, lines=(*found.lines, f"whole log: {owned.log}"))
+
+
+def _has_token(body: bytes) -> bool:
+    try:
+        return int(orjson.loads(body)["usage"]["completion_tokens"]) > 0
+    except (ValueError, KeyError, TypeError):
+        return False

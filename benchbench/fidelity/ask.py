@@ -1,0 +1,161 @@
+"""The questions that every variant answers after the timed rounds of each start, the same in all of them.
+
+One after another, so that no answer depends on what else is in the batch. Nothing is timed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from urllib.parse import urlsplit
+
+from benchbench.engines.open import Opened
+from benchbench.errors import EngineError, InterruptedSweep, WorkerDiedError
+from benchbench.fidelity.answers import Answer, Answers, Unit, answers_table
+from benchbench.fidelity.greedy_request import TOP, read_answer, requests_for
+from benchbench.loadgen.job import AnswerJob
+from benchbench.openai.client import asking
+from benchbench.openai.target import ROUTES
+from benchbench.secrets import mask_text
+from benchbench.spec import Start, SweepSpec
+from benchbench.spec.plan import shapes
+from benchbench.spec.values import base_url
+from benchbench.store.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Kernels differ by how many tokens a step has: prompts of several lengths. 32 tokens let a small error grow into
+# another token; eight such answers take a 40 ms decode step 10 s.
+INPUTS = (16, 32, 64, 64, 64, 128, 512, 1024)
+OUTPUT = 32
+ANSWER_S = 600.0  # the first request with log-probabilities takes vLLM's CPU build 30 to 40 s
+
+
+@runtime_checkable
+class Answering(Protocol):
+    """A worker that puts the questions to its engine itself, without HTTP."""
+
+    def answer(self, job: AnswerJob, deadline: float, stop: int | None = None) -> list[Answer]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """Prompts as token ids or texts, and how long the answers are; `exact`: not ended by an end-of-sequence token."""
+
+    prompts: Sequence[list[int] | str]
+    output: int
+    exact: bool
+
+    @property
+    def hash(self) -> str:
+        """Of everything that is asked: answers to other questions cannot be compared."""
+        return hashlib.sha256(repr((self.prompts, self.output, self.exact)).encode()).hexdigest()[:16]
+
+
+def owed(run: RunDirectory, spec: SweepSpec, start: Start) -> bool:
+    """Whether a start still has to answer: it has not, and has not failed to."""
+    if spec.fidelity == "off" or start.block is None or run.answers_path(start.variant, start.block).exists():
+        return False
+    here = (start.variant, start.block)
+    return here not in {(e["variant"], e["block"]) for e in run.events() if e["event"] == "fidelity_failed"}
+
+
+def answer(run: RunDirectory, worker: object, opened: Opened, spec: SweepSpec, start: Start, stop: int | None) -> str:
+    """Ask a living engine, and store what it answers. What prevents that is journalled and returned, and stops nothing.
+
+    `spec` is the variant's. Raises InterruptedSweep, LaunchStoppedError (in-process) and OSError (of writing).
+    """
+    import aiohttp
+
+    try:
+        asked = questions(spec, opened)
+        if isinstance(worker, Answering):
+            unit, answers = _in_process(worker, asked, stop)
+        else:
+            unit, answers = asyncio.run(_unless_stopped(stop, _over_http(opened, spec, asked)))
+    except (EngineError, WorkerDiedError, ValueError, aiohttp.ClientError, OSError) as error:
+        died = opened.watch and opened.watch[1]()
+        reason = mask_text(died or str(error) or type(error).__name__, opened.access.secrets)
+        run.journal("fidelity_failed", block=start.block, variant=start.variant, reason=reason)
+        return f"fidelity of {start.variant} is not measured in block {start.block}: {reason}"
+    run.write_answers(answers_table(Answers(unit, asked.hash, tuple(answers))), start.variant, start.block or 0)
+    return ""
+
+
+def questions(spec: SweepSpec, opened: Opened) -> Questions:
+    """From the sweep's seed, no longer than its longest request, which every server of it has to take."""
+    import numpy as np
+
+    longest = max(shape.input + shape.output for shape in shapes(spec))
+    output = min(OUTPUT, max(1, longest // 2))
+    lengths = [min(length, longest - output) for length in INPUTS]
+    digest = hashlib.sha256(f"fidelity {spec.seed}".encode()).digest()
+    generator = np.random.default_rng(np.frombuffer(digest, np.uint32))
+    return Questions(_prompts(spec, opened, generator, lengths), output, spec.output == "exact")
+
+
+def _prompts(
+    spec: SweepSpec, opened: Opened, generator: np.random.Generator, lengths: Sequence[int]
+) -> list[list[int] | str]:
+    vocab, texts = opened.vocab, opened.texts
+    if spec.prompts.kind == "token_ids" and vocab:
+        return [generator.integers(*vocab, length).tolist() for length in lengths]
+    if texts is None:
+        raise EngineError("no prompts can be made", "prompts.kind")
+    return [texts(generator, 1, length)[0] for length in lengths]
+
+
+def _in_process(worker: Answering, asked: Questions, stop: int | None) -> tuple[Unit, list[Answer]]:
+    import numpy as np
+
+    payloads = [np.array(prompt, "<i4").tobytes() for prompt in asked.prompts]
+    job = AnswerJob(payloads=payloads, output=asked.output, exact=asked.exact, top=TOP)
+    return "id", worker.answer(job, time.monotonic() + ANSWER_S, stop)
+
+
+async def _over_http(opened: Opened, spec: SweepSpec, asked: Questions) -> tuple[Unit, list[Answer]]:
+    """Ask in the first form that the server takes. Raises ValueError for an answer of no use, aiohttp's and OSError."""
+    engine, parts = spec.engine, urlsplit(opened.url)
+    path = ROUTES[engine.api] + (f"?{parts.query}" if parts.query else "")
+    form, found = 0, list[tuple[Unit, Answer]]()
+    async with asking(base_url(opened.url), opened.access, answer_s=ANSWER_S) as ask:
+        for prompt in asked.prompts:
+            forms = requests_for(
+                model=spec.model,
+                api=engine.api,
+                prompt=prompt,
+                output=asked.output,
+                exact=asked.exact,
+                extra=engine.extra_body,
+            )
+            status, body = await ask(path, forms[form])
+            while status in {400, 422} and not found and form + 1 < len(forms):
+                form += 1
+                status, body = await ask(path, forms[form])
+            if status != 200:
+                raise ValueError(f"POST {path} answers with status {status}: {body[:200].decode(errors='replace')}")
+            found.append(read_answer(body))
+    if len({unit for unit, _ in found}) > 1:
+        raise ValueError("the answers name their tokens in different ways")
+    return found[0][0], [one for _, one in found]
+
+
+async def _unless_stopped(
+    stop: int | None, work: Coroutine[Any, Any, tuple[Unit, list[Answer]]]
+) -> tuple[Unit, list[Answer]]:
+    """Raises InterruptedSweep when the descriptor `stop` becomes readable."""
+    task, loop = asyncio.ensure_future(work), asyncio.get_running_loop()
+    if stop is not None:
+        loop.add_reader(stop, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise InterruptedSweep from None
+    finally:
+        if stop is not None:
+            loop.remove_reader(stop)

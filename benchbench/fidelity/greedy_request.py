@@ -1,0 +1,86 @@
+"""What a server is asked for one greedy answer that is not streamed, and what it answered. Pure."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from benchbench.fidelity.answers import Answer, Token, Unit
+
+TOP = 5  # likeliest tokens a place: the most that OpenAI's completions allow
+LEAST = -9999.0  # what vLLM's server says for a logarithm of 0
+# Not taken over from the sweep's extra_body: they are of a stream, or of several answers.
+_NOT_ASKED = {"stream", "stream_options", "max_completion_tokens", "n", "best_of", "echo"}
+_PREFIX = "token_id:"  # how vLLM names a token where return_tokens_as_token_ids is asked
+
+
+def requests_for(
+    *, model: str, api: str, prompt: Sequence[int] | str, output: int, exact: bool, extra: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The same request in four forms, the most telling first: a server may refuse log-probabilities, vLLM's own
+    fields, or both.
+    """
+    if api == "chat":
+        asked: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]}
+        logprobs: dict[str, Any] = {"logprobs": True, "top_logprobs": TOP}
+    else:
+        asked, logprobs = {"prompt": prompt}, {"logprobs": TOP}
+    kept = {key: value for key, value in extra.items() if key not in _NOT_ASKED}
+    asked = {**kept, "model": model, "max_tokens": output, "temperature": 0, "seed": 0, **asked}
+    if exact:
+        asked |= {"min_tokens": output, "ignore_eos": True}
+    ids = {"return_token_ids": True, "return_tokens_as_token_ids": True}
+    return [asked | logprobs | ids, asked | logprobs, asked | ids, asked]
+
+
+def read_answer(body: bytes) -> tuple[Unit, Answer]:
+    """The first choice of a completion or chat. Raises ValueError where it holds nothing to compare."""
+    try:
+        choice = orjson.loads(body)["choices"][0]
+        names, logprobs, top = _told(choice.get("logprobs") or {})
+        ids = choice.get("token_ids")
+        if names and all(name.startswith(_PREFIX) for name in names):
+            return "id", Answer(tuple(map(_id, names)), logprobs, tuple({_id(k): v for k, v in m.items()} for m in top))
+        if isinstance(ids, list):
+            return "id", Answer(tuple(map(int, ids)), logprobs if len(logprobs) == len(ids) else ())
+        if names:
+            return "text", Answer(tuple(names), logprobs, top)
+        message = choice.get("message") or {}
+        parts = (message.get("reasoning_content") or message.get("reasoning"), message.get("content"))
+        text = choice.get("text") or "".join(part or "" for part in parts)
+        words: tuple[Token, ...] = tuple(re.findall(r"\s*\S+", text))
+    except (orjson.JSONDecodeError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"an answer that cannot be read ({type(error).__name__})") from None
+    if not words:
+        raise ValueError("an answer without tokens and without text")
+    return "word", Answer(words)
+
+
+def floored(logprob: float) -> float:
+    """Finite: what JSON cannot say is LEAST."""
+    return max(logprob, LEAST) if math.isfinite(logprob) else LEAST
+
+
+def _told(told: Mapping[str, Any]) -> tuple[list[str], tuple[float, ...], tuple[dict[Token, float], ...]]:
+    """Tokens by name, their log-probabilities, and the likeliest of each place; empty where one place lacks them."""
+    if told.get("content"):  # chat
+        places = told["content"]
+        names = [place["token"] for place in places]
+        logprobs = [place["logprob"] for place in places]
+        top = [{one["token"]: one["logprob"] for one in place.get("top_logprobs") or ()} for place in places]
+    else:
+        names, logprobs = told.get("tokens") or [], told.get("token_logprobs") or []
+        top = told.get("top_logprobs") or []
+    if len(logprobs) != len(names) or None in logprobs:
+        return names, (), ()
+    whole = len(top) == len(names) and all(top)
+    floors = tuple({name: floored(value) for name, value in place.items()} for place in top) if whole else ()
+    return names, tuple(map(floored, logprobs)), floors
+
+
+def _id(name: Token) -> int:
+    return int(str(name).removeprefix(_PREFIX))

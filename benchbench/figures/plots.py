@@ -1,0 +1,315 @@
+"""Figures of summary rows, as PNG and SVG: throughput, TTFT, Pareto, heat map, and one cell's timeline.
+
+Drawn with matplotlib's figure objects, never pyplot. Invalid cells are left out and counted in the small
+print; suspect ones are hollow, or starred in the heat map.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchbench.figures import sheet as sheets
+from benchbench.figures.sheet import Legend, Line, Sheet
+from benchbench.report.summary_table import Row, number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PNG_DPI = 200
+PHASES = (
+    ("waiting (to be sent)", "#BBBBBB"),
+    ("prefill (sent to first token)", "#E69F00"),
+    ("decode (to last token)", "#0072B2"),
+)
+TIMELINE_REQUESTS = 512  # more bars would be thinner than a pixel
+LOG_FROM = 8.0  # a y axis that spans more than this is logarithmic
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The requests of one round of one cell: four lists of one length, in seconds from the round's start.
+
+    Scheduled, sent, first token, last token; NaN where a request did not get that far.
+    """
+
+    label: str
+    starts_s: Sequence[float]
+    sent_s: Sequence[float]
+    first_s: Sequence[float]
+    last_s: Sequence[float]
+
+
+def draw_plots(
+    rows: list[Row],
+    timeline: Timeline | None,
+    out: Path,
+    title: str,
+    formats: Sequence[str] = ("png", "svg"),
+) -> list[Path]:
+    """Draw every figure whose data exist into ``out``, which is made, and return the files written.
+
+    ``throughput``, ``ttft_batch``, ``ttft_input``, ``pareto``, ``heatmap`` and ``timeline``, each in every
+    format. ``title`` names the run, in small print. Where no row has a batch the axis is the rate. The same
+    rows give the same bytes of SVG. Raises ValueError for a format other than png or svg, OSError if a file
+    cannot be written.
+    """
+    if unknown := sorted(set(formats) - {"png", "svg"}):
+        raise ValueError(f"unknown plot format {', '.join(unknown)} (allowed: png, svg)")
+    import matplotlib as mpl
+
+    out.mkdir(parents=True, exist_ok=True)
+    files: list[Path] = []
+    with mpl.rc_context(sheets.STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a title in a script that the font lacks
+        for name, figure in figures(rows, timeline, title):
+            files += save(figure, out / name, formats)
+    return files
+
+
+def figures(rows: Sequence[Row], timeline: Timeline | None, title: str) -> Iterator[tuple[str, Figure]]:
+    """Each figure whose data exist, with its name; to be drawn and written in the style of `sheet.STYLE`."""
+    sheet = sheets.make_sheet(rows, title)
+    for draw in (_throughput, _ttft_batch, _ttft_input, _pareto, _heatmap):
+        if figure := draw(sheet):
+            yield draw.__name__.lstrip("_"), figure
+    if timeline and (figure := _timeline(timeline, title)):
+        yield "timeline", figure
+
+
+def save(figure: Figure, stem: Path, formats: Sequence[str]) -> list[Path]:
+    """Write a figure in each format, to `stem` with its ending."""
+    # The canvases are called directly: savefig first draws once more only to find the layout.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    paths = []
+    for form in formats:
+        path = stem.with_name(f"{stem.name}.{form}")
+        canvas: Any
+        if form == "png":
+            figure.set_dpi(PNG_DPI)
+            canvas = FigureCanvasAgg(figure)
+            canvas.print_png(path, pil_kwargs={"compress_level": 3})
+        else:
+            canvas = FigureCanvasSVG(figure)
+            canvas.print_svg(path, metadata={"Date": None})
+        paths.append(path)
+    return paths
+
+
+def _throughput(sheet: Sheet) -> Figure | None:
+    """Sys tok/s over the load. Log-log: what grows with the batch is straight, and cannot cross its ideal."""
+    if not sheet.has("sys_tok_s"):
+        return None
+    slopes = _ideal_slopes(sheet)
+    loads = [row[sheet.axis] for row in sheet.rows]
+    name = f"ideal from batch {min(loads)}"
+    style = {"color": "#777777", "linestyle": (0, (4, 2)), "linewidth": 1.0}
+    bound = sheet.bound_entry("sys_tok_s_bound")
+    legend: Legend = (*sheet.legend, *(((name, style),) if slopes else ()), *bound, *sheet.suspect_entry("sys_tok_s"))
+    figure, axes = sheets.make_frame("System throughput", sheet.title, legend)
+    values = sheets.draw_lines(axes, sheet, "sys_tok_s")
+    values += sheets.draw_bound(axes, sheet.lines, sheet.axis, "sys_tok_s_bound")
+    if slopes:
+        # Each line has an ideal of its own; they differ little, so a band stands for them all.
+        ends = [min(loads), max(loads)]
+        low, high = ([slope * x for x in ends] for slope in (min(slopes), max(slopes)))
+        axes.fill_between(ends, low, high, color="#EEEEEE", zorder=1)
+        for edge in (low, high):
+            axes.plot(ends, edge, color=style["color"], linestyle=style["linestyle"], linewidth=1.0, zorder=1)
+        values.append(high[-1])
+    sheets.log2_axis(axes, loads, sheet.axis_label)
+    sheets.value_axis(axes, values, "Sys tok/s (output; mean, 95 % interval)", wide=LOG_FROM)
+    return figure
+
+
+def _ideal_slopes(sheet: Sheet) -> list[float]:
+    """Sys tok/s per request in flight at the smallest batch, of each line that goes on to a larger one."""
+    if sheet.axis != "batch":
+        return []
+    smallest = min(row["batch"] for row in sheet.rows)
+    ends = [points for line in sheet.lines if (points := line.points("batch", "sys_tok_s"))]
+    return [points[0][1] / smallest for points in ends if points[0][0] == smallest < points[-1][0]]
+
+
+def _ttft_batch(sheet: Sheet) -> Figure | None:
+    if not sheet.has("ttft_ms"):
+        return None
+    legend = (*sheet.legend, *sheet.bound_entry("ttft_bound_ms"), *sheet.suspect_entry("ttft_ms"))
+    figure, axes = sheets.make_frame("Time to first token", sheet.title, legend)
+    values = sheets.draw_lines(axes, sheet, "ttft_ms")
+    values += sheets.draw_bound(axes, sheet.lines, sheet.axis, "ttft_bound_ms")
+    sheets.log2_axis(axes, [row[sheet.axis] for row in sheet.rows], sheet.axis_label)
+    sheets.value_axis(axes, values, "TTFT (ms; mean, 95 % interval)", wide=LOG_FROM)
+    return figure
+
+
+def _ttft_input(sheet: Sheet) -> Figure | None:
+    """TTFT over input, a line per batch (or rate) and variant, through the mean over output lengths."""
+    rows = [row for row in sheet.rows if number(row, "ttft_ms") is not None and number(row, "input")]
+    if not rows:
+        return None
+    loads = sheets.distinct(row[sheet.axis] for row in rows)
+    colours = dict(zip(loads, sheets.ordered_colours(len(loads)), strict=True))
+    markers = {load: sheets.MARKERS[n % len(sheets.MARKERS)] for n, load in enumerate(loads)}
+    dashes, variant_entries = sheets.variant_dashes(row.get("variant") or "" for row in rows)
+    loads_legend = [
+        (f"{sheet.axis} {sheets.short(load)}", {"color": colours[load], "marker": markers[load]}) for load in loads
+    ]
+    legend = (*loads_legend, *variant_entries, *sheet.bound_entry("ttft_bound_ms"), *sheet.suspect_entry("ttft_ms"))
+    figure, axes = sheets.make_frame("Time to first token over input length", sheet.title, legend)
+    groups: dict[tuple[Any, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row[sheet.axis], row.get("variant") or ""), []).append(row)
+    values = [row["ttft_ms"] for row in rows]
+    for (load, variant), group in groups.items():
+        line = Line(tuple(group), colours[load], markers[load], dashes[variant])
+        points = line.points("input", "ttft_ms")
+        inputs = sheets.distinct(x for x, _, _ in points)
+        at = [[y for x, y, _ in points if x == length] for length in inputs]
+        means = [sum(ys) / len(ys) for ys in at]
+        axes.plot(inputs, means, color=line.colour, linestyle=line.dash, linewidth=1.3)
+        sheets.draw_markers(axes, line, points, 4)
+        values += sheets.draw_bound(axes, [line], "input", "ttft_bound_ms")
+    several = len({row["output"] for row in rows}) > 1
+    label = "Input (tokens)" + ("; lines are means over output lengths" if several else "")
+    sheets.log2_axis(axes, [row["input"] for row in rows], label)
+    sheets.value_axis(axes, values, "TTFT (ms; mean)", wide=LOG_FROM)
+    return figure
+
+
+def _pareto(sheet: Sheet) -> Figure | None:
+    """Sys tok/s against the speed of one stream; the upper edge of each batch's points carries its number."""
+    every = [
+        [(x, y, row) for _, y, row in line.points(sheet.axis, "sys_tok_s") if (x := _stream_tok_s(row))]
+        for line in (*sheet.lines, *sheet.others)
+    ]
+    found = every[: len(sheet.lines)]
+    everything = [point for points in every for point in points]
+    if not everything:
+        return None
+    legend = (*sheet.legend, *sheet.suspect_entry("sys_tok_s"))
+    figure, axes = sheets.make_frame("Throughput against speed per stream", sheet.title, legend)
+    sheets.draw_others(axes, [[(x, y) for x, y, _ in points] for points in every[len(found) :]])
+    for line, points in zip(sheet.lines, found, strict=True):
+        xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
+        axes.plot(xs, ys, color=line.colour, linestyle=line.dash, linewidth=1.1, alpha=0.8)
+        sheets.draw_markers(axes, line, points, 5)
+    tops: dict[Any, tuple[float, float]] = {}
+    for x, y, row in sorted((point for points in found for point in points), key=lambda point: -point[1]):
+        tops.setdefault(row[sheet.axis], (x, y))
+    for load in sheets.thinned(sorted(tops)):
+        axes.annotate(sheets.short(load), tops[load], (5, 4), textcoords="offset points", fontsize=8, color="#333333")
+    axes.set_xlabel(f"tok/s per stream, mean (numbers at points: {sheet.axis})")
+    speeds = [x for x, _, _ in everything]
+    margin = 0.1 * (max(speeds) - min(speeds)) or 0.5 * speeds[0]
+    axes.set_xlim(max(0.0, min(speeds) - margin), max(speeds) + margin)
+    sheets.value_axis(axes, [y for _, y, _ in everything], "Sys tok/s (output; mean)", wide=math.inf)
+    return figure
+
+
+def _stream_tok_s(row: Row) -> float | None:
+    tpot = number(row, "tpot_ms")
+    return number(row, "stream_tok_s") or (1e3 / tpot if tpot else None)
+
+
+def _heatmap(sheet: Sheet) -> Figure | None:
+    """Sys tok/s as a grid: a row per shape, a column per batch (or rate), grey where there is no number."""
+    if not sheet.has("sys_tok_s"):
+        return None
+    loads = sheets.distinct(row[sheet.axis] for row in sheet.rows)
+    names = [_shape_name(line.rows[0]) for line in sheet.lines]
+    left = 0.25 + 0.07 * max(17, *map(len, names))
+    row_in = max(0.17, min(0.3, 12 / len(names)))
+    starred = " · *: suspect" if sheet.suspect_entry("sys_tok_s") else ""
+    figure, axes = sheets.make_frame(
+        "System throughput (Sys tok/s)", sheet.title + starred, height=row_in * len(names), left=left
+    )
+    _fill_grid(axes, sheet, loads, row_in, (sheets.width_in() - left - sheets.RIGHT_IN) / len(loads))
+    axes.grid(visible=False)
+    axes.set_facecolor("#F2F2F2")
+    axes.set_xticks([n + 0.5 for n in range(len(loads))], labels=[sheets.short(load) for load in loads])
+    axes.set_yticks([n + 0.5 for n in range(len(names))], labels=names)
+    axes.tick_params(length=0)
+    axes.tick_params(axis="x", labelsize=9 if len(loads) <= 16 else 6.5)
+    axes.invert_yaxis()
+    axes.set_xlabel(sheet.axis_label)
+    axes.annotate("in → out (tokens)", (0, 0), (-4, -5), "axes fraction", "offset points", ha="right", va="top")
+    return figure
+
+
+def _fill_grid(axes: Axes, sheet: Sheet, loads: Sequence[float], row_in: float, column_in: float) -> None:
+    """Cells of ``row_in`` by ``column_in`` inches, each with its value, upright where columns are narrow."""
+    import matplotlib as mpl
+    import numpy as np
+
+    cells = [
+        (loads.index(load), y, value, "*" * (row.get("status") == "suspect"))
+        for y, line in enumerate(sheet.lines)
+        for load, value, row in line.points(sheet.axis, "sys_tok_s")
+    ]
+    grid = np.full((len(sheet.lines), len(loads)), np.nan)
+    for x, y, value, _ in cells:
+        grid[y, x] = value
+    scale, top = mpl.colormaps["cividis"], max(value for _, _, value, _ in cells) or 1.0
+    masked = np.ma.masked_invalid(grid)
+    axes.pcolormesh(masked, cmap=scale, vmin=0, vmax=top, edgecolors="white", linewidth=1.0)
+    upright = column_in < 0.42
+    size = min(8.5, row_in * 25, column_in * 60) if upright else min(8.5, column_in * 17)
+    for x, y, value, star in cells:
+        red, green, blue, _ = scale(value / top)
+        light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
+        axes.text(
+            x + 0.5,
+            y + 0.5,
+            (f"{value:.0f}" if upright else f"{value:,.1f}") + star,
+            ha="center",
+            va="center",
+            fontsize=size,
+            rotation=90 if upright else 0,
+            color="#111111" if light else "#FAFAFA",
+        )
+
+
+def _shape_name(row: Row) -> str:
+    shape = f"{row['input']:,} → {row['output']:,}"
+    return (
+        f"{sheets.cut(row['variant'], sheets.name_room() - len(shape) - 2)}: {shape}" if row.get("variant") else shape
+    )
+
+
+def _timeline(timeline: Timeline, title: str) -> Figure | None:
+    """Bars of waiting, prefill and decode for each request, in the order of their schedule."""
+    from matplotlib.collections import PolyCollection
+    from matplotlib.ticker import MaxNLocator
+
+    stamps = (timeline.starts_s, timeline.sent_s, timeline.first_s, timeline.last_s)
+    requests = sorted(zip(*stamps, strict=True))
+    shown = requests[:TIMELINE_REQUESTS]
+    end = max((stamp for request in shown for stamp in request if math.isfinite(stamp)), default=0.0)
+    if end <= 0:
+        return None
+    cut = f" · the first {len(shown)} of {len(requests):,} requests" if len(shown) < len(requests) else ""
+    legend = tuple((name, {"color": colour, "linewidth": 6}) for name, colour in PHASES)
+    height = max(1.2, min(sheets.width_in() * 5 / 7.2, 0.13 * len(shown)))
+    heading = f"Timeline of one round: {timeline.label}"
+    figure, axes = sheets.make_frame(heading, title + cut, legend, height=height, left=0.65)
+    few = len(shown) <= 64  # gaps between more bars than that would only be stripes
+    half = 0.42 if few else 0.5
+    for phase, (_, colour) in enumerate(PHASES):
+        bars = [(y, request[phase], request[phase + 1]) for y, request in enumerate(shown, start=1)]
+        boxes = [((a, y - half), (b, y - half), (b, y + half), (a, y + half)) for y, a, b in bars if b > a]
+        axes.add_collection(PolyCollection(boxes, facecolors=colour, linewidths=0, antialiaseds=few), autolim=False)
+    axes.set_xlim(0, 1.02 * end)
+    axes.set_ylim(len(shown) + 0.7, 0.3)
+    axes.grid(visible=False, axis="y")
+    axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+    axes.set_xlabel("Time since the round began (s)")
+    axes.set_ylabel("Request")
+    return figure

@@ -1,0 +1,43 @@
+"""One round of one cell as a timeline for the plots."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchbench.analysis.runs import Run
+from benchbench.figures.plots import Timeline
+from benchbench.report.summary_table import Row
+
+
+def timeline_of(run: Run, rows: list[Row], key: str | None = None) -> Timeline | None:
+    """The last measured round of cell `key`; by default of the valid cell with the most requests in flight.
+
+    `rows` are the run's summary rows. None when there is no such round; RunError for a `key` where no records are kept.
+    """
+    if not run.has_records:
+        if key is not None:
+            run.need_records()
+        return None
+    usable = [row for row in rows if row["rounds"] and (row["status"] != "invalid" or row["key"] == key)]
+    chosen = [row for row in usable if key is None or row["key"] == key]
+    if not chosen:
+        return None
+    row = max(chosen, key=lambda row: (row["batch"] or row["rate"] or 0, row["input"], row["output"]))
+    cell = next(cell for cell in run.cells if cell.key == row["key"])
+    number = run.directory.finished_rounds(cell.key)[-1]
+    table = run.directory.read_round(cell.key, "measured", number)
+    events = table["event_ns"].to_pylist()
+    scheduled = np.array(table["scheduled_ns"].fill_null(0).to_pylist(), np.int64)
+    start = scheduled.min()
+
+    def seconds(values: list[int | None]) -> list[float]:
+        return [float("nan") if value is None else (value - start) / 1e9 for value in values]
+
+    third = f"batch={cell.batch}" if cell.batch is not None else f"rate={cell.rate:g}"
+    return Timeline(
+        label=f"in={cell.input} out={cell.output} {third}",
+        starts_s=seconds(scheduled.tolist()),
+        sent_s=seconds(table["sent_ns"].to_pylist()),
+        first_s=seconds([times[0] if times else None for times in events]),
+        last_s=seconds([times[-1] if times else None for times in events]),
+    )

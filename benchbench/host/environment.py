@@ -1,0 +1,180 @@
+"""Where and with what a run was made: this tool and this host. The engine's side is in `engine_side`.
+
+What a platform does not tell is absent. Nothing here takes more than some ten milliseconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from benchbench.version import __version__
+
+_PACKAGES = (
+    *("aiohttp", "click", "httptools", "matplotlib", "numpy", "orjson", "pandas", "psutil", "pyarrow", "pydantic"),
+    "scipy",
+)
+_LIMITS = {"open_files": "RLIMIT_NOFILE", "locked_bytes": "RLIMIT_MEMLOCK"}
+
+
+def environment() -> dict[str, Any]:
+    """Tool, Python, libraries, operating system, CPU, memory and drivers of this host."""
+    return {
+        "tool": {"name": "benchbench", "version": __version__, "git": git_state(Path(__file__))},
+        "python": sys.version.split()[0],
+        "packages": versions(),
+        "host": host(),
+    }
+
+
+def spec_hash(spec: Mapping[str, Any]) -> str:
+    """SHA-256 of a resolved and masked spec, as JSON with sorted keys: equal for two runs that were asked the same."""
+    import orjson
+
+    return hashlib.sha256(orjson.dumps(spec, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the libraries that can move a number or change a file."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state(inside: Path) -> dict[str, Any] | None:
+    """The checkout that holds the file or folder `inside`: its path, its commit, and whether tracked files differ.
+
+    None outside of one, and for what is installed into an environment, wherever that lies.
+    """
+    if {"site-packages", "dist-packages"} & set(inside.parts):
+        return None
+    checkout = next((folder for folder in (inside, *inside.parents) if (folder / ".git").exists()), None)
+    commit = _git(checkout, "rev-parse", "HEAD") if checkout else None
+    if checkout is None or commit is None:
+        return None
+    changed = _git(checkout, "--no-optional-locks", "status", "--porcelain", "-uno")
+    return {"path": str(checkout), "commit": commit, "dirty": None if changed is None else bool(changed)}
+
+
+def _git(checkout: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *words],  # noqa: S607 - the user's own git
+            cwd=checkout,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def host(root: Path = Path("/")) -> dict[str, Any]:
+    """Facts of this host that can move a number. `root` is where `proc`, `sys` and `opt` lie."""
+    found: dict[str, Any] = {
+        "name": platform.node(),
+        "system": platform.system(),
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "cpu": _cpu_model(root),
+        "cpus": os.cpu_count(),
+        "cpus_usable": len(affinity) if (affinity := _affinity()) is not None else os.cpu_count(),
+        "affinity": ranges(affinity) if affinity is not None else None,
+        "governor": _governors(root),
+        "numa_nodes": _numa(root),
+        "memory_bytes": _memory(root),
+        "transparent_hugepages": _selected(_read(root / "sys/kernel/mm/transparent_hugepage/enabled")),
+        "hugepages": _number(_read(root / "proc/sys/vm/nr_hugepages")),
+        "limits": _limits(),
+        "drivers": drivers(root),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def drivers(root: Path = Path("/")) -> dict[str, str]:
+    """Versions of the accelerators' kernel drivers and of ROCm, where there are any."""
+    told = {
+        "nvidia": re.search(r"\s(\d+\.\d+(?:\.\d+)*)\s", _read(root / "proc/driver/nvidia/version")),
+        "amdgpu": re.match(r"(\S+)", _read(root / "sys/module/amdgpu/version")),
+        "rocm": re.match(r"(\S+)", _read(root / "opt/rocm/.info/version")),
+    }
+    found = {name: match[1] for name, match in told.items() if match}
+    if "amdgpu" not in found and (root / "sys/module/amdgpu").is_dir():
+        found["amdgpu"] = "the kernel's own"  # a module that is no package of AMD's states no version
+    return found
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Numbers as Linux writes CPU lists: 0-3,8."""
+    spans: list[list[int]] = []
+    for number in sorted(numbers):
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ",".join(f"{low}" if low == high else f"{low}-{high}" for low, high in spans)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdecimal() else None
+
+
+def _selected(text: str) -> str | None:
+    """The choice in brackets: `always [madvise] never`."""
+    found = re.search(r"\[(\w+)\]", text)
+    return found[1] if found else None
+
+
+def _cpu_model(root: Path) -> str:
+    found = re.search(r"^model name\s*:\s*(.+)$", _read(root / "proc/cpuinfo"), re.MULTILINE)
+    return found[1] if found else platform.processor()
+
+
+def _affinity() -> set[int] | None:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+
+
+def _governors(root: Path) -> str | None:
+    """The CPUs' frequency governors, each once; virtual machines have none."""
+    found = {_read(path) for path in root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")}
+    return ", ".join(sorted(found - {""})) or None
+
+
+def _numa(root: Path) -> dict[str, str] | None:
+    """The CPUs of each NUMA node."""
+    nodes = sorted(root.glob("sys/devices/system/node/node[0-9]*"), key=lambda node: int(node.name[4:]))
+    return {node.name[4:]: _read(node / "cpulist") for node in nodes} or None
+
+
+def _memory(root: Path) -> int | None:
+    found = re.search(r"^MemTotal:\s*(\d+) kB$", _read(root / "proc/meminfo"), re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
+def _limits() -> dict[str, int | None]:
+    """Soft limits of this process; None is no limit."""
+    import resource
+
+    soft = {name: resource.getrlimit(getattr(resource, kind))[0] for name, kind in _LIMITS.items()}
+    return {name: None if value == resource.RLIM_INFINITY else value for name, value in soft.items()}

@@ -1,0 +1,84 @@
+"""Tables of model cards, and this tool's own table.md, as its headings name the columns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from benchbench.analysis.summary import COLUMNS
+from benchbench.importers.result import Found
+from benchbench.report.summary_table import AXES, column_title
+
+TOOL = "Markdown table"
+
+_NAMES = {column_title(name).lower(): name for name in COLUMNS}
+_NAMES |= {"batch size": "batch", "concurrency": "batch", "input tokens": "input", "output tokens": "output"}
+_NAMES |= {"output tok/s": "run_tok_s", "system tok/s": "sys_tok_s"}
+_METRICS = [name for name in COLUMNS if name.endswith(("_ms", "_s")) or "_ms_" in name or "_s_" in name]
+_RULE = re.compile(r"[\s|:-]*-[\s|:-]*")
+_ABSENT = {"", "-", "\N{EN DASH}", "\N{EM DASH}", "n/a"}
+
+
+def read_markdown(text: str) -> list[Found]:
+    """The cells of all tables with input, output, batch or rate, and a latency or rate; none where there is no such.
+
+    Raises ValueError with the line of a field that is no number.
+    """
+    loads = [load for load in ("static", "closed", "open") if f"({load} load" in text]
+    told = loads[0] if len(loads) == 1 else ""
+    return [_cell(row, at, told) for at, row in _rows(text)]
+
+
+def _rows(text: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line, column of summary.csv -> text) of each row of the tables that are meant."""
+    lines = text.splitlines()
+    names: list[str] = []
+    for at, line in enumerate(lines):
+        if "|" not in line:
+            names = []
+        elif at + 1 < len(lines) and _is_rule(lines[at + 1]):
+            names = [_NAMES.get(one.lower(), "") for one in _fields(line)]
+            have = set(names)
+            if not ({"input", "output"} <= have and have & {"batch", "rate"} and have & set(_METRICS)):
+                names = []
+        elif names and not _is_rule(line):
+            yield at + 1, dict(zip(names, _fields(line), strict=False))
+
+
+def _is_rule(line: str) -> bool:
+    return "|" in line and bool(_RULE.fullmatch(line))
+
+
+def _fields(line: str) -> list[str]:
+    inner = re.sub(r"(?<!\\)\|$", "", line.strip()).removeprefix("|")
+    return [re.sub(r"\\(.)", r"\1", one.strip()) for one in re.split(r"(?<!\\)\|", inner)]
+
+
+def _cell(row: dict[str, str], at: int, load: str) -> Found:
+    axes = {name: _number(row.get(name, ""), name, at) for name in ("input", "output", "batch", "rate")}
+    whole = {name: axes[name] for name in ("input", "output", "batch")}
+    if whole["input"] is None or whole["output"] is None or (whole["batch"] is None and axes["rate"] is None):
+        raise ValueError(f"{TOOL}: line {at}: input, output and batch (or rate) must be numbers")
+    if any(value is not None and (value != round(value) or value < 0) for value in whole.values()):
+        raise ValueError(f"{TOOL}: line {at}: input, output and batch must be whole numbers")
+    told = {name: _number(row[name], name, at) for name in _METRICS if name in row and name not in AXES}
+    return Found(
+        tool=row.get("tool") or TOOL,
+        variant=row.get("variant", ""),
+        load=row.get("load") or load,
+        input=round(whole["input"]),
+        output=round(whole["output"]),
+        batch=None if whole["batch"] is None else round(whole["batch"]),
+        rate=axes["rate"],
+        values={name: value for name, value in told.items() if value is not None},
+    )
+
+
+def _number(text: str, name: str, at: int) -> float | None:
+    """A field's number; None where there is none, and of one that is struck through."""
+    bare = text.replace("\\", "").rstrip("*").strip()
+    if bare.lower() in _ABSENT or bare.startswith("~~"):
+        return None
+    if not re.fullmatch(r"\d{1,3}(,\d{3})+(\.\d+)?|\d{1,15}(\.\d+)?", bare):
+        raise ValueError(f"{TOOL}: line {at}: {column_title(name)}: {bare[:40]!r} is not a number")
+    return float(bare.replace(",", ""))

@@ -1,0 +1,50 @@
+"""Result files of other tools -> what they say of each cell. Pure: bytes in; docs/imports.md maps the names."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from benchbench.errors import UnknownFormatError
+from benchbench.importers.aiperf import read_aiperf
+from benchbench.importers.guidellm import read_guidellm
+from benchbench.importers.markdown import read_markdown
+from benchbench.importers.result import Found
+from benchbench.importers.vllm_bench import read_vllm_bench
+
+ALLOWED = (
+    "allowed: JSON of vllm bench serve, AIPerf's profile_export_aiperf.json, GuideLLM's JSON, "
+    "a Markdown table with Input, Output, Batch and TTFT (ms) or Sys tok/s"
+)
+
+
+def read(data: bytes) -> list[Found]:
+    """The cells of a result file, whatever its name; the format is told from its content.
+
+    Raises UnknownFormatError for what no reader knows, ValueError for a known format with something wrong in it.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UnknownFormatError(f"not text: {error.reason} at byte {error.start} ({ALLOWED})") from None
+    if text.lstrip()[:1] == "{":
+        return _read_json(text)
+    found = read_markdown(text)
+    if not found:
+        raise UnknownFormatError(f"no result that can be imported ({ALLOWED})")
+    return found
+
+
+def _read_json(text: str) -> list[Found]:
+    try:
+        data: Any = json.loads(text)  # not orjson: Python's tools write NaN and Infinity
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not whole JSON: {error}") from None
+    if isinstance(data, dict):
+        if "aiperf_version" in data:
+            return [read_aiperf(data)]
+        if isinstance(data.get("metadata"), dict) and "guidellm_version" in data["metadata"]:
+            return read_guidellm(data)
+        if {"total_output_tokens", "output_throughput", "duration"} <= data.keys():
+            return [read_vllm_bench(data)]
+    raise UnknownFormatError(f"JSON, but no result that can be imported ({ALLOWED})")

@@ -1,0 +1,247 @@
+"""vLLM's AsyncLLM, called directly: the only module that imports vllm, and only inside functions.
+
+What differs between vLLM 0.24 and 0.33 is met here: where the server's parser of flags lies, which exceptions are a
+refusal, and what requests and configurations tell. Prompts go in as vLLM's own server hands them over (`tokens_input`),
+with the penalties of the model's generation config, and the engine is built for the usage context of that server, on
+which vLLM's default batch limits depend.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import fields
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+
+from benchbench.errors import EngineError
+from benchbench.fidelity.answers import Answer, Finished
+from benchbench.fidelity.greedy_request import floored
+from benchbench.openai.server_metrics import Counts, parse
+
+# Newest first: 0.33, then 0.32, then 0.24.
+_PARSERS = tuple(f"vllm.entrypoints.{room}.cli_args" for room in ("common", "launchers", "openai"))
+_TOLD = {
+    "model": "model_config.model",
+    "dtype": "model_config.dtype",
+    "quantization": "model_config.quantization",
+    "enforce_eager": "model_config.enforce_eager",
+    "tensor_parallel": "parallel_config.tensor_parallel_size",
+    "pipeline_parallel": "parallel_config.pipeline_parallel_size",
+    "data_parallel": "parallel_config.data_parallel_size",
+    "max_num_seqs": "scheduler_config.max_num_seqs",
+    "max_num_batched_tokens": "scheduler_config.max_num_batched_tokens",
+    "stream_interval": "scheduler_config.stream_interval",
+    "prefix_caching": "cache_config.enable_prefix_caching",
+    "kv_cache_dtype": "cache_config.cache_dtype",
+}
+
+
+Ask = Callable[[int, Callable[[int, float], None]], Coroutine[Any, Any, Finished]]
+
+
+class InprocessEngine:
+    """A living AsyncLLM. `facts`: what it is, for the manifest."""
+
+    def __init__(self, llm: Any, notes: Sequence[str]) -> None:  # noqa: ANN401 - AsyncLLM
+        import vllm
+        from prometheus_client import generate_latest
+        from vllm.inputs import tokens_input
+
+        self._llm, self._text, self._prompt = llm, generate_latest, tokens_input
+        config = llm.vllm_config
+        self.one_by_one = (
+            config.scheduler_config.stream_interval == 1
+            and config.speculative_config is None
+            and not getattr(config.model_config, "is_diffusion", False)
+        )
+        self._refusals = _refusals()
+        defaults = config.model_config.get_diff_sampling_param()
+        self._penalties = {name: value for name, value in defaults.items() if name.endswith("_penalty")}
+        self._rounds = 0
+        self.facts: dict[str, Any] = {
+            "version": vllm.__version__,
+            "vocab_size": config.model_config.get_vocab_size(),
+            "max_model_len": config.model_config.max_model_len,
+            "kv_tokens": self.counts().get("kv_tokens"),
+            "config": {name: _plain(attrgetter(path)(config)) for name, path in _TOLD.items()},
+            "notes": list(notes),
+        }
+
+    def prepare(self, payloads: Sequence[bytes], outputs: Sequence[int], *, exact: bool, detokenize: bool) -> Ask:
+        """Prompts (little-endian int32) and sampling parameters of a round, made before it; see `engine_round`.
+
+        `exact`: `outputs` tokens, whatever they are; else up to so many.
+        """
+        from vllm.sampling_params import RequestOutputKind
+
+        llm, refusals, number = self._llm, self._refusals, self._rounds
+        self._rounds += 1
+        prompts = [self._prompt(np.frombuffer(payload, "<i4").tolist()) for payload in payloads]
+        params = {
+            output: self._params(output, exact=exact, detokenize=detokenize, output_kind=RequestOutputKind.DELTA)
+            for output in set(outputs)
+        }
+
+        async def ask(index: int, tokens: Callable[[int, float], None]) -> Finished:
+            last = None
+            try:
+                async for last in llm.generate(prompts[index], params[outputs[index]], f"{number}-{index}"):
+                    if count := len(last.outputs[0].token_ids):
+                        tokens(count, last.metrics.last_token_ts if last.metrics else 0.0)
+            except refusals as error:
+                raise ValueError(str(error)) from error
+            return _finished(last)
+
+        return ask
+
+    def _params(self, output: int, *, exact: bool, **more: Any) -> Any:  # noqa: ANN401 - vLLM's SamplingParams
+        from vllm.sampling_params import SamplingParams
+
+        least = output if exact else 0
+        greedy = {"temperature": 0, "max_tokens": output, "min_tokens": least, "ignore_eos": exact}
+        return SamplingParams(**greedy, **more, **self._penalties)
+
+    async def answer(self, number: int, payload: bytes, output: int, *, exact: bool, top: int) -> Answer:
+        """The greedy answer to one prompt, with log-probabilities; `payload` and `exact` as in `prepare`."""
+        from vllm.sampling_params import RequestOutputKind
+
+        kind = RequestOutputKind.FINAL_ONLY
+        params = self._params(output, exact=exact, detokenize=False, output_kind=kind, seed=0, logprobs=top)
+        prompt = self._prompt(np.frombuffer(payload, "<i4").tolist())
+        made = [one.outputs[0] async for one in self._llm.generate(prompt, params, f"fidelity-{number}")][-1]
+        likely = tuple({token: floored(one.logprob) for token, one in place.items()} for place in made.logprobs)
+        tokens = tuple(made.token_ids)
+        return Answer(tokens, tuple(place[token] for token, place in zip(tokens, likely, strict=True)), likely)
+
+    def gone(self) -> str | None:
+        """Why no request can be served any more; None while the engine lives."""
+        return str(self._llm.dead_error) if self._llm.errored else None
+
+    def counts(self) -> Counts:
+        """The same counters that a server shows under /metrics."""
+        return parse(self._text().decode())
+
+    async def reset_prefix_cache(self) -> bool:
+        """Empty the prefix cache; False when vLLM could not."""
+        return await self._llm.reset_prefix_cache() is not False
+
+    def shutdown(self) -> None:
+        """End the engine's processes and wait for them."""
+        self._llm.shutdown()
+
+
+async def start(words: Sequence[str]) -> InprocessEngine:
+    """The engine that a vLLM server with these flags would have, once it has generated a token.
+
+    To be awaited on the loop that will use it, which stands still while the model loads. Raises EngineError for what
+    the flags or the environment are to blame for, and whatever vLLM raises.
+    """
+    begun = time.monotonic()
+    try:
+        import vllm  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "vllm":
+            raise
+        message = f"vLLM is not installed for {sys.executable}: install it there, or name the interpreter that has it"
+        raise EngineError(message, "engine.python") from None
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    args, notes = engine_args(words)
+    llm = AsyncLLM.from_engine_args(args, usage_context=UsageContext.OPENAI_API_SERVER)
+    engine = InprocessEngine(llm, notes)
+    ask = engine.prepare([np.ones(1, "<i4").tobytes()], [1], exact=True, detokenize=False)
+    await ask(0, lambda _count, _engine_s: None)
+    engine.facts["start_s"] = time.monotonic() - begun
+    return engine
+
+
+def engine_args(words: Sequence[str]) -> tuple[Any, list[str]]:
+    """AsyncEngineArgs of vLLM from a server's flags, by the server's own parser, and notes about what was left out.
+
+    Raises EngineError when vLLM knows a flag or a value not.
+    """
+    import vllm
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    def refuse(message: str) -> None:
+        raise EngineError(f"vLLM {vllm.__version__} refuses them: {message}", "engine.args")
+
+    parser = _make_arg_parser()(FlexibleArgumentParser())
+    parser.error = refuse
+    parsed = parser.parse_args(list(words))
+    args = AsyncEngineArgs.from_cli_args(parsed)
+    known = {one.name for one in fields(AsyncEngineArgs)}
+    of_server = [
+        name.replace("_", "-")
+        for name, value in vars(parsed).items()
+        if name not in known and value != parser.get_default(name)
+    ]
+    notes = [f"engine.args.{name} is of the HTTP server: not used in-process" for name in of_server]
+    if args.disable_log_stats:
+        args.disable_log_stats = False
+        notes.append("engine.args.disable-log-stats is not used in-process: its counts are needed")
+    return args, notes
+
+
+def request_metrics(stats: Any) -> dict[str, float]:  # noqa: ANN401 - RequestStateStats
+    """Per-request metrics of vLLM, as its server sends them with --enable-per-request-metrics (0.24 has none).
+
+    All from stamps of the engine core, which are of one clock. TTFT is scheduled -> first token: without the queue.
+    """
+    queued, scheduled, first, last = stats.queued_ts, stats.scheduled_ts, stats.first_token_ts, stats.last_token_ts
+    found = {}
+    if scheduled > 0 and first > 0:
+        found["time_to_first_token_ms"] = (first - scheduled) * 1e3
+    if first > 0 and last > 0:
+        found["generation_time_ms"] = (last - first) * 1e3
+        if stats.num_generation_tokens > 1:
+            found["mean_itl_ms"] = (last - first) * 1e3 / (stats.num_generation_tokens - 1)
+    if queued > 0 and scheduled > 0:
+        found["queue_time_ms"] = (scheduled - queued) * 1e3
+    if last > scheduled > 0:
+        found["tokens_per_second"] = stats.num_generation_tokens / (last - scheduled)
+    return found
+
+
+def _finished(last: Any) -> Finished:  # noqa: ANN401 - RequestOutput or None
+    if last is None:
+        return Finished()
+    return Finished(
+        input_tokens=None if last.prompt_token_ids is None else len(last.prompt_token_ids),
+        cached_tokens=last.num_cached_tokens,
+        finish_reason=str(last.outputs[0].finish_reason or ""),
+        server_metrics=request_metrics(last.metrics) if last.metrics else {},
+    )
+
+
+def _make_arg_parser() -> Callable[[Any], Any]:
+    for name in _PARSERS:
+        try:
+            found: Callable[[Any], Any] = importlib.import_module(name).make_arg_parser
+        except ModuleNotFoundError as error:
+            if not name.startswith(error.name or "?"):
+                raise
+            continue
+        return found
+    import vllm
+
+    raise EngineError(f"vLLM {vllm.__version__} has its flags elsewhere: 0.24 to 0.33 are known", "engine.python")
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What vLLM raises for a request that it will not serve."""
+    import vllm.exceptions as known
+
+    named = (getattr(known, name, None) for name in ("VLLMClientError", "GracefulHTTPError"))
+    return (ValueError, *(one for one in named if one is not None))
+
+
+def _plain(value: object) -> str | float | bool | None:
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)

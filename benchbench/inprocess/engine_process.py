@@ -1,0 +1,155 @@
+"""The in-process engine in a process of its own, run by the interpreter that has vLLM.
+
+Run as `python -m benchbench.inprocess.engine_process FD`.
+
+It builds the engine, then takes rounds over a pipe, drives them and hands back arrays, as `loadgen.worker` does for
+HTTP: main stays free of vLLM, and its death or ours ends everything (`engines.process`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+import time
+import traceback
+from dataclasses import asdict
+from multiprocessing.connection import Connection as Pipe
+from typing import TYPE_CHECKING, Any
+
+from benchbench.errors import EngineError
+from benchbench.loadgen.job import AnswerJob
+from benchbench.version import __version__
+
+if TYPE_CHECKING:
+    from benchbench.fidelity.answers import Answer
+    from benchbench.inprocess.async_llm import InprocessEngine
+    from benchbench.inprocess.engine_round import DirectRound, Turns
+    from benchbench.loadgen.job import DirectJob
+    from benchbench.openai.server_metrics import Counts
+    from benchbench.store.requests import RoundColumns
+
+RESET_S = 30.0  # an engine that hangs does not answer to a reset either
+
+
+class Life:
+    """The process's life after the engine's start: job in, result out, until the pipe ends or SIGTERM comes."""
+
+    def __init__(self, pipe: Pipe[Any, Any], engine: InprocessEngine, turns: Turns) -> None:
+        self._pipe, self._engine, self._turns = pipe, engine, turns
+        self._jobs: asyncio.Queue[DirectJob | AnswerJob | None] = asyncio.Queue()
+        self._round: DirectRound | None = None
+        self._spent_ns = time.process_time_ns()
+
+    async def live(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._pipe.fileno(), self._hear)
+        loop.add_signal_handler(signal.SIGTERM, self._end)
+        while (job := await self._jobs.get()) is not None:
+            try:
+                reply: Any = await (self._answer(job) if isinstance(job, AnswerJob) else self._drive(job))
+            except Exception as error:  # noqa: BLE001 - the sweep reports it; without a reply it would wait for ever
+                traceback.print_exc()
+                reply = RuntimeError(f"{type(error).__name__}: {error}")
+            try:
+                self._pipe.send(reply)
+            except OSError:
+                return
+            del job, reply
+            gc.collect()  # here, where nothing waits for us
+
+    def _hear(self) -> None:
+        try:
+            message = self._pipe.recv()
+        except (EOFError, OSError):
+            self._end()
+            return
+        if message is not None and not isinstance(message, str):
+            self._jobs.put_nowait(message)
+        elif self._round:  # else it comes after its round had ended
+            if message is None:
+                self._round.cancel()
+            else:
+                self._round.die(message)
+
+    def _end(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pipe.fileno())
+        if self._round:
+            self._round.cancel()
+        self._jobs.put_nowait(None)
+
+    async def _drive(self, job: DirectJob) -> tuple[RoundColumns | None, dict[str, Any]]:
+        from benchbench.inprocess.engine_round import DirectRound
+        from benchbench.openai.server_counters import counted, settled
+
+        driver = self._round = DirectRound(job, self._engine, self._turns)
+        more: dict[str, Any] = {"stamps": "in process"}
+        if job.reset_prefix_cache:
+            more["prefix_cache_reset"] = await self._reset()
+        before = self._engine.counts()
+        columns = await driver.run()
+        self._round = None
+        if columns is not None and (after := await settled(self._look, before, columns)):
+            more["server"] = counted(before, after, columns)
+        spent, self._spent_ns = self._spent_ns, time.process_time_ns()
+        more |= {"engine_died": driver.died, "worker_cpu_ns": self._spent_ns - spent}
+        return columns, asdict(driver.facts) | more
+
+    async def _look(self) -> Counts:
+        return self._engine.counts()
+
+    async def _answer(self, job: AnswerJob) -> list[Answer]:
+        return [
+            await self._engine.answer(number, prompt, job.output, exact=job.exact, top=job.top)
+            for number, prompt in enumerate(job.payloads)
+        ]
+
+    async def _reset(self) -> bool:
+        try:
+            async with asyncio.timeout(RESET_S):
+                return await self._engine.reset_prefix_cache()
+        except Exception:  # noqa: BLE001 - a dead or hung engine fails the round's requests too
+            return False
+
+
+async def _begin(pipe: Pipe[Any, Any], turns: Turns) -> None:
+    """Start the engine, say how that went, live, and end it."""
+    from benchbench.inprocess.async_llm import start
+    from benchbench.inprocess.engine_round import why
+
+    try:
+        engine = await start(pipe.recv())
+    except EngineError as error:
+        pipe.send((error.message, error.key))
+        return
+    except Exception as error:  # noqa: BLE001 - vLLM raises what it likes; the log has it all
+        traceback.print_exc()
+        pipe.send((why(error), ""))
+        return
+    try:
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        pipe.send({**engine.facts, "benchbench": __version__})
+        await Life(pipe, engine, turns).live()
+    finally:
+        engine.shutdown()
+
+
+def main(fd: int) -> None:
+    """Run the process; `fd` is its end of the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.set_inheritable(fd, False)  # noqa: FBT003 - the library's signature
+    os.register_at_fork(after_in_child=lambda: os.close(fd))  # ranks must not keep it open
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # counts are this process's alone
+    from benchbench.inprocess.engine_round import Turns
+
+    turns = Turns()
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(turns)) as runner:
+        runner.run(_begin(Pipe(fd), turns))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,449 @@
+"""The cell loop: drives one round of requests over one thread, and does nothing else while tokens flow.
+
+A round's requests are known before it starts: whole HTTP requests as bytes, when each is due, and how many may be
+in flight. Static: all due at once. Closed: due when a place is free. Open: due by a schedule. One loop serves all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchbench.linux import ANCILLARY, Poller, clock_offset_ns
+from benchbench.loadgen.columns import compact
+from benchbench.loadgen.connection import READ_SIZE, Connection, State, WireError
+from benchbench.loadgen.exchange import Exchange, Log, to_stamp
+from benchbench.loadgen.job import RoundFacts, RoundJob
+from benchbench.openai.target import Target
+
+STALE_NS = 2_000_000_000  # an idle connection older than this is not used again: vLLM closes them after 5 s
+LEAD_NS = 100_000_000  # in an open load a connection is made this long before its request is due
+SETTLE_NS = 5_000_000  # after new connections: time for the server to accept them before the round,
+SETTLE_EACH_NS = 100_000  # and so much more for each
+SEND_SLICE = 32  # sends between two looks at the sockets
+HELD_BYTES = 512 << 20  # undecoded bytes kept before idle moments are used to decode
+ROOM_BYTES = 64 << 20  # a round may receive so much,
+TOKEN_BYTES = 8 << 10  # and so much for each token asked for; more is a response that does not end
+_now = time.time_ns
+
+
+@dataclass(slots=True)
+class Pool:
+    """Connections that outlive a round, and what stays true of a target between rounds."""
+
+    poller: Poller
+    idle: list[Connection] = field(default_factory=list)
+    target: Target | None = None
+    address: int = 0  # index into the target's addresses that last answered
+
+    def close(self) -> None:
+        while self.idle:
+            self.idle.pop().close()
+
+
+class Round:
+    """Runs one job: `run()` gives the exchanges in order of index; `facts` says what the instrument saw.
+
+    `commands(fd)` is called when a watched descriptor that is no connection is readable: None cancels the
+    round, a reason fails all of it that is not finished.
+    """
+
+    def __init__(self, job: RoundJob, pool: Pool, commands: Callable[[int], str | None]) -> None:
+        self.job, self.pool, self.commands = job, pool, commands
+        self.facts = RoundFacts()
+        if pool.target != job.target:
+            pool.close()
+            pool.target, pool.address = job.target, 0
+        self._by_fd: dict[int, Connection] = {conn.fd: conn for conn in pool.idle}
+        self._hot: dict[int, tuple[Callable[[int, int], Any], int]] = {}  # (recvmsg, index) of hot connections
+        self._context = job.target.ssl_context()
+        self._addresses: list[tuple[int, tuple[str, int]]] = []
+        self._next = 0
+        self._armed: deque[Connection] = deque()  # bound to a request that is not sent yet, in order of due time
+        self._busy: dict[Connection, int] = {}  # -> monotonic ns of its last progress, as seen by the last check
+        self._done: list[Exchange] = []
+        self.log = Log()
+        self._exchanges: dict[int, Exchange] = {}  # by index
+        self.decoded = 0  # reads of the log that were decoded early
+        self._looked = 0  # reads of the log that `_progress` has seen
+        self._moved: set[int] = set()  # exchanges that got data since the last check
+        self._bytes = self._freed = 0  # received as of the last check; of those, already decoded and dropped
+        self._allowed_bytes = ROOM_BYTES + TOKEN_BYTES * sum(job.asked_output)
+        self._begun_ns = 0
+        self._woke_ns = _now()
+        self._offset_ns = 0  # wall clock minus monotonic clock when the round began
+        self._cancelled = False
+        self._gone = ""  # why the server is gone, once that is known
+        least = min(job.connect_s, job.first_token_s, job.stall_s)
+        self._check_ns = int(min(0.1, least / 4) * 1e9)
+
+    # -- connections and requests
+
+    def _fresh(self, exchange: Exchange) -> Connection | None:
+        """Open a connection for an exchange; None when that failed at once, which fails the exchange."""
+        if not self._addresses:
+            try:
+                self._addresses = self.job.target.addresses()
+            except OSError as error:
+                self._fail(exchange, "connect", "connect", f"cannot resolve {self.job.target.host}: {error}")
+                return None
+        self.facts.connects += 1
+        try:
+            conn = Connection(self.job.target, self._addresses, self.pool.address, self._context, self.pool.poller)
+        except (WireError, OSError) as error:
+            self._fail(exchange, "connect", "connect", str(error))
+            return None
+        self.facts.kernel_stamps &= conn.kernel_stamps
+        self._by_fd[conn.fd] = conn
+        return self._bind(conn, exchange)
+
+    def _bind(self, conn: Connection, exchange: Exchange) -> Connection:
+        conn.exchange = exchange
+        now, place = _now(), len(self._armed)
+        if self._begun_ns and exchange.scheduled_ns <= now:  # before what is not due yet
+            due = (at for at, other in enumerate(self._armed) if other.exchange and other.exchange.scheduled_ns > now)
+            place = next(due, place)
+        self._armed.insert(place, conn)
+        self._busy[conn] = time.monotonic_ns()
+        return conn
+
+    def _arm(self, scheduled_ns: int) -> Connection | None:
+        """Give the next request a connection: an idle one that is not stale, else a new one."""
+        exchange = Exchange(self._next, self.job.payloads[self._next], self.log, scheduled_ns)
+        self._exchanges[self._next] = exchange
+        self._next += 1
+        limit = _now() - STALE_NS
+        while self.pool.idle:
+            conn = self.pool.idle.pop()
+            if conn.state is State.IDLE and conn.idle_since_ns > limit:
+                return self._bind(conn, exchange)
+            self._drop(conn)
+        return self._fresh(exchange)
+
+    def _drop(self, conn: Connection, *, reset: bool = False) -> None:
+        self._by_fd.pop(conn.fd, None)
+        self._hot.pop(conn.fd, None)
+        self._busy.pop(conn, None)
+        conn.close(reset=reset)
+
+    def _fail(self, exchange: Exchange, kind: str, phase: str, detail: str) -> None:
+        exchange.error_kind, exchange.error_phase, exchange.error_detail = kind, phase, detail
+        exchange.end_ns = _now()
+        self._done.append(exchange)
+
+    def _give_up(self) -> None:
+        """Fail all that is not finished: the server is known to be gone."""
+        reason, self._gone = self._gone, ""
+        for index in range(self._next, len(self.job.payloads)):
+            exchange = self._exchanges[index] = Exchange(index, self.job.payloads[index], self.log, 0)
+            self._fail(exchange, "connect", "connect", reason)
+        self._next = len(self.job.payloads)
+        for conn in list(self._busy):
+            self._fail_on(conn, "stream", reason)
+
+    def _fail_on(self, conn: Connection, kind: str, detail: str) -> None:
+        exchange = conn.exchange
+        phase = self._phase(conn)
+        if conn in self._armed:
+            self._armed.remove(conn)
+        self._drop(conn, reset=True)
+        if exchange is not None:
+            self._fail(exchange, kind, phase, detail)
+            self._refill()
+
+    def _broken(self, conn: Connection, error: WireError) -> None:
+        """A connection broke: try the next address, send again when nothing was read, or fail the request."""
+        exchange, phase = conn.exchange, self._phase(conn)
+        if exchange is None:
+            self._drop(conn)
+            if conn in self.pool.idle:
+                self.pool.idle.remove(conn)
+            return
+        if phase == "connect":
+            if conn.address + 1 < len(self._addresses):
+                self.pool.address = conn.address + 1
+                self._again(conn, exchange)
+            else:
+                self._fail_on(conn, "connect", error.detail)
+        elif not exchange.received and not exchange.resent:
+            exchange.resent = 1
+            exchange.sent_ns = 0
+            self.facts.resent += 1
+            self._again(conn, exchange)
+        else:
+            self._fail_on(conn, "send" if phase == "send" else "stream", error.detail)
+
+    def _again(self, conn: Connection, exchange: Exchange) -> None:
+        if conn in self._armed:
+            self._armed.remove(conn)
+        self._drop(conn)
+        self._fresh(exchange)
+
+    # -- the loop
+
+    def run(self) -> list[Exchange]:
+        cpu, wall = time.process_time_ns(), _now()
+        self._offset_ns = clock_offset_ns()
+        try:
+            self._look(0)  # idle connections that the server has closed meanwhile
+            self._prepare()
+            self._drive()
+        finally:
+            for conn in list(self._busy):
+                self._drop(conn, reset=True)
+        self._watch_clock()
+        self.facts.cpu_ns, self.facts.wall_ns = time.process_time_ns() - cpu, _now() - wall
+        self.facts.cancelled = self._cancelled
+        return sorted(self._done, key=lambda exchange: exchange.index)
+
+    def _prepare(self) -> None:
+        """Connect what the start needs and let the server accept it; then the round begins."""
+        job = self.job
+        if not job.paced:
+            for _ in range(self._next, min(job.in_flight, len(job.payloads))):  # none when the server is gone already
+                self._arm(0)
+            until = _now()
+            if self.facts.connects:
+                until += SETTLE_NS + SETTLE_EACH_NS * self.facts.connects
+            while not self._cancelled and (_now() < until or any(not conn.ready for conn in self._armed)):
+                self._look(max(0.001, min(until - _now(), self._check_ns) / 1e9))
+                self._check_times()
+        while not self._cancelled and _now() < job.start_ns:
+            self._look(_exact_wait(job.start_ns - _now(), self._check_ns))
+        # An open load begins after the first request has had its time to connect.
+        self.facts.started_ns = self._begun_ns = _now() + (LEAD_NS if job.paced else 0)
+        for conn in self._armed:
+            if conn.exchange is not None:
+                conn.exchange.scheduled_ns = self._begun_ns
+        if not job.paced:
+            self._refill()  # places of requests that could not connect
+
+    def _drive(self) -> None:
+        total = len(self.job.payloads)
+        idle_s = self._check_ns / 1e9
+        self._woke_ns = checked = _now()
+        self.facts.turn_max_ns = 0
+        while len(self._done) < total and not self._cancelled:
+            wait = self._start_due() if self._armed or self.job.paced else idle_s
+            if not self._look(wait) and self._bytes - self._freed > HELD_BYTES:
+                self._decode_some()
+            if self._woke_ns - checked > self._check_ns:
+                checked = self._woke_ns
+                self._watch_clock()
+                self._check_times()
+
+    def _start_due(self) -> float:
+        """Send what is due, connect what soon will be; returns how long the loop may sleep, in seconds."""
+        job, now = self.job, _now()
+        if job.paced:
+            while (
+                self._next < len(job.payloads)
+                and len(self._busy) < job.in_flight
+                and (due := self._begun_ns + job.due_ns[self._next]) - LEAD_NS <= now
+            ):
+                self._arm(due)
+        sent = 0
+        waiting = []
+        armed = self._armed
+        while armed and (conn := armed[0]).exchange is not None and conn.exchange.scheduled_ns <= _now():
+            armed.popleft()
+            if not conn.ready:
+                waiting.append(conn)
+                continue
+            self._begin(conn)
+            sent += 1
+            if sent % SEND_SLICE == 0:
+                self._look(0)
+        armed.extendleft(reversed(waiting))
+        return self._may_sleep(len(waiting))
+
+    def _may_sleep(self, waiting: int) -> float:
+        now = _now()
+        wake = now + self._check_ns
+        if len(self._armed) > waiting:
+            first = self._armed[waiting].exchange
+            wake = min(wake, first.scheduled_ns if first is not None else now)
+        if self.job.paced and self._next < len(self.job.payloads) and len(self._busy) < self.job.in_flight:
+            wake = min(wake, self._begun_ns + self.job.due_ns[self._next] - LEAD_NS)
+        return _exact_wait(wake - now, self._check_ns)
+
+    def _begin(self, conn: Connection) -> None:
+        exchange = conn.exchange
+        if exchange is None:
+            return
+        try:
+            conn.begin(exchange)
+        except WireError as error:
+            self._broken(conn, error)
+
+    def _look(self, timeout: float) -> int:
+        """Wait for the sockets and move each that is ready; returns how many were."""
+        self.facts.turn_max_ns = max(self.facts.turn_max_ns, _now() - self._woke_ns)
+        events = self.pool.poller.poll(timeout)
+        self._woke_ns = _now()
+        hot, log = self._hot, self.log
+        owners, reads, stamps, users = log.owners.append, log.reads.append, log.stamps.append, log.users.append
+        for fd, mask in events:
+            entry = hot.get(fd)
+            if entry is None:
+                self._move(fd, mask)
+                continue
+            # The hot path: in the middle of a plain chunked body a read is four appends and a look at its end.
+            receive, owner = entry
+            try:
+                data, ancillary, _, _ = receive(READ_SIZE, ANCILLARY)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                self._trouble(self._by_fd[fd], error)
+                continue
+            user = _now()
+            if data and ancillary:
+                owners(owner)
+                reads(data)
+                stamps(ancillary[0][2])
+                users(user)
+                if not data.endswith(b"\r\n\r\n") and len(data) >= 5:
+                    continue
+            self._leave_hot(self._by_fd[fd], data, ancillary, user)
+        if self._gone:  # only now: no event of this turn may meet a connection that was dropped
+            self._give_up()
+        return len(events)
+
+    def _leave_hot(self, conn: Connection, data: bytes, ancillary: list[tuple[int, int, bytes]], user: int) -> None:
+        """A read of the hot path that may be the last (already kept), or that is no common one."""
+        try:
+            complete = conn.ends(data) if data and ancillary else conn.received(data, to_stamp(user), user)
+        except (WireError, ValueError) as error:
+            self._trouble(conn, error)
+            return
+        self._settle(conn, complete=complete)
+
+    def _move(self, fd: int, mask: int) -> None:
+        """An event that is not on the hot path."""
+        conn = self._by_fd.get(fd)
+        if conn is None:
+            reason = self.commands(fd)
+            self._cancelled |= reason is None
+            self._gone = reason or ""
+            return
+        try:
+            complete = conn.on_event(mask)
+        except (WireError, ValueError) as error:
+            self._trouble(conn, error)
+            return
+        self._settle(conn, complete=complete)
+
+    def _settle(self, conn: Connection, *, complete: bool) -> None:
+        if complete:
+            self._finish(conn)
+        elif conn.hot:
+            self._hot[conn.fd] = (conn.recvmsg, conn.index)
+        else:
+            self._hot.pop(conn.fd, None)
+
+    def _phase(self, conn: Connection) -> str:
+        """Where in its life a connection's request is: one of `store.requests.PHASES`."""
+        if conn.state in {State.CONNECTING, State.PROXY, State.TLS}:
+            return "connect"
+        exchange = conn.exchange
+        if exchange is None or not exchange.sent_ns:
+            return "send"
+        self._progress()
+        return "stream" if exchange.has_data else "wait"
+
+    def _trouble(self, conn: Connection, error: WireError | OSError | ValueError) -> None:
+        if isinstance(error, WireError):
+            self._broken(conn, error)
+        elif isinstance(error, OSError):
+            self._broken(conn, WireError(f"connection lost: {error.strerror}"))
+        else:
+            self._fail_on(conn, "protocol", str(error))
+
+    def _finish(self, conn: Connection) -> None:
+        del self._busy[conn]
+        self._hot.pop(conn.fd, None)
+        exchange = conn.finish()
+        self._done.append(exchange)
+        if conn.state is State.IDLE:
+            self.pool.idle.append(conn)
+        else:
+            self._by_fd.pop(conn.fd, None)
+        self._refill()
+
+    def _refill(self) -> None:
+        """Closed load: a place is free, so the next request goes out now, before anything else is done."""
+        if self.job.paced or not self._begun_ns or self._cancelled:
+            return
+        while self._next < len(self.job.payloads) and len(self._busy) < self.job.in_flight:
+            conn = self._arm(_now())
+            if conn is not None and conn.ready:
+                self._armed.remove(conn)
+                self._begin(conn)
+
+    # -- rare work
+
+    def _watch_clock(self) -> None:
+        step = abs(clock_offset_ns() - self._offset_ns)
+        self.facts.clock_step_ns = max(self.facts.clock_step_ns, step)
+
+    def _check_times(self) -> None:
+        """Fail what has waited too long. Progress is a read that held `data:`; comments do not count."""
+        job, now = self.job, time.monotonic_ns()
+        self._progress()
+        moved, self._moved = self._moved, set()
+        for conn, since in list(self._busy.items()):
+            exchange = conn.exchange
+            if exchange is None or conn.ready or exchange.index in moved:
+                self._busy[conn] = now
+                continue
+            waited = (now - since) / 1e9
+            if conn.state is not State.BUSY:
+                if waited > job.connect_s:
+                    self._fail_on(conn, "timeout", f"no connection within {job.connect_s:g} s")
+            elif not exchange.has_data and waited > job.first_token_s:
+                self._fail_on(conn, "timeout", f"no token within {job.first_token_s:g} s")
+            elif exchange.has_data and waited > job.stall_s:
+                self._fail_on(conn, "stall", f"no token for {job.stall_s:g} s")
+        held = self._bytes - self._freed
+        self.facts.held_max_bytes = max(self.facts.held_max_bytes, held)
+        if held > 2 * HELD_BYTES:  # never a quiet moment: decode all the same, and let the lag show it
+            self._decode_some()
+        if self._bytes > self._allowed_bytes:
+            self._cut_longest()
+
+    def _progress(self) -> None:
+        """Look at the reads since the last look: whose held data, and how many bytes there are."""
+        log, start = self.log, self._looked
+        self._looked = len(log.reads)
+        for owner, data in zip(log.owners[start:], log.reads[start:], strict=True):
+            if owner not in self._moved and self._exchanges[owner].saw(data):
+                self._moved.add(owner)
+        self._bytes += sum(map(len, log.reads[start:]))
+
+    def _cut_longest(self) -> None:
+        """The round has received far more than it asked for: end the stream with the most reads."""
+        counts = Counter(self.log.owners)
+        running = [conn for conn in self._busy if conn.exchange is not None]
+        longest = max(running, key=lambda conn: counts[conn.index], default=None)
+        if longest is not None:
+            self._fail_on(longest, "protocol", "the response does not end: far more bytes than the asked tokens need")
+            self._allowed_bytes += self._allowed_bytes // 10
+
+    def _decode_some(self) -> None:
+        """Much is held and nothing happens: decode a slice of the log (some tens of us)."""
+        self._progress()
+        freed = compact(self._exchanges, self.log, self.decoded, 16)
+        self.decoded = min(self.decoded + 16, len(self.log.reads))
+        self._freed += freed
+        self.facts.decoded_early_bytes += freed
+
+
+def _exact_wait(ns: int, most_ns: int) -> float:
+    """Seconds to poll so as to be awake in `ns`: epoll rounds up to whole ms, so the last ms is spent looking."""
+    if ns < 1_500_000:
+        return 0.0
+    return float(min(ns - 1_000_000, most_ns) // 1_000_000) / 1000

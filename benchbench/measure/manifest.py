@@ -1,0 +1,73 @@
+"""What was asked and with what: manifest.json, written at each start."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from benchbench.engines.open import Opened
+from benchbench.measure.cells import plan_entry
+from benchbench.model.config import ModelFacts
+from benchbench.spec import Plan, Start
+from benchbench.store.run_directory import RunDirectory
+
+
+def write_manifest(
+    run: RunDirectory,
+    plan: Plan,
+    only: str | None,
+    start: Start | None = None,
+    opened: Opened | None = None,
+    devices: list[dict[str, Any]] | None = None,
+    variants: Mapping[str, dict[str, Any]] | None = None,
+    models: Mapping[str, ModelFacts | None] | None = None,
+) -> None:
+    """Write it anew. With `only`, cells of an earlier, wider plan stay in it; starts before this one always do.
+
+    `variants`: by name, the commits that those with `git` are built from. `models`: that of `served_models`.
+    """
+    from benchbench.host.engine_provenance import side_of
+    from benchbench.host.environment import environment, spec_hash
+    from benchbench.model.served import is_speculative, served_on
+    from benchbench.secrets import masked
+    from benchbench.store.local_results import stored
+
+    facts = {name: asdict(model) if model else None for name, model in (models or {}).items()}
+    of_all = facts.pop("", None)
+    spec = masked(plan.spec.model_dump(mode="json"))
+    earlier = run.manifest() if (run.path / "manifest.json").exists() else {}
+    entries = {entry["key"]: entry for entry in earlier.get("plan", [])} if only is not None else {}
+    entries |= {cell.key: plan_entry(cell) for cell in plan.cells}
+    devices = earlier.get("devices", []) if devices is None else devices
+    starts, notes = earlier.get("starts", []), [*plan.spec.notes]
+    engine, side = earlier.get("engine"), earlier.get("engine_environment")
+    if start is not None and opened is not None:
+        engine = asdict(opened.capabilities)
+        side = side_of(plan.of_variant(start).spec.engine, opened.start.get("pid"))
+        notes += opened.notes
+        one = {"time_ns": time.time_ns(), "block": start.block, "variant": start.variant, **opened.start}
+        starts = [*starts, masked(one) | ({"engine": engine, "environment": side} if start.variant else {})]
+    run.write_manifest(
+        {
+            "created_ns": earlier.get("created_ns", time.time_ns()),
+            "spec": spec,
+            "spec_sha256": spec_hash(spec),
+            "only": only,
+            "plan": list(entries.values()),
+            "notes": notes,
+            "engine": engine,
+            "engine_environment": side,
+            "starts": starts,
+            "variants": {**earlier.get("variants", {}), **(variants or {})},
+            "devices": devices,
+            "model_facts": of_all,
+            "variant_model_facts": {name: its for name, its in facts.items() if its != of_all},
+            "accelerator": served_on(plan.spec, devices),
+            "speculative": is_speculative(plan.spec),
+            "caption": plan.spec.caption,
+            "instrument": stored(),
+            **environment(),
+        }
+    )

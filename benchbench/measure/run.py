@@ -1,0 +1,202 @@
+"""One sweep, start to end: run directory locked, engine and worker started, cells measured, results written."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from benchbench.errors import (
+    EngineError,
+    InterruptedSweep,
+    LaunchStoppedError,
+    ModelError,
+    StoppedError,
+    WorkerDiedError,
+)
+from benchbench.fidelity.ask import owed
+from benchbench.measure.cells import missing_rounds
+from benchbench.measure.observer import Observer
+from benchbench.measure.sessions import Starts
+from benchbench.model.served import served_models
+from benchbench.spec import Cell, Plan, Start, SweepSpec, make_plan
+from benchbench.store.run_directory import RunDirectory, replace_file
+
+if TYPE_CHECKING:
+    from benchbench.comparison.pairs import Pair
+
+State = Literal["complete", "stopped", "interrupted"]
+Rows = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a sweep ended. `message` says why it stopped, `key` which key of the sweep is concerned, if one is.
+
+    `rows` are summary.csv's, one a cell; `verdicts` the sentences of a sweep with variants, one a candidate.
+    """
+
+    path: Path
+    state: State
+    message: str
+    rows: list[dict[str, Any]]
+    plots: list[Path]
+    key: str = ""
+    verdicts: tuple[str, ...] = ()
+
+
+def default_out(spec: SweepSpec, *, resume: bool) -> Path:
+    """`runs/NAME-TIME`; with `resume` the latest run of that name, if there is one."""
+    if resume:
+        earlier = sorted(Path("runs").glob(f"{spec.name}-[0-9]*"))
+        if earlier:
+            return earlier[-1]
+    return Path("runs") / f"{spec.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def sweep(
+    spec: SweepSpec,
+    out: str | Path | None = None,
+    *,
+    only: str | None = None,
+    resume: bool = False,
+    plots: bool = True,
+    observer: Observer | None = None,
+    stop: int | None = None,
+) -> Outcome:
+    """Carry a sweep out and leave a run directory.
+
+    `only`: a selection such as "batch>=8,input=128". `stop`: a descriptor; when it becomes readable, the running
+    round is dropped and the sweep ends in state "interrupted". A KeyboardInterrupt ends it the same way and is
+    raised again. Raises SpecError (selection), EngineError (model, credentials ...) and RunError (directory).
+    """
+    plan = make_plan(spec, only)
+    try:
+        models = served_models(spec)
+    except ModelError as error:
+        raise EngineError(str(error), "model_facts.config") from None
+    run = RunDirectory(Path(out) if out is not None else default_out(spec, resume=resume))
+    run.open_for_writing(resume=resume)
+    try:
+        todo = _lacking(run, plan)
+        if not todo and _is_concluded(run, plan):
+            return Outcome(run.path, "complete", "nothing left to do", _rows(run, {}), [])
+        starts = Starts(plan, only, run, observer or Observer(), stop, models)
+        try:
+            state, message = _carry_out(starts, todo)
+        except KeyboardInterrupt:
+            _conclude(run, "interrupted", "interrupted", starts.rows, plots=False)
+            raise
+        except EngineError as error:
+            if not error.gone:
+                raise
+            starts.manifest()
+            return replace(_conclude(run, "stopped", error.message, starts.rows, plots=plots), key=error.key)
+        return _conclude(run, state, message, starts.rows, plots=plots)
+    finally:
+        run.close()
+
+
+def _lacking(run: RunDirectory, plan: Plan) -> list[tuple[Start, list[tuple[Cell, int]]]]:
+    """For each start that lacks any: its cells and how many rounds they lack, without those that were given up.
+
+    One that lacks only its answers to the fixed questions has no cells.
+    """
+    given_up = {(event["cell"], event.get("block")) for event in run.events() if event["event"] == "cell_given_up"}
+    found = []
+    for start in plan.starts:
+        open_cells = [cell for cell in start.cells if (cell.key, start.block) not in given_up]
+        lacking = [(cell, missing_rounds(run, cell, start.block)) for cell in open_cells]
+        todo = [(cell, missing) for cell, missing in lacking if missing]
+        if todo or (open_cells and owed(run, plan.spec, start)):
+            found.append((start, todo))
+    return found
+
+
+def _carry_out(starts: Starts, todo: list[tuple[Start, list[tuple[Cell, int]]]]) -> tuple[State, str]:
+    starts.observer.begin(starts.plan, starts.run.path, sum(len(cells) for _, cells in todo))
+    if not todo:
+        starts.manifest()
+        return "complete", ""
+    try:
+        starts.carry_out(todo)
+    except (StoppedError, WorkerDiedError) as error:
+        return "stopped", str(error)
+    except (InterruptedSweep, LaunchStoppedError):
+        return "interrupted", "interrupted"
+    except OSError as error:
+        return "stopped", _unwritable(starts.run, error)
+    return "complete", ""
+
+
+def _unwritable(run: RunDirectory, error: OSError) -> str:
+    return f"cannot write {error.filename or run.path}: {error.strerror or error}"
+
+
+def _is_concluded(run: RunDirectory, plan: Plan) -> bool:
+    """Whether a run has been carried out and concluded for just these cells."""
+    last = ""
+    for event in run.events():
+        last = event["event"]
+    return last == "complete" and {cell.key for cell in plan.cells} <= {e["key"] for e in run.manifest()["plan"]}
+
+
+def _conclude(run: RunDirectory, state: State, message: str, now: Rows, *, plots: bool) -> Outcome:
+    """Write what follows from the records. A full disk must not hide why the sweep stopped."""
+    if not (run.path / "manifest.json").exists():
+        return Outcome(run.path, state, message, [], [])
+    from benchbench.analysis.summary import COLUMNS
+    from benchbench.comparison.tables import sentence as sentence_of
+    from benchbench.report.summary_table import markdown_table
+    from benchbench.store.local_results import closing
+
+    rows = _rows(run, now)
+    drawn: list[Path] = []
+    verdicts: tuple[str, ...] = ()
+    try:
+        run.write_summary(rows, COLUMNS)
+        manifest = run.manifest()
+        table = markdown_table(rows, closing=closing(manifest["spec"], manifest["caption"], manifest["instrument"]))
+        replace_file(run.path / "table.md", table.encode())
+        pairs = _compare(run) if manifest["spec"]["variants"] else []
+        verdicts = tuple(sentence_of(pair) for pair in pairs)
+        if plots and state == "complete" and any(row["rounds"] for row in rows):
+            drawn = _draw(run, rows, pairs)
+        run.journal(state, message=message)
+    except OSError as error:
+        if state == "complete":
+            state, message = "stopped", _unwritable(run, error)
+    return Outcome(run.path, state, message, rows, drawn, verdicts=verdicts)
+
+
+def _compare(run: RunDirectory) -> list[Pair]:
+    """The baseline against each other variant, written beside the table."""
+    from benchbench.analysis.runs import Run
+    from benchbench.comparison.pairs import pairs_of
+    from benchbench.comparison.tables import comparison_json, comparison_table
+
+    pairs = pairs_of(Run(run.path))
+    replace_file(run.path / "compare.md", comparison_table(pairs).encode())
+    replace_file(run.path / "compare.json", comparison_json(pairs).encode())
+    return pairs
+
+
+def _rows(run: RunDirectory, now: Rows) -> list[dict[str, Any]]:
+    """Rows of the whole plan, as written: those just made, and the others from their records."""
+    from benchbench.analysis.runs import Run, cell_summary
+    from benchbench.analysis.summary import summary_row
+
+    read = Run(run.path)
+    return [now.get(cell.key) or summary_row(cell_summary(run, cell, read.roof(cell.variant))) for cell in read.cells]
+
+
+def _draw(run: RunDirectory, rows: list[dict[str, Any]], pairs: list[Pair]) -> list[Path]:
+    from benchbench.analysis.runs import Run
+    from benchbench.comparison.figures import draw_comparisons
+    from benchbench.figures.plots import draw_plots
+    from benchbench.figures.timeline import timeline_of
+
+    opened, out = Run(run.path), run.path / "plots"
+    drawn = draw_plots(rows, timeline_of(opened, rows), out, opened.title)
+    return drawn + (draw_comparisons(pairs, out, opened.title) if pairs else [])

@@ -1,0 +1,117 @@
+"""The server's own view of a round: its counters before and after it, never during, set against ours."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchbench.openai.client import Access, asking
+from benchbench.openai.server_metrics import Counts, grown, look
+
+if TYPE_CHECKING:
+    from benchbench.store.requests import RoundColumns
+
+LOOKS, PAUSE_S = 5, 0.05  # after a round, until its last tokens are counted
+
+
+class ServerView:
+    """Looks at `/metrics` of the server at `url` (a root) where it has any: once a round, since a look after one
+    round is also the look before the next.
+    """
+
+    def __init__(self, url: str, access: Access, has_metrics: bool) -> None:
+        self._url, self._access, self._has_metrics = url, access, has_metrics
+        self._last: Counts | None = None
+        self._can_reset = True
+
+    def before(self) -> Counts | None:
+        """The counts before a round."""
+        if self._has_metrics and self._last is None:
+            self._last = asyncio.run(look(self._url, self._access))
+        return self._last
+
+    def reset_prefix_cache(self) -> None:
+        """Empty the server's prefix cache, where it can (vLLM's development mode has the route)."""
+        if self._can_reset:
+            self._can_reset = asyncio.run(self._reset())
+
+    def after(self, before: Counts | None, columns: RoundColumns) -> dict[str, Any] | None:
+        """What the server counted in the round, as `counted` tells; None when it has no metrics."""
+        self._last = None
+        if before is None:
+            return None
+        self._last = asyncio.run(settled(partial(look, self._url, self._access), before, columns))
+        return None if self._last is None else counted(before, self._last, columns)
+
+    async def _reset(self) -> bool:
+        import aiohttp
+
+        try:
+            async with asking(self._url, self._access) as ask:
+                status, _ = await ask("/reset_prefix_cache", {})
+        except (aiohttp.ClientError, OSError):
+            return False
+        return status == 200
+
+
+async def settled(
+    looking: Callable[[], Awaitable[Counts | None]], before: Counts, columns: RoundColumns
+) -> Counts | None:
+    """The counts once the round's generated tokens are in them, or after LOOKS looks; None if none came.
+
+    vLLM counts a step just after it has streamed it, so the first look after a round may lack the last tokens. In a
+    round with failures nobody knows how many there will be.
+    """
+    failed = "failed" in columns["status"]
+    expected = 0 if failed else before.get("generation_tokens", 0) + _ours(columns)[0]["generation_tokens"]
+    last = None
+    for attempt in range(LOOKS):
+        if attempt:
+            await asyncio.sleep(PAUSE_S)
+        last = await looking() or last
+        if last and last.get("generation_tokens", math.inf) >= expected:
+            break
+    return last
+
+
+def counted(before: Counts, after: Counts, columns: RoundColumns) -> dict[str, Any]:
+    """What an engine counted in a round, as facts for its record.
+
+    `foreign_tokens` (prompt and generation tokens that are not ours) and `missing_tokens` (reported in `usage`, not
+    counted in the metrics) are not known in a round with failures, since nobody knows how much was computed of
+    them. Tokens that we asked for or received are ours even if `usage` leaves them out; those found in the prefix
+    cache are not missing, since some versions do not count them as prompt tokens.
+    """
+    change = grown(before, after)
+    if change is None:
+        return {"replicas": True}
+    found: dict[str, Any] = {**change, "replicas": False}
+    told, most = _ours(columns)
+    known = [name for name in told if name in change]
+    if known and "failed" not in columns["status"]:
+        missing = sum(max(0, told[name] - change[name]) for name in known)
+        found["foreign_tokens"] = sum(max(0, change[name] - most[name]) for name in known)
+        found["missing_tokens"] = max(0, missing - change.get("prefix_hits", 0))
+    return found
+
+
+def _ours(columns: RoundColumns) -> tuple[dict[str, int], dict[str, int]]:
+    """Tokens of a round's requests, by the server's counter: as `usage` says, and the most that may be called ours.
+
+    Where `usage` says nothing it is what was asked for or received; the most is the larger of the two.
+    """
+    ends = columns["event_offsets"]
+    totals = np.concatenate([[0], np.cumsum(columns["event_tokens"])])
+    pairs = {
+        "prompt_tokens": (columns["input_tokens"], columns["asked_input_tokens"]),
+        "generation_tokens": (columns["output_tokens"], totals[ends[1:]] - totals[ends[:-1]]),
+    }
+    return (
+        {name: int(np.where(told >= 0, told, seen).sum()) for name, (told, seen) in pairs.items()},
+        {name: int(np.maximum(told, seen).sum()) for name, (told, seen) in pairs.items()},
+    )

@@ -1,0 +1,114 @@
+"""What the server counted, from vLLM's `/metrics`: read before and after a round, never during one.
+
+The names are vLLM's (docs.vllm.ai, "Production Metrics"), with or without the `_total` that some exporters add to
+counters. Counters are summed over engines (data parallel ranks) and models. A metric that is not there is None,
+never 0: nothing was counted, rather than none.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from benchbench.openai.client import Access, asking
+
+Counts = dict[str, float]
+"""One look: what only grows while a server lives, by the names of `_COUNTERS`, in tokens, requests and (`_s_sum`)
+seconds; and of the server `kv_tokens` (the KV cache's capacity over all engines), `started_s` (Unix time) and `engines`
+(distinct `engine` labels).
+"""
+
+PAGE_BYTES = 16 << 20  # a rank's page has some 70 kB
+
+# Name: the metrics that it is the sum of. A tier behind a KV connector saves prefill as the GPU's own cache does;
+# requests finish in every way, aborts included.
+_COUNTERS = {
+    "prompt_tokens": ("prompt_tokens",),
+    "generation_tokens": ("generation_tokens",),
+    "prefix_queries": ("prefix_cache_queries",),
+    "prefix_hits": ("prefix_cache_hits", "external_prefix_cache_hits"),
+    "preemptions": ("num_preemptions",),
+    "requests_finished": ("request_success",),
+    "queue_s_sum": ("request_queue_time_seconds_sum",),
+    "queue_count": ("request_queue_time_seconds_count",),
+    "ttft_s_sum": ("time_to_first_token_seconds_sum",),
+    "ttft_count": ("time_to_first_token_seconds_count",),
+}
+_PREFIX, _CACHE, _STARTED = "vllm:", "cache_config_info", "process_start_time_seconds"
+_WANTED = {
+    _STARTED,
+    _PREFIX + _CACHE,
+    *(_PREFIX + name + end for names in _COUNTERS.values() for name in names for end in ("", "_total")),
+}
+_NAME = re.compile(r"[^\s{]+")
+
+
+async def look(url: str, access: Access) -> Counts | None:
+    """GET `/metrics` of the server at `url` (a root); None if it has no such page, or none of vLLM's metrics there.
+
+    Raises EngineError when the CA file cannot be read.
+    """
+    import aiohttp
+
+    try:
+        async with asking(url, access, limit=PAGE_BYTES) as ask:
+            status, body = await ask("/metrics")
+        counts = parse(body.decode(errors="replace")) if status == 200 and len(body) <= PAGE_BYTES else {}
+    except (aiohttp.ClientError, OSError, ValueError):
+        return None
+    return counts if counts.keys() - {"started_s"} else None
+
+
+def parse(text: str) -> Counts:
+    """The counts on a page in Prometheus' text format. Raises ValueError where a line that is needed is malformed."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    # Only the lines needed, without the comments that say their types: a page is mostly histogram buckets and takes
+    # the parser some 20 ms, these lines less than one. Without a type, names also stay as they were sent.
+    lines = [line for line in text.splitlines() if (name := _NAME.match(line)) and name[0] in _WANTED]
+    samples: dict[str, list[tuple[Mapping[str, str], float]]] = defaultdict(list)
+    for family in text_string_to_metric_families("\n".join(lines) + "\n"):
+        for sample in family.samples:
+            if math.isfinite(sample.value):
+                samples[sample.name].append((sample.labels, float(sample.value)))
+    found: Counts = {}
+    for field, names in _COUNTERS.items():
+        parts = [samples.get(f"{_PREFIX}{name}_total") or samples.get(_PREFIX + name) for name in names]
+        values = [value for part in parts for _, value in part or ()]
+        if values:
+            found[field] = math.fsum(values) if field.endswith("_s_sum") else round(math.fsum(values))
+    if started := [value for _, value in samples[_STARTED]]:
+        found["started_s"] = max(started)
+    if engines := {labels["engine"] for part in samples.values() for labels, _ in part if "engine" in labels}:
+        found["engines"] = len(engines)
+    if capacity := _capacity([labels for labels, _ in samples[_PREFIX + _CACHE]]):
+        found["kv_tokens"] = capacity
+    return found
+
+
+def _capacity(configs: Sequence[Mapping[str, str]]) -> int | None:
+    """Tokens in the KV caches of all engines, if each says so.
+
+    vLLM's own `kv_cache_size_tokens` comes first: with several groups of layers a token takes a block of each, and
+    blocks x block size would be too many.
+    """
+    total = 0
+    for labels in configs:
+        numbers = [labels.get(name, "") for name in ("kv_cache_size_tokens", "num_gpu_blocks", "block_size")]
+        tokens, blocks, size = (int(number) if number.isdecimal() else 0 for number in numbers)
+        if not (tokens or blocks * size):
+            return None
+        total += tokens or blocks * size
+    return total or None
+
+
+def grown(before: Counts, after: Counts) -> Counts | None:
+    """What was counted between two looks, by the counters that both tell.
+
+    None when the looks were at different processes (several behind one address, or a restart): nothing can be said.
+    """
+    found = {name: after[name] - before[name] for name in _COUNTERS if name in before and name in after}
+    moved = any(before.get(name) != after.get(name) for name in ("started_s", "engines"))
+    return None if moved or any(change < 0 for change in found.values()) else found

@@ -1,0 +1,303 @@
+"""Text prompts of an exact length, and the range of token ids for prompts of ids.
+
+Whoever tokenizes must be asked how many tokens a text is: the server's `/tokenize`, else a tokenizer that the sweep
+names, else `usage.prompt_tokens` of requests for one token. Words that are one token each then make any length, with
+what the chat template and BOS add counted once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import orjson
+
+from benchbench.errors import EngineError
+from benchbench.openai.client import Access, asking
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Count = Callable[[str], int]  # tokens of a prompt that consists of this text, template and BOS included
+
+MIN_WORDS = 16  # fewer would repeat themselves too soon
+TOKENIZE_S, GENERATE_S = 30.0, 120.0  # a first generation may compile kernels
+LOWEST_ID = 1000  # below are bytes, single letters and, in many vocabularies, the special tokens
+
+# Two texts that tokenizers of different models seldom agree on.
+_SAMPLES = (
+    "time",
+    "time to quantize MiniMax-M2.1: zwölf Boxkämpfer, 1234567890 Überläufe; 東京都, Москва\n\tdef f(x):",
+)
+# For the highest ids: letters of many scripts, each on its own, and long words, since what is seldom has a high id.
+_BROAD = " ".join(
+    [
+        *map(chr, (*range(0x370, 0x5EA, 3), *range(0x905, 0xE30, 9), *range(0x3041, 0x30FA, 4))),
+        *map(chr, (*range(0x4E00, 0x9FA5, 37), *range(0xAC00, 0xD7A3, 61))),
+        "internationalization electroencephalography Geschwindigkeitsbegrenzung anticonstitutionnellement",
+        "getElementsByClassName IllegalArgumentException достопримечательность responsabilidades 中华人民共和国",
+    ]
+)
+# Words that byte-pair vocabularies of English hold whole, with their leading space: about one token each.
+WORDS = (  # noqa: SIM905 - a list of quoted words would fill a screen
+    "time people way water day man world life hand part child eye woman place work week case point government "
+    "company number group problem fact house area money story month lot right study book job word business issue "
+    "side kind head power hour game line end member law car city community name president team minute idea body "
+    "information back parent face level office door health person art war history party result change morning "
+    "reason research girl guy moment air teacher force education foot boy age policy music market sense nation "
+    "plan college interest death experience effect tree home town food road rain blue cold warm dark tall deep "
+    "soft star moon wind fish bird rock sand milk salt gold iron wood leaf rose seed corn rice meat soup cake tea "
+    "cup box bag hat coat shoe ring rope knife boat ship bus map wall roof lamp desk bed key clock sun sea lake "
+    "hill king"
+).split()
+# What a request for one token must not take over from the sweep's own `extra_body`.
+_NOT_PROBED = {"max_completion_tokens", "min_tokens", "stream", "stream_options", "n"}
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """How many tokens a text is as a prompt; `how` says who counts, for the manifest."""
+
+    count: Count
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """`lead` and any n of `words` after it, with one space between, are a prompt of `overhead` + n tokens.
+
+    The first word of a text has no space before it and may be cut in other tokens than in running text, so it is
+    always the same one; `overhead` counts it, with the template and BOS.
+    """
+
+    words: tuple[str, ...]
+    overhead: int
+    lead: str
+
+
+def find_counter(
+    url: str,
+    model: str,
+    api: Literal["completions", "chat"],
+    access: Access,
+    tokenizer: str | None = None,
+    extra_body: Mapping[str, Any] | None = None,
+) -> Counter:
+    """The first of POST /tokenize, the local `tokenizer` (a tokenizer.json or its folder) and a usage probe that works.
+
+    `url` is the server's root. `extra_body` is what the sweep adds to each request: it may change the chat template.
+    A local tokenizer is compared with the server's usage where there is one, and a constant difference (template,
+    BOS) is counted in. Raises EngineError when none works or nobody answers.
+    """
+    extra = dict(extra_body or {})
+    tokenized = partial(_tokenized, url, model, api, access, extra)
+    used = partial(_used, url, model, api, access, extra)
+    refusals = []
+    ways: list[tuple[str, Callable[[], Counter]]] = [("POST /tokenize", partial(_trusted, tokenized, "POST /tokenize"))]
+    if tokenizer is not None:
+        ways.append((f"tokenizer {Path(tokenizer).name}", partial(_local_counter, tokenizer, used, api)))
+    probe = "usage.prompt_tokens of requests for one token"
+    ways.append((probe, partial(_trusted, used, probe)))
+    for name, way in ways:
+        try:
+            return way()
+        except EngineError as error:
+            if error.gone:
+                raise
+            refusals.append(f"{name}: {error.message}")
+    message = "nobody counts the tokens of a text: " + "; ".join(refusals)
+    raise EngineError(message, "prompts.tokenizer", allowed="a tokenizer.json or its folder")
+
+
+def _trusted(count: Count, how: str) -> Counter:
+    """A counter, once it has counted more for a longer text."""
+    short, long = map(count, _SAMPLES)
+    if long <= short:
+        raise EngineError(f"counts {short} tokens for a word and {long} for a sentence", "prompts.tokenizer")
+    return Counter(count, how)
+
+
+def _local_counter(path: str, used: Count, api: str) -> Counter:
+    encode = _local_count(path)
+    counted = [encode(text) for text in _SAMPLES]
+    how = f"tokenizer {Path(path).name}"
+    try:
+        told = [used(text) for text in _SAMPLES]
+    except EngineError as error:
+        if error.gone:
+            raise
+        if api == "chat":
+            message = f"cannot tell what the chat template adds ({error.message})"
+            raise EngineError(message, "prompts.tokenizer") from None
+        return Counter(encode, f"{how}, not compared with the server ({error.message})")
+    offsets = {server - local for server, local in zip(told, counted, strict=True)}
+    if len(offsets) > 1:
+        message = f"it is another model's: {counted} tokens in two samples where the server counts {told}"
+        raise EngineError(message, "prompts.tokenizer")
+    offset = offsets.pop()
+    return Counter(lambda text: encode(text) + offset, f"{how}, {offset:+d} tokens by the server's usage")
+
+
+def _local_count(path: str) -> Count:
+    try:
+        library = importlib.import_module("tokenizers")
+    except ImportError:
+        raise EngineError("needs the package tokenizers", "prompts.tokenizer") from None
+    try:
+        loaded = library.Tokenizer.from_file(str(_tokenizer_file(path)))
+    except Exception as error:  # noqa: BLE001 - the library raises bare Exception
+        raise EngineError(f"cannot be read: {error}", "prompts.tokenizer") from None
+    loaded.no_truncation()
+    loaded.no_padding()
+    return lambda text: len(loaded.encode(text).ids)
+
+
+def _tokenizer_file(path: str) -> Path:
+    return Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
+
+
+def _tokenized(url: str, model: str, api: str, access: Access, extra: Mapping[str, Any], text: str) -> int:
+    added = {"add_generation_prompt": True} if api == "chat" else {"add_special_tokens": True}
+    body = {**added, **extra, "model": model, **_prompt(api, text)}
+    return _positive(_post(url, access, "/tokenize", body, TOKENIZE_S).get("count"), "count")
+
+
+def _used(url: str, model: str, api: str, access: Access, extra: Mapping[str, Any], text: str) -> int:
+    path = "/v1/chat/completions" if api == "chat" else "/v1/completions"
+    kept = {key: value for key, value in extra.items() if key not in _NOT_PROBED}
+    body = {**kept, "model": model, "max_tokens": 1, **_prompt(api, text)}
+    usage = _post(url, access, path, body, GENERATE_S).get("usage")
+    return _positive(usage.get("prompt_tokens") if isinstance(usage, dict) else None, "usage.prompt_tokens")
+
+
+def _prompt(api: str, text: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}]} if api == "chat" else {"prompt": text}
+
+
+def _positive(value: object, name: str) -> int:
+    if type(value) is not int or value < 1:
+        raise EngineError(f"no {name} in the answer", "prompts.tokenizer")
+    return value
+
+
+def _post(url: str, access: Access, path: str, body: Mapping[str, Any], answer_s: float) -> dict[str, Any]:
+    """The JSON object that a POST is answered with; EngineError for all else."""
+    import aiohttp
+
+    async def answered() -> tuple[int, bytes]:
+        async with asking(url, access, answer_s=answer_s) as ask:
+            return await ask(path, body)
+
+    try:
+        status, data = asyncio.run(answered())
+        answer = orjson.loads(data) if status == 200 else {}
+    except aiohttp.ClientConnectorError as error:
+        raise EngineError(f"nobody answers POST {path}: {error.strerror}", "engine.url", gone=True) from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise EngineError(f"POST {path} failed ({type(error).__name__})", "prompts.tokenizer") from None
+    except orjson.JSONDecodeError:
+        answer = None
+    if status != 200:
+        raise EngineError(f"POST {path} answers with status {status}", "prompts.tokenizer")
+    if not isinstance(answer, dict):
+        raise EngineError(f"POST {path} answers with no JSON object", "prompts.tokenizer")
+    return answer
+
+
+def fit_vocabulary(count: Count, words: Iterable[str]) -> Fitted:
+    """The `words` that are exactly one token each in running text, and what every prompt has besides.
+
+    `words` hold no spaces; the first is the lead. One call counts a whole group: its tokens beyond one a word are
+    those of its parts together, so only one half of a group is asked, and a group without any is done. All words good:
+    three calls; b of n bad: about b log2(n / b) more. Raises EngineError if fewer than MIN_WORDS remain, or if
+    the words in another order are another number of tokens.
+    """
+    listed = list(dict.fromkeys(words))
+    lead = listed[0]
+    overhead = count(lead)
+
+    def beyond(group: Sequence[str]) -> int:
+        return count(" ".join((lead, *group))) - overhead - len(group)
+
+    def single(group: list[str], extra: int) -> list[str]:
+        if extra == 0:
+            return group
+        if len(group) == 1:
+            return []
+        middle = len(group) // 2
+        left = beyond(group[:middle])
+        return single(group[:middle], left) + single(group[middle:], extra - left)
+
+    kept = single(listed, beyond(listed))
+    if len(kept) < MIN_WORDS:
+        message = f"only {len(kept)} of {len(listed)} words are one token each for this server; {MIN_WORDS} are needed"
+        raise EngineError(message, "prompts.kind", allowed="token_ids")
+    if beyond([*kept[::-1], *kept[::2], *kept[1::2]]) != 0:
+        message = "the tokens of a word depend on its neighbours, so that no exact text can be made"
+        raise EngineError(message, "prompts.kind", allowed="token_ids")
+    return Fitted(tuple(kept), overhead, lead)
+
+
+def exact_texts(fitted: Fitted, generator: np.random.Generator, count: int, length: int) -> list[str]:
+    """`count` prompts of random words, `length` tokens each with template and BOS.
+
+    Raises EngineError when `length` leaves no room for a word: a prompt is never empty.
+    """
+    room = length - fitted.overhead
+    if room < 1:
+        message = f"{length} tokens hold no prompt: template, BOS and the first word are {fitted.overhead}"
+        raise EngineError(message, "grid.input", allowed=f"{fitted.overhead + 1} or more")
+    picks = generator.integers(0, len(fitted.words), (count, room))
+    return [" ".join((fitted.lead, *(fitted.words[k] for k in row))) for row in picks]
+
+
+def vocabulary_range(url: str, model: str, access: Access, tokenizer: str | None = None) -> tuple[int, int] | None:
+    """[low, high): ids of ordinary tokens, for prompts of random ids; None if nobody says.
+
+    Of a local tokenizer.json the longest run of ids without an added (special) token; else, by POST /tokenize, up to
+    the highest id in a broad text. low = min(1000, highest // 4). Raises EngineError when the named file cannot be read
+    or nobody answers.
+    """
+    if tokenizer is not None:
+        return ordinary_range(_read_tokenizer(tokenizer))
+    body = {"model": model, "prompt": _BROAD, "add_special_tokens": False}
+    try:
+        tokens = _post(url, access, "/tokenize", body, TOKENIZE_S).get("tokens")
+    except EngineError as error:
+        if error.gone:
+            raise
+        return None
+    if not isinstance(tokens, list) or not tokens or not all(type(token) is int and token >= 0 for token in tokens):
+        return None
+    highest = max(tokens)
+    return min(LOWEST_ID, highest // 4), highest + 1
+
+
+def _read_tokenizer(path: str) -> Any:  # noqa: ANN401 - JSON
+    try:
+        return orjson.loads(_tokenizer_file(path).read_bytes())
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise EngineError(f"cannot be read: {error}", "prompts.tokenizer") from None
+
+
+def ordinary_range(data: Any) -> tuple[int, int] | None:  # noqa: ANN401 - JSON
+    """The longest run of ids at or above low that are neither added nor missing, from a parsed tokenizer.json."""
+    try:
+        vocabulary = data["model"]["vocab"]  # a mapping to ids, or (Unigram) a list by id
+        ids = set(vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary)))
+        ids -= {added["id"] for added in data.get("added_tokens") or ()}
+    except (AttributeError, KeyError, TypeError):
+        return None
+    if not ids:
+        return None
+    low = min(LOWEST_ID, max(ids) // 4)
+    best, start = (low, low), low
+    for k in range(low, max(ids) + 2):
+        if k not in ids:
+            best, start = max(best, (start, k), key=lambda run: run[1] - run[0]), k + 1
+    return best if best[1] > best[0] else None

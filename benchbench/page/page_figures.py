@@ -1,0 +1,191 @@
+"""A report's figures: those of `plots` and `comparison_plots` at a phone's width, as SVG that stands inside HTML.
+
+Each has a title, and a description that says in numbers what it shows. Grey, black and white become the page's own
+variables, so that a dark page has dark figures.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, NamedTuple
+from xml.etree import ElementTree as ET
+
+from benchbench.comparison.figures import comparison_figures, overview
+from benchbench.comparison.pairs import Pair
+from benchbench.comparison.tables import cells_of, headline, sentence
+from benchbench.comparison.verdicts import PRIMARY
+from benchbench.figures import sheet as sheets
+from benchbench.figures.plots import Timeline, figures
+from benchbench.report.summary_table import Row, cell_name, number, rounded
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# 451 px: at the 336 px of a small phone a text of 9 pt is still 9 px high.
+STYLE = sheets.STYLE | {"figure.figsize": (4.7, 2.9), "axes.labelsize": 8.0}
+FEW_PAIRS = 3  # of more candidates there is an overview, and figures of the best one only
+TITLES = {
+    "throughput": "System throughput",
+    "ttft_batch": "Time to first token over load",
+    "ttft_input": "Time to first token over input length",
+    "pareto": "Throughput against speed per stream",
+    "heatmap": "System throughput of every cell",
+    "timeline": "Timeline of one round",
+    "compare_overview": "All candidates against the baseline",
+    "compare_forest": "Ratio of each cell, with its interval",
+    "compare_heatmap": "Change of Sys tok/s of every cell",
+    "compare_curves": "Sys tok/s of both sides",
+    "compare_blocks": "From block to block",
+}
+_INKS = {
+    "#ffffff": "paper",
+    "#000000": "ink",
+    "#333333": "ink",
+    "#444444": "ink",
+    "#555555": "dim",
+    "#666666": "dim",
+    "#777777": "dim",
+    "#888888": "dim",
+    "#bbbbbb": "mute",
+    "#dddddd": "line",
+    "#eeeeee": "band",
+    "#f2f2f2": "band",
+}
+_HREF = "{http://www.w3.org/1999/xlink}href"
+
+
+class Shown(NamedTuple):
+    """A figure as SVG, and what it says."""
+
+    title: str
+    says: str
+    svg: str
+
+
+def shown_figures(rows: Sequence[Row], timeline: Timeline | None, title: str) -> Iterator[Shown]:
+    """The figures of summary rows; texts must be free of control characters."""
+    for name, figure in figures(rows, timeline, title):
+        yield _shown(name, figure, _says(name, rows, timeline), name.replace("_", "-"))
+
+
+def shown_comparisons(pairs: Sequence[Pair], title: str, prefix: str) -> Iterator[Shown]:
+    """The figures of comparisons with one baseline. `prefix` begins the ids of these, which must differ on a page."""
+    drawn = list(pairs)
+    if len(pairs) > FEW_PAIRS and (figure := overview(pairs, title)):
+        wholes = {one.candidate: whole.ratio.point for one in pairs if (whole := headline(one))}
+        best = max(wholes, key=lambda name: wholes[name])
+        says = f"Geometric means of {len(wholes)} candidates: {best} is the fastest, at {wholes[best]:.3f} times."
+        yield _shown("compare_overview", figure, says, f"{prefix}-overview")
+        drawn = [one for one in pairs if one.candidate == best]
+    for place, pair in enumerate(drawn):
+        for name, figure in comparison_figures(pair, title):
+            yield _shown(name, figure, _compares(name, pair), f"{prefix}-{place}-{name.partition('_')[2]}")
+
+
+def style() -> Any:  # noqa: ANN401 - matplotlib's context manager
+    """In which the figures are to be made."""
+    import matplotlib as mpl
+
+    return mpl.rc_context(STYLE)
+
+
+# ---- What a figure says ---------------------------------------------------------------------------------
+
+
+def _says(name: str, rows: Sequence[Row], timeline: Timeline | None) -> str:
+    usable = [row for row in rows if row.get("status") != "invalid"]
+    if name == "timeline" and timeline is not None:
+        first, last = ([one for one in found if one == one] for found in (timeline.first_s, timeline.last_s))  # noqa: PLR0124 - not NaN
+        told = f"{len(timeline.sent_s)} requests of {timeline.label}"
+        told += f"; first tokens from {min(first):.3g} to {max(first):.3g} s" if first else ""
+        return told + (f"; the last token at {max(last):.3g} s." if last else ".")
+    if name == "pareto":
+        return f"Sys tok/s {_ends(usable, 'sys_tok_s', '')}; a single stream {_ends(usable, 'stream_tok_s', ' tok/s')}."
+    if name in {"throughput", "heatmap"}:
+        return f"Sys tok/s {_ends(usable, 'sys_tok_s', '')}, of {len(usable)} cells."
+    return f"Mean TTFT {_ends(usable, 'ttft_ms', ' ms')}, of {len(usable)} cells."
+
+
+def _ends(rows: Sequence[Row], name: str, unit: str) -> str:
+    """The smallest and the largest of a column, and where."""
+    known = [(value, row) for row in rows if (value := number(row, name)) is not None]
+    if not known:
+        return "not known"
+    low, high = (end(known, key=lambda one: one[0]) for end in (min, max))
+    return " to ".join(f"{rounded(value, 1)}{unit} ({cell_name(row)})" for value, row in (low, high))
+
+
+def _compares(name: str, pair: Pair) -> str:
+    cells = cells_of(pair, PRIMARY[:1])
+    if name == "compare_heatmap":
+        changes = sorted(100 * (one.ratio.point - 1) for one in cells)
+        return f"Sys tok/s changes by {changes[0]:+.1f} % to {changes[-1]:+.1f} % in {len(changes)} cells."
+    if name == "compare_curves":
+        told = (f"{one.base:.1f} against {one.candidate:.1f} at {one.cell}" for one in (cells[0], cells[-1]))
+        return f"Sys tok/s of {pair.base} against {pair.candidate}: {'; '.join(told)}."
+    if name == "compare_blocks":
+        every = [one.base for one in pair.samples if one.metric == PRIMARY[0] and one.base is not None]
+        return f"{pair.blocks} blocks; mean Sys tok/s of {pair.base} over all of them {fmean(every):.1f}."
+    return sentence(pair)
+
+
+# ---- SVG ------------------------------------------------------------------------------------------------
+
+
+def _shown(name: str, figure: Figure, says: str, prefix: str) -> Shown:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    text, untold = io.StringIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a title in a script that the font lacks
+        canvas: Any = FigureCanvasSVG(figure)
+        canvas.print_svg(text, metadata=untold)
+    title = TITLES.get(name, name.replace("_", " "))
+    return Shown(title, says, inline(text.getvalue(), prefix, title, says))
+
+
+def inline(svg: str, prefix: str, title: str, says: str) -> str:
+    """An SVG of matplotlib's as an element of HTML: ids begin with `prefix`, and title and description are told.
+
+    Nothing in it is from outside but texts, which a parser has read and a serialiser escapes. Raises ParseError for
+    characters that XML does not know.
+    """
+    root = ET.fromstring(svg)  # noqa: S314 - matplotlib made it
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', svg))
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+        element.attrib = dict(_attributes(element.attrib, prefix, used))
+        if element.tag == "defs":
+            for sheet in [one for one in element if one.tag.endswith("style")]:
+                element.remove(sheet)
+    keep = {name: root.attrib[name] for name in ("viewBox",)}
+    root.attrib = {**keep, "role": "img", "aria-labelledby": f"{prefix}-title {prefix}-says"}
+    for place, (tag, of, words) in enumerate((("title", "title", title), ("desc", "says", says))):
+        told = ET.Element(tag, {"id": f"{prefix}-{of}"})
+        told.text = words
+        root.insert(place, told)
+    return re.sub(r">\s+<", "><", ET.tostring(root, encoding="unicode"))
+
+
+def _attributes(found: Mapping[str, str], prefix: str, used: set[str]) -> Iterator[tuple[str, str]]:
+    for name, value in found.items():
+        if name == "id":
+            if value in used:
+                yield name, f"{prefix}-{value}"
+        elif name == _HREF:
+            yield "href", f"#{prefix}-{value[1:]}"
+        elif name == "clip-path":
+            yield name, value.replace("#", f"#{prefix}-")
+        elif name == "style":
+            plain = re.sub(r"\s*font-family:[^;]*;?", "", value)
+            yield name, re.sub(r"#[0-9a-f]{6}", lambda hit: _ink(hit[0]), plain)
+        else:
+            yield name, " ".join(re.sub(r"-?\d+\.\d+", lambda hit: f"{float(hit[0]):.2f}", value).split())
+
+
+def _ink(colour: str) -> str:
+    return f"var(--{_INKS[colour]})" if colour in _INKS else colour

@@ -1,0 +1,217 @@
+"""Why a cell is valid, suspect or invalid: what was checked, what was found, what to do. Pure."""
+
+from __future__ import annotations
+
+from benchbench.analysis.metrics import RoundMetrics, percentile, pooled
+from benchbench.analysis.roofline import Reach, Roof, touched_bytes
+from benchbench.analysis.stats import Estimate, drift, outlier_rounds
+from benchbench.analysis.summary import CellSummary
+from benchbench.analysis.validity import Reason, Seen
+from benchbench.host.energy import DeviceUse, Usage
+
+
+def explain(summary: CellSummary) -> str:
+    """A paragraph for one cell: its status, one line a check, and each reason with its remedy."""
+    cell, seen = summary.cell, summary.seen
+    third = f"batch={cell.batch}" if cell.batch is not None else f"rate={cell.rate:g}"
+    name = f"{cell.variant} in={cell.input} out={cell.output} {third} {cell.load}".strip()
+    lines = [f"{name} [{cell.key}]: {summary.status}"]
+    if not seen.rounds:
+        return f"{lines[0]}\n  no round was finished: nothing could be checked"
+    found = {
+        "requests": _requests(seen),
+        "input": _input(seen, cell.prompts),
+        "output": _output(seen, cell.output_mode),
+        "prefix cache": _cache(seen),
+        "preemptions": _known(seen.preemptions, "counted by the server"),
+        "server's counts": _counts(seen),
+        "server's times": _times(summary),
+        "warm-up": _warmup(summary),
+        "rounds": _rounds(summary),
+        "steadiness": _steadiness(summary.rounds),
+        "client": _client(summary),
+        "clock": f"largest step of wall against monotonic clock {seen.clock_step_ns / 1e3:.0f} us, "
+        + ("kernel receive stamps" if seen.kernel_stamps else "user-space stamps"),
+        **({"roofline": _roofline(summary.reach)} if summary.reach else {}),
+        **_telemetry(summary.usage, seen.rounds),
+    }
+    lines += [f"  {what + ':':16} {text}" for what, text in found.items()]
+    details = {
+        Reason.THROTTLED: seen.throttled,
+        Reason.STRAGGLER: seen.straggler,
+        Reason.FASTER_THAN_HARDWARE: seen.too_fast,
+    }
+    for reason in summary.reasons:
+        where = f" ({'; '.join(details[reason])})" if details.get(reason) else ""
+        lines.append(f"  {reason.status}: {reason.code}: {reason.meaning}{where}; {reason.remedy}")
+    return "\n".join(lines)
+
+
+def _requests(seen: Seen) -> str:
+    good = seen.requests - seen.failed - seen.wrong_length
+    return f"{good} of {seen.requests} as asked, {seen.failed} failed, {seen.wrong_length} of another length"
+
+
+def _input(seen: Seen, prompts: str) -> str:
+    how = "token ids, exact by construction" if prompts == "token_ids" else "text, made to length"
+    if seen.input_unknown:
+        return f"{how}; the server reported no input length for {seen.input_unknown} requests"
+    return f"{how}; usage contradicts the asked length in {seen.input_wrong} requests"
+
+
+def _output(seen: Seen, mode: str) -> str:
+    asked = "exactly as asked, else a failure" if mode == "exact" else "as served"
+    parts = [f"{asked}; {seen.output_unknown} requests without usage and token ids"]
+    parts.append(f"{seen.usage_wrong} whose usage contradicts what was received")
+    if seen.grouped:
+        parts.append(f"{seen.grouped} of {seen.events} events held several tokens")
+    return ", ".join(parts)
+
+
+def _known(count: int | None, words: str) -> str:
+    return "not known: the server has no /metrics of vLLM's kind" if count is None else f"{count:,} {words}"
+
+
+def _cache(seen: Seen) -> str:
+    hits = _known(seen.prefix_hits, "tokens found there by /metrics")
+    common = f", {seen.common_tokens:,} that all prompts share by their form" if seen.common_tokens else ""
+    return f"{seen.cached_tokens:,} cached tokens in usage; {hits}{common}"
+
+
+def _counts(seen: Seen) -> str:
+    if seen.replicas:
+        return "from different processes: no check possible"
+    if seen.foreign_tokens is None:
+        return "not known"
+    if seen.foreign_tokens:
+        return f"the server served {seen.foreign_tokens:,} tokens that are not ours"
+    if seen.missing_tokens:
+        return f"the server counted {seen.missing_tokens:,} tokens fewer than we received"
+    return "equal to ours"
+
+
+def _times(summary: CellSummary) -> str:
+    server, tpot = summary.server, summary.estimates["tpot"]
+    if server is None:
+        return "not told, neither in answers (vLLM: --enable-per-request-metrics) nor for ours alone by /metrics"
+    waited = "" if server.queue_s is None else f", {server.queue_s * 1e3:.2f} of them in its queue"
+    itl = "" if server.itl_s is None else f"; mean ITL {server.itl_s * 1e3:.2f} ms"
+    ours = f", our TPOT {tpot.point * 1e3:.2f}" if itl and tpot else ""
+    by, outside = (
+        (f"{server.requests} of its answers", "API server, HTTP, network and client")
+        if server.source == "requests"
+        else ("/metrics", "HTTP, network and client")
+    )
+    return (
+        f"mean TTFT {server.ttft_s * 1e3:.2f} ms by {by}{waited}; ours is "
+        f"{(server.ttft_s + server.outside_s) * 1e3:.2f}: {server.outside_s * 1e3:+.2f} ms by {outside}{itl}{ours}"
+    )
+
+
+def _warmup(summary: CellSummary) -> str:
+    count = f"{len(summary.warmups)} rounds"
+    agreed = summary.seen.warmup_agreed
+    if agreed is None:
+        return f"{count}, as asked"
+    return f"{count}, the last two {'agree' if agreed else 'do not agree'} in mean E2EL"
+
+
+def _rounds(summary: CellSummary) -> str:
+    seen, cell = summary.seen, summary.cell
+    sys_tok_s = summary.estimates["sys_tok_s"]
+    width = _width(sys_tok_s)
+    reached = "no interval" if width is None else f"Sys tok/s known to ±{width:.2%}".replace("%", " %")
+    asked = f"{seen.rounds_needed} needed for ±{cell.rel_ci:.1%}".replace("%", " %")
+    return f"{seen.rounds} measured, {asked}; {reached}"
+
+
+def _width(estimate: Estimate | None) -> float | None:
+    if estimate is None or estimate.high is None or not estimate.point:
+        return None
+    return (estimate.high - estimate.point) / estimate.point
+
+
+def _steadiness(rounds: tuple[RoundMetrics, ...]) -> str:
+    values = [one.sys_tok_s for one in rounds if one.sys_tok_s is not None]
+    fitted = drift(values)
+    odd = ", ".join(str(number) for number in outlier_rounds(values)) or "none"
+    if fitted is None:
+        return f"too few rounds to see a drift; outlier rounds: {odd}"
+    return (
+        f"Sys tok/s changed by {fitted[0]:+.2%} over the rounds (p = {fitted[1]:.2g}); outlier rounds: {odd}".replace(
+            "% over", " % over"
+        )
+    )
+
+
+def _client(summary: CellSummary) -> str:
+    seen, facts = summary.seen, summary.facts
+    lag = pooled(summary.rounds, "lag_s") * 1e3
+    lags = "/".join(f"{value:.2f}" for q in (50, 99, 100) if (value := percentile(lag, q)) is not None) or "-"
+    turn = max((fact.get("turn_max_ns", 0) for fact in facts), default=0) / 1e6
+    wall = sum(fact.get("wall_ns", 0) for fact in facts)
+    cpu = sum(fact.get("cpu_ns", 0) for fact in facts) / wall if wall else 0.0
+    share = seen.shared_events / seen.events if seen.events else 0.0
+    return (
+        f"lag p50/p99/max {lags} ms; {share:.2%} of events shared a read, {seen.first_shared} first tokens did; "
+        f"longest loop turn {turn:.2f} ms; send skew {seen.send_skew_s * 1e3:.2f} ms; "
+        f"late sends p99 {seen.late_p99_s * 1e3:.2f} ms; CPU {cpu:.0%} of a core"
+    )
+
+
+def _roofline(reached: Reach) -> str:
+    limits, roof = reached.limits, reached.roof
+    least = [("TTFT", limits.ttft_s), ("TPOT", limits.tpot_s)]
+    bound = [f"{name} at least {value * 1e3:.2f} ms" for name, value in least if value]
+    bound += [f"Sys tok/s at most {limits.sys_tok_s:,.1f}"] if limits.sys_tok_s else []
+    shares = [("MFU of prefill", reached.mfu), ("MBU of decode", reached.mbu), ("of the speed of light", reached.sol)]
+    used = [f"{value:.1%} {name}".replace("%", " %") for name, value in shares if value is not None]
+    return "; ".join(", ".join(part) or "not known" for part in (bound, used)) + f"; from {_facts(roof)}"
+
+
+def _facts(roof: Roof) -> str:
+    """The arithmetic's inputs."""
+    model, device, touched = roof.model, roof.device, touched_bytes(roof.model)
+    dtype = model.compute_dtype if model.compute_dtype in device.flop_s else "its fastest dtype"
+    said = [f"{roof.count} x {device.name} (each {device.peak(model.compute_dtype) / 1e12:g} TFLOP/s in {dtype}"]
+    said[0] += f", {device.bandwidth_bytes_s / 1e9:g} GB/s, {device.cache_bytes / 2**20:g} MiB of cache)"
+    said += [f"{model.active_parameters / 1e9:.2f} B active parameters"] if model.active_parameters else []
+    said += [f"{touched / 1e9:.2f} GB of weights that a token touches"] if touched else []
+    said += [f"{model.kv_bytes_per_token / 1e3:.1f} kB of K and V a token"] if model.kv_bytes_per_token else []
+    return ", ".join(said) + (", with speculative decoding" if roof.speculative else "")
+
+
+def _telemetry(used: Usage | None, rounds: int) -> dict[str, str]:
+    if used is None:
+        return {"telemetry": "none of these times"}
+    found = {"energy": _energy(used, rounds)} if used.gpus else {}
+    found |= {gpu.device: _device(gpu) for gpu in used.gpus}
+    return found | ({"host": _device(used.host)} if used.host else {})
+
+
+def _energy(used: Usage, rounds: int) -> str:
+    if used.energy_j is None or used.power_w is None or not used.tok_per_j:
+        return "not known: no round is covered by enough samples of every GPU"
+    sources = sorted({gpu.source for gpu in used.gpus if gpu.source})
+    how = {"counter": "by the GPUs' counters", "power": "by the integral of their power"}
+    return (
+        f"{used.energy_j:,.1f} J a round at {used.power_w:,.0f} W, {' and '.join(how[one] for one in sources)}; "
+        f"{used.tok_per_j:.3g} tok/J, {1 / used.tok_per_j:.3g} J/tok; {used.rounds} of {rounds} rounds"
+    )
+
+
+def _device(use: DeviceUse) -> str:
+    parts = [f"{use.power_w:.0f} W"] if use.power_w is not None else []
+    if use.core_clock_mhz is not None:
+        parts.append(f"{use.core_clock_mhz:.0f} MHz (lowest {use.core_clock_mhz_min:.0f})")
+    if use.temperature_c_max is not None:
+        parts.append(f"{use.temperature_c_max:.0f} °C at most")
+    if use.utilisation is not None:
+        parts.append(f"busy {use.utilisation:.0%}".replace("%", " %"))
+    if use.cpu_share is not None:
+        parts.append(f"CPU {use.cpu_share:.0%}".replace("%", " %"))
+    if use.memory_bytes_max is not None:
+        parts.append(f"memory {use.memory_bytes_max / 2**30:.1f} GiB at most")
+    if use.throttle is not None:
+        parts.append(f"throttle: {', '.join(use.throttle) or 'none'}")
+    return (f"{use.name}: " if use.name else "") + (", ".join(parts) or "too few samples in every round")

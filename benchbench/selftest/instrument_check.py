@@ -1,0 +1,212 @@
+"""The instrument measured: our client and an aiohttp client against a server that knows the truth.
+
+The server tells, at GET /truth, the kernel's receive stamp of each request's last byte and the clock just before
+each event's write. What remains between its truth and a client's figure is the client's error alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchbench.openai.target import Target, make_target
+from benchbench.spec import Cell
+from benchbench.spec.values import base_url
+
+TTFT_S = 0.1
+INPUT_TOKENS = 128
+Truth = Mapping[str, tuple[int, npt.NDArray[np.int64]]]
+
+
+@dataclass(frozen=True, slots=True)
+class ClientError:
+    """One client's error against the truth, ms; CPU in us a token, prompts to records all counted."""
+
+    ttft_error_ms_mean: float
+    ttft_error_ms_p99: float
+    itl_error_ms_p99: float
+    lag_ms_p99: float | None
+    cpu_us_per_token: float
+    tokens: int
+    shared_share: float | None = None
+
+
+def check_self(streams: int, rate: float, seconds: float, url: str | None = None) -> dict[str, Any]:
+    """Run `streams` streams of `rate` tok/s for `seconds` with both clients, one after the other.
+
+    Against the simulator, or a server at `url` that has GET /truth. Raises SimulatorError, WorkerDiedError, OSError.
+    """
+    from benchbench.engines.simulator import SimulatorProcess
+
+    options = {"law": {"kind": "fixed", "ttft_s": TTFT_S, "itl_s": 1 / rate}, "max_num_seqs": max(streams, 256)}
+    found: dict[str, Any] = {"streams": streams, "rate": rate, "seconds": seconds}
+    with SimulatorProcess("fixed", options=options) as simulator:
+        where = url or simulator.url
+        output = max(2, round(rate * seconds))
+        found |= {"server": url or "simulator", "tokens_per_stream": output}
+        found["benchbench"] = asdict(_ours(where, streams, output))
+        found["aiohttp"] = asdict(_aiohttp(where, streams, output))
+    return found
+
+
+def measure_instrument(streams: int, rate: float, seconds: float) -> dict[str, Any]:
+    """Our client alone against the simulator: its errors, and the event rate that they hold at (`tok_s`)."""
+    from benchbench.engines.simulator import SimulatorProcess
+
+    options = {"law": {"kind": "fixed", "ttft_s": TTFT_S, "itl_s": 1 / rate}, "max_num_seqs": max(streams, 256)}
+    output = min(4096, max(2, round(rate * seconds)))
+    with SimulatorProcess("fixed", options=options) as simulator:
+        found = asdict(_ours(simulator.url, streams, output))
+    return {"streams": streams, "rate": rate, "tok_s": streams * rate, **found}
+
+
+def _cell(url: str, streams: int, output: int) -> Cell:
+    from benchbench.spec import make_plan, spec_from_mapping
+
+    spec = spec_from_mapping(
+        {
+            "name": "check",
+            "model": "sim",
+            "engine": {"kind": "endpoint", "url": url},
+            "grid": {"input": INPUT_TOKENS, "output": output, "batch": streams},
+            "prompts": {"kind": "token_ids", "vocab": [1000, 30000]},
+        }
+    )
+    return make_plan(spec).cells[0]
+
+
+def _read_truth(url: str) -> Truth:
+    """Id -> (received ns, write ns), and empty the server's memory."""
+    from urllib.request import ProxyHandler, build_opener
+
+    import orjson
+
+    with build_opener(ProxyHandler({})).open(f"{base_url(url)}/truth?clear=1", timeout=60) as answer:
+        rows = orjson.loads(answer.read())["requests"]
+    return {row["id"]: (row["received_ns"], np.array(row["writes_ns"], np.int64)) for row in rows}
+
+
+def _ours(url: str, streams: int, output: int) -> ClientError:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from benchbench.loadgen.prompts import make_job
+    from benchbench.loadgen.worker import Worker
+    from benchbench.store.requests import round_table
+
+    cell = _cell(url, streams, output)
+    target = make_target(url, "completions", {})
+    with Worker() as worker:
+        worker.ready()
+        worker.run(make_job(cell, target, (1000, 30000), "warmup", 0, 0, output=2))
+        _read_truth(url)
+        cpu = time.process_time_ns()
+        columns, facts = worker.run(make_job(cell, target, (1000, 30000), "measured", 0, 0))
+        pq.write_table(round_table(columns, {}, facts), pa.BufferOutputStream(), compression="zstd")
+        cpu = time.process_time_ns() - cpu + facts["worker_cpu_ns"]
+    truth = _read_truth(url)
+    if columns["status"] != ["ok"] * streams:
+        raise OSError(f"requests failed: {next(d for d in columns['error_detail'] if d)}")
+    ends = columns["event_offsets"].tolist()
+    events = [columns["event_ns"][a:b] for a, b in pairwise(ends)]
+    stamps = dict(zip(columns["response_id"], zip(columns["sent_ns"].tolist(), events, strict=True), strict=True))
+    lag = float(np.percentile(columns["lag_ns"], 99)) / 1e6
+    gaps = np.concatenate([np.diff(times) for times in events])
+    return _error(stamps, truth, cpu, lag, float((gaps == 0).mean()))
+
+
+def _error(
+    stamps: Mapping[str, tuple[int, npt.NDArray[np.int64]]],
+    truth: Truth,
+    cpu_ns: int,
+    lag_ms: float | None,
+    shared: float | None,
+) -> ClientError:
+    ttft, itl, tokens = [], [], 0
+    for key, (sent, events) in stamps.items():
+        received, writes = truth[key]
+        count = min(len(events), len(writes))
+        ttft.append((int(events[0]) - sent) - (int(writes[0]) - received))
+        itl.append(np.abs(np.diff(events[:count]) - np.diff(writes[:count])))
+        tokens += len(events)
+    return ClientError(
+        ttft_error_ms_mean=float(np.mean(ttft)) / 1e6,
+        ttft_error_ms_p99=float(np.percentile(ttft, 99)) / 1e6,
+        itl_error_ms_p99=float(np.percentile(np.concatenate(itl), 99)) / 1e6,
+        lag_ms_p99=lag_ms,
+        cpu_us_per_token=cpu_ns / 1e3 / tokens,
+        tokens=tokens,
+        shared_share=shared,
+    )
+
+
+def _aiohttp(url: str, streams: int, output: int) -> ClientError:
+    """The same load by the common way: aiohttp, lines iterated, JSON parsed, the clock read at each line."""
+    from benchbench.loadgen.prompts import bodies, round_generator
+
+    cell = _cell(url, streams, output)
+    target = make_target(url, "completions", {})
+    asyncio.run(_gather(target, bodies(cell, round_generator(cell, "warmup", 1, 0), streams, 2, (1000, 30000))))
+    _read_truth(url)
+    cpu = time.process_time_ns()
+    requests = bodies(cell, round_generator(cell, "measured", 1, 0), streams, output, (1000, 30000))
+    stamps = asyncio.run(_gather(target, requests))
+    cpu = time.process_time_ns() - cpu
+    return _error(stamps, _read_truth(url), cpu, None, None)
+
+
+async def _gather(target: Target, requests: list[bytes]) -> dict[str, tuple[int, npt.NDArray[np.int64]]]:
+    import aiohttp
+
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=600)) as session:
+        done = await asyncio.gather(*(_one(session, target, body) for body in requests))
+    return dict(done)
+
+
+async def _one(session: Any, target: Target, body: bytes) -> tuple[str, tuple[int, npt.NDArray[np.int64]]]:  # noqa: ANN401
+    import json
+
+    key, stamps = "", []
+    sent = time.time_ns()
+    url = f"http://{target.host}:{target.port}{target.path}"
+    async with session.post(url, data=body, headers={"Content-Type": "application/json"}) as answer:
+        async for line in answer.content:
+            now = time.time_ns()
+            if line.startswith(b"data: {"):
+                event = json.loads(line[6:])
+                if event["choices"]:
+                    stamps.append(now)
+                    key = event["id"]
+    return key, (sent, np.array(stamps, np.int64))
+
+
+def check_text(found: Mapping[str, Any]) -> str:
+    """What `bench check --self` prints."""
+    names = {
+        "ttft_error_ms_mean": "TTFT error, mean (ms)",
+        "ttft_error_ms_p99": "TTFT error, p99 (ms)",
+        "itl_error_ms_p99": "ITL error, p99 (ms)",
+        "lag_ms_p99": "client lag, p99 (ms)",
+        "cpu_us_per_token": "CPU per token (us)",
+    }
+    ours, theirs = found["benchbench"], found["aiohttp"]
+    head = (
+        f"{found['streams']} streams x {found['rate']:g} tok/s, {found['tokens_per_stream']} tokens each, "
+        f"against {found['server']}'s own truth"
+    )
+    lines = [head, "", f"| {'':22} | {'benchbench':>10} | {'aiohttp':>10} |", f"|{'-' * 24}|{'-' * 11}:|{'-' * 11}:|"]
+    for name, title in names.items():
+        cells = ["-" if side[name] is None else f"{side[name]:.3f}" for side in (ours, theirs)]
+        lines.append(f"| {title:22} | {cells[0]:>10} | {cells[1]:>10} |")
+    ratio = ours["cpu_us_per_token"] / theirs["cpu_us_per_token"]
+    times = theirs["ttft_error_ms_mean"] / max(abs(ours["ttft_error_ms_mean"]), 1e-6)
+    lines += ["", f"CPU {ratio:.0%} of aiohttp's; mean TTFT error {times:.0f} times smaller."]
+    return "\n".join(lines)

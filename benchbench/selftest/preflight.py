@@ -1,0 +1,187 @@
+"""`bench check FILE`: before a long sweep, is the server what the sweep needs, and can this client measure it?"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import log2
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchbench.engines.open import Hooks, Opened
+from benchbench.inprocess.launcher import DirectWorker
+from benchbench.loadgen.worker import Worker
+from benchbench.measure.cells import WARMUP_TOKENS, job_of
+from benchbench.measure.start_engine import start_engine
+from benchbench.openai.server_metrics import look
+from benchbench.spec import Cell, OpenLoad, Plan, StaticLoad
+from benchbench.spec.values import base_url
+
+PROBE_TOKENS = 16
+MOST_STREAMS = 4096
+LEAST_TPOT_S = 50e-6  # no engine is faster than this
+TELLS = (
+    "cached tokens (vLLM: --enable-prompt-tokens-details)",
+    "the server's own times (vLLM: --enable-per-request-metrics)",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One small static batch of the sweep's own shape: lengths as the server counted them, times in s."""
+
+    label: str
+    batch: int
+    ttft_s: float
+    tpot_s: float
+    problems: tuple[str, ...]
+    told: tuple[str, ...] = ()  # of TELLS
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What was found. `problems` are reasons not to start; `lines` say all that was checked."""
+
+    lines: tuple[str, ...]
+    problems: tuple[str, ...]
+    streams: int  # of the cell with the highest event rate,
+    rate: float  # and its tokens per second and stream
+
+
+_UNBUILT = Preflight(("is built from git when the sweep begins: not checked",), (), 0, 0.0)
+
+
+def check_sweep(plan: Plan, progress: Callable[[str, float, str], None] = lambda *_: None) -> Preflight:
+    """Reach (or launch) the server, send small batches of the sweep's shapes, and estimate what the sweep will take.
+
+    Of several variants each is tried once, but for those from git: only a sweep builds them. `progress` as in `Hooks`.
+    Raises EngineError and WorkerDiedError.
+    """
+    firsts = {start.variant: start for start in reversed(plan.starts)}
+    found = {
+        variant: _UNBUILT
+        if variant and plan.spec.variants[variant].git
+        else _check_one(plan.of_variant(start), progress)
+        for variant, start in sorted(firsts.items())
+    }
+    if "" in found:
+        return found[""]
+    busiest = max(found.values(), key=lambda one: one.streams * one.rate)
+    return Preflight(
+        tuple(f"{variant}: {line}" for variant, one in found.items() for line in one.lines),
+        tuple(f"{variant}: {problem}" for variant, one in found.items() for problem in one.problems),
+        busiest.streams,
+        busiest.rate,
+    )
+
+
+def _check_one(plan: Plan, progress: Callable[[str, float, str], None]) -> Preflight:
+    logs = Path(tempfile.mkdtemp(prefix="bench-check-"))  # stays when the start fails: its message names the log
+    with start_engine(plan, Hooks(logs, progress)) as (opened, worker):
+        probes = [_probe(worker, opened, cell) for cell in _extremes(plan.cells)]
+        has_counts = bool(opened.url) and opened.capabilities.metrics
+        counts = asyncio.run(look(base_url(opened.url), opened.access)) if has_counts else None
+    shutil.rmtree(logs)
+    found = opened.capabilities
+    lines = [f"server: {found.kind or 'unknown'}, version {found.version or 'unknown'}", *opened.notes]
+    problems = [f"{probe.label}: {problem}" for probe in probes for problem in probe.problems]
+    good = [probe for probe in probes if not probe.problems]
+    told = {name for probe in good for name in probe.told}
+    if good:
+        lines += [f"its answers {'tell' if name in told else 'do not tell'} {name}" for name in TELLS]
+    lines += [
+        f"{probe.label}: lengths exact both ways; TTFT {probe.ttft_s * 1e3:.1f} ms, TPOT {probe.tpot_s * 1e3:.2f} ms"
+        for probe in good
+    ]
+    need = max((cell.input + cell.output) * _in_flight(cell) for cell in plan.cells)
+    capacity = counts.get("kv_tokens") if counts else opened.start.get("kv_tokens")
+    lines.append(f"KV cache: {need:,} tokens at most; the server holds {f'{capacity:,}' if capacity else 'unknown'}")
+    if capacity and need > capacity:
+        problems.append(f"the largest cell needs {need:,} tokens of KV cache, the server holds {capacity:,}")
+    if found.max_model_len:
+        longest = max(cell.input + cell.output for cell in plan.cells)
+        if longest > found.max_model_len:
+            problems.append(f"the longest request has {longest:,} tokens, the server allows {found.max_model_len:,}")
+    if not good:
+        return Preflight(tuple(lines), tuple(problems), 0, 0.0)
+    minutes = sum(_cell_seconds(cell, good) for cell in plan.cells) / 60
+    lines.append(f"time: about {minutes:.1f} min for {len(plan.cells)} cells, from these batches and rounds.min")
+    streams, tpot = max(
+        ((_in_flight(cell), _tpot(good, _in_flight(cell))) for cell in plan.cells), key=lambda pair: pair[0] / pair[1]
+    )
+    return Preflight(tuple(lines), tuple(problems), min(streams, MOST_STREAMS), 1 / tpot)
+
+
+def _in_flight(cell: Cell) -> int:
+    if cell.batch is not None:
+        return cell.batch
+    load = cell.load
+    limit = load.max_concurrency if isinstance(load, OpenLoad) else None
+    return min(limit or cell.requests, cell.requests)
+
+
+def _extremes(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells with the smallest and the largest batch, of the shortest and the longest input each."""
+    picked: dict[str, Cell] = {}
+    for batch in (min, max):
+        edge = batch(_in_flight(cell) for cell in cells)
+        level = [cell for cell in cells if _in_flight(cell) == edge]
+        for pick in (min, max):
+            cell = pick(level, key=lambda cell: cell.input)
+            picked.setdefault(cell.key, cell)
+    return list(picked.values())
+
+
+def _probe(worker: Worker | DirectWorker, opened: Opened, cell: Cell) -> Probe:
+    """One warm-up and one batch of PROBE_TOKENS output tokens, sent at once."""
+    output = max(2, min(cell.output, PROBE_TOKENS))
+    batch = min(_in_flight(cell), MOST_STREAMS)
+    small = replace(cell, load=StaticLoad(kind="static"), batch=batch, rate=None, output=output)
+    for number in range(2):
+        columns, _ = worker.run(job_of(opened, small, "check", number, 0))  # type: ignore[arg-type] # its own kind
+    label = f"in={cell.input} out={output} batch={batch}"
+    problems = _problems(columns, cell.input)
+    ends = columns["event_offsets"]
+    if problems or not np.diff(ends).all():
+        return Probe(label, batch, 0.0, 0.0, tuple(problems or ["requests without a token"]))
+    first, last = columns["event_ns"][ends[:-1]], columns["event_ns"][ends[1:] - 1]
+    ttft, tpot = float((first - columns["sent_ns"]).mean()) / 1e9, float((last - first).mean()) / 1e9 / (output - 1)
+    if tpot < LEAST_TPOT_S:
+        return Probe(label, batch, 0.0, 0.0, ("its tokens came all at once: a buffered stream, or a starved client",))
+    seen = ((columns["cached_tokens"] >= 0).all(), all(columns["server_metrics"]))
+    told = tuple(name for name, tells in zip(TELLS, seen, strict=True) if tells)
+    return Probe(label, batch, ttft, tpot, (), told)
+
+
+def _problems(columns: Any, asked_input: int) -> list[str]:  # noqa: ANN401 - RoundColumns
+    failed = [detail for detail in columns["error_detail"] if detail]
+    if failed:
+        return [f"{len(failed)} of {len(columns['status'])} requests failed: {failed[0]}"]
+    told = columns["input_tokens"]
+    if (told < 0).any():
+        return ["the server does not report input tokens (usage), so lengths can't be verified"]
+    wrong = told[told != asked_input]
+    return [f"asked for {asked_input} input tokens, the server counted {int(wrong[0])}"] if len(wrong) else []
+
+
+def _tpot(probes: Sequence[Probe], batch: int) -> float:
+    """TPOT at a batch, s: interpolated in log2 of the batch between the smallest and the largest probed."""
+    known = sorted({probe.batch: probe.tpot_s for probe in probes}.items())
+    return float(np.interp(log2(batch), [log2(b) for b, _ in known], [tpot for _, tpot in known]))
+
+
+def _cell_seconds(cell: Cell, probes: Sequence[Probe]) -> float:
+    batch = _in_flight(cell)
+    near = min(probes, key=lambda probe: abs(log2(probe.batch) - log2(batch)))
+    tpot = _tpot(probes, batch)
+    once = near.ttft_s + cell.output * tpot
+    waves = -(-cell.requests // batch) if cell.rate is None else 1
+    spread = cell.requests / cell.rate if cell.rate else 0.0
+    auto = cell.rounds.warmup == "auto"
+    warm = 2 * (near.ttft_s + WARMUP_TOKENS * tpot) if auto else float(cell.rounds.warmup) * once
+    return cell.rounds.min * (waves * once + spread) + warm * waves

@@ -1,0 +1,108 @@
+"""What is known of each request, as columns: the row format of every file under `records/`.
+
+All `*_ns` are ns of the wall clock (CLOCK_REALTIME), the clock of the kernel's receive stamps.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypedDict
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow as pa
+
+FORMAT_VERSION = 1
+
+STATUSES = ("ok", "failed")
+ERROR_KINDS = (
+    "connect",  # no connection: refused, unreachable, TLS, proxy
+    "send",  # the connection broke before the request was out
+    "status",  # an HTTP status other than 200
+    "stream",  # the stream broke or reported an error
+    "stall",  # tokens stopped for stall_s
+    "timeout",  # no connection within connect_s, or no token within first_token_s
+    "protocol",  # not HTTP, not server-sent events, not JSON
+    "short_output",
+    "long_output",
+    "cancelled",  # the sweep was stopped
+)
+PHASES = ("connect", "send", "wait", "stream")  # where in its life a request failed
+
+
+class RoundColumns(TypedDict):
+    """One round as columns, one entry a request; events are flat, with `event_offsets` (n + 1) as in Arrow lists.
+
+    Missing times and counts are -1 here and null in the file.
+    """
+
+    index: npt.NDArray[np.int32]
+    scheduled_ns: npt.NDArray[np.int64]
+    connect_ns: npt.NDArray[np.int64]
+    connected_ns: npt.NDArray[np.int64]
+    tls_ns: npt.NDArray[np.int64]
+    sent_ns: npt.NDArray[np.int64]
+    headers_ns: npt.NDArray[np.int64]
+    end_ns: npt.NDArray[np.int64]
+    asked_input_tokens: npt.NDArray[np.int32]
+    asked_output_tokens: npt.NDArray[np.int32]
+    input_tokens: npt.NDArray[np.int32]
+    output_tokens: npt.NDArray[np.int32]
+    cached_tokens: npt.NDArray[np.int32]
+    http_status: npt.NDArray[np.int32]
+    resent: npt.NDArray[np.int32]
+    reused: npt.NDArray[np.bool_]
+    event_offsets: npt.NDArray[np.int32]
+    event_ns: npt.NDArray[np.int64]
+    event_tokens: npt.NDArray[np.int32]
+    lag_ns: npt.NDArray[np.int64]
+    tokens_from: list[str]
+    finish_reason: list[str]
+    response_id: list[str]
+    status: list[str]
+    error_kind: list[str]
+    error_phase: list[str]
+    error_detail: list[str]
+    server_metrics: list[str]
+
+
+_LISTS = ("event_ns", "event_tokens", "lag_ns")
+
+
+def round_table(columns: RoundColumns, labels: dict[str, Any], facts: dict[str, Any]) -> pa.Table:
+    """The Arrow table of one round: `labels` (cell, variant, round, attempt, phase ...) become constant columns.
+
+    `facts` about the round as a whole (longest loop turn, clock step, CPU time ...) go into the file's metadata
+    under `benchbench`, as JSON.
+    """
+    import numpy as np
+    import orjson
+    import pyarrow as pa
+
+    from benchbench.store import arrow as make
+
+    count = len(columns["index"])
+    arrays = {name: make.constant(value, count) for name, value in labels.items()}
+    for name, values in columns.items():
+        if name == "event_offsets":
+            continue
+        if isinstance(values, list):
+            arrays[name] = make.texts(values)
+        elif not isinstance(values, np.ndarray):
+            raise TypeError(f"column {name} is neither a list nor an array")
+        elif name in _LISTS:
+            arrays[name] = make.lists(columns["event_offsets"], values)
+        elif values.dtype == np.bool_:
+            arrays[name] = make.flags(values)
+        else:
+            arrays[name] = make.numbers(values, values >= 0)
+    return pa.table(arrays).replace_schema_metadata({"benchbench": orjson.dumps(facts)})
+
+
+def round_facts(table: pa.Table) -> dict[str, Any]:
+    """The round's own facts out of a table's metadata; empty when there are none."""
+    import orjson
+
+    raw = (table.schema.metadata or {}).get(b"benchbench", b"{}")
+    facts: dict[str, Any] = orjson.loads(raw)
+    return facts
