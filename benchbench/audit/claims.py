@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchbench.model.config import ModelFacts
 from benchbench.model.quantization import dtype_word
+from benchbench.report.markdown import read_tables
 from benchbench.spec.accelerators import Accelerator, accelerator
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def claims_of_card(text: str) -> Claims:
     Where several devices are named, those named last before the table are meant. A batch is taken as sent at once
     unless a column or the text names the load: concurrency is a closed load.
     """
+    text = "\n".join(text.splitlines())
     rows, place = _performance(text)
     model, size = _model(text), _labelled(text, r"(?:model )?size|weights")
     if not rows and model == ModelFacts():
@@ -132,27 +134,14 @@ def claims_of_card(text: str) -> Claims:
 
 def _performance(text: str) -> tuple[list[Row], int]:
     """The rows of all tables of performance, and where the first of them begins. Rows of later ones say `table`."""
-    lines = text.splitlines(keepends=True)
-    found: list[Row] = []
-    first, place, tables = len(text), 0, 0
-    for number, line in enumerate(lines):
-        rule = lines[number + 1] if number + 1 < len(lines) else ""
-        if "|" in line and re.fullmatch(r"[\s|:]*-[\s|:-]*", rule) and "|" in rule:
-            body = []
-            for row in lines[number + 2 :]:
-                if "|" not in row:
-                    break
-                body.append(_cells(row))
-            rows = list(_rows(_cells(line), body))
-            first = min(first, place) if rows else first
-            tables += bool(rows)
-            found += [{**row, "table": tables} for row in rows] if tables > 1 else rows
-        place += len(line)
-    return found, first
-
-
-def _cells(line: str) -> list[str]:
-    return [cell.replace("\\", "").strip() for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
+    rows: list[Row] = []
+    first, count = len(text), 0
+    for table in read_tables(text):
+        if read := list(_rows(table.head, [cells for _, cells in table.rows])):
+            count += 1
+            first = min(first, sum(len(line) + 1 for line in text.split("\n")[: table.line - 1]))
+            rows += [{**row, "table": count} for row in read] if count > 1 else read
+    return rows, first
 
 
 def _rows(titles: Sequence[str], body: Sequence[Sequence[str]]) -> Iterator[Row]:

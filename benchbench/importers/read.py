@@ -8,7 +8,7 @@ from typing import Any
 from benchbench.errors import UnknownFormatError
 from benchbench.importers.aiperf import read_aiperf
 from benchbench.importers.guidellm import read_guidellm
-from benchbench.importers.markdown import read_markdown
+from benchbench.importers.markdown_results import read_markdown
 from benchbench.importers.result import Found
 from benchbench.importers.vllm_bench import read_vllm_bench
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from benchbench.analysis.summary import COLUMNS
 from benchbench.importers.result import Found
+from benchbench.report.markdown import read_tables
 from benchbench.report.summary_table import AXES, column_title
 
 TOOL = "Markdown table"
@@ -15,7 +16,6 @@ _NAMES = {column_title(name).lower(): name for name in COLUMNS}
 _NAMES |= {"batch size": "batch", "concurrency": "batch", "input tokens": "input", "output tokens": "output"}
 _NAMES |= {"output tok/s": "run_tok_s", "system tok/s": "sys_tok_s"}
 _METRICS = [name for name in COLUMNS if name.endswith(("_ms", "_s")) or "_ms_" in name or "_s_" in name]
-_RULE = re.compile(r"[\s|:-]*-[\s|:-]*")
 _ABSENT = {"", "-", "\N{EN DASH}", "\N{EM DASH}", "n/a"}
 
 
@@ -31,27 +31,13 @@ def read_markdown(text: str) -> list[Found]:
 
 def _rows(text: str) -> Iterator[tuple[int, dict[str, str]]]:
     """(line, column of summary.csv -> text) of each row of the tables that are meant."""
-    lines = text.splitlines()
-    names: list[str] = []
-    for at, line in enumerate(lines):
-        if "|" not in line:
-            names = []
-        elif at + 1 < len(lines) and _is_rule(lines[at + 1]):
-            names = [_NAMES.get(one.lower(), "") for one in _fields(line)]
-            have = set(names)
-            if not ({"input", "output"} <= have and have & {"batch", "rate"} and have & set(_METRICS)):
-                names = []
-        elif names and not _is_rule(line):
-            yield at + 1, dict(zip(names, _fields(line), strict=False))
-
-
-def _is_rule(line: str) -> bool:
-    return "|" in line and bool(_RULE.fullmatch(line))
-
-
-def _fields(line: str) -> list[str]:
-    inner = re.sub(r"(?<!\\)\|$", "", line.strip()).removeprefix("|")
-    return [re.sub(r"\\(.)", r"\1", one.strip()) for one in re.split(r"(?<!\\)\|", inner)]
+    for table in read_tables(text):
+        names = [_NAMES.get(title.lower(), "") for title in table.head]
+        have = set(names)
+        if {"input", "output"} <= have and have & {"batch", "rate"} and have & set(_METRICS):
+            for line, cells in table.rows:
+                if any(cells[1:]):  # else a line of text without a blank line before it
+                    yield line, dict(zip(names, cells, strict=True))
 
 
 def _cell(row: dict[str, str], at: int, load: str) -> Found:
@@ -76,7 +62,7 @@ def _cell(row: dict[str, str], at: int, load: str) -> Found:
 
 def _number(text: str, name: str, at: int) -> float | None:
     """A field's number; None where there is none, and of one that is struck through."""
-    bare = text.replace("\\", "").rstrip("*").strip()
+    bare = text.rstrip("*").strip()
     if bare.lower() in _ABSENT or bare.startswith("~~"):
         return None
     if not re.fullmatch(r"\d{1,3}(,\d{3})+(\.\d+)?|\d{1,15}(\.\d+)?", bare):
