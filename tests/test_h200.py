@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from benchbench.analysis.roofline import roof_of, touched_bytes
+from benchbench.analysis.roofline import platform_of, touched_bytes
 from benchbench.model.served import served_models, served_on
 from benchbench.spec import load_spec, make_plan, spec_from_mapping
 
@@ -81,7 +81,7 @@ def test_each_variant_is_bounded_by_its_own_weights() -> None:
         "variant_model_facts": {"int8": asdict(models["int8"])},
         "accelerator": served_on(spec, []),
     }
-    plain, int8 = roof_of(manifest, "bf16"), roof_of(manifest, "int8")
+    plain, int8 = platform_of(manifest, "bf16"), platform_of(manifest, "int8")
     assert models["bf16"] == models[""]
     assert (plain.model.weight_dtype, int8.model.weight_dtype) == ("bf16", "int8")
     assert touched_bytes(plain.model) > 1.5 * touched_bytes(int8.model)

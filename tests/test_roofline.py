@@ -17,14 +17,14 @@ from rounds_made import table_of
 from test_summary import FACTS, cell, stream
 
 from benchbench.analysis.roofline import (
-    Roof,
+    Platform,
     bounds,
     experts_touched,
-    reach,
-    roof_of,
+    mfu_mbu,
+    platform_of,
     step_bytes,
     touched_bytes,
-    utilisation,
+    utilization_of,
 )
 from benchbench.analysis.runs import open_run
 from benchbench.analysis.summary import summarise, summary_row
@@ -127,7 +127,7 @@ def test_evenly_routed_tokens_touch_more_experts() -> None:
     assert one == pytest.approx(10415112192 + 128 * 253952)
     assert many == pytest.approx(10415112192 + (experts_touched(256, 8, 32) - 8) * expert + 32 * 128 * 253952)
     step_s = many / (8 * 864e9)
-    mfu, mbu = utilisation(M2, W7900D, 8, input=128, output=2, batch=32, prefill_s=1.0, tpot_s=2 * step_s)
+    mfu, mbu = mfu_mbu(M2, W7900D, 8, input=128, output=2, batch=32, prefill_s=1.0, tpot_s=2 * step_s)
     assert mbu == pytest.approx(0.5)
     limits = bounds(M2, W7900D, 8, input=128, output=2, batch=32)
     assert mfu == pytest.approx(limits.prefill_s)
@@ -252,12 +252,12 @@ def test_without_facts_nothing_is_bounded(facts: dict[str, Any]) -> None:
 LIGHT = Accelerator(name="light", flop_s={"bf16": 1e12}, bandwidth_bytes_s=1e11, memory_bytes=0, source="the test")
 SMALL = ModelFacts(active_parameters=1_000_000_000, weight_dtype="fp8", compute_dtype="bf16")
 # Of 4 tokens in, 3 out, a batch of two: TTFT 10 ms (reading) or (2 + 1) / 2 x 8 = 12 ms, TPOT 10 ms, 16 + 20 ms in all.
-ROOF = Roof(SMALL, LIGHT, 1)
+PLATFORM = Platform(SMALL, LIGHT, 1)
 
 
-def static_cell(ttft_ms: int, itl_ms: int, roof: Roof = ROOF, later_ms: int = 0, **changes: Any) -> Any:
+def static_cell(ttft_ms: int, itl_ms: int, platform: Platform = PLATFORM, later_ms: int = 0, **changes: Any) -> Any:
     rounds = [table_of([stream(ttft_ms, itl_ms), stream(ttft_ms, itl_ms, later_ms)], FACTS) for _ in range(3)]
-    return summarise(cell(**changes), rounds, roof=roof)
+    return summarise(cell(**changes), rounds, platform=platform)
 
 
 def test_a_cell_that_is_faster_than_the_hardware_is_invalid() -> None:
@@ -277,28 +277,28 @@ def test_a_cell_that_is_faster_than_the_hardware_is_invalid() -> None:
 
 def test_an_interval_that_reaches_the_bound_is_no_proof() -> None:
     rounds = [table_of([stream(ttft, 20), stream(ttft, 20)], FACTS) for ttft in (5, 20, 10)]
-    assert summarise(cell(), rounds, roof=ROOF).seen.too_fast == ()  # mean 11.7 of a bound of 12
-    assert summarise(cell(), [rounds[0]] * 3, roof=ROOF).seen.too_fast != ()
+    assert summarise(cell(), rounds, platform=PLATFORM).seen.too_fast == ()  # mean 11.7 of a bound of 12
+    assert summarise(cell(), [rounds[0]] * 3, platform=PLATFORM).seen.too_fast != ()
 
 
 def test_speculative_decoding_is_not_bounded_by_reading() -> None:
     assert static_cell(16, 4).seen.too_fast
-    assert static_cell(16, 4, replace(ROOF, speculative=True)).seen.too_fast == ()
-    assert static_cell(16, 1, replace(ROOF, speculative=True)).seen.too_fast  # but by computing each token: 2 ms
+    assert static_cell(16, 4, replace(PLATFORM, speculative=True)).seen.too_fast == ()
+    assert static_cell(16, 1, replace(PLATFORM, speculative=True)).seen.too_fast  # but by computing each token: 2 ms
 
 
 def test_events_of_several_tokens_count_as_one_pass_each() -> None:
     seen = replace(static_cell(16, 20).seen, requests=10)  # of 3 tokens each: 20 follow the first
     of = dict.fromkeys(("ttft", "tpot", "sys_tok_s"))
     for grouped, events, share in ((0, 30, 1.0), (2, 28, 0.9), (10, 20, 0.5)):
-        found = reach(cell(), ROOF, of, replace(seen, grouped=grouped, events=events))
+        found = utilization_of(cell(), PLATFORM, of, replace(seen, grouped=grouped, events=events))
         assert found
         assert found.limits.tpot_s == pytest.approx(0.010 * share)
 
 
 def test_explain_says_what_the_arithmetic_rests_on() -> None:
     rounds = [table_of([stream(300, 20)] * 2, FACTS)] * 3
-    text = explain(summarise(cell(), rounds, roof=Roof(M2, W7900D, 8)))
+    text = explain(summarise(cell(), rounds, platform=Platform(M2, W7900D, 8)))
     assert "8 x AMD Radeon PRO W7900D (each 122.64 TFLOP/s in int8, 864 GB/s, 96 MiB of cache)" in text
     assert "10.42 B active parameters, 10.42 GB of weights that a token touches, 254.0 kB of K and V a token" in text
     assert "TTFT at least 1.39 ms, TPOT at least 1.39 ms, Sys tok/s at most" in text
@@ -386,9 +386,9 @@ def test_the_accelerators_are_the_sweeps_or_those_that_telemetry_names() -> None
     assert found["flop_s"]["int8"] == 1670.5e12
     assert found["source"].endswith("figures of the sweep")
     manifest = {"model_facts": {"parameters": 9, "later": 1}, "accelerator": json.loads(json.dumps(found))}
-    roof = roof_of(manifest)
-    assert roof == Roof(ModelFacts(parameters=9), named.hardware.accelerator, 2)
-    assert roof_of({}) is roof_of({**manifest, "model_facts": None}) is None
+    platform = platform_of(manifest)
+    assert platform == Platform(ModelFacts(parameters=9), named.hardware.accelerator, 2)
+    assert platform_of({}) is platform_of({**manifest, "model_facts": None}) is None
 
 
 def test_an_unknown_accelerator_needs_its_figures() -> None:

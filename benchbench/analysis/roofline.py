@@ -1,4 +1,4 @@
-"""What the hardware allows at best, and how much of it was reached. Pure.
+"""What the hardware allows at best, and how much of it was used. Pure.
 
 B requests of I input and O output tokens; P the peak and W the bandwidth of all devices together; a the parameters in
 the matrices that one token passes through, h those of the output head among them; w the bytes of the weights that one
@@ -68,7 +68,7 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
-class Roof:
+class Platform:
     """What was served, and on how many of what."""
 
     model: ModelFacts
@@ -78,10 +78,10 @@ class Roof:
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class Utilization:
     """A cell against its bounds. `mfu`, `mbu`, `sol` (Sys tok/s over its bound): shares of 1. `too_fast`: in words."""
 
-    roof: Roof
+    platform: Platform
     limits: Bounds
     mfu: float | None
     mbu: float | None
@@ -89,7 +89,7 @@ class Reach:
     too_fast: tuple[str, ...]
 
 
-def roof_of(manifest: Mapping[str, Any], variant: str = "") -> Roof | None:
+def platform_of(manifest: Mapping[str, Any], variant: str = "") -> Platform | None:
     """What a run's manifest says of model (that of `variant`, where it has its own) and accelerators.
 
     None where it does not know both.
@@ -101,30 +101,32 @@ def roof_of(manifest: Mapping[str, Any], variant: str = "") -> Roof | None:
     known = {field.name for field in fields(ModelFacts)} - {"quantization"}
     facts = ModelFacts(**{name: value for name, value in model.items() if name in known})
     figures = Accelerator(**{field.name: device[field.name] for field in fields(Accelerator) if field.name in device})
-    return Roof(facts, figures, device["count"], bool(manifest.get("speculative")))
+    return Platform(facts, figures, device["count"], bool(manifest.get("speculative")))
 
 
-def reach(cell: CellInfo, roof: Roof, estimates: Mapping[str, Estimate | None], seen: Seen) -> Reach | None:
+def utilization_of(
+    cell: CellInfo, platform: Platform, estimates: Mapping[str, Estimate | None], seen: Seen
+) -> Utilization | None:
     """The cell's bounds, how near it came, and which of its numbers are beyond them by more than their interval.
 
     None where answers are as long as the server likes (`output: as_served`): their lengths bound nothing.
     """
     if cell.output_mode != "exact":
         return None
-    passes = 0.0 if roof.speculative else _passes(cell, seen)
+    passes = 0.0 if platform.speculative else _passes(cell, seen)
     batch = cell.requests if cell.load == "open" else cell.batch or 1
     of: dict[str, Any] = {"input": cell.input, "output": cell.output, "batch": batch}
-    limits = bounds(roof.model, roof.device, roof.count, **of, load=cell.load, passes=passes)
+    limits = bounds(platform.model, platform.device, platform.count, **of, load=cell.load, passes=passes)
     point = {name: one.point for name, one in estimates.items() if one}
-    mfu, mbu = utilisation(
-        *(roof.model, roof.device, roof.count),
+    mfu, mbu = mfu_mbu(
+        *(platform.model, platform.device, platform.count),
         **of,
         prefill_s=point.get("ttft_last") if cell.load == "static" else None,
         tpot_s=point.get("tpot") if cell.load != "open" and passes > MOSTLY_SINGLE else None,
     )
     rate = point.get("sys_tok_s")
     sol = rate / limits.sys_tok_s if rate is not None and limits.sys_tok_s else None
-    return Reach(roof, limits, mfu, mbu, sol, _beyond(estimates, limits, seen.send_skew_s))
+    return Utilization(platform, limits, mfu, mbu, sol, _beyond(estimates, limits, seen.send_skew_s))
 
 
 def _passes(cell: CellInfo, seen: Seen) -> float:
@@ -188,7 +190,7 @@ def bounds(
     )
 
 
-def utilisation(
+def mfu_mbu(
     model: ModelFacts,
     device: Accelerator,
     count: int,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchbench.analysis.cell import CellInfo
-from benchbench.analysis.roofline import Roof, roof_of
+from benchbench.analysis.roofline import Platform, platform_of
 from benchbench.analysis.summary import COLUMNS, CellSummary, summarise, summary_row
 from benchbench.errors import RunError
 from benchbench.host.energy import MAX_GAP_S, window_of
@@ -88,11 +88,11 @@ class Run:
     def summaries(self) -> list[CellSummary]:
         """One summary a cell, computed from its measured rounds."""
         self.need_records()
-        return [cell_summary(self.directory, cell, self.roof(cell.variant)) for cell in self.cells]
+        return [cell_summary(self.directory, cell, self.platform(cell.variant)) for cell in self.cells]
 
-    def roof(self, variant: str = "") -> Roof | None:
+    def platform(self, variant: str = "") -> Platform | None:
         """Model and accelerators as the manifest has them for a variant; None where it does not know both."""
-        return roof_of(self.manifest, variant)
+        return platform_of(self.manifest, variant)
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -164,10 +164,10 @@ def side_by_side(runs: Sequence[Run]) -> list[dict[str, Any]]:
     ]
 
 
-def cell_summary(run: RunDirectory, cell: CellInfo, roof: Roof | None = None) -> CellSummary:
+def cell_summary(run: RunDirectory, cell: CellInfo, platform: Platform | None = None) -> CellSummary:
     """The summary of one cell from its stored rounds, the telemetry of their time, and what was served on what."""
     tables = run.read_cell(cell.key)
-    return summarise(cell, tables, run.read_cell(cell.key, "warmup"), samples_of(run, tables), roof)
+    return summarise(cell, tables, run.read_cell(cell.key, "warmup"), samples_of(run, tables), platform)
 
 
 def samples_of(run: RunDirectory, tables: Sequence[pa.Table]) -> pa.Table | None:

@@ -19,7 +19,7 @@ from benchbench.analysis.metrics import (
     pooled,
     round_metrics,
 )
-from benchbench.analysis.roofline import Reach, Roof, reach
+from benchbench.analysis.roofline import Platform, Utilization, utilization_of
 from benchbench.analysis.server_times import ServerTimes, server_times
 from benchbench.analysis.stats import Estimate, two_stage_estimate
 from benchbench.analysis.validity import Reason, Seen, Status, judge
@@ -63,7 +63,7 @@ class CellSummary:
     reasons: tuple[Reason, ...]
     facts: tuple[Mapping[str, Any], ...]
     usage: Usage | None
-    reach: Reach | None = None
+    utilization: Utilization | None = None
 
 
 ESTIMATES: dict[str, Callable[[RoundMetrics], float | None]] = {
@@ -96,11 +96,11 @@ def summarise(
     tables: Sequence[pa.Table],
     warmups: Sequence[pa.Table] = (),
     samples: pa.Table | None = None,
-    roof: Roof | None = None,
+    platform: Platform | None = None,
 ) -> CellSummary:
     """Summary of a cell from the tables of its measured rounds and of its warm-up rounds, in order, and telemetry's.
 
-    With `roof`, what was served on what, also its bounds and how much of the hardware it used.
+    With `platform`, what was served on what, also its bounds and how much of the hardware it used.
     """
     rounds, before = metrics_of(cell, tables), metrics_of(cell, warmups)
     facts = tuple(round_facts(table) for table in tables)
@@ -111,16 +111,16 @@ def summarise(
     used = usage([window for table in tables if (window := window_of(table))], samples)
     gpus = used.gpus if used else ()
     seen = observe(cell, tables, rounds, before, facts)
-    reached = reach(cell, roof, estimates, seen) if roof else None
+    utilization = utilization_of(cell, platform, estimates, seen) if platform else None
     seen = replace(
         seen,
         throttled=throttled(gpus),
         straggler=stragglers(gpus, cell.budgets.straggler),
-        too_fast=reached.too_fast if reached else (),
+        too_fast=utilization.too_fast if utilization else (),
     )
     status, reasons = judge(seen, cell.budgets)
     server = server_times(tables, rounds, facts)
-    return CellSummary(cell, rounds, before, estimates, seen, server, status, reasons, facts, used, reached)
+    return CellSummary(cell, rounds, before, estimates, seen, server, status, reasons, facts, used, utilization)
 
 
 def metrics_of(cell: CellInfo, tables: Sequence[pa.Table]) -> tuple[RoundMetrics, ...]:
@@ -176,18 +176,18 @@ def summary_row(summary: CellSummary) -> dict[str, Any]:
     wall = sum(fact.get("wall_ns", 0) for fact in summary.facts)
     row["client_cpu_share"] = sum(fact.get("cpu_ns", 0) for fact in summary.facts) / wall if wall else None
     row |= _usage_columns(summary.usage) if summary.usage else {}
-    return row | (_reach_columns(summary.reach) if summary.reach else {})
+    return row | (_utilization_columns(summary.utilization) if summary.utilization else {})
 
 
-def _reach_columns(reached: Reach) -> dict[str, Any]:
-    limits = reached.limits
+def _utilization_columns(utilization: Utilization) -> dict[str, Any]:
+    limits = utilization.limits
     return {
         "ttft_bound_ms": limits.ttft_s and limits.ttft_s * 1e3,
         "tpot_bound_ms": limits.tpot_s and limits.tpot_s * 1e3,
         "sys_tok_s_bound": limits.sys_tok_s,
-        "mfu": reached.mfu,
-        "mbu": reached.mbu,
-        "sol": reached.sol,
+        "mfu": utilization.mfu,
+        "mbu": utilization.mbu,
+        "sol": utilization.sol,
     }
 
 

@@ -71,17 +71,17 @@ def count_of(text: str) -> int:
 
 def claims_of_run(run: Run) -> Claims:
     """A run's rows, recomputed from its records, and what its manifest knows of model and hardware."""
-    roof = run.roof()
-    if roof is None or run.manifest.get("variant_model_facts"):  # rows of unlike models have no facts in common
+    platform = run.platform()
+    if platform is None or run.manifest.get("variant_model_facts"):  # rows of unlike models have no facts in common
         return Claims(rows=tuple(run.rows))
-    size = float(roof.model.weight_bytes) if roof.model.weight_bytes else None
+    size = float(platform.model.weight_bytes) if platform.model.weight_bytes else None
     return Claims(
         rows=tuple(run.rows),
-        model=roof.model,
+        model=platform.model,
         size=(size, size) if size else None,
-        device=roof.device,
-        count=roof.count,
-        speculative=roof.speculative,
+        device=platform.device,
+        count=platform.count,
+        speculative=platform.speculative,
     )
 
 

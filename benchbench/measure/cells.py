@@ -201,15 +201,15 @@ def _cell(driver: Driver, cell: Cell, after: int) -> None:
 
 def _done(driver: Driver, cell: Cell, tables: list[pa.Table], warmups: list[pa.Table]) -> None:
     """Sum the cell up as it will be summed up again from its files, telemetry's too."""
-    from benchbench.analysis.roofline import roof_of
+    from benchbench.analysis.roofline import platform_of
     from benchbench.analysis.runs import samples_of
     from benchbench.analysis.summary import summarise, summary_row
 
     driver.sampler.flush()
     for note in driver.sampler.notes():
         driver.observer.note(note)
-    roof = roof_of(driver.run.manifest(), cell.variant)
-    row = summary_row(summarise(cell_info(cell), tables, warmups, samples_of(driver.run, tables), roof))
+    platform = platform_of(driver.run.manifest(), cell.variant)
+    row = summary_row(summarise(cell_info(cell), tables, warmups, samples_of(driver.run, tables), platform))
     driver.rows[cell.key] = row
     driver.run.journal("cell_done", cell=cell.key, status=row["status"], reasons=row["reasons"])
     driver.observer.row(cell, row)

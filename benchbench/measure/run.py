@@ -188,7 +188,9 @@ def _rows(run: RunDirectory, now: Rows) -> list[dict[str, Any]]:
     from benchbench.analysis.summary import summary_row
 
     read = Run(run.path)
-    return [now.get(cell.key) or summary_row(cell_summary(run, cell, read.roof(cell.variant))) for cell in read.cells]
+    return [
+        now.get(cell.key) or summary_row(cell_summary(run, cell, read.platform(cell.variant))) for cell in read.cells
+    ]
 
 
 def _draw(run: RunDirectory, rows: list[dict[str, Any]], pairs: list[Pair]) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchbench.analysis.metrics import RoundMetrics, percentile, pooled
-from benchbench.analysis.roofline import Reach, Roof, touched_bytes
+from benchbench.analysis.roofline import Platform, Utilization, touched_bytes
 from benchbench.analysis.stats import Estimate, drift, outlier_rounds
 from benchbench.analysis.summary import CellSummary
 from benchbench.analysis.validity import Reason, Seen
@@ -32,7 +32,7 @@ def explain(summary: CellSummary) -> str:
         "client": _client(summary),
         "clock": f"largest step of wall against monotonic clock {seen.clock_step_ns / 1e3:.0f} us, "
         + ("kernel receive stamps" if seen.kernel_stamps else "user-space stamps"),
-        **({"roofline": _roofline(summary.reach)} if summary.reach else {}),
+        **({"roofline": _roofline(summary.utilization)} if summary.utilization else {}),
         **_telemetry(summary.usage, seen.rounds),
     }
     lines += [f"  {what + ':':16} {text}" for what, text in found.items()]
@@ -159,26 +159,30 @@ def _client(summary: CellSummary) -> str:
     )
 
 
-def _roofline(reached: Reach) -> str:
-    limits, roof = reached.limits, reached.roof
+def _roofline(utilization: Utilization) -> str:
+    limits, platform = utilization.limits, utilization.platform
     least = [("TTFT", limits.ttft_s), ("TPOT", limits.tpot_s)]
     bound = [f"{name} at least {value * 1e3:.2f} ms" for name, value in least if value]
     bound += [f"Sys tok/s at most {limits.sys_tok_s:,.1f}"] if limits.sys_tok_s else []
-    shares = [("MFU of prefill", reached.mfu), ("MBU of decode", reached.mbu), ("of the speed of light", reached.sol)]
+    shares = [
+        ("MFU of prefill", utilization.mfu),
+        ("MBU of decode", utilization.mbu),
+        ("of the speed of light", utilization.sol),
+    ]
     used = [f"{value:.1%} {name}".replace("%", " %") for name, value in shares if value is not None]
-    return "; ".join(", ".join(part) or "not known" for part in (bound, used)) + f"; from {_facts(roof)}"
+    return "; ".join(", ".join(part) or "not known" for part in (bound, used)) + f"; from {_facts(platform)}"
 
 
-def _facts(roof: Roof) -> str:
+def _facts(platform: Platform) -> str:
     """The arithmetic's inputs."""
-    model, device, touched = roof.model, roof.device, touched_bytes(roof.model)
+    model, device, touched = platform.model, platform.device, touched_bytes(platform.model)
     dtype = model.compute_dtype if model.compute_dtype in device.flop_s else "its fastest dtype"
-    said = [f"{roof.count} x {device.name} (each {device.peak(model.compute_dtype) / 1e12:g} TFLOP/s in {dtype}"]
+    said = [f"{platform.count} x {device.name} (each {device.peak(model.compute_dtype) / 1e12:g} TFLOP/s in {dtype}"]
     said[0] += f", {device.bandwidth_bytes_s / 1e9:g} GB/s, {device.cache_bytes / 2**20:g} MiB of cache)"
     said += [f"{model.active_parameters / 1e9:.2f} B active parameters"] if model.active_parameters else []
     said += [f"{touched / 1e9:.2f} GB of weights that a token touches"] if touched else []
     said += [f"{model.kv_bytes_per_token / 1e3:.1f} kB of K and V a token"] if model.kv_bytes_per_token else []
-    return ", ".join(said) + (", with speculative decoding" if roof.speculative else "")
+    return ", ".join(said) + (", with speculative decoding" if platform.speculative else "")
 
 
 def _telemetry(used: Usage | None, rounds: int) -> dict[str, str]:
