@@ -269,29 +269,29 @@ def test_a_cell_that_is_faster_than_the_hardware_is_invalid() -> None:
     for ttft_ms, itl_ms, said in ((11, 20, "mean TTFT"), (30, 9, "mean TPOT"), (12, 10, "Sys tok/s")):
         found = static_cell(ttft_ms, itl_ms)
         assert summary_row(found)["reasons"] == "faster_than_hardware"
-        assert [text.startswith(said) for text in found.seen.too_fast] == [True]
-        assert f"({found.seen.too_fast[0]})" in explain(found)
-    assert static_cell(12, 11, later_ms=3).seen.too_fast == ()  # the batch's work began with its first send
+        assert [text.startswith(said) for text in found.evidence.too_fast] == [True]
+        assert f"({found.evidence.too_fast[0]})" in explain(found)
+    assert static_cell(12, 11, later_ms=3).evidence.too_fast == ()  # the batch's work began with its first send
     assert summary_row(static_cell(11, 20, output_mode="as_served"))["ttft_bound_ms"] is None
 
 
 def test_an_interval_that_reaches_the_bound_is_no_proof() -> None:
     rounds = [table_of([stream(ttft, 20), stream(ttft, 20)], FACTS) for ttft in (5, 20, 10)]
-    assert summarise(cell(), rounds, platform=PLATFORM).seen.too_fast == ()  # mean 11.7 of a bound of 12
-    assert summarise(cell(), [rounds[0]] * 3, platform=PLATFORM).seen.too_fast != ()
+    assert summarise(cell(), rounds, platform=PLATFORM).evidence.too_fast == ()  # mean 11.7 of a bound of 12
+    assert summarise(cell(), [rounds[0]] * 3, platform=PLATFORM).evidence.too_fast != ()
 
 
 def test_speculative_decoding_is_not_bounded_by_reading() -> None:
-    assert static_cell(16, 4).seen.too_fast
-    assert static_cell(16, 4, replace(PLATFORM, speculative=True)).seen.too_fast == ()
-    assert static_cell(16, 1, replace(PLATFORM, speculative=True)).seen.too_fast  # but by computing each token: 2 ms
+    assert static_cell(16, 4).evidence.too_fast
+    assert static_cell(16, 4, replace(PLATFORM, speculative=True)).evidence.too_fast == ()
+    assert static_cell(16, 1, replace(PLATFORM, speculative=True)).evidence.too_fast  # compute: 2 ms a token
 
 
 def test_events_of_several_tokens_count_as_one_pass_each() -> None:
-    seen = replace(static_cell(16, 20).seen, requests=10)  # of 3 tokens each: 20 follow the first
+    evidence = replace(static_cell(16, 20).evidence, requests=10)  # of 3 tokens each: 20 follow the first
     of = dict.fromkeys(("ttft", "tpot", "sys_tok_s"))
     for grouped, events, share in ((0, 30, 1.0), (2, 28, 0.9), (10, 20, 0.5)):
-        found = utilization_of(cell(), PLATFORM, of, replace(seen, grouped=grouped, events=events))
+        found = utilization_of(cell(), PLATFORM, of, replace(evidence, grouped=grouped, events=events))
         assert found
         assert found.limits.tpot_s == pytest.approx(0.010 * share)
 

@@ -190,7 +190,7 @@ def test_the_interval_has_the_pilots_spread_and_stein_says_how_many_rounds() -> 
     assert (row["rounds"], row["status"]) == (5, "valid")
     assert summarise(cell(rounds_min=3, rounds_max=9, rel_ci=0.5), tables[:3]).reasons == (Reason.TOO_FEW_ROUNDS,)
     # One round at most was asked for: no interval, none missed.
-    assert summarise(cell(rounds_min=1, rel_ci=0.5), tables[:1]).seen.rounds_needed == 1
+    assert summarise(cell(rounds_min=1, rel_ci=0.5), tables[:1]).evidence.rounds_needed == 1
 
 
 def test_a_drift_is_seen_in_sys_tok_s() -> None:
@@ -215,7 +215,7 @@ def test_a_drift_is_seen_in_sys_tok_s() -> None:
 def test_warm_up_ends_with_two_rounds_that_agree(warmup: int | str, e2els: list[int], *, agreed: bool | None) -> None:
     warmups = [table_of([stream(e2el - 20, 10), stream(e2el - 20, 10)], FACTS) for e2el in e2els]
     summary = summarise(cell(warmup=warmup), static_rounds(), warmups)
-    assert summary.seen.warmup_agreed is agreed
+    assert summary.evidence.warmup_agreed is agreed
     assert summary.reasons == ((Reason.UNSTABLE_WARMUP,) if agreed is False else ())
     assert summary_row(summary)["warmup_rounds"] == len(e2els)
     assert summary_row(summary)["ttft_ms"] == pytest.approx(30.5)
@@ -223,7 +223,7 @@ def test_warm_up_ends_with_two_rounds_that_agree(warmup: int | str, e2els: list[
 
 def test_a_warm_up_that_failed_has_not_agreed() -> None:
     gone = table_of([Made(status="failed", sent=None, end=0, told_input=None)], FACTS)
-    assert summarise(cell(warmup="auto"), static_rounds(), [gone, gone]).seen.warmup_agreed is False
+    assert summarise(cell(warmup="auto"), static_rounds(), [gone, gone]).evidence.warmup_agreed is False
 
 
 def test_what_the_server_counted_is_added_up_over_the_rounds_that_tell() -> None:

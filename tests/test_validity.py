@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchbench.analysis.validity import Budgets, Reason, Seen, Status, judge, worst
+from benchbench.analysis.validity import Budgets, Evidence, Reason, Status, status_of, worst
 
 PAGE = Path(__file__).parents[1] / "docs" / "validity.md"
-GOOD = Seen(
+GOOD = Evidence(
     rounds=5, rounds_needed=5, requests=160, failed=0, wrong_length=0, events=1000, shared_events=10, first_shared=0,
     buffered=80, grouped=10, cached_tokens=3, input_wrong=0, input_unknown=0, output_unknown=0, usage_wrong=0,
     clock_step_ns=1_000_000, kernel_stamps=True, windowed=True, ttft_s=0.1, itl_s=0.01, send_skew_s=0.025,
@@ -68,14 +68,14 @@ RIVALS = [
 
 
 def test_at_its_budgets_a_cell_is_valid() -> None:
-    assert judge(GOOD, BUDGETS) == ("valid", ())
-    assert judge(replace(GOOD, shared_events=100), BUDGETS)[0] == "suspect"
-    assert judge(replace(GOOD, shared_events=0, grouped=0, events=0), BUDGETS) == ("valid", ())
+    assert status_of(GOOD, BUDGETS) == ("valid", ())
+    assert status_of(replace(GOOD, shared_events=100), BUDGETS)[0] == "suspect"
+    assert status_of(replace(GOOD, shared_events=0, grouped=0, events=0), BUDGETS) == ("valid", ())
 
 
 @pytest.mark.parametrize(("reason", "change"), [*CHANGES.items(), *OTHER_CAUSES], ids=str)
 def test_each_reason_by_its_smallest_cause_alone(reason: Reason, change: dict[str, Any]) -> None:
-    assert judge(replace(GOOD, **change), BUDGETS) == (reason.status, (reason,))
+    assert status_of(replace(GOOD, **change), BUDGETS) == (reason.status, (reason,))
 
 
 def test_every_reason_has_its_cause_here() -> None:
@@ -84,16 +84,16 @@ def test_every_reason_has_its_cause_here() -> None:
 
 def test_what_is_not_known_is_not_judged() -> None:
     unknown = dict.fromkeys(("foreign_tokens", "missing_tokens", "preemptions", "prefix_hits", "warmup_agreed"))
-    assert judge(replace(GOOD, **unknown), BUDGETS) == ("valid", ())
+    assert status_of(replace(GOOD, **unknown), BUDGETS) == ("valid", ())
     nothing_received = {"ttft_s": None, "itl_s": None, "send_skew_s": 9.0, "late_p99_s": 9.0, "lag_p99_s": 9.0}
-    assert judge(replace(GOOD, **nothing_received), BUDGETS) == ("valid", ())
+    assert status_of(replace(GOOD, **nothing_received), BUDGETS) == ("valid", ())
 
 
 def test_delays_below_a_millisecond_disturb_nothing() -> None:
     quick = replace(GOOD, ttft_s=0.001, itl_s=1e-4, send_skew_s=0.001, late_p99_s=0.001, lag_p99_s=0.001)
-    assert judge(quick, BUDGETS) == ("valid", ())
+    assert status_of(quick, BUDGETS) == ("valid", ())
     late = replace(quick, send_skew_s=0.001_1, late_p99_s=0.001_1, lag_p99_s=0.001_1)
-    assert judge(late, BUDGETS) == ("suspect", (Reason.SEND_SKEW, Reason.LATE_SENDS, Reason.CLIENT_LAG))
+    assert status_of(late, BUDGETS) == ("suspect", (Reason.SEND_SKEW, Reason.LATE_SENDS, Reason.CLIENT_LAG))
 
 
 @given(st.sets(st.sampled_from(list(CHANGES))))
@@ -104,7 +104,7 @@ def test_reasons_add_up_and_the_worst_decides(reasons: set[Reason]) -> None:
     changes: dict[str, Any] = {}
     for reason in reasons:
         changes |= CHANGES[reason]
-    status, found = judge(replace(GOOD, **changes), BUDGETS)
+    status, found = status_of(replace(GOOD, **changes), BUDGETS)
     assert found == tuple(reason for reason in Reason if reason in reasons)
     assert status == worst(reason.status for reason in reasons)
 
@@ -114,11 +114,11 @@ def test_budgets_are_the_callers() -> None:
         shared_suspect=0.009, shared_invalid=0.009, send_skew=0.24, late_send=0.24, client_lag=0.4,
         clock_step_ns=999_999,
     )  # fmt: skip
-    assert set(judge(GOOD, strict)[1]) == {
+    assert set(status_of(GOOD, strict)[1]) == {
         Reason.SHARED_READS, Reason.SEND_SKEW, Reason.LATE_SENDS, Reason.CLIENT_LAG, Reason.CLOCK_STEP,
         Reason.CACHED_PREFIX, Reason.PREEMPTED, Reason.FOREIGN_LOAD,
     }  # fmt: skip
-    seen = replace(
+    evidence = replace(
         GOOD, shared_events=300, cached_tokens=65, clock_step_ns=5_000_000, foreign_tokens=90, preemptions=3,
         send_skew_s=0.05, late_p99_s=0.06, lag_p99_s=0.008,
     )  # fmt: skip
@@ -126,7 +126,7 @@ def test_budgets_are_the_callers() -> None:
         shared_suspect=0.3, shared_invalid=0.5, cached_tokens=64, clock_step_ns=5_000_000, foreign_tokens=90,
         preemptions=3, send_skew=0.5, late_send=0.6, client_lag=0.8,
     )  # fmt: skip
-    assert judge(seen, loose) == ("valid", ())
+    assert status_of(evidence, loose) == ("valid", ())
 
 
 @given(st.lists(st.sampled_from(["valid", "suspect", "invalid"])))

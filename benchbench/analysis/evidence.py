@@ -1,4 +1,4 @@
-"""What a cell's records show, for `validity.judge` to decide on and `bench explain` to tell. Pure."""
+"""What a cell's records show, for `validity.status_of` to decide on and `bench explain` to tell. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from benchbench.analysis.metrics import RoundMetrics, by_start, in_blocks, over_starts, percentile, pooled
 from benchbench.analysis.stats import agree, has_drift, rounds_needed
-from benchbench.analysis.validity import Seen
+from benchbench.analysis.validity import Evidence
 from benchbench.store.arrow import array_of, lists_of
 
 if TYPE_CHECKING:
@@ -41,13 +41,13 @@ def warmed_up(cell: CellInfo, warmups: Sequence[RoundMetrics]) -> bool | None:
     return all(len(last) == 2 and agree(last[0], last[1], cell.budgets.warmup_agree) for last in lasts)
 
 
-def observe(
+def evidence_of(
     cell: CellInfo,
     tables: Sequence[pa.Table],
     rounds: Sequence[RoundMetrics],
     warmups: Sequence[RoundMetrics],
     facts: Sequence[Mapping[str, Any]],
-) -> Seen:
+) -> Evidence:
     """Sum up the measured rounds: their tables, metrics and facts, in one order."""
     counts: dict[str, Any] = dict.fromkeys(_COUNTED, 0)
     for table in tables:
@@ -59,7 +59,7 @@ def observe(
     lag = percentile(pooled(rounds, "lag_s"), 99)
     late = percentile(pooled(rounds, "late_s"), 99) if not cell.capped else None
     ttft = pooled(rounds, "ttft_s")
-    return Seen(
+    return Evidence(
         rounds=len(rounds),
         rounds_needed=wanted_rounds(cell, rounds),
         requests=sum(one.requests for one in rounds),

@@ -45,7 +45,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from benchbench.analysis.stats import Estimate
-from benchbench.analysis.validity import Seen
+from benchbench.analysis.validity import Evidence
 from benchbench.model.config import ModelFacts
 from benchbench.model.quantization import BITS
 from benchbench.spec.accelerators import Accelerator
@@ -105,7 +105,7 @@ def platform_of(manifest: Mapping[str, Any], variant: str = "") -> Platform | No
 
 
 def utilization_of(
-    cell: CellInfo, platform: Platform, estimates: Mapping[str, Estimate | None], seen: Seen
+    cell: CellInfo, platform: Platform, estimates: Mapping[str, Estimate | None], evidence: Evidence
 ) -> Utilization | None:
     """The cell's bounds, how near it came, and which of its numbers are beyond them by more than their interval.
 
@@ -113,7 +113,7 @@ def utilization_of(
     """
     if cell.output_mode != "exact":
         return None
-    passes = 0.0 if platform.speculative else _passes(cell, seen)
+    passes = 0.0 if platform.speculative else _passes(cell, evidence)
     batch = cell.requests if cell.load == "open" else cell.batch or 1
     of: dict[str, Any] = {"input": cell.input, "output": cell.output, "batch": batch}
     limits = bounds(platform.model, platform.device, platform.count, **of, load=cell.load, passes=passes)
@@ -126,13 +126,13 @@ def utilization_of(
     )
     rate = point.get("sys_tok_s")
     sol = rate / limits.sys_tok_s if rate is not None and limits.sys_tok_s else None
-    return Utilization(platform, limits, mfu, mbu, sol, _beyond(estimates, limits, seen.send_skew_s))
+    return Utilization(platform, limits, mfu, mbu, sol, _beyond(estimates, limits, evidence.send_skew_s))
 
 
-def _passes(cell: CellInfo, seen: Seen) -> float:
+def _passes(cell: CellInfo, evidence: Evidence) -> float:
     """Passes of the model per token after the first, at least: tokens of one pass come in one event, or in several."""
-    following = seen.requests * (cell.output - 1)
-    return min(1.0, max(0, seen.events - seen.requests) / following) if following and seen.grouped else 1.0
+    following = evidence.requests * (cell.output - 1)
+    return min(1.0, max(0, evidence.events - evidence.requests) / following) if following and evidence.grouped else 1.0
 
 
 def _beyond(estimates: Mapping[str, Estimate | None], limits: Bounds, skew_s: float) -> tuple[str, ...]:

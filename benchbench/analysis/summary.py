@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchbench.analysis.cell import CellInfo
-from benchbench.analysis.evidence import observe
+from benchbench.analysis.evidence import evidence_of
 from benchbench.analysis.metrics import (
     RoundMetrics,
     by_start,
@@ -22,7 +22,7 @@ from benchbench.analysis.metrics import (
 from benchbench.analysis.roofline import Platform, Utilization, utilization_of
 from benchbench.analysis.server_times import ServerTimes, server_times
 from benchbench.analysis.stats import Estimate, two_stage_estimate
-from benchbench.analysis.validity import Reason, Seen, Status, judge
+from benchbench.analysis.validity import Evidence, Reason, Status, status_of
 from benchbench.host.energy import Usage, stragglers, throttled, usage, window_of
 from benchbench.store.arrow import Floats
 from benchbench.store.requests import round_facts
@@ -57,7 +57,7 @@ class CellSummary:
     rounds: tuple[RoundMetrics, ...]
     warmups: tuple[RoundMetrics, ...]
     estimates: Mapping[str, Estimate | None]
-    seen: Seen
+    evidence: Evidence
     server: ServerTimes | None
     status: Status
     reasons: tuple[Reason, ...]
@@ -110,17 +110,17 @@ def summarise(
         estimates[name] = two_stage_estimate(values, len(values) if in_blocks(rounds) else cell.rounds_min)
     used = usage([window for table in tables if (window := window_of(table))], samples)
     gpus = used.gpus if used else ()
-    seen = observe(cell, tables, rounds, before, facts)
-    utilization = utilization_of(cell, platform, estimates, seen) if platform else None
-    seen = replace(
-        seen,
+    evidence = evidence_of(cell, tables, rounds, before, facts)
+    utilization = utilization_of(cell, platform, estimates, evidence) if platform else None
+    evidence = replace(
+        evidence,
         throttled=throttled(gpus),
         straggler=stragglers(gpus, cell.budgets.straggler),
         too_fast=utilization.too_fast if utilization else (),
     )
-    status, reasons = judge(seen, cell.budgets)
+    status, reasons = status_of(evidence, cell.budgets)
     server = server_times(tables, rounds, facts)
-    return CellSummary(cell, rounds, before, estimates, seen, server, status, reasons, facts, used, utilization)
+    return CellSummary(cell, rounds, before, estimates, evidence, server, status, reasons, facts, used, utilization)
 
 
 def metrics_of(cell: CellInfo, tables: Sequence[pa.Table]) -> tuple[RoundMetrics, ...]:
@@ -130,7 +130,7 @@ def metrics_of(cell: CellInfo, tables: Sequence[pa.Table]) -> tuple[RoundMetrics
 
 def summary_row(summary: CellSummary) -> dict[str, Any]:
     """The flat row of summary.csv, keys as in COLUMNS: latencies in ms, rates in 1/s, None where undefined."""
-    cell, rounds, seen = summary.cell, summary.rounds, summary.seen
+    cell, rounds, evidence = summary.cell, summary.rounds, summary.evidence
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     for name in ("variant", "input", "output", "batch", "load", "rate", "key"):
         row[name] = getattr(cell, name)
@@ -139,13 +139,13 @@ def summary_row(summary: CellSummary) -> dict[str, Any]:
         "reasons": ";".join(dict.fromkeys(reason.code for reason in summary.reasons)),
         "rounds": len(rounds),
         "starts": len(by_start(rounds)) if in_blocks(rounds) else None,
-        "requests": seen.requests,
-        "failed": seen.failed + seen.wrong_length,
-        "rounds_needed": seen.rounds_needed,
+        "requests": evidence.requests,
+        "failed": evidence.failed + evidence.wrong_length,
+        "rounds_needed": evidence.rounds_needed,
         "warmup_rounds": len(summary.warmups),
-        "preemptions": seen.preemptions,
-        "prefix_hits": seen.prefix_hits,
-        "foreign_tokens": seen.foreign_tokens,
+        "preemptions": evidence.preemptions,
+        "prefix_hits": evidence.prefix_hits,
+        "foreign_tokens": evidence.foreign_tokens,
         "resent": sum(fact.get("resent", 0) for fact in summary.facts),
     }
     for name, estimate in summary.estimates.items():
@@ -162,8 +162,8 @@ def summary_row(summary: CellSummary) -> dict[str, Any]:
                 row[f"{metric}_ms_p{q}"] = percentile(pool, q)
         if metric == "lag":
             row["lag_ms_max"] = float(pool.max()) if len(pool) else None
-    row["shared_share"] = seen.shared_events / seen.events if seen.events else None
-    row["send_skew_ms"] = seen.send_skew_s * 1e3 if rounds else None
+    row["shared_share"] = evidence.shared_events / evidence.events if evidence.events else None
+    row["send_skew_ms"] = evidence.send_skew_s * 1e3 if rounds else None
     row["queue_ms"] = _queue_ms(summary.facts)
     if server := summary.server:
         row |= {"server_ttft_ms": server.ttft_s * 1e3, "outside_ttft_ms": server.outside_s * 1e3}

@@ -1,4 +1,4 @@
-"""Whether a cell's numbers can be trusted. One pure function: what was seen -> status and reasons."""
+"""Whether a cell's numbers can be trusted. One pure function: evidence -> status and reasons."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ class Reason(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Evidence:
     """What a cell's measured rounds showed, summed or at their worst. None: not known, so not judged."""
 
     rounds: int
@@ -226,7 +226,7 @@ class Seen:
     prefix_hits: int | None = None
     common_tokens: int = 0  # that the prompts share by their form (template, BOS), so that a cache may have them
     # From telemetry and the roofline, where there are any
-    throttled: tuple[str, ...] = ()  # devices, with what was seen of each
+    throttled: tuple[str, ...] = ()  # devices, with the throttle reasons of each
     straggler: tuple[str, ...] = ()
     too_fast: tuple[str, ...] = ()  # each number that is beyond its bound, in words
 
@@ -249,62 +249,62 @@ class Budgets:
     clock_step_ns: int = 1_000_000
 
 
-def judge(seen: Seen, budgets: Budgets) -> tuple[Status, tuple[Reason, ...]]:
+def status_of(evidence: Evidence, budgets: Budgets) -> tuple[Status, tuple[Reason, ...]]:
     """The cell's status, the worst of its reasons', and the reasons in the enum's order."""
     found = {
-        Reason.NO_DATA: seen.rounds == 0,
-        **_lengths(seen, budgets),
-        **_server(seen, budgets),
-        **_client(seen, budgets),
+        Reason.NO_DATA: evidence.rounds == 0,
+        **_lengths(evidence, budgets),
+        **_server(evidence, budgets),
+        **_client(evidence, budgets),
     }
-    some_good = seen.rounds > 0 and seen.failed + seen.wrong_length < seen.requests
+    some_good = evidence.rounds > 0 and evidence.failed + evidence.wrong_length < evidence.requests
     found |= {
-        Reason.UNSTABLE_WARMUP: seen.warmup_agreed is False and some_good,
-        Reason.TOO_FEW_ROUNDS: 0 < seen.rounds < seen.rounds_needed,
-        Reason.DRIFT: seen.drift,
-        Reason.SHORT_WINDOW: not seen.windowed,
-        Reason.THROTTLED: bool(seen.throttled),
-        Reason.STRAGGLER: bool(seen.straggler),
-        Reason.FASTER_THAN_HARDWARE: bool(seen.too_fast),
+        Reason.UNSTABLE_WARMUP: evidence.warmup_agreed is False and some_good,
+        Reason.TOO_FEW_ROUNDS: 0 < evidence.rounds < evidence.rounds_needed,
+        Reason.DRIFT: evidence.drift,
+        Reason.SHORT_WINDOW: not evidence.windowed,
+        Reason.THROTTLED: bool(evidence.throttled),
+        Reason.STRAGGLER: bool(evidence.straggler),
+        Reason.FASTER_THAN_HARDWARE: bool(evidence.too_fast),
     }
     reasons = tuple(reason for reason in Reason if found.get(reason))  # never IMPORTED: what is judged is ours
     return worst(reason.status for reason in reasons), reasons
 
 
-def _lengths(seen: Seen, budgets: Budgets) -> dict[Reason, bool]:
+def _lengths(evidence: Evidence, budgets: Budgets) -> dict[Reason, bool]:
     return {
-        Reason.REQUEST_FAILED: seen.failed > 0,
-        Reason.OUTPUT_LENGTH: seen.wrong_length > 0,
-        Reason.INPUT_LENGTH: seen.input_wrong > 0,
-        Reason.INPUT_UNVERIFIED: seen.input_unknown > 0,
-        Reason.OUTPUT_UNVERIFIED: seen.output_unknown > 0,
-        Reason.GROUPED_TOKENS: seen.grouped > budgets.grouped * seen.events,
+        Reason.REQUEST_FAILED: evidence.failed > 0,
+        Reason.OUTPUT_LENGTH: evidence.wrong_length > 0,
+        Reason.INPUT_LENGTH: evidence.input_wrong > 0,
+        Reason.INPUT_UNVERIFIED: evidence.input_unknown > 0,
+        Reason.OUTPUT_UNVERIFIED: evidence.output_unknown > 0,
+        Reason.GROUPED_TOKENS: evidence.grouped > budgets.grouped * evidence.events,
     }
 
 
-def _server(seen: Seen, budgets: Budgets) -> dict[Reason, bool]:
-    cached = max(seen.cached_tokens, seen.prefix_hits or 0)
+def _server(evidence: Evidence, budgets: Budgets) -> dict[Reason, bool]:
+    cached = max(evidence.cached_tokens, evidence.prefix_hits or 0)
     return {
-        Reason.SERVER_COUNT_MISMATCH: seen.usage_wrong > 0 or (seen.missing_tokens or 0) > 0,
-        Reason.FOREIGN_LOAD: (seen.foreign_tokens or 0) > budgets.foreign_tokens,
-        Reason.REPLICAS: seen.replicas,
-        Reason.CACHED_PREFIX: cached > budgets.cached_tokens + seen.common_tokens,
-        Reason.PREEMPTED: (seen.preemptions or 0) > budgets.preemptions,
+        Reason.SERVER_COUNT_MISMATCH: evidence.usage_wrong > 0 or (evidence.missing_tokens or 0) > 0,
+        Reason.FOREIGN_LOAD: (evidence.foreign_tokens or 0) > budgets.foreign_tokens,
+        Reason.REPLICAS: evidence.replicas,
+        Reason.CACHED_PREFIX: cached > budgets.cached_tokens + evidence.common_tokens,
+        Reason.PREEMPTED: (evidence.preemptions or 0) > budgets.preemptions,
     }
 
 
-def _client(seen: Seen, budgets: Budgets) -> dict[Reason, bool]:
-    share = seen.shared_events / seen.events if seen.events else 0.0
+def _client(evidence: Evidence, budgets: Budgets) -> dict[Reason, bool]:
+    share = evidence.shared_events / evidence.events if evidence.events else 0.0
     return {
         Reason.SHARED_READS_SOME: budgets.shared_suspect < share <= budgets.shared_invalid,
         Reason.SHARED_READS: share > budgets.shared_invalid,
-        Reason.FIRST_TOKEN_SHARED: seen.first_shared > 0,
-        Reason.BUFFERED_STREAM: seen.buffered * 2 > seen.requests - seen.failed - seen.wrong_length > 0,
-        Reason.SEND_SKEW: _beyond(seen.send_skew_s, budgets.send_skew, seen.ttft_s),
-        Reason.LATE_SENDS: _beyond(seen.late_p99_s, budgets.late_send, seen.ttft_s),
-        Reason.CLIENT_LAG: _beyond(seen.lag_p99_s, budgets.client_lag, seen.itl_s),
-        Reason.CLOCK_STEP: seen.clock_step_ns > budgets.clock_step_ns,
-        Reason.USER_STAMPS: not seen.kernel_stamps,
+        Reason.FIRST_TOKEN_SHARED: evidence.first_shared > 0,
+        Reason.BUFFERED_STREAM: evidence.buffered * 2 > evidence.requests - evidence.failed - evidence.wrong_length > 0,
+        Reason.SEND_SKEW: _beyond(evidence.send_skew_s, budgets.send_skew, evidence.ttft_s),
+        Reason.LATE_SENDS: _beyond(evidence.late_p99_s, budgets.late_send, evidence.ttft_s),
+        Reason.CLIENT_LAG: _beyond(evidence.lag_p99_s, budgets.client_lag, evidence.itl_s),
+        Reason.CLOCK_STEP: evidence.clock_step_ns > budgets.clock_step_ns,
+        Reason.USER_STAMPS: not evidence.kernel_stamps,
     }
 
 

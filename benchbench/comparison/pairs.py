@@ -1,6 +1,6 @@
 """Stored runs -> comparisons: which starts count, what is compared with what, and what must be said with it. Pure.
 
-A start gives a cell one value per metric, its mean over its rounds, and is judged alone (`validity.judge` on its
+A start gives a cell one value per metric, its mean over its rounds, and is judged alone (`validity.status_of` on its
 rounds). An *incident* (requests failed, somebody else's load, a clock step, a client that fell behind, too few rounds)
 costs that start and no other: its block lacks the cell. Any other reason that makes a cell invalid, such as
 `cached_prefix` or `output_length`, is no accident of one start but what the build, the server or the sweep does: the
@@ -15,11 +15,11 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from benchbench.analysis.cell import CellInfo
-from benchbench.analysis.evidence import observe
+from benchbench.analysis.evidence import evidence_of
 from benchbench.analysis.metrics import RoundMetrics, by_start
 from benchbench.analysis.runs import Run
 from benchbench.analysis.summary import ESTIMATES, CellSummary, metrics_of
-from benchbench.analysis.validity import Reason, judge
+from benchbench.analysis.validity import Reason, status_of
 from benchbench.comparison.verdicts import Compared, Noise, Sample, compare, noise
 from benchbench.fidelity.answers import answers_of
 from benchbench.fidelity.judge import Fidelity, unmeasured
@@ -234,8 +234,8 @@ def _starts(run: Run, summary: CellSummary) -> Iterator[tuple[int, Sequence[Roun
         for start in by_start(summary.rounds):
             block = start[0].block
             own = [table for table, one in zip(tables, summary.rounds, strict=True) if one.block == block]
-            seen = observe(cell, own, metrics_of(cell, own), (), [round_facts(table) for table in own])
-            codes = [one.code for one in judge(seen, cell.budgets)[1] if one.status == "invalid"]
+            evidence = evidence_of(cell, own, metrics_of(cell, own), (), [round_facts(table) for table in own])
+            codes = [one.code for one in status_of(evidence, cell.budgets)[1] if one.status == "invalid"]
             bad[block] = ", ".join(codes)
     for start in by_start(summary.rounds):
         block = start[0].block

@@ -6,40 +6,40 @@ from benchbench.analysis.metrics import RoundMetrics, percentile, pooled
 from benchbench.analysis.roofline import Platform, Utilization, touched_bytes
 from benchbench.analysis.stats import Estimate, drift, outlier_rounds
 from benchbench.analysis.summary import CellSummary
-from benchbench.analysis.validity import Reason, Seen
+from benchbench.analysis.validity import Evidence, Reason
 from benchbench.host.energy import DeviceUse, Usage
 
 
 def explain(summary: CellSummary) -> str:
     """A paragraph for one cell: its status, one line a check, and each reason with its remedy."""
-    cell, seen = summary.cell, summary.seen
+    cell, evidence = summary.cell, summary.evidence
     third = f"batch={cell.batch}" if cell.batch is not None else f"rate={cell.rate:g}"
     name = f"{cell.variant} in={cell.input} out={cell.output} {third} {cell.load}".strip()
     lines = [f"{name} [{cell.key}]: {summary.status}"]
-    if not seen.rounds:
+    if not evidence.rounds:
         return f"{lines[0]}\n  no round was finished: nothing could be checked"
     found = {
-        "requests": _requests(seen),
-        "input": _input(seen, cell.prompts),
-        "output": _output(seen, cell.output_mode),
-        "prefix cache": _cache(seen),
-        "preemptions": _known(seen.preemptions, "counted by the server"),
-        "server's counts": _counts(seen),
+        "requests": _requests(evidence),
+        "input": _input(evidence, cell.prompts),
+        "output": _output(evidence, cell.output_mode),
+        "prefix cache": _cache(evidence),
+        "preemptions": _known(evidence.preemptions, "counted by the server"),
+        "server's counts": _counts(evidence),
         "server's times": _times(summary),
         "warm-up": _warmup(summary),
         "rounds": _rounds(summary),
         "steadiness": _steadiness(summary.rounds),
         "client": _client(summary),
-        "clock": f"largest step of wall against monotonic clock {seen.clock_step_ns / 1e3:.0f} us, "
-        + ("kernel receive stamps" if seen.kernel_stamps else "user-space stamps"),
+        "clock": f"largest step of wall against monotonic clock {evidence.clock_step_ns / 1e3:.0f} us, "
+        + ("kernel receive stamps" if evidence.kernel_stamps else "user-space stamps"),
         **({"roofline": _roofline(summary.utilization)} if summary.utilization else {}),
-        **_telemetry(summary.usage, seen.rounds),
+        **_telemetry(summary.usage, evidence.rounds),
     }
     lines += [f"  {what + ':':16} {text}" for what, text in found.items()]
     details = {
-        Reason.THROTTLED: seen.throttled,
-        Reason.STRAGGLER: seen.straggler,
-        Reason.FASTER_THAN_HARDWARE: seen.too_fast,
+        Reason.THROTTLED: evidence.throttled,
+        Reason.STRAGGLER: evidence.straggler,
+        Reason.FASTER_THAN_HARDWARE: evidence.too_fast,
     }
     for reason in summary.reasons:
         where = f" ({'; '.join(details[reason])})" if details.get(reason) else ""
@@ -47,24 +47,26 @@ def explain(summary: CellSummary) -> str:
     return "\n".join(lines)
 
 
-def _requests(seen: Seen) -> str:
-    good = seen.requests - seen.failed - seen.wrong_length
-    return f"{good} of {seen.requests} as asked, {seen.failed} failed, {seen.wrong_length} of another length"
+def _requests(evidence: Evidence) -> str:
+    good = evidence.requests - evidence.failed - evidence.wrong_length
+    return (
+        f"{good} of {evidence.requests} as asked, {evidence.failed} failed, {evidence.wrong_length} of another length"
+    )
 
 
-def _input(seen: Seen, prompts: str) -> str:
+def _input(evidence: Evidence, prompts: str) -> str:
     how = "token ids, exact by construction" if prompts == "token_ids" else "text, made to length"
-    if seen.input_unknown:
-        return f"{how}; the server reported no input length for {seen.input_unknown} requests"
-    return f"{how}; usage contradicts the asked length in {seen.input_wrong} requests"
+    if evidence.input_unknown:
+        return f"{how}; the server reported no input length for {evidence.input_unknown} requests"
+    return f"{how}; usage contradicts the asked length in {evidence.input_wrong} requests"
 
 
-def _output(seen: Seen, mode: str) -> str:
+def _output(evidence: Evidence, mode: str) -> str:
     asked = "exactly as asked, else a failure" if mode == "exact" else "as served"
-    parts = [f"{asked}; {seen.output_unknown} requests without usage and token ids"]
-    parts.append(f"{seen.usage_wrong} whose usage contradicts what was received")
-    if seen.grouped:
-        parts.append(f"{seen.grouped} of {seen.events} events held several tokens")
+    parts = [f"{asked}; {evidence.output_unknown} requests without usage and token ids"]
+    parts.append(f"{evidence.usage_wrong} whose usage contradicts what was received")
+    if evidence.grouped:
+        parts.append(f"{evidence.grouped} of {evidence.events} events held several tokens")
     return ", ".join(parts)
 
 
@@ -72,21 +74,21 @@ def _known(count: int | None, words: str) -> str:
     return "not known: the server has no /metrics of vLLM's kind" if count is None else f"{count:,} {words}"
 
 
-def _cache(seen: Seen) -> str:
-    hits = _known(seen.prefix_hits, "tokens found there by /metrics")
-    common = f", {seen.common_tokens:,} that all prompts share by their form" if seen.common_tokens else ""
-    return f"{seen.cached_tokens:,} cached tokens in usage; {hits}{common}"
+def _cache(evidence: Evidence) -> str:
+    hits = _known(evidence.prefix_hits, "tokens found there by /metrics")
+    common = f", {evidence.common_tokens:,} that all prompts share by their form" if evidence.common_tokens else ""
+    return f"{evidence.cached_tokens:,} cached tokens in usage; {hits}{common}"
 
 
-def _counts(seen: Seen) -> str:
-    if seen.replicas:
+def _counts(evidence: Evidence) -> str:
+    if evidence.replicas:
         return "from different processes: no check possible"
-    if seen.foreign_tokens is None:
+    if evidence.foreign_tokens is None:
         return "not known"
-    if seen.foreign_tokens:
-        return f"the server served {seen.foreign_tokens:,} tokens that are not ours"
-    if seen.missing_tokens:
-        return f"the server counted {seen.missing_tokens:,} tokens fewer than we received"
+    if evidence.foreign_tokens:
+        return f"the server served {evidence.foreign_tokens:,} tokens that are not ours"
+    if evidence.missing_tokens:
+        return f"the server counted {evidence.missing_tokens:,} tokens fewer than we received"
     return "equal to ours"
 
 
@@ -110,19 +112,19 @@ def _times(summary: CellSummary) -> str:
 
 def _warmup(summary: CellSummary) -> str:
     count = f"{len(summary.warmups)} rounds"
-    agreed = summary.seen.warmup_agreed
+    agreed = summary.evidence.warmup_agreed
     if agreed is None:
         return f"{count}, as asked"
     return f"{count}, the last two {'agree' if agreed else 'do not agree'} in mean E2EL"
 
 
 def _rounds(summary: CellSummary) -> str:
-    seen, cell = summary.seen, summary.cell
+    evidence, cell = summary.evidence, summary.cell
     sys_tok_s = summary.estimates["sys_tok_s"]
     width = _width(sys_tok_s)
     reached = "no interval" if width is None else f"Sys tok/s known to ±{width:.2%}".replace("%", " %")
-    asked = f"{seen.rounds_needed} needed for ±{cell.rel_ci:.1%}".replace("%", " %")
-    return f"{seen.rounds} measured, {asked}; {reached}"
+    asked = f"{evidence.rounds_needed} needed for ±{cell.rel_ci:.1%}".replace("%", " %")
+    return f"{evidence.rounds} measured, {asked}; {reached}"
 
 
 def _width(estimate: Estimate | None) -> float | None:
@@ -145,17 +147,17 @@ def _steadiness(rounds: tuple[RoundMetrics, ...]) -> str:
 
 
 def _client(summary: CellSummary) -> str:
-    seen, facts = summary.seen, summary.facts
+    evidence, facts = summary.evidence, summary.facts
     lag = pooled(summary.rounds, "lag_s") * 1e3
     lags = "/".join(f"{value:.2f}" for q in (50, 99, 100) if (value := percentile(lag, q)) is not None) or "-"
     turn = max((fact.get("turn_max_ns", 0) for fact in facts), default=0) / 1e6
     wall = sum(fact.get("wall_ns", 0) for fact in facts)
     cpu = sum(fact.get("cpu_ns", 0) for fact in facts) / wall if wall else 0.0
-    share = seen.shared_events / seen.events if seen.events else 0.0
+    share = evidence.shared_events / evidence.events if evidence.events else 0.0
     return (
-        f"lag p50/p99/max {lags} ms; {share:.2%} of events shared a read, {seen.first_shared} first tokens did; "
-        f"longest loop turn {turn:.2f} ms; send skew {seen.send_skew_s * 1e3:.2f} ms; "
-        f"late sends p99 {seen.late_p99_s * 1e3:.2f} ms; CPU {cpu:.0%} of a core"
+        f"lag p50/p99/max {lags} ms; {share:.2%} of events shared a read, {evidence.first_shared} first tokens did; "
+        f"longest loop turn {turn:.2f} ms; send skew {evidence.send_skew_s * 1e3:.2f} ms; "
+        f"late sends p99 {evidence.late_p99_s * 1e3:.2f} ms; CPU {cpu:.0%} of a core"
     )
 
 
