@@ -188,7 +188,7 @@ def test_what_lm_eval_would_show_or_cannot_do_is_refused(url: str, more: dict[st
         (["--results", f"a={DATA / 'bf16'}", "--base", "z"], "no results of z"),
         (["--results", f"a={DATA / 'bf16'}", "--published", "mmlu=86"], "no such results (allowed: both"),
         (["--results", f"a={DATA / 'bf16'}", "--metric", "sums=acc"], "exact_match,strict, exact_match,first-word"),
-        (["s.yaml", "--base", "z"], "--base z: no such side (allowed: t)"),
+        (["s.yaml", "--base", "z"], "--base z: unknown side (allowed: t)"),
         (["s.yaml", "--model-arg", "auth_token=x"], "auth_token: shows a secret"),
         (["s.yaml", "--lm-eval", "no-such-program"], "benchbench[eval]"),
         (["s.yaml", "--set", "engine.kind=vllm_inprocess"], "engine.kind"),

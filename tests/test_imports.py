@@ -23,7 +23,7 @@ from runs_made import BRANCHES, made_run
 from benchbench.analysis.runs import open_run
 from benchbench.analysis.summary import COLUMNS
 from benchbench.importers.read import read
-from benchbench.importers.result import Found
+from benchbench.importers.result import ImportedResult
 from benchbench.store.run_directory import RunDirectory
 
 DATA = Path(__file__).parent / "data" / "imports"
@@ -47,7 +47,7 @@ def told(name: str) -> dict[str, Any]:
     return data
 
 
-def only(data: dict[str, Any]) -> Found:
+def only(data: dict[str, Any]) -> ImportedResult:
     (found,) = read(json.dumps(data).encode())
     return found
 
@@ -141,6 +141,29 @@ def test_several_runs_of_a_shape_are_rounds(tmp_path: Path) -> None:
         [5.1, 5.1 - half, 5.1 + half]
     )
     assert "the same as run=0.json" in refusal(files[0], shutil.copy(files[0], tmp_path / "copy.json"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "variants"),
+    [
+        ({"request_rate": 4.0, "burstiness": 0.25}, ["burstiness=1.0", "burstiness=0.25"]),
+        ({"request_rate": 4.0, "model_id": "other"}, ["model=m", "model=other"]),
+        ({"request_rate": 4.0, "backend": "openai-chat"}, ["backend=openai", "backend=openai-chat"]),
+    ],
+)
+def test_runs_under_different_conditions_are_no_rounds(
+    tmp_path: Path, changes: dict[str, Any], variants: list[str]
+) -> None:
+    data = told("vllm-python") | {"request_rate": 4.0, "max_concurrency": None, "model_id": "m", "backend": "openai"}
+    for name, more in (("a.json", {}), ("b.json", changes)):
+        (tmp_path / name).write_text(json.dumps(data | more | {"label": None}))
+    rows = imported(tmp_path, tmp_path / "a.json", tmp_path / "b.json")
+    assert [(row["variant"], row["rounds"]) for row in rows] == [(name, 1) for name in variants]
+
+
+def test_a_rate_that_changes_within_a_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ramp.json").write_text(json.dumps(told("vllm-python") | {"ramp_up_strategy": "linear"}))
+    assert "ramp_up_strategy linear: unsupported (the rate changes within the run)" in refusal(tmp_path / "ramp.json")
 
 
 def test_lengths_that_were_not_reached_and_failures_make_it_invalid(tmp_path: Path) -> None:
@@ -268,7 +291,7 @@ def test_what_is_no_result_is_refused_in_words(tmp_path: Path) -> None:
     details = told("vllm-python")
     details["itls"].pop()
     file.write_text(json.dumps(details))
-    assert "of unlike lengths" in refusal(file)
+    assert "must have the same length" in refusal(file)
 
 
 def _empty(path: Path) -> Path:

@@ -40,7 +40,7 @@ _WARNED = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class EvaluationRequest:
     """What to evaluate. `limit`: questions of each task, or their share below 1. `model_args`: further ones of lm-eval.
 
     `results`: by a side's name, existing results of lm-eval. `published`: scores of the side `base`, as "NAME=SCORE".
@@ -60,22 +60,22 @@ class Asked:
 
 
 @dataclass(slots=True)
-class Evaluating:
-    """One evaluation on disk. `stop`: when this descriptor becomes readable, what runs is given up.
+class EvaluationRun:
+    """One evaluation on disk. `stop`: when this descriptor becomes readable, the run is cancelled.
 
-    `runs`: by side and task, what was run, and its `failed` if it did.
+    `runs`: by side and task, its command and, where it failed, why (`failed`).
     """
 
     spec: SweepSpec | None
-    asked: Asked
+    request: EvaluationRequest
     out: Path
     observer: Observer
     stop: int | None = None
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     engines: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def carry_out(self) -> list[str]:
-        """Run what has no results in the folder yet; what failed, in words. The manifest says what is in it.
+    def run_tasks(self) -> list[str]:
+        """Run each task without results in the folder; returns a message for each failure.
 
         So the same call continues what was interrupted. Raises EngineError (no engine, or no lm-eval), RunError
         (folder of another evaluation), LaunchStoppedError, ValueError (unreadable results) and OSError.
@@ -83,17 +83,17 @@ class Evaluating:
         starts: dict[str, Start] = {}
         for start in make_plan(self.spec).starts if self.spec else ():
             starts.setdefault(start.variant or self._name, start)
-        program = _program(self.asked.program) if starts else ""
-        names = [*self.asked.results, *starts]
+        program = _program(self.request.program) if starts else ""
+        names = [*self.request.results, *starts]
         if len({_file_name(name) for name in names}) < len(names):
-            raise ValueError(f"two sides have one name: {', '.join(names)}")
-        if self.asked.base not in {None, *names} and not self.asked.published:
-            raise ValueError(f"--base {self.asked.base}: no such side (allowed: {', '.join(names)})")
+            raise ValueError(f"two sides share a name: {', '.join(names)}")
+        if self.request.base not in {None, *names} and not self.request.published:
+            raise ValueError(f"--base {self.request.base}: unknown side (allowed: {', '.join(names)})")
         self._open(names)
-        for name, path in self.asked.results.items():
+        for name, path in self.request.results.items():
             copy_results(path, self._folder(name))
         for name, start in starts.items():
-            todo = [task for task in self.asked.tasks if not self._target(name, task).exists()]
+            todo = [task for task in self.request.tasks if not self._target(name, task).exists()]
             try:
                 if todo:
                     self._side(name, start, todo, program)
@@ -101,7 +101,7 @@ class Evaluating:
                 if len(starts) == 1:
                     raise
                 self.runs[name] = {"failed": str(error)}
-                self.observer.note(f"{name} is left out: {error}")
+                self.observer.note(f"{name} skipped: {error}")
             finally:
                 self._write(names)
         return [f"{what}: {run['failed']}" for what, run in self.runs.items() if "failed" in run]
@@ -116,7 +116,7 @@ class Evaluating:
     def _terms(self) -> dict[str, Any]:
         """What results in one folder must have in common."""
         sha = spec_hash(masked(self.spec.model_dump(mode="json"))) if self.spec else None
-        return {"spec_sha256": sha, "limit": self.asked.limit, "model_args": masked(dict(self.asked.model_args))}
+        return {"spec_sha256": sha, "limit": self.request.limit, "model_args": masked(dict(self.request.model_args))}
 
     def _folder(self, side: str) -> Path:
         return self.out / "results" / _file_name(side)
@@ -138,16 +138,16 @@ class Evaluating:
         self._write(names)
 
     def _write(self, names: list[str]) -> None:
-        asked, spec = self.asked, self.spec
+        request, spec = self.request, self.spec
         own = (spec.baseline or next(iter(spec.variants), None)) if spec else None
         about = {
             "name": self._name,
             "created_ns": time.time_ns(),
-            "base": asked.base or ("published" if asked.published else own or names[0]),
+            "base": request.base or ("published" if request.published else own or names[0]),
             "sides": {name: str(self._folder(name).relative_to(self.out)) for name in names},
-            "published": list(asked.published),
-            "metrics": dict(asked.metrics),
-            "tasks": [_label(task) for task in asked.tasks] if spec else [],
+            "published": list(request.published),
+            "metrics": dict(request.metrics),
+            "tasks": [_label(task) for task in request.tasks] if spec else [],
             **self._terms,
             "spec": masked(spec.model_dump(mode="json")) if spec else None,
             "runs": self.runs,
@@ -164,15 +164,15 @@ class Evaluating:
         hooks = Hooks(self.out / "logs", self.observer.starting, self.stop)
         spec = Plan(self.spec, ()).of_variant(start).spec
         if isinstance(spec.engine, VllmInprocessEngine):
-            raise EngineError("has no HTTP for lm-eval", "engine.kind", allowed="endpoint, vllm_serve, simulator")
+            raise EngineError("lm-eval needs an HTTP engine", "engine.kind", allowed="endpoint, vllm_serve, simulator")
         if start.variant and (git := self.spec.variants[start.variant].git):
-            made = checkout(git, start.variant, hooks)
-            self.engines[name] = made.facts
+            source = checkout(git, start.variant, hooks)
+            self.engines[name] = source.facts
             if isinstance(spec.engine, VllmServeEngine):
-                spec = spec.model_copy(update={"engine": moved_into(spec.engine, made.path)})
+                spec = spec.model_copy(update={"engine": moved_into(spec.engine, source.path)})
         with open_engine(Plan(spec, (replace(start, cells=()),)), hooks) as opened:  # no cells: no prompts of ours
-            told = {"engine": asdict(opened.capabilities), "start": masked(dict(opened.start))}
-            self.engines[name] = {**self.engines.get(name, {}), **told}
+            facts = {"engine": asdict(opened.capabilities), "start": masked(dict(opened.start))}
+            self.engines[name] = {**self.engines.get(name, {}), **facts}
             for task in todo:
                 self._task(f"{name}/{_label(task)}", opened, [program, *self._words(spec, opened, task)])
                 partial = self.out / "partial"
@@ -183,15 +183,15 @@ class Evaluating:
 
     def _words(self, spec: SweepSpec, opened: Opened, task: Task) -> list[str]:
         """lm-eval's arguments; its results come into the folder `partial`."""
-        asked, (name, shots) = self.asked, task
-        args = {**model_args(spec, opened), "num_concurrent": asked.concurrent, **asked.model_args}
+        request, (name, shots) = self.request, task
+        args = {**model_args(spec, opened), "num_concurrent": request.concurrent, **request.model_args}
         chat = spec.engine.api == "chat"
         words = ["--model", "local-chat-completions" if chat else "local-completions"]
         words += ["--model_args", json.dumps(args), "--tasks", name]
         words += ["--output_path", str(self.out / "partial"), "--log_samples", *(["--apply_chat_template"] * chat)]
         words += [] if shots is None else ["--num_fewshot", str(shots)]
-        words += [] if asked.limit is None else ["--limit", f"{asked.limit:g}"]
-        return words + ([] if asked.include_path is None else ["--include_path", str(asked.include_path)])
+        words += [] if request.limit is None else ["--limit", f"{request.limit:g}"]
+        return words + ([] if request.include_path is None else ["--include_path", str(request.include_path)])
 
     def _task(self, what: str, opened: Opened, argv: list[str]) -> None:
         """One process of lm-eval, which is gone afterwards. Raises EngineError, LaunchStoppedError and OSError."""
@@ -212,10 +212,10 @@ class Evaluating:
                 line = plain(next(iter(process.tail(1)), "")).strip()
                 self.observer.starting(f"lm-eval {what}", time.monotonic() - begun, line)
         text = log.read_text(errors="replace")
-        said = [(text.count(sign), meaning) for sign, meaning in _WARNED.items()]
-        run = {"command": masked(argv), "log": f"logs/{log.name}", "notes": [f"{m}: {n:,}" for n, m in said if n]}
+        notes = [f"{meaning}: {count:,}" for sign, meaning in _WARNED.items() if (count := text.count(sign))]
+        run = {"command": masked(argv), "log": f"logs/{log.name}", "notes": notes}
         if process.code != 0 or not (self.out / "partial").exists():
-            last = plain(next(iter(process.tail(1)), "it said nothing")).strip()
+            last = plain(next(iter(process.tail(1)), "no output")).strip()
             run["failed"] = f"lm-eval ended with exit code {process.code}: {last}"
             shutil.rmtree(self.out / "partial", ignore_errors=True)
         self.runs[what] = run
@@ -223,7 +223,7 @@ class Evaluating:
 
 
 def model_args(spec: SweepSpec, opened: Opened) -> dict[str, Any]:
-    """What lm-eval's model of an OpenAI endpoint is told of the server. Raises EngineError where that can't be told."""
+    """Arguments of lm-eval's model of an OpenAI endpoint. Raises EngineError for a server that they cannot describe."""
     engine, url = spec.engine, opened.url
     query = urlsplit(url).query
     where = base_url(url) + ROUTES[engine.api] + (f"?{query}" if query else "")
@@ -234,7 +234,7 @@ def model_args(spec: SweepSpec, opened: Opened) -> dict[str, Any]:
         args["max_length"] = opened.capabilities.max_model_len  # its own default, 2048, cuts 5-shot prompts
     if isinstance(engine, EndpointEngine):
         if engine.proxy:
-            raise EngineError("lm-eval cannot be told of a proxy", "engine.proxy")
+            raise EngineError("lm-eval does not support a proxy", "engine.proxy")
         args |= {"verify_certificate": False} if engine.insecure else {}
         args |= {"ca_cert_path": engine.ca_file} if engine.ca_file else {}
     tokenizer = spec.prompts.tokenizer
@@ -251,11 +251,11 @@ def model_args(spec: SweepSpec, opened: Opened) -> dict[str, Any]:
 
 
 def api_key(opened: Opened) -> str | None:
-    """The bearer token, which lm-eval reads from its environment; no other header can be handed over unseen."""
+    """The bearer token, which lm-eval reads from its environment; no other header can be passed on secretly."""
     headers = dict(opened.access.headers)
     scheme, _, key = headers.pop("Authorization", "Bearer ").partition(" ")
     if headers or scheme != "Bearer":
-        raise EngineError("lm-eval can send a bearer token only (engine.api_key_env)", "engine.headers_env")
+        raise EngineError("lm-eval supports only a bearer token (engine.api_key_env)", "engine.headers_env")
     return key or None
 
 
@@ -268,9 +268,9 @@ def _environment(opened: Opened, key: str | None) -> dict[str, str]:
 
 def _program(name: str) -> str:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    if (found := shutil.which(name, path=path)) is None:
+    if (program := shutil.which(name, path=path)) is None:
         raise EngineError(f"{name} is not installed: pip install 'benchbench[eval]', or --lm-eval PATH", "")
-    return found
+    return program
 
 
 def _label(task: Task) -> str:

@@ -36,7 +36,7 @@ class Evaluation:
 class Recovery:
     """A candidate's score over the baseline's. `difference` is candidate - baseline, as a share of the questions.
 
-    `verdict`: `inside` sampling error, `above` or `below` it, `unknown` where nothing tells its size. `only`: of paired
+    `verdict`: `inside` sampling error, `above` or `below` it, `unknown` where that error is. `only`: of paired
     right-or-wrong answers, how many questions only the baseline and only the candidate got right; `p` is McNemar's
     exact one of these. `assumed_n`: the baseline came without the number of its questions, and this one was taken.
     """
@@ -64,7 +64,7 @@ def accuracy(score: Score) -> Estimate:
         half = _Z * score.stderr
         return Estimate(p, max(p - half, 0.0), min(p + half, 1.0), CONFIDENCE, n or 0, "lm-eval's standard error")
     if not n:
-        return Estimate(p, None, None, CONFIDENCE, 0, "no interval: the number of questions is not known")
+        return Estimate(p, None, None, CONFIDENCE, 0, "no interval: the number of questions is unknown")
     centre, squeeze = p + _Z**2 / (2 * n), 1 + _Z**2 / n
     half = _Z * math.sqrt(p * (1 - p) / n + (_Z / (2 * n)) ** 2)
     low, high = max((centre - half) / squeeze, 0.0), min((centre + half) / squeeze, 1.0)
@@ -109,10 +109,10 @@ def recover(base: Score, candidate: Score) -> Recovery:
 
 
 def match(score: Score, others: Sequence[Score]) -> Score | None:
-    """The same benchmark among others: the same name, and the same number of shots where both tell it."""
+    """The same benchmark among others: the same name, and the same number of shots where both are known."""
     names = {score.task.casefold(), score.name.casefold()}
-    found = [one for one in others if names & {one.task.casefold(), one.name.casefold()}]
-    return next((one for one in found if None in (one.shots, score.shots) or one.shots == score.shots), None)
+    same = [other for other in others if names & {other.task.casefold(), other.name.casefold()}]
+    return next((other for other in same if None in (other.shots, score.shots) or other.shots == score.shots), None)
 
 
 def _around(point: float, error: float, n: int, method: str) -> Estimate:
@@ -123,10 +123,10 @@ def _around(point: float, error: float, n: int, method: str) -> Estimate:
 
 def _standard_error(score: Score) -> float:
     """lm-eval's, else half of Wilson's interval over 1.96; NaN where nothing is known of it."""
-    found = accuracy(score)
-    if score.stderr or found.low is None or found.high is None:
+    estimate = accuracy(score)
+    if score.stderr or estimate.low is None or estimate.high is None:
         return score.stderr or math.nan
-    return (found.high - found.low) / (2 * _Z)
+    return (estimate.high - estimate.low) / (2 * _Z)
 
 
 def _sd(values: Floats) -> float:
@@ -139,15 +139,13 @@ def _pairs(base: Score, candidate: Score) -> tuple[Floats | None, list[str]]:
         return None, []
     if base.samples.keys() != candidate.samples.keys():
         return None, ["the two were asked different questions: not paired"]
-    found = np.array([(base.samples[key], candidate.samples[key]) for key in base.samples]).T
-    if not np.allclose(found.mean(axis=1), [base.point, candidate.point], atol=1e-6):
+    pairs = np.array([(base.samples[key], candidate.samples[key]) for key in base.samples]).T
+    if not np.allclose(pairs.mean(axis=1), [base.point, candidate.point], atol=1e-6):
         return None, ["the score is not the mean of its questions: not paired"]
-    return found, []
+    return pairs, []
 
 
-def _mcnemar(
-    pairs: Floats,
-) -> tuple[tuple[int, int] | None, float | None]:
+def _mcnemar(pairs: Floats) -> tuple[tuple[int, int] | None, float | None]:
     if not np.isin(pairs, (0.0, 1.0)).all():
         return None, None
     from scipy.stats import binomtest
@@ -167,13 +165,13 @@ def _verdict(difference: Estimate, ratio: Estimate, p: float | None) -> Verdict:
 
 
 def _unlike(base: Score, candidate: Score) -> list[str]:
-    """What the two did not have in common, as far as both tell it."""
+    """How the two evaluations differ, where both sides are known."""
     facts = {
         "metric": (base.metric, candidate.metric),
         "version of the task": (base.version, candidate.version),
         "lm-eval": (base.lm_eval, candidate.lm_eval),
     }
-    found = [f"{what}: {one} and {other}" for what, (one, other) in facts.items() if one and other and one != other]
+    differences = [f"{what}: {a} and {b}" for what, (a, b) in facts.items() if a and b and a != b]
     if not base.text and not candidate.text and base.chat != candidate.chat:
-        found.append(f"a chat template for the {'baseline' if base.chat else 'candidate'} only")
-    return found
+        differences.append(f"a chat template for the {'baseline' if base.chat else 'candidate'} only")
+    return differences

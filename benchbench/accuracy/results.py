@@ -60,16 +60,16 @@ def read_scores(path: Path, metrics: Mapping[str, str] | None = None) -> list[Sc
     with the file's name for what is not there or is not lm-eval's.
     """
     files = _files(path)
-    found: dict[tuple[str, int | None], Score] = {}
+    scores: dict[tuple[str, int | None], Score] = {}
     for file in files:
         try:
             data = orjson.loads(file.read_bytes())
-            found |= {(score.task, score.shots): score for score in _scores(data, file, metrics or {})}
+            scores |= {(score.task, score.shots): score for score in _scores(data, file, metrics or {})}
         except OSError as error:
             raise ValueError(f"{file}: cannot be read: {error.strerror}") from None
         except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{file}: not a file of lm-eval's results ({type(error).__name__}: {error})") from None
-    return list(found.values())
+    return list(scores.values())
 
 
 def published(text: str) -> Score:
@@ -115,8 +115,10 @@ def _scores(data: Mapping[str, Any], file: Path, metrics: Mapping[str, str]) -> 
         metric = metrics.get(task) or next((name for name, value in values.items() if _is_share(name, value)), None)
         if metric is None or not _is_share(metric, values.get(metric)):
             allowed = ", ".join(name for name, value in values.items() if _is_share(name, value))
-            asked = f"has no share of right answers as {metric}" if metric else "has no share of right answers"
-            raise ValueError(f"{file}: {task} {asked} (allowed: {allowed or 'none of its metrics'})")
+            named = f" as {metric}" if metric else ""
+            raise ValueError(
+                f"{file}: {task} has no share of right answers{named} (allowed: {allowed or 'none of its metrics'})"
+            )
         leaves = list(_leaves(task, groups))
         name, _, chosen = metric.partition(",")
         stderr = values.get(f"{name}_stderr,{chosen}")
@@ -148,8 +150,8 @@ def _leaves(task: str, groups: Mapping[str, list[str]]) -> Iterator[str]:
 
 
 def _counted(data: Mapping[str, Any], leaf: str) -> int:
-    told = data.get("n-samples", {}).get(leaf, {}).get("effective")
-    return int(told or data["results"].get(leaf, {}).get("sample_len") or 0)
+    effective = data.get("n-samples", {}).get(leaf, {}).get("effective")
+    return int(effective or data["results"].get(leaf, {}).get("sample_len") or 0)
 
 
 def _samples(file: Path, leaf: str, metric: str, chosen: str) -> Iterator[tuple[Question, float]]:
@@ -159,6 +161,6 @@ def _samples(file: Path, leaf: str, metric: str, chosen: str) -> Iterator[tuple[
         return
     with path.open("rb") as lines:
         for line in lines:
-            one = orjson.loads(line)
-            if one.get("filter", chosen) == chosen and isinstance(one.get(metric), int | float):
-                yield (leaf, one["doc_id"], one.get("doc_hash", "")), float(one[metric])
+            sample = orjson.loads(line)
+            if sample.get("filter", chosen) == chosen and isinstance(sample.get(metric), int | float):
+                yield (leaf, sample["doc_id"], sample.get("doc_hash", "")), float(sample[metric])

@@ -16,7 +16,7 @@ from benchbench.report.summary_table import escape_markdown
 
 Row = tuple[Score, dict[str, Score], dict[str, Recovery]]  # a benchmark: by side its score, by candidate its recovery
 
-_TO = "\N{EN DASH}"
+_NONE = "\N{EN DASH}"
 _FEW = 30  # questions: below, the normal distribution is no good approximation
 
 
@@ -57,7 +57,7 @@ def evaluation_of(
     compared with.
     """
     read = {side: read_scores(path, metrics) for side, path in sides.items()}
-    given = [published(one) for one in scores]
+    given = [published(text) for text in scores]
     if given and base in read:
         raise ValueError(f"{base} has results of its own: published scores need another --base")
     if not given and base is not None and base not in read:
@@ -69,83 +69,82 @@ def evaluation_of(
     return Evaluation(name, ({base: given} if given and base else {}) | read, base, tuple(notes))
 
 
-def recoveries(found: Evaluation) -> Iterator[Row]:
+def recoveries(evaluation: Evaluation) -> Iterator[Row]:
     """Benchmark by benchmark: its first score, each side's, and each candidate's recovery."""
-    base = found.sides.get(found.base or "", ())
+    base = evaluation.sides.get(evaluation.base or "", ())
     rows: list[Score] = []
-    for side in (*found.candidates, found.base or ""):
-        rows += [score for score in found.sides.get(side, ()) if match(score, rows) is None]
+    for side in (*evaluation.candidates, evaluation.base or ""):
+        rows += [score for score in evaluation.sides.get(side, ()) if match(score, rows) is None]
     for row in rows:
-        scores = {side: one for side, listed in found.sides.items() if (one := match(row, listed))}
+        scores = {side: score for side, listed in evaluation.sides.items() if (score := match(row, listed))}
         of = match(row, base)
-        yield row, scores, {name: recover(of, scores[name]) for name in found.candidates if of and name in scores}
+        yield row, scores, {name: recover(of, scores[name]) for name in evaluation.candidates if of and name in scores}
 
 
-def evaluation_section(found: Evaluation) -> str:
+def evaluation_section(evaluation: Evaluation) -> str:
     """Markdown: Benchmark, baseline, each candidate with its recovery, then sentences, caption and notes."""
-    rows = list(recoveries(found))
-    base = found.base if found.base in found.sides else None
+    rows = list(recoveries(evaluation))
+    base = evaluation.base if evaluation.base in evaluation.sides else None
     heads = ["Benchmark", *([base] if base else [])]
-    for name in found.candidates:
+    for name in evaluation.candidates:
         heads += [name, "Recovery"] if base else [name]
     lines = [_row(*map(escape_markdown, heads)), _row(*["---"] * len(heads))]
     for row, scores, recovered in rows:
         cells = [escape_markdown(row.label)] + ([_score(scores.get(base))] if base else [])
-        for name in found.candidates:
+        for name in evaluation.candidates:
             cells += [_score(scores.get(name)), _recovery(recovered.get(name))] if base else [_score(scores.get(name))]
         lines.append(_row(*cells))
-    said = [
-        f"- {escape_markdown(sentence(one, base or '', name))}" for _, _, all_ in rows for name, one in all_.items()
-    ]
-    notes = [f"- Note: {escape_markdown(note)}." for note in _notes(found, rows)]
-    return (
-        "\n".join([*lines, "", *said, *([""] if said else []), *_caption(rows), *([""] if notes else []), *notes])
-        + "\n"
-    )
+    named = [(name, recovery) for _, _, recovered in rows for name, recovery in recovered.items()]
+    sentences = [f"- {escape_markdown(sentence(recovery, base or '', name))}" for name, recovery in named]
+    notes = [f"- Note: {escape_markdown(note)}." for note in _notes(evaluation, rows)]
+    blocks = [lines, sentences, _caption(rows), notes]
+    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
-def sentence(one: Recovery, base: str, candidate: str) -> str:
-    """What a sceptical reader may conclude."""
-    points = 100 * one.difference.point
-    what = f"{abs(points):.1f} points {'above' if points > 0 else 'below'}" if round(points, 1) else "no different from"
-    told = f"{one.candidate.label}: {candidate} is {what} {base}"
-    if one.verdict == "unknown":
-        return f"{told}; no sampling error is known, so nothing says whether that is chance."
-    why = [] if one.difference.low is None else [f"95 %: {_span(one.difference, '+')} points"]
-    if one.only is not None:
-        only = f"only {base} got {one.only[0]:,} right, only {candidate} {one.only[1]:,}"
-        why.append(f"of {one.difference.n:,} questions, {only}; exact p = {one.p:.2g}")
-    if one.assumed_n:
-        why.append(f"{base} as if of {one.assumed_n:,} questions too")
-    if one.verdict == "inside":
-        return f"{told}, inside sampling error ({'; '.join(why)}): no evidence of a change."
-    verb = "better" if one.verdict == "above" else "worse"
-    return f"{told}, outside sampling error ({'; '.join(why)}): {candidate} is {verb} on it."
+def sentence(recovery: Recovery, base: str, candidate: str) -> str:
+    """The conclusion that a reader may draw, with its evidence."""
+    difference = recovery.difference
+    points = round(100 * difference.point, 1)
+    size = f"{abs(points):.1f} points {'above' if points > 0 else 'below'}" if points else "no different from"
+    claim = f"{recovery.candidate.label}: {candidate} is {size} {base}"
+    if recovery.verdict == "unknown":
+        return f"{claim}; the sampling error is unknown, so it may be chance."
+    evidence = [] if difference.low is None else [f"95 % CI {_span(difference, '+')} points"]
+    if recovery.only is not None:
+        only = f"only {base} got {recovery.only[0]:,} right, only {candidate} {recovery.only[1]:,}"
+        evidence.append(f"of {difference.n:,} questions, {only}; exact p = {recovery.p:.2g}")
+    if recovery.assumed_n:
+        evidence.append(f"{base} assumed to have {recovery.assumed_n:,} questions too")
+    if recovery.verdict == "inside":
+        return f"{claim}, within sampling error ({'; '.join(evidence)}): no evidence of a change."
+    verdict = "better" if recovery.verdict == "above" else "worse"
+    return f"{claim}, outside sampling error ({'; '.join(evidence)}): {candidate} is {verdict}."
 
 
-def evaluation_json(found: Evaluation) -> str:
+def evaluation_json(evaluation: Evaluation) -> str:
     """All numbers, shares from 0 to 1; null where there is none."""
     rows = [
         {
             "benchmark": row.label,
             "scores": {
-                side: _record(one, "samples") | {"accuracy": asdict(accuracy(one))} for side, one in all_.items()
+                side: _record(score, "samples") | {"accuracy": asdict(accuracy(score))}
+                for side, score in scores.items()
             },
             "recovery": {
-                name: _record(one, "base", "candidate")
-                | {"ratio": asdict(one.ratio) if one.base.point else None}
-                | {"sentence": sentence(one, found.base or "", name)}
-                for name, one in recovered.items()
+                name: _record(recovery, "base", "candidate")
+                | {"ratio": asdict(recovery.ratio) if recovery.base.point else None}
+                | {"sentence": sentence(recovery, evaluation.base or "", name)}
+                for name, recovery in recovered.items()
             },
         }
-        for row, all_, recovered in recoveries(found)
+        for row, scores, recovered in recoveries(evaluation)
     ]
-    about = {"name": found.name, "baseline": found.base, "benchmarks": rows, "notes": list(found.notes)}
+    about = {"name": evaluation.name, "baseline": evaluation.base, "benchmarks": rows, "notes": list(evaluation.notes)}
     return orjson.dumps(about, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
 
 
-def _record(one: Score | Recovery, *left_out: str) -> dict[str, Any]:
-    return {item.name: getattr(one, item.name) for item in fields(one) if item.name not in left_out}
+def _record(values: Score | Recovery, *left_out: str) -> dict[str, Any]:
+    return {item.name: getattr(values, item.name) for item in fields(values) if item.name not in left_out}
 
 
 def _row(*cells: str) -> str:
@@ -154,52 +153,47 @@ def _row(*cells: str) -> str:
 
 def _score(score: Score | None) -> str:
     if score is None:
-        return _TO
+        return _NONE
     if score.text:
         span = accuracy(score)
         return f"{score.text} % (published{'' if span.low is None else f', {_span(span)}'})"
     return f"{100 * score.point:.1f} % ({_span(accuracy(score))})"
 
 
-def _recovery(one: Recovery | None) -> str:
-    if one is None or not one.base.point:
-        return _TO
-    span = "" if one.ratio.low is None else f" ({_span(one.ratio)})"
-    return f"{100 * one.ratio.point:.1f} %{span}" + ("\\*" if one.assumed_n else "")
+def _recovery(recovery: Recovery | None) -> str:
+    if recovery is None or not recovery.base.point:
+        return _NONE
+    span = "" if recovery.ratio.low is None else f" ({_span(recovery.ratio)})"
+    return f"{100 * recovery.ratio.point:.1f} %{span}" + ("\\*" if recovery.assumed_n else "")
 
 
-def _span(one: Estimate, sign: str = "") -> str:
-    if one.low is None or one.high is None:
+def _span(estimate: Estimate, sign: str = "") -> str:
+    if estimate.low is None or estimate.high is None:
         return "no interval"
-    return f"{100 * one.low:{sign}.1f} to {100 * one.high:{sign}.1f}"
+    return f"{100 * estimate.low:{sign}.1f} to {100 * estimate.high:{sign}.1f}"
 
 
 def _caption(rows: list[Row]) -> list[str]:
-    ran = [score for _, scores, _ in rows for score in scores.values() if not score.text]
-    of = [f"{one.label} {one.metric}" + (f", n = {one.n:,}" if one.n else "") for one in ran]
-    tools = sorted({f"lm-eval {one.lm_eval}" for one in ran if one.lm_eval})
-    found = [one for _, _, recovered in rows for one in recovered.values()]
-    methods = [
-        method for method in ("paired by question", "separate samples") if method in {o.ratio.method for o in found}
-    ]
-    lines = [f"Accuracy ({', '.join(tools) or 'lm-eval'}): {'; '.join(dict.fromkeys(of))}." if ran else ""]
-    if found:
+    scores = [score for _, listed, _ in rows for score in listed.values() if not score.text]
+    metrics = [f"{score.label} {score.metric}" + (f", n = {score.n:,}" if score.n else "") for score in scores]
+    tools = sorted({f"lm-eval {score.lm_eval}" for score in scores if score.lm_eval})
+    recovered = [recovery for _, _, listed in rows for recovery in listed.values()]
+    methods = sorted({recovery.ratio.method for recovery in recovered})
+    lines = [f"Accuracy ({', '.join(tools) or 'lm-eval'}): {'; '.join(dict.fromkeys(metrics))}."] if scores else []
+    if recovered:
         lines.append(f"Recovery: candidate / baseline ({' or '.join(methods)}). In brackets: 95 % intervals.")
-    if any(one.assumed_n for one in found):
-        lines.append("\\* The published score comes without its sampling error: as many questions as ours are assumed.")
-    return [escape_markdown(line) if not line.startswith("\\") else line for line in lines if line]
+    lines = [escape_markdown(line) for line in lines]
+    if any(recovery.assumed_n for recovery in recovered):
+        lines.append("\\* The published score has no sampling error: as many questions as ours are assumed.")
+    return lines
 
 
-def _notes(found: Evaluation, rows: list[Row]) -> list[str]:
-    notes = list(found.notes)
+def _notes(evaluation: Evaluation, rows: list[Row]) -> list[str]:
+    notes = list(evaluation.notes)
     for row, scores, recovered in rows:
-        notes += [
-            f"{row.label}: only {', '.join(scores)} has it"
-            for _ in [0]
-            if found.base and found.candidates and not recovered
-        ]
-        for one in recovered.values():
-            notes += [f"{row.label}: {warning}" for warning in one.warnings]
+        if evaluation.base and evaluation.candidates and not recovered:
+            notes.append(f"{row.label}: only {', '.join(scores)} has it")
+        notes += [f"{row.label}: {warning}" for recovery in recovered.values() for warning in recovery.warnings]
         if few := [score.n for score in scores.values() if score.n and score.n < _FEW]:
             notes.append(f"{row.label}: {min(few)} questions are too few for these intervals to be exact")
     return list(dict.fromkeys(notes))

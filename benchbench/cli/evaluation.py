@@ -12,7 +12,7 @@ import click
 from benchbench.cli.asked import BAD_INPUT, FOLDER, STOPPED, fail, spec_of
 
 if TYPE_CHECKING:
-    from benchbench.accuracy.evaluate import Asked
+    from benchbench.accuracy.evaluate import EvaluationRequest
 
 _HIDDEN = {"auth_token", "header"}  # they would be read in the list of processes and in lm-eval's results
 
@@ -45,14 +45,14 @@ def evaluate(file: str | None, sets: tuple[str, ...], out: Path | None, form: st
 
     failed: list[str] = []
     try:
-        asked = _asked(**given)
-        if file is None and not asked.results:
+        request = _request(**given)
+        if file is None and not request.results:
             fail(BAD_INPUT, "bench eval: needs a sweep FILE or --results NAME=PATH")
         if file is None and out is None:
-            base = asked.base or ("published" if asked.published else next(iter(asked.results)))
-            found = evaluation_of("evaluation", asked.results, base, asked.published, asked.metrics)
+            base = request.base or ("published" if request.published else next(iter(request.results)))
+            found = evaluation_of("evaluation", request.results, base, request.published, request.metrics)
         else:
-            out, failed = _carry_out(file, sets, asked, out)
+            out, failed = _evaluated(file, sets, request, out)
             found = read_evaluation(out)
         texts = {"md": evaluation_section(found), "json": evaluation_json(found)}
         if out is not None:
@@ -67,9 +67,11 @@ def evaluate(file: str | None, sets: tuple[str, ...], out: Path | None, form: st
         fail(STOPPED, *(f"bench eval: {one}" for one in failed), f"continue with the same command and --out {out}")
 
 
-def _carry_out(file: str | None, sets: tuple[str, ...], asked: Asked, out: Path | None) -> tuple[Path, list[str]]:
+def _evaluated(
+    file: str | None, sets: tuple[str, ...], request: EvaluationRequest, out: Path | None
+) -> tuple[Path, list[str]]:
     """The evaluation's folder, and what failed in it; bad input and Ctrl-C end the process."""
-    from benchbench.accuracy.evaluate import Evaluating
+    from benchbench.accuracy.evaluate import EvaluationRun
     from benchbench.cli.progress import observer_for
     from benchbench.cli.signals import Stop
     from benchbench.errors import EngineError, LaunchStoppedError
@@ -81,7 +83,7 @@ def _carry_out(file: str | None, sets: tuple[str, ...], asked: Asked, out: Path 
         out = Path("runs") / f"{spec.name}-eval-{time.strftime('%Y%m%d-%H%M%S')}"
     with Stop() as stop, observer_for(sys.stderr) as observer:
         try:
-            return out, Evaluating(spec, asked, out, observer, stop.fd).carry_out()
+            return out, EvaluationRun(spec, request, out, observer, stop.fd).run_tasks()
         except EngineError as error:
             said = locate(file, sets, error.key, error.message, error.allowed) if file and error.key else error.message
             fail(STOPPED if error.gone else BAD_INPUT, said, *error.lines)
@@ -89,11 +91,11 @@ def _carry_out(file: str | None, sets: tuple[str, ...], asked: Asked, out: Path 
             fail(stop.code, f"bench: interrupted; continue with the same command and --out {out}")
 
 
-def _asked(**given: Any) -> Asked:  # noqa: ANN401 - click's
+def _request(**given: Any) -> EvaluationRequest:  # noqa: ANN401 - click's
     """The options, read. Raises ValueError."""
     import yaml
 
-    from benchbench.accuracy.evaluate import TASKS, Asked
+    from benchbench.accuracy.evaluate import TASKS, EvaluationRequest
 
     tasks = []
     for text in given.pop("tasks"):
@@ -104,7 +106,7 @@ def _asked(**given: Any) -> Asked:  # noqa: ANN401 - click's
         raise ValueError(f"--model-arg {hidden.pop()}: shows a secret (use the sweep's engine.api_key_env)")
     results = {name: Path(path) for name, path in _pairs("--results", given.pop("results")).items()}
     metrics = _pairs("--metric", given.pop("metrics"))
-    return Asked(tasks=tuple(tasks) or TASKS, model_args=args, results=results, metrics=metrics, **given)
+    return EvaluationRequest(tasks=tuple(tasks) or TASKS, model_args=args, results=results, metrics=metrics, **given)
 
 
 def _pairs(option: str, texts: tuple[str, ...]) -> dict[str, str]:

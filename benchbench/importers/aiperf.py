@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from benchbench.analysis.validity import Reason
-from benchbench.importers.result import Count, Found, Number, length, load_of, measured, parsed
+from benchbench.importers.result import Count, ImportedResult, Number, length, load_of, measured, parsed
 
 TOOL = "AIPerf"
 _LATENCIES = {"ttft": "time_to_first_token", "e2el": "request_latency", "itl": "inter_chunk_latency"}
@@ -76,7 +76,7 @@ class _Result(BaseModel):
     output_sequence_length: _Length
 
 
-def read_aiperf(data: dict[str, Any]) -> Found:
+def read_aiperf(data: dict[str, Any]) -> ImportedResult:
     """The one cell of a profile. Raises ValueError."""
     result = parsed(_Result, data, TOOL)
     timed = [phase for phase in result.input_config.phases if phase.kind == "profiling"]
@@ -86,21 +86,21 @@ def read_aiperf(data: dict[str, Any]) -> Found:
         raise ValueError(f"{TOOL}: input_config.phases: a phase of {timed[0].type} without its number")
     done, failed = result.request_count.avg, result.error_request_count.avg
     load, batch, rate = load_of(done + failed, timed[0].concurrency, timed[0].rate)
-    asked = next((one.prompts for one in result.input_config.datasets if one.prompts), None) or _Prompts()
+    targets = next((data.prompts for data in result.input_config.datasets if data.prompts), None) or _Prompts()
     lengths, reasons = [], [Reason.REQUEST_FAILED] * (failed > 0)
-    for told, want, reason in (
-        (result.output_sequence_length.avg, asked.osl, Reason.OUTPUT_LENGTH),
-        (result.input_sequence_length.avg, asked.isl, Reason.INPUT_LENGTH),
+    for mean, target, reason in (
+        (result.output_sequence_length.avg, targets.osl, Reason.OUTPUT_LENGTH),
+        (result.input_sequence_length.avg, targets.isl, Reason.INPUT_LENGTH),
     ):
-        tokens, other = length(told or 0.0, want.mean if want else None)
+        tokens, other = length(mean or 0.0, target.mean if target else None)
         lengths.append(tokens)
         reasons += [reason] * (other and done > 0)
     values = measured(data, _PATHS, load, TOOL) if done else {}
-    return Found(
+    return ImportedResult(
         tool=TOOL,
         version=result.aiperf_version,
         date=result.start_time,
-        model=", ".join(one.name for one in result.input_config.models.items),
+        model=", ".join(model.name for model in result.input_config.models.items),
         load=load,
         input=lengths[1],
         output=lengths[0],
@@ -110,4 +110,5 @@ def read_aiperf(data: dict[str, Any]) -> Found:
         failed=failed,
         values=values,
         reasons=tuple(reasons),
+        conditions={"arrivals": timed[0].type} if load == "open" else {},
     )

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from benchbench.analysis.validity import Reason
-from benchbench.importers.result import Count, Found, Number, length, load_of, measured, numbers, parsed
+from benchbench.importers.result import Count, ImportedResult, Number, length, load_of, measured, numbers, parsed
 
 TOOL = "GuideLLM"
 _LATENCIES = {"ttft": "metrics.time_to_first_token_ms", "e2el": "metrics.request_latency"}
@@ -79,7 +79,7 @@ class _Spec(BaseModel):
     data: list[Any] = []
 
 
-class _Asked(BaseModel):
+class _Settings(BaseModel):
     spec: _Spec = _Spec()
 
 
@@ -89,40 +89,40 @@ class _Metadata(BaseModel):
 
 class _Report(BaseModel):
     metadata: _Metadata
-    config: _Asked = _Asked()
+    config: _Settings = _Settings()
     benchmarks: list[Any] = Field(min_length=1)
 
 
-def read_guidellm(data: dict[str, Any]) -> list[Found]:
+def read_guidellm(data: dict[str, Any]) -> list[ImportedResult]:
     """The cells of a report, in its order. Raises ValueError."""
     report = parsed(_Report, data, TOOL)
-    described = next((one for one in report.config.spec.data if isinstance(one, dict)), {})
-    asked = parsed(_Data, described, f"{TOOL}: config.spec.data.0")
-    return [_cell(one, asked, report.metadata.guidellm_version) for one in report.benchmarks]
+    described = next((data for data in report.config.spec.data if isinstance(data, dict)), {})
+    targets = parsed(_Data, described, f"{TOOL}: config.spec.data.0")
+    return [_cell(benchmark, targets, report.metadata.guidellm_version) for benchmark in report.benchmarks]
 
 
-def _cell(data: dict[str, Any], asked: _Data, version: str) -> Found:
-    one = parsed(_Benchmark, data, f"{TOOL}: benchmarks")
-    metrics, strategy = one.metrics, one.config.strategy
+def _cell(data: dict[str, Any], targets: _Data, version: str) -> ImportedResult:
+    benchmark = parsed(_Benchmark, data, f"{TOOL}: benchmarks")
+    metrics, strategy = benchmark.metrics, benchmark.config.strategy
     done, failed = metrics.request_totals.successful, metrics.request_totals.errored
     if strategy.type_ in {"constant", "poisson"} and strategy.rate is None:
         raise ValueError(f"{TOOL}: config.strategy.rate: missing")
     concurrency = 1 if strategy.type_ == "synchronous" else strategy.streams or strategy.max_concurrency
     load, batch, rate = load_of(done + failed, concurrency, strategy.rate)
-    told = numbers(data, _LENGTHS, TOOL)
-    tokens, other_input = length(told.get("input", 0.0), asked.prompt_tokens)
-    outputs, other_output = length(told.get("output", 0.0), asked.output_tokens)
+    means = numbers(data, _LENGTHS, TOOL)
+    tokens, other_input = length(means.get("input", 0.0), targets.prompt_tokens)
+    outputs, other_output = length(means.get("output", 0.0), targets.output_tokens)
     values = measured(data, _PATHS, load, TOOL) if done else {}
-    values |= {name: value * 1e3 for name, value in values.items() if name.startswith("e2el")}  # told in s
+    values |= {name: value * 1e3 for name, value in values.items() if name.startswith("e2el")}  # in s there
     reasons = {
         Reason.REQUEST_FAILED: failed > 0,
         Reason.OUTPUT_LENGTH: other_output and done > 0,
         Reason.INPUT_LENGTH: other_input and done > 0,
     }
-    return Found(
+    return ImportedResult(
         tool=TOOL,
         version=version,
-        model=one.config.backend.model or "",
+        model=benchmark.config.backend.model or "",
         load=load,
         input=tokens,
         output=outputs,
@@ -131,13 +131,14 @@ def _cell(data: dict[str, Any], asked: _Data, version: str) -> Found:
         requests=done + failed,
         failed=failed,
         values=values,
-        pools=_pools(one.requests.successful or [], done),
-        reasons=tuple(reason for reason, seen in reasons.items() if seen),
+        pools=_pools(benchmark.requests.successful or [], done),
+        reasons=tuple(reason for reason, applies in reasons.items() if applies),
+        conditions={"arrivals": strategy.type_} if load == "open" else {},
     )
 
 
 def _pools(requests: list[_Request], done: int) -> dict[str, tuple[float, ...]]:
     """Each request's latencies, where the file has all of them (sample_size leaves some out)."""
-    ttft = tuple(one.time_to_first_token_ms for one in requests if one.time_to_first_token_ms is not None)
-    e2el = tuple(one.request_latency * 1e3 for one in requests if one.request_latency is not None)
+    ttft = tuple(r.time_to_first_token_ms for r in requests if r.time_to_first_token_ms is not None)
+    e2el = tuple(r.request_latency * 1e3 for r in requests if r.request_latency is not None)
     return {name: pool for name, pool in (("ttft", ttft), ("e2el", e2el)) if done and len(pool) == done}

@@ -9,7 +9,7 @@ from benchbench.errors import UnknownFormatError
 from benchbench.importers.aiperf import read_aiperf
 from benchbench.importers.guidellm import read_guidellm
 from benchbench.importers.markdown_results import read_markdown
-from benchbench.importers.result import Found
+from benchbench.importers.result import ImportedResult
 from benchbench.importers.vllm_bench import read_vllm_bench
 
 ALLOWED = (
@@ -18,7 +18,7 @@ ALLOWED = (
 )
 
 
-def read(data: bytes) -> list[Found]:
+def read(data: bytes) -> list[ImportedResult]:
     """The cells of a result file, whatever its name; the format is told from its content.
 
     Raises UnknownFormatError for what no reader knows, ValueError for a known format with something wrong in it.
@@ -29,13 +29,12 @@ def read(data: bytes) -> list[Found]:
         raise UnknownFormatError(f"not text: {error.reason} at byte {error.start} ({ALLOWED})") from None
     if text.lstrip()[:1] == "{":
         return _read_json(text)
-    found = read_markdown(text)
-    if not found:
+    if not (results := read_markdown(text)):
         raise UnknownFormatError(f"no result that can be imported ({ALLOWED})")
-    return found
+    return results
 
 
-def _read_json(text: str) -> list[Found]:
+def _read_json(text: str) -> list[ImportedResult]:
     try:
         data: Any = json.loads(text)  # not orjson: Python's tools write NaN and Infinity
     except (ValueError, RecursionError) as error:
@@ -45,6 +44,10 @@ def _read_json(text: str) -> list[Found]:
             return [read_aiperf(data)]
         if isinstance(data.get("metadata"), dict) and "guidellm_version" in data["metadata"]:
             return read_guidellm(data)
-        if {"total_output_tokens", "output_throughput", "duration"} <= data.keys():
+        if {
+            "total_output_tokens",
+            "output_throughput",
+            "duration",
+        } <= data.keys() and "mean_e2e_latency_ms" not in data:
             return [read_vllm_bench(data)]
     raise UnknownFormatError(f"JSON, but no result that can be imported ({ALLOWED})")

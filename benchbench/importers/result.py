@@ -1,4 +1,4 @@
-"""What a tool says of one run of one shape, and the words for a file that does not say it."""
+"""What a tool reports of one run of one shape, and how its JSON is checked."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from benchbench.analysis.validity import Reason
 
-TOLERANCE = 0.02  # of a length: tools that send text hit an asked number of tokens only nearly
+TOLERANCE = 0.02  # relative, of a length: tools that send text hit a number of tokens only nearly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class ImportedResult:
     """One run of one shape by `tool`.
 
     `values`: summary.csv's columns, as the tool gives them. `pools`: ttft, itl and e2el of each request or gap in ms,
-    where the file has them. `load` is "" where it is not told, and so are `version` and `date`.
+    where the file has them. Unknown `load`, `version` and `date` are "". `conditions`: what else must be equal for two
+    results to be rounds of one cell, as `{"burstiness": 1.0}`.
     """
 
     tool: str
@@ -37,6 +38,7 @@ class Found:
     values: Mapping[str, float]
     pools: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     reasons: tuple[Reason, ...] = ()
+    conditions: Mapping[str, object] = field(default_factory=dict)
 
 
 def _known(value: Any) -> Any:  # noqa: ANN401 - JSON
@@ -70,11 +72,11 @@ def load_of(requests: int, concurrency: int | None, rate: float | None) -> tuple
     return "closed", concurrency, None
 
 
-def length(told: float, asked: float | None) -> tuple[int, bool]:
-    """(the cell's length, whether the mean that was told is another): the asked one, where the file has it."""
-    if asked is None:
-        return round(told), False
-    return round(asked), abs(told - asked) > max(1.0, TOLERANCE * asked)
+def length(mean: float, target: float | None) -> tuple[int, bool]:
+    """(the cell's length, whether the mean differs from it): the requested length, where the file has it."""
+    if target is None:
+        return round(mean), False
+    return round(target), abs(mean - target) > max(1.0, TOLERANCE * target)
 
 
 def measured(data: dict[str, Any], paths: Mapping[str, str], load: str, tool: str) -> dict[str, float]:
@@ -95,11 +97,11 @@ def numbers(data: dict[str, Any], paths: Mapping[str, str], tool: str) -> dict[s
 
     Raises ValueError for what is no number.
     """
-    found = {}
+    values = {}
     for column, path in paths.items():
         value = at(data, path)
         if isinstance(value, bool) or not isinstance(value, int | float | None):
             raise ValueError(f"{tool}: {path}: not a number")  # noqa: TRY004 - the file is wrong, not the caller
         if value is not None and 0 <= value < 1e18:
-            found[column] = float(value)
-    return found
+            values[column] = float(value)
+    return values

@@ -17,7 +17,7 @@ from benchbench.analysis.validity import Reason, worst
 from benchbench.errors import RunError, UnknownFormatError
 from benchbench.host.environment import environment, spec_hash
 from benchbench.importers.read import read
-from benchbench.importers.result import Found
+from benchbench.importers.result import ImportedResult
 from benchbench.report.summary_table import markdown_table
 from benchbench.store.run_directory import RunDirectory, replace_file
 
@@ -36,43 +36,46 @@ class Source:
         self.data = path.read_bytes()
 
 
-def found_in(paths: Iterable[Path]) -> list[tuple[Source, Found]]:
-    """What these files say; of folders all JSON files below them that are results.
+Sourced = tuple[Source, ImportedResult]
+
+
+def read_files(paths: Iterable[Path]) -> list[Sourced]:
+    """The results in these files; of folders all JSON files below them that are results.
 
     Raises ValueError that names the file, and OSError.
     """
-    found: list[tuple[Source, Found]] = []
+    results: list[Sourced] = []
     for path in paths:
-        some = len(found)
+        count = len(results)
         for file in sorted(path.rglob("*.json")) if path.is_dir() else [path]:
             source = Source(file)
-            if twin := next((other for other, _ in found if other.data == source.data), None):
+            if twin := next((other for other, _ in results if other.data == source.data), None):
                 raise ValueError(f"{file}: the same as {twin.name}, given before: it would count as a second run")
             try:
-                found += [(source, one) for one in read(source.data)]
+                results += [(source, result) for result in read(source.data)]
             except UnknownFormatError as error:
                 if not path.is_dir():
                     raise ValueError(f"{file}: {error}") from None
             except ValueError as error:
                 raise ValueError(f"{file}: {error}") from None
-        if len(found) == some:
+        if len(results) == count:
             raise ValueError(f"{path}: holds no result that can be imported")
-    return found
+    return results
 
 
 def import_files(paths: Sequence[Path], out: Path | None = None, name: str | None = None) -> Path:
     """Write the run folder (default: runs/NAME-TIME) and return it.
 
-    Raises ValueError and OSError as `found_in`, RunError for a folder that is not empty.
+    Raises ValueError and OSError as `read_files`, RunError for a folder that is not empty.
     """
-    found = found_in(paths)
-    tools = list(dict.fromkeys(one.tool for _, one in found))
+    results = read_files(paths)
+    tools = list(dict.fromkeys(result.tool for _, result in results))
     name = name or (tools[0].split(" (")[0].lower().replace(" ", "-") if len(tools) == 1 else "imported")
     path = out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise RunError(f"{path}: the folder is not empty: choose another --out")
-    rows = rows_of(found)
-    manifest = _manifest(name, found, rows)
+    rows = rows_of(results)
+    manifest = _manifest(name, results, rows)
     path.mkdir(parents=True, exist_ok=True)
     run = RunDirectory(path)
     run.write_summary(rows, COLUMNS)
@@ -81,27 +84,43 @@ def import_files(paths: Sequence[Path], out: Path | None = None, name: str | Non
     return path
 
 
-def rows_of(found: Sequence[tuple[Source, Found]]) -> list[dict[str, Any]]:
-    """Summary rows, one a cell: several results of one shape by one tool are its rounds."""
-    several = len({one.tool for _, one in found}) > 1
-    groups: dict[tuple[Any, ...], list[Found]] = {}
-    for source, one in found:
-        variant = " ".join(filter(None, (one.tool if several else "", one.variant or source.variant)))
-        groups.setdefault((variant, *(getattr(one, axis) for axis in _AXES)), []).append(one)
+def rows_of(results: Sequence[Sourced]) -> list[dict[str, Any]]:
+    """Summary rows, one a cell: several results of one shape by one tool are its rounds.
+
+    Only if they agree in model and `conditions`: those that vary are part of the variant's name.
+    """
+    varied = [{"tool": result.tool, "model": result.model, **result.conditions} for _, result in results]
+    values = {key: {str(facts[key]) for facts in varied if facts.get(key)} for facts in varied for key in facts}
+    groups: dict[tuple[Any, ...], list[ImportedResult]] = {}
+    for (source, result), facts in zip(results, varied, strict=True):
+        words = [
+            str(value) if key == "tool" else f"{key}={value}"
+            for key, value in facts.items()
+            if value and len(values[key]) > 1
+        ]
+        words.insert(1 if len(values["tool"]) > 1 else 0, result.variant or source.variant)
+        identity = " ".join(filter(None, words)), *(getattr(result, axis) for axis in _AXES)
+        groups.setdefault(identity, []).append(result)
     return [_row(identity, group) for identity, group in groups.items()]
 
 
-def _row(identity: tuple[Any, ...], group: Sequence[Found]) -> dict[str, Any]:
+def _row(identity: tuple[Any, ...], group: Sequence[ImportedResult]) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(COLUMNS) | dict(zip(("variant", *_AXES), identity, strict=True))
     row["key"] = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
-    told = any(one.values or one.pools for one in group)
-    seen = {Reason.IMPORTED, *(reason for one in group for reason in one.reasons), *([] if told else [Reason.NO_DATA])}
-    reasons = [reason for reason in Reason if reason in seen]
-    row |= {"status": worst(one.status for one in reasons), "reasons": ";".join(one.code for one in reasons)}
-    if all(one.requests is not None for one in group):  # of a table it is not known what its numbers are made of
-        row |= {"rounds": len(group), **{n: sum(getattr(one, n) or 0 for one in group) for n in ("requests", "failed")}}
-    for name in row.keys() & {name for one in group for name in one.values}:
-        values = [one.values[name] for one in group if name in one.values]
+    applying = {Reason.IMPORTED, *(reason for result in group for reason in result.reasons)}
+    applying |= set() if any(result.values or result.pools for result in group) else {Reason.NO_DATA}
+    reasons = [reason for reason in Reason if reason in applying]
+    row |= {
+        "status": worst(reason.status for reason in reasons),
+        "reasons": ";".join(reason.code for reason in reasons),
+    }
+    if all(result.requests is not None for result in group):  # a table says nothing of its rounds
+        row |= {
+            "rounds": len(group),
+            **{n: sum(getattr(result, n) or 0 for result in group) for n in ("requests", "failed")},
+        }
+    for name in row.keys() & {name for result in group for name in result.values}:
+        values = [result.values[name] for result in group if name in result.values]
         ranked = name.rpartition("_p")[2].isdigit()
         if len(values) != len(group) or (ranked and len(group) > 1):
             continue  # percentiles of several runs have no mean
@@ -110,16 +129,16 @@ def _row(identity: tuple[Any, ...], group: Sequence[Found]) -> dict[str, Any]:
         if estimate and estimate.low is not None and f"{name}_low" in row:
             row |= {f"{name}_low": estimate.low, f"{name}_high": estimate.high}
     for name in ("ttft", "itl", "e2el"):
-        if all(name in one.pools for one in group):
-            pool = np.concatenate([one.pools[name] for one in group])
+        if all(name in result.pools for result in group):
+            pool = np.concatenate([result.pools[name] for result in group])
             row |= {f"{name}_ms_p{q}": percentile(pool, q) for q in RANKS if f"{name}_ms_p{q}" in row}
     return row
 
 
-def _manifest(name: str, found: Sequence[tuple[Source, Found]], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _manifest(name: str, results: Sequence[Sourced], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "name": name,
-        "model": ", ".join(dict.fromkeys(one.model for _, one in found if one.model)),
+        "model": ", ".join(dict.fromkeys(result.model for _, result in results if result.model)),
         "engine": {"kind": "imported"},
         "variants": {row["variant"]: {} for row in rows if row["variant"]},
         "baseline": None,
@@ -129,12 +148,12 @@ def _manifest(name: str, found: Sequence[tuple[Source, Found]], rows: Sequence[M
         "output": "unknown",
     }
     files = {
-        (source.name, one.tool): {
+        (source.name, result.tool): {
             "name": source.name,
             "sha256": hashlib.sha256(source.data).hexdigest(),
-            **{key: getattr(one, key) or None for key in ("tool", "version", "date")},
+            **{key: getattr(result, key) or None for key in ("tool", "version", "date")},
         }
-        for source, one in found
+        for source, result in results
     }
     return {
         "created_ns": time.time_ns(),
@@ -148,16 +167,16 @@ def _manifest(name: str, found: Sequence[tuple[Source, Found]], rows: Sequence[M
         "starts": [],
         "variants": {},
         "devices": [],
-        "caption": _caption([one for _, one in found], rows),
+        "caption": _caption(results, rows),
         "instrument": None,
         "imported": {"files": list(files.values())},
         **environment(),
-        "host": {},  # where it was measured is not known
+        "host": {},  # unknown where it was measured
     }
 
 
-def _caption(found: Sequence[Found], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    tools = list(dict.fromkeys(f"{one.tool} {one.version}".strip() for one in found))
+def _caption(results: Sequence[Sourced], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    tools = list(dict.fromkeys(f"{result.tool} {result.version}".strip() for _, result in results))
     lines = [f"Imported from {', '.join(tools)}: their numbers, by their definitions (docs/imports.md)."]
     if any(row["sys_tok_s"] is None and row["run_tok_s"] is not None for row in rows):
         lines.append("Run tok/s of an imported row: output tokens / duration of the whole run, by the tool's clock.")

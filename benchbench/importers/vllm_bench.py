@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from benchbench.analysis.metrics import RoundMetrics, round_metrics
 from benchbench.analysis.validity import Reason
-from benchbench.importers.result import Count, Duration, Found, Number, load_of, measured, parsed
+from benchbench.importers.result import Count, Duration, ImportedResult, Number, load_of, measured, parsed
 from benchbench.store import arrow as make
 
 TOOL = "vllm bench serve"
@@ -31,6 +31,9 @@ class _Result(BaseModel):
     model_id: str | None = None
     request_rate: float = math.inf
     max_concurrency: int | None = Field(None, gt=0)
+    burstiness: float = 1.0
+    backend: str | None = None
+    ramp_up_strategy: str | None = None
     num_prompts: Count
     duration: Duration
     completed: Count
@@ -47,9 +50,13 @@ class _Result(BaseModel):
     errors: list[str | None] | None = None
 
 
-def read_vllm_bench(data: dict[str, Any]) -> Found:
+def read_vllm_bench(data: dict[str, Any]) -> ImportedResult:
     """The one cell of a result. Raises ValueError."""
     result = parsed(_Result, data, TOOL)
+    if result.ramp_up_strategy:
+        raise ValueError(
+            f"{TOOL}: ramp_up_strategy {result.ramp_up_strategy}: unsupported (the rate changes within the run)"
+        )
     failed = result.num_prompts - result.completed if result.failed is None else result.failed
     requests = result.completed + max(failed, 0)
     load, batch, rate = load_of(requests, result.max_concurrency, result.request_rate)
@@ -65,8 +72,8 @@ def read_vllm_bench(data: dict[str, Any]) -> Found:
             if whole.sys_tok_s and whole.windowed and one_by_one:
                 values["sys_tok_s"] = whole.sys_tok_s
         elif result.latencies and not failed:
-            pools["e2el"] = tuple(1e3 * one for one in result.latencies if one is not None)
-    return Found(
+            pools["e2el"] = tuple(1e3 * latency for latency in result.latencies if latency is not None)
+    return ImportedResult(
         tool=f"{TOOL} (Rust)" if "T" in result.date else TOOL,
         date=result.date,
         model=result.model_id or "",
@@ -81,6 +88,7 @@ def read_vllm_bench(data: dict[str, Any]) -> Found:
         values=values,
         pools=pools,
         reasons=reasons,
+        conditions={"backend": result.backend, **({"burstiness": result.burstiness} if load == "open" else {})},
     )
 
 
@@ -93,19 +101,19 @@ def _round(result: _Result, load: str, batch: int | None) -> RoundMetrics | None
     if starts is None or ttfts is None or itls is None or outputs is None:
         return None
     if len({len(starts), len(ttfts), len(itls), len(outputs)}) != 1:
-        raise ValueError(f"{TOOL}: start_times, ttfts, itls and output_lens are of unlike lengths")
+        raise ValueError(f"{TOOL}: start_times, ttfts, itls and output_lens must have the same length")
     errors = result.errors or [None] * len(starts)
     inputs = result.input_lens or [0] * len(starts)
     if not len(errors) == len(inputs) == len(starts):
-        raise ValueError(f"{TOOL}: errors, input_lens and start_times are of unlike lengths")
-    offset = min((one for one in starts if one is not None), default=0.0) - 1.0
-    sent = [-1 if one is None else _ns(one - offset) for one in starts]
+        raise ValueError(f"{TOOL}: errors, input_lens and start_times must have the same length")
+    offset = min((start for start in starts if start is not None), default=0.0) - 1.0
+    sent = [-1 if start is None else _ns(start - offset) for start in starts]
     good = [
         bool(at > 0 and ttft and output and not error) and None not in gaps
         for at, ttft, output, error, gaps in zip(sent, ttfts, outputs, errors, itls, strict=True)
     ]
     events = [
-        at + np.cumsum([_ns(one or 0) for one in (ttft, *gaps)]) if ok else np.array([], np.int64)
+        at + np.cumsum([_ns(gap or 0) for gap in (ttft, *gaps)]) if ok else np.array([], np.int64)
         for at, ttft, gaps, ok in zip(sent, ttfts, itls, good, strict=True)
     ]
     return _metrics(sent, events, good, (inputs, outputs), load, batch)
@@ -125,16 +133,16 @@ def _metrics(
     load: str,
     batch: int | None,
 ) -> RoundMetrics:
-    """As a round's table, of which the columns that are asked for suffice."""
+    """As a round's table, with the columns that the metrics need."""
     import pyarrow as pa
 
-    inputs, outputs = (make.numbers(np.array(one, np.int64)) for one in lengths)
+    inputs, outputs = (make.numbers(np.array(tokens, np.int64)) for tokens in lengths)
     flat = np.concatenate([*events, np.array([], np.int64)]).astype(np.int64)
     offsets = np.cumsum([0, *map(len, events)]).astype(np.int32)
     at = make.numbers(np.array(sent, np.int64))
     table = pa.table(
         {
-            "status": make.texts(["ok" if one else "failed" for one in good]),
+            "status": make.texts(["ok" if ok else "failed" for ok in good]),
             "sent_ns": at,
             "scheduled_ns": at,
             "end_ns": make.numbers(np.full(len(sent), -1)),
