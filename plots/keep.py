@@ -13,9 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchbench.record.store import RunDirectory
-
 from benchbench import open_run
+from benchbench.store.run_directory import RunDirectory
 
 PATH = re.compile(r"/(?!v1|health\b)\w")
 

@@ -41,10 +41,10 @@ def test_its_rows_are_the_summarys_and_its_table_says_so(runs: tuple[Path, Path]
 
 def test_what_needs_records_refuses_in_one_line(runs: tuple[Path, Path]) -> None:
     key = open_run(runs[1]).cells[0].key
-    for command in (["explain", runs[1]], ["plot", runs[1], "--cell", key]):
+    for command in (["explain", runs[1]], ["plot", runs[1], "--cell", key], ["compare", runs[0], runs[1]]):
         result = bench(*command)
         assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
-        assert "small: has no records of requests (they are not kept here)" in result.stderr
+        assert "small: has no records of requests" in result.stderr
     for ask in (open_run(runs[1]).requests, open_run(runs[1]).rounds):
         with pytest.raises(RunError, match="has no records"):
             ask()

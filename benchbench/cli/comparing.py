@@ -11,7 +11,6 @@ from statistics import median
 import orjson
 
 from benchbench.analysis.runs import Run, open_run
-from benchbench.comparison.across import pair_of_rows
 from benchbench.comparison.pairs import METRICS, Pair, Side, noise_of, pair, sides_of, unlike
 from benchbench.comparison.tables import (
     NAMES,
@@ -53,25 +52,22 @@ def pairs_asked(
         second = open_run(names.pop(0))
     if names and (len(names) != 2 or second or base or candidate):
         raise ValueError(f"{' '.join(others)}: give one other run, or the names of a base and a candidate")
+    runs = [opened for opened in (first, second) if opened]
+    if bare := next((opened for opened in runs if not opened.has_records), None):
+        beside = f"bench table {' '.join(str(opened.path) for opened in runs)}"
+        raise ValueError(f"{bare.path}: has no records of requests, so no comparison ({beside} shows the rows)")
     base, candidate = names or (base, candidate)
     sides = _sides(first, second, base, candidate)
     told: list[str] = []
     if second:
-        imported = bool(first.imported or second.imported)  # whose sweeps are not known: unlike in any case
-        told += _refused(unlike(first, second), f"{run} and {others[0]}", allow=allow_unlike or imported)
+        told += _refused(unlike(first, second), f"{run} and {others[0]}", allow=allow_unlike)
     floor: tuple[Noise, ...] = ()
     if noise is not None:
         aa = open_run(noise)
         floor = noise_of(aa)[0]
         told += _refused(unlike(aa, first), f"the noise run {noise} and {run}", allow=allow_unlike)
     share = _share(margin, "--margin")
-    return [_with(_pair(*both, share, floor), told) for both in sides]
-
-
-def _pair(base: Side, candidate: Side, margin: float, floor: tuple[Noise, ...]) -> Pair:
-    if base.run.has_records and candidate.run.has_records:
-        return pair(base, candidate, margin, floor)
-    return pair_of_rows(base, candidate, margin)
+    return [_with(pair(*both, share, floor), told) for both in sides]
 
 
 def _with(found: Pair, told: Sequence[str]) -> Pair:
@@ -154,8 +150,6 @@ def _gate(text: str) -> float | None:
 def _breaks(one: Pair, limit: float | None) -> list[str]:
     if one.absent or not one.compared.cells:
         return [one.absent or "there is nothing to compare"]
-    if one.across:
-        return [f"no verdict: {one.across}"]
     if limit is None:
         if one.fidelity == "not_measured":
             return ["outputs were not compared (fidelity: strict or report in the sweep)"]

@@ -47,8 +47,7 @@ class Side(NamedTuple):
 class Pair:
     """A baseline and a candidate, compared. `cells`: label, as in `Sample.cell`, -> what the cell is.
 
-    `absent` says why there is nothing to compare, else it is empty; so does `across` why there are ratios but no
-    verdict. `notes` are sentences that belong to the result.
+    `absent` says why there is nothing to compare, else it is empty. `notes` are sentences that belong to the result.
     `fidelity` is matches, differs or not_measured, `fidelity_note` its sentence, `fidelity_mode` the sweep's key.
     """
 
@@ -65,7 +64,6 @@ class Pair:
     fidelity: str
     fidelity_note: str
     fidelity_mode: str
-    across: str = ""
 
 
 @dataclass(slots=True)

@@ -15,7 +15,6 @@ from benchbench.report.summary_table import Row, escape_markdown
 
 SHOWN = ("sys_tok_s", "ttft", "tpot")
 NAMES = {"sys_tok_s": "Sys tok/s", "ttft": "TTFT (ms)", "tpot": "TPOT (ms)", "e2el": "E2EL (ms)"}
-NAMES |= {"run_tok_s": "Run tok/s"}
 _TO = "\N{EN DASH}"
 
 
@@ -26,13 +25,7 @@ def headline(pair: Pair, metric: str = PRIMARY[0]) -> Overall | None:
 
 def cells_of(pair: Pair, metrics: Sequence[str]) -> list[Comparison]:
     """The compared cells, metric by metric, from small shapes to large."""
-    metrics = _asked(pair, metrics)
     return sorted((one for one in pair.compared.cells if one.metric in metrics), key=lambda one: _order(pair, one))
-
-
-def _asked(pair: Pair, metrics: Sequence[str]) -> Sequence[str]:
-    """Across tools the whole run's tokens/s too, unless one metric is asked for: few tell Sys tok/s."""
-    return (*metrics, "run_tok_s") if pair.across and len(metrics) > 1 else metrics
 
 
 def _order(pair: Pair, one: Comparison) -> tuple[Any, ...]:
@@ -46,8 +39,6 @@ def sentence(pair: Pair) -> str:
         return f"{pair.absent}. There is nothing to compare."
     if not pair.compared.cells:
         return f"No cell has valid numbers of both {pair.base} and {pair.candidate}: there is nothing to compare."
-    if pair.across:
-        return f"{pair.across[0].upper()}{pair.across[1:]}: ratios of {_count(pair)} without a verdict."
     whole = headline(pair)
     if whole:
         parts = [_headline(pair, whole)]
@@ -61,10 +52,6 @@ def sentence(pair: Pair) -> str:
     if pair.fidelity == "differs":
         return "; ".join(parts) + ", but outputs differ."
     return "; ".join([*parts, pair.fidelity_note]) + "."
-
-
-def _count(pair: Pair) -> str:
-    return f"{len(pair.cells)} cell{'s'[: len(pair.cells) > 1]}"
 
 
 def _headline(pair: Pair, one: Overall) -> str:
@@ -153,8 +140,6 @@ def _markdown(pair: Pair, metrics: Sequence[str]) -> str:
         f"Ratio: above 1 {pair.candidate} is better, also in latencies; 95 % interval over starts ({how}). Verdict "
         f"at 5 % after Holm, equivalent within {100 * pair.margin:g} %. Detectable: found 4 times in 5, as one of all."
     )
-    if pair.across:
-        caption = f"Ratio: above 1 {pair.candidate} is better, also in latencies; 95 % interval over rounds or runs."
     blocks = [lines, [escape_markdown(sentence(pair))], [f"- {escape_markdown(note)}" for note in notes(pair)]]
     blocks += [[escape_markdown(caption)]] if lines else []
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
@@ -165,7 +150,7 @@ def _rows(pair: Pair, metrics: Sequence[str], *, wholes_only: bool = False) -> l
     names = [*map(escape_markdown, (pair.base, pair.candidate)), "Ratio", "95 % interval", "Verdict", "Detectable"]
     head = ["Metric", "Input", "Output", "Rate (req/s)" if rated else "Batch", *names]
     lines = [_row(*head), "|" + "---|" * len(head)]
-    for metric in _asked(pair, metrics):
+    for metric in metrics:
         for one in [] if wholes_only else cells_of(pair, [metric]):
             cell = pair.cells[one.cell]
             values = (f"{value:.1f}" if metric.endswith("tok_s") else f"{1e3 * value:.2f}" for value in _sides(one))
