@@ -19,7 +19,7 @@ from test_table import row
 from benchbench.analysis.runs import open_run
 from benchbench.cli import publish
 from benchbench.errors import CardError
-from benchbench.report.card import SECTIONS, performance_section, with_sections
+from benchbench.publish.card import SECTIONS, performance_section, with_sections
 from benchbench.report.provenance import provenance, provenance_text, setting
 from benchbench.report.summary_table import table_parts
 

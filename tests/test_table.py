@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchbench.report.pivot import parse_pivot, pivot_parts, pivot_rows
+from benchbench.publish.pivot import parse_pivot, pivot_parts, pivot_rows
 from benchbench.report.summary_table import (
     Row,
     cell_name,

@@ -36,7 +36,7 @@ def publish(run: Path, card: Path, after: str | None, **asked: Any) -> None:  # 
     """
     from benchbench.analysis.runs import open_run
     from benchbench.errors import CardError, RunError
-    from benchbench.report.card import difference, with_sections
+    from benchbench.publish.card import difference, with_sections
 
     try:
         before = _read(card)
@@ -89,7 +89,7 @@ def _section(name: str, run: Run, asked: dict[str, Any]) -> str:
     if name == "performance":
         from benchbench.cli.choose import chosen_rows
         from benchbench.cli.stored import parts_of
-        from benchbench.report.card import performance_section
+        from benchbench.publish.card import performance_section
 
         rows = chosen_rows(run.rows, asked["words"])
         parts = parts_of(rows, asked["columns"], asked["pivot"], [], include_invalid=False)

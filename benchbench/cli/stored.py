@@ -55,7 +55,7 @@ def parts_of(
     rows: Sequence[Row], columns: str | None, pivot: str | None, closing: Sequence[str], *, include_invalid: bool
 ) -> Parts:
     """The table that --columns or --pivot asks for. Raises ValueError."""
-    from benchbench.report.pivot import parse_pivot, pivot_parts
+    from benchbench.publish.pivot import parse_pivot, pivot_parts
     from benchbench.report.summary_table import table_parts
 
     if not pivot:
@@ -69,7 +69,7 @@ def machine_rows(
     rows: list[Row], columns: str | None, pivot: str | None, *, include_invalid: bool
 ) -> tuple[list[Row], list[str] | None]:
     """Rows and column names for CSV and JSON. Raises ValueError."""
-    from benchbench.report.pivot import parse_pivot, pivot_rows
+    from benchbench.publish.pivot import parse_pivot, pivot_rows
 
     if not pivot:
         return rows, _names(columns)
