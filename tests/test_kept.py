@@ -10,7 +10,7 @@ from driving import bench
 from runs_made import BRANCHES, made_run
 
 from benchbench.analysis.runs import open_run
-from benchbench.analysis.summary import COLUMNS
+from benchbench.analysis.summary import COLUMNS, UNITS
 from benchbench.errors import RunError
 from benchbench.store.run_directory import RunDirectory
 
@@ -21,7 +21,7 @@ PLAIN = {name: value for name, value in BRANCHES.items() if name not in {"varian
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The same run with its records, and without."""
     whole = made_run(tmp_path_factory.mktemp("runs") / "whole", PLAIN, lambda cell, _, k: (50.0 + cell.input + k, 10.0))
-    RunDirectory(whole).write_summary(open_run(whole).rows, COLUMNS)
+    RunDirectory(whole).write_summary(open_run(whole).rows, UNITS)
     small = whole.with_name("small")
     shutil.copytree(whole, small, ignore=shutil.ignore_patterns("records", "journal.jsonl", ".lock"))
     return whole, small
@@ -31,7 +31,9 @@ def test_its_rows_are_the_summarys_and_its_table_says_so(runs: tuple[Path, Path]
     whole, small = map(open_run, runs)
     assert (whole.has_records, small.has_records) == (True, False)
     assert small.rows == whole.rows
-    assert list(small.summary().columns) == list(COLUMNS)
+    frame = small.summary()
+    assert list(frame.columns) == list(COLUMNS)
+    assert {str(frame[name].dtype) for name in ("power_w", "rate", "throttle", "preemptions")} == {"float64"}
     shown = [bench("table", path).stdout for path in runs]
     added = "Records are not kept here: these numbers are the stored summary's.\n"
     assert added in shown[1]

@@ -103,6 +103,10 @@ def test_a_round_comes_back_as_it_was(run: RunDirectory) -> None:
     assert [row["cached_tokens"] for row in rows] == [2, None, None]
     assert [row["connect_ns"] for row in rows] == [None, None, None]
     assert [row["status"] for row in rows] == ["ok", "failed", "ok"]
+    units = {
+        name: (back.schema.field(name).metadata or {}).get(b"unit") for name in ("sent_ns", "lag_ns", "rate", "cell")
+    }
+    assert units == {"sent_ns": b"ns", "lag_ns": b"ns", "rate": b"req/s", "cell": None}
     assert table_of([]).num_rows == 0
 
 
@@ -183,13 +187,14 @@ def test_a_later_format_is_neither_read_nor_continued(run: RunDirectory) -> None
 
 def test_the_summary_keeps_missing_numbers_missing(run: RunDirectory) -> None:
     rows: list[dict[str, Any]] = [{"a": 1, "b": None, "c": 'x,"y', "left out": 5}, {"a": None, "b": 2.5, "c": ""}]
-    run.write_summary(rows, ["a", "b", "c", "d"])
+    run.write_summary(rows, dict.fromkeys("abcd", "") | {"b": "ms"})
     assert (run.path / "summary.csv").read_text() == 'a,b,c,d\n1,,"x,""y",\n,2.5,,\n'
     stored = pq.read_table(run.path / "summary.parquet")
     assert stored.to_pylist() == [
         {"a": 1, "b": None, "c": 'x,"y', "d": None},
         {"a": None, "b": 2.5, "c": "", "d": None},
     ]
+    assert [stored.schema.field(name).metadata for name in "ab"] == [None, {b"unit": b"ms"}]
 
 
 # ---- columns, against pyarrow's own way -----------------------------------------------------------------

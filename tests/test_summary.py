@@ -15,7 +15,7 @@ from rounds_made import MS, Made, table_of
 
 from benchbench.analysis.cell import CellInfo
 from benchbench.analysis.metrics import Slo
-from benchbench.analysis.summary import COLUMNS, CellSummary, summarise, summary_row
+from benchbench.analysis.summary import COLUMNS, UNITS, CellSummary, summarise, summary_row
 from benchbench.analysis.validity import Budgets, Reason
 from benchbench.measure.cells import plan_entry
 from benchbench.spec import make_plan, spec_from_mapping
@@ -114,11 +114,12 @@ def test_golden_rows(tmp_path: Path) -> None:
         for name, field in row.items():
             assert (field if isinstance(golden[name], str) else float(field)) == golden[name], (row["key"], name)
     run = RunDirectory(tmp_path)
-    run.write_summary([summary_row(summary) for summary in summaries], COLUMNS)
+    run.write_summary([summary_row(summary) for summary in summaries], UNITS)
     assert (tmp_path / "summary.csv").read_text(encoding="utf-8") == as_csv(summaries)
     stored = pq.read_table(tmp_path / "summary.parquet")
     assert stored.to_pylist() == [summary_row(summary) for summary in summaries]
     assert stored.schema.field("ttft_ms").type == pa.float64()
+    assert stored.schema.field("ttft_ms").metadata == {b"unit": b"ms"}
     assert stored.schema.field("batch").type == pa.int64()
 
 

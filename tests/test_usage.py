@@ -20,6 +20,8 @@ from benchbench.host.sampler import NUMBERS
 from benchbench.report.explanation import explain
 
 S = 1_000_000_000
+_NAMES = list(COLUMNS)
+USAGE_COLUMNS = _NAMES[_NAMES.index("power_w") : _NAMES.index("throttle") + 1]
 
 
 def samples(device: str, seconds: Sequence[float], name: str | None = "GPU", **values: Any) -> pa.Table:
@@ -237,7 +239,7 @@ def test_the_row_and_the_reasons_name_what_was_seen() -> None:
     summary = summarise(cell(rounds_min=2), long_rounds(), (), two_gpus(**slow))
     assert summary.reasons == (Reason.THROTTLED, Reason.STRAGGLER)
     row = summary_row(summary)
-    assert {name: row[name] for name in COLUMNS[COLUMNS.index("power_w") : COLUMNS.index("throttle") + 1]} == {
+    assert {name: row[name] for name in USAGE_COLUMNS} == {
         "power_w": pytest.approx(300),
         "energy_j": pytest.approx(600),
         "tok_per_j": pytest.approx(6 / 1200),
@@ -261,7 +263,7 @@ def test_the_row_and_the_reasons_name_what_was_seen() -> None:
 def test_without_telemetry_nothing_is_claimed() -> None:
     summary = summarise(cell(rounds_min=2), long_rounds())
     row = summary_row(summary)
-    assert [row[name] for name in COLUMNS[COLUMNS.index("power_w") : COLUMNS.index("throttle") + 1]] == [None] * 8
+    assert [row[name] for name in USAGE_COLUMNS] == [None] * 8
     assert "telemetry:       none of these times" in explain(summary)
     early = summarise(cell(rounds_min=2), long_rounds(), (), samples("gpu0", [0.0, 0.1], power_w=1.0))
     assert isinstance(early.usage, Usage)

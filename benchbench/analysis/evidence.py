@@ -27,7 +27,7 @@ def wanted_rounds(cell: CellInfo, rounds: Sequence[RoundMetrics]) -> int:
     """
     if in_blocks(rounds):
         return cell.rounds_min * len(by_start(rounds))
-    values = [one.sys_tok_s for one in rounds if one.sys_tok_s is not None]
+    values = [r.sys_tok_s for r in rounds if r.sys_tok_s is not None]
     if cell.rounds_max < 2:
         return cell.rounds_min
     return max(cell.rounds_min, rounds_needed(values, cell.rounds_min, cell.rel_ci))
@@ -37,7 +37,7 @@ def warmed_up(cell: CellInfo, warmups: Sequence[RoundMetrics]) -> bool | None:
     """Whether the last two warm-up rounds (of each start) agree in mean E2EL; None when their number was given."""
     if cell.warmup != "auto":
         return None
-    lasts = [[float(one.e2el_s.mean()) for one in start[-2:] if len(one.e2el_s)] for start in by_start(warmups) or [[]]]
+    lasts = [[float(r.e2el_s.mean()) for r in start[-2:] if len(r.e2el_s)] for start in by_start(warmups) or [[]]]
     return all(len(last) == 2 and agree(last[0], last[1], cell.budgets.warmup_agree) for last in lasts)
 
 
@@ -53,7 +53,7 @@ def evidence_of(
     for table in tables:
         for name, count in _requests(table).items():
             counts[name] += count
-    windowed = all(one.windowed for one in rounds)
+    windowed = all(r.windowed for r in rounds)
     if cell.load == "closed":
         windowed = windowed and cell.requests >= 4 * (cell.batch or 1)
     lag = percentile(pooled(rounds, "lag_s"), 99)
@@ -62,20 +62,20 @@ def evidence_of(
     return Evidence(
         rounds=len(rounds),
         rounds_needed=wanted_rounds(cell, rounds),
-        requests=sum(one.requests for one in rounds),
-        events=sum(len(one.lag_s) for one in rounds),
-        shared_events=sum(one.shared_events for one in rounds),
-        first_shared=sum(one.first_shared for one in rounds),
-        buffered=sum(one.buffered for one in rounds),
+        requests=sum(r.requests for r in rounds),
+        events=sum(len(r.lag_s) for r in rounds),
+        shared_events=sum(r.shared_events for r in rounds),
+        first_shared=sum(r.first_shared for r in rounds),
+        buffered=sum(r.buffered for r in rounds),
         clock_step_ns=max((fact.get("clock_step_ns", 0) for fact in facts), default=0),
         kernel_stamps=all(fact.get("kernel_stamps", True) for fact in facts),
         windowed=windowed,
         ttft_s=float(ttft.mean()) if len(ttft) else None,
         itl_s=percentile(pooled(rounds, "itl_s"), 50),
-        send_skew_s=max((one.send_skew_s for one in rounds), default=0.0),
+        send_skew_s=max((r.send_skew_s for r in rounds), default=0.0),
         late_p99_s=late or 0.0,
         lag_p99_s=lag or 0.0,
-        drift=has_drift(over_starts(rounds, lambda one: one.sys_tok_s), cell.rel_ci),
+        drift=has_drift(over_starts(rounds, lambda r: r.sys_tok_s), cell.rel_ci),
         warmup_agreed=warmed_up(cell, warmups),
         **counts,
         **_server(facts),
@@ -91,20 +91,20 @@ _COUNTED = (
 def _requests(table: pa.Table) -> dict[str, int]:
     """Counts over the requests of one round; lengths are judged on successful ones."""
     status, kinds = table["status"].to_pylist(), table["error_kind"].to_pylist()
-    ok = np.array([one == "ok" for one in status], np.bool_)
-    told, asked = array_of(table["input_tokens"]), array_of(table["asked_input_tokens"])
+    ok = np.array([text == "ok" for text in status], np.bool_)
+    reported, requested = array_of(table["input_tokens"]), array_of(table["asked_input_tokens"])
     output, cached = array_of(table["output_tokens"]), array_of(table["cached_tokens"])
     offsets, tokens = lists_of(table["event_tokens"])
     sums = np.add.reduceat(np.append(tokens, 0), offsets[:-1]) * (np.diff(offsets) > 0) if len(ok) else tokens
     # "events": the total that was told is below the events that came, however they are counted.
     counted = np.array([how in {"ids", "events"} for how in table["tokens_from"].to_pylist()], np.bool_)
     return {
-        "failed": sum(one != "ok" and kind not in _LENGTHS for one, kind in zip(status, kinds, strict=True)),
+        "failed": sum(text != "ok" and kind not in _LENGTHS for text, kind in zip(status, kinds, strict=True)),
         "wrong_length": sum(kind in _LENGTHS for kind in kinds),
         "grouped": int((tokens > 1).sum()),
         "cached_tokens": int(cached[cached > 0].sum()),
-        "input_wrong": int((ok & (told >= 0) & (told != asked)).sum()),
-        "input_unknown": int((ok & (told < 0)).sum()),
+        "input_wrong": int((ok & (reported >= 0) & (reported != requested)).sum()),
+        "input_unknown": int((ok & (reported < 0)).sum()),
         "output_unknown": int((ok & (output < 0)).sum()),
         "usage_wrong": int((counted & (output >= 0) & (output != sums)).sum()),
     }

@@ -74,22 +74,22 @@ class RoundMetrics:
 def by_start(rounds: Sequence[RoundMetrics]) -> list[list[RoundMetrics]]:
     """The rounds of each start of the engine, in order; without blocks all are of one."""
     starts: dict[int | None, list[RoundMetrics]] = {}
-    for one in rounds:
-        starts.setdefault(one.block, []).append(one)
+    for r in rounds:
+        starts.setdefault(r.block, []).append(r)
     return list(starts.values())
 
 
 def in_blocks(rounds: Sequence[RoundMetrics]) -> bool:
     """Whether they are of a sweep with variants, whose unit of replication is the start."""
-    return any(one.block is not None for one in rounds)
+    return any(r.block is not None for r in rounds)
 
 
 def over_starts(rounds: Sequence[RoundMetrics], figure: Callable[[RoundMetrics], float | None]) -> list[float]:
     """A figure's values that count as independent: one a round, or in a sweep with variants the mean of each start."""
-    told = [[value for one in start if (value := figure(one)) is not None] for start in by_start(rounds)]
+    by_starts = [[value for r in start if (value := figure(r)) is not None] for start in by_start(rounds)]
     if not in_blocks(rounds):
-        return [value for values in told for value in values]
-    return [float(np.mean(values)) for values in told if values]
+        return [value for values in by_starts for value in values]
+    return [float(np.mean(values)) for values in by_starts if values]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +117,15 @@ def _columns(table: pa.Table) -> _Columns:
     ok = np.array([status == "ok" for status in table["status"].to_pylist()], np.bool_)
     tokens = flat("event_tokens")
     counted = np.add.reduceat(np.append(tokens, 0), offsets[:-1]) * (np.diff(offsets) > 0) if len(ok) else tokens
-    told, asked = ints("output_tokens"), ints("asked_input_tokens")
+    reported, requested = ints("output_tokens"), ints("asked_input_tokens")
     prompt = ints("input_tokens")
     return _Columns(
         ok=ok,
         sent=ints("sent_ns"),
         scheduled=ints("scheduled_ns"),
         end=ints("end_ns"),
-        output=np.where(told >= 0, told, counted),
-        prompt=np.where(prompt >= 0, prompt, asked),
+        output=np.where(reported >= 0, reported, counted),
+        prompt=np.where(prompt >= 0, prompt, requested),
         offsets=offsets,
         events=events.astype(np.int64),
         tokens=tokens,
@@ -255,7 +255,7 @@ def _rates(
 
 def pooled(rounds: Sequence[RoundMetrics], name: str) -> Floats:
     """One of the array fields of all rounds, joined."""
-    return np.concatenate([getattr(one, name) for one in rounds]) if rounds else np.array([])
+    return np.concatenate([getattr(r, name) for r in rounds]) if rounds else np.array([])
 
 
 def percentile(values: Floats, q: float) -> float | None:

@@ -60,8 +60,8 @@ class Run:
     @property
     def imported(self) -> dict[str, Any] | None:
         """Of a run made of other tools' results: `files` (name, sha256, tool, version, date) and the names' mapping."""
-        found: dict[str, Any] | None = self.manifest.get("imported")
-        return found
+        imported: dict[str, Any] | None = self.manifest.get("imported")
+        return imported
 
     @property
     def caption(self) -> list[str]:
@@ -102,10 +102,11 @@ class Run:
         return [summary_row(summary) for summary in self.summaries]
 
     def summary(self) -> pd.DataFrame:
-        """One row a cell, columns as in summary.csv, whatever the cell's status."""
+        """One row a cell, columns as in summary.csv, whatever the cell's status; columns without values are floats."""
         import pandas as pd
 
-        return pd.DataFrame(self.rows, columns=list(COLUMNS))
+        frame = pd.DataFrame(self.rows, columns=list(COLUMNS))
+        return frame.astype(dict.fromkeys(frame.columns[frame.isna().all()], float))
 
     def requests(self) -> pd.DataFrame:
         """One row a request, measured and warm-up rounds; events are lists (ns and tokens)."""
@@ -156,7 +157,7 @@ def side_by_side(runs: Sequence[Run]) -> list[dict[str, Any]]:
     both = [f"{name} {kind}" for name, kind in zip(names, kinds, strict=True)]
     folders = [run.path.resolve().name for run in runs]
     own = OWN if any(run.imported for run in runs) else None
-    labels = next((found for found in (names, kinds, both) if len(set(found)) == len(runs)), folders)
+    labels = next((texts for texts in (names, kinds, both) if len(set(texts)) == len(runs)), folders)
     return [
         {**row, "variant": " ".join(filter(None, (label, row["variant"]))), "tool": row["tool"] or own}
         for label, run in zip(labels, runs, strict=True)

@@ -43,17 +43,17 @@ def server_times(
 
     The histograms are used only where they hold our requests and no others, in every round.
     """
-    told = [entry for table in tables for entry in _told(table)]
-    if told:
-        ours, queue, first = np.array([entry[:3] for entry in told]).mean(axis=0).tolist()
-        itls = [entry[3] for entry in told if entry[3] is not None]
+    reports = [entry for table in tables for entry in _reports(table)]
+    if reports:
+        ours, queue, first = np.array([entry[:3] for entry in reports]).mean(axis=0).tolist()
+        itls = [entry[3] for entry in reports if entry[3] is not None]
         itl = float(np.mean(itls)) if itls else None
-        return ServerTimes("requests", len(told), queue + first, queue, itl, ours - queue - first)
+        return ServerTimes("requests", len(reports), queue + first, queue, itl, ours - queue - first)
     views: list[Mapping[str, Any]] = [fact.get("server") or {} for fact in facts]
-    count = sum(one.requests for one in rounds)
+    count = sum(r.requests for r in rounds)
     if not count or any(
-        one.failed or view.get("ttft_count") != one.requests or len(one.ttft_s) != one.requests
-        for one, view in zip(rounds, views, strict=True)
+        r.failed or view.get("ttft_count") != r.requests or len(r.ttft_s) != r.requests
+        for r, view in zip(rounds, views, strict=True)
     ):
         return None
     ttft = sum(view["ttft_s_sum"] for view in views) / count
@@ -62,7 +62,7 @@ def server_times(
     return ServerTimes("metrics", count, ttft, queue, None, float(pooled(rounds, "ttft_s").mean()) - ttft)
 
 
-def _told(table: pa.Table) -> list[tuple[float, float, float, float | None]]:
+def _reports(table: pa.Table) -> list[tuple[float, float, float, float | None]]:
     """(our TTFT, queue, scheduled to first token, ITL) in s of the successful requests whose answers tell them."""
     import orjson
 
@@ -71,13 +71,13 @@ def _told(table: pa.Table) -> list[tuple[float, float, float, float | None]]:
     texts, statuses = table["server_metrics"].to_pylist(), table["status"].to_pylist()
     offsets, events = lists_of(table["event_ns"])
     sent = array_of(table["sent_ns"])
-    found = []
+    reports = []
     for k, (text, status) in enumerate(zip(texts, statuses, strict=True)):
         if not text or status != "ok" or offsets[k] == offsets[k + 1]:
             continue
-        said = orjson.loads(text)
-        queue, first, itl = (said.get(name) for name in ("queue_time_ms", "time_to_first_token_ms", "mean_itl_ms"))
+        times = orjson.loads(text)
+        queue, first, itl = (times.get(name) for name in ("queue_time_ms", "time_to_first_token_ms", "mean_itl_ms"))
         if queue is not None and first is not None:
             ours = float(events[offsets[k]] - sent[k]) / 1e9
-            found.append((ours, queue / 1e3, first / 1e3, None if itl is None else itl / 1e3))
-    return found
+            reports.append((ours, queue / 1e3, first / 1e3, None if itl is None else itl / 1e3))
+    return reports

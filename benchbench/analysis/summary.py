@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,24 +31,6 @@ from benchbench.store.requests import round_facts
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# The first columns are a contract with other programs; new ones go to the end.
-COLUMNS = (
-    *("variant", "input", "output", "batch", "load", "status", "reasons", "rounds", "requests", "failed"),
-    *("ttft_ms", "ttft_ms_low", "ttft_ms_high", "ttft_ms_p50", "ttft_ms_p90", "ttft_ms_p99", "tpot_ms"),
-    *("itl_ms_p50", "itl_ms_p99", "e2el_ms", "sys_tok_s", "sys_tok_s_low", "sys_tok_s_high", "total_tok_s", "req_s"),
-    *("lag_ms_p99", "rate", "ttft_ms_first", "ttft_ms_last", "tpot_ms_low", "tpot_ms_high"),
-    *("e2el_ms_low", "e2el_ms_high", "e2el_ms_p50", "e2el_ms_p90", "e2el_ms_p99", "ttft_scheduled_ms"),
-    *("stream_tok_s", "goodput_req_s", "run_tok_s", "round_s", "shared_share", "send_skew_ms", "lag_ms_p50"),
-    *("lag_ms_max", "turn_ms_max", "client_cpu_share", "resent", "key"),
-    *("rounds_needed", "warmup_rounds", "queue_ms", "preemptions", "prefix_hits", "foreign_tokens"),
-    *("server_ttft_ms", "server_queue_ms", "server_itl_ms", "outside_ttft_ms", "server_times"),
-    *("power_w", "energy_j", "tok_per_j", "j_per_tok", "gpu_temp_c_max", "gpu_clock_mhz", "gpu_clock_mhz_min"),
-    "throttle",
-    "starts",
-    "tool",  # that measured, of an imported row; None is this one
-    *("ttft_bound_ms", "tpot_bound_ms", "sys_tok_s_bound", "mfu", "mbu", "sol"),
-)
-
 
 @dataclass(frozen=True, slots=True)
 class CellSummary:
@@ -65,30 +48,11 @@ class CellSummary:
     usage: Usage | None
     utilization: Utilization | None = None
 
-
-ESTIMATES: dict[str, Callable[[RoundMetrics], float | None]] = {
-    "ttft": lambda one: _mean(one.ttft_s),
-    "ttft_first": lambda one: _edge(one.ttft_s, np.min),
-    "ttft_last": lambda one: _edge(one.ttft_s, np.max),
-    "ttft_scheduled": lambda one: _mean(one.ttft_scheduled_s),
-    "tpot": lambda one: _mean(one.tpot_s),
-    "e2el": lambda one: _mean(one.e2el_s),
-    "sys_tok_s": lambda one: one.sys_tok_s,
-    "run_tok_s": lambda one: one.run_tok_s,
-    "total_tok_s": lambda one: one.total_tok_s,
-    "req_s": lambda one: one.req_s,
-    "goodput_req_s": lambda one: one.goodput_req_s,
-    "stream_tok_s": lambda one: _mean(1 / one.tpot_s[one.tpot_s > 0]),
-    "round_s": lambda one: one.duration_s,
-}
-
-
-def _mean(values: Floats) -> float | None:
-    return float(values.mean()) if len(values) else None
-
-
-def _edge(values: Floats, edge: Callable[[Floats], Any]) -> float | None:
-    return float(edge(values)) if len(values) else None
+    def estimate(self, column: str, end: str = "point") -> float | None:
+        """Mean over rounds (`end` point) or end of its interval (low, high), in the column's unit."""
+        estimate = self.estimates[column.replace("_ms", "")]
+        value = getattr(estimate, end, None)
+        return value * 1e3 if value is not None and "_ms" in column else value
 
 
 def summarise(
@@ -105,7 +69,7 @@ def summarise(
     rounds, before = metrics_of(cell, tables), metrics_of(cell, warmups)
     facts = tuple(round_facts(table) for table in tables)
     estimates = {}
-    for name, figure in ESTIMATES.items():
+    for name, figure in FIGURES.items():
         values = over_starts(rounds, figure)
         estimates[name] = two_stage_estimate(values, len(values) if in_blocks(rounds) else cell.rounds_min)
     used = usage([window for table in tables if (window := window_of(table))], samples)
@@ -128,91 +92,188 @@ def metrics_of(cell: CellInfo, tables: Sequence[pa.Table]) -> tuple[RoundMetrics
     return tuple(round_metrics(table, load=cell.load, in_flight=cell.batch, slo=cell.slo) for table in tables)
 
 
-def summary_row(summary: CellSummary) -> dict[str, Any]:
-    """The flat row of summary.csv, keys as in COLUMNS: latencies in ms, rates in 1/s, None where undefined."""
-    cell, rounds, evidence = summary.cell, summary.rounds, summary.evidence
-    row: dict[str, Any] = dict.fromkeys(COLUMNS)
-    for name in ("variant", "input", "output", "batch", "load", "rate", "key"):
-        row[name] = getattr(cell, name)
-    row |= {
-        "status": summary.status,
-        "reasons": ";".join(dict.fromkeys(reason.code for reason in summary.reasons)),
-        "rounds": len(rounds),
-        "starts": len(by_start(rounds)) if in_blocks(rounds) else None,
-        "requests": evidence.requests,
-        "failed": evidence.failed + evidence.wrong_length,
-        "rounds_needed": evidence.rounds_needed,
-        "warmup_rounds": len(summary.warmups),
-        "preemptions": evidence.preemptions,
-        "prefix_hits": evidence.prefix_hits,
-        "foreign_tokens": evidence.foreign_tokens,
-        "resent": sum(fact.get("resent", 0) for fact in summary.facts),
-    }
-    for name, estimate in summary.estimates.items():
-        column, scale = (name, 1.0) if name.endswith("_s") else (f"{name}_ms", 1e3)
-        column = {"ttft_first_ms": "ttft_ms_first", "ttft_last_ms": "ttft_ms_last"}.get(column, column)
-        if estimate is not None:
-            row[column] = estimate.point * scale
-            if estimate.low is not None and estimate.high is not None and f"{column}_low" in row:
-                row[f"{column}_low"], row[f"{column}_high"] = estimate.low * scale, estimate.high * scale
-    for metric in ("ttft", "e2el", "itl", "lag"):
-        pool = pooled(rounds, f"{metric}_s") * 1e3
-        for q in (50, 90, 99):
-            if f"{metric}_ms_p{q}" in row:
-                row[f"{metric}_ms_p{q}"] = percentile(pool, q)
-        if metric == "lag":
-            row["lag_ms_max"] = float(pool.max()) if len(pool) else None
-    row["shared_share"] = evidence.shared_events / evidence.events if evidence.events else None
-    row["send_skew_ms"] = evidence.send_skew_s * 1e3 if rounds else None
-    row["queue_ms"] = _queue_ms(summary.facts)
-    if server := summary.server:
-        row |= {"server_ttft_ms": server.ttft_s * 1e3, "outside_ttft_ms": server.outside_s * 1e3}
-        row["server_queue_ms"] = server.queue_s * 1e3 if server.queue_s is not None else None
-        row["server_itl_ms"] = server.itl_s * 1e3 if server.itl_s is not None else None
-        row["server_times"] = server.source
-    row["turn_ms_max"] = (
-        max((fact.get("turn_max_ns", 0) for fact in summary.facts), default=0) / 1e6 if rounds else None
-    )
-    wall = sum(fact.get("wall_ns", 0) for fact in summary.facts)
-    row["client_cpu_share"] = sum(fact.get("cpu_ns", 0) for fact in summary.facts) / wall if wall else None
-    row |= _usage_columns(summary.usage) if summary.usage else {}
-    return row | (_utilization_columns(summary.utilization) if summary.utilization else {})
+Value = str | int | float | None
 
 
-def _utilization_columns(utilization: Utilization) -> dict[str, Any]:
-    limits = utilization.limits
-    return {
-        "ttft_bound_ms": limits.ttft_s and limits.ttft_s * 1e3,
-        "tpot_bound_ms": limits.tpot_s and limits.tpot_s * 1e3,
-        "sys_tok_s_bound": limits.sys_tok_s,
-        "mfu": utilization.mfu,
-        "mbu": utilization.mbu,
-        "sol": utilization.sol,
-    }
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the summary: key, title, unit, decimals in a table (None: printed as it is), value (None: undefined).
+
+    `figure`: of a mean over rounds, one round's value, in s or 1/s.
+    """
+
+    name: str
+    title: str
+    unit: str
+    decimals: int | None
+    value: Callable[[CellSummary], Value]
+    figure: Callable[[RoundMetrics], float | None] | None = None
+
+    @property
+    def heading(self) -> str:
+        """Title and unit, as a table's head has them; the axes' stand alone."""
+        alone = self.decimals is None or not self.unit or self.unit.lower() in self.title.lower()
+        return self.title if alone else f"{self.title} ({self.unit})"
 
 
-def _usage_columns(used: Usage) -> dict[str, Any]:
-    """Over all GPUs: sums of power and energy, the hottest, the mean clock, the lowest clock, all throttle reasons."""
-    clocks = [gpu.core_clock_mhz for gpu in used.gpus if gpu.core_clock_mhz is not None]
-    told = [gpu.throttle for gpu in used.gpus if gpu.throttle is not None]
-    return {
-        "power_w": used.power_w,
-        "energy_j": used.energy_j,
-        "tok_per_j": used.tok_per_j,
-        "j_per_tok": 1 / used.tok_per_j if used.tok_per_j else None,
-        "gpu_temp_c_max": max(
-            (g.temperature_c_max for g in used.gpus if g.temperature_c_max is not None), default=None
-        ),
-        "gpu_clock_mhz": sum(clocks) / len(clocks) if clocks else None,
-        "gpu_clock_mhz_min": min(
-            (g.core_clock_mhz_min for g in used.gpus if g.core_clock_mhz_min is not None), default=None
-        ),
-        "throttle": ";".join(sorted({word for words in told for word in words})) if told else None,
-    }
+def _value(path: str, scale: float = 1) -> Callable[[CellSummary], Value]:
+    """The number (times `scale`) or text at a dotted path of attributes; None where a part of the path is None."""
+
+    def value(summary: CellSummary) -> Value:
+        end: Any = summary
+        for name in path.split("."):
+            end = getattr(end, name, None)
+        scaled: Value = end if end is None or scale == 1 else end * scale
+        return scaled
+
+    return value
 
 
-def _queue_ms(facts: Sequence[Mapping[str, Any]]) -> float | None:
+def _plain(path: str, unit: str = "", title: str = "") -> Column:
+    """A column that is printed as it is."""
+    name = path.rpartition(".")[2]
+    return Column(name, title or name.replace("_", " ").capitalize(), unit, None, _value(path))
+
+
+def _at(path: str, name: str, title: str, unit: str, decimals: int) -> Column:
+    """The attribute at a path, seconds in ms."""
+    return Column(name, title, unit, decimals, _value(path, 1e3 if unit == "ms" else 1))
+
+
+def _mean(name: str, title: str, unit: str, decimals: int, figure: Callable[[RoundMetrics], float | None]) -> Column:
+    """The mean over rounds of a round's figure."""
+    return Column(name, title, unit, decimals, lambda summary: summary.estimate(name), figure)
+
+
+def _interval(name: str, title: str, unit: str, decimals: int) -> list[Column]:
+    """The ends of the 95 % interval of a mean over rounds."""
+    return [
+        Column(
+            f"{name}_{end}", f"{title} 95 % {end}", unit, decimals, partial(CellSummary.estimate, column=name, end=end)
+        )
+        for end in ("low", "high")
+    ]
+
+
+def _percentiles(array: str, title: str, decimals: int, ranks: Sequence[int]) -> list[Column]:
+    """Percentiles in ms of one of RoundMetrics' arrays, s, pooled over rounds; rank 100 is called max."""
+    tails = {rank: "max" if rank == 100 else f"p{rank}" for rank in ranks}
+    name = array.removesuffix("_s")
+    return [
+        Column(f"{name}_ms_{tail}", f"{title} {tail}", "ms", decimals, partial(_pooled_ms, array=array, rank=rank))
+        for rank, tail in tails.items()
+    ]
+
+
+def _pooled_ms(summary: CellSummary, array: str, rank: int) -> float | None:
+    value = percentile(pooled(summary.rounds, array), rank)
+    return None if value is None else value * 1e3
+
+
+def _average(values: Floats) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def _edge(values: Floats, edge: Callable[[Floats], Any]) -> float | None:
+    return float(edge(values)) if len(values) else None
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def _facts(summary: CellSummary, name: str) -> list[Any]:
+    return [facts.get(name, 0) for facts in summary.facts]
+
+
+def _queue_ms(summary: CellSummary) -> float | None:
     """Mean time in the server's own queue, ms, from its histogram's deltas; None when it does not tell."""
-    views = [fact["server"] for fact in facts if fact.get("server")]
+    views = [facts["server"] for facts in summary.facts if facts.get("server")]
     count = sum(view.get("queue_count") or 0 for view in views)
-    return 1e3 * sum(view.get("queue_s_sum") or 0.0 for view in views) / count if count else None
+    return _share(1e3 * sum(view.get("queue_s_sum") or 0.0 for view in views), count)
+
+
+_TTFT, _TPOT = ("ttft_ms", "TTFT", "ms", 1), ("tpot_ms", "TPOT", "ms", 2)
+_E2EL, _SYS = ("e2el_ms", "E2EL", "ms", 1), ("sys_tok_s", "Sys tok/s", "tok/s", 1)
+# The first columns are a contract with other programs; new ones go to the end.
+COLUMNS = {
+    column.name: column
+    for column in (
+        _plain("cell.variant"),
+        _plain("cell.input", "tokens"),
+        _plain("cell.output", "tokens"),
+        _plain("cell.batch", "requests"),
+        _plain("cell.load"),
+        _plain("status"),
+        Column("reasons", "Reasons", "", None, lambda s: ";".join(dict.fromkeys(r.code for r in s.reasons))),
+        _plain("evidence.rounds"),
+        _plain("evidence.requests"),
+        Column("failed", "Failed", "", None, lambda s: s.evidence.failed + s.evidence.wrong_length),
+        _mean(*_TTFT, lambda r: _average(r.ttft_s)),
+        *_interval(*_TTFT),
+        *_percentiles("ttft_s", "TTFT", 1, (50, 90, 99)),
+        _mean(*_TPOT, lambda r: _average(r.tpot_s)),
+        *_percentiles("itl_s", "ITL", 2, (50, 99)),
+        _mean(*_E2EL, lambda r: _average(r.e2el_s)),
+        _mean(*_SYS, lambda r: r.sys_tok_s),
+        *_interval(*_SYS),
+        _mean("total_tok_s", "Total tok/s", "tok/s", 1, lambda r: r.total_tok_s),
+        _mean("req_s", "Req/s", "req/s", 2, lambda r: r.req_s),
+        *_percentiles("lag_s", "Client lag", 3, (99,)),
+        _plain("cell.rate", "req/s", "Rate (req/s)"),
+        _mean("ttft_ms_first", "TTFT first", "ms", 1, lambda r: _edge(r.ttft_s, np.min)),
+        _mean("ttft_ms_last", "TTFT last", "ms", 1, lambda r: _edge(r.ttft_s, np.max)),
+        *_interval(*_TPOT),
+        *_interval(*_E2EL),
+        *_percentiles("e2el_s", "E2EL", 1, (50, 90, 99)),
+        _mean("ttft_scheduled_ms", "TTFT from schedule", "ms", 1, lambda r: _average(r.ttft_scheduled_s)),
+        _mean("stream_tok_s", "Stream tok/s", "tok/s", 1, lambda r: _average(1 / r.tpot_s[r.tpot_s > 0])),
+        _mean("goodput_req_s", "Goodput", "req/s", 2, lambda r: r.goodput_req_s),
+        _mean("run_tok_s", "Run tok/s", "tok/s", 1, lambda r: r.run_tok_s),
+        _mean("round_s", "Round", "s", 1, lambda r: r.duration_s),
+        Column("shared_share", "Shared share", "", 4, lambda s: _share(s.evidence.shared_events, s.evidence.events)),
+        Column("send_skew_ms", "Send skew", "ms", 1, lambda s: s.evidence.send_skew_s * 1e3 if s.rounds else None),
+        *_percentiles("lag_s", "Client lag", 3, (50, 100)),
+        Column("turn_ms_max", "Turn max", "ms", 1, lambda s: max(_facts(s, "turn_max_ns")) / 1e6 if s.rounds else None),
+        Column(
+            *("client_cpu_share", "Client cpu share", "", 2),
+            lambda s: _share(sum(_facts(s, "cpu_ns")), sum(_facts(s, "wall_ns"))),
+        ),
+        Column("resent", "Resent", "", None, lambda s: sum(_facts(s, "resent"))),
+        _plain("cell.key"),
+        _plain("evidence.rounds_needed"),
+        Column("warmup_rounds", "Warmup rounds", "", None, lambda s: len(s.warmups)),
+        Column("queue_ms", "Queue", "ms", 1, _queue_ms),
+        _plain("evidence.preemptions"),
+        _plain("evidence.prefix_hits", "tokens"),
+        _plain("evidence.foreign_tokens", "tokens"),
+        _at("server.ttft_s", "server_ttft_ms", "Server TTFT", "ms", 2),
+        _at("server.queue_s", "server_queue_ms", "Server queue", "ms", 2),
+        _at("server.itl_s", "server_itl_ms", "Server ITL", "ms", 2),
+        _at("server.outside_s", "outside_ttft_ms", "TTFT outside the server", "ms", 1),
+        Column("server_times", "Server times", "", None, _value("server.source")),
+        _at("usage.power_w", "power_w", "Power", "W", 1),
+        _at("usage.energy_j", "energy_j", "Energy", "J", 1),
+        _at("usage.tok_per_j", "tok_per_j", "tok/J", "tok/J", 1),
+        _at("usage.j_per_tok", "j_per_tok", "J/tok", "J/tok", 3),
+        _at("usage.temperature_c_max", "gpu_temp_c_max", "GPU max", "°C", 0),
+        _at("usage.core_clock_mhz", "gpu_clock_mhz", "GPU clock", "MHz", 0),
+        _at("usage.core_clock_mhz_min", "gpu_clock_mhz_min", "GPU clock min", "MHz", 0),
+        _plain("usage.throttle"),
+        Column("starts", "Starts", "", None, lambda s: len(by_start(s.rounds)) if in_blocks(s.rounds) else None),
+        Column("tool", "Tool", "", None, lambda _: None),  # that measured, of an imported row; None is this one
+        _at("utilization.limits.ttft_s", "ttft_bound_ms", "TTFT bound", "ms", 1),
+        _at("utilization.limits.tpot_s", "tpot_bound_ms", "TPOT bound", "ms", 2),
+        _at("utilization.limits.sys_tok_s", "sys_tok_s_bound", "Sys tok/s bound", "tok/s", 1),
+        _at("utilization.mfu", "mfu", "MFU", "", 3),
+        _at("utilization.mbu", "mbu", "MBU", "", 3),
+        _at("utilization.sol", "sol", "Share of speed of light", "", 3),
+    )
+}
+UNITS = {name: column.unit for name, column in COLUMNS.items()}
+FIGURES = {name.replace("_ms", ""): column.figure for name, column in COLUMNS.items() if column.figure}
+
+
+def summary_row(summary: CellSummary) -> dict[str, Any]:
+    """The flat row of summary.csv, keys as in COLUMNS."""
+    return {name: column.value(summary) for name, column in COLUMNS.items()}

@@ -251,14 +251,14 @@ class Budgets:
 
 def status_of(evidence: Evidence, budgets: Budgets) -> tuple[Status, tuple[Reason, ...]]:
     """The cell's status, the worst of its reasons', and the reasons in the enum's order."""
-    found = {
+    applies = {
         Reason.NO_DATA: evidence.rounds == 0,
         **_lengths(evidence, budgets),
         **_server(evidence, budgets),
         **_client(evidence, budgets),
     }
     some_good = evidence.rounds > 0 and evidence.failed + evidence.wrong_length < evidence.requests
-    found |= {
+    applies |= {
         Reason.UNSTABLE_WARMUP: evidence.warmup_agreed is False and some_good,
         Reason.TOO_FEW_ROUNDS: 0 < evidence.rounds < evidence.rounds_needed,
         Reason.DRIFT: evidence.drift,
@@ -267,7 +267,7 @@ def status_of(evidence: Evidence, budgets: Budgets) -> tuple[Status, tuple[Reaso
         Reason.STRAGGLER: bool(evidence.straggler),
         Reason.FASTER_THAN_HARDWARE: bool(evidence.too_fast),
     }
-    reasons = tuple(reason for reason in Reason if found.get(reason))  # never IMPORTED: what is judged is ours
+    reasons = tuple(reason for reason in Reason if applies.get(reason))  # never IMPORTED: what is judged is ours
     return worst(reason.status for reason in reasons), reasons
 
 

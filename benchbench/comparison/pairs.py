@@ -18,7 +18,7 @@ from benchbench.analysis.cell import CellInfo
 from benchbench.analysis.evidence import evidence_of
 from benchbench.analysis.metrics import RoundMetrics, by_start
 from benchbench.analysis.runs import Run
-from benchbench.analysis.summary import ESTIMATES, CellSummary, metrics_of
+from benchbench.analysis.summary import FIGURES, CellSummary, metrics_of
 from benchbench.analysis.validity import Reason, status_of
 from benchbench.comparison.verdicts import Compared, Noise, Sample, compare, noise
 from benchbench.fidelity.answers import answers_of
@@ -218,7 +218,7 @@ def _values(side: Side) -> _Values:
                 found.lost[block, label] = why
                 continue
             for metric in METRICS:
-                if told := [value for one in rounds if (value := ESTIMATES[metric](one))]:
+                if told := [value for one in rounds if (value := FIGURES[metric](one))]:
                     found.found[label][metric][block] = fmean(told)
     return found
 

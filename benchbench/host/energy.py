@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -80,6 +80,35 @@ class Usage:
     power_w: float | None
     tok_per_j: float | None
 
+    @property
+    def j_per_tok(self) -> float | None:
+        return 1 / self.tok_per_j if self.tok_per_j else None
+
+    @property
+    def temperature_c_max(self) -> float | None:
+        """Of the hottest GPU."""
+        return max(self._known("temperature_c_max"), default=None)
+
+    @property
+    def core_clock_mhz(self) -> float | None:
+        """Mean over the GPUs."""
+        clocks = self._known("core_clock_mhz")
+        return sum(clocks) / len(clocks) if clocks else None
+
+    @property
+    def core_clock_mhz_min(self) -> float | None:
+        """Of the slowest GPU."""
+        return min(self._known("core_clock_mhz_min"), default=None)
+
+    @property
+    def throttle(self) -> str | None:
+        """The throttle reasons of all GPUs, joined by `;`; None where none reports any."""
+        reports = self._known("throttle")
+        return ";".join(sorted({word for words in reports for word in words})) if reports else None
+
+    def _known(self, name: str) -> list[Any]:
+        return [value for gpu in self.gpus if (value := getattr(gpu, name)) is not None]
+
 
 def window_of(table: pa.Table) -> Window | None:
     """The window of one round's table; None when nothing was sent or nothing received."""
@@ -128,13 +157,13 @@ def _tracks(samples: pa.Table) -> list[_Track]:
     names, words = samples["name"].to_pylist(), samples["throttle"].to_pylist()
     values = {name: array_of(samples[name], np.nan) for name in _COLUMNS}
     order = np.argsort(times, kind="stable")
-    found = []
+    tracks = []
     for device in sorted(set(labels.tolist()), key=lambda label: (len(label), label)):  # gpu2 before gpu10
         at = order[labels[order] == device]
-        said = [words[place] for place in at.tolist()]
+        reasons = [words[place] for place in at.tolist()]
         ours = {name: column[at] for name, column in values.items()}
-        found.append(_Track(device, names[int(at[-1])], times[at], ours, said))
-    return found
+        tracks.append(_Track(device, names[int(at[-1])], times[at], ours, reasons))
+    return tracks
 
 
 def _total(parts: Sequence[float | None]) -> float | None:
@@ -152,7 +181,7 @@ def _use(track: _Track, windows: Sequence[Window]) -> DeviceUse:
             inside |= (t >= span[0]) & (t <= span[1])
     source, at, steps = _steps(t, values)
     heat = values["hotspot_c"] if _mean(values["hotspot_c"][inside]) is not None else values["temperature_c"]
-    said = [text for text, within in zip(track.throttle, inside, strict=True) if within and text is not None]
+    words = [text for text, within in zip(track.throttle, inside, strict=True) if within and text is not None]
     clocks = _known(values["core_clock_mhz"][inside])
     return DeviceUse(
         device=track.device,
@@ -166,7 +195,7 @@ def _use(track: _Track, windows: Sequence[Window]) -> DeviceUse:
         memory_bytes_max=_max(values["memory_used_bytes"][inside]),
         utilisation=_mean(values["utilisation"][inside]),
         cpu_share=_mean(values["cpu_share"][inside]),
-        throttle=tuple(sorted({word for text in said for word in text.split(";") if word})) if said else None,
+        throttle=tuple(sorted({word for text in words for word in text.split(";") if word})) if words else None,
     )
 
 
@@ -249,20 +278,20 @@ def stragglers(gpus: Sequence[DeviceUse], share: float) -> tuple[str, ...]:
     """GPUs whose mean core clock (where none tells its clock, power) is more than `share` below the median of the
     other busy GPUs of the same name, as `gpu3: 1500 MHz, the others 2100 MHz`.
     """
-    found = []
+    slower = []
     for gpu in gpus:
-        peers = [one for one in gpus if one.name == gpu.name and one is not gpu and not _idle(one)]
+        peers = [peer for peer in gpus if peer.name == gpu.name and peer is not gpu and not _idle(peer)]
         for mine, theirs, unit in (
-            (gpu.core_clock_mhz, [one.core_clock_mhz for one in peers], "MHz"),
-            (gpu.power_w, [one.power_w for one in peers], "W"),
+            (gpu.core_clock_mhz, [peer.core_clock_mhz for peer in peers], "MHz"),
+            (gpu.power_w, [peer.power_w for peer in peers], "W"),
         ):
             known = [value for value in theirs if value is not None]
             if mine is None or not known:
                 continue
             if not _idle(gpu) and mine < (1 - share) * median(known):
-                found.append(f"{gpu.device}: {mine:.0f} {unit}, the others {median(known):.0f} {unit}")
+                slower.append(f"{gpu.device}: {mine:.0f} {unit}, the others {median(known):.0f} {unit}")
             break
-    return tuple(found)
+    return tuple(slower)
 
 
 def _idle(gpu: DeviceUse) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchbench.analysis.metrics import percentile
 from benchbench.analysis.stats import two_stage_estimate
-from benchbench.analysis.summary import COLUMNS
+from benchbench.analysis.summary import COLUMNS, UNITS
 from benchbench.analysis.validity import Reason, worst
 from benchbench.errors import RunError, UnknownFormatError
 from benchbench.host.environment import environment, spec_hash
@@ -78,7 +78,7 @@ def import_files(paths: Sequence[Path], out: Path | None = None, name: str | Non
     manifest = _manifest(name, results, rows)
     path.mkdir(parents=True, exist_ok=True)
     run = RunDirectory(path)
-    run.write_summary(rows, COLUMNS)
+    run.write_summary(rows, UNITS)
     replace_file(path / "table.md", markdown_table(rows, closing=manifest["caption"]).encode())
     run.write_manifest(manifest)  # last: with it the folder is a run
     return path

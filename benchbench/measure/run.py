@@ -146,7 +146,7 @@ def _conclude(run: RunDirectory, state: State, message: str, now: Rows, *, plots
     """Write what follows from the records. A full disk must not hide why the sweep stopped."""
     if not (run.path / "manifest.json").exists():
         return Outcome(run.path, state, message, [], [])
-    from benchbench.analysis.summary import COLUMNS
+    from benchbench.analysis.summary import UNITS
     from benchbench.comparison.tables import sentence as sentence_of
     from benchbench.report.summary_table import markdown_table
     from benchbench.store.local_results import closing
@@ -155,7 +155,7 @@ def _conclude(run: RunDirectory, state: State, message: str, now: Rows, *, plots
     drawn: list[Path] = []
     verdicts: tuple[str, ...] = ()
     try:
-        run.write_summary(rows, COLUMNS)
+        run.write_summary(rows, UNITS)
         manifest = run.manifest()
         table = markdown_table(rows, closing=closing(manifest["spec"], manifest["caption"], manifest["instrument"]))
         replace_file(run.path / "table.md", table.encode())

@@ -18,7 +18,7 @@ def explain(summary: CellSummary) -> str:
     lines = [f"{name} [{cell.key}]: {summary.status}"]
     if not evidence.rounds:
         return f"{lines[0]}\n  no round was finished: nothing could be checked"
-    found = {
+    checks = {
         "requests": _requests(evidence),
         "input": _input(evidence, cell.prompts),
         "output": _output(evidence, cell.output_mode),
@@ -35,7 +35,7 @@ def explain(summary: CellSummary) -> str:
         **({"roofline": _roofline(summary.utilization)} if summary.utilization else {}),
         **_telemetry(summary.usage, evidence.rounds),
     }
-    lines += [f"  {what + ':':16} {text}" for what, text in found.items()]
+    lines += [f"  {what + ':':16} {text}" for what, text in checks.items()]
     details = {
         Reason.THROTTLED: evidence.throttled,
         Reason.STRAGGLER: evidence.straggler,
@@ -62,8 +62,8 @@ def _input(evidence: Evidence, prompts: str) -> str:
 
 
 def _output(evidence: Evidence, mode: str) -> str:
-    asked = "exactly as asked, else a failure" if mode == "exact" else "as served"
-    parts = [f"{asked}; {evidence.output_unknown} requests without usage and token ids"]
+    mode_text = "exactly as asked, else a failure" if mode == "exact" else "as served"
+    parts = [f"{mode_text}; {evidence.output_unknown} requests without usage and token ids"]
     parts.append(f"{evidence.usage_wrong} whose usage contradicts what was received")
     if evidence.grouped:
         parts.append(f"{evidence.grouped} of {evidence.events} events held several tokens")
@@ -123,8 +123,8 @@ def _rounds(summary: CellSummary) -> str:
     sys_tok_s = summary.estimates["sys_tok_s"]
     width = _width(sys_tok_s)
     reached = "no interval" if width is None else f"Sys tok/s known to ±{width:.2%}".replace("%", " %")
-    asked = f"{evidence.rounds_needed} needed for ±{cell.rel_ci:.1%}".replace("%", " %")
-    return f"{evidence.rounds} measured, {asked}; {reached}"
+    needed = f"{evidence.rounds_needed} needed for ±{cell.rel_ci:.1%}".replace("%", " %")
+    return f"{evidence.rounds} measured, {needed}; {reached}"
 
 
 def _width(estimate: Estimate | None) -> float | None:
@@ -134,7 +134,7 @@ def _width(estimate: Estimate | None) -> float | None:
 
 
 def _steadiness(rounds: tuple[RoundMetrics, ...]) -> str:
-    values = [one.sys_tok_s for one in rounds if one.sys_tok_s is not None]
+    values = [r.sys_tok_s for r in rounds if r.sys_tok_s is not None]
     fitted = drift(values)
     odd = ", ".join(str(number) for number in outlier_rounds(values)) or "none"
     if fitted is None:
@@ -179,20 +179,20 @@ def _facts(platform: Platform) -> str:
     """The arithmetic's inputs."""
     model, device, touched = platform.model, platform.device, touched_bytes(platform.model)
     dtype = model.compute_dtype if model.compute_dtype in device.flop_s else "its fastest dtype"
-    said = [f"{platform.count} x {device.name} (each {device.peak(model.compute_dtype) / 1e12:g} TFLOP/s in {dtype}"]
-    said[0] += f", {device.bandwidth_bytes_s / 1e9:g} GB/s, {device.cache_bytes / 2**20:g} MiB of cache)"
-    said += [f"{model.active_parameters / 1e9:.2f} B active parameters"] if model.active_parameters else []
-    said += [f"{touched / 1e9:.2f} GB of weights that a token touches"] if touched else []
-    said += [f"{model.kv_bytes_per_token / 1e3:.1f} kB of K and V a token"] if model.kv_bytes_per_token else []
-    return ", ".join(said) + (", with speculative decoding" if platform.speculative else "")
+    facts = [f"{platform.count} x {device.name} (each {device.peak(model.compute_dtype) / 1e12:g} TFLOP/s in {dtype}"]
+    facts[0] += f", {device.bandwidth_bytes_s / 1e9:g} GB/s, {device.cache_bytes / 2**20:g} MiB of cache)"
+    facts += [f"{model.active_parameters / 1e9:.2f} B active parameters"] if model.active_parameters else []
+    facts += [f"{touched / 1e9:.2f} GB of weights that a token touches"] if touched else []
+    facts += [f"{model.kv_bytes_per_token / 1e3:.1f} kB of K and V a token"] if model.kv_bytes_per_token else []
+    return ", ".join(facts) + (", with speculative decoding" if platform.speculative else "")
 
 
 def _telemetry(used: Usage | None, rounds: int) -> dict[str, str]:
     if used is None:
         return {"telemetry": "none of these times"}
-    found = {"energy": _energy(used, rounds)} if used.gpus else {}
-    found |= {gpu.device: _device(gpu) for gpu in used.gpus}
-    return found | ({"host": _device(used.host)} if used.host else {})
+    devices = {"energy": _energy(used, rounds)} if used.gpus else {}
+    devices |= {gpu.device: _device(gpu) for gpu in used.gpus}
+    return devices | ({"host": _device(used.host)} if used.host else {})
 
 
 def _energy(used: Usage, rounds: int) -> str:
@@ -201,7 +201,7 @@ def _energy(used: Usage, rounds: int) -> str:
     sources = sorted({gpu.source for gpu in used.gpus if gpu.source})
     how = {"counter": "by the GPUs' counters", "power": "by the integral of their power"}
     return (
-        f"{used.energy_j:,.1f} J a round at {used.power_w:,.0f} W, {' and '.join(how[one] for one in sources)}; "
+        f"{used.energy_j:,.1f} J a round at {used.power_w:,.0f} W, {' and '.join(how[source] for source in sources)}; "
         f"{used.tok_per_j:.3g} tok/J, {1 / used.tok_per_j:.3g} J/tok; {used.rounds} of {rounds} rounds"
     )
 

@@ -16,48 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchbench.analysis.runs import OWN
+from benchbench.analysis.summary import COLUMNS
 
 Row = dict[str, Any]
 
 # Axes first: they identify the cell, so they are neither marked nor struck through.
 AXES = ("variant", "load", "input", "output", "batch", "rate")
-_PLAIN = {*AXES, "status", "reasons", "rounds", "requests", "failed", "key"}
-_PLAIN |= {"starts", "rounds_needed", "warmup_rounds", "resent", "preemptions", "prefix_hits", "foreign_tokens"}
-_TITLES = {
-    "tok_per_j": "tok/J",
-    "j_per_tok": "J/tok",
-    "rate": "Rate (req/s)",
-    "req_s": "Req/s",
-    "mfu": "MFU",
-    "mbu": "MBU",
-    "sol": "Share of speed of light",
-}
-_NAMES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2EL", "lag": "Client lag"}
-_NAMES |= {"server_ttft": "Server TTFT", "server_itl": "Server ITL", "outside_ttft": "TTFT outside the server"}
-_NAMES |= {
-    "gpu_temp": "GPU",
-    "gpu_clock": "GPU clock",
-    "ttft_scheduled": "TTFT from schedule",
-    "ttft_bound": "TTFT bound",
-    "tpot_bound": "TPOT bound",
-}
-_UNITS = {"tok_s": "tok/s", "req_s": "req/s", "ms": "ms", "ns": "ns", "s": "s"}
-_UNITS |= {"w": "W", "j": "J", "c": "°C", "mhz": "MHz"}
-_DECIMALS = {
-    "tpot": 2,
-    "itl": 2,
-    "lag": 3,
-    "req": 2,
-    "goodput": 2,
-    "shared": 4,
-    "client": 2,
-    "server": 2,
-    "mfu": 3,
-    "mbu": 3,
-    "sol": 3,
-    "j": 3,
-    "gpu": 0,
-}  # the others have one
 _BATCH_MEANS = {
     "static": "Batch: requests sent at once and all awaited (static load; a round is one batch).",
     "closed": "Batch: requests kept in flight, each refilled as it ends (closed load; a round is one run).",
@@ -157,15 +121,7 @@ def json_table(rows: Sequence[Row], columns: Sequence[str] | None = None, includ
 
 def column_title(name: str) -> str:
     """A column's heading with its unit: ``ttft_ms_p50`` is "TTFT p50 (ms)", ``sys_tok_s`` "Sys tok/s"."""
-    if name in _TITLES:
-        return _TITLES[name]
-    match = re.fullmatch(r"(\w+?)_(tok_s|req_s|ms|ns|s|w|j|c|mhz)(?:_(\w+))?", name)
-    if match is None:
-        return name.replace("_", " ").capitalize()
-    base, unit, suffix = match[1], _UNITS[match[2]], match[3]
-    word = _NAMES.get(base, base.replace("_", " ").capitalize())
-    tail = {"low": " 95 % low", "high": " 95 % high"}.get(suffix, f" {suffix}") if suffix else ""
-    return f"{word} {unit}{tail}" if match[2] == "tok_s" else f"{word}{tail} ({unit})"
+    return COLUMNS[name].heading if name in COLUMNS else name.replace("_", " ").capitalize()
 
 
 def cell_name(row: Row) -> str:
@@ -208,7 +164,8 @@ def _half_width(row: Row, name: str) -> float | None:
 def _text(row: Row, name: str, value: float) -> str:
     """The number of a column, rounded by its interval; the interval's ends as the number itself."""
     base = name.removesuffix("_low").removesuffix("_high")
-    return rounded(value, decimals(_DECIMALS.get(name.partition("_")[0], 1), _half_width(row, base)))
+    most = COLUMNS[name].decimals if name in COLUMNS else None
+    return rounded(value, decimals(1 if most is None else most, _half_width(row, base)))
 
 
 def in_order(rows: Iterable[Row]) -> list[Row]:
@@ -240,8 +197,8 @@ def check_columns(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
 
 
 def _loads(rows: Iterable[Row]) -> list[str]:
-    found = {row.get("load") for row in rows}
-    return [load for load in _BATCH_MEANS if load in found]
+    loads = {row.get("load") for row in rows}
+    return [load for load in _BATCH_MEANS if load in loads]
 
 
 def _published_columns(rows: Sequence[Row]) -> list[str]:
@@ -276,7 +233,8 @@ def markdown_cell(row: Row, name: str) -> str:
     value = row.get(name)
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return _DASH
-    if name in _PLAIN or not isinstance(value, int | float):
+    plain = name in COLUMNS and COLUMNS[name].decimals is None
+    if plain or not isinstance(value, int | float):
         return escape_markdown(f"{value:g}" if isinstance(value, float) else str(value))
     text = _text(row, name, value)
     if row.get("status") == "invalid":
@@ -295,13 +253,13 @@ def _headlines(rows: Sequence[Row]) -> list[str]:
     rated = [(value, row) for row in rows if (value := number(row, "sys_tok_s")) is not None]
     if rated:
         peak, row = max(rated, key=lambda pair: pair[0])
-        told = _text(row, "sys_tok_s", peak)
-        lines.append(f"- Peak throughput: {told} tok/s ({escape_markdown(cell_name(row))}){_star(row)}")
+        text = _text(row, "sys_tok_s", peak)
+        lines.append(f"- Peak throughput: {text} tok/s ({escape_markdown(cell_name(row))}){_star(row)}")
     waits = [(value, row) for row in rows if (value := number(row, "ttft_ms")) is not None]
     if waits:
         ends = [end(waits, key=lambda pair: pair[0]) for end in (min, max)]
-        told = _DASH.join(_text(row, "ttft_ms", wait) for wait, row in ends)
-        lines.append(f"- TTFT range: {told} ms{_star(*(row for _, row in ends))}")
+        text = _DASH.join(_text(row, "ttft_ms", wait) for wait, row in ends)
+        lines.append(f"- TTFT range: {text} ms{_star(*(row for _, row in ends))}")
     return lines + _scaling(rated)
 
 
@@ -357,8 +315,8 @@ def _rounds_line(rows: Sequence[Row], rounds: Sequence[int]) -> str:
     if starts := [int(value) for row in rows if (value := number(row, "starts")) is not None]:
         line, over = f"{line}, in {max(starts)} start{'s'[: max(starts) > 1]} of the engine", "starts"
     spans = {"TTFT": _widest(rows, "ttft_ms"), "Sys tok/s": _widest(rows, "sys_tok_s")}
-    told = ((name, max(width, 0.001)) for name, width in spans.items() if width is not None)  # never "±0.0 %"
-    widths = [f"{name} ±{width:.1%}".replace("%", " %") for name, width in told]
+    shown = ((name, max(width, 0.001)) for name, width in spans.items() if width is not None)  # never "±0.0 %"
+    widths = [f"{name} ±{width:.1%}".replace("%", " %") for name, width in shown]
     if not widths:
         return f"{line}; no interval."
     return f"{line}; 95 % confidence intervals of the mean, over {over}, are at widest {' and '.join(widths)}."

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,6 +73,17 @@ def column(values: Sequence[Any]) -> pa.Array:
     known = np.array([value is not None for value in values], np.bool_)
     kind = np.int64 if present and all(isinstance(value, int) for value in present) else np.float64
     return numbers(np.array([0 if value is None else value for value in values], kind), known)
+
+
+def table_with_units(arrays: Mapping[str, pa.Array], units: Mapping[str, str]) -> pa.Table:
+    """A table whose fields have their unit, where they have one, as metadata `unit`."""
+    import pyarrow as pa
+
+    fields = [
+        pa.field(name, array.type, metadata={"unit": unit} if (unit := units.get(name)) else None)
+        for name, array in arrays.items()
+    ]
+    return pa.Table.from_arrays(list(arrays.values()), schema=pa.schema(fields))
 
 
 def array_of(column: pa.ChunkedArray, missing: float = -1) -> npt.NDArray[Any]:

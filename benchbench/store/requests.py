@@ -67,6 +67,11 @@ class RoundColumns(TypedDict):
 
 
 _LISTS = ("event_ns", "event_tokens", "lag_ns")
+_LABEL_UNITS = {"input": "tokens", "output": "tokens", "batch": "requests", "rate": "req/s"}
+
+
+def _unit(column: str) -> str:
+    return _LABEL_UNITS.get(column) or {"ns": "ns", "tokens": "tokens"}.get(column.rpartition("_")[2], "")
 
 
 def round_table(columns: RoundColumns, labels: dict[str, Any], facts: dict[str, Any]) -> pa.Table:
@@ -77,7 +82,6 @@ def round_table(columns: RoundColumns, labels: dict[str, Any], facts: dict[str, 
     """
     import numpy as np
     import orjson
-    import pyarrow as pa
 
     from benchbench.store import arrow as make
 
@@ -96,7 +100,8 @@ def round_table(columns: RoundColumns, labels: dict[str, Any], facts: dict[str, 
             arrays[name] = make.flags(values)
         else:
             arrays[name] = make.numbers(values, values >= 0)
-    return pa.table(arrays).replace_schema_metadata({"benchbench": orjson.dumps(facts)})
+    table = make.table_with_units(arrays, {name: _unit(name) for name in arrays})
+    return table.replace_schema_metadata({"benchbench": orjson.dumps(facts)})
 
 
 def round_facts(table: pa.Table) -> dict[str, Any]:

@@ -243,22 +243,25 @@ class RunDirectory:
                     found.append(file.read().replace_schema_metadata())
         return pa.concat_tables(found) if found else None
 
-    def write_summary(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-        """summary.parquet and summary.csv: every cell whatever its status; missing numbers are null and empty."""
+    def write_summary(self, rows: Sequence[Mapping[str, Any]], units: Mapping[str, str]) -> None:
+        """summary.parquet and summary.csv: every cell whatever its status; missing numbers are null and empty.
+
+        `units`: the columns and their units ("": none), which Parquet keeps as each field's metadata `unit`.
+        """
         import csv
         import io
 
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        from benchbench.store.arrow import column
+        from benchbench.store.arrow import column, table_with_units
 
-        table = pa.table({name: column([row.get(name) for row in rows]) for name in columns})
+        table = table_with_units({name: column([row.get(name) for row in rows]) for name in units}, units)
         buffer = pa.BufferOutputStream()
         pq.write_table(table, buffer)
         replace_file(self.path / "summary.parquet", buffer.getvalue().to_pybytes())
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(text, list(units), extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         replace_file(self.path / "summary.csv", text.getvalue().encode())
