@@ -70,8 +70,10 @@ def served_on(spec: SweepSpec, devices: Sequence[Mapping[str, Any]]) -> dict[str
 
 
 def is_speculative(spec: SweepSpec) -> bool:
-    """Whether flags of the engine, or of one variant, name speculative decoding."""
-    return any("speculative" in key or key.startswith("spec-") for one in _flags(spec) for key in one)
+    """Whether the sweep declares speculative decoding, or flags of the engine, or of one variant, name it."""
+    return spec.speculative is not None or any(
+        "speculative" in key or key.startswith("spec-") for one in _flags(spec) for key in one
+    )
 
 
 def _flags(spec: SweepSpec) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from benchbench.spec.select import SelectionError, parse_selection
 from benchbench.spec.yaml_document import Document, read_yaml
 
 NOT_OVERRIDABLE = (
-    *("name", "grid", "order", "overrides", "hardware", "model_facts", "telemetry"),
+    *("name", "grid", "order", "overrides", "hardware", "model_facts", "speculative", "telemetry"),
     *("variants", "baseline", "blocks", "cool_to", "fidelity"),
 )
 # Overrides change what is asked of a server, never the server.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from benchbench.spec.accelerators import Accelerator, accelerator
+from benchbench.spec.mistakes import show
 from benchbench.spec.values import Amount, Count, Dtype, Positive, Section, Text, problem
 
 
@@ -70,3 +72,25 @@ class ModelFactsGiven(Section):
         if value is not None and (most := info.data.get(whole)) is not None and value > most:
             raise problem(f"must be at most model_facts.{whole} ({most}), is {value}")
         return value
+
+
+class SpeculativeDecoding(Section):
+    """Speculative decoding of the server: several tokens a pass of the model. `true` and `{}` are the same."""
+
+    method: Text | None = Field(None, description="as the engine names it: eagle3, mtp, medusa, ngram, draft_model")
+    tokens: Count | None = Field(None, description="tokens that are proposed a pass")
+
+
+def _switch(value: object) -> object:
+    if isinstance(value, bool):
+        return {} if value else None
+    if value is None or isinstance(value, (Mapping, SpeculativeDecoding)):
+        return value
+    raise problem(f"must be true, false or a mapping, is {show(value)}", "true, {method: eagle3, tokens: 3}")
+
+
+def _or_boolean(schema: dict[str, Any]) -> None:
+    schema["anyOf"].insert(0, {"type": "boolean"})
+
+
+Speculative = Annotated[SpeculativeDecoding | None, BeforeValidator(_switch), Field(json_schema_extra=_or_boolean)]

@@ -38,8 +38,8 @@ class Cell:
     the place in written order, counted over the whole grid from 0.
 
     `key` is the first 16 hex digits of the SHA-256 of what can change the cell's numbers: variant, model,
-    engine, shape, load, prompts, seed and output mode. It does not depend on rounds, timeouts, SLO, validity,
-    order, credentials or keys of other engine kinds.
+    engine, shape, load, prompts, seed, output mode and speculative decoding. It does not depend on
+    rounds, timeouts, SLO, validity, order, credentials or keys of other engine kinds.
     """
 
     key: str
@@ -282,5 +282,7 @@ def _key(spec: SweepSpec, shape: Shape, load: Load, variant: str) -> str:
     }
     if variant and (git := spec.variants[variant].git):
         content["git"] = git.model_dump(mode="json")
+    if spec.speculative:
+        content["speculative"] = spec.speculative.model_dump(mode="json")
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]

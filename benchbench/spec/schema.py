@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic.functional_validators import ModelWrapValidatorHandler
 
 from benchbench.spec.accelerators import known_names
-from benchbench.spec.machine import Hardware, ModelFactsGiven
+from benchbench.spec.machine import Hardware, ModelFactsGiven, Speculative
 from benchbench.spec.mistakes import show
 from benchbench.spec.values import (
     Api,
@@ -393,6 +393,10 @@ class SweepSpec(Section):
     )
     hardware: Hardware | None = Field(None, description="what the server runs on")
     model_facts: ModelFactsGiven = Field(ModelFactsGiven(), description="what the model is, for the roofline")
+    speculative: Speculative = Field(
+        None,
+        description="speculative decoding: true, or {method: eagle3, tokens: 3}; empty: as flags of the engine say",
+    )
     validity: Validity = Field(Validity(), description="budgets of trust")
     telemetry: Telemetry = Field(Telemetry(), description="what is sampled of GPUs and host")
     variants: dict[Name, Variant] = Field(default={}, description="builds to compare: name -> what differs")
