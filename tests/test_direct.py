@@ -29,10 +29,10 @@ from benchbench.fidelity.answers import Answer, Finished
 from benchbench.inprocess import engine_round as direct_loop
 from benchbench.inprocess.async_llm import request_metrics
 from benchbench.inprocess.engine_round import DirectRound, Tokens
-from benchbench.inprocess.launcher import DirectWorker
+from benchbench.inprocess.launcher import InprocessWorker
 from benchbench.loadgen.job import AnswerJob, DirectJob
 from benchbench.loadgen.prompts import make_direct_job, make_job
-from benchbench.loadgen.worker import Worker
+from benchbench.loadgen.worker import HttpWorker
 from benchbench.measure.cells import cell_info
 from benchbench.openai.target import make_target
 from benchbench.spec import Cell, make_plan, spec_from_mapping
@@ -46,7 +46,7 @@ FAKE = ROOT / "tests" / "fake"
 # ---- The loop -------------------------------------------------------------------------------------------
 
 
-def job_of(outputs: Sequence[int], in_flight: int, **more: Any) -> DirectJob:
+def direct_job(outputs: Sequence[int], in_flight: int, **more: Any) -> DirectJob:
     count = len(outputs)
     usual = {"due_ns": [0] * count, "first_token_s": 30.0, "stall_s": 30.0, "payloads": [b"\1\0\0\0"] * count}
     return DirectJob(**{**usual, **more}, in_flight=in_flight, asked_input=[1] * count, asked_output=list(outputs))
@@ -118,7 +118,7 @@ def test_every_token_is_counted_and_no_more_are_in_flight_than_asked(
 ) -> None:
     engine = Engine(step=step, one_by_one=False)
     due = [k * 100_000 for k in range(len(outputs))] if paced else [0] * len(outputs)
-    columns, driver = drive(engine, job_of(outputs, in_flight, due_ns=due, paced=paced))
+    columns, driver = drive(engine, direct_job(outputs, in_flight, due_ns=due, paced=paced))
     assert columns["status"] == ["ok"] * len(outputs)
     assert [sum(tokens) for tokens in tokens_of(columns)] == outputs == columns["output_tokens"].tolist()
     assert all(tokens[:-1] == [step] * (len(tokens) - 1) for tokens in tokens_of(columns))
@@ -143,10 +143,10 @@ def test_every_token_is_counted_and_no_more_are_in_flight_than_asked(
 
 
 def test_outputs_put_together_because_we_were_late_share_a_stamp_and_the_engines_own_groups_do_not() -> None:
-    late, _ = drive(Engine(step=3), job_of([7], 1))
+    late, _ = drive(Engine(step=3), direct_job([7], 1))
     assert tokens_of(late) == [[1] * 7]
     assert len(set(late["event_ns"][:3])) == 1 < len(set(late["event_ns"]))
-    grouped, _ = drive(Engine(step=3, one_by_one=False), job_of([7], 1))
+    grouped, _ = drive(Engine(step=3, one_by_one=False), direct_job([7], 1))
     assert tokens_of(grouped) == [[3, 3, 1]]
 
 
@@ -156,10 +156,10 @@ def test_lag_is_the_time_since_the_engines_stamp_and_none_where_its_clock_is_ano
     def two_ms_wait(_index: int, _done: int) -> Any:
         return asyncio.sleep(0.005)
 
-    columns, _ = drive(Engine(break_off=two_ms_wait, clock=lambda: time.monotonic() - next(ages)), job_of([2], 1))
+    columns, _ = drive(Engine(break_off=two_ms_wait, clock=lambda: time.monotonic() - next(ages)), direct_job([2], 1))
     assert columns["lag_ns"][1] >= 4_000_000 > columns["lag_ns"][0]
     for offset in (1e6, -1e6, -time.monotonic()):  # ahead, behind, not stamped at all
-        columns, _ = drive(Engine(clock=lambda: time.monotonic() + offset), job_of([2], 1))  # noqa: B023 - used at once
+        columns, _ = drive(Engine(clock=lambda: time.monotonic() + offset), direct_job([2], 1))  # noqa: B023 - used at once
         assert columns["lag_ns"].tolist() == [0, 0]
 
 
@@ -177,7 +177,7 @@ def test_what_an_engine_raises_fails_its_request_and_no_other() -> None:
         if index == 2 and done == 2:
             raise RuntimeError from KeyError("cache")
 
-    columns, _ = drive(Engine(break_off=broken), job_of([3, 3, 3, 3, 3], 2))
+    columns, _ = drive(Engine(break_off=broken), direct_job([3, 3, 3, 3, 3], 2))
     assert failures(columns) == [
         GOOD,
         ("status", "wait", "ValueError: the prompt is too long"),
@@ -193,7 +193,7 @@ def test_a_silent_engine_fails_what_waits_and_the_places_are_used_again() -> Non
         return asyncio.sleep(600) if (index, done) in {(0, 0), (1, 1)} else None
 
     engine = Engine(break_off=silent)
-    columns, _ = drive(engine, job_of([2] * 6, 2, first_token_s=0.1, stall_s=0.15))
+    columns, _ = drive(engine, direct_job([2] * 6, 2, first_token_s=0.1, stall_s=0.15))
     assert failures(columns) == [
         ("timeout", "wait", "no token within 0.1 s"),
         ("stall", "stream", "no token for 0.15 s"),
@@ -211,7 +211,7 @@ def test_a_round_ends_though_the_engine_answers_no_abort(monkeypatch: pytest.Mon
         finally:
             await asyncio.sleep(600)
 
-    columns, _ = drive(Engine(break_off=lambda _index, _done: deaf()), job_of([2] * 3, 3, first_token_s=0.05))
+    columns, _ = drive(Engine(break_off=lambda _index, _done: deaf()), direct_job([2] * 3, 3, first_token_s=0.05))
     assert columns["error_kind"] == ["timeout"] * 3
 
 
@@ -224,7 +224,7 @@ def test_a_request_that_was_given_up_and_goes_on_all_the_same_is_not_heard_any_m
         return stubborn() if index == 0 else asyncio.sleep(0.002)
 
     engine = Engine(break_off=break_off)
-    columns, _ = drive(engine, job_of([1] + [3] * 6, 1, first_token_s=0.05))
+    columns, _ = drive(engine, direct_job([1] + [3] * 6, 1, first_token_s=0.05))
     assert failures(columns) == [("timeout", "wait", "no token within 0.05 s"), *[GOOD] * 6]
     assert tokens_of(columns) == [[], *[[1] * 3] * 6]
     asked = dict(engine.asked)
@@ -242,7 +242,7 @@ def test_a_dead_engine_fails_all_that_is_left(paced: bool) -> None:
 
     engine = Engine(break_off=dies)
     due = [0, 0, *[10**14] * 3] if paced else [0] * 5  # the others are due tomorrow
-    columns, driver = drive(engine, job_of([1, 2, 2, 2, 2], 1 if not paced else 5, due_ns=due, paced=paced))
+    columns, driver = drive(engine, direct_job([1, 2, 2, 2, 2], 1 if not paced else 5, due_ns=due, paced=paced))
     assert failures(columns) == [
         GOOD,
         ("stream", "stream", "the core is gone"),
@@ -259,7 +259,7 @@ def test_an_engine_that_dies_while_all_wait_is_noticed() -> None:
         return asyncio.sleep(600)
 
     engine.break_off = waits
-    columns, _ = drive(engine, job_of([2, 2], 2))
+    columns, _ = drive(engine, direct_job([2, 2], 2))
     assert failures(columns) == [("stream", "wait", "killed")] * 2
 
 
@@ -273,9 +273,9 @@ def test_wrong_lengths_and_ends_without_a_token_are_failures() -> None:
 
             return ask
 
-    exact, _ = drive(Short(), job_of([3, 3, 3], 3))
+    exact, _ = drive(Short(), direct_job([3, 3, 3], 3))
     assert [kind for kind, _, _ in failures(exact)] == ["protocol", "short_output", "stream"]
-    served, _ = drive(Short(), job_of([3, 3, 3], 3, exact=False))
+    served, _ = drive(Short(), direct_job([3, 3, 3], 3, exact=False))
     assert failures(served) == [
         ("protocol", "wait", "the engine finished without a token"),
         GOOD,
@@ -287,7 +287,7 @@ def test_a_cancelled_round_has_no_columns_and_aborts_its_requests() -> None:
     engine = Engine(break_off=lambda _index, done: asyncio.sleep(600) if done == 1 else None)
 
     async def run() -> Any:
-        driver = DirectRound(job_of([2, 2], 2), engine)
+        driver = DirectRound(direct_job([2, 2], 2), engine)
         asyncio.get_running_loop().call_later(0.05, driver.cancel)
         return await driver.run(), driver.facts.cancelled, sorted(engine.aborted)
 
@@ -348,11 +348,12 @@ def test_over_http_too_a_round_that_begins_when_its_server_is_gone_fails_at_once
     target = make_target("http://127.0.0.1:1", "completions", {})
     ready, fire = os.pipe()
     os.write(fire, b"x")
-    with Worker() as worker:
+    with HttpWorker() as worker:
         worker.ready()
+        worker.watch = (ready, lambda: "it is gone")
         for number in range(3):
             job = make_job(http, target, VOCAB, "measured", number, 0)
-            columns, _ = worker.run(job, None, (ready, lambda: "it is gone"))
+            columns, _ = worker.run(job)
             assert columns["status"] == ["failed"] * 16
             assert columns["index"].tolist() == list(range(16))
     for fd in (ready, fire):
@@ -366,12 +367,12 @@ def test_a_table_says_that_there_was_no_http() -> None:
 
 
 @contextlib.contextmanager
-def worker_of(log: Path, does: dict[str, Any] | None = None, nice: int = 0, **args: Any) -> Iterator[DirectWorker]:
+def worker_of(log: Path, does: dict[str, Any] | None = None, nice: int = 0, **args: Any) -> Iterator[InprocessWorker]:
     """A worker with the stand-in for vLLM; afterwards no process of it is left."""
     env = {"PYTHONPATH": os.pathsep.join([str(FAKE), str(ROOT)]), "FAKE_VLLM_SEEN": str(log.with_suffix(".seen"))}
     args |= {"hf-overrides": does or {}}
     engine = cells(engine={"kind": "vllm_inprocess", "args": args, "env": env, "nice": nice})[0].engine
-    worker = DirectWorker(engine, "tiny", log)
+    worker = InprocessWorker(engine, "tiny", log)
     pids = [worker.owned.pid]
     try:
         worker.ready()
@@ -383,7 +384,7 @@ def worker_of(log: Path, does: dict[str, Any] | None = None, nice: int = 0, **ar
         assert [pid for pid in pids if psutil.pid_exists(pid)] == []
 
 
-def run(worker: DirectWorker, cell: Cell, number: int = 0, **changes: Any) -> tuple[Any, dict[str, Any]]:
+def run(worker: InprocessWorker, cell: Cell, number: int = 0, **changes: Any) -> tuple[Any, dict[str, Any]]:
     return worker.run(replace(make_direct_job(cell, VOCAB, "measured", number, 0), **changes))
 
 
@@ -535,7 +536,7 @@ def test_a_killed_process_is_told_and_nothing_of_it_is_left(tmp_path: Path) -> N
 def refusal(tmp_path: Path, engine: dict[str, Any], stop: int | None = None) -> EngineError:
     env = {"PYTHONPATH": os.pathsep.join([str(FAKE), str(ROOT)])}
     spec = cells(engine={"kind": "vllm_inprocess", "env": env, **engine})[0].engine
-    with pytest.raises(EngineError) as caught, DirectWorker(spec, "tiny", tmp_path / "log") as worker:
+    with pytest.raises(EngineError) as caught, InprocessWorker(spec, "tiny", tmp_path / "log") as worker:
         worker.ready(stop)
     return caught.value
 
@@ -563,7 +564,7 @@ def test_a_start_can_be_stopped_and_has_a_limit(tmp_path: Path) -> None:
     ready, fire = os.pipe()
     os.write(fire, b"x")
     spec = cells()[0].engine
-    with pytest.raises(LaunchStoppedError), DirectWorker(spec, "tiny", tmp_path / "log") as worker:
+    with pytest.raises(LaunchStoppedError), InprocessWorker(spec, "tiny", tmp_path / "log") as worker:
         worker.ready(ready)
     for fd in (ready, fire):
         os.close(fd)

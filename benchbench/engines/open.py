@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchbench.errors import EngineError
 from benchbench.openai.client import Access, Capabilities, attach
+from benchbench.openai.target import Target, make_target
 from benchbench.openai.token_lengths import WORDS, Fitted, exact_texts, find_counter, fit_vocabulary, vocabulary_range
 from benchbench.spec import Cell, EndpointEngine, Plan, SimulatorEngine, VllmServeEngine
 from benchbench.spec.values import base_url
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from benchbench.engines.process import Owned
+    from benchbench.loadgen.job import Job
 
 
 Texts = Callable[["np.random.Generator", int, int], list[str]]
@@ -27,7 +29,7 @@ Texts = Callable[["np.random.Generator", int, int], list[str]]
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A server to send requests to.
+    """An engine to send requests to; `url` is empty where it is in the worker's own process.
 
     `vocab`: token ids for prompts lie in [low, high). `texts`: makes text prompts of exact length, where the plan has
     any. `notes`: what was found out about lengths. `watch`, where the engine is ours: a descriptor that is readable
@@ -48,12 +50,28 @@ class Opened:
         """Tokens that all prompts of a cell have in common by their form, and a prefix cache may know."""
         return 0 if cell.prompts.kind == "token_ids" else self.text_overhead
 
-    def source(self, cell: Cell) -> tuple[int, int] | Texts:
-        """Where a cell's prompts come from."""
-        found = self.vocab if cell.prompts.kind == "token_ids" else self.texts
-        if found is None:
+    def target(self, cell: Cell) -> Target:
+        """Where a cell's requests go, with the credentials that they need."""
+        access = self.access
+        return make_target(
+            self.url,
+            cell.engine.api,
+            access.headers,
+            ca_file=access.ca_file,
+            insecure=access.insecure,
+            proxy=access.proxy,
+        )
+
+    def job(self, cell: Cell, phase: str, number: int, attempt: int, output: int | None = None) -> Job:
+        """A round's work for the worker; `output` overrides the cell's. Raises EngineError without prompts."""
+        from benchbench.loadgen.prompts import make_direct_job, make_job
+
+        if not self.url:
+            return make_direct_job(cell, self.vocab or (0, 1), phase, number, attempt, output)
+        source = self.vocab if cell.prompts.kind == "token_ids" else self.texts
+        if source is None:
             raise EngineError("no prompts can be made for this cell", "prompts.kind")
-        return found
+        return make_job(cell, self.target(cell), source, phase, number, attempt, output)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from pathlib import Path
 from socket import socketpair
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from benchbench.engines.log_diagnosis import diagnose, plain
 from benchbench.engines.vllm import failure, flags, own, python_of
 from benchbench.errors import EngineError, LaunchStoppedError, WorkerDiedError
 from benchbench.linux import renice
+from benchbench.loadgen.worker import Worker
 from benchbench.spec import VllmInprocessEngine
 from benchbench.version import __version__
 
 if TYPE_CHECKING:
     from benchbench.fidelity.answers import Answer
-    from benchbench.loadgen.job import AnswerJob, DirectJob
-    from benchbench.loadgen.worker import Watch
+    from benchbench.loadgen.job import AnswerJob, Job
     from benchbench.store.requests import RoundColumns
 
 CANCEL_S = 15.0  # for the answer to a cancel; the loop itself takes up to 5 s when the engine hangs
@@ -31,19 +29,21 @@ SAID_S = 3.0  # from a sign of the end to the supervisor's word
 UNKNOWN = "the in-process engine does not answer"
 
 
-class DirectWorker:
-    """Handle of one engine in its process, with the interface of `loadgen.worker.Worker`. A context manager.
+class InprocessWorker(Worker):
+    """Handle of one engine in its process, which watches the engine's processes by itself.
 
     `facts`, once ready: `version` of vLLM, `vocab_size`, `max_model_len`, `kv_tokens` (the KV cache's capacity, None if
     not told), `config` (what the engine resolved its flags to), `notes`, `start_s`. The engine's output goes to `log`.
     Raises EngineError when the interpreter cannot be started, OSError when the log cannot be written.
     """
 
+    reply_s, died_s = CANCEL_S, DIED_S
+
     def __init__(self, engine: VllmInprocessEngine, model: str, log: Path) -> None:
         self.facts: dict[str, Any] = {}
         self._engine = engine
         ours, theirs = socketpair()
-        self._pipe = Pipe(ours.detach())
+        super().__init__(Pipe(ours.detach()))
         argv = [python_of(engine), "-m", "benchbench.inprocess.engine_process", str(theirs.fileno())]
         try:
             self.owned = own(engine, argv, log, [theirs.fileno()])
@@ -52,13 +52,8 @@ class DirectWorker:
             raise
         finally:
             theirs.close()
+        self.watch = (self.owned.events_fd, self.owned.died)
         self._send(flags({"model": model} | engine.args))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def ready(self, stop: int | None = None, progress: Callable[[float, str], None] | None = None) -> None:
         """Wait until the engine has generated a token. `progress(seconds, last line of the log)` once a second.
@@ -92,34 +87,17 @@ class DirectWorker:
         for pid in self.owned.ranks or () if self._engine.nice else ():
             renice(pid, self._engine.nice)  # not its front end, which stamps the tokens
 
-    def run(
-        self, job: DirectJob, stop: int | None = None, _watch: Watch | None = None
-    ) -> tuple[RoundColumns, dict[str, Any]]:
-        """Drive one round. When `stop` (a descriptor) becomes readable, the round is cancelled (`facts.cancelled`).
-
-        The engine's processes are watched by this itself. Where a part of it died, its requests have failed with the
-        reason, which is also the fact `engine_died`: then this worker is of no more use. Raises WorkerDiedError when
-        the process itself is gone.
+    def run(self, job: Job, stop: int | None = None) -> tuple[RoundColumns, dict[str, Any]]:
+        """As `Worker.run`. Where a part of the engine died, its requests have failed with the reason, which is also the
+        fact `engine_died`: then this worker is of no more use.
         """
-
-        def cancel() -> float:
-            self._send(None)
-            return time.monotonic() + CANCEL_S
-
-        self._send(job)
-        try:
-            reply = self._receive(stop, cancel)
-        except TimeoutError:
-            raise WorkerDiedError(self._word() or UNKNOWN) from None
-        if isinstance(reply, Exception):
-            raise WorkerDiedError(f"the in-process engine's worker failed: {reply}")
-        columns, facts = reply
-        if told := facts["engine_died"]:
-            reason = self._word() or f"{told} {diagnose(self.owned.text()).reason}".strip()
+        columns, facts = super().run(job, stop)
+        if died := facts["engine_died"]:
+            reason = self._word() or f"{died} {diagnose(self.owned.text()).reason}".strip()
             facts["engine_died"] = reason
             if columns is not None:
                 details = columns["error_detail"]
-                details[:] = [reason if detail and detail in told else detail for detail in details]
+                details[:] = [reason if detail and detail in died else detail for detail in details]
         return columns, facts
 
     def answer(self, job: AnswerJob, deadline: float, stop: int | None = None) -> list[Answer]:
@@ -127,55 +105,16 @@ class DirectWorker:
 
         Raises WorkerDiedError, and LaunchStoppedError when `stop` becomes readable; the worker is of no more use then.
         """
-        self._send(job)
-        try:
-            reply = self._receive(stop, _stopped, deadline)
-        except TimeoutError:
-            raise WorkerDiedError(self._word() or UNKNOWN) from None
-        if isinstance(reply, Exception):
-            raise WorkerDiedError(self._word() or str(reply))
-        found: list[Answer] = reply
-        return found
+        answers: list[Answer] = self._ask(job, stop, _stopped, deadline)
+        return answers
 
     def close(self) -> None:
         """End the engine and wait until all its processes are gone; may be called again."""
         self._pipe.close()
         self.owned.close()
 
-    def _send(self, message: object) -> None:
-        with contextlib.suppress(OSError):  # its end is noticed in receiving
-            self._pipe.send(message)
-
-    def _receive(
-        self,
-        stop: int | None,
-        stopped: Callable[[], float],
-        deadline: float = math.inf,
-        tick: Callable[[], None] | None = None,
-    ) -> Any:  # noqa: ANN401 - whatever the process sends
-        """The next message. `stopped` gives the new deadline once `stop` is readable; `tick` is called once a second.
-
-        Raises WorkerDiedError at the end of the pipe and TimeoutError at the deadline, which comes near when a part of
-        the engine has died.
-        """
-        watched: list[Any] = [self._pipe, self.owned.events_fd, *([] if stop is None else [stop])]
-        while (left := deadline - time.monotonic()) > 0:
-            heard = wait(watched, min(left, 1.0) if tick else left if left < math.inf else None)
-            if self._pipe in heard:
-                try:
-                    return self._pipe.recv()
-                except (EOFError, OSError):
-                    raise WorkerDiedError(self._word() or UNKNOWN) from None
-            if stop in heard:
-                watched.remove(stop)
-                deadline = stopped()
-            if self.owned.events_fd in heard and (died := self.owned.died()):
-                watched.remove(self.owned.events_fd)
-                self._send(died)
-                deadline = min(deadline, time.monotonic() + DIED_S)
-            if tick:
-                tick()
-        raise TimeoutError
+    def _end(self, error: Exception | None = None) -> str:
+        return self._word() or (f"the in-process engine's worker failed: {error}" if error else UNKNOWN)
 
     def _word(self) -> str | None:
         """What the supervisor knows of the engine's end; waits for it a little, None if nothing has ended."""

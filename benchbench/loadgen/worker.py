@@ -6,7 +6,9 @@ dies with its parent: by the kernel's signal, and at the end of file of its pipe
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import math
 import os
 import signal
 import subprocess
@@ -23,14 +25,102 @@ from benchbench.errors import WorkerDiedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from benchbench.loadgen.job import RoundJob
+    from benchbench.loadgen.job import Job
     from benchbench.store.requests import RoundColumns
 
     Watch = tuple[int, Callable[[], str | None]]
 
 
 class Worker:
-    """Parent's handle of one worker process. A context manager; `close` waits for the process."""
+    """Main's handle of a process that drives rounds, over HTTP or of its own engine. A context manager.
+
+    `watch`: a descriptor that is readable when something happened to the engine, and the question why it is gone (None
+    while it lives): then what is not finished of a round fails for that reason.
+    """
+
+    reply_s = math.inf  # for the reply to a cancel,
+    died_s = math.inf  # and for the round's end once the engine has died
+
+    def __init__(self, pipe: Pipe[Any, Any]) -> None:
+        self._pipe = pipe
+        self.watch: Watch | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process and wait for it."""
+        raise NotImplementedError
+
+    def _end(self, error: Exception | None = None) -> str:
+        """Why the process is gone or does not answer, or what its `error` comes from."""
+        raise NotImplementedError
+
+    def run(self, job: Job, stop: int | None = None) -> tuple[RoundColumns, dict[str, Any]]:
+        """Drive one round. When `stop` (a descriptor) becomes readable, the round is cancelled (`facts.cancelled`).
+
+        Raises WorkerDiedError when the process is gone, failed or does not answer.
+        """
+
+        def cancel() -> float:
+            self._send(None)
+            return time.monotonic() + self.reply_s
+
+        result: tuple[RoundColumns, dict[str, Any]] = self._ask(job, stop, cancel)
+        return result
+
+    def _ask(self, job: object, stop: int | None, stopped: Callable[[], float], deadline: float = math.inf) -> Any:  # noqa: ANN401 - whatever the process sends
+        self._send(job)
+        try:
+            reply = self._receive(stop, stopped, deadline)
+        except TimeoutError:
+            raise WorkerDiedError(self._end()) from None
+        if isinstance(reply, Exception):
+            raise WorkerDiedError(self._end(reply))
+        return reply
+
+    def _send(self, message: object) -> None:
+        with contextlib.suppress(OSError):  # its end is noticed in receiving
+            self._pipe.send(message)
+
+    def _receive(
+        self,
+        stop: int | None = None,
+        stopped: Callable[[], float] = lambda: math.inf,
+        deadline: float = math.inf,
+        tick: Callable[[], None] | None = None,
+    ) -> Any:  # noqa: ANN401 - whatever the process sends
+        """The next message. `stopped` gives the new deadline once `stop` is readable; `tick` is called once a second.
+
+        Raises WorkerDiedError at the end of the pipe and TimeoutError at the deadline, which comes near when a part of
+        the engine has died.
+        """
+        events, why = self.watch or (None, lambda: None)
+        watched: list[Any] = [self._pipe, *(fd for fd in (stop, events) if fd is not None)]
+        while (left := deadline - time.monotonic()) > 0:
+            ready = wait(watched, min(left, 1.0) if tick else left if left < math.inf else None)
+            if self._pipe in ready:
+                try:
+                    return self._pipe.recv()
+                except (EOFError, OSError):
+                    raise WorkerDiedError(self._end()) from None
+            if stop in ready:
+                watched.remove(stop)
+                deadline = stopped()
+            if events in ready and (reason := why()):
+                watched.remove(events)
+                self._send(reason)
+                deadline = min(deadline, time.monotonic() + self.died_s)
+            if tick:
+                tick()
+        raise TimeoutError
+
+
+class HttpWorker(Worker):
+    """A process of its own for rounds over HTTP."""
 
     def __init__(self) -> None:
         ours, theirs = socketpair()
@@ -44,55 +134,19 @@ class Worker:
             start_new_session=True,  # Ctrl-C is for the sweep, which then tells the worker
         )
         theirs.close()
-        self._pipe = Pipe(ours.detach())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        super().__init__(Pipe(ours.detach()))
 
     def ready(self) -> None:
         """Wait until the worker has imported what it needs, so that no import falls into a round."""
-        self._receive(None)
+        self._receive()
 
-    def run(
-        self, job: RoundJob, stop: int | None = None, watch: Watch | None = None
-    ) -> tuple[RoundColumns, dict[str, Any]]:
-        """Drive one round. When `stop` (a descriptor) becomes readable, the round is cancelled (`facts.cancelled`).
-
-        `watch`: when its descriptor becomes readable and its question has an answer, whatever of the round is not
-        finished fails for that reason. Raises WorkerDiedError.
-        """
-        try:
-            self._pipe.send(job)
-        except OSError:
-            raise WorkerDiedError(self._last_words()) from None
-        result: tuple[RoundColumns, dict[str, Any]] = self._receive(stop, watch)
-        return result
-
-    def _receive(self, stop: int | None, watch: Watch | None = None) -> Any:  # noqa: ANN401 - whatever it sends
-        events, why = watch or (None, lambda: None)
-        watched: list[Any] = [self._pipe, *(fd for fd in (stop, events) if fd is not None)]
-        try:
-            while self._pipe not in (ready := wait(watched)):
-                if stop in ready:
-                    self._pipe.send(None)
-                    watched.remove(stop)
-                if events in ready and (reason := why()):
-                    self._pipe.send(reason)
-                    watched.remove(events)
-            reply = self._pipe.recv()
-        except (EOFError, OSError):
-            raise WorkerDiedError(self._last_words()) from None
-        if isinstance(reply, Exception):
-            raise WorkerDiedError(f"the load generator failed: {reply!r}")
-        return reply
-
-    def _last_words(self) -> str:
-        said = self._process.stderr.read().decode(errors="replace").strip() if self._process.stderr else ""
+    def _end(self, error: Exception | None = None) -> str:
+        if error:
+            return f"the load generator failed: {error!r}"
+        text = self._process.stderr.read().decode(errors="replace").strip() if self._process.stderr else ""
         code = self._process.wait()
-        return f"the load generator's process ended (exit {code}): {said.splitlines()[-1] if said else 'no message'}"
+        last = text.splitlines()[-1] if text else "no message"
+        return f"the load generator's process ended (exit {code}): {last}"
 
     def close(self) -> None:
         """End the process and wait for it: it leaves at the end of file of its pipe."""

@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Any
 from benchbench.engines.open import Opened
 from benchbench.errors import EngineDiedError, EngineError, InterruptedSweep, StoppedError, WorkerDiedError
 from benchbench.host.sampler import Sampler
-from benchbench.inprocess.launcher import DirectWorker
-from benchbench.loadgen.job import DirectJob, RoundJob
 from benchbench.loadgen.worker import Worker
 from benchbench.measure.observer import Observer, Pace
 from benchbench.openai.server_counters import ServerView
-from benchbench.openai.target import Target, make_target
+from benchbench.openai.target import Target
 from benchbench.secrets import mask_text
 from benchbench.spec import Cell, OpenLoad
 from benchbench.spec.values import base_url
@@ -50,7 +48,7 @@ class Driver:
     """
 
     run: RunDirectory
-    worker: Worker | DirectWorker
+    worker: Worker
     opened: Opened
     observer: Observer
     stop: int | None
@@ -155,26 +153,6 @@ def measure(driver: Driver, todo: Sequence[tuple[Cell, int]]) -> None:
             driver.pace.left_steps = after
 
 
-def job_of(
-    opened: Opened, cell: Cell, phase: str, number: int, attempt: int, output: int | None = None
-) -> RoundJob | DirectJob:
-    """A round's work for the worker, with the credentials that it needs; `output` overrides the cell's."""
-    from benchbench.loadgen.prompts import make_direct_job, make_job
-
-    if not opened.url:
-        return make_direct_job(cell, opened.vocab or (0, 1), phase, number, attempt, output)
-    access = opened.access
-    target = make_target(
-        opened.url,
-        cell.engine.api,
-        access.headers,
-        ca_file=access.ca_file,
-        insecure=access.insecure,
-        proxy=access.proxy,
-    )
-    return make_job(cell, target, opened.source(cell), phase, number, attempt, output)
-
-
 def _cell(driver: Driver, cell: Cell, after: int) -> None:
     """Warm up, then measure; give a cell up when all requests of a measured round failed.
 
@@ -251,12 +229,12 @@ def _round(driver: Driver, cell: Cell, phase: str, number: int, output: int | No
     attempt = driver.attempts.get(place, 0)
     driver.attempts[place] = attempt + 1
     run.journal("round_begun", cell=cell.key, phase=phase, round=number, attempt=attempt)
-    job, view = job_of(opened, cell, phase, number, attempt, output), driver.view
+    job, view = opened.job(cell, phase, number, attempt, output), driver.view
     if view and cell.rounds.reset_prefix_cache:
         view.reset_prefix_cache()
     before = view.before() if view and phase == "measured" else None
     try:
-        columns, facts = driver.worker.run(job, driver.stop, opened.watch)  # type: ignore[arg-type] # its own kind
+        columns, facts = driver.worker.run(job, driver.stop)
     except WorkerDiedError as error:
         if opened.url:
             raise
@@ -267,8 +245,8 @@ def _round(driver: Driver, cell: Cell, phase: str, number: int, output: int | No
     secrets = opened.access.secrets
     columns["error_detail"] = [mask_text(detail, secrets) if detail else "" for detail in columns["error_detail"]]
     death = facts.get("engine_died") or _death(opened, columns)
-    if isinstance(job, RoundJob) and "failed" in columns["status"] and not death:
-        _judge_failures(columns, job.target, answered=driver.answered)
+    if opened.url and "failed" in columns["status"] and not death:
+        _judge_failures(columns, opened.target(cell), answered=driver.answered)
     driver.answered |= "ok" in columns["status"]
     if view:
         facts["server"] = None if death else view.after(before, columns)

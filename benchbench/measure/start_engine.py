@@ -8,15 +8,15 @@ from functools import partial
 
 from benchbench.engines.open import Hooks, Opened, open_engine, start_facts
 from benchbench.engines.vllm import next_log
-from benchbench.inprocess.launcher import DirectWorker
-from benchbench.loadgen.worker import Worker
+from benchbench.inprocess.launcher import InprocessWorker
+from benchbench.loadgen.worker import HttpWorker, Worker
 from benchbench.openai.client import Capabilities
 from benchbench.openai.token_lengths import LOWEST_ID
 from benchbench.spec import Plan, VllmInprocessEngine
 
 
 @contextlib.contextmanager
-def start_engine(plan: Plan, hooks: Hooks) -> Iterator[tuple[Opened, Worker | DirectWorker]]:
+def start_engine(plan: Plan, hooks: Hooks) -> Iterator[tuple[Opened, Worker]]:
     """The plan's engine and a ready worker, for as long as the block runs.
 
     Raises EngineError, LaunchStoppedError, WorkerDiedError and, when no log can be written, OSError.
@@ -25,14 +25,15 @@ def start_engine(plan: Plan, hooks: Hooks) -> Iterator[tuple[Opened, Worker | Di
         with _inprocess(plan.spec.engine, plan, hooks) as pair:
             yield pair
         return
-    with Worker() as worker, open_engine(plan, hooks) as opened:
+    with HttpWorker() as worker, open_engine(plan, hooks) as opened:
+        worker.watch = opened.watch
         worker.ready()
         yield opened, worker
 
 
 @contextlib.contextmanager
-def _inprocess(engine: VllmInprocessEngine, plan: Plan, hooks: Hooks) -> Iterator[tuple[Opened, DirectWorker]]:
-    with DirectWorker(engine, plan.spec.model, next_log(hooks.logs)) as worker:
+def _inprocess(engine: VllmInprocessEngine, plan: Plan, hooks: Hooks) -> Iterator[tuple[Opened, Worker]]:
+    with InprocessWorker(engine, plan.spec.model, next_log(hooks.logs)) as worker:
         hooks.meanwhile()
         worker.ready(hooks.stop, partial(hooks.progress, "starting the engine"))
         facts, owned = worker.facts, worker.owned
@@ -52,7 +53,7 @@ def _inprocess(engine: VllmInprocessEngine, plan: Plan, hooks: Hooks) -> Iterato
                     metrics=True,
                 ),
                 notes=tuple(facts["notes"]),
-                watch=(owned.events_fd, owned.died),
+                watch=worker.watch,
                 start=start,
             ),
             worker,

@@ -98,12 +98,12 @@ def _ours(url: str, streams: int, output: int) -> ClientError:
     import pyarrow.parquet as pq
 
     from benchbench.loadgen.prompts import make_job
-    from benchbench.loadgen.worker import Worker
+    from benchbench.loadgen.worker import HttpWorker
     from benchbench.store.requests import round_table
 
     cell = _cell(url, streams, output)
     target = make_target(url, "completions", {})
-    with Worker() as worker:
+    with HttpWorker() as worker:
         worker.ready()
         worker.run(make_job(cell, target, (1000, 30000), "warmup", 0, 0, output=2))
         _read_truth(url)

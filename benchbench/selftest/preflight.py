@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from benchbench.engines.open import Hooks, Opened
-from benchbench.inprocess.launcher import DirectWorker
 from benchbench.loadgen.worker import Worker
-from benchbench.measure.cells import WARMUP_TOKENS, job_of
+from benchbench.measure.cells import WARMUP_TOKENS
 from benchbench.measure.start_engine import start_engine
 from benchbench.openai.server_metrics import look
 from benchbench.spec import Cell, OpenLoad, Plan, StaticLoad
@@ -137,13 +136,13 @@ def _extremes(cells: Sequence[Cell]) -> list[Cell]:
     return list(picked.values())
 
 
-def _probe(worker: Worker | DirectWorker, opened: Opened, cell: Cell) -> Probe:
+def _probe(worker: Worker, opened: Opened, cell: Cell) -> Probe:
     """One warm-up and one batch of PROBE_TOKENS output tokens, sent at once."""
     output = max(2, min(cell.output, PROBE_TOKENS))
     batch = min(_in_flight(cell), MOST_STREAMS)
     small = replace(cell, load=StaticLoad(kind="static"), batch=batch, rate=None, output=output)
     for number in range(2):
-        columns, _ = worker.run(job_of(opened, small, "check", number, 0))  # type: ignore[arg-type] # its own kind
+        columns, _ = worker.run(opened.job(small, "check", number, 0))
     label = f"in={cell.input} out={output} batch={batch}"
     problems = _problems(columns, cell.input)
     ends = columns["event_offsets"]
