@@ -114,23 +114,15 @@ def _ratio_panels(
 ) -> Figure:
     """A panel a metric, a line a name: (line, ratio) of each that is known."""
     row_in = max(0.15, min(0.26, 9 / len(names)))
-    names = [sheets.cut(name, sheets.name_room()) for name in names]
-    left = 0.3 + 0.068 * max(14, *map(len, names))
     legend = tuple((name, {"linestyle": "-", **look}) for name, look in LOOKS.items())
-    figure, first = sheets.make_frame(heading, title, legend, height=row_in * (len(names) + 1), left=left)
-    box = first.get_position()
-    gap = 0.18 / sheets.width_in()
-    width = (box.width - gap * (len(rows) - 1)) / len(rows)
-    for place, (metric, found) in enumerate(rows.items()):
-        axes = first if place == 0 else figure.add_axes((0, 0, 1, 1))
-        axes.set_position((box.x0 + place * (width + gap), box.y0, width, box.height))
-        _ratios(axes, found, margin)
-        axes.set_ylim(len(names) - 0.25, -0.75)
-        axes.set_yticks(range(len(names)), labels=names if place == 0 else [""] * len(names))
+    height = row_in * (len(names) + 1)
+    figure, panels = sheets.make_frame(heading, title, legend, height=height, columns=len(rows), sharey=True)
+    panels[0].set_yticks(range(len(names)), labels=[sheets.cut(name, sheets.name_room()) for name in names])
+    panels[0].set_ylim(len(names) - 0.25, -0.75)
+    for axes, (metric, points) in zip(panels, rows.items(), strict=True):
+        _ratios(axes, points, margin)
         axes.tick_params(axis="y", length=0, labelsize=min(9.0, row_in * 45))
-        axes.grid(visible=True, axis="x", color="#DDDDDD", linewidth=0.6)
         axes.grid(visible=False, axis="y")
-        axes.tick_params(colors="#333333")
         axes.set_xlabel(f"{_TITLES[metric]}: % better")
     return figure
 
@@ -156,45 +148,32 @@ def _heatmap(pair: Pair, title: str) -> Figure | None:
     """Sys tok/s as percent better: a row per shape, a column per batch (or rate)."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    found = cells_of(pair, PRIMARY[:1])
-    if not found:
+    ratios = cells_of(pair, PRIMARY[:1])
+    if not ratios:
         return None
-    cells = [pair.cells[one.cell] for one in found]
-    shapes = sorted({(cell.input, cell.output) for cell in cells})
-    loads = sheets.distinct(_load(cell) for cell in cells)
-    names = [f"{i:,} → {o:,}" for i, o in shapes]
-    left, row_in = 0.25 + 0.07 * max(17, *map(len, names)), max(0.17, min(0.3, 12 / len(names)))
-    column_in = (sheets.width_in() - left - sheets.RIGHT_IN) / len(loads)
+    shapes = sorted({(cell.input, cell.output) for cell in pair.cells.values()})
+    loads = sheets.distinct(_load(pair.cells[one.cell]) for one in ratios)
+    scale = LinearSegmentedColormap.from_list("better", ["#D55E00", "#F7F7F7", "#0072B2"])
+    reach = max(2 * pair.margin, *(abs(ratio.ratio.point - 1) for ratio in ratios))
+    cells = []
+    for comparison in ratios:
+        cell, change = pair.cells[comparison.cell], comparison.ratio.point - 1
+        mark = {"equivalent": " =", "undecided": " ?"}.get(comparison.verdict, "")
+        cells.append(
+            sheets.GridCell(
+                loads.index(_load(cell)),
+                shapes.index((cell.input, cell.output)),
+                f"{100 * change:+.1f}".replace("-0.0", "+0.0") + mark,
+                scale(0.5 + change / reach / 2),
+                bold=not mark,
+            )
+        )
     heading = f"Sys tok/s: change from {pair.base} to {pair.candidate} (%)"
     small = title + " · bold: faster or slower, =: equivalent, ?: undecided"
-    figure, axes = sheets.make_frame(heading, small, height=row_in * len(names), left=left)
-    scale = LinearSegmentedColormap.from_list("better", ["#D55E00", "#F7F7F7", "#0072B2"])
-    reach = max(2 * pair.margin, *(abs(one.ratio.point - 1) for one in found))
-    for one, cell in zip(found, cells, strict=True):
-        x, y = loads.index(_load(cell)), shapes.index((cell.input, cell.output))
-        colour = scale(0.5 + (one.ratio.point - 1) / reach / 2)
-        axes.fill_between([x, x + 1], y, y + 1, color=colour, edgecolor="white", linewidth=1)
-        red, green, blue, _ = colour
-        called = one.verdict in {"faster", "slower"}
-        axes.text(
-            x + 0.5,
-            y + 0.5,
-            f"{100 * (one.ratio.point - 1):+.1f}".replace("-0.0", "+0.0")
-            + {"equivalent": " =", "undecided": " ?"}.get(one.verdict, ""),
-            ha="center",
-            va="center",
-            fontsize=min(8.5, row_in * 32, column_in * 18),
-            fontweight="bold" if called else "normal",
-            color="#111111" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "#FAFAFA",
-        )
-    axes.grid(visible=False)
-    axes.set_xlim(0, len(loads))
-    axes.set_ylim(len(names), 0)
-    axes.set_xticks([n + 0.5 for n in range(len(loads))], labels=[sheets.short(load) for load in loads])
-    axes.set_yticks([n + 0.5 for n in range(len(names))], labels=names)
-    axes.tick_params(length=0)
-    axes.set_xlabel("Batch (requests in flight)" if cells[0].batch is not None else "Request rate (req/s)")
-    axes.annotate("in → out (tokens)", (0, 0), (-4, -5), "axes fraction", "offset points", ha="right", va="top")
+    figure, (axes,) = sheets.make_frame(heading, small, height=sheets.grid_row_in(len(shapes)) * len(shapes))
+    sheets.draw_grid(axes, [f"{i:,} → {o:,}" for i, o in shapes], loads, cells)
+    batched = pair.cells[ratios[0].cell].batch is not None
+    axes.set_xlabel("Batch (requests in flight)" if batched else "Request rate (req/s)")
     return figure
 
 
@@ -218,21 +197,15 @@ def _curves(pair: Pair, title: str) -> Figure | None:
         (name, {"color": colour, "marker": marker, "linestyle": dash})
         for name, (colour, marker, dash) in zip((pair.base, pair.candidate), SIDES, strict=True)
     )
-    height = (3.2 if columns == 1 else 2.1) * rows
-    figure, first = sheets.make_frame(
-        "Sys tok/s of both, 95 % intervals over starts", title + cut, legend, height=height
-    )
-    box = first.get_position()
-    first.remove()
-    title_in = 0.2 / figure.get_figheight()
-    edges = {"left": box.x0, "right": box.x1, "bottom": box.y0, "top": box.y1 - title_in}
-    places = figure.add_gridspec(rows, columns, **edges, wspace=0.28, hspace=0.5)
-    for place, shape in enumerate(shapes):
-        axes = figure.add_subplot(places[divmod(place, columns)])
-        own = [(_load(cell), label) for label, cell in cells if (cell.input, cell.output) == shape]
-        _panel(axes, pair, sorted(own))
-        axes.set_title(f"{shape[0]:,} → {shape[1]:,}", fontsize=8.5, pad=3)
-        axes.set_xlabel("Batch" if cells[0][1].batch is not None else "Rate (req/s)", labelpad=1, fontsize=8)
+    heading, height = "Sys tok/s of both, 95 % intervals over starts", (3.2 if columns == 1 else 2.1) * rows
+    figure, panels = sheets.make_frame(heading, title + cut, legend, height=height, rows=rows, columns=columns)
+    for axes, shape in zip(panels, shapes, strict=False):
+        loads = [(_load(cell), label) for label, cell in cells if (cell.input, cell.output) == shape]
+        _panel(axes, pair, sorted(loads))
+        axes.set_title(f"{shape[0]:,} → {shape[1]:,}")
+        axes.set_xlabel("Batch" if cells[0][1].batch is not None else "Rate (req/s)", fontsize=8)
+    for axes in panels[len(shapes) :]:
+        axes.set_visible(False)
     return figure
 
 
@@ -252,8 +225,7 @@ def _panel(axes: Axes, pair: Pair, own: Sequence[tuple[float, str]]) -> None:
         top = max(top, *points)
     sheets.log2_axis(axes, [load for load, _ in own], "")
     sheets.value_axis(axes, [0.0, 1.02 * top], "", wide=math.inf)
-    axes.grid(visible=True, color="#DDDDDD", linewidth=0.6)
-    axes.tick_params(labelsize=8, colors="#333333", length=3)
+    axes.tick_params(labelsize=8)
 
 
 def _blocks(pair: Pair, title: str) -> Figure | None:
@@ -267,7 +239,7 @@ def _blocks(pair: Pair, title: str) -> Figure | None:
         (f"{pair.base}, one cell", {"color": "#BBBBBB"}),
         (f"{pair.candidate}, mean over cells", {"color": colours[1], "marker": "o"}),
     )
-    figure, axes = sheets.make_frame("From block to block: drift and the luck of starts", title, legend)
+    figure, (axes,) = sheets.make_frame("Drift and variance from block to block", title, legend)
     for side, (colour, marker, dash) in zip(("base", "candidate"), SIDES, strict=True):
         changes: dict[int, list[float]] = {}
         for cell in dict.fromkeys(one.cell for one in samples):

@@ -18,7 +18,6 @@ from benchbench.figures.sheet import Legend, Line, Sheet
 from benchbench.report.summary_table import Row, number
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PNG_DPI = 200
@@ -84,7 +83,7 @@ def figures(rows: Sequence[Row], timeline: Timeline | None, title: str) -> Itera
 
 def save(figure: Figure, stem: Path, formats: Sequence[str]) -> list[Path]:
     """Write a figure in each format, to `stem` with its ending."""
-    # The canvases are called directly: savefig first draws once more only to find the layout.
+    # The canvases are called directly: savefig would draw once more.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
@@ -113,7 +112,7 @@ def _throughput(sheet: Sheet) -> Figure | None:
     style = {"color": "#777777", "linestyle": (0, (4, 2)), "linewidth": 1.0}
     bound = sheet.bound_entry("sys_tok_s_bound")
     legend: Legend = (*sheet.legend, *(((name, style),) if slopes else ()), *bound, *sheet.suspect_entry("sys_tok_s"))
-    figure, axes = sheets.make_frame("System throughput", sheet.title, legend)
+    figure, (axes,) = sheets.make_frame("System throughput", sheet.title, legend)
     values = sheets.draw_lines(axes, sheet, "sys_tok_s")
     values += sheets.draw_bound(axes, sheet.lines, sheet.axis, "sys_tok_s_bound")
     if slopes:
@@ -142,7 +141,7 @@ def _ttft_batch(sheet: Sheet) -> Figure | None:
     if not sheet.has("ttft_ms"):
         return None
     legend = (*sheet.legend, *sheet.bound_entry("ttft_bound_ms"), *sheet.suspect_entry("ttft_ms"))
-    figure, axes = sheets.make_frame("Time to first token", sheet.title, legend)
+    figure, (axes,) = sheets.make_frame("Time to first token", sheet.title, legend)
     values = sheets.draw_lines(axes, sheet, "ttft_ms")
     values += sheets.draw_bound(axes, sheet.lines, sheet.axis, "ttft_bound_ms")
     sheets.log2_axis(axes, [row[sheet.axis] for row in sheet.rows], sheet.axis_label)
@@ -163,7 +162,7 @@ def _ttft_input(sheet: Sheet) -> Figure | None:
         (f"{sheet.axis} {sheets.short(load)}", {"color": colours[load], "marker": markers[load]}) for load in loads
     ]
     legend = (*loads_legend, *variant_entries, *sheet.bound_entry("ttft_bound_ms"), *sheet.suspect_entry("ttft_ms"))
-    figure, axes = sheets.make_frame("Time to first token over input length", sheet.title, legend)
+    figure, (axes,) = sheets.make_frame("Time to first token over input length", sheet.title, legend)
     groups: dict[tuple[Any, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row[sheet.axis], row.get("variant") or ""), []).append(row)
@@ -186,31 +185,31 @@ def _ttft_input(sheet: Sheet) -> Figure | None:
 
 def _pareto(sheet: Sheet) -> Figure | None:
     """Sys tok/s against the speed of one stream; the upper edge of each batch's points carries its number."""
-    every = [
+    streams = [
         [(x, y, row) for _, y, row in line.points(sheet.axis, "sys_tok_s") if (x := _stream_tok_s(row))]
         for line in (*sheet.lines, *sheet.others)
     ]
-    found = every[: len(sheet.lines)]
-    everything = [point for points in every for point in points]
-    if not everything:
+    coloured, grey = streams[: len(sheet.lines)], streams[len(sheet.lines) :]
+    points = [point for stream in streams for point in stream]
+    if not points:
         return None
     legend = (*sheet.legend, *sheet.suspect_entry("sys_tok_s"))
-    figure, axes = sheets.make_frame("Throughput against speed per stream", sheet.title, legend)
-    sheets.draw_others(axes, [[(x, y) for x, y, _ in points] for points in every[len(found) :]])
-    for line, points in zip(sheet.lines, found, strict=True):
-        xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
+    figure, (axes,) = sheets.make_frame("Throughput against speed per stream", sheet.title, legend)
+    sheets.draw_others(axes, [[(x, y) for x, y, _ in stream] for stream in grey])
+    for line, stream in zip(sheet.lines, coloured, strict=True):
+        xs, ys = [x for x, _, _ in stream], [y for _, y, _ in stream]
         axes.plot(xs, ys, color=line.colour, linestyle=line.dash, linewidth=1.1, alpha=0.8)
-        sheets.draw_markers(axes, line, points, 5)
+        sheets.draw_markers(axes, line, stream, 5)
     tops: dict[Any, tuple[float, float]] = {}
-    for x, y, row in sorted((point for points in found for point in points), key=lambda point: -point[1]):
+    for x, y, row in sorted((point for stream in coloured for point in stream), key=lambda point: -point[1]):
         tops.setdefault(row[sheet.axis], (x, y))
     for load in sheets.thinned(sorted(tops)):
         axes.annotate(sheets.short(load), tops[load], (5, 4), textcoords="offset points", fontsize=8, color="#333333")
     axes.set_xlabel(f"tok/s per stream, mean (numbers at points: {sheet.axis})")
-    speeds = [x for x, _, _ in everything]
+    speeds = [x for x, _, _ in points]
     margin = 0.1 * (max(speeds) - min(speeds)) or 0.5 * speeds[0]
     axes.set_xlim(max(0.0, min(speeds) - margin), max(speeds) + margin)
-    sheets.value_axis(axes, [y for _, y, _ in everything], "Sys tok/s (output; mean)", wide=math.inf)
+    sheets.value_axis(axes, [y for _, y, _ in points], "Sys tok/s (output; mean)", wide=math.inf)
     return figure
 
 
@@ -223,58 +222,24 @@ def _heatmap(sheet: Sheet) -> Figure | None:
     """Sys tok/s as a grid: a row per shape, a column per batch (or rate), grey where there is no number."""
     if not sheet.has("sys_tok_s"):
         return None
+    import matplotlib as mpl
+
     loads = sheets.distinct(row[sheet.axis] for row in sheet.rows)
     names = [_shape_name(line.rows[0]) for line in sheet.lines]
-    left = 0.25 + 0.07 * max(17, *map(len, names))
-    row_in = max(0.17, min(0.3, 12 / len(names)))
-    starred = " · *: suspect" if sheet.suspect_entry("sys_tok_s") else ""
-    figure, axes = sheets.make_frame(
-        "System throughput (Sys tok/s)", sheet.title + starred, height=row_in * len(names), left=left
-    )
-    _fill_grid(axes, sheet, loads, row_in, (sheets.width_in() - left - sheets.RIGHT_IN) / len(loads))
-    axes.grid(visible=False)
-    axes.set_facecolor("#F2F2F2")
-    axes.set_xticks([n + 0.5 for n in range(len(loads))], labels=[sheets.short(load) for load in loads])
-    axes.set_yticks([n + 0.5 for n in range(len(names))], labels=names)
-    axes.tick_params(length=0)
-    axes.tick_params(axis="x", labelsize=9 if len(loads) <= 16 else 6.5)
-    axes.invert_yaxis()
-    axes.set_xlabel(sheet.axis_label)
-    axes.annotate("in → out (tokens)", (0, 0), (-4, -5), "axes fraction", "offset points", ha="right", va="top")
-    return figure
-
-
-def _fill_grid(axes: Axes, sheet: Sheet, loads: Sequence[float], row_in: float, column_in: float) -> None:
-    """Cells of ``row_in`` by ``column_in`` inches, each with its value, upright where columns are narrow."""
-    import matplotlib as mpl
-    import numpy as np
-
-    cells = [
+    values = [
         (loads.index(load), y, value, "*" * (row.get("status") == "suspect"))
         for y, line in enumerate(sheet.lines)
         for load, value, row in line.points(sheet.axis, "sys_tok_s")
     ]
-    grid = np.full((len(sheet.lines), len(loads)), np.nan)
-    for x, y, value, _ in cells:
-        grid[y, x] = value
-    scale, top = mpl.colormaps["cividis"], max(value for _, _, value, _ in cells) or 1.0
-    masked = np.ma.masked_invalid(grid)
-    axes.pcolormesh(masked, cmap=scale, vmin=0, vmax=top, edgecolors="white", linewidth=1.0)
-    upright = column_in < 0.42
-    size = min(8.5, row_in * 25, column_in * 60) if upright else min(8.5, column_in * 17)
-    for x, y, value, star in cells:
-        red, green, blue, _ = scale(value / top)
-        light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
-        axes.text(
-            x + 0.5,
-            y + 0.5,
-            (f"{value:.0f}" if upright else f"{value:,.1f}") + star,
-            ha="center",
-            va="center",
-            fontsize=size,
-            rotation=90 if upright else 0,
-            color="#111111" if light else "#FAFAFA",
-        )
+    scale, top = mpl.colormaps["cividis"], max(value for _, _, value, _ in values) or 1.0
+    places = 1 if len(loads) <= 12 else 0
+    cells = [sheets.GridCell(x, y, f"{value:,.{places}f}{star}", scale(value / top)) for x, y, value, star in values]
+    starred = " · *: suspect" if sheet.suspect_entry("sys_tok_s") else ""
+    height = sheets.grid_row_in(len(names)) * len(names)
+    figure, (axes,) = sheets.make_frame("System throughput (Sys tok/s)", sheet.title + starred, height=height)
+    sheets.draw_grid(axes, names, loads, cells)
+    axes.set_xlabel(sheet.axis_label)
+    return figure
 
 
 def _shape_name(row: Row) -> str:
@@ -291,23 +256,23 @@ def _timeline(timeline: Timeline, title: str) -> Figure | None:
 
     stamps = (timeline.starts_s, timeline.sent_s, timeline.first_s, timeline.last_s)
     requests = sorted(zip(*stamps, strict=True))
-    shown = requests[:TIMELINE_REQUESTS]
-    end = max((stamp for request in shown for stamp in request if math.isfinite(stamp)), default=0.0)
+    bars = requests[:TIMELINE_REQUESTS]
+    end = max((stamp for request in bars for stamp in request if math.isfinite(stamp)), default=0.0)
     if end <= 0:
         return None
-    cut = f" · the first {len(shown)} of {len(requests):,} requests" if len(shown) < len(requests) else ""
+    cut = f" · the first {len(bars)} of {len(requests):,} requests" if len(bars) < len(requests) else ""
     legend = tuple((name, {"color": colour, "linewidth": 6}) for name, colour in PHASES)
-    height = max(1.2, min(sheets.width_in() * 5 / 7.2, 0.13 * len(shown)))
+    height = max(1.2, min(sheets.width_in() * 5 / 7.2, 0.13 * len(bars)))
     heading = f"Timeline of one round: {timeline.label}"
-    figure, axes = sheets.make_frame(heading, title + cut, legend, height=height, left=0.65)
-    few = len(shown) <= 64  # gaps between more bars than that would only be stripes
+    figure, (axes,) = sheets.make_frame(heading, title + cut, legend, height=height)
+    few = len(bars) <= 64  # gaps between more bars than that would only be stripes
     half = 0.42 if few else 0.5
     for phase, (_, colour) in enumerate(PHASES):
-        bars = [(y, request[phase], request[phase + 1]) for y, request in enumerate(shown, start=1)]
-        boxes = [((a, y - half), (b, y - half), (b, y + half), (a, y + half)) for y, a, b in bars if b > a]
+        spans = [(y, request[phase], request[phase + 1]) for y, request in enumerate(bars, start=1)]
+        boxes = [((a, y - half), (b, y - half), (b, y + half), (a, y + half)) for y, a, b in spans if b > a]
         axes.add_collection(PolyCollection(boxes, facecolors=colour, linewidths=0, antialiaseds=few), autolim=False)
     axes.set_xlim(0, 1.02 * end)
-    axes.set_ylim(len(shown) + 0.7, 0.3)
+    axes.set_ylim(len(bars) + 0.7, 0.3)
     axes.grid(visible=False, axis="y")
     axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     axes.set_xlabel("Time since the round began (s)")

@@ -1,7 +1,7 @@
 """What the figures of a run share: which rows are lines and how each line looks, the frame, the axes.
 
-Figures are laid out by hand, in inches: a layout engine would draw every figure twice. Colours are Okabe
-and Ito's (jfly.uni-koeln.de/color) or steps of cividis, and never the only distinction.
+matplotlib's constrained layout places everything. Colours are Okabe and Ito's (jfly.uni-koeln.de/color) or steps of
+cividis, and never the only distinction.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchbench.report.summary_table import Row, number
 
@@ -22,17 +21,29 @@ if TYPE_CHECKING:
 
 Legend = tuple[tuple[str, dict[str, Any]], ...]  # label and style of each entry
 
-RIGHT_IN = 0.25
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 CHOSEN = 4  # of more variants only so many are told apart
 GREY = "#BBBBBB"
 STYLE: Any = {
+    "figure.constrained_layout.w_pad": 0.08,
+    "figure.constrained_layout.h_pad": 0.06,
     "figure.figsize": (7.2, 3.6),  # 750 px wide, a model card's width, at 104 px per inch: 9 pt text is 13 px there
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"],
     "font.size": 9.0,
+    "axes.titlesize": 8.5,
+    "axes.grid": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.6,
+    "xtick.color": "#333333",
+    "ytick.color": "#333333",
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "legend.columnspacing": 1.6,
     "text.parse_math": False,  # a dollar sign in a model's name is not a formula
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -57,6 +68,16 @@ class Line:
     def points(self, axis: str, name: str) -> list[tuple[float, float, Row]]:
         """(value on the axis, value of the column, row) of each row that has the column."""
         return [(row[axis], value, row) for row in self.rows if (value := number(row, name)) is not None]
+
+
+class GridCell(NamedTuple):
+    """A cell of a heat map: column, row, text, RGBA colour."""
+
+    x: int
+    y: int
+    text: str
+    colour: tuple[float, float, float, float]
+    bold: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,9 +147,9 @@ def _chosen(variants: Sequence[str], rows: Sequence[Row], axis: str) -> list[str
         if (value := number(row, "sys_tok_s")) and value > 0:
             cells.setdefault((row["input"], row["output"], row[axis]), {})[row.get("variant") or ""] = math.log(value)
     scores: dict[str, list[float]] = {variant: [] for variant in variants}
-    for found in cells.values():
-        for variant, value in found.items():
-            scores[variant].append(value - median(found.values()))
+    for speeds in cells.values():
+        for variant, value in speeds.items():
+            scores[variant].append(value - median(speeds.values()))
     ranked = sorted(variants[1:], key=lambda variant: -fmean(scores[variant] or [-math.inf]))
     return [variants[0], *ranked[: CHOSEN - 1]]
 
@@ -194,11 +215,6 @@ def cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def name_room() -> int:
-    """How many characters names at the left of a figure may have."""
-    return int((width_in() / 2 - 0.3) / 0.07)
-
-
 def width_in() -> float:
     """The figures' width in inches, which is a matter of style."""
     import matplotlib as mpl
@@ -206,75 +222,104 @@ def width_in() -> float:
     return float(mpl.rcParams["figure.figsize"][0])
 
 
+def name_room() -> int:
+    """How many characters names at the left of a figure may have."""
+    return int(6 * width_in())
+
+
 def make_frame(
-    heading: str, title: str, legend: Legend = (), *, height: float | None = None, left: float = 0.8
-) -> tuple[Figure, Axes]:
-    """A figure with axes ``height`` inches high: heading and run title above, the legend in columns below."""
+    heading: str,
+    title: str,
+    legend: Legend = (),
+    *,
+    height: float | None = None,
+    rows: int = 1,
+    columns: int = 1,
+    sharey: bool = False,
+) -> tuple[Figure, list[Axes]]:
+    """A figure with ``rows`` x ``columns`` panels, together about ``height`` inches high.
+
+    Heading and run title stand above, the legend in columns below.
+    """
     import matplotlib as mpl
+    import numpy as np
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
     width, usual = mpl.rcParams["figure.figsize"]
-    height = usual if height is None else height
     small = textwrap.wrap(title, int(15.6 * width))[:3]
-    legend = tuple((cut(label, 36), look) for label, look in legend)
-    columns = _legend_columns([label for label, _ in legend])
-    rows = math.ceil(len(legend) / columns)
-    left = min(left, width / 2)
-    top, bottom = 0.42 + 0.15 * len(small), 0.5 + (0.1 + 0.17 * rows if rows else 0)
-    total = top + height + bottom
-    figure = Figure(figsize=(width, total), facecolor="white")
-    box = (left / width, bottom / total, 1 - (left + RIGHT_IN) / width, height / total)
-    axes = figure.add_axes(box)
-    edge = 0.1 / width
-    figure.text(edge, 1 - 0.09 / total, cut(heading, int(11 * width)), va="top", fontsize=11, fontweight="bold")
-    figure.text(edge, 1 - 0.31 / total, "\n".join(small), va="top", fontsize=8, color="#555555")
+    labels = [cut(label, 36) for label, _ in legend]
+    # matplotlib does not break a legend into rows: an entry is 8 characters of handle and its label, an inch 14.
+    lengths = [8 + len(label) for label in labels]
+    columns_of = range(len(lengths), 1, -1)
+    fits = (n for n in columns_of if sum(max(part) for part in np.array_split(lengths, n)) <= 14 * width)
+    ncols = next(fits, 1)
+    height = (usual if height is None else height) + 0.9 + 0.15 * len(small) + 0.18 * math.ceil(len(legend) / ncols)
+    figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
+    figure.suptitle(cut(heading, int(11 * width)), x=0.01, ha="left", fontsize=11, fontweight="bold")
+    body = figure.add_subfigure(figure.add_gridspec(1, 1)[0])  # so that the run title has a line of its own
+    body.suptitle("\n".join(small), x=0.01, ha="left", fontsize=8, color="#555555")
     if legend:
-        figure.legend(
-            handles=[Line2D([], [], **{"label": label, "markersize": 5, **style}) for label, style in legend],
-            loc="lower center",
-            bbox_to_anchor=(0.5, 0.06 / total),
-            ncols=columns,
-            frameon=False,
-            fontsize=8.5,
-            borderpad=0,
-            borderaxespad=0,
-            labelspacing=0.4,
-            handlelength=2.4,
-            columnspacing=1.6,
+        handles = [
+            Line2D([], [], **{"markersize": 5, **look, "label": label})
+            for label, (_, look) in zip(labels, legend, strict=True)
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=ncols)
+    return figure, list(body.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
+
+
+def draw_grid(axes: Axes, names: Sequence[str], loads: Sequence[float], cells: Iterable[GridCell]) -> None:
+    """A heat map: a row per name of a shape, a column per load, each cell with its text."""
+    names = [cut(name, name_room()) for name in names]
+    row_in, column_in = grid_row_in(len(names)), 0.8 * width_in() / len(loads)
+    cells = list(cells)
+    longest = max(len(cell.text) for cell in cells)
+    upright = column_in < 0.06 * longest
+    # A digit is 0.64 of its size wide: 102 points an inch leave a tenth free.
+    along, across = (row_in, column_in) if upright else (column_in, row_in)
+    size = min(8.5, 102 * along / longest, 58 * across)
+    for cell in cells:
+        axes.fill_between([cell.x, cell.x + 1], cell.y, cell.y + 1, color=cell.colour, edgecolor="white", linewidth=1)
+        red, green, blue, _ = cell.colour
+        axes.text(
+            cell.x + 0.5,
+            cell.y + 0.5,
+            cell.text,
+            ha="center",
+            va="center",
+            fontsize=size,
+            fontweight="bold" if cell.bold else "normal",
+            rotation=90 if upright else 0,
+            color="#111111" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "#FAFAFA",
         )
-    axes.grid(visible=True, color="#DDDDDD", linewidth=0.6)
-    axes.tick_params(colors="#333333", length=3)
-    return figure, axes
+    axes.grid(visible=False)
+    axes.set_facecolor("#F2F2F2")
+    axes.set_xlim(0, len(loads))
+    axes.set_ylim(len(names), 0)
+    axes.set_xticks([n + 0.5 for n in range(len(loads))], labels=[short(load) for load in loads])
+    axes.set_yticks([n + 0.5 for n in range(len(names))], labels=names)
+    axes.tick_params(length=0)
+    axes.tick_params(axis="x", labelsize=9 if len(loads) <= 16 else 6.5)
+    axes.annotate("in → out (tokens)", (0, 0), (-4, -5), "axes fraction", "offset points", ha="right", va="top")
 
 
-def _legend_columns(labels: Sequence[str]) -> int:
-    """The columns of the lowest legend that fits the figure's width; matplotlib fills the first ones first."""
-    for rows in range(1, len(labels)):
-        columns = math.ceil(len(labels) / rows)
-        small, larger = divmod(len(labels), columns)
-        starts = [n * small + min(n, larger) for n in range(columns + 1)]
-        widths = [max(map(len, labels[start:end])) for start, end in pairwise(starts)]
-        if sum(0.07 * width + 0.58 for width in widths) <= width_in() - 0.1:
-            return columns
-    return 1
+def grid_row_in(count: int) -> float:
+    """The height of one of so many rows, in inches."""
+    return max(0.17, min(0.3, 12 / count))
 
 
 def draw_markers(axes: Axes, line: Line, points: Sequence[tuple[float, float, Row]], size: float) -> None:
     """Filled markers for valid cells, hollow ones for suspect cells."""
+    look: Any = {
+        "linestyle": "",
+        "marker": line.marker,
+        "color": line.colour,
+        "markersize": size,
+        "markeredgewidth": 1.1,
+    }
     for suspect, face in ((False, line.colour), (True, "white")):
-        some = [(x, y) for x, y, row in points if (row.get("status") == "suspect") == suspect]
-        axes.plot(
-            [x for x, _ in some],
-            [y for _, y in some],
-            linestyle="",
-            marker=line.marker,
-            color=line.colour,
-            markerfacecolor=face,
-            markersize=size,
-            markeredgewidth=1.1,
-            zorder=4,
-        )
+        cells = [(x, y) for x, y, row in points if (row.get("status") == "suspect") == suspect]
+        axes.plot([x for x, _ in cells], [y for _, y in cells], **look, markerfacecolor=face, zorder=4)
 
 
 def draw_lines(axes: Axes, sheet: Sheet, name: str) -> list[float]:
@@ -318,13 +363,13 @@ def draw_others(axes: Axes, lines: Sequence[Sequence[tuple[float, float]]]) -> l
 
 def log2_axis(axes: Axes, values: Sequence[float], label: str) -> None:
     """A log2 x axis whose ticks are values that occur, thinned until their numbers do not touch."""
-    found = distinct(values)
-    pad = 2 ** max(0.3, math.log2(found[-1] / found[0]) / 24) if len(found) > 1 else 2.0
+    loads = distinct(values)
+    pad = 2 ** max(0.3, math.log2(loads[-1] / loads[0]) / 24) if len(loads) > 1 else 2.0
     axes.set_xscale("log", base=2)
-    ticks = thinned(found)
+    ticks = thinned(loads)
     axes.set_xticks(ticks, labels=[short(tick) for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlim(found[0] / pad, found[-1] * pad)
+    axes.set_xlim(loads[0] / pad, loads[-1] * pad)
     axes.set_xlabel(label)
 
 
@@ -343,14 +388,13 @@ def thinned(values: Sequence[float]) -> list[float]:
 
 def value_axis(axes: Axes, values: Sequence[float], label: str, wide: float) -> None:
     """A linear y axis from 0, or a log one ticked at 1, 2, 5 if the values span more than ``wide`` times."""
+    from matplotlib.ticker import LogLocator
+
     low, high = min(values), max(values)
     if low > 0 and high / low > wide:
         low, high = low / 1.2, high * 1.2
-        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        steps = (1, 2, 5) if len(powers) < 6 else (1,)
         axes.set_yscale("log")
-        ticks = [step * 10.0**power for power in powers for step in steps]
-        axes.set_yticks([tick for tick in ticks if low <= tick <= high])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 1e4 else (1,), numticks=16))
         axes.minorticks_off()
         axes.set_ylim(low, high)
         label += ", log scale"
