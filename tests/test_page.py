@@ -21,7 +21,7 @@ from benchbench.comparison.pairs import pair, sides_of
 from benchbench.comparison.tables import sentence
 from benchbench.page import document as pages
 from benchbench.page.document import blocks, page
-from benchbench.report.summary_table import escape_markdown
+from benchbench.report.markdown import escape_markdown
 from benchbench.store.run_directory import RunDirectory
 
 HOSTILE = """<script>alert(1)</script>"><img src=x onerror=alert(1)>]]>{{7*7}}{%x%}\u202eabc--><b>&lt;\x1b[2J"""

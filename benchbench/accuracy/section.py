@@ -12,7 +12,7 @@ import orjson
 from benchbench.accuracy.recovery import Evaluation, Recovery, accuracy, match, recover
 from benchbench.accuracy.results import MANIFEST, Score, published, read_scores
 from benchbench.analysis.stats import Estimate
-from benchbench.report.summary_table import escape_markdown
+from benchbench.report.markdown import escape_markdown, write_table
 
 Row = tuple[Score, dict[str, Score], dict[str, Recovery]]  # a benchmark: by side its score, by candidate its recovery
 
@@ -88,16 +88,16 @@ def evaluation_section(evaluation: Evaluation) -> str:
     heads = ["Benchmark", *([base] if base else [])]
     for name in evaluation.candidates:
         heads += [name, "Recovery"] if base else [name]
-    lines = [_row(*map(escape_markdown, heads)), _row(*["---"] * len(heads))]
+    texts = []
     for row, scores, recovered in rows:
         cells = [escape_markdown(row.label)] + ([_score(scores.get(base))] if base else [])
         for name in evaluation.candidates:
             cells += [_score(scores.get(name)), _recovery(recovered.get(name))] if base else [_score(scores.get(name))]
-        lines.append(_row(*cells))
+        texts.append(cells)
     named = [(name, recovery) for _, _, recovered in rows for name, recovery in recovered.items()]
     sentences = [f"- {escape_markdown(sentence(recovery, base or '', name))}" for name, recovery in named]
     notes = [f"- Note: {escape_markdown(note)}." for note in _notes(evaluation, rows)]
-    blocks = [lines, sentences, _caption(rows), notes]
+    blocks = [write_table([*map(escape_markdown, heads)], texts), sentences, _caption(rows), notes]
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
@@ -145,10 +145,6 @@ def evaluation_json(evaluation: Evaluation) -> str:
 
 def _record(values: Score | Recovery, *left_out: str) -> dict[str, Any]:
     return {item.name: getattr(values, item.name) for item in fields(values) if item.name not in left_out}
-
-
-def _row(*cells: str) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def _score(score: Score | None) -> str:

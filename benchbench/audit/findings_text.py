@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from benchbench.audit.claims import Claims
 from benchbench.audit.findings import EXPLANATIONS, Finding, shape_for_bounds
+from benchbench.report.markdown import escape_markdown
 from benchbench.report.model_section import billions
-from benchbench.report.summary_table import escape_markdown
 
 
 def audit_markdown(claims: Claims, findings: Sequence[Finding], name: str) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 
 from benchbench.comparison.pairs import Pair
 from benchbench.comparison.verdicts import MORE_MAX, PRIMARY, Comparison, Judgement, Noise, Overall
-from benchbench.report.summary_table import Row, escape_markdown
+from benchbench.report.markdown import escape_markdown
+from benchbench.report.summary_table import Row
 
 SHOWN = ("sys_tok_s", "ttft", "tpot")
 NAMES = {"sys_tok_s": "Sys tok/s", "ttft": "TTFT (ms)", "tpot": "TPOT (ms)", "e2el": "E2EL (ms)"}

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from benchbench.analysis.runs import Run
 from benchbench.errors import CardError
+from benchbench.report.markdown import escape_markdown
 from benchbench.report.provenance import provenance_text, setting
-from benchbench.report.summary_table import Parts, escape_markdown
+from benchbench.report.summary_table import Parts
 
 SECTIONS = ("performance", "model", "evaluation", "comparison")
 _MARKER = re.compile(r" {0,3}<!--[ \t]*(?P<end>/?)bench:(?P<name>[\w-]+)[ \t]*-->[ \t]*\r?\n?")
@@ -150,8 +151,7 @@ def performance_section(run: Run, parts: Parts) -> str:
     """On what it was measured, the table, the three lines, caption, notes and provenance."""
     where = "of the" if run.manifest["spec"]["engine"]["kind"] == "simulator" else "on"
     first = [f"Throughput {where} {escape_markdown(setting(run))}:"]
-    blocks = [first, parts.table, parts.headlines, parts.caption, parts.notes]
-    blocks.append([f"Provenance: {escape_markdown(provenance_text(run))}."])
+    blocks = [first, *parts.blocks(), [f"Provenance: {escape_markdown(provenance_text(run))}."]]
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 

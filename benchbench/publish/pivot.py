@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from benchbench.report.markdown import escape_markdown, write_table
 from benchbench.report.summary_table import (
     AXES,
     Parts,
     Row,
     check_columns,
     column_title,
-    escape_markdown,
     in_order,
     markdown_cell,
     table_parts,
@@ -39,15 +39,15 @@ def pivot_parts(
     places, others, lines = _placed(kept, axis, value)
     heads = [column_title(name) for name in others]
     heads += [f"{column_title(axis)} {escape_markdown(_short(place))}" for place in places]
-    table = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    texts = []
     for cells in lines:
         first = next(iter(cells.values()))
         shown = [markdown_cell(first, name) for name in others]
         shown += [markdown_cell(cells.get(place, {}), value) for place in places]
-        table.append("| " + " | ".join(shown) + " |")
+        texts.append(shown)
     parts = table_parts(rows, [*others, axis, value] if rows else None, include_invalid, closing)
-    said = f"The columns by {axis} hold {column_title(value)}."
-    return replace(parts, table=table, caption=[said, *parts.caption])
+    content = f"The columns by {axis} hold {column_title(value)}."
+    return replace(parts, table=write_table(heads, texts), caption=[content, *parts.caption])
 
 
 def pivot_rows(rows: Sequence[Row], pivot: tuple[str, str]) -> list[Row]:
@@ -73,9 +73,9 @@ def _placed(rows: Sequence[Row], axis: str, value: str) -> tuple[list[Any], list
         if row.get(axis) in cells:
             raise ValueError(f"{axis}:{value}: two cells have the same {', '.join([*others, axis])}")
         cells[row.get(axis)] = row
-    found = {row.get(axis) for row in rows}
+    values = {row.get(axis) for row in rows}
     places = sorted(
-        found, key=lambda place: (place is None, place if isinstance(place, int | float) else 0, str(place))
+        values, key=lambda place: (place is None, place if isinstance(place, int | float) else 0, str(place))
     )
     return places, others, list(lines.values())
 

@@ -1,8 +1,9 @@
-"""Markdown tables, read. Pure."""
+"""Markdown tables, written and read. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -15,6 +16,18 @@ class MarkdownTable(NamedTuple):
     line: int
     head: list[str]
     rows: list[tuple[int, list[str]]]
+
+
+def escape_markdown(text: str) -> str:
+    """Text that Markdown shows as it stands, in a table too; underscores within words are left alone."""
+    text = re.sub(r"([\\`*\[\]<>|~#$&])|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
+    return " ".join(text.split())
+
+
+def write_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """The lines of a table. Cells are Markdown: plain texts go through `escape_markdown` first."""
+    lines = ["|" + "|".join(f" {cell} " if cell != "" else " " for cell in cells) + "|" for cells in (head, *rows)]
+    return [lines[0], "|" + "---|" * len(head), *lines[1:]]
 
 
 def read_tables(text: str) -> list[MarkdownTable]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from benchbench.model.config import ModelFacts
 from benchbench.model.quantization import Quantization
-from benchbench.report.summary_table import escape_markdown
+from benchbench.report.markdown import escape_markdown, write_table
 
 _NONE = "\N{EN DASH}"
 
@@ -17,11 +17,10 @@ def model_section(facts: ModelFacts) -> str:
 
     Sizes are in GB (1e9 bytes) and GiB (2^30 bytes), both said: cards that write one and mean the other are common.
     """
-    details = [f"| {name} | {escape_markdown(value)} |" for name, value in _details(facts)]
-    blocks = [["| Model | |", "|---|---|", *details]] if details else []
+    details = [(name, escape_markdown(value)) for name, value in _details(facts)]
+    blocks = [write_table(["Model", ""], details)] if details else []
     if facts.quantization:
-        rows = [f"| {' | '.join(row)} |" for row in _scheme(facts.quantization)]
-        blocks.append(["| Component | Dtype | Granularity | Mode |", "|---|---|---|---|", *rows])
+        blocks.append(write_table(["Component", "Dtype", "Granularity", "Mode"], _scheme(facts.quantization)))
     return "\n\n".join("\n".join(block) for block in blocks) + "\n" * bool(blocks)
 
 

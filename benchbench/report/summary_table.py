@@ -10,13 +10,13 @@ import csv
 import io
 import json
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from benchbench.analysis.runs import OWN
 from benchbench.analysis.summary import COLUMNS
+from benchbench.report.markdown import escape_markdown, write_table
 
 Row = dict[str, Any]
 
@@ -39,18 +39,22 @@ _FOLDED_ROWS = 12  # a job's summary folds a longer table
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What is published of rows, as lines of Markdown: the table, the card's three lines, a caption, notes."""
+    """What is published of rows: table and notes as lines of Markdown, the card's three lines and caption as texts."""
 
     table: Sequence[str]
     headlines: Sequence[str]
     caption: Sequence[str]
     notes: Sequence[str]
 
+    def blocks(self) -> list[Sequence[str]]:
+        """Lines of Markdown: table, headlines, caption, notes."""
+        texts = [(line.removesuffix("*"), "*" * line.endswith("*")) for line in self.headlines]
+        headlines = [f"- {escape_markdown(text)}{star}" for text, star in texts] or ["No cell has a number."]
+        return [self.table, headlines, [*map(escape_markdown, self.caption)], self.notes]
+
     def markdown(self) -> str:
         """All of it, in this order."""
-        return "\n\n".join(
-            "\n".join(block) for block in (self.table, self.headlines, self.caption, self.notes) if block
-        )
+        return "\n\n".join("\n".join(block) for block in self.blocks() if block)
 
     def github(self, title: str) -> str:
         """For a job's summary: title, the three lines and notes first; a long table folded."""
@@ -58,7 +62,8 @@ class Parts:
         table = "\n".join(self.table)
         if rows > _FOLDED_ROWS:
             table = f"<details><summary>{rows} rows</summary>\n\n{table}\n\n</details>"
-        blocks = (self.headlines, self.notes, [table], self.caption)
+        _, headlines, caption, notes = self.blocks()
+        blocks = (headlines, notes, [table], caption)
         return "\n\n".join([f"### {escape_markdown(title)}", *("\n".join(block) for block in blocks if block)])
 
 
@@ -92,11 +97,9 @@ def table_parts(
     names = check_columns(rows, columns) if columns else _published_columns(rows)
     usable = [row for row in rows if row.get("status") != "invalid"]
     shown = in_order(rows if include_invalid else usable)
-    lines = ["| " + " | ".join(column_title(name) for name in names) + " |", "|" + "---|" * len(names)]
-    lines += ["| " + " | ".join(markdown_cell(row, name) for name in names) + " |" for row in shown]
-    headlines = _headlines(in_order(usable)) or ["No cell has a number."]
-    caption = [*_caption(usable, names), *map(escape_markdown, closing)]
-    return Parts(lines, headlines, caption, _notes(rows, include_invalid))
+    table = write_table([*map(column_title, names)], ([markdown_cell(row, name) for name in names] for row in shown))
+    caption = [*_caption(usable, names), *closing]
+    return Parts(table, _headlines(in_order(usable)), caption, _notes(rows, include_invalid))
 
 
 def csv_table(rows: Sequence[Row], columns: Sequence[str] | None = None, include_invalid: bool = False) -> str:
@@ -228,24 +231,27 @@ def _plain(value: object) -> object:
     return value
 
 
-def markdown_cell(row: Row, name: str) -> str:
-    """A row's value as a table shows it: rounded, starred where suspect, struck through where invalid."""
+def cell_text(row: Row, name: str) -> str:
+    """A row's value as a table shows it: rounded, and starred where suspect."""
     value = row.get(name)
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return _DASH
-    plain = name in COLUMNS and COLUMNS[name].decimals is None
-    if plain or not isinstance(value, int | float):
-        return escape_markdown(f"{value:g}" if isinstance(value, float) else str(value))
-    text = _text(row, name, value)
-    if row.get("status") == "invalid":
-        return f"~~{text}~~"
-    return text + _star(row)
+    if not _is_measured(row, name):
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    return _text(row, name, value) + _star(row)
 
 
-def escape_markdown(text: str) -> str:
-    """Text that Markdown shows as it stands, in a table too; underscores within words are left alone."""
-    text = re.sub(r"([\\`*\[\]<>|~#$&])|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
-    return " ".join(text.split())
+def markdown_cell(row: Row, name: str) -> str:
+    """`cell_text` as Markdown, struck through where invalid."""
+    text = cell_text(row, name)
+    if text == _DASH or not _is_measured(row, name):
+        return escape_markdown(text)
+    return f"~~{text}~~" if row.get("status") == "invalid" else text
+
+
+def _is_measured(row: Row, name: str) -> bool:
+    """Whether it is a number with decimals, not an axis, a count or a word."""
+    return isinstance(row.get(name), int | float) and not (name in COLUMNS and COLUMNS[name].decimals is None)
 
 
 def _headlines(rows: Sequence[Row]) -> list[str]:
@@ -254,12 +260,12 @@ def _headlines(rows: Sequence[Row]) -> list[str]:
     if rated:
         peak, row = max(rated, key=lambda pair: pair[0])
         text = _text(row, "sys_tok_s", peak)
-        lines.append(f"- Peak throughput: {text} tok/s ({escape_markdown(cell_name(row))}){_star(row)}")
+        lines.append(f"Peak throughput: {text} tok/s ({cell_name(row)}){_star(row)}")
     waits = [(value, row) for row in rows if (value := number(row, "ttft_ms")) is not None]
     if waits:
         ends = [end(waits, key=lambda pair: pair[0]) for end in (min, max)]
         text = _DASH.join(_text(row, "ttft_ms", wait) for wait, row in ends)
-        lines.append(f"- TTFT range: {text} ms{_star(*(row for _, row in ends))}")
+        lines.append(f"TTFT range: {text} ms{_star(*(row for _, row in ends))}")
     return lines + _scaling(rated)
 
 
@@ -282,11 +288,11 @@ def _scaling(rated: Sequence[tuple[float, Row]]) -> list[str]:
     if not both:
         return []
     (slow, first), (fast, last) = max(both, key=lambda pair: pair[1][0] / pair[0][0])
-    where = escape_markdown(cell_name(last).rpartition(", ")[0])
+    where = cell_name(last).rpartition(", ")[0]
     widths = [(_half_width(row, "sys_tok_s") or 0.0) / value for value, row in ((slow, first), (fast, last))]
     ratio = rounded(fast / slow, decimals(1, fast / slow * math.hypot(*widths)))  # both errors, independent
     change = f"{ratio}x throughput {'increase' if fast >= slow else 'change'}"
-    return [f"- Scaling: {change} from batch={small} to batch={large} ({where}){_star(first, last)}"]
+    return [f"Scaling: {change} from batch={small} to batch={large} ({where}){_star(first, last)}"]
 
 
 def _caption(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
