@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rounds_made import MS, Made, table_of
+from scripts import load_benchmark
 
 from benchbench.analysis.metrics import RoundMetrics, Slo, round_metrics
 
@@ -42,23 +43,23 @@ def made_requests(draw: st.DrawFn) -> Made:
     )
 
 
-ROUNDS = st.lists(made_requests(), max_size=9)
+ROUNDS = st.lists(made_requests(), max_size=13)
 LIMIT = st.none() | st.integers(0, 12).map(lambda ticks: (ticks + 0.5) * TICK / 1e9)
 SLOS = st.none() | st.builds(Slo, LIMIT, LIMIT, LIMIT)
 
 
 def closed_window(requests: list[Made], batch: int) -> tuple[int, int] | None:
-    """Play the load: `batch` in flight, each completion replaced while requests wait."""
+    """Play the load: `batch` in flight, each completion replaced while requests wait; up to the last replacement."""
     ends = [r.events[-1][0] if r.status == "ok" and r.events else r.end for r in requests]
-    if None in ends or len(ends) < 2 * batch:
+    if None in ends or len(ends) < 4 * batch:
         return None
     waiting, begin = len(ends) - batch, 0
     for completed, end in enumerate(sorted(end for end in ends if end is not None), 1):
+        waiting -= 1
         if completed == batch:
             begin = end
         if waiting == 0:
             return (begin, end) if end > begin else None
-        waiting -= 1
     return None
 
 
@@ -89,8 +90,16 @@ def reference(requests: list[Made], load: str, batch: int, slo: Slo | None) -> d
         limits = [] if slo is None else [(ttft, slo.ttft_s), (tpot, slo.tpot_s), (e2el, slo.e2el_s)]
         return all(limit is None or values.get(id(r), 0.0) <= limit for values, limit in limits)
 
-    whole = (min(sends) - 1, max(at for at, _ in received)) if received else None
     window = closed_window(requests, batch) if load == "closed" and received else None
+    steady, settled, cold = ok, ok, []
+    if window:
+        order = sorted(requests, key=lambda r: -1 if r.sent is None else r.sent)
+        rank = {id(r): place for place, r in enumerate(order)}
+        # The refill that the B-th completion brought is the first, the last refill is no more; B after it, or emptying.
+        steady = [r for r in ok if 2 * batch - 1 <= rank[id(r)] < len(requests) - 1]
+        settled = [r for r in steady if len(requests) - 1 - rank[id(r)] > batch]
+        cold = [r for r in ok if rank[id(r)] < batch]
+    whole = (min(sends) - 1, max(at for at, _ in received)) if received else None
     windowed = load != "closed" or window is not None
     begin, end = window or whole or (0, 0)
     seconds = (end - begin - (window is None)) / 1e9
@@ -106,20 +115,24 @@ def reference(requests: list[Made], load: str, batch: int, slo: Slo | None) -> d
     done = [r for r in ok if inside(r.events[-1][0])]
     duration = (whole[1] - whole[0] - 1) / 1e9 if whole else 0.0
     shared, first_shared, buffered = sharing(requests)
+    per_s, met = rate(len(done)), [good(r) for r in settled]
+    goodput = None if slo is None or per_s is None else per_s * sum(met) / len(met) if met else 0.0
     return {
         "requests": len(requests),
         "failed": sum(r.status != "ok" for r in requests),
-        "ttft_s": list(ttft.values()),
-        "ttft_scheduled_s": [(r.events[0][0] - (r.scheduled or 0)) / 1e9 for r in ok],
-        "tpot_s": list(tpot.values()),
-        "e2el_s": list(e2el.values()),
-        "itl_s": [(b - a) / 1e9 for r in ok for (a, _), (b, _) in pairwise(r.events)],
+        "ttft_s": [ttft[id(r)] for r in steady],
+        "ttft_cold_s": [ttft[id(r)] for r in cold],
+        "ttft_all_s": list(ttft.values()),
+        "ttft_scheduled_s": [(r.events[0][0] - (r.scheduled or 0)) / 1e9 for r in steady],
+        "tpot_s": [tpot[id(r)] for r in settled if id(r) in tpot],
+        "e2el_s": [e2el[id(r)] for r in settled],
+        "itl_s": [(b - a) / 1e9 for r in settled for (a, _), (b, _) in pairwise(r.events)],
         "lag_s": [lag / 1e9 for r in requests for lag in r.lag],
         "sys_tok_s": rate(tokens),
         "run_tok_s": sum(n for _, n in received) / duration if whole else None,
         "total_tok_s": rate(tokens + prompts),
         "req_s": rate(len(done)),
-        "goodput_req_s": rate(sum(map(good, done))) if slo is not None else None,
+        "goodput_req_s": goodput,
         "windowed": windowed,
         "duration_s": duration,
         "block": None,
@@ -163,6 +176,44 @@ def test_the_closed_window_leaves_the_cold_wave_and_the_tail_out() -> None:
     assert found.sys_tok_s == pytest.approx(4 * 100, rel=0.02)  # four streams of 100 tok/s
     assert found.run_tok_s == pytest.approx(200 / 1.003, rel=1e-9)  # the cold wave is half of the whole run
     assert found.windowed
+
+
+def test_a_closed_loads_latencies_are_of_its_steady_requests_and_the_cold_wave_stands_beside() -> None:
+    found = round_metrics(table_of(steady(count=20, batch=4, tokens=10)), load="closed", in_flight=4)
+    assert found.ttft_s.tolist() == pytest.approx([0.01] * 12)  # N - 2B
+    assert found.ttft_cold_s.tolist() == pytest.approx([0.51] * 4)
+    assert found.e2el_s.tolist() == pytest.approx([0.1] * 8)  # N - 3B: the others ended while the load emptied out
+    assert len(found.ttft_all_s) == 20
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 16])
+def test_the_closed_window_of_waves_in_lock_step_holds_whole_waves(tokens: int) -> None:
+    """Batch 8, a step of 40 ms a token, and 10 ms until the next wave is sent."""
+    requests = []
+    for k in range(32):
+        sent = k // 8 * (40 * tokens + 10) * MS + (k % 8)
+        events = [(k // 8 * (40 * tokens + 10) * MS + 40 * MS * (j + 1), 1) for j in range(tokens)]
+        requests.append(Made(events, sent=sent, end=events[-1][0], told=tokens))
+    found = round_metrics(table_of(requests), load="closed", in_flight=8)
+    assert found.windowed
+    assert found.sys_tok_s == pytest.approx(8 * tokens / (0.04 * tokens + 0.01), rel=1e-6)
+
+
+def test_a_closed_load_of_fewer_than_four_batches_has_no_window_and_the_whole_runs_rate() -> None:
+    requests = steady(count=15, batch=4, tokens=10)
+    found = round_metrics(table_of(requests), load="closed", in_flight=4)
+    assert not found.windowed
+    assert found.sys_tok_s == found.run_tok_s
+    assert len(found.ttft_s) == 15
+
+
+@pytest.mark.parametrize("kind", ["equal", "half to all"])
+def test_the_rule_finds_the_steady_state_of_an_engine_within_two_percent(kind: str) -> None:
+    """Mean and p99 of TTFT, TPOT and E2EL, and Sys tok/s, at N = 4 x batch, where all requests would be far off."""
+    mc = load_benchmark("closed_steady")
+    rows = {choice: row for times, choice, row in mc.errors(mc.LAW, 8, 256, 64, kind, runs=100) if times == 4}
+    assert max(map(abs, rows["the rule"])) < 2
+    assert max(map(abs, rows["all"])) > (9 if kind == "half to all" else 0.9)
 
 
 def test_a_closed_round_whose_ends_are_not_all_known_has_no_window() -> None:

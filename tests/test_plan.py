@@ -92,7 +92,7 @@ def test_the_plan_of_the_published_grid() -> None:
 def test_loads_give_requests_tokens_and_labels() -> None:
     assert [cell.requests for cell in plan().cells[:3]] == [1, 2, 4]
     closed = plan(load={"kind": "closed"}).cells[2]
-    assert (closed.load, closed.requests, closed.tokens) == (ClosedLoad(kind="closed", requests=16), 16, 64)
+    assert (closed.load, closed.requests, closed.tokens) == (ClosedLoad(kind="closed", requests=20), 20, 80)
     assert plan(load={"kind": "closed", "requests": 5}).cells[2].requests == 5
     points = [{"input": 1, "output": 3}, {"input": 1, "output": 3, "rate": 4}]
     opened = plan(load={"kind": "open", "rate": 2.5, "requests": 7}, grid=points)

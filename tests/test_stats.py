@@ -24,7 +24,7 @@ def test_the_interval_is_students(values: list[float], confidence: float) -> Non
     half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * spread
     mean = float(np.mean(values))
     assert found.point == pytest.approx(mean, rel=1e-9)
-    assert found.low == pytest.approx(mean - half, rel=1e-7, abs=1e-9 * mean)
+    assert found.low == pytest.approx(max(0.0, mean - half), rel=1e-7, abs=1e-9 * mean)
     assert found.high == pytest.approx(mean + half, rel=1e-7)
 
 

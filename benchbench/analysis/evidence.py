@@ -53,9 +53,6 @@ def evidence_of(
     for table in tables:
         for name, count in _requests(table).items():
             counts[name] += count
-    windowed = all(r.windowed for r in rounds)
-    if cell.load == "closed":
-        windowed = windowed and cell.requests >= 4 * (cell.batch or 1)
     lag = percentile(pooled(rounds, "lag_s"), 99)
     late = percentile(pooled(rounds, "late_s"), 99) if not cell.capped else None
     ttft = pooled(rounds, "ttft_s")
@@ -69,7 +66,7 @@ def evidence_of(
         buffered=sum(r.buffered for r in rounds),
         clock_step_ns=max((fact.get("clock_step_ns", 0) for fact in facts), default=0),
         kernel_stamps=all(fact.get("kernel_stamps", True) for fact in facts),
-        windowed=windowed,
+        windowed=all(r.windowed for r in rounds),
         ttft_s=float(ttft.mean()) if len(ttft) else None,
         itl_s=percentile(pooled(rounds, "itl_s"), 50),
         send_skew_s=max((r.send_skew_s for r in rounds), default=0.0),

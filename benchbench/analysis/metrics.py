@@ -9,9 +9,14 @@ Definitions (vLLM's `calculate_metrics` where equal; n is a request's output tok
     stream tok/s = 1 / TPOT
     Sys tok/s    = output tokens in the window / window                    [tokens/s]
 
-The window is, in a static load, first send of the round to last token; in a closed load of N requests, B in flight,
-from the B-th completion to the first completion that no new request replaced, the (N - B + 1)-th; in an open load
-the whole run. "Received" is the kernel's time of the read that completed the event.
+The window is, in static and open loads, first send of the round to last token; in a closed load of N >= 4 B requests,
+B in flight, from the B-th to the (N-B)-th completion. "Received" is the kernel's time of the read that completed the
+event.
+
+A closed load's latencies are of the steady requests: in order of sending, TTFT of those from the refill at the B-th
+completion to the last refill but one (N - 2B), all else of those that B refills follow (N - 3B), so that the batch was
+full while they ran. The others are the cold wave of the first B, and those that end while the load empties out
+(benchmarks/closed_steady.py measures what they would cost).
 """
 
 from __future__ import annotations
@@ -46,7 +51,11 @@ class Slo:
 
 @dataclass(frozen=True, slots=True)
 class RoundMetrics:
-    """One round. Arrays have one entry a successful request, except `itl_s` and `lag_s` (one a gap, one an event)."""
+    """One round. Arrays have one entry a successful request, except `itl_s` and `lag_s` (one a gap, one an event).
+
+    In a closed load with a window, TTFT is of the requests sent within it, TPOT, E2EL and ITL of those that also ran
+    in a full batch.
+    """
 
     requests: int
     failed: int
@@ -61,7 +70,9 @@ class RoundMetrics:
     total_tok_s: float | None
     req_s: float | None
     goodput_req_s: float | None
-    windowed: bool  # False: a closed load too short for its window, Sys tok/s is of the whole round
+    windowed: bool  # False: a closed load too short for its window, whose figures are of the whole round
+    ttft_cold_s: Floats  # of the first batch of a closed load
+    ttft_all_s: Floats  # of every request, whatever the load
     duration_s: float
     shared_events: int  # token events whose read held another token event of the same request
     first_shared: int  # requests whose first token's read also held a later token
@@ -138,6 +149,8 @@ def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo
     c = _columns(table)
     counts = np.diff(c.offsets)
     good = c.ok & (counts > 0)
+    span = _window(c, good, load, in_flight)
+    cold, steady, settled = _populations(c, good, load, in_flight if span else None)
     first_at, last_at = c.offsets[:-1][good], c.offsets[1:][good] - 1
     first, last, sent = c.events[first_at], c.events[last_at], c.sent[good]
     output = c.output[good]
@@ -145,26 +158,27 @@ def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo
     many = output > 1
     tpot_all = np.divide(_seconds(last - first), output - 1, out=np.full(len(output), np.nan), where=many)
     met = _met(ttft, tpot_all, e2el, slo)
-    gaps, inside = _gaps(c)
-    span = _window(c, good, load, in_flight)
+    gaps, inside = _gaps(c, np.flatnonzero(good)[settled])
     whole = _window(c, good, "open", None)
     shared, first_shared, buffered = _sharing(c)
-    rates = _rates(c, good, met, load, span or whole)
+    rates = _rates(c, good, load, span or whole)
     started = c.sent[c.sent > 0]
     return RoundMetrics(
         requests=len(c.ok),
         failed=int((~c.ok).sum()),
-        ttft_s=ttft,
-        ttft_scheduled_s=_seconds(first - c.scheduled[good]),
-        tpot_s=tpot_all[many],
-        e2el_s=e2el,
+        ttft_s=ttft[steady],
+        ttft_cold_s=ttft[cold],
+        ttft_all_s=ttft,
+        ttft_scheduled_s=_seconds(first - c.scheduled[good])[steady],
+        tpot_s=tpot_all[many & settled],
+        e2el_s=e2el[settled],
         itl_s=_seconds(gaps[inside]),
         lag_s=_seconds(c.lag),
         sys_tok_s=rates[0],
-        run_tok_s=_rates(c, good, met, "open", whole)[0],
+        run_tok_s=_rates(c, good, "open", whole)[0],
         total_tok_s=rates[1],
         req_s=rates[2],
-        goodput_req_s=rates[3] if slo is not None else None,
+        goodput_req_s=_goodput(rates[2], met[settled]) if slo is not None else None,
         windowed=span is not None or load != "closed",
         duration_s=float(whole[1] - whole[0]) * _NS if whole else 0.0,
         shared_events=shared,
@@ -185,10 +199,35 @@ def _met(ttft: Floats, tpot: Floats, e2el: Floats, slo: Slo | None) -> npt.NDArr
     return met
 
 
-def _gaps(c: _Columns) -> tuple[Ints, npt.NDArray[np.bool_]]:
-    """Gaps between neighbouring events, and which of them lie inside one successful request."""
+def _goodput(req_s: float | None, met: npt.NDArray[np.bool_]) -> float | None:
+    """Requests per second times the share of requests that met every limit."""
+    return None if req_s is None else req_s * float(met.mean()) if len(met) else 0.0
+
+
+def _populations(
+    c: _Columns, good: npt.NDArray[np.bool_], load: str, in_flight: int | None
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Of the `good` requests: the cold wave, those sent in the steady state, those of them that also ran in it.
+
+    By the order of sending, in which lengths play no part: to take those that *ended* in the window instead would
+    prefer short ones. Without a window (`in_flight` None) and in other loads all are steady and none is cold.
+    """
+    everyone = np.ones(int(good.sum()), np.bool_)
+    if load != "closed" or in_flight is None:
+        return ~everyone, everyone, everyone
+    rank = np.empty(len(c.sent), np.int64)
+    rank[np.argsort(c.sent, kind="stable")] = np.arange(len(rank))
+    rank = rank[good]
+    last = len(c.sent) - 1
+    steady = (rank >= 2 * in_flight - 1) & (rank < last)
+    return rank < in_flight, steady, steady & (rank < last - in_flight)
+
+
+def _gaps(c: _Columns, requests: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
+    """Gaps between neighbouring events, and which of them lie inside one of these requests."""
     owner = np.repeat(np.arange(len(c.ok)), np.diff(c.offsets))
-    inside = (owner[1:] == owner[:-1]) & c.ok[owner[1:]] if len(owner) else np.array([], np.bool_)
+    among = np.isin(np.arange(len(c.ok)), requests)
+    inside = (owner[1:] == owner[:-1]) & among[owner[1:]] if len(owner) else np.array([], np.bool_)
     return np.diff(c.events), inside
 
 
@@ -220,22 +259,21 @@ def _window(c: _Columns, good: npt.NDArray[np.bool_], load: str, in_flight: int 
     ends[good] = c.events[c.offsets[1:][good] - 1]
     ends.sort()
     batch = in_flight or 1
-    if len(ends) < 2 * batch or ends[0] < 0:
+    if len(ends) < 4 * batch or ends[0] < 0:
         return None
-    begin, end = int(ends[batch - 1]), int(ends[len(ends) - batch])
+    begin, end = int(ends[batch - 1]), int(ends[len(ends) - batch - 1])
     return (begin, end) if end > begin else None
 
 
 def _rates(
     c: _Columns,
     good: npt.NDArray[np.bool_],
-    met: npt.NDArray[np.bool_],
     load: str,
     span: tuple[int, int] | None,
-) -> tuple[float | None, float | None, float | None, float | None]:
-    """(output tok/s, input + output tok/s, req/s, good req/s) in a window; prompts count where their first token is."""
+) -> tuple[float | None, float | None, float | None]:
+    """(output tok/s, input + output tok/s, req/s) in a window; prompts count where their first token is."""
     if span is None or span[1] <= span[0]:
-        return None, None, None, None
+        return None, None, None
     begin, end = span
     if load != "closed":
         begin -= 1  # the whole round: everything that was received counts
@@ -249,7 +287,6 @@ def _rates(
         output / seconds,
         (output + prompts) / seconds,
         float(done.sum()) / seconds,
-        float((done & met).sum()) / seconds,
     )
 
 

@@ -52,14 +52,14 @@ def server_times(
     views: list[Mapping[str, Any]] = [fact.get("server") or {} for fact in facts]
     count = sum(r.requests for r in rounds)
     if not count or any(
-        r.failed or view.get("ttft_count") != r.requests or len(r.ttft_s) != r.requests
+        r.failed or view.get("ttft_count") != r.requests or len(r.ttft_all_s) != r.requests
         for r, view in zip(rounds, views, strict=True)
     ):
         return None
     ttft = sum(view["ttft_s_sum"] for view in views) / count
     waited = sum(view.get("queue_count") or 0 for view in views) == count
     queue = sum(view.get("queue_s_sum") or 0.0 for view in views) / count if waited else None
-    return ServerTimes("metrics", count, ttft, queue, None, float(pooled(rounds, "ttft_s").mean()) - ttft)
+    return ServerTimes("metrics", count, ttft, queue, None, float(pooled(rounds, "ttft_all_s").mean()) - ttft)
 
 
 def _reports(table: pa.Table) -> list[tuple[float, float, float, float | None]]:

@@ -43,7 +43,8 @@ def two_stage_estimate(values: Sequence[float], pilot: int, confidence: float = 
     An interval from the spread of all n has no such property, since rounds end when that spread happens to be small.
 
     `pilot` counts as at least 2, since one round has no spread, and as n when fewer rounds were finished. No interval
-    for n = 1, None when there are no values. C. Stein, Ann. Math. Statist. 16 (1945).
+    for n = 1, None when there are no values. What is never negative has no interval below 0.
+    C. Stein, Ann. Math. Statist. 16 (1945).
     """
     n = len(values)
     if n == 0:
@@ -53,7 +54,8 @@ def two_stage_estimate(values: Sequence[float], pilot: int, confidence: float = 
         return Estimate(mean, None, None, confidence, 1, "one round")
     pilot = min(max(pilot, 2), n)
     half = t_quantile((1 + confidence) / 2, pilot - 1) * _mean_spread(values[:pilot])[1] / math.sqrt(n)
-    return Estimate(mean, mean - half, mean + half, confidence, n, f"two-stage t, n0={pilot}")
+    low = mean - half if min(values) < 0 else max(0.0, mean - half)
+    return Estimate(mean, low, mean + half, confidence, n, f"two-stage t, n0={pilot}")
 
 
 def rounds_needed(values: Sequence[float], pilot: int, rel_ci: float, confidence: float = 0.95) -> int:

@@ -268,6 +268,7 @@ COLUMNS = {
         _at("utilization.mfu", "mfu", "MFU", "", 3),
         _at("utilization.mbu", "mbu", "MBU", "", 3),
         _at("utilization.sol", "sol", "Share of speed of light", "", 3),
+        _mean("ttft_cold_ms", "TTFT of the first batch", "ms", 1, lambda r: _average(r.ttft_cold_s)),
     )
 }
 UNITS = {name: column.unit for name, column in COLUMNS.items()}

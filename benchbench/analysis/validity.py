@@ -157,8 +157,8 @@ class Reason(Enum):
     SHORT_WINDOW = (
         "short_window",
         "suspect",
-        "a closed load of fewer than 4 x batch requests: Sys tok/s holds the cold wave or is of the whole round",
-        "raise load.requests to 4 x batch or more",
+        "fewer than 4 x batch requests: no steady window, all figures are of the whole run, its cold start included",
+        "raise load.requests to 5 x batch, the default",
     )
     THROTTLED = (
         "throttled",

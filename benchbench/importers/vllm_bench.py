@@ -66,11 +66,11 @@ def read_vllm_bench(data: dict[str, Any]) -> ImportedResult:
     pools: dict[str, tuple[float, ...]] = {}
     if done:
         values |= measured(data, _PATHS, load, TOOL)
-        if whole := _round(result, load, batch):
+        if (whole := _round(result, "open", None)) and (steady := _round(result, load, batch)):  # vLLM's are of all
             pools = {name: tuple((getattr(whole, f"{name}_s") * 1e3).tolist()) for name in ("ttft", "itl", "e2el")}
             one_by_one = len(whole.itl_s) + len(whole.ttft_s) == result.total_output_tokens
-            if whole.sys_tok_s and whole.windowed and one_by_one:
-                values["sys_tok_s"] = whole.sys_tok_s
+            if steady.sys_tok_s and steady.windowed and one_by_one:
+                values["sys_tok_s"] = steady.sys_tok_s
         elif result.latencies and not failed:
             pools["e2el"] = tuple(1e3 * latency for latency in result.latencies if latency is not None)
     return ImportedResult(

@@ -69,7 +69,7 @@ class Cell:
 
     @property
     def requests(self) -> int:
-        """Requests of one round: the batch (static), else the load's `requests` (closed: 4 x batch if unset)."""
+        """Requests of one round: the batch (static), else the load's `requests` (closed: 5 x batch if unset)."""
         if isinstance(self.load, (ClosedLoad, OpenLoad)) and self.load.requests is not None:
             return self.load.requests
         return (self.batch or 1) * (4 if isinstance(self.load, ClosedLoad) else 1)
@@ -248,7 +248,7 @@ def _cell(spec: SweepSpec, shape: Shape, index: int, variant: str) -> Cell:
     if isinstance(load, OpenLoad):
         load = load.model_copy(update={"rate": shape.rate})
     elif isinstance(load, ClosedLoad) and load.requests is None:
-        load = load.model_copy(update={"requests": 4 * (shape.batch or 1)})
+        load = load.model_copy(update={"requests": 5 * (shape.batch or 1)})
     return Cell(
         key=_key(spec, shape, load, variant),
         variant=variant,

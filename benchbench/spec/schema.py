@@ -203,7 +203,7 @@ class ClosedLoad(Section):
     """`batch` requests kept in flight: each that ends is replaced."""
 
     kind: Literal["closed"] = Field(description="closed: a batch kept in flight")
-    requests: Count | None = Field(None, description="requests of one round; empty means 4 x batch")
+    requests: Count | None = Field(None, description="requests of one round; empty means 5 x batch")
 
 
 class OpenLoad(Section):
