@@ -209,7 +209,7 @@ LISTS: dict[str, tuple[Script, str]] = {
         [head(200, "text/html", content_length=2) + b"hi"],
         "GET /v1/models gave no list (status 200): the model name is not checked",
     ),
-    "other names": ([models("a", owner="me")], "the server lists a, not 'sim': asked all the same"),
+    "other names": ([models("a", owner="me")], "the server lists a, not 'sim': continuing"),
     "short context": ([models("sim", max_model_len=10)], f"{LABEL} needs 14 tokens, the server allows 10"),
 }
 

@@ -34,7 +34,7 @@ from benchbench.loadgen.job import AnswerJob, DirectJob
 from benchbench.loadgen.prompts import make_direct_job, make_job
 from benchbench.loadgen.worker import HttpWorker
 from benchbench.measure.cells import cell_info
-from benchbench.openai.target import make_target
+from benchbench.openai.target import Access, make_target
 from benchbench.spec import Cell, make_plan, spec_from_mapping
 from benchbench.store.requests import round_table
 
@@ -333,7 +333,7 @@ LOADS = [
 def test_prompts_and_times_are_those_of_http(changes: dict[str, Any]) -> None:
     (direct,) = cells(**changes)
     (http,) = cells(**changes, engine={"kind": "endpoint", "url": "http://127.0.0.1:8000"})
-    target = make_target("http://127.0.0.1:8000", "completions", {})
+    target = make_target("http://127.0.0.1:8000", "completions", Access())
     place = ("measured", 3, 1)
     theirs, ours = make_job(http, target, VOCAB, *place), make_direct_job(direct, VOCAB, *place)
     prompts = [json.loads(one.split(b"\r\n\r\n", 1)[1])["prompt"] for one in theirs.payloads]
@@ -345,7 +345,7 @@ def test_prompts_and_times_are_those_of_http(changes: dict[str, Any]) -> None:
 
 def test_over_http_too_a_round_that_begins_when_its_server_is_gone_fails_at_once() -> None:
     (http,) = cells(engine={"kind": "endpoint", "url": "http://127.0.0.1:1"}, load={"kind": "closed", "requests": 16})
-    target = make_target("http://127.0.0.1:1", "completions", {})
+    target = make_target("http://127.0.0.1:1", "completions", Access())
     ready, fire = os.pipe()
     os.write(fire, b"x")
     with HttpWorker() as worker:

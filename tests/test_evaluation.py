@@ -18,7 +18,7 @@ from benchbench.accuracy.results import read_scores
 from benchbench.accuracy.section import evaluation_section, read_evaluation
 from benchbench.engines.open import Opened
 from benchbench.errors import EngineError
-from benchbench.openai.client import Access
+from benchbench.openai.target import Access
 from benchbench.spec import spec_from_mapping
 
 LM_EVAL = Path(__file__).with_name("standin_lm_eval.py")

@@ -14,11 +14,11 @@ from benchbench.engines.open import access_of
 from benchbench.errors import EngineError
 from benchbench.loadgen.arrivals import due_offsets_ns
 from benchbench.loadgen.prompts import bodies, make_job, round_generator
-from benchbench.openai.target import make_target
+from benchbench.openai.target import Access, make_target
 from benchbench.spec import Cell, EndpointEngine, make_plan, spec_from_mapping
 
 VOCAB = (1000, 200_000)
-TARGET = make_target("http://127.0.0.1:8000", "completions", {})
+TARGET = make_target("http://127.0.0.1:8000", "completions", Access())
 
 
 def cells(**changes: Any) -> tuple[Cell, ...]:
@@ -191,7 +191,7 @@ def test_gaps_have_their_mean_and_their_spread(arrival: str, burstiness: float, 
     ],
 )
 def test_where_a_request_goes(url: str, api: str, path: str, host: str, address: tuple[str, int]) -> None:
-    target = make_target(url, api, {})
+    target = make_target(url, api, Access())
     lines = target.request(b"").decode().split("\r\n")
     assert lines[0] == f"POST {path} HTTP/1.1"
     assert lines[1] == f"Host: {host}"
@@ -212,7 +212,7 @@ def test_a_header_brings_no_line_of_its_own(value: str, monkeypatch: pytest.Monk
 
 @given(st.binary(max_size=300))
 def test_a_request_says_how_long_its_body_is(body: bytes) -> None:
-    target = make_target("http://h:1", "completions", {"Authorization": "Bearer k\u20acy", "X-A": "b"})
+    target = make_target("http://h:1", "completions", Access({"Authorization": "Bearer k\u20acy", "X-A": "b"}))
     head, sent = target.request(body).split(b"\r\n\r\n", 1)
     assert sent == body
     fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
@@ -223,7 +223,7 @@ def test_a_request_says_how_long_its_body_is(body: bytes) -> None:
 
 def test_a_proxy_is_asked_for_a_tunnel_with_its_own_credentials_only() -> None:
     secret = {"Authorization": "Bearer server"}
-    target = make_target("https://[::1]/v1", "completions", secret, proxy="http://us%40er:p%3Aw@proxy:3128")
+    target = make_target("https://[::1]/v1", "completions", Access(secret, proxy="http://us%40er:p%3Aw@proxy:3128"))
     assert target.proxy == ("proxy", 3128)
     assert target.connect_request() == (
         b"CONNECT [::1]:443 HTTP/1.1\r\nHost: [::1]:443\r\nProxy-Authorization: Basic dXNAZXI6cDp3\r\n\r\n"
@@ -231,6 +231,6 @@ def test_a_proxy_is_asked_for_a_tunnel_with_its_own_credentials_only() -> None:
     assert b"Proxy-Authorization" not in target.request(b"")
     assert b"Basic" not in repr(target).encode()
     assert "Bearer" not in repr(target)
-    plain = make_target("http://h", "completions", {}, proxy="http://proxy")
+    plain = make_target("http://h", "completions", Access(proxy="http://proxy"))
     assert plain.proxy == ("proxy", 80)
     assert plain.connect_request() == b"CONNECT h:80 HTTP/1.1\r\nHost: h:80\r\n\r\n"

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from servers import ScriptedServer
 
 from benchbench.engines.simulator import SimulatorProcess
-from benchbench.openai.client import Access
 from benchbench.openai.server_counters import LOOKS, counted, settled
 from benchbench.openai.server_metrics import Counts, grown, look, parse
+from benchbench.openai.target import Access
 from benchbench.store.requests import RoundColumns
 
 PAGE = (Path(__file__).parent / "data" / "vllm-metrics.txt").read_text()

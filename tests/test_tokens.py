@@ -22,7 +22,7 @@ from servers import ScriptedServer
 
 from benchbench.engines.simulator import SimulatorProcess
 from benchbench.errors import EngineError
-from benchbench.openai.client import Access
+from benchbench.openai.target import Access
 from benchbench.openai.token_lengths import (
     MIN_WORDS,
     exact_texts,

@@ -23,10 +23,9 @@ from benchbench.engines.process import Owned
 from benchbench.errors import EngineError, LaunchStoppedError, RunError
 from benchbench.host.environment import environment, spec_hash
 from benchbench.measure.observer import Observer
-from benchbench.openai.target import ROUTES
+from benchbench.openai.target import GENERATION, address_of
 from benchbench.secrets import mask_text, masked
 from benchbench.spec import EndpointEngine, Plan, Start, SweepSpec, VllmInprocessEngine, VllmServeEngine, make_plan
-from benchbench.spec.values import base_url
 from benchbench.store.run_directory import replace_file
 
 Task = tuple[str, int | None]  # lm-eval's name, and the number of shots (None: the task's own)
@@ -225,8 +224,7 @@ class EvaluationRun:
 def model_args(spec: SweepSpec, opened: Opened) -> dict[str, Any]:
     """Arguments of lm-eval's model of an OpenAI endpoint. Raises EngineError for a server that they cannot describe."""
     engine, url = spec.engine, opened.url
-    query = urlsplit(url).query
-    where = base_url(url) + ROUTES[engine.api] + (f"?{query}" if query else "")
+    where = address_of(url, GENERATION[engine.api])
     if mask_text(where) != where:
         raise EngineError("lm-eval would write the secret in this address into its results", "engine.url")
     args: dict[str, Any] = {"model": spec.model, "base_url": where, "timeout": TIMEOUT_S}

@@ -21,7 +21,6 @@ from benchbench.openai.client import attach
 from benchbench.secrets import masked
 from benchbench.spec import EndpointEngine, Engine, SweepSpec, VllmInprocessEngine, VllmServeEngine
 from benchbench.spec.plan import variant_spec
-from benchbench.spec.values import base_url
 
 WIDTH = 118
 
@@ -43,7 +42,7 @@ def _engine(spec: SweepSpec) -> dict[str, Any]:
     if isinstance(spec.engine, EndpointEngine):
         try:
             access = access_of(spec.engine, spec.timeouts.connect_s)
-            found["engine"] = asdict(attach(base_url(spec.engine.url), spec.model, access))
+            found["engine"] = asdict(attach(spec.engine.url, spec.model, access))
         except EngineError as error:
             found["engine"] = {"notes": [str(error)]}
     found["engine_environment"] = _side(spec.engine)

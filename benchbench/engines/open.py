@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchbench.errors import EngineError
-from benchbench.openai.client import Access, Capabilities, attach
-from benchbench.openai.target import Target, make_target
+from benchbench.openai.client import Capabilities, attach
+from benchbench.openai.target import Access, Target, make_target
 from benchbench.openai.token_lengths import WORDS, Fitted, exact_texts, find_counter, fit_vocabulary, vocabulary_range
 from benchbench.spec import Cell, EndpointEngine, Plan, SimulatorEngine, VllmServeEngine
-from benchbench.spec.values import base_url
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,15 +51,7 @@ class Opened:
 
     def target(self, cell: Cell) -> Target:
         """Where a cell's requests go, with the credentials that they need."""
-        access = self.access
-        return make_target(
-            self.url,
-            cell.engine.api,
-            access.headers,
-            ca_file=access.ca_file,
-            insecure=access.insecure,
-            proxy=access.proxy,
-        )
+        return make_target(self.url, cell.engine.api, self.access)
 
     def job(self, cell: Cell, phase: str, number: int, attempt: int, output: int | None = None) -> Job:
         """A round's work for the worker; `output` overrides the cell's. Raises EngineError without prompts."""
@@ -108,8 +99,8 @@ def open_engine(plan: Plan, hooks: Hooks) -> Iterator[Opened]:
 
 def _prepared(plan: Plan, url: str, access: Access) -> Opened:
     """Ask the server what it is, and find out how prompts get their exact lengths."""
-    root, model = base_url(url), plan.spec.model
-    found = attach(root, model, access)
+    model = plan.spec.model
+    found = attach(url, model, access)
     opened = Opened(url, None, None, access, found, found.notes)
     if found.reset_prefix_cache is False and any(cell.rounds.reset_prefix_cache for cell in plan.cells):
         note = "rounds.reset_prefix_cache: the server has no such route (vLLM has it in its development mode)"
@@ -117,7 +108,7 @@ def _prepared(plan: Plan, url: str, access: Access) -> Opened:
     ids = next((cell for cell in plan.cells if cell.prompts.kind == "token_ids"), None)
     if ids is not None:
         vocab = ids.prompts.vocab
-        if vocab is None and (vocab := vocabulary_range(root, model, access, ids.prompts.tokenizer)):
+        if vocab is None and (vocab := vocabulary_range(url, model, access, ids.prompts.tokenizer)):
             note = f"prompt token ids are drawn from {vocab[0]} to {vocab[1] - 1}, as the tokenizer told"
             opened = replace(opened, notes=(*opened.notes, note))
         if vocab is None:
@@ -126,17 +117,17 @@ def _prepared(plan: Plan, url: str, access: Access) -> Opened:
         opened = replace(opened, vocab=vocab)
     text = next((cell for cell in plan.cells if cell.prompts.kind == "text"), None)
     if text is not None:
-        fitted, how = _fitted(text, root, access)
+        fitted, how = _fitted(text, url, access)
         notes = (*opened.notes, how)
         opened = replace(opened, texts=partial(exact_texts, fitted), text_overhead=fitted.overhead, notes=notes)
     return opened
 
 
-def _fitted(cell: Cell, root: str, access: Access) -> tuple[Fitted, str]:
+def _fitted(cell: Cell, url: str, access: Access) -> tuple[Fitted, str]:
     """Words of known lengths, and a sentence that says by whom they were counted."""
     engine = cell.engine
     try:
-        counter = find_counter(root, cell.model, engine.api, access, cell.prompts.tokenizer, engine.extra_body)
+        counter = find_counter(url, cell.model, engine.api, access, cell.prompts.tokenizer, engine.extra_body)
     except EngineError as error:
         if error.gone:
             raise

@@ -21,7 +21,8 @@ import orjson
 from benchbench.engines.log_diagnosis import diagnose, plain
 from benchbench.engines.process import Owned
 from benchbench.errors import EngineError, LaunchStoppedError
-from benchbench.openai.client import Access, asking, read_models
+from benchbench.openai.client import http_session, read_models
+from benchbench.openai.target import GENERATION, MODELS, Access, untimed_body
 from benchbench.secrets import masked
 from benchbench.spec.schema import VllmInprocessEngine, VllmServeEngine
 
@@ -29,7 +30,6 @@ DEFAULT_COMMAND = ("python", "-m", "vllm.entrypoints.openai.api_server")
 POLL_S = 0.3  # between two looks at a server that starts
 END_S = 10.0  # from an answer of status 5xx to the end of a server that has crashed
 PROGRESS_S = 1.0
-_OUR_FIELDS = {"stream", "stream_options", "min_tokens", "max_completion_tokens"}  # of the request for one token
 
 Launched = VllmServeEngine | VllmInprocessEngine
 
@@ -213,20 +213,18 @@ class _Launch:
 
     async def _ready(self) -> None:
         engine = self.engine
-        async with asking(self.url, self.access) as ask:
+        async with http_session(self.url, self.access) as request:
             path = engine.ready.path
-            if (await _answer(partial(ask, path), lambda status: status in {200, 404}))[0] == 404:
+            if (await _answer(partial(request, path), lambda status: status in {200, 404}))[0] == 404:
                 raise EngineError(f"the server has no {path} (status 404)", "engine.ready.path")
-            found = read_models(*await _answer(partial(ask, "/v1/models")), self.model)
+            found = read_models(*await _answer(partial(request, MODELS)), self.model)
             if found.models and self.model not in found.models:
                 raise EngineError(f"the server does not serve {self.model!r}", "model", allowed=", ".join(found.models))
             self.doing = "first request"
-            body = {key: value for key, value in engine.extra_body.items() if key not in _OUR_FIELDS}
-            chat = engine.api == "chat"
-            body |= {"messages": [{"role": "user", "content": "Hi"}]} if chat else {"prompt": [1, 2]}
-            body |= {"model": self.model, "max_tokens": 1}
-            path = "/v1/chat/completions" if chat else "/v1/completions"
-            answer = await _answer(partial(ask, path, body, engine.ready.timeout_s), lambda status: status != 503)
+            prompt = "Hi" if engine.api == "chat" else [1, 2]
+            body = untimed_body(self.model, engine.api, prompt, 1, engine.extra_body)
+            first = partial(request, GENERATION[engine.api], body, engine.ready.timeout_s)
+            answer = await _answer(first, lambda status: status != 503)
         if answer[0] >= 500:
             await asyncio.sleep(END_S)  # if that was a crash, its end says more
         if answer[0] != 200 or not _has_token(answer[1]):

@@ -11,19 +11,17 @@ import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
-from urllib.parse import urlsplit
 
 from benchbench.engines.open import Opened
 from benchbench.errors import EngineError, InterruptedSweep, WorkerDiedError
 from benchbench.fidelity.answers import Answer, Answers, Unit, answers_table
 from benchbench.fidelity.greedy_request import TOP, read_answer, requests_for
 from benchbench.loadgen.job import AnswerJob
-from benchbench.openai.client import asking
-from benchbench.openai.target import ROUTES
+from benchbench.openai.client import http_session
+from benchbench.openai.target import GENERATION
 from benchbench.secrets import mask_text
 from benchbench.spec import Start, SweepSpec
 from benchbench.spec.plan import shapes
-from benchbench.spec.values import base_url
 from benchbench.store.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -120,10 +118,9 @@ def _in_process(worker: Answering, asked: Questions, stop: int | None) -> tuple[
 
 async def _over_http(opened: Opened, spec: SweepSpec, asked: Questions) -> tuple[Unit, list[Answer]]:
     """Ask in the first form that the server takes. Raises ValueError for an answer of no use, aiohttp's and OSError."""
-    engine, parts = spec.engine, urlsplit(opened.url)
-    path = ROUTES[engine.api] + (f"?{parts.query}" if parts.query else "")
+    engine, route = spec.engine, GENERATION[spec.engine.api]
     form, found = 0, list[tuple[Unit, Answer]]()
-    async with asking(base_url(opened.url), opened.access, answer_s=ANSWER_S) as ask:
+    async with http_session(opened.url, opened.access, answer_s=ANSWER_S) as request:
         for prompt in asked.prompts:
             forms = requests_for(
                 model=spec.model,
@@ -133,12 +130,12 @@ async def _over_http(opened: Opened, spec: SweepSpec, asked: Questions) -> tuple
                 exact=asked.exact,
                 extra=engine.extra_body,
             )
-            status, body = await ask(path, forms[form])
+            status, body = await request(route, forms[form])
             while status in {400, 422} and not found and form + 1 < len(forms):
                 form += 1
-                status, body = await ask(path, forms[form])
+                status, body = await request(route, forms[form])
             if status != 200:
-                raise ValueError(f"POST {path} answers with status {status}: {body[:200].decode(errors='replace')}")
+                raise ValueError(f"POST {route} answers with status {status}: {body[:200].decode(errors='replace')}")
             found.append(read_answer(body))
     if len({unit for unit, _ in found}) > 1:
         raise ValueError("the answers name their tokens in different ways")

@@ -10,11 +10,10 @@ from typing import Any
 import orjson
 
 from benchbench.fidelity.answers import Answer, Token, Unit
+from benchbench.openai.target import untimed_body
 
 TOP = 5  # likeliest tokens a place: the most that OpenAI's completions allow
 LEAST = -9999.0  # what vLLM's server says for a logarithm of 0
-# Not taken over from the sweep's extra_body: they are of a stream, or of several answers.
-_NOT_ASKED = {"stream", "stream_options", "max_completion_tokens", "n", "best_of", "echo"}
 _PREFIX = "token_id:"  # how vLLM names a token where return_tokens_as_token_ids is asked
 
 
@@ -25,16 +24,14 @@ def requests_for(
     fields, or both.
     """
     if api == "chat":
-        asked: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]}
         logprobs: dict[str, Any] = {"logprobs": True, "top_logprobs": TOP}
     else:
-        asked, logprobs = {"prompt": prompt}, {"logprobs": TOP}
-    kept = {key: value for key, value in extra.items() if key not in _NOT_ASKED}
-    asked = {**kept, "model": model, "max_tokens": output, "temperature": 0, "seed": 0, **asked}
+        logprobs = {"logprobs": TOP}
+    body = untimed_body(model, api, prompt, output, extra) | {"temperature": 0, "seed": 0}
     if exact:
-        asked |= {"min_tokens": output, "ignore_eos": True}
+        body |= {"min_tokens": output, "ignore_eos": True}
     ids = {"return_token_ids": True, "return_tokens_as_token_ids": True}
-    return [asked | logprobs | ids, asked | logprobs, asked | ids, asked]
+    return [body | logprobs | ids, body | logprobs, body | ids, body]
 
 
 def read_answer(body: bytes) -> tuple[Unit, Answer]:

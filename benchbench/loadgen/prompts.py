@@ -12,7 +12,7 @@ import orjson
 
 from benchbench.loadgen.arrivals import due_offsets_ns
 from benchbench.loadgen.job import DirectJob, RoundJob
-from benchbench.openai.target import Target
+from benchbench.openai.target import Target, prompt_field
 from benchbench.spec import Cell, VllmInprocessEngine
 
 # Where prompts come from: token ids [low, high), or a maker of (generator, count, tokens) -> texts.
@@ -57,9 +57,7 @@ def bodies(cell: Cell, generator: np.random.Generator, count: int, output: int, 
         prompts = [orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in ids]
         return [b'{"prompt":' + prompt + b"," + rest for prompt in prompts]
     texts = source(generator, count, cell.input)
-    if engine.api == "chat":
-        return [b'{"messages":' + orjson.dumps([{"role": "user", "content": text}]) + b"," + rest for text in texts]
-    return [b'{"prompt":' + orjson.dumps(text) + b"," + rest for text in texts]
+    return [orjson.dumps(prompt_field(engine.api, text))[:-1] + b"," + rest for text in texts]
 
 
 def make_job(

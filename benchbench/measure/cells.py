@@ -19,7 +19,6 @@ from benchbench.openai.server_counters import ServerView
 from benchbench.openai.target import Target
 from benchbench.secrets import mask_text
 from benchbench.spec import Cell, OpenLoad
-from benchbench.spec.values import base_url
 from benchbench.store.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ class Driver:
 
     def __post_init__(self) -> None:
         opened = self.opened
-        self.view = ServerView(base_url(opened.url), opened.access, opened.capabilities.metrics) if opened.url else None
+        self.view = ServerView(opened.url, opened.access, opened.capabilities.metrics) if opened.url else None
 
 
 def plan_entry(cell: Cell) -> dict[str, Any]:

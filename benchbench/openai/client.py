@@ -11,11 +11,12 @@ import contextlib
 import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from benchbench.errors import EngineError
+from benchbench.openai.target import MODELS, Access, address_of
 from benchbench.secrets import masked
 from benchbench.version import __version__
 
@@ -23,6 +24,8 @@ ANSWER_BYTES = 1 << 20
 ANSWER_S = 5.0
 SERVER_INFO_S = 30.0  # vLLM runs a dozen programs to answer it the first time
 INFO_CHARS = 4000  # longer texts in it are cut
+
+Request = Callable[..., Awaitable[tuple[int, bytes]]]
 
 _KINDS = {"vllm": "vllm", "benchbench": "benchbench simulator"}  # by the owner that /v1/models names
 _BUILD = ("VLLM_BUILD_COMMIT", "VLLM_IMAGE_TAG")
@@ -54,33 +57,8 @@ class Capabilities:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
-    """How to reach a server besides its URL; `headers` hold secrets."""
-
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    ca_file: str | None = None
-    insecure: bool = False
-    proxy: str | None = None
-    connect_s: float = 10.0
-
-    @property
-    def secrets(self) -> frozenset[str]:
-        """What must not be quoted: the headers' values, bare tokens too."""
-        return frozenset(part for value in self.headers.values() for part in (value, value.removeprefix("Bearer ")))
-
-    def ssl(self, url: str) -> ssl.SSLContext | bool:
-        if not url.startswith("https:"):
-            return True
-        context = ssl.create_default_context(cafile=self.ca_file)
-        if self.insecure:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
-
-
 def attach(url: str, model: str, access: Access) -> Capabilities:
-    """Ask the server at `url` (a root, without /v1) what it is.
+    """Ask the server at `url` what it is.
 
     Raises EngineError when nobody listens, when the credentials are refused, or when a vLLM server lists other
     models than `model` (other servers take any name, so there it is a note).
@@ -92,13 +70,13 @@ def attach(url: str, model: str, access: Access) -> Capabilities:
 
 
 @contextlib.asynccontextmanager
-async def asking(
+async def http_session(
     url: str, access: Access, *, answer_s: float | None = None, limit: int | None = None
-) -> AsyncIterator[Callable[..., Awaitable[tuple[int, bytes]]]]:
-    """`ask(path)` is a GET and `ask(path, body)` a POST of JSON, each giving (status, body), redirects as they are.
+) -> AsyncIterator[Request]:
+    """`request(route)` is a GET and `request(route, body)` a POST of JSON, each giving (status, body); no redirects.
 
-    An answer is waited for `answer_s` seconds (ANSWER_S; `ask` takes it too) and read until it has more than `limit`
-    bytes (ANSWER_BYTES), so that a longer body was cut. `ask` raises aiohttp.ClientError and OSError; making the
+    An answer is waited for `answer_s` seconds (ANSWER_S; `request` takes it too) and read until it exceeds `limit`
+    bytes (ANSWER_BYTES), so that a longer body was cut. `request` raises aiohttp.ClientError and OSError; making the
     session raises EngineError when the CA file cannot be read.
     """
     import aiohttp
@@ -106,91 +84,96 @@ async def asking(
     usual_s, limit = answer_s or ANSWER_S, limit or ANSWER_BYTES
     headers = {"User-Agent": f"benchbench/{__version__}", **access.headers}
     try:
-        connector = aiohttp.TCPConnector(ssl=access.ssl(url))
+        connector = aiohttp.TCPConnector(ssl=access.tls_context() if url.startswith("https:") else True)
     except OSError as error:
         raise EngineError(f"cannot be read: {error}", "engine.ca_file") from None
     async with aiohttp.ClientSession(
         connector=connector, headers=headers, auto_decompress=True, trust_env=False
     ) as session:
 
-        async def ask(path: str, body: Mapping[str, Any] | None = None, answer_s: float = usual_s) -> tuple[int, bytes]:
+        async def request(
+            route: str, body: Mapping[str, Any] | None = None, answer_s: float = usual_s
+        ) -> tuple[int, bytes]:
             method, total_s = "GET" if body is None else "POST", access.connect_s + answer_s
             timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=access.connect_s)
             async with asyncio.timeout(total_s):
                 async with session.request(
-                    method, url + path, json=body, allow_redirects=False, proxy=access.proxy, timeout=timeout
-                ) as answer:
-                    read = b""
-                    async for piece in answer.content.iter_chunked(65_536):
-                        read += piece
-                        if len(read) > limit:
+                    method,
+                    address_of(url, route),
+                    json=body,
+                    allow_redirects=False,
+                    proxy=access.proxy,
+                    timeout=timeout,
+                ) as response:
+                    content = b""
+                    async for piece in response.content.iter_chunked(65_536):
+                        content += piece
+                        if len(content) > limit:
                             break
-                    return answer.status, read
+                    return response.status, content
 
-        yield ask
+        yield request
 
 
 async def _attach(url: str, model: str, access: Access) -> Capabilities:
     import aiohttp
 
-    async with asking(url, access) as ask:
+    async with http_session(url, access) as request:
         try:
-            status, body = await ask("/v1/models")
+            status, body = await request(MODELS)
         except aiohttp.ClientConnectorCertificateError as error:
             raise EngineError(f"TLS certificate refused: {error.certificate_error}", "engine.ca_file") from None
         except (aiohttp.ClientConnectorError, aiohttp.ClientProxyConnectionError, OSError) as error:
             if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
-                return Capabilities(notes=("GET /v1/models did not answer: the model list is not checked",))
+                return Capabilities(notes=(f"GET {MODELS} did not answer: the model list is not checked",))
             where = urlsplit(access.proxy or url).netloc.rpartition("@")[2]
             raise EngineError(f"nobody answers at {where}: {_why(error)}", "engine.url", gone=True) from None
         except aiohttp.ClientHttpProxyError as error:
             raise EngineError(f"the proxy refused the tunnel: {error.status}", "engine.proxy") from None
         except aiohttp.ClientError as error:
-            return Capabilities(
-                notes=(f"GET /v1/models failed ({type(error).__name__}): the model list is not checked",)
-            )
-        found = replace(read_models(status, body, model), **await _probed(ask))
-        if found.metrics and found.kind in {None, "openai"}:
-            found = replace(found, kind="vllm")  # under another owner's name
-        if found.kind == "vllm":
-            found = replace(found, server_info=await _server_info(ask, access.secrets))
-        return found if found.metrics else replace(found, notes=(*found.notes, _NO_METRICS))
+            return Capabilities(notes=(f"GET {MODELS} failed ({type(error).__name__}): the model list is not checked",))
+        capabilities = replace(read_models(status, body, model), **await _probe(request))
+        if capabilities.metrics and capabilities.kind in {None, "openai"}:
+            capabilities = replace(capabilities, kind="vllm")  # under another owner's name
+        if capabilities.kind == "vllm":
+            capabilities = replace(capabilities, server_info=await _server_info(request, access.secrets))
+        if capabilities.metrics:
+            return capabilities
+        return replace(capabilities, notes=(*capabilities.notes, _NO_METRICS))
 
 
-async def _probed(ask: Callable[..., Awaitable[tuple[int, bytes]]]) -> dict[str, Any]:
+async def _probe(request: Request) -> dict[str, Any]:
     """Fields of Capabilities that further GETs tell; after one that failed no more are tried."""
     import aiohttp
 
-    said: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     with contextlib.suppress(aiohttp.ClientError, OSError):
-        status, body = await ask("/version")
-        said["version"] = _version(body) if status == 200 else None
-        status, body = await ask("/metrics")
-        said["metrics"] = status == 200 and b"vllm:" in body
-        nowhere, _ = await ask("/no-such-route")
+        status, body = await request("/version")
+        fields["version"] = _version(body) if status == 200 else None
+        status, body = await request("/metrics")
+        fields["metrics"] = status == 200 and b"vllm:" in body
+        nowhere, _ = await request("/no-such-route")
         for route in ("tokenize", "reset_prefix_cache"):
-            status, _ = await ask(f"/{route}")
-            said[route] = {405: True, 404: False}.get(status) if nowhere == 404 else None
-    return said
+            status, _ = await request(f"/{route}")
+            fields[route] = {405: True, 404: False}.get(status) if nowhere == 404 else None
+    return fields
 
 
-async def _server_info(
-    ask: Callable[..., Awaitable[tuple[int, bytes]]], secrets: frozenset[str]
-) -> dict[str, Any] | None:
+async def _server_info(request: Request, secrets: frozenset[str]) -> dict[str, Any] | None:
     """What vLLM's development mode says of its configuration and system."""
     import aiohttp
     import orjson
 
     try:
-        status, body = await ask("/server_info?config_format=json", answer_s=SERVER_INFO_S)
-        told = orjson.loads(body) if status == 200 else None
+        status, body = await request("/server_info?config_format=json", answer_s=SERVER_INFO_S)
+        info = orjson.loads(body) if status == 200 else None
     except (aiohttp.ClientError, OSError, orjson.JSONDecodeError):
         return None
-    if not isinstance(told, dict):
+    if not isinstance(info, dict):
         return None
-    env = told.get("vllm_env")
+    env = info.get("vllm_env")
     build = {name: env.get(name) for name in _BUILD} if isinstance(env, dict) else {}
-    kept = {"config": told.get("vllm_config"), "system": told.get("system_env"), "build": build}
+    kept = {"config": info.get("vllm_config"), "system": info.get("system_env"), "build": build}
     short: dict[str, Any] = _short(masked(kept, secrets=secrets))
     return short
 
@@ -230,14 +213,14 @@ def read_models(status: int, body: bytes, model: str) -> Capabilities:
         listed = []
     names = tuple(str(item.get("id")) for item in listed)
     if not names:
-        return Capabilities(notes=(f"GET /v1/models gave no list (status {status}): the model name is not checked",))
+        return Capabilities(notes=(f"GET {MODELS} gave no list (status {status}): the model name is not checked",))
     entry = next((item for item in listed if item.get("id") == model), None)
     owner = str((entry or listed[0]).get("owned_by") or "") or None
     kind = _KINDS.get(owner or "", "openai")
     if entry is None:
         if owner in _KINDS:
             raise EngineError(f"the server does not serve {model!r}", "model", allowed=", ".join(names))
-        note = f"the server lists {', '.join(names[:5])}, not {model!r}: asked all the same"
+        note = f"the server lists {', '.join(names[:5])}, not {model!r}: continuing"
         return Capabilities(names, None, owner, kind, notes=(note,))
     length = entry.get("max_model_len")
     return Capabilities(names, length if isinstance(length, int) else None, owner, kind)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchbench.openai.client import Access, asking
+from benchbench.openai.client import http_session
 from benchbench.openai.server_metrics import Counts, grown, look
+from benchbench.openai.target import Access
 
 if TYPE_CHECKING:
     from benchbench.store.requests import RoundColumns
@@ -20,7 +21,7 @@ LOOKS, PAUSE_S = 5, 0.05  # after a round, until its last tokens are counted
 
 
 class ServerView:
-    """Looks at `/metrics` of the server at `url` (a root) where it has any: once a round, since a look after one
+    """Looks at `/metrics` of the server at `url` where it has any: once a round, since a look after one
     round is also the look before the next.
     """
 
@@ -52,8 +53,8 @@ class ServerView:
         import aiohttp
 
         try:
-            async with asking(self._url, self._access) as ask:
-                status, _ = await ask("/reset_prefix_cache", {})
+            async with http_session(self._url, self._access) as request:
+                status, _ = await request("/reset_prefix_cache", {})
         except (aiohttp.ClientError, OSError):
             return False
         return status == 200

@@ -12,7 +12,8 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from benchbench.openai.client import Access, asking
+from benchbench.openai.client import http_session
+from benchbench.openai.target import Access
 
 Counts = dict[str, float]
 """One look: what only grows while a server lives, by the names of `_COUNTERS`, in tokens, requests and (`_s_sum`)
@@ -46,15 +47,15 @@ _NAME = re.compile(r"[^\s{]+")
 
 
 async def look(url: str, access: Access) -> Counts | None:
-    """GET `/metrics` of the server at `url` (a root); None if it has no such page, or none of vLLM's metrics there.
+    """GET `/metrics` of the server at `url`; None if it has no such page, or none of vLLM's metrics there.
 
     Raises EngineError when the CA file cannot be read.
     """
     import aiohttp
 
     try:
-        async with asking(url, access, limit=PAGE_BYTES) as ask:
-            status, body = await ask("/metrics")
+        async with http_session(url, access, limit=PAGE_BYTES) as request:
+            status, body = await request("/metrics")
         counts = parse(body.decode(errors="replace")) if status == 200 and len(body) <= PAGE_BYTES else {}
     except (aiohttp.ClientError, OSError, ValueError):
         return None
@@ -73,19 +74,19 @@ def parse(text: str) -> Counts:
         for sample in family.samples:
             if math.isfinite(sample.value):
                 samples[sample.name].append((sample.labels, float(sample.value)))
-    found: Counts = {}
+    counts: Counts = {}
     for field, names in _COUNTERS.items():
         parts = [samples.get(f"{_PREFIX}{name}_total") or samples.get(_PREFIX + name) for name in names]
         values = [value for part in parts for _, value in part or ()]
         if values:
-            found[field] = math.fsum(values) if field.endswith("_s_sum") else round(math.fsum(values))
+            counts[field] = math.fsum(values) if field.endswith("_s_sum") else round(math.fsum(values))
     if started := [value for _, value in samples[_STARTED]]:
-        found["started_s"] = max(started)
+        counts["started_s"] = max(started)
     if engines := {labels["engine"] for part in samples.values() for labels, _ in part if "engine" in labels}:
-        found["engines"] = len(engines)
+        counts["engines"] = len(engines)
     if capacity := _capacity([labels for labels, _ in samples[_PREFIX + _CACHE]]):
-        found["kv_tokens"] = capacity
-    return found
+        counts["kv_tokens"] = capacity
+    return counts
 
 
 def _capacity(configs: Sequence[Mapping[str, str]]) -> int | None:
@@ -109,6 +110,6 @@ def grown(before: Counts, after: Counts) -> Counts | None:
 
     None when the looks were at different processes (several behind one address, or a restart): nothing can be said.
     """
-    found = {name: after[name] - before[name] for name in _COUNTERS if name in before and name in after}
+    changes = {name: after[name] - before[name] for name in _COUNTERS if name in before and name in after}
     moved = any(before.get(name) != after.get(name) for name in ("started_s", "engines"))
-    return None if moved or any(change < 0 for change in found.values()) else found
+    return None if moved or any(change < 0 for change in changes.values()) else changes

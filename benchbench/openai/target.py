@@ -1,35 +1,81 @@
-"""Where requests go and what stands before their bodies: addresses, TLS, proxy, request head. Picklable, no sockets."""
+"""A server's routes, how it is reached, and what requests hold: each written here once. Picklable, no sockets."""
 
 from __future__ import annotations
 
 import base64
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from benchbench.spec.values import base_path
+from benchbench.spec.values import base_url
 from benchbench.version import __version__
 
-ROUTES = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
+GENERATION = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
+MODELS = "/v1/models"
+# Fields of a sweep's extra_body that are of a stream or of several answers: one untimed answer is asked without them.
+_OF_A_STREAM = {"stream", "stream_options", "min_tokens", "max_completion_tokens", "n", "best_of", "echo"}
+
+
+def address_of(url: str, route: str) -> str:
+    """The address of a route of the server at `url`, whose base path and query are kept."""
+    query = urlsplit(url).query
+    return base_url(url) + route + (f"{'&' if '?' in route else '?'}{query}" if query else "")
+
+
+def prompt_field(api: str, prompt: str | Sequence[int]) -> dict[str, Any]:
+    """The field of a request's body that holds its prompt."""
+    return {"messages": [{"role": "user", "content": prompt}]} if api == "chat" else {"prompt": prompt}
+
+
+def untimed_body(
+    model: str, api: str, prompt: str | Sequence[int], output: int, extra: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A request for one answer of at most `output` tokens that is not streamed; `extra` is the sweep's extra_body."""
+    kept = {key: value for key, value in extra.items() if key not in _OF_A_STREAM}
+    return {**kept, "model": model, "max_tokens": output, **prompt_field(api, prompt)}
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How to reach a server besides its URL; `headers` hold secrets."""
+
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    ca_file: str | None = None
+    insecure: bool = False
+    proxy: str | None = None
+    connect_s: float = 10.0
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        """What must not be quoted: the headers' values, bare tokens too."""
+        return frozenset(part for value in self.headers.values() for part in (value, value.removeprefix("Bearer ")))
+
+    def tls_context(self) -> ssl.SSLContext:
+        """Raises OSError for an unreadable `ca_file`."""
+        context = ssl.create_default_context(cafile=self.ca_file)
+        if self.insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        context.set_alpn_protocols(["http/1.1"])
+        return context
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """One generation route of one server.
 
-    `headers` and `proxy_headers` hold secrets: a Target goes through a pipe to the worker, never into a file.
+    `access` and `proxy_headers` hold secrets: a Target goes through a pipe to the worker, never into a file.
     """
 
     host: str
     port: int
     path: str
     tls: bool = False
-    ca_file: str | None = None
-    insecure: bool = False
+    access: Access = field(default_factory=Access)
     proxy: tuple[str, int] | None = None
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     proxy_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def request(self, body: bytes) -> bytes:
@@ -41,7 +87,7 @@ class Target:
             "Accept: text/event-stream",
             "Accept-Encoding: identity",
             "Content-Type: application/json",
-            *(f"{name}: {value}" for name, value in self.headers.items()),
+            *(f"{name}: {value}" for name, value in self.access.headers.items()),
             f"Content-Length: {len(body)}",
         ]
         return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
@@ -55,19 +101,12 @@ class Target:
     def addresses(self) -> list[tuple[int, tuple[str, int]]]:
         """(family, socket address) of the peer we connect to, in the resolver's order. Raises OSError."""
         host, port = self.proxy or (self.host, self.port)
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        return [(int(family), address) for family, _, _, _, address in found]  # type: ignore[misc]
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return [(int(family), address) for family, _, _, _, address in infos]  # type: ignore[misc]
 
     def ssl_context(self) -> ssl.SSLContext | None:
         """A context for TLS over memory; None for plain HTTP. Raises OSError for an unreadable `ca_file`."""
-        if not self.tls:
-            return None
-        context = ssl.create_default_context(cafile=self.ca_file)
-        if self.insecure:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        context.set_alpn_protocols(["http/1.1"])
-        return context
+        return self.access.tls_context() if self.tls else None
 
 
 def host_header(host: str, port: int, *, tls: bool | None = None) -> str:
@@ -76,34 +115,23 @@ def host_header(host: str, port: int, *, tls: bool | None = None) -> str:
     return name if tls is not None and port == (443 if tls else 80) else f"{name}:{port}"
 
 
-def make_target(
-    url: str,
-    api: str,
-    headers: Mapping[str, str],
-    *,
-    ca_file: str | None = None,
-    insecure: bool = False,
-    proxy: str | None = None,
-) -> Target:
-    """The Target of `api` (completions or chat) under `url`, whose base path and query are kept."""
-    parts = urlsplit(url)
+def make_target(url: str, api: str, access: Access) -> Target:
+    """The Target of `api` (completions or chat) of the server at `url`."""
+    parts = urlsplit(address_of(url, GENERATION[api]))
     tls = parts.scheme == "https"
-    path = base_path(parts.path) + ROUTES[api] + (f"?{parts.query}" if parts.query else "")
     where, proxy_headers = None, {}
-    if proxy:
-        at = urlsplit(proxy)
-        where = (at.hostname or "", at.port or 80)
-        if at.username:
-            pair = f"{unquote(at.username)}:{unquote(at.password or '')}".encode()
+    if access.proxy:
+        proxy = urlsplit(access.proxy)
+        where = (proxy.hostname or "", proxy.port or 80)
+        if proxy.username:
+            pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()
             proxy_headers["Proxy-Authorization"] = "Basic " + base64.b64encode(pair).decode()
     return Target(
         host=parts.hostname or "",
         port=parts.port or (443 if tls else 80),
-        path=quote(path, safe="%/?:@!$&'()*+,;=[]"),
+        path=quote(parts.path + (f"?{parts.query}" if parts.query else ""), safe="%/?:@!$&'()*+,;=[]"),
         tls=tls,
-        ca_file=ca_file,
-        insecure=insecure,
+        access=access,
         proxy=where,
-        headers=dict(headers),
         proxy_headers=proxy_headers,
     )

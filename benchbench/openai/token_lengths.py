@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import orjson
 
 from benchbench.errors import EngineError
-from benchbench.openai.client import Access, asking
+from benchbench.openai.client import http_session
+from benchbench.openai.target import GENERATION, Access, prompt_field, untimed_body
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,8 +56,6 @@ WORDS = (  # noqa: SIM905 - a list of quoted words would fill a screen
     "cup box bag hat coat shoe ring rope knife boat ship bus map wall roof lamp desk bed key clock sun sea lake "
     "hill king"
 ).split()
-# What a request for one token must not take over from the sweep's own `extra_body`.
-_NOT_PROBED = {"max_completion_tokens", "min_tokens", "stream", "stream_options", "n"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +89,7 @@ def find_counter(
 ) -> Counter:
     """The first of POST /tokenize, the local `tokenizer` (a tokenizer.json or its folder) and a usage probe that works.
 
-    `url` is the server's root. `extra_body` is what the sweep adds to each request: it may change the chat template.
+    `extra_body` is what the sweep adds to each request: it may change the chat template.
     A local tokenizer is compared with the server's usage where there is one, and a constant difference (template,
     BOS) is counted in. Raises EngineError when none works or nobody answers.
     """
@@ -127,7 +126,7 @@ def _local_counter(path: str, used: Count, api: str) -> Counter:
     counted = [encode(text) for text in _SAMPLES]
     how = f"tokenizer {Path(path).name}"
     try:
-        told = [used(text) for text in _SAMPLES]
+        reported = [used(text) for text in _SAMPLES]
     except EngineError as error:
         if error.gone:
             raise
@@ -135,9 +134,9 @@ def _local_counter(path: str, used: Count, api: str) -> Counter:
             message = f"cannot tell what the chat template adds ({error.message})"
             raise EngineError(message, "prompts.tokenizer") from None
         return Counter(encode, f"{how}, not compared with the server ({error.message})")
-    offsets = {server - local for server, local in zip(told, counted, strict=True)}
+    offsets = {server - local for server, local in zip(reported, counted, strict=True)}
     if len(offsets) > 1:
-        message = f"it is another model's: {counted} tokens in two samples where the server counts {told}"
+        message = f"it is another model's: {counted} tokens in two samples where the server counts {reported}"
         raise EngineError(message, "prompts.tokenizer")
     offset = offsets.pop()
     return Counter(lambda text: encode(text) + offset, f"{how}, {offset:+d} tokens by the server's usage")
@@ -163,20 +162,13 @@ def _tokenizer_file(path: str) -> Path:
 
 def _tokenized(url: str, model: str, api: str, access: Access, extra: Mapping[str, Any], text: str) -> int:
     added = {"add_generation_prompt": True} if api == "chat" else {"add_special_tokens": True}
-    body = {**added, **extra, "model": model, **_prompt(api, text)}
+    body = {**added, **extra, "model": model, **prompt_field(api, text)}
     return _positive(_post(url, access, "/tokenize", body, TOKENIZE_S).get("count"), "count")
 
 
 def _used(url: str, model: str, api: str, access: Access, extra: Mapping[str, Any], text: str) -> int:
-    path = "/v1/chat/completions" if api == "chat" else "/v1/completions"
-    kept = {key: value for key, value in extra.items() if key not in _NOT_PROBED}
-    body = {**kept, "model": model, "max_tokens": 1, **_prompt(api, text)}
-    usage = _post(url, access, path, body, GENERATE_S).get("usage")
+    usage = _post(url, access, GENERATION[api], untimed_body(model, api, text, 1, extra), GENERATE_S).get("usage")
     return _positive(usage.get("prompt_tokens") if isinstance(usage, dict) else None, "usage.prompt_tokens")
-
-
-def _prompt(api: str, text: str) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": text}]} if api == "chat" else {"prompt": text}
 
 
 def _positive(value: object, name: str) -> int:
@@ -185,27 +177,27 @@ def _positive(value: object, name: str) -> int:
     return value
 
 
-def _post(url: str, access: Access, path: str, body: Mapping[str, Any], answer_s: float) -> dict[str, Any]:
+def _post(url: str, access: Access, route: str, body: Mapping[str, Any], answer_s: float) -> dict[str, Any]:
     """The JSON object that a POST is answered with; EngineError for all else."""
     import aiohttp
 
     async def answered() -> tuple[int, bytes]:
-        async with asking(url, access, answer_s=answer_s) as ask:
-            return await ask(path, body)
+        async with http_session(url, access, answer_s=answer_s) as request:
+            return await request(route, body)
 
     try:
         status, data = asyncio.run(answered())
         answer = orjson.loads(data) if status == 200 else {}
     except aiohttp.ClientConnectorError as error:
-        raise EngineError(f"nobody answers POST {path}: {error.strerror}", "engine.url", gone=True) from None
+        raise EngineError(f"no server answers POST {route}: {error.strerror}", "engine.url", gone=True) from None
     except (aiohttp.ClientError, OSError) as error:
-        raise EngineError(f"POST {path} failed ({type(error).__name__})", "prompts.tokenizer") from None
+        raise EngineError(f"POST {route} failed ({type(error).__name__})", "prompts.tokenizer") from None
     except orjson.JSONDecodeError:
         answer = None
     if status != 200:
-        raise EngineError(f"POST {path} answers with status {status}", "prompts.tokenizer")
+        raise EngineError(f"POST {route} answers with status {status}", "prompts.tokenizer")
     if not isinstance(answer, dict):
-        raise EngineError(f"POST {path} answers with no JSON object", "prompts.tokenizer")
+        raise EngineError(f"POST {route} answers with no JSON object", "prompts.tokenizer")
     return answer
 
 

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchbench.openai.target import Target, make_target
+from benchbench.openai.target import Access, Target, address_of, make_target
 from benchbench.spec import Cell
-from benchbench.spec.values import base_url
 
 TTFT_S = 0.1
 INPUT_TOKENS = 128
@@ -88,7 +87,7 @@ def _read_truth(url: str) -> Truth:
 
     import orjson
 
-    with build_opener(ProxyHandler({})).open(f"{base_url(url)}/truth?clear=1", timeout=60) as answer:
+    with build_opener(ProxyHandler({})).open(address_of(url, "/truth?clear=1"), timeout=60) as answer:
         rows = orjson.loads(answer.read())["requests"]
     return {row["id"]: (row["received_ns"], np.array(row["writes_ns"], np.int64)) for row in rows}
 
@@ -102,7 +101,7 @@ def _ours(url: str, streams: int, output: int) -> ClientError:
     from benchbench.store.requests import round_table
 
     cell = _cell(url, streams, output)
-    target = make_target(url, "completions", {})
+    target = make_target(url, "completions", Access())
     with HttpWorker() as worker:
         worker.ready()
         worker.run(make_job(cell, target, (1000, 30000), "warmup", 0, 0, output=2))
@@ -152,7 +151,7 @@ def _aiohttp(url: str, streams: int, output: int) -> ClientError:
     from benchbench.loadgen.prompts import bodies, round_generator
 
     cell = _cell(url, streams, output)
-    target = make_target(url, "completions", {})
+    target = make_target(url, "completions", Access())
     asyncio.run(_gather(target, bodies(cell, round_generator(cell, "warmup", 1, 0), streams, 2, (1000, 30000))))
     _read_truth(url)
     cpu = time.process_time_ns()

@@ -19,7 +19,6 @@ from benchbench.measure.cells import WARMUP_TOKENS
 from benchbench.measure.start_engine import start_engine
 from benchbench.openai.server_metrics import look
 from benchbench.spec import Cell, OpenLoad, Plan, StaticLoad
-from benchbench.spec.values import base_url
 
 PROBE_TOKENS = 16
 MOST_STREAMS = 4096
@@ -84,7 +83,7 @@ def _check_one(plan: Plan, progress: Callable[[str, float, str], None]) -> Prefl
     with start_engine(plan, Hooks(logs, progress)) as (opened, worker):
         probes = [_probe(worker, opened, cell) for cell in _extremes(plan.cells)]
         has_counts = bool(opened.url) and opened.capabilities.metrics
-        counts = asyncio.run(look(base_url(opened.url), opened.access)) if has_counts else None
+        counts = asyncio.run(look(opened.url, opened.access)) if has_counts else None
     shutil.rmtree(logs)
     found = opened.capabilities
     lines = [f"server: {found.kind or 'unknown'}, version {found.version or 'unknown'}", *opened.notes]
