@@ -164,6 +164,34 @@ def test_a_library_that_hangs_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -
         free.set()
 
 
+def test_a_sample_wanted_just_as_the_next_is_due_is_taken_and_a_busy_host_is_no_library(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    due, wanted = threading.Event(), threading.Event()
+
+    class Wake(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            if not (requested := super().wait(timeout)):
+                due.set()
+                wanted.wait()
+            return requested
+
+        def set(self) -> None:
+            super().set()
+            wanted.set()
+
+    monkeypatch.setattr(telemetry, "ANSWER_S", 5.0)
+    running = Sampler(Path(), QUICK, ALL)
+    running._wake = Wake()
+    with running:
+        due.wait()
+        running.flush()
+        assert running._answered.is_set()
+        monkeypatch.setattr(telemetry, "ANSWER_S", 0.0)
+        running.flush()
+    assert running.notes() == []
+
+
 def test_libraries_that_do_not_open_are_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telemetry, "OPEN_S", 0.05)
     monkeypatch.setattr(telemetry, "ANSWER_S", 0.05)

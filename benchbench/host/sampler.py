@@ -136,7 +136,7 @@ class Sampler:
         if self._thread.is_alive() and not self._stopping:
             self._answered.clear()
             self._wake.set()
-            if not self._answered.wait(ANSWER_S):
+            if not self._answered.wait(ANSWER_S) and self.devices:  # without any, the machine is busy
                 self._note("a device library hung: its samples are late or missing")
         self._write()
 
@@ -187,15 +187,16 @@ class Sampler:
         self._opened.set()
         period, due = 1 / self._wanted.hz, time.monotonic()
         while not self._stopping:
-            asked = self._wake.wait(max(0.0, due - time.monotonic()))
-            self._wake.clear()
-            if not asked:
+            requested = self._wake.wait(max(0.0, due - time.monotonic()))
+            if requested:  # a request that comes just after the time was up is met in the next turn
+                self._wake.clear()
+            else:
                 now = time.monotonic()
                 self._facts["late_ns_max"] = max(self._facts["late_ns_max"], int((now - due) * 1e9))
                 due, skipped = next_due(due, now, period)
                 self._facts["skipped"] += skipped
             self._tick()
-            if asked:
+            if requested:
                 self._answered.set()
 
     def _tick(self) -> None:
