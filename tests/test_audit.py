@@ -51,9 +51,11 @@ def test_the_published_card_by_hand() -> None:
     assert f"at least {33 / 2 * prompt_ms:.1f} ms" in found["ttft_bound"].arithmetic[0]
     assert f"possible with {int(170.8 / (33 / 2 * prompt_ms) * 1024)} of 1024" in found["ttft_bound"].arithmetic[0]
     assert not any("in=128," in line for line in found["ttft_bound"].arithmetic)
+    lines = CARD.read_text(encoding="utf-8").splitlines()
+    places = [number for number, line in enumerate(lines, 1) if line.startswith("| 1024 |")]
     assert [line.split(":")[0] for line in found["ttft_falls"].arithmetic] == [
-        "in=1024, out=256, batch=32",
-        "in=1024, out=1024, batch=32",
+        f"in=1024, out=256, batch=32 (line {places[0]})",
+        f"in=1024, out=1024, batch=32 (line {places[1]})",
     ]
     assert "215.0 B to 230.9 B" in found["parameters_size"].arithmetic[0]
 
@@ -165,7 +167,9 @@ def test_our_own_tables_are_read_back(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_titles_of_others(header: str, row: str, expected: dict[str, Any]) -> None:
-    assert claims_of_card(f"| {header} |\n|{'---|' * header.count('|')}---|\n| {row} |\n").rows == (expected,)
+    assert claims_of_card(f"| {header} |\n|{'---|' * header.count('|')}---|\n| {row} |\n").rows == (
+        expected | {"line": 3},
+    )
 
 
 def test_tables_of_one_card_are_not_compared() -> None:

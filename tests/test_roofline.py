@@ -97,7 +97,7 @@ def test_the_data_file_is_whole() -> None:
 def test_the_published_rows_by_hand(
     prompt: int, output: int, batch: int, ttft_ms: float, sys_tok_s: float, slower_than_light: bool
 ) -> None:
-    limits = bounds(M2, W7900D, 8, input=prompt, output=output, batch=batch)
+    limits = bounds(Platform(M2, W7900D, 8), input=prompt, output=output, batch=batch)
     # 62 layers of 256 experts of 3 x 3072 x 1536, 8 of them for a token; attention 2 x 3072 x (48 + 8) x 128; router.
     layer = 8 * 3 * 3072 * 1536 + 2 * 3072 * 56 * 128 + 3072 * 256
     head, peak, bandwidth = 200064 * 3072, 8 * 122.64e12, 8 * 864e9
@@ -127,9 +127,9 @@ def test_evenly_routed_tokens_touch_more_experts() -> None:
     assert one == pytest.approx(10415112192 + 128 * 253952)
     assert many == pytest.approx(10415112192 + (experts_touched(256, 8, 32) - 8) * expert + 32 * 128 * 253952)
     step_s = many / (8 * 864e9)
-    mfu, mbu = mfu_mbu(M2, W7900D, 8, input=128, output=2, batch=32, prefill_s=1.0, tpot_s=2 * step_s)
+    mfu, mbu = mfu_mbu(Platform(M2, W7900D, 8), input=128, output=2, batch=32, prefill_s=1.0, tpot_s=2 * step_s)
     assert mbu == pytest.approx(0.5)
-    limits = bounds(M2, W7900D, 8, input=128, output=2, batch=32)
+    limits = bounds(Platform(M2, W7900D, 8), input=128, output=2, batch=32)
     assert mfu == pytest.approx(limits.prefill_s)
 
 
@@ -152,7 +152,7 @@ def test_more_work_takes_longer_and_faster_hardware_less(
 ) -> None:
     def at(length: int = prompt, in_flight: int = batch, on: Accelerator = device, passes: float = share) -> Any:
         of = {"input": length, "output": output, "batch": in_flight}
-        return bounds(model, on, count, **of, load=load, passes=passes)  # type: ignore[arg-type]
+        return bounds(Platform(model, on, count, passes), **of, load=load)  # type: ignore[arg-type]
 
     least = 1 - 1e-9
     base, longer, fuller = at(), at(length=prompt + 100), at(in_flight=batch + 1)
@@ -224,7 +224,7 @@ def test_a_server_that_loses_no_time_is_never_beyond_a_bound(
     prompt, output, batch = shape
     for load, requests in (("static", batch), ("closed", 4 * batch)):
         ttft, tpot, times = served(model, device, shape, requests, seats, chunk)
-        limits = bounds(model, device, 1, input=prompt, output=output, batch=batch, load=load)
+        limits = bounds(Platform(model, device, 1), input=prompt, output=output, batch=batch, load=load)
         ends = sorted(tokens[-1] for tokens in times)
         first, last = (0.0, ends[-1]) if load == "static" else (ends[batch - 1], ends[requests - batch])
         inside = sum(first < at <= last for tokens in times for at in tokens)
@@ -236,14 +236,14 @@ def test_a_server_that_loses_no_time_is_never_beyond_a_bound(
 
 def test_a_lone_request_can_reach_its_bounds() -> None:
     ttft, tpot, times = served(DENSE, W7900D, (2000, 12, 1), 1, 1, 8192)
-    limits = bounds(DENSE, W7900D, 1, input=2000, output=12, batch=1)
+    limits = bounds(Platform(DENSE, W7900D, 1), input=2000, output=12, batch=1)
     assert (ttft[0], tpot[0], 12 / times[0][-1]) == pytest.approx((limits.ttft_s, limits.tpot_s, limits.sys_tok_s))
 
 
 @pytest.mark.parametrize("facts", [{}, {"parameters": 10**9}, {"experts": 8, "parameters": 10**9}])
 def test_without_facts_nothing_is_bounded(facts: dict[str, Any]) -> None:
-    limits = bounds(ModelFacts(**facts), W7900D, 1, input=8, output=8, batch=8)
-    assert limits == bounds(ModelFacts(), W7900D, 1, input=1, output=1, batch=1)
+    limits = bounds(Platform(ModelFacts(**facts), W7900D, 1), input=8, output=8, batch=8)
+    assert limits == bounds(Platform(ModelFacts(), W7900D, 1), input=1, output=1, batch=1)
     assert limits.sys_tok_s is None
 
 
@@ -283,8 +283,8 @@ def test_an_interval_that_reaches_the_bound_is_no_proof() -> None:
 
 def test_speculative_decoding_is_not_bounded_by_reading() -> None:
     assert static_cell(16, 4).evidence.too_fast
-    assert static_cell(16, 4, replace(PLATFORM, speculative=True)).evidence.too_fast == ()
-    assert static_cell(16, 1, replace(PLATFORM, speculative=True)).evidence.too_fast  # compute: 2 ms a token
+    assert static_cell(16, 4, replace(PLATFORM, passes=0.0)).evidence.too_fast == ()
+    assert static_cell(16, 1, replace(PLATFORM, passes=0.0)).evidence.too_fast  # compute: 2 ms a token
 
 
 def test_events_of_several_tokens_count_as_one_pass_each() -> None:

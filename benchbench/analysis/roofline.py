@@ -26,12 +26,16 @@ An open load is a static one of all its requests, but for its TTFT, which is as 
 Left out, since a bound must not be too tight: attention's compute (windows and linear attention need little),
 activations, communication, sampling, launches. Peaks are those of data sheets, at the clocks that these assume.
 
-Experts: w has the top_k of one token, since all B could choose the same ones. That they choose evenly, and touch
-E (1 - (1 - k / E)^B) of E experts, is likelier but no bound; it serves MBU alone.
+Experts: w has the top_k of one token, since all B could choose the same ones. The *likely* bounds take it that n tokens
+of a pass choose evenly and touch E (1 - (1 - k / E)^n) of E experts on average: n = B in decoding, all tokens of the
+prompts in prefill. Fewer passes read less, so no order of work helps. Beyond them a number is suspicious, not
+impossible, as real routing is uneven. Without experts both bounds are the same.
+
+K and V: of layers with a window of s tokens min(context, s) count, the mean taken over the O - 1 contexts.
 
 Speculative decoding: a pass gives several tokens. Those of one pass come in one event (or in several), so there were at
-least as many passes as events: after the first token read counts times `passes`, that share (0 where flags name
-speculative decoding, since then a server may send them one by one); every token is still computed.
+least as many passes as events: after the first token read counts times `passes`, that share; 1 / (n + 1) where n tokens
+are proposed a pass, 0 where n is unknown, since a server may send them one by one. Every token is still computed.
 
 Sources: roofline: Williams, Waterman, Patterson, CACM 52(4), 2009. 2 FLOP a parameter and token: Kaplan et al.,
 arXiv:2001.08361, 2020. MFU: Chowdhery et al. (PaLM), arXiv:2204.02311, 2022. Decoding bound by bandwidth: Pope et al.,
@@ -41,7 +45,7 @@ arXiv:2211.05102, 2022. MBU: Databricks, LLM Inference Performance Engineering: 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from benchbench.analysis.stats import Estimate
@@ -69,24 +73,31 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """What was served, and on how many of what."""
+    """What was served, and on how many of what. `passes`: of the model per token after the first, at least: 1, but
+    1 / (n + 1) with speculative decoding of n tokens, 0 where n is unknown.
+    """
 
     model: ModelFacts
     device: Accelerator
     count: int
-    speculative: bool = False
+    passes: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Utilization:
-    """A cell against its bounds. `mfu`, `mbu`, `sol` (Sys tok/s over its bound): shares of 1. `too_fast`: in words."""
+    """A cell against its bounds. `mfu`, `mbu`, `sol` (Sys tok/s over its likely bound): shares of 1.
+
+    `too_fast`, `unlikely`: the numbers beyond a bound and beyond a likely one, in words.
+    """
 
     platform: Platform
     limits: Bounds
+    likely: Bounds
     mfu: float | None
     mbu: float | None
     sol: float | None
     too_fast: tuple[str, ...]
+    unlikely: tuple[str, ...]
 
 
 def platform_of(manifest: Mapping[str, Any], variant: str = "") -> Platform | None:
@@ -101,7 +112,15 @@ def platform_of(manifest: Mapping[str, Any], variant: str = "") -> Platform | No
     known = {field.name for field in fields(ModelFacts)} - {"quantization"}
     facts = ModelFacts(**{name: value for name, value in model.items() if name in known})
     figures = Accelerator(**{field.name: device[field.name] for field in fields(Accelerator) if field.name in device})
-    return Platform(facts, figures, device["count"], bool(manifest.get("speculative")))
+    return Platform(facts, figures, device["count"], least_passes(manifest.get("speculative")))
+
+
+def least_passes(speculative: object) -> float:
+    """`Platform.passes` of what a manifest says: false, true, or a mapping with `tokens`."""
+    if not speculative and not isinstance(speculative, dict):
+        return 1.0
+    tokens = speculative.get("tokens") if isinstance(speculative, dict) else None
+    return 1 / (tokens + 1) if tokens else 0.0
 
 
 def utilization_of(
@@ -113,87 +132,92 @@ def utilization_of(
     """
     if cell.output_mode != "exact":
         return None
-    passes = 0.0 if platform.speculative else _passes(cell, evidence)
+    platform = replace(platform, passes=min(platform.passes, _passes(cell, evidence)))
     batch = cell.requests if cell.load == "open" else cell.batch or 1
     of: dict[str, Any] = {"input": cell.input, "output": cell.output, "batch": batch}
-    limits = bounds(platform.model, platform.device, platform.count, **of, load=cell.load, passes=passes)
-    point = {name: one.point for name, one in estimates.items() if one}
+    limits = bounds(platform, **of, load=cell.load)
+    likely = bounds(platform, **of, load=cell.load, likely=True)
+    point = {name: estimate.point for name, estimate in estimates.items() if estimate}
     mfu, mbu = mfu_mbu(
-        *(platform.model, platform.device, platform.count),
+        platform,
         **of,
         prefill_s=point.get("ttft_last") if cell.load == "static" else None,
-        tpot_s=point.get("tpot") if cell.load != "open" and passes > MOSTLY_SINGLE else None,
+        tpot_s=point.get("tpot") if cell.load != "open" and platform.passes > MOSTLY_SINGLE else None,
     )
-    rate = point.get("sys_tok_s")
-    sol = rate / limits.sys_tok_s if rate is not None and limits.sys_tok_s else None
-    return Utilization(platform, limits, mfu, mbu, sol, _beyond(estimates, limits, evidence.send_skew_s))
+    rate, most = point.get("sys_tok_s"), likely.sys_tok_s
+    too_fast = _beyond(estimates, limits, evidence.send_skew_s)
+    unlikely = _above(estimates["sys_tok_s"], most) if most != limits.sys_tok_s else []
+    sol = rate / most if rate is not None and most else None
+    return Utilization(platform, limits, likely, mfu, mbu, sol, tuple(too_fast), () if too_fast else tuple(unlikely))
 
 
 def _passes(cell: CellInfo, evidence: Evidence) -> float:
     """Passes of the model per token after the first, at least: tokens of one pass come in one event, or in several."""
     following = evidence.requests * (cell.output - 1)
-    return min(1.0, max(0, evidence.events - evidence.requests) / following) if following and evidence.grouped else 1.0
+    events = max(0, evidence.events - evidence.requests)
+    return min(1.0, events / following) if following and evidence.grouped else 1.0
 
 
-def _beyond(estimates: Mapping[str, Estimate | None], limits: Bounds, skew_s: float) -> tuple[str, ...]:
+def _beyond(estimates: Mapping[str, Estimate | None], limits: Bounds, skew_s: float) -> list[str]:
     """`skew_s`: a batch's work begins with its first send, so that later requests wait less."""
-    found = []
+    lines = []
     for name, least, slack in (("ttft", limits.ttft_s, skew_s), ("tpot", limits.tpot_s, 0.0)):
-        one = estimates[name]
-        if one and least and max(one.point, one.high or 0.0) + slack < least * (1 - ROUNDING):
-            found.append(f"mean {name.upper()} {one.point * 1e3:.2f} ms is below {least * 1e3:.2f}")
-    rate, most = estimates["sys_tok_s"], limits.sys_tok_s
+        mean = estimates[name]
+        if mean and least and max(mean.point, mean.high or 0.0) + slack < least * (1 - ROUNDING):
+            lines.append(f"mean {name.upper()} {mean.point * 1e3:.2f} ms is below {least * 1e3:.2f}")
+    return lines + _above(estimates["sys_tok_s"], limits.sys_tok_s)
+
+
+def _above(rate: Estimate | None, most: float | None) -> list[str]:
     if rate and most and min(rate.point, rate.point if rate.low is None else rate.low) > most * (1 + ROUNDING):
-        found.append(f"Sys tok/s {rate.point:,.1f} is above {most:,.1f}")
-    return tuple(found)
+        return [f"Sys tok/s {rate.point:,.1f} is above {most:,.1f}"]
+    return []
 
 
 def bounds(
-    model: ModelFacts,
-    device: Accelerator,
-    count: int,
+    platform: Platform,
     *,
     input: int,  # noqa: A002 - the axis' name
     output: int,
     batch: int,
     load: str = "static",
-    passes: float = 1.0,
+    likely: bool = False,
 ) -> Bounds:
-    """The bounds of a cell on `count` devices, as the module says.
+    """The bounds of a cell, as the module says; `likely`: if tokens choose their experts evenly.
 
-    `batch`: requests in flight, of an open load all. `passes`: of the model per token after the first, at least.
+    `batch`: requests in flight, of an open load all.
     """
+    model, device, count, passes = platform.model, platform.device, platform.count, platform.passes
     flops, touched = _flops(model), touched_bytes(model)
     if flops is None and touched is None:
         return Bounds(prefill_s=None, ttft_s=None, tpot_s=None, sys_tok_s=None)
     body, head = flops or (0.0, 0.0)
     flop_s, bandwidth = device.peak(model.compute_dtype) * count, device.bandwidth_bytes_s * count
-    context = input if load == "closed" else input + max(0.0, output / 2 - 1)
+    last = input if load == "closed" else input + max(0, output - 2)
 
-    def read(requests: int) -> float:
-        held = requests * context * (model.kv_bytes_per_token or 0)
-        seconds = max(0.0, (touched or 0.0) + held - device.cache_bytes * count) / bandwidth
-        return seconds * passes if requests else seconds
+    def read(requests: int, tokens: int) -> float:
+        weights = (touched_bytes(model, tokens) if likely else None) or touched or 0.0
+        held = requests * (model.kv_bytes(input, last) or 0.0)
+        return max(0.0, weights + held - device.cache_bytes * count) / bandwidth
 
     prompt, token, following = (body * input + head) / flop_s, (body + head) / flop_s, output - 1
-    prefill, tpot = max(batch * prompt, read(0)), max(read(1), token)
-    passes = read(0) + following * read(batch)
+    prompts = read(0, batch * input)
+    prefill, tpot = max(batch * prompt, prompts), max(read(1, 1) * passes, token)
+    all_passes = prompts + following * read(batch, batch) * passes
     if load == "closed":
-        duration = max(output * batch * token, passes) * (1 - 1 / (2 * output))
+        duration = max(output * batch * token, all_passes) * (1 - 1 / (2 * output))
     else:
-        duration = max(prefill + following * tpot, batch * (prompt + following * token), passes)
+        duration = max(prefill + following * tpot, batch * (prompt + following * token), all_passes)
     return Bounds(
         prefill_s=prefill or None,
-        ttft_s=max((batch + 1) / 2 * prompt if load == "static" else prompt, read(0)) or None,
+        ttft_s=max((batch + 1) / 2 * prompt if load == "static" else prompt, read(0, input)) or None,
         tpot_s=(tpot or None) if following else None,
         sys_tok_s=batch * output / duration if duration else None,
     )
 
 
 def mfu_mbu(
-    model: ModelFacts,
-    device: Accelerator,
-    count: int,
+    platform: Platform,
     *,
     input: int,  # noqa: A002
     output: int,
@@ -205,15 +229,16 @@ def mfu_mbu(
 
     MFU = B prompt / `prefill_s`, the time until a static batch's last first token. MBU = bytes of one decode step /
     (`tpot_s` W): the weights that B evenly routed tokens touch, and K and V of B contexts of mean length; `tpot_s` is
-    the mean of a load that keeps B in flight.
+    the mean of a load that keeps B in flight. Above 1 it is None: then the step did not read what is assumed.
     """
+    model, device, count = platform.model, platform.device, platform.count
     flops, step = _flops(model), step_bytes(model, input=input, output=output, batch=batch)
     mfu = mbu = None
     if flops and prefill_s:
         mfu = batch * (flops[0] * input + flops[1]) / (prefill_s * device.peak(model.compute_dtype) * count)
     if step and tpot_s:
         mbu = step / (tpot_s * device.bandwidth_bytes_s * count)
-    return mfu, mbu
+    return mfu, mbu if mbu is not None and mbu <= 1 + ROUNDING else None
 
 
 def experts_touched(experts: int, top_k: int, tokens: int) -> float:
@@ -222,16 +247,9 @@ def experts_touched(experts: int, top_k: int, tokens: int) -> float:
 
 
 def step_bytes(model: ModelFacts, *, input: int, output: int, batch: int) -> float | None:  # noqa: A002
-    """Bytes that one decode step of `batch` tokens reads on average, experts chosen evenly. None: not known."""
-    one, size = touched_bytes(model), _bytes_per_parameter(model)
-    if one is None or size is None or model.kv_bytes_per_token is None:
-        return None
-    if model.experts and model.top_k:
-        if model.expert_parameters is None:
-            return None
-        more = experts_touched(model.experts, model.top_k, batch) - model.top_k
-        one += model.expert_parameters * more / model.experts * size
-    return one + batch * (input + max(0.0, output / 2 - 1)) * model.kv_bytes_per_token
+    """Bytes that one decode step of `batch` tokens reads on average, experts chosen evenly. None: unknown."""
+    weights, held = touched_bytes(model, batch), model.kv_bytes(input, input + max(0, output - 2))
+    return None if weights is None or held is None else weights + batch * held
 
 
 def _active(model: ModelFacts) -> int | None:
@@ -261,7 +279,23 @@ def _bytes_per_parameter(model: ModelFacts) -> float | None:
     return min(sizes, default=None)
 
 
-def touched_bytes(model: ModelFacts) -> float | None:
-    """Bytes of the weights that one token passes through, at least."""
-    active, size = _active(model), _bytes_per_parameter(model)
-    return None if active is None or size is None else active * size
+def touched_bytes(model: ModelFacts, tokens: int | None = None) -> float | None:
+    """Bytes of the weights that one pass reads at least, since all tokens may choose the same experts.
+
+    With `tokens`, what so many of them touch on average when they choose evenly. None: unknown.
+    """
+    dense, routed = model.dense_bytes, model.expert_bytes
+    if dense is None or (model.experts and routed is None):
+        active, size = _active(model), _bytes_per_parameter(model)
+        if active is None or size is None or not model.experts or tokens is None:
+            return None if active is None or size is None else active * size
+        if model.expert_parameters is None or model.top_k is None:
+            return None
+        dense = round((active - model.expert_parameters * model.top_k / model.experts) * size)
+        routed = round(model.expert_parameters * size)
+    if not model.experts or routed is None:
+        return dense
+    if model.top_k is None:
+        return None
+    touched = model.top_k if tokens is None else experts_touched(model.experts, model.top_k, tokens)
+    return dense + routed * touched / model.experts

@@ -45,11 +45,21 @@ _DTYPE = re.compile(r"\b(bf16|fp16|fp8|int8|int4|mxfp4|nvfp4|fp4|bfloat16|float1
 _TIMES = {"t": 1e12, "b": 1e9, "m": 1e6, "trillion": 1e12, "billion": 1e9, "million": 1e6}
 _COUNT = re.compile(r"(\d{1,15}(?:\.\d+)?)\s*(T|B|M|(?:tr|b|m)illion)\b([^\d,;|]*)", re.IGNORECASE)
 _SIZE = re.compile(r"(\d[\d,]{0,15}(?:\.\d+)?)\s*(MB|GB|TB|MiB|GiB|TiB)\b", re.IGNORECASE)
+_SPECULATIVE = re.compile(
+    r"speculat(?:ive|or)|\beagle[- ]?\d?\b|\bmtp\b|multi[- ]token prediction|\bmedusa\b|\bhydra heads\b|\bnextn\b"
+    r"|\bdraft(?:er)?[- _](?:model|tokens?|head)|\bn-?gram\b|\blook-?ahead (?:decoding|reasoning)|prompt[- ]lookup",
+    re.IGNORECASE,
+)
+_NOT_SPECULATIVE = re.compile(
+    r"\b(?:without|no|not (?:using|with))\s+(?:any )?(?:speculative|eagle|mtp|medusa)[^.;\n|]*"
+    r"|speculative[- ](?:decoding|config)\W{1,5}(?:off|none|no|disabled|false)\b",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
-    """Rows have the keys of summary.csv, as far as the source tells them: latencies in ms, Sys tok/s in 1/s."""
+    """Rows have keys of summary.csv (latencies in ms, Sys tok/s in 1/s), and `line`, their line in the source."""
 
     rows: tuple[Row, ...] = ()
     model: ModelFacts = field(default_factory=ModelFacts)
@@ -58,15 +68,15 @@ class Claims:
     device: Accelerator | None = None
     count: int | None = None  # devices
     device_memory: Span | None = None  # of one, as the source says
-    speculative: bool = False  # several tokens a pass, so that reading the weights bounds no token
-    notes: tuple[str, ...] = ()  # what was taken for granted
+    passes: float = 1.0  # of the model per token, at least; 0 with speculative decoding (see roofline.Platform)
+    notes: tuple[str, ...] = ()  # assumptions
 
 
 def count_of(text: str) -> int:
     """`456B`, `45.9 B`, `1.5T` or plain digits as a number of parameters. Raises ValueError."""
-    if found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([TBM])?", text.strip(), re.IGNORECASE):
-        return round(float(found[1]) * _TIMES.get((found[2] or "").lower(), 1))
-    raise ValueError(f"{text}: no number of parameters (allowed: as 456B, 800M or 228689748992)")
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([TBM])?", text.strip(), re.IGNORECASE):
+        return round(float(match[1]) * _TIMES.get((match[2] or "").lower(), 1))
+    raise ValueError(f"{text}: not a number of parameters (allowed: as 456B, 800M or 228689748992)")
 
 
 def claims_of_run(run: Run) -> Claims:
@@ -81,17 +91,18 @@ def claims_of_run(run: Run) -> Claims:
         size=(size, size) if size else None,
         device=platform.device,
         count=platform.count,
-        speculative=platform.speculative,
+        passes=platform.passes,
     )
 
 
 def claims_of_csv(text: str) -> Claims:
-    """The rows of a CSV file, ours or another's. Raises ValueError when its columns are not told."""
+    """The rows of a CSV file, ours or another's. Raises ValueError for unknown columns."""
+    reader = csv.reader(text.splitlines())
     try:
-        lines = list(csv.reader(text.splitlines()))
+        lines = [(reader.line_num, cells) for cells in reader]
     except csv.Error as error:
         raise ValueError(f"is no CSV: {error}") from None
-    rows = tuple(_rows(lines[0], lines[1:])) if lines else ()
+    rows = tuple(_rows(lines[0][1], lines[1:])) if lines else ()
     if not rows:
         raise ValueError("has no rows with input, output and TTFT or Sys tok/s")
     return Claims(rows=rows)
@@ -100,8 +111,8 @@ def claims_of_csv(text: str) -> Claims:
 def claims_of_card(text: str) -> Claims:
     """What a model card says: its performance table, or facts of a model alone. Raises ValueError without either.
 
-    Where several devices are named, those named last before the table are meant. A batch is taken as sent at once
-    unless a column or the text names the load: concurrency is a closed load.
+    Of several devices those named last before the table are meant. A batch is assumed to be sent at once unless a
+    column or the text names the load: concurrency is a closed load.
     """
     text = "\n".join(text.splitlines())
     rows, place = _performance(text)
@@ -109,7 +120,6 @@ def claims_of_card(text: str) -> Claims:
     if not rows and model == ModelFacts():
         raise ValueError("has no table with input, output and TTFT or Sys tok/s, and no facts of a model")
     named = re.search(r"\b(static|closed|open) load", text)
-    told = named or any("load" in row for row in rows)
     load = named[1] if named else "static"
     before = _labelled(text, r"original size|base size|(?:size in )?(?:bf16|fp16)(?: size)?")
     original = before and _span(before)
@@ -124,8 +134,10 @@ def claims_of_card(text: str) -> Claims:
         device=device,
         count=count or (int(parallel[1]) if parallel else None),
         device_memory=_span(words),
-        speculative=bool(re.search(r"speculative", text, re.IGNORECASE)),
-        notes=() if told or not rows else (f"The load is not told; taken as {load}.",),
+        passes=0.0 if _SPECULATIVE.search(_NOT_SPECULATIVE.sub("", text)) else 1.0,
+        notes=(f"The load is unknown; assumed to be {load}.",)
+        if rows and not named and not any("load" in row for row in rows)
+        else (),
     )
 
 
@@ -137,15 +149,15 @@ def _performance(text: str) -> tuple[list[Row], int]:
     rows: list[Row] = []
     first, count = len(text), 0
     for table in read_tables(text):
-        if read := list(_rows(table.head, [cells for _, cells in table.rows])):
+        if read := list(_rows(table.head, table.rows)):
             count += 1
             first = min(first, sum(len(line) + 1 for line in text.split("\n")[: table.line - 1]))
             rows += [{**row, "table": count} for row in read] if count > 1 else read
     return rows, first
 
 
-def _rows(titles: Sequence[str], body: Sequence[Sequence[str]]) -> Iterator[Row]:
-    """The rows that have lengths and a speed; nothing for a table without such columns."""
+def _rows(titles: Sequence[str], body: Sequence[tuple[int, Sequence[str]]]) -> Iterator[Row]:
+    """The rows (with their lines) that have lengths and a speed; nothing for a table without such columns."""
     columns: dict[str, tuple[int, float]] = {}
     load: dict[str, str] = {}
     for index, title in enumerate(titles):
@@ -157,8 +169,8 @@ def _rows(titles: Sequence[str], body: Sequence[Sequence[str]]) -> Iterator[Row]
                 load = {"load": "closed"} if name == "batch" and "concurr" in plain else load
     if not {"input", "output"} <= columns.keys() or not {"ttft_ms", "sys_tok_s"} & columns.keys():
         return
-    for cells in body:
-        row: dict[str, Any] = dict(load)
+    for line, cells in body:
+        row: dict[str, Any] = {"line": line, **load}
         for name, (index, scale) in columns.items():
             value = cells[index] if index < len(cells) else ""
             if name in _WORDS:
@@ -175,35 +187,34 @@ def _rows(titles: Sequence[str], body: Sequence[Sequence[str]]) -> Iterator[Row]
 
 
 def _labelled(text: str, label: str) -> str | None:
-    """What stands beside a label, in a table's row or after a colon."""
-    found = re.search(rf"^[\s|*_-]*(?:{label})[\s*_]*[|:][\s*_]*([^\n]+)", text, re.IGNORECASE | re.MULTILINE)
-    return found[1].strip(" |") if found else None
+    """The text beside a label, in a table's row or after a colon."""
+    match = re.search(rf"^[\s|*_-]*(?:{label})[\s*_]*[|:][\s*_]*([^\n]+)", text, re.IGNORECASE | re.MULTILINE)
+    return match[1].strip(" |") if match else None
 
 
 def _span(text: str) -> Span | None:
     """A size in bytes. GB alone may mean GiB; where both stand, each means itself."""
-    found = _SIZE.search(text)
-    if not found:
+    match = _SIZE.search(text)
+    if not match:
         return None
-    amount, power = float(found[1].replace(",", "")), {"M": 2, "G": 3, "T": 4}[found[2][0].upper()]
-    binary = found[2][1].lower() == "i"
+    amount, power = float(match[1].replace(",", "")), {"M": 2, "G": 3, "T": 4}[match[2][0].upper()]
+    binary = match[2][1].lower() == "i"
     low, high = amount * (1024 if binary else 1000) ** power, amount * 1024**power
     return (low, low) if binary or re.search(r"\d\s*[GT]iB", text) else (low, high)
 
 
 def _model(text: str) -> ModelFacts:
-    told = _labelled(text, r"(?:total )?param(?:eter)?s(?: \(total\))?") or ""
-    total, active = _counts(told)
-    if found := _labelled(text, r"active param(?:eter)?s"):
-        active = next(iter(_COUNT.finditer(found)), None) and _counts(found + " active")[1]
+    total, active = _counts(_labelled(text, r"(?:total )?param(?:eter)?s(?: \(total\))?") or "")
+    if label := _labelled(text, r"active param(?:eter)?s"):
+        active = _counts(label + " active")[1] if _COUNT.search(label) else None
     if total is None and (
         named := re.search(r"(\d{1,6}(?:\.\d+)?)B(?:-A(\d{1,6}(?:\.\d+)?)B|\s+(?:MoE|param|total))", text)
     ):
         total, active = count_of(named[1] + "B"), count_of(named[2] + "B") if named[2] else active
 
     def first(pattern: str) -> int | None:
-        found = re.search(pattern, text, re.IGNORECASE)
-        return int(found[1]) if found else None
+        match = re.search(pattern, text, re.IGNORECASE)
+        return int(match[1]) if match else None
 
     weight, activation = _dtypes(text)
     return ModelFacts(
@@ -222,9 +233,9 @@ def _model(text: str) -> ModelFacts:
 def _counts(text: str) -> tuple[int | None, int | None]:
     """Total and active parameters: `456B total, ~45.9B active`, `229B (10B active)`."""
     total = active = None
-    for found in _COUNT.finditer(text):
-        count = round(float(found[1]) * _TIMES[found[2].lower()])
-        if "activ" in found[3].lower():
+    for match in _COUNT.finditer(text):
+        count = round(float(match[1]) * _TIMES[match[2].lower()])
+        if "activ" in match[3].lower():
             active = active or count
         else:
             total = total or count
@@ -233,26 +244,26 @@ def _counts(text: str) -> tuple[int | None, int | None]:
 
 def _dtypes(text: str) -> tuple[str | None, str | None]:
     """Dtype of the weights and of the products: from a scheme's table, `W8A8 INT8`, or a precision."""
-    found = [_DTYPE.search(_labelled(text, label) or "") for label in ("weights?", "activations?")]
-    weight, activation = (dtype_word(one[1]) if one else None for one in found)
+    matches = [_DTYPE.search(_labelled(text, label) or "") for label in ("weights?", "activations?")]
+    weight, activation = (dtype_word(match[1]) if match else None for match in matches)
     if weight is None and (short := re.search(r"\bW(\d+)A(\d+)\b[ -]*(INT|FP)?", text, re.IGNORECASE)):
         kind = short[3] or "int"
         weight, activation = (dtype_word(f"{kind if int(bits) < 16 else 'bf'}{bits}") for bits in short.group(1, 2))
     if weight is None and (plain := _labelled(text, r"quantization|dtype(?: of most weights)?|precision")):
-        one = _DTYPE.search(plain)
-        weight = dtype_word(one[1]) if one else None
+        match = _DTYPE.search(plain)
+        weight = dtype_word(match[1]) if match else None
     return weight, activation or ("bf16" if weight in {"bf16", "fp16"} else None)
 
 
 def _hardware(text: str, place: int) -> tuple[Accelerator | None, int | None, str]:
     named = [
-        (found.start(), device, int(found[1]), found[2])
-        for found in re.finditer(
+        (match.start(), device, int(match[1]), match[2])
+        for match in re.finditer(
             r"(?<![\w.])([1-9]\d{0,5})\s*(?:x|\N{MULTIPLICATION SIGN})\s*([A-Za-z][^|\n]{2,80})", text
         )
-        if (device := accelerator(found[2]))
+        if (device := accelerator(match[2]))
     ]
-    before = [one for one in named if one[0] < place]
+    before = [mention for mention in named if mention[0] < place]
     if named:
         return (before[-1] if before else named[0])[1:]
     words = _labelled(text, r"hardware|gpus?|accelerators?") or ""

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
-from benchbench.analysis.roofline import Bounds, bounds
+from benchbench.analysis.roofline import Bounds, Platform, bounds
 from benchbench.audit.claims import Claims, Row, Span
-from benchbench.model.config import ModelFacts
+from benchbench.model.config import ModelFacts, billions
 from benchbench.model.quantization import BITS
 
 ROUNDING, NOISE, DECODE_NOISE = 0.03, 0.10, 0.05
@@ -23,9 +23,11 @@ EXPLANATIONS = {
     "cached": "prompts, or their beginnings, came from a prefix cache",
     "methods": "rows were not measured alike (requests not sent at once, another load, build or time)",
     "first": "it is the TTFT of a batch's first request, not the mean",
-    "parameters": "the count of parameters is wrong, or of another model",
-    "length": "prompts or answers were not as long as told",
-    "hardware": "the hardware is not what is told, or faster than its data sheet",
+    "speculative": "a pass of the model gave several tokens (speculative decoding: EAGLE, MTP, a draft model, n-grams)",
+    "routing": "requests shared experts more than under uniform routing",
+    "parameters": "the number of parameters is wrong, or of another model",
+    "length": "prompts or answers were not as long as stated",
+    "hardware": "the hardware is not the stated one, or faster than its data sheet",
 }
 
 
@@ -41,25 +43,28 @@ class Finding:
 
 
 def audit(claims: Claims) -> list[Finding]:
-    """All findings, the impossible first. Invalid rows are a finding and take no part in the others.
+    """All findings, the impossible first. Invalid rows are a finding and take no part in the others, nor does a
+    throughput that counts prompt tokens.
 
     Rows are compared within their table: another may be of another model.
     """
-    rows = [row for row in claims.rows if row.get("status") != "invalid"]
+    measured = [row for row in claims.rows if row.get("status") != "invalid"]
+    rows = [{**row, "sys_tok_s": None} if _total_line(row) else row for row in measured]
     alike: dict[tuple[object, ...], list[Row]] = defaultdict(list)
     for row in rows:
         alike[tuple(row.get(key) for key in ("table", "variant", "load", "batch", "rate"))].append(row)
-    found = [
+    findings = [
         *_parameters(claims),
         *_memory(claims),
         *_faster(claims, rows),
+        *_total(measured),
         *_rates(rows),
         *_falling_ttft(alike.values()),
         *_decoding(alike.values()),
         *_scaling(rows),
         *_status(claims.rows),
     ]
-    return sorted(found, key=lambda one: one.severity)
+    return sorted(findings, key=lambda finding: finding.severity)
 
 
 def _finding(
@@ -77,9 +82,10 @@ def _finding(
 
 
 def name_of(row: Row) -> str:
-    """`in=128, out=128, batch=32`, its variant first if it has one."""
+    """`in=128, out=128, batch=32 (line 7)`, its variant first if it has one."""
     axes = (("", "variant"), ("in=", "input"), ("out=", "output"), ("batch=", "batch"), ("rate=", "rate"))
-    return ", ".join(f"{label}{row[key]}" for label, key in axes if row.get(key))
+    line = f" (line {row['line']})" if row.get("line") else ""
+    return ", ".join(f"{label}{row[key]}" for label, key in axes if row.get(key)) + line
 
 
 def _number(row: Row, name: str) -> float | None:
@@ -91,38 +97,41 @@ def _number(row: Row, name: str) -> float | None:
 
 
 def _parameters(claims: Claims) -> Iterator[Finding]:
-    model, told = claims.model, claims.model.parameters
-    if told is None:
+    model, parameters = claims.model, claims.model.parameters
+    if parameters is None:
         return
     stored = [(claims.size, model.weight_dtype)] if claims.size and model.weight_dtype in BITS else []
     lines, too_many, too_few = [], False, False
     for (low, high), word in [*stored, *([claims.original] if claims.original else [])]:
         each, dtype = BITS[word or ""] / 8, (word or "").upper()
-        too_many |= told > high / each * (1 + ROUNDING)
-        too_few |= told < low / each / 2
-        span = f"{_b(low / each)} to {_b(high / each)} parameters (as GB or GiB)"
+        too_many |= parameters > high / each * (1 + ROUNDING)
+        too_few |= parameters < low / each / 2
+        span = f"{billions(low / each)} to {billions(high / each)} parameters (as GB or GiB)"
         lines.append(
-            f"{_b(told)} parameters in {dtype} take {told * each / 1e9:.0f} GB; {low / 1e9:.0f} GB of {dtype} hold "
-            + (span if high > low else f"{_b(high / each)} parameters")
+            f"{billions(parameters)} parameters in {dtype} take {parameters * each / 1e9:.0f} GB; "
+            f"{low / 1e9:.0f} GB of {dtype} hold " + (span if high > low else f"{billions(high / each)} parameters")
         )
     if too_many or too_few:
         what = "The number of parameters contradicts the size of the weights."
         yield from _finding("parameters_size", what, lines, "parameters", impossible=too_many)
     active, experts, top = model.active_parameters, model.experts, model.top_k
     share = top / experts if experts and top else 0.0
-    if active and (active < told * share * (1 - ROUNDING) or active > told):
-        least = f"; top-{top} of {experts} experts are at least {_b(told * share)}" if share else ""
-        what, line = "The active parameters do not fit the routing.", f"{_b(active)} active of {_b(told)}{least}"
+    if active and (active < parameters * share * (1 - ROUNDING) or active > parameters):
+        least = f"; top-{top} of {experts} experts are at least {billions(parameters * share)}" if share else ""
+        what, line = (
+            "The active parameters do not fit the routing.",
+            f"{billions(active)} active of {billions(parameters)}{least}",
+        )
         yield from _finding("active_share", what, [line], "parameters", impossible=True)
 
 
 def _memory(claims: Claims) -> Iterator[Finding]:
-    device, count, said = claims.device, claims.count, claims.device_memory
-    if device and device.memory_bytes and said and not 0.9 * said[0] < device.memory_bytes < 1.1 * said[1]:
+    device, count, stated = claims.device, claims.count, claims.device_memory
+    if device and device.memory_bytes and stated and not 0.9 * stated[0] < device.memory_bytes < 1.1 * stated[1]:
         what = "The memory of a device is not that of its data sheet."
-        line = f"{said[0] / 1e9:.0f} GB are told, a {device.name} has {device.memory_bytes / 1e9:.0f} GB"
+        line = f"{stated[0] / 1e9:.0f} GB are stated, a {device.name} has {device.memory_bytes / 1e9:.0f} GB"
         yield from _finding("device_memory", what, [line], "hardware")
-    each = said[1] if said else device.memory_bytes * 1.024**3 if device else 0.0  # its GB may be GiB
+    each = stated[1] if stated else device.memory_bytes * 1.024**3 if device else 0.0  # its GB may be GiB
     if claims.size and count and each and claims.size[0] > count * each:
         what = "The weights do not fit the memory of the devices (unless some are kept elsewhere)."
         line = f"{claims.size[0] / 1e9:.0f} GB of weights; {count} x {each / 1e9:.0f} GB of memory"
@@ -133,10 +142,16 @@ def _memory(claims: Claims) -> Iterator[Finding]:
 
 
 def shape_for_bounds(claims: Claims) -> ModelFacts | None:
-    """The model with the fewest bytes and active parameters that the claims allow; None when they do not say."""
+    """The model with the fewest bytes and active parameters that the claims allow; None when they do not say.
+
+    Routed experts: of P parameters and A active ones, (P - A) / (1 - k / E), k of E being active.
+    """
     model = claims.model
     if claims.size:
         model = replace(model, weight_bytes=round(claims.size[0]))
+    total, active, experts, top = model.parameters, model.active_parameters, model.experts, model.top_k
+    if model.expert_parameters is None and total and active and experts and top and top < experts and total > active:
+        model = replace(model, expert_parameters=round(min((total - active) / (1 - top / experts), total)))
     if model.active_parameters is None and (model.experts or model.architecture == "MoE"):
         if not (model.parameters and model.experts and model.top_k):
             return None
@@ -148,77 +163,106 @@ def _faster(claims: Claims, rows: Sequence[Row]) -> Iterator[Finding]:
     model = shape_for_bounds(claims)
     if model is None or claims.device is None or not claims.count:
         return
+    platform = Platform(model, claims.device, claims.count, claims.passes)
     lines: dict[str, list[str]] = defaultdict(list)
-    reasons: dict[str, set[str]] = defaultdict(set)
+    first = False
     for row in rows:
         if not row.get("batch") or row.get("load") == "open":
             continue
-        limit, one = (
-            bounds(
-                model,
-                claims.device,
-                claims.count,
-                input=row["input"],
-                output=row["output"],
-                batch=batch,
-                load=row.get("load") or "static",
-                passes=0.0 if claims.speculative else 1.0,
-            )
-            for batch in (row["batch"], 1)
-        )
+        of = {"input": row["input"], "output": row["output"], "load": row.get("load") or "static"}
+        limit, single = (bounds(platform, **of, batch=batch) for batch in (row["batch"], 1))
+        likely = bounds(platform, **of, batch=row["batch"], likely=True)
         ttft, tpot, rate = (_number(row, name) for name in ("ttft_ms", "tpot_ms", "sys_tok_s"))
         if ttft and limit.ttft_s and ttft / 1e3 < limit.ttft_s:
-            lines["ttft"].append(_ttft_line(row, ttft / 1e3, limit, one, model))
-            reasons["ttft"] |= {"first", "methods"} if one.ttft_s and ttft / 1e3 >= one.ttft_s else set()
+            lines["ttft"].append(_ttft_line(row, ttft / 1e3, limit, single, model))
+            first |= bool(single.ttft_s and ttft / 1e3 >= single.ttft_s)
         if tpot and limit.tpot_s and tpot / 1e3 < limit.tpot_s:
             lines["tpot"].append(f"{name_of(row)}: {tpot:.2f} ms, at least {limit.tpot_s * 1e3:.2f} ms")
-        if rate and limit.sys_tok_s and rate > limit.sys_tok_s:
-            lines["sys_tok_s"].append(f"{name_of(row)}: {rate:.1f} tok/s, at most {limit.sys_tok_s:.1f} tok/s")
-    titles = {"ttft": "TTFT is below", "tpot": "TPOT is below", "sys_tok_s": "Sys tok/s is above"}
-    common = {"ttft": {"cached", "length"}, "tpot": {"length"}, "sys_tok_s": {"cached", "length"}}
-    for metric, found in lines.items():
-        causes = reasons[metric] | common[metric] | {"parameters", "hardware"}
-        what = f"{titles[metric]} what the hardware allows."
-        yield from _finding(f"{metric}_bound", what, found, *causes, impossible=True)
+        for name, most in (("sys_tok_s", limit.sys_tok_s), ("likely", likely.sys_tok_s)):
+            if rate and most and rate > most:
+                lines[name].append(f"{name_of(row)}: {rate:.1f} tok/s, at most {most:.1f} tok/s")
+                break
+    common = {"parameters", "hardware", "length"}
+    causes = {
+        "ttft": common | {"cached"} | ({"first", "methods"} if first else set()),
+        "tpot": common | {"speculative"},
+        "sys_tok_s": common | {"cached", "speculative"},
+        "likely": common | {"cached", "speculative", "routing"},
+    }
+    titles = {
+        "ttft": ("ttft_bound", "TTFT is below what the hardware allows."),
+        "tpot": ("tpot_bound", "TPOT is below what the hardware allows."),
+        "sys_tok_s": ("sys_tok_s_bound", "Sys tok/s is above what the hardware allows."),
+        "likely": ("sys_tok_s_likely", "Sys tok/s is above what the hardware allows under uniform routing."),
+    }
+    for metric, (code, what) in titles.items():
+        yield from _finding(code, what, lines[metric], *causes[metric], impossible=metric != "likely")
 
 
-def _ttft_line(row: Row, ttft_s: float, limit: Bounds, one: Bounds, model: ModelFacts) -> str:
+def _ttft_line(row: Row, ttft_s: float, limit: Bounds, single: Bounds, model: ModelFacts) -> str:
     """What is too fast, by how much, and what would make it possible."""
-    least, prompt = limit.ttft_s or 0.0, one.prefill_s or 0.0
+    least, prompt = limit.ttft_s or 0.0, single.prefill_s or 0.0
     share = ttft_s / least
     line = f"{name_of(row)}: {ttft_s * 1e3:.1f} ms, at least {least * 1e3:.1f} ms"
     if math.isclose(least, (row["batch"] + 1) / 2 * prompt) and row["batch"] > 1 and row.get("load") != "closed":
         line += f" (one prompt {prompt * 1e3:.1f} ms, the mean of a batch ({row['batch']} + 1) / 2 of that)"
     active = model.active_parameters or model.parameters or 0
     possible = f"{math.floor(share * row['input'])} of {row['input']} prompt tokens computed"
-    return f"{line}; possible with {possible}, or with {_b(share * active)} active parameters"
+    return f"{line}; possible with {possible}, or with {billions(share * active)} active parameters"
 
 
 # ---- the rows against each other --------------------------------------------------------------------------
+
+
+def _mean_s(row: Row) -> float | None:
+    """What a mean request takes, s: TTFT + (output - 1) TPOT, without TPOT TTFT. None: unknown, or an open load."""
+    ttft, tpot = _number(row, "ttft_ms"), _number(row, "tpot_ms")
+    if not ttft or not row.get("batch") or row.get("load") == "open":
+        return None
+    return float(ttft + (row["output"] - 1) * (tpot or 0.0)) / 1e3
+
+
+def _total_line(row: Row) -> str | None:
+    """The arithmetic, where the throughput fits only if prompt tokens count: B (I + O) / R is a mean request's time."""
+    mean, rate, tokens = _mean_s(row), _number(row, "sys_tok_s"), row["input"] + row["output"]
+    if mean is None or rate is None or not _number(row, "tpot_ms"):
+        return None
+    output, total = (row["batch"] * count / rate for count in (row["output"], tokens))
+    if output >= mean * (1 - NOISE) or not mean * (1 - NOISE) <= total <= mean / (1 - NOISE):
+        return None
+    return (
+        f"{name_of(row)}: {row['batch']} x ({row['input']} + {row['output']}) tokens at {rate:.1f} tok/s take "
+        f"{total:.2f} s, a mean request {mean:.2f} s; output alone is {rate * row['output'] / tokens:.1f} tok/s"
+    )
+
+
+def _total(rows: Iterable[Row]) -> Iterator[Finding]:
+    lines = [line for row in rows if (line := _total_line(row))]
+    what = "The throughput counts prompt tokens: it is total throughput (input + output), not Sys tok/s."
+    yield from _finding("total_throughput", what, lines)
 
 
 def _rates(rows: Iterable[Row]) -> Iterator[Finding]:
     """A batch's B x output tokens at Sys tok/s take at least as long as a mean request."""
     lines: dict[bool, list[str]] = {True: [], False: []}  # impossible or not
     for row in rows:
-        ttft, tpot, rate = (_number(row, name) for name in ("ttft_ms", "tpot_ms", "sys_tok_s"))
-        if not rate or not ttft or not row.get("batch") or row.get("load") == "open":
+        mean, tpot, rate = _mean_s(row), _number(row, "tpot_ms"), _number(row, "sys_tok_s")
+        if not rate or mean is None:
             continue
         lasts = row["batch"] * row["output"] / rate
-        mean = (ttft + (row["output"] - 1) * (tpot or 0.0)) / 1e3
-        made = f"TTFT + {row['output'] - 1} x TPOT" if tpot else "TTFT alone"
+        formula = f"TTFT + {row['output'] - 1} x TPOT" if tpot else "TTFT alone"
         line = (
             f"{name_of(row)}: {row['batch']} x {row['output']} tokens at {rate:.1f} tok/s take {lasts:.2f} s, "
-            f"a mean request {mean:.2f} s ({made})"
+            f"a mean request {mean:.2f} s ({formula})"
         )
         slack = NOISE if row.get("load") == "closed" and tpot else ROUNDING
         if lasts < mean * (1 - slack):
             lines[slack == ROUNDING].append(line)
         elif tpot and lasts > mean / 0.7:
             lines[False].append(line)
-    for impossible, found in lines.items():
+    for impossible, contradictions in lines.items():
         what = "Sys tok/s does not fit TTFT and TPOT."
-        yield from _finding("rate", what, found, "methods", "length", impossible=impossible)
+        yield from _finding("rate", what, contradictions, "methods", "length", impossible=impossible)
 
 
 def _falling_ttft(groups: Iterable[Sequence[Row]]) -> Iterator[Finding]:
@@ -233,7 +277,7 @@ def _falling_ttft(groups: Iterable[Sequence[Row]]) -> Iterator[Finding]:
                 and _falls(other, row)
             ]
             if shorter:
-                other = max(shorter, key=lambda one: float(one["ttft_ms"]))
+                other = max(shorter, key=lambda other: float(other["ttft_ms"]))
                 longer, slower = row["input"] / other["input"], row["ttft_ms"] / other["ttft_ms"]
                 lines.append(
                     f"{name_of(row)}: {row['ttft_ms']:.1f} ms, but {other['ttft_ms']:.1f} ms at {name_of(other)}: "
@@ -254,7 +298,7 @@ def _falls(shorter: Row, longer: Row) -> bool:
 def _decode_span(row: Row) -> Span | None:
     """TPOT in s without what prompts of others add to it, at least and at most.
 
-    At most: TPOT as told, else what a mean request has after its first token, (B x output / Sys tok/s - TTFT) /
+    At most: TPOT as stated, else what a mean request has after its first token, (B x output / Sys tok/s - TTFT) /
     (output - 1). At least: less the prompts computed meanwhile. In a static batch they last up to 2 B / (B + 1) of the
     mean TTFT, so (B - 1) / (B + 1) of it come after the mean; in a closed load up to B - 1 others.
     """
@@ -279,13 +323,13 @@ def _decoding(groups: Iterable[Sequence[Row]]) -> Iterator[Finding]:
                 or (context <= length <= 2 * context and most < least / 1.5 * context / length)
             ]
             if slower:
-                other, least = max(slower, key=lambda one: one[1])
+                other, least = max(slower, key=lambda pair: pair[1])
                 lines.append(
                     f"{name_of(row)}: at most {most * 1e3:.1f} ms a token, but at least {least * 1e3:.1f} ms at "
                     f"{name_of(other)}"
                 )
     what = "Tokens follow each other faster in longer contexts, or at very unlike rates in similar ones."
-    yield from _finding("decode", what, lines, "methods", "length")
+    yield from _finding("decode", what, lines, "methods", "length", "speculative")
 
 
 def _scaling(rows: Sequence[Row]) -> Iterator[Finding]:
@@ -295,9 +339,9 @@ def _scaling(rows: Sequence[Row]) -> Iterator[Finding]:
         if row.get("batch") and (rate := _number(row, "sys_tok_s")):
             key = tuple(row.get(name) for name in ("table", "variant", "load", "input", "output"))
             shapes[key].append((row["batch"], rate, row))
-    for found in shapes.values():
-        found.sort(key=lambda one: one[0])
-        for (small, slow, _), (large, fast, row) in pairwise(found):
+    for points in shapes.values():
+        points.sort(key=lambda point: point[0])
+        for (small, slow, _), (large, fast, row) in pairwise(points):
             if fast / slow > large / small * (1 + NOISE):
                 lines.append(
                     f"{name_of(row)}: {fast / slow:.1f}x the tok/s of batch={small} with {large / small:.3g}x it"
@@ -313,7 +357,3 @@ def _status(rows: Iterable[Row]) -> Iterator[Finding]:
         lines = [f"{name_of(row)}: {row.get('reasons') or 'no reason recorded'}" for row in bad]
         beyond = any("faster_than_hardware" in line for line in lines)
         yield from _finding(status, f"The run itself calls cells {status}.", lines, impossible=beyond)
-
-
-def _b(count: float) -> str:
-    return f"{count / 1e9:.1f} B" if count >= 1e8 else f"{count / 1e6:.1f} M"

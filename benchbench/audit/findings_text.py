@@ -6,22 +6,25 @@ from collections.abc import Sequence
 
 from benchbench.audit.claims import Claims
 from benchbench.audit.findings import EXPLANATIONS, Finding, shape_for_bounds
+from benchbench.model.config import billions
 from benchbench.report.markdown import escape_markdown
-from benchbench.report.model_section import billions
 
 
 def audit_markdown(claims: Claims, findings: Sequence[Finding], name: str) -> str:
     """Markdown: verdict, what the bounds rest on, and a section a finding."""
-    counts = {word: sum(one.severity == word for one in findings) for word in ("impossible", "suspicious")}
+    counts = {word: sum(finding.severity == word for finding in findings) for word in ("impossible", "suspicious")}
     verdict = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "nothing found"
     rows = f"{len(claims.rows)} row{'s'[: len(claims.rows) != 1]}"
     lines = [f"# Audit of {escape_markdown(name)}", "", f"**{verdict.capitalize()}** ({rows}).", ""]
     lines += [escape_markdown(line) + "  " for line in (*_basis(claims), *claims.notes)]
-    for number, one in enumerate(findings, 1):
-        lines += ["", f"## {number}. {one.severity.capitalize()}: {one.what}", ""]
-        lines += [f"- {escape_markdown(line)}" for line in one.arithmetic]
-        if one.explanations:
-            lines += ["", f"Would be explained if {'; or if '.join(EXPLANATIONS[key] for key in one.explanations)}."]
+    for number, finding in enumerate(findings, 1):
+        lines += ["", f"## {number}. {finding.severity.capitalize()}: {finding.what}", ""]
+        lines += [f"- {escape_markdown(line)}" for line in finding.arithmetic]
+        if finding.explanations:
+            lines += [
+                "",
+                f"Would be explained if {'; or if '.join(EXPLANATIONS[key] for key in finding.explanations)}.",
+            ]
     return "\n".join(line.rstrip() for line in lines).rstrip("\n") + "\n"
 
 
@@ -33,7 +36,7 @@ def _basis(claims: Claims) -> list[str]:
             *([] if device else ["a known accelerator"]),
             *([] if count else ["their number"]),
         ]
-        return [f"Not compared with the hardware's bounds; not told: {', '.join(lacks)}."]
+        return [f"Not compared with the hardware's bounds; unknown: {', '.join(lacks)}."]
     active = model.active_parameters or model.parameters or 0
     peak, dtype = device.peak(model.compute_dtype) / 1e12, model.compute_dtype or "fastest dtype"
     each = f"{peak:.1f} TFLOP/s ({dtype}) and {device.bandwidth_bytes_s / 1e9:.0f} GB/s"

@@ -184,7 +184,7 @@ def _facts(platform: Platform) -> str:
     facts += [f"{model.active_parameters / 1e9:.2f} B active parameters"] if model.active_parameters else []
     facts += [f"{touched / 1e9:.2f} GB of weights that a token touches"] if touched else []
     facts += [f"{model.kv_bytes_per_token / 1e3:.1f} kB of K and V a token"] if model.kv_bytes_per_token else []
-    return ", ".join(facts) + (", with speculative decoding" if platform.speculative else "")
+    return ", ".join(facts) + (", with speculative decoding" if platform.passes < 1 else "")
 
 
 def _telemetry(used: Usage | None, rounds: int) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from benchbench.model.config import ModelFacts
+from benchbench.model.config import ModelFacts, billions
 from benchbench.model.quantization import Quantization
 from benchbench.report.markdown import escape_markdown, write_table
 
@@ -13,9 +13,9 @@ _NONE = "\N{EN DASH}"
 
 
 def model_section(facts: ModelFacts) -> str:
-    """Markdown: the table of details, and with a quantization scheme its table. What is not known has no row.
+    """Markdown: the table of details, and with a quantization scheme its table. What is unknown has no row.
 
-    Sizes are in GB (1e9 bytes) and GiB (2^30 bytes), both said: cards that write one and mean the other are common.
+    Sizes are in GB (1e9 bytes) and GiB (2^30 bytes), both stated: cards that write one and mean the other are common.
     """
     details = [(name, escape_markdown(value)) for name, value in _details(facts)]
     blocks = [write_table(["Model", ""], details)] if details else []
@@ -29,11 +29,6 @@ def gigabytes(size: float) -> str:
     return f"{size / 1e9:.1f} GB ({size / 2**30:.1f} GiB)"
 
 
-def billions(count: float) -> str:
-    """A count of parameters as `228.7 B`; in millions below one billion."""
-    return f"{count / 1e9:.1f} B" if count >= 1e9 else f"{count / 1e6:.1f} M"
-
-
 def _details(facts: ModelFacts) -> Iterator[tuple[str, str]]:
     shape = [f"{facts.layers} layers"] if facts.layers else []
     shape += [f"{facts.experts} experts"] if facts.experts else []
@@ -43,9 +38,9 @@ def _details(facts: ModelFacts) -> Iterator[tuple[str, str]]:
         yield "Architecture", ", ".join([*([facts.architecture] if facts.architecture else []), *kind, *shape])
     if facts.parameters:
         active = facts.active_parameters
-        told = f"{billions(facts.parameters)} total"
-        told += f", {billions(active)} active (without the looked-up embedding)" if active and facts.experts else ""
-        yield "Parameters", f"{told}, computed"
+        text = f"{billions(facts.parameters)} total"
+        text += f", {billions(active)} active (without the looked-up embedding)" if active and facts.experts else ""
+        yield "Parameters", f"{text}, computed"
     if scheme := facts.quantization:
         activations = scheme.activation_dtype
         yield (
@@ -62,8 +57,13 @@ def _details(facts: ModelFacts) -> Iterator[tuple[str, str]]:
         if facts.parameters and facts.quantization:
             plain = 2 * facts.parameters
             yield "Size in BF16", f"{gigabytes(plain)}, computed: {plain / facts.weight_bytes:.1f}x"
-    if facts.kv_bytes_per_token:
-        yield "KV cache", f"{facts.kv_bytes_per_token / 1024:.1f} KiB per token"
+    if facts.kv_bytes_per_token or facts.window_kv_bytes_per_token:
+        alone = facts.window and facts.window_kv_bytes_per_token is None
+        text = f"{(facts.kv_bytes_per_token or 0) / 1024:.1f} KiB per token"
+        text += f", of the last {facts.window:,} tokens" if alone else ""
+        if windowed := facts.window_kv_bytes_per_token:
+            text += f", and {windowed / 1024:.1f} KiB of each of the last {facts.window:,}"
+        yield "KV cache", text
 
 
 def _scheme(scheme: Quantization) -> Iterator[tuple[str, ...]]:
