@@ -207,7 +207,71 @@ def test_any_text_is_read_or_refused(text: str) -> None:
             claims = read(text)
         except ValueError:
             continue
-        audit_markdown(claims, audit(claims), "x")
+        findings = audit(claims)
+        lines = audit_markdown(claims, findings, "x").splitlines()
+        assert lines[0] == "# Audit of x"
+        assert sum(line.startswith("## ") for line in lines) == len(findings)
+        assert sum(line.startswith("- ") for line in lines) == sum(len(finding.arithmetic) for finding in findings)
+        assert all(1 <= row["line"] <= len(text.splitlines()) for row in claims.rows)
+
+
+@pytest.mark.parametrize("title", ["Throughput (tok/s)", "Output throughput (tok/s)", "tok/s"])
+@pytest.mark.parametrize("load", ["Batch", "Concurrency"])
+def test_a_throughput_that_counts_prompt_tokens_is_called_total(title: str, load: str) -> None:
+    """8 requests of 1024 + 128 tokens in 0.25 + 127 x 0.01 = 1.52 s: 6,063 tok/s in all, of which 674 are output."""
+    card = f"# x\n\n| Input | Output | {load} | TTFT (ms) | TPOT (ms) | {title} |\n|---|---|---|---|---|---|\n"
+    (finding,) = audit(claims_of_card(card + "| 1024 | 128 | 8 | 250 | 10 | 6063 |\n"))
+    assert (finding.code, finding.severity) == ("total_throughput", "suspicious")
+    assert finding.what.startswith("The throughput counts prompt tokens: it is total throughput")
+    assert finding.arithmetic[0].startswith(
+        "in=1024, out=128, batch=8 (line 5): 8 x (1024 + 128) tokens at 6063.0 tok/s"
+    )
+    assert finding.arithmetic[0].endswith("output alone is 673.7 tok/s")
+    assert audit(claims_of_card(card + "| 1024 | 128 | 8 | 250 | 10 | 674 |\n")) == []
+    (finding,) = audit(claims_of_card(card + "| 1024 | 128 | 8 | 250 | 10 | 3000 |\n"))
+    assert finding.code == "rate"
+
+
+def test_lines_of_a_csv_file_are_told() -> None:
+    rows = claims_of_csv('Input,Output,Batch,TTFT (ms),Note\n8,4,2,90,"a\nb"\n80,4,2,9,\n').rows
+    (finding,) = audit(Claims(rows=rows))
+    assert finding.arithmetic[0].startswith("in=80, out=4, batch=2 (line 4): 9.0 ms, but 90.0 ms at in=8")
+
+
+@pytest.mark.parametrize(
+    ("text", "passes"),
+    [
+        ("Served with EAGLE-3 and 3 draft tokens", 0.0), ("MTP enabled", 0.0), ("uses Medusa heads", 0.0),
+        ("with a draft model", 0.0), ("n-gram speculation", 0.0), ("lookahead decoding", 0.0), ("NEXTN", 0.0),
+        ("`--speculative-config '{\"method\": \"ngram\"}'`", 0.0), ("multi-token prediction", 0.0),
+        ("without speculative decoding", 1.0), ("Speculative decoding: off", 1.0), ("a draft of this card", 1.0),
+        ("eager mode", 1.0),
+    ],
+)  # fmt: skip
+def test_speculative_decoding_by_all_its_names(text: str, passes: float) -> None:
+    table = "\n\n| Input | Output | Batch | TTFT (ms) |\n|---|---|---|---|\n| 8 | 4 | 2 | 90 |\n"
+    assert claims_of_card(text + table).passes == passes
+
+
+def test_several_tokens_a_pass_are_offered_as_an_explanation_and_undo_the_bound() -> None:
+    claims = scaled("tpot_ms", 0.05)(simulated([128, 2048], [64, 1024], [1, 2], 3.0, tpot=True))
+    (finding,) = (finding for finding in audit(claims) if finding.code == "tpot_bound")
+    assert "speculative" in finding.explanations
+    assert not any(finding.code == "tpot_bound" for finding in audit(replace(claims, passes=0.0)))
+
+
+def test_more_than_evenly_chosen_experts_allow_is_suspicious_not_impossible() -> None:
+    model = ModelFacts(parameters=200_000_000_000, active_parameters=10_000_000_000, experts=256, top_k=8,
+                       weight_dtype="int8", compute_dtype="int8")  # fmt: skip
+    assert DEVICE is not None
+    claims = Claims(model=model, device=DEVICE, count=8)
+    experts = 190e9 / (1 - 8 / 256)
+    step_s = (10e9 + experts * ((1 - (1 - 8 / 256) ** 32) - 8 / 256) - 8 * 96 * 2**20) / (8 * 864e9)
+    for share, expected in ((0.98, []), (1.05, ["sys_tok_s_likely"])):
+        row = {"input": 1, "output": 4000, "batch": 32, "load": "static", "sys_tok_s": share * 32 / step_s}
+        findings = audit(replace(claims, rows=(row,)))
+        assert [finding.code for finding in findings] == expected
+        assert all(finding.severity == "suspicious" for finding in findings)
 
 
 def test_a_run_and_its_own_verdict(tmp_path: Path) -> None:

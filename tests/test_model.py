@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from benchbench.model.quantization import Quantization, read_quantization
 from benchbench.report.model_section import model_section
 
 GOLDEN = Path(__file__).parent / "golden"
+CONFIGS = Path(__file__).parent / "data" / "configs"
 Tensors = dict[str, tuple[str, list[int]]]
 BYTES = {"BF16": 2, "I8": 1, "U8": 1, "F8_E4M3": 1, "F32": 4, "I32": 4}
 M2: dict[str, Any] = {
@@ -176,6 +178,133 @@ def test_published_shapes(tmp_path: Path, config: dict[str, Any], total: float, 
     assert round((facts.parameters or 0) / 1e9, 1) == total
     assert round((facts.active_parameters or 0) / 1e9, 1) == active
     assert facts.kv_bytes_per_token == kv
+
+
+# (file of tests/data/configs, billions of parameters and of active ones as published, K and V bytes of a token in
+# layers that keep all, of a token in layers with a window if others keep all, the window). 0: not computed.
+PUBLISHED: list[tuple[str, float, float, int | None, int | None, int | None]] = [
+    ("bamba-9b", 0, 0, 3 * 2 * 8 * 128 * 2, None, None),
+    ("command-r7b", 8.0, 8.0, 8 * 4096, 24 * 4096, 4096),
+    ("dbrx", 0, 0, 40 * 4096, None, None),
+    ("deepseek-v2-lite", 15.7, 2.4, 27 * 576 * 2, None, None),
+    ("deepseek-v3", 671, 37, 61 * 576 * 2, None, None),
+    ("deepseek-v3.2", 671, 37, 61 * 576 * 2, None, 2048),
+    ("ernie-4.5-21b-a3b", 21.8, 3, 28 * 2048, None, None),
+    ("exaone-4-32b", 32.0, 31.5, 16 * 4096, 48 * 4096, 4096),
+    ("falcon-40b", 0, 0, 60 * 2048, None, None),
+    ("gemma-2-27b", 27.2, 27.2, 23 * 8192, 23 * 8192, 4096),
+    ("gemma-3-27b", 0, 0, 10 * 8192, 52 * 8192, 1024),
+    ("glm-4-9b", 0, 0, 40 * 1024, None, None),
+    ("glm-4.5-air", 106, 12, 46 * 4096, None, None),
+    ("gpt-oss-120b", 116.8, 5.1, 18 * 2048, 18 * 2048, 128),
+    ("gpt-oss-20b", 20.9, 3.6, 12 * 2048, 12 * 2048, 128),
+    ("granite-4.0-h-small", 0, 0, 4 * 4096, None, None),
+    ("jamba-v0.1", 52, 12, 4 * 4096, None, None),
+    ("kimi-k2", 1030, 32, 61 * 576 * 2, None, None),
+    ("kimi-linear-48b-a3b", 0, 0, 7 * 576 * 2, None, None),
+    ("lfm2-1.2b", 0, 0, 6 * 2048, None, None),
+    ("llama-3.1-70b", 70.6, 69.5, 80 * 4096, None, None),
+    ("llama-3.1-8b", 8.03, 7.5, 32 * 4096, None, None),
+    ("llama-3.2-1b", 1.24, 1.24, 16 * 2048, None, None),
+    ("minimax-m1", 456, 45.9, 10 * 4096, None, None),
+    ("minimax-m2", 229, 10, 62 * 4096, None, None),
+    ("mistral-7b-v0.1", 7.24, 7.1, 32 * 4096, None, 4096),
+    ("mixtral-8x7b", 46.7, 12.9, 32 * 4096, None, None),
+    ("nemotron-3-nano-30b-a3b", 0, 0, 6 * 1024, None, None),
+    ("nemotron-h-8b", 0, 0, 4 * 4096, None, None),
+    ("phi-3-mini-4k", 3.82, 3.7, 32 * 12288, None, 2047),
+    ("qwen2.5-7b", 7.61, 7.07, 28 * 2048, None, None),
+    ("qwen3-235b-a22b", 235, 22, 94 * 2048, None, None),
+    ("qwen3-30b-a3b", 30.5, 3.3, 48 * 2048, None, None),
+    ("qwen3-next-80b", 80, 3.9, 12 * 2048, None, None),
+    ("recurrentgemma-9b", 0, 0, 12 * 1024, None, 2048),
+    # Layers that are not understood: nothing is claimed
+    *((name, 0, 0, None, None, None) for name in ("deepseek-v4-flash", "falcon-h1-7b", "gemma-3n-e4b", "llama-4-scout",
+                                                  "mimo-v2-flash", "rwkv-4-3b", "zamba2-7b")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "total", "active", "kv", "window_kv", "window"), PUBLISHED)
+def test_published_models(
+    name: str, total: float, active: float, kv: int | None, window_kv: int | None, window: int | None
+) -> None:
+    facts = read_model(CONFIGS / f"{name}.json")
+    assert (facts.kv_bytes_per_token, facts.window_kv_bytes_per_token, facts.window) == (kv, window_kv, window)
+    assert (facts.parameters or 0) / 1e9 == pytest.approx(total, rel=0.01)
+    assert (facts.active_parameters or 0) / 1e9 == pytest.approx(active, rel=0.12)  # makers count embeddings or not
+
+
+def test_every_published_config_is_tested() -> None:
+    assert sorted(path.stem for path in CONFIGS.iterdir()) == sorted(name for name, *_ in PUBLISHED)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["mamba_d_state", "ssm_cfg", "linear_attention_dim", "index_topk", "conv_kernel", "rwkv_size", "recurrent_width",
+     "gated_delta_heads", "compress_ratio", "swa_head_dim", "num_kv_shared_layers"],
+)  # fmt: skip
+def test_a_sign_of_another_kind_of_layer_makes_k_and_v_unknown(tmp_path: Path, key: str) -> None:
+    config = json.loads((CONFIGS / "llama-3.1-8b.json").read_text())
+    assert read_model(write(tmp_path, {**config, key: None})).kv_bytes_per_token == 32 * 4096
+    facts = read_model(write(tmp_path, {**config, key: 64}))
+    assert (facts.kv_bytes_per_token, facts.parameters) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("types", "kv", "window_kv"),
+    [
+        (["attention", "full_attention"], 2 * 4096, None),
+        (["sliding_attention", "linear_attention"], 4096, None),
+        (["sliding_attention", "full_attention"], 4096, 4096),
+        (["full_attention", "mamba"], 4096, None),
+        (["full_attention", "of tomorrow"], None, None),
+        (["full_attention"], None, None),  # of two layers
+        (["full_attention", 1], None, None),
+    ],
+)
+def test_layer_types(tmp_path: Path, types: list[object], kv: int | None, window_kv: int | None) -> None:
+    config = json.loads((CONFIGS / "mistral-7b-v0.1.json").read_text())
+    facts = read_model(write(tmp_path, {**config, "num_hidden_layers": 2, "layer_types": types}))
+    assert (facts.kv_bytes_per_token, facts.window_kv_bytes_per_token) == (kv, window_kv)
+
+
+@given(st.integers(1, 60), st.integers(0, 60), st.integers(1, 80), st.sampled_from([None, 0, 7]))
+def test_k_and_v_of_a_window_are_the_mean_over_contexts(first: int, more: int, window: int, other: int | None) -> None:
+    facts = ModelFacts(kv_bytes_per_token=3, window_kv_bytes_per_token=other, window=window)
+    contexts = range(first, first + more + 1)
+    kept = [3 * min(n, window) if other is None else 3 * n + other * min(n, window) for n in contexts]
+    assert facts.kv_bytes(contexts[0], contexts[-1]) == pytest.approx(sum(kept) / len(kept))
+    assert replace(facts, kv_bytes_per_token=None).kv_bytes(1, 2) is None
+
+
+def test_bytes_are_those_of_each_part(tmp_path: Path) -> None:
+    """Of gpt-oss only the experts are quantized; embeddings are looked up, and 32 bits are served in 16."""
+    facts = read_model(CONFIGS / "gpt-oss-120b.json")
+    assert facts.active_parameters is not None
+    assert facts.expert_parameters is not None
+    assert facts.expert_bytes == facts.expert_parameters // 2
+    assert facts.dense_bytes == 2 * (facts.active_parameters - facts.expert_parameters * 4 // 128)
+    part = "model.layers.0.mlp.experts.0."
+    tensors: Tensors = {
+        f"{part}up_proj.weight": ("I8", [8, 16]), f"{part}up_proj.weight_scale": ("F32", [8]),
+        "model.layers.0.self_attn.q_proj.weight": ("F32", [8, 8]), "model.embed_tokens.weight": ("BF16", [10, 8]),
+        "lm_head.weight": ("BF16", [10, 8]), "model.layers.1.mtp.weight": ("BF16", [8, 8]),
+        "visual.blocks.0.weight": ("BF16", [8, 8]),
+    }  # fmt: skip
+    config = published(num_hidden_layers=1, num_local_experts=2, num_experts_per_tok=1, quantization_config=QUARK)
+    facts = read_model(write(tmp_path, config, tensors))
+    assert (facts.expert_bytes, facts.dense_bytes) == (8 * 16 + 8 * 4, 2 * (8 * 8 + 10 * 8))
+    assert facts.weight_bytes == 160 + 256 + 160 + 160 + 128 + 128
+
+
+def test_experts_under_an_unknown_name_make_what_is_active_unknown(tmp_path: Path) -> None:
+    tensors: Tensors = {"model.layers.0.moe.input_linear.weight": ("BF16", [8, 8, 16])}
+    config = published(num_hidden_layers=1, num_local_experts=8, num_experts_per_tok=2)
+    facts = read_model(write(tmp_path / "a", config, tensors))
+    assert (facts.parameters, facts.active_parameters, facts.dense_bytes) == (1024, None, None)
+    tensors = {"model.layers.0.mlp.experts.0.weight": ("BF16", [8, 8])}
+    facts = read_model(write(tmp_path / "b", published(num_hidden_layers=1, num_moe_experts=8), tensors))
+    assert (facts.parameters, facts.active_parameters) == (None, None)
 
 
 def test_packed_weights_count_as_weights(tmp_path: Path) -> None:

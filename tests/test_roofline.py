@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -30,7 +30,7 @@ from benchbench.analysis.runs import open_run
 from benchbench.analysis.summary import summarise, summary_row
 from benchbench.figures.plots import draw_plots
 from benchbench.model.config import ModelFacts
-from benchbench.model.served import is_speculative, served_model, served_on
+from benchbench.model.served import served_model, served_on, speculative_decoding
 from benchbench.report.explanation import explain
 from benchbench.spec import load_spec, spec_from_mapping
 from benchbench.spec.accelerators import Accelerator, accelerator, known
@@ -131,6 +131,66 @@ def test_evenly_routed_tokens_touch_more_experts() -> None:
     assert mbu == pytest.approx(0.5)
     limits = bounds(Platform(M2, W7900D, 8), input=128, output=2, batch=32)
     assert mfu == pytest.approx(limits.prefill_s)
+
+
+def test_the_likely_bound_counts_the_experts_that_a_batch_touches() -> None:
+    platform, of = Platform(M2, W7900D, 8), {"input": 128, "output": 1024, "batch": 32}
+    sure, likely = (bounds(platform, **of, likely=which) for which in (False, True))
+    assert sure.sys_tok_s is not None
+    assert likely.sys_tok_s is not None
+    expert, kv = 3 * 3072 * 1536 * 62, 253952
+    step = 10415112192 + (experts_touched(256, 8, 32) - 8) * expert + 32 * kv * (128 + 1024 / 2 - 1)
+    prompts = 10415112192 + (experts_touched(256, 8, 32 * 128) - 8) * expert
+    cache = 8 * 96 * 2**20
+    duration_s = (prompts - cache + 1023 * (step - cache)) / (8 * 864e9)
+    assert likely.sys_tok_s == pytest.approx(32 * 1024 / duration_s)
+    assert sure.sys_tok_s / likely.sys_tok_s > 4
+    assert likely.sys_tok_s > 537.5  # what is published is possible
+    alone = {"input": 1, "output": 1024, "batch": 1}
+    assert bounds(platform, **alone, likely=True) == bounds(platform, **alone)
+    dense = replace(platform, model=DENSE)
+    assert bounds(dense, **of, likely=True) == bounds(dense, **of)
+
+
+def test_beyond_the_likely_bound_alone_is_suspect_and_the_share_is_of_it() -> None:
+    """Each token reads 1 GB, so 10 ms; two that choose apart 1.5 GB: a pair of 3 tokens 45 ms, or 30."""
+    model = ModelFacts(active_parameters=10**9, expert_parameters=2 * 10**9, experts=4, top_k=1, parameters=3 * 10**9,
+                       weight_dtype="fp8", compute_dtype="bf16")  # fmt: skip
+    platform = Platform(model, replace(LIGHT, flop_s={"bf16": 1e15}), 1)
+    touched = 0.5 + 2 * (1 - (3 / 4) ** 2), 0.5 + 2 * (1 - (3 / 4) ** 8)
+    likely_s = (touched[1] + 2 * touched[0]) / 100
+    slow, fast = (static_cell(16, itl_ms, platform) for itl_ms in (22, 10))
+    assert (summary_row(slow)["status"], summary_row(slow)["reasons"]) == ("valid", "")
+    row = summary_row(fast)
+    assert (row["status"], row["reasons"]) == ("suspect", "faster_than_likely")
+    assert row["sys_tok_s_likely"] == pytest.approx(6 / likely_s)
+    assert row["sol"] == pytest.approx(6 / 0.036 / row["sys_tok_s_likely"])
+    assert row["sys_tok_s_bound"] == pytest.approx(200)
+    assert f"at most 200.0, {6 / likely_s:.1f} if experts are chosen evenly" in explain(fast)
+    assert "above" in fast.evidence.unlikely[0]
+
+
+def test_an_mbu_above_1_is_no_fact() -> None:
+    platform, step = Platform(M2, W7900D, 8), step_bytes(M2, input=128, output=2, batch=32)
+    assert step is not None
+    for share, expected in ((0.9, 0.9), (1.2, None)):
+        of = {"input": 128, "output": 2, "batch": 32}
+        assert mfu_mbu(platform, **of, tpot_s=step / (8 * 864e9) / share)[1] == (expected and pytest.approx(expected))
+
+
+def test_bytes_by_part_come_first() -> None:
+    parts = replace(M2, dense_bytes=7 * 10**9, expert_bytes=200 * 10**9)
+    assert touched_bytes(parts) == 7e9 + 200e9 * 8 / 256
+    assert touched_bytes(parts, 32) == pytest.approx(7e9 + 200e9 * (1 - (31 / 32) ** 32))
+    assert touched_bytes(replace(DENSE, dense_bytes=10**9)) == 10**9
+
+
+def test_weights_that_are_quantized_alone_take_the_highest_peak() -> None:
+    weight_only = replace(DENSE, compute_dtype=None)
+    prompt, highest = (bounds(Platform(model, W7900D, 1), input=4096, output=1, batch=1).prefill_s
+                       for model in (DENSE, weight_only))  # fmt: skip
+    assert prompt is not None
+    assert highest == pytest.approx(prompt / 2)  # int4 on this device
 
 
 # -- as bounds
@@ -364,10 +424,40 @@ def test_flags_change_the_model(model: Path) -> None:
     assert served_model(spec(model=str(model), engine=command)) == quantized
 
 
-def test_speculation_is_seen_in_flags() -> None:
-    assert not is_speculative(spec(engine=launched(model="m")))
-    assert is_speculative(spec(engine=launched(**{"speculative-config.method": "ngram"})))
-    assert is_speculative(spec(variants={"a": {}, "b": {"engine": {"args": {"speculative_config": {}}}}}))
+EAGLE = {"method": "eagle3", "num_speculative_tokens": 3}
+
+
+@pytest.mark.parametrize(
+    ("args", "facts"),
+    [
+        ({"model": "m", "num-lookahead-slots": 0, "speculative-config": None, "spec-decode": False}, None),
+        ({"speculative-config.method": "ngram"}, {"method": "ngram", "tokens": None}),
+        ({"speculative_config": EAGLE}, {"method": "eagle3", "tokens": 3}),
+        ({"speculative-config": json.dumps(EAGLE)}, {"method": "eagle3", "tokens": 3}),
+        ({"speculative-algorithm": "EAGLE", "speculative-num-draft-tokens": 8}, {"method": "EAGLE", "tokens": 8}),
+        ({"speculative-model": "x", "num-speculative-tokens": 5}, {"method": None, "tokens": 5}),
+        *(({flag: "x"}, {"method": None, "tokens": None}) for flag in
+          ("medusa-choices", "model-draft", "ngram-prompt-lookup-max", "lookahead-config", "enable-mtp", "md")),
+    ],
+)  # fmt: skip
+def test_speculation_is_seen_in_flags(args: dict[str, Any], facts: dict[str, Any] | None) -> None:
+    assert speculative_decoding(spec(engine=launched(**args))) == facts
+    assert speculative_decoding(spec(variants={"a": {}, "b": {"engine": {"args": args}}})) == facts
+    assert speculative_decoding(spec(engine=launched(**args), speculative={"tokens": 2})) == {
+        "method": None, "tokens": 2
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("speculative", "passes"), [(None, 1.0), (False, 1.0), (True, 0.0), ({"tokens": None}, 0.0), ({"tokens": 3}, 0.25)]
+)
+def test_proposed_tokens_bound_the_passes(speculative: object, passes: float) -> None:
+    manifest = {"model_facts": {"parameters": 9}, "accelerator": {**asdict(W7900D), "count": 1}}
+    platform = platform_of(manifest | {"speculative": speculative})
+    assert platform is not None
+    assert platform.passes == passes
+    limit, plain = (bounds(replace(platform, model=DENSE, passes=p), input=9, output=9, batch=1) for p in (passes, 1.0))
+    assert limit.tpot_s == pytest.approx(max(plain.tpot_s * passes, 2 * 7.5e9 / 122.64e12))
 
 
 def test_the_accelerators_are_the_sweeps_or_those_that_telemetry_names() -> None:

@@ -51,6 +51,7 @@ CHANGES: dict[Reason, dict[str, Any]] = {
     Reason.THROTTLED: {"throttled": ("gpu1: thermal",)},
     Reason.STRAGGLER: {"straggler": ("gpu1: 1500 MHz",)},
     Reason.FASTER_THAN_HARDWARE: {"too_fast": ("mean TTFT",)},
+    Reason.FASTER_THAN_LIKELY: {"unlikely": ("Sys tok/s",)},
 }
 # Second causes of a reason: the same fact, told by another.
 OTHER_CAUSES: list[tuple[Reason, dict[str, Any]]] = [

@@ -132,17 +132,16 @@ def utilization_of(
     """
     if cell.output_mode != "exact":
         return None
-    platform = replace(platform, passes=min(platform.passes, _passes(cell, evidence)))
+    seen = replace(platform, passes=min(platform.passes, _passes(cell, evidence)))
     batch = cell.requests if cell.load == "open" else cell.batch or 1
     of: dict[str, Any] = {"input": cell.input, "output": cell.output, "batch": batch}
-    limits = bounds(platform, **of, load=cell.load)
-    likely = bounds(platform, **of, load=cell.load, likely=True)
+    limits, likely = (bounds(seen, **of, load=cell.load, likely=which) for which in (False, True))
     point = {name: estimate.point for name, estimate in estimates.items() if estimate}
     mfu, mbu = mfu_mbu(
         platform,
         **of,
         prefill_s=point.get("ttft_last") if cell.load == "static" else None,
-        tpot_s=point.get("tpot") if cell.load != "open" and platform.passes > MOSTLY_SINGLE else None,
+        tpot_s=point.get("tpot") if cell.load != "open" and seen.passes > MOSTLY_SINGLE else None,
     )
     rate, most = point.get("sys_tok_s"), likely.sys_tok_s
     too_fast = _beyond(estimates, limits, evidence.send_skew_s)

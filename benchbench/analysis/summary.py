@@ -81,6 +81,7 @@ def summarise(
         throttled=throttled(gpus),
         straggler=stragglers(gpus, cell.budgets.straggler),
         too_fast=utilization.too_fast if utilization else (),
+        unlikely=utilization.unlikely if utilization else (),
     )
     status, reasons = status_of(evidence, cell.budgets)
     server = server_times(tables, rounds, facts)
@@ -269,6 +270,7 @@ COLUMNS = {
         _at("utilization.mbu", "mbu", "MBU", "", 3),
         _at("utilization.sol", "sol", "Share of speed of light", "", 3),
         _mean("ttft_cold_ms", "TTFT of the first batch", "ms", 1, lambda r: _average(r.ttft_cold_s)),
+        _at("utilization.likely.sys_tok_s", "sys_tok_s_likely", "Sys tok/s likely bound", "tok/s", 1),
     )
 }
 UNITS = {name: column.unit for name, column in COLUMNS.items()}

@@ -176,7 +176,13 @@ class Reason(Enum):
         "faster_than_hardware",
         "invalid",
         "the numbers are beyond what the hardware's bandwidth and compute allow",
-        "look for cached prefixes, wrong lengths, or wrong hardware facts in the sweep",
+        "look for cached prefixes, wrong lengths, several tokens a pass (`speculative`), or wrong hardware facts",
+    )
+    FASTER_THAN_LIKELY = (
+        "faster_than_likely",
+        "suspect",
+        "Sys tok/s is more than the hardware allows if requests choose their experts evenly",
+        "look for equal prompts, cached prefixes, several tokens a pass (`speculative`), or wrong hardware facts",
     )
     IMPORTED = (
         "imported",
@@ -229,6 +235,7 @@ class Evidence:
     throttled: tuple[str, ...] = ()  # devices, with the throttle reasons of each
     straggler: tuple[str, ...] = ()
     too_fast: tuple[str, ...] = ()  # each number that is beyond its bound, in words
+    unlikely: tuple[str, ...] = ()  # each that is beyond its likely bound only
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +273,7 @@ def status_of(evidence: Evidence, budgets: Budgets) -> tuple[Status, tuple[Reaso
         Reason.THROTTLED: bool(evidence.throttled),
         Reason.STRAGGLER: bool(evidence.straggler),
         Reason.FASTER_THAN_HARDWARE: bool(evidence.too_fast),
+        Reason.FASTER_THAN_LIKELY: bool(evidence.unlikely),
     }
     reasons = tuple(reason for reason in Reason if applies.get(reason))  # never IMPORTED: what is judged is ours
     return worst(reason.status for reason in reasons), reasons

@@ -30,7 +30,7 @@ def write_manifest(
     """
     from benchbench.host.engine_provenance import side_of
     from benchbench.host.environment import environment, spec_hash
-    from benchbench.model.served import is_speculative, served_on
+    from benchbench.model.served import served_on, speculative_decoding
     from benchbench.secrets import masked
     from benchbench.store.local_results import stored
 
@@ -65,7 +65,7 @@ def write_manifest(
             "model_facts": of_all,
             "variant_model_facts": {name: its for name, its in facts.items() if its != of_all},
             "accelerator": served_on(plan.spec, devices),
-            "speculative": is_speculative(plan.spec),
+            "speculative": speculative_decoding(plan.spec),
             "caption": plan.spec.caption,
             "instrument": stored(),
             **environment(),

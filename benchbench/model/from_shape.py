@@ -64,7 +64,8 @@ def _dtype_of(name: str, scheme: Quantization | None, dtype: str | None) -> str 
 
 def _names(pattern: str, module: str) -> bool:
     """Whether a scheme's pattern (a name or part of one, a glob, `re:...`) means this module."""
-    pattern = pattern.replace("block_sparse_moe", "mlp").replace("feed_forward", "mlp")
+    for other, here in (("block_sparse_moe", "mlp"), ("feed_forward", "mlp"), (".router", ".gate")):
+        pattern = pattern.replace(other, here)
     if pattern.startswith("re:"):
         try:
             return re.match(pattern.removeprefix("re:"), module) is not None

@@ -26,7 +26,7 @@ _HAS_STATE = re.compile(
     r"mamba|ssm|linear|conv|rwkv|recurrent|lru|delta|kda|lightning|state_size|hybrid_override|hyena"
 )
 _NOT_UNDERSTOOD = re.compile(
-    r"(?<!token_)(?<!ignore_)index|compress(?!ion_config)|sparse_att|attn_sparse|retention|xlstm|hybrid(?!_override)|swa_|shared_kv"
+    r"(?<!token_)(?<!ignore_)(?<!start_)(?<!end_)index|compress(?!ion_config)|sparse_att|attn_sparse|retention|xlstm|hybrid(?!_override)|swa_|shared_kv"
     r"|kv_shar|cla_|use_cla|global_head_dim|global_key_value|k_eq_v|attention_chunk|block_configs|kv_heads_per_layer"
     r"|moba|nsa_|yoco|cross_attention_layers"
 )

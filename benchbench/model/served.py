@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import pairwise
@@ -16,7 +18,16 @@ from benchbench.spec import SimulatorEngine, SweepSpec
 from benchbench.spec.accelerators import accelerator
 from benchbench.spec.plan import variant_spec
 
+_NO_PARTS: dict[str, Any] = {"expert_bytes": None, "dense_bytes": None}
+_NO_KV: dict[str, Any] = dict.fromkeys(("kv_bytes_per_token", "window_kv_bytes_per_token", "window"))
+_OF_WEIGHTS = {"parameters", "active_parameters", "expert_parameters", "experts", "weight_bytes", "weight_dtype"}
 _KEPT = {"auto", "bfloat16", "float16"}  # of kv-cache-dtype: K and V as config.json says
+# Flags of vLLM, SGLang, TensorRT-LLM, TGI and llama.cpp that switch speculative decoding on, and how much it proposes.
+_SPECULATIVE = re.compile(
+    r"specul|^spec-|(^|-)(eagle\d?|mtp|medusa|drafts?|drafter|n-?gram|lookahead|nextn|redrafter|prompt-lookup)($|[-.])|^md$"
+)
+_PROPOSED = ("num-speculative-tokens", "speculative-num-draft-tokens")
+_OFF = {"none", "null", "false", "0", "off", ""}
 _RANKS = ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size")
 
 
@@ -30,15 +41,23 @@ def served_model(spec: SweepSpec) -> ModelFacts | None:
     flags, facts = _flags(spec), ModelFacts()
     if spec.model_facts.config:
         facts = read_model(spec.model_facts.config)
-    elif "args" in type(spec.engine).model_fields and not any("hf-overrides" in one for one in flags):
+    elif "args" in type(spec.engine).model_fields and not any("hf-overrides" in variant for variant in flags):
         folder = Path(flags[0].get("cwd") or ".") / str(flags[0].get("model") or spec.model)
         with contextlib.suppress(ModelError):
             facts = read_model(folder) if folder.is_dir() else facts
-    if not facts.quantization and any("quantization" in one for one in flags):
-        facts = replace(facts, weight_dtype=None, compute_dtype=None, weight_bytes=None)
-    for kept in {str(one.get("kv-cache-dtype", "auto")) for one in flags} - _KEPT:
-        kv = facts.kv_bytes_per_token
-        facts = replace(facts, kv_bytes_per_token=kv // 2 if kv and kept.startswith("fp8") else None)
+    if not facts.quantization and any("quantization" in variant for variant in flags):
+        facts = replace(facts, weight_dtype=None, compute_dtype=None, weight_bytes=None, **_NO_PARTS)
+    for dtype in {str(variant.get("kv-cache-dtype", "auto")) for variant in flags} - _KEPT:
+        kv, window = facts.kv_bytes_per_token, facts.window_kv_bytes_per_token
+        facts = (
+            replace(facts, kv_bytes_per_token=kv // 2, window_kv_bytes_per_token=window and window // 2)
+            if kv is not None and dtype.startswith("fp8")
+            else replace(facts, **_NO_KV)
+        )
+    if given.keys() & _OF_WEIGHTS:
+        facts = replace(facts, **_NO_PARTS)
+    if "kv_bytes_per_token" in given:
+        facts = replace(facts, **_NO_KV)
     facts = replace(facts, **given)
     return None if facts == ModelFacts() else replace(facts, name=facts.name or spec.model)
 
@@ -46,7 +65,7 @@ def served_model(spec: SweepSpec) -> ModelFacts | None:
 def served_models(spec: SweepSpec) -> dict[str, ModelFacts | None]:
     """`served_model` of the whole sweep under "", and of each variant alone under its name. Raises ModelError."""
     alone = {name: variant_spec(spec, name).model_copy(update={"variants": {}}) for name in spec.variants}
-    return {name: served_model(one) for name, one in {"": spec, **alone}.items()}
+    return {name: served_model(variant) for name, variant in {"": spec, **alone}.items()}
 
 
 def served_on(spec: SweepSpec, devices: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -61,35 +80,57 @@ def served_on(spec: SweepSpec, devices: Sequence[Mapping[str, Any]]) -> dict[str
     if named:
         return {**asdict(named.accelerator), "count": named.count} if named.accelerator else None
     names = {str(device.get("name")) for device in devices}
-    found = accelerator(names.pop()) if len(names) == 1 else None
-    if found is None:
+    device = accelerator(names.pop()) if len(names) == 1 else None
+    if device is None:
         return None
-    ranks = max(math.prod(_number(one.get(name)) for name in _RANKS) for one in _flags(spec))
+    ranks = max(math.prod(_number(flags.get(name)) for name in _RANKS) for flags in _flags(spec))
     launched = "args" in type(spec.engine).model_fields
-    return {**asdict(found), "count": min(len(devices), ranks) if launched else len(devices)}
+    return {**asdict(device), "count": min(len(devices), ranks) if launched else len(devices)}
 
 
-def is_speculative(spec: SweepSpec) -> bool:
-    """Whether the sweep declares speculative decoding, or flags of the engine, or of one variant, name it."""
-    return spec.speculative is not None or any(
-        "speculative" in key or key.startswith("spec-") for one in _flags(spec) for key in one
+def speculative_decoding(spec: SweepSpec) -> dict[str, Any] | None:
+    """`method` and `tokens` of speculative decoding (each None if unknown), as declared, else by the engine's flags.
+
+    Of variants that differ the one with the most tokens. None where nothing names it.
+    """
+    if spec.speculative is not None:
+        return spec.speculative.model_dump()
+    named = [facts for flags in _flags(spec) if (facts := _speculation(flags)) is not None]
+    return max(named, key=lambda facts: math.inf if facts["tokens"] is None else facts["tokens"], default=None)
+
+
+def _speculation(flags: Mapping[str, Any]) -> dict[str, Any] | None:
+    named = {key: value for key, value in flags.items() if _SPECULATIVE.search(key) and str(value).lower() not in _OFF}
+    if not named:
+        return None
+    settings = dict(named)
+    for value in named.values():
+        with contextlib.suppress(ValueError):
+            inner = json.loads(value) if isinstance(value, str) else value
+            settings |= (
+                {str(key).replace("_", "-"): item for key, item in inner.items()} if isinstance(inner, dict) else {}
+            )
+    ends = {key.rpartition(".")[2]: value for key, value in settings.items()}
+    tokens = [_number(ends[key]) for key in _PROPOSED if key in ends]
+    method = next(
+        (str(ends[key]) for key in ("method", "speculative-algorithm", "speculative-method") if key in ends), None
     )
+    return {"method": method, "tokens": max(tokens, default=0) or None}
 
 
 def _flags(spec: SweepSpec) -> list[dict[str, Any]]:
     """The flags of each variant's engine by their long names, those of its command too, and its folder as `cwd`."""
     short = {"tp": _RANKS[0], "pp": _RANKS[1], "dp": _RANKS[2], "q": "quantization", "sc": "speculative-config"}
-    found = []
+    variants = []
     for engine in (variant_spec(spec, name).engine for name in spec.variants or [""]):
         words = [*(getattr(engine, "command", None) or ()), ""]
         pairs = [(word.lstrip("-").partition("="), after) for word, after in pairwise(words) if word.startswith("-")]
-        said: dict[str, Any] = {key: value or after for (key, _, value), after in pairs}
-        said |= {key: value for key, value in getattr(engine, "args", {}).items() if value is not None}
-        said = {key.replace("_", "-"): value for key, value in said.items()}
-        found.append(
-            {short.get(key, key): value for key, value in said.items()} | {"cwd": getattr(engine, "cwd", None)}
-        )
-    return found
+        flags: dict[str, Any] = {key: value or after for (key, _, value), after in pairs}
+        flags |= {key: value for key, value in getattr(engine, "args", {}).items() if value is not None}
+        flags = {key.replace("_", "-"): value for key, value in flags.items()}
+        named = {short.get(key, key): value for key, value in flags.items()}
+        variants.append(named | {"cwd": getattr(engine, "cwd", None)})
+    return variants
 
 
 def _number(value: object) -> int:

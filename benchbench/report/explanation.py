@@ -40,6 +40,7 @@ def explain(summary: CellSummary) -> str:
         Reason.THROTTLED: evidence.throttled,
         Reason.STRAGGLER: evidence.straggler,
         Reason.FASTER_THAN_HARDWARE: evidence.too_fast,
+        Reason.FASTER_THAN_LIKELY: evidence.unlikely,
     }
     for reason in summary.reasons:
         where = f" ({'; '.join(details[reason])})" if details.get(reason) else ""
@@ -166,13 +167,15 @@ def _roofline(utilization: Utilization) -> str:
     least = [("TTFT", limits.ttft_s), ("TPOT", limits.tpot_s)]
     bound = [f"{name} at least {value * 1e3:.2f} ms" for name, value in least if value]
     bound += [f"Sys tok/s at most {limits.sys_tok_s:,.1f}"] if limits.sys_tok_s else []
+    likely = utilization.likely.sys_tok_s
+    bound += [f"{likely:,.1f} if experts are chosen evenly"] if likely and likely != limits.sys_tok_s else []
     shares = [
         ("MFU of prefill", utilization.mfu),
         ("MBU of decode", utilization.mbu),
         ("of the speed of light", utilization.sol),
     ]
     used = [f"{value:.1%} {name}".replace("%", " %") for name, value in shares if value is not None]
-    return "; ".join(", ".join(part) or "not known" for part in (bound, used)) + f"; from {_facts(platform)}"
+    return "; ".join(", ".join(part) or "unknown" for part in (bound, used)) + f"; from {_facts(platform)}"
 
 
 def _facts(platform: Platform) -> str:
@@ -184,6 +187,7 @@ def _facts(platform: Platform) -> str:
     facts += [f"{model.active_parameters / 1e9:.2f} B active parameters"] if model.active_parameters else []
     facts += [f"{touched / 1e9:.2f} GB of weights that a token touches"] if touched else []
     facts += [f"{model.kv_bytes_per_token / 1e3:.1f} kB of K and V a token"] if model.kv_bytes_per_token else []
+    facts += [f"attention to the last {model.window:,} tokens in some layers"] if model.window else []
     return ", ".join(facts) + (", with speculative decoding" if platform.passes < 1 else "")
 
 
