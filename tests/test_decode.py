@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchbench.loadgen.columns import compact, decode_log
-from benchbench.loadgen.decode import Answer
+from benchbench.loadgen.decode import Response
 from benchbench.loadgen.exchange import Exchange, Log, to_stamp
 
 STREAMS = Path(__file__).parent / "data" / "sse"
@@ -49,7 +49,7 @@ def exchange_of(reads: list[bytes]) -> Exchange:
     return exchange
 
 
-def decode(exchange: Exchange, start: int = 0) -> Answer:
+def decode(exchange: Exchange, start: int = 0) -> Response:
     (answer,) = decode_log([exchange], exchange.log, start)
     assert answer is not None
     return answer
@@ -84,7 +84,7 @@ def test_split_at_every_byte(name: str) -> None:
     assert told(single) == told(whole)
 
 
-def told(answer: Answer) -> tuple[object, ...]:
+def told(answer: Response) -> tuple[object, ...]:
     return (
         answer.event_tokens,
         answer.tokens_from,

@@ -11,13 +11,14 @@ from benchbench.analysis.metrics import RoundMetrics, by_start, in_blocks, over_
 from benchbench.analysis.stats import agree, has_drift, rounds_needed
 from benchbench.analysis.validity import Evidence
 from benchbench.store.arrow import array_of, lists_of
+from benchbench.store.requests import ErrorKind, RequestStatus
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from benchbench.analysis.cell import CellInfo
 
-_LENGTHS = {"short_output", "long_output"}
+_LENGTHS = {ErrorKind.SHORT_OUTPUT, ErrorKind.LONG_OUTPUT}
 
 
 def wanted_rounds(cell: CellInfo, rounds: Sequence[RoundMetrics]) -> int:
@@ -88,7 +89,7 @@ _COUNTED = (
 def _requests(table: pa.Table) -> dict[str, int]:
     """Counts over the requests of one round; lengths are judged on successful ones."""
     status, kinds = table["status"].to_pylist(), table["error_kind"].to_pylist()
-    ok = np.array([text == "ok" for text in status], np.bool_)
+    ok = np.array([text == RequestStatus.OK for text in status], np.bool_)
     reported, requested = array_of(table["input_tokens"]), array_of(table["asked_input_tokens"])
     output, cached = array_of(table["output_tokens"]), array_of(table["cached_tokens"])
     offsets, tokens = lists_of(table["event_tokens"])
@@ -96,7 +97,9 @@ def _requests(table: pa.Table) -> dict[str, int]:
     # "events": the total that was told is below the events that came, however they are counted.
     counted = np.array([how in {"ids", "events"} for how in table["tokens_from"].to_pylist()], np.bool_)
     return {
-        "failed": sum(text != "ok" and kind not in _LENGTHS for text, kind in zip(status, kinds, strict=True)),
+        "failed": sum(
+            text != RequestStatus.OK and kind not in _LENGTHS for text, kind in zip(status, kinds, strict=True)
+        ),
         "wrong_length": sum(kind in _LENGTHS for kind in kinds),
         "grouped": int((tokens > 1).sum()),
         "cached_tokens": int(cached[cached > 0].sum()),

@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchbench.store.arrow import Floats, Ints, array_of, lists_of
+from benchbench.store.requests import RequestStatus
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -125,7 +126,7 @@ def _columns(table: pa.Table) -> _Columns:
         return lists_of(table[name])[1].astype(np.int64)
 
     offsets, events = lists_of(table["event_ns"])
-    ok = np.array([status == "ok" for status in table["status"].to_pylist()], np.bool_)
+    ok = np.array([status == RequestStatus.OK for status in table["status"].to_pylist()], np.bool_)
     tokens = flat("event_tokens")
     counted = np.add.reduceat(np.append(tokens, 0), offsets[:-1]) * (np.diff(offsets) > 0) if len(ok) else tokens
     reported, requested = ints("output_tokens"), ints("asked_input_tokens")

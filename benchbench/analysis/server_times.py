@@ -10,6 +10,7 @@ import numpy as np
 
 from benchbench.analysis.metrics import RoundMetrics, pooled
 from benchbench.store.arrow import array_of, lists_of
+from benchbench.store.requests import RequestStatus
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,7 +74,7 @@ def _reports(table: pa.Table) -> list[tuple[float, float, float, float | None]]:
     sent = array_of(table["sent_ns"])
     reports = []
     for k, (text, status) in enumerate(zip(texts, statuses, strict=True)):
-        if not text or status != "ok" or offsets[k] == offsets[k + 1]:
+        if not text or status != RequestStatus.OK or offsets[k] == offsets[k + 1]:
             continue
         times = orjson.loads(text)
         queue, first, itl = (times.get(name) for name in ("queue_time_ms", "time_to_first_token_ms", "mean_itl_ms"))

@@ -12,6 +12,7 @@ from benchbench.analysis.metrics import RoundMetrics, round_metrics
 from benchbench.analysis.validity import Reason
 from benchbench.importers.result import Count, Duration, ImportedResult, Number, load_of, measured, parsed
 from benchbench.store import arrow as make
+from benchbench.store.requests import RequestStatus
 
 TOOL = "vllm bench serve"
 _PATHS = {
@@ -142,7 +143,7 @@ def _metrics(
     at = make.numbers(np.array(sent, np.int64))
     table = pa.table(
         {
-            "status": make.texts(["ok" if ok else "failed" for ok in good]),
+            "status": make.texts([RequestStatus.OK if ok else RequestStatus.FAILED for ok in good]),
             "sent_ns": at,
             "scheduled_ns": at,
             "end_ns": make.numbers(np.full(len(sent), -1)),

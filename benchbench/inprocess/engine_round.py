@@ -19,9 +19,10 @@ import numpy as np
 from benchbench.fidelity.answers import Finished
 from benchbench.linux import clock_offset_ns
 from benchbench.loadgen.columns import columns_of
-from benchbench.loadgen.decode import DETAIL, Answer
-from benchbench.loadgen.exchange import Exchange, Log
+from benchbench.loadgen.decode import DETAIL, Response
+from benchbench.loadgen.exchange import Exchange, Failure, Log
 from benchbench.loadgen.job import DirectJob, RoundFacts
+from benchbench.store.requests import ErrorKind, ErrorPhase
 
 if TYPE_CHECKING:
     from benchbench.store.requests import RoundColumns
@@ -86,7 +87,7 @@ class DirectRound:
         self.facts = RoundFacts()
         self.died = ""
         self._exchanges: list[Exchange] = []  # place = index: requests are taken in order
-        self._answers: list[Answer] = []
+        self._responses: list[Response] = []
         self._said: dict[int, Finished] = {}
         self._stamps: list[int] = []
         self._lags: list[int] = []
@@ -109,7 +110,7 @@ class DirectRound:
             self._take()
         for exchange in self._exchanges:
             if not exchange.end_ns:
-                self._fail(exchange, "stream", reason)
+                self._fail(exchange, ErrorKind.STREAM, reason)
 
     async def run(self) -> RoundColumns | None:
         job = self.job
@@ -174,12 +175,12 @@ class DirectRound:
             scheduled_ns = self._begun_ns + self.job.due_ns[index]
         exchange = Exchange(index, b"", self._log, scheduled_ns)
         self._exchanges.append(exchange)
-        self._answers.append(Answer(tokens_from="ids"))
+        self._responses.append(Response(tokens_from="ids"))
         return exchange
 
     def _listener(self, exchange: Exchange) -> Tokens:
-        answer, stamps, lags = self._answers[exchange.index], self._stamps, self._lags
-        places, counts, one_by_one = answer.event_read, answer.event_tokens, self.engine.one_by_one
+        response, stamps, lags = self._responses[exchange.index], self._stamps, self._lags
+        places, counts, one_by_one = response.event_read, response.event_tokens, self.engine.one_by_one
 
         def tokens(count: int, engine_s: float) -> None:
             now, lag = _now(), time.monotonic_ns() - int(engine_s * 1e9)
@@ -204,10 +205,10 @@ class DirectRound:
         if self._ended == len(self.job.payloads):
             self._over.set()
 
-    def _fail(self, exchange: Exchange, kind: str, detail: str) -> None:
-        events = self._answers[exchange.index].event_read
-        exchange.error_phase = "stream" if events else "wait" if exchange.sent_ns else "send"
-        exchange.error_kind, exchange.error_detail = kind, detail[:DETAIL]
+    def _fail(self, exchange: Exchange, kind: ErrorKind, detail: str) -> None:
+        events = self._responses[exchange.index].event_read
+        phase = ErrorPhase.STREAM if events else ErrorPhase.WAIT if exchange.sent_ns else ErrorPhase.SEND
+        exchange.failure = Failure(kind, phase, detail[:DETAIL])
         exchange.end_ns = _now()
         self._count_end()
 
@@ -215,7 +216,8 @@ class DirectRound:
         if gone := self.engine.gone():
             self.die(gone)
         else:
-            self._fail(exchange, "status" if isinstance(error, ValueError) else "stream", why(error))
+            kind = ErrorKind.STATUS if isinstance(error, ValueError) else ErrorKind.STREAM
+            self._fail(exchange, kind, why(error))
 
     def _check(self) -> None:
         """Fail what has waited too long, and everything when the engine is dead; a place's own error is raised."""
@@ -229,16 +231,16 @@ class DirectRound:
                 raise error
         job, now = self.job, time.monotonic_ns()
         for index, flight in list(self._flying.items()):
-            events = len(self._answers[index].event_read)
+            events = len(self._responses[index].event_read)
             if events != flight.events:
                 flight.events, flight.since_ns = events, now
             waited_s = (now - flight.since_ns) / 1e9
             if not events and waited_s > job.first_token_s:
-                self._give_up(index, "timeout", f"no token within {job.first_token_s:g} s")
+                self._give_up(index, ErrorKind.TIMEOUT, f"no token within {job.first_token_s:g} s")
             elif events and waited_s > job.stall_s:
-                self._give_up(index, "stall", f"no token for {job.stall_s:g} s")
+                self._give_up(index, ErrorKind.STALL, f"no token for {job.stall_s:g} s")
 
-    def _give_up(self, index: int, kind: str, detail: str) -> None:
+    def _give_up(self, index: int, kind: ErrorKind, detail: str) -> None:
         """Fail a request and open a place for another; its own task may never hear of it when the engine hangs."""
         self._fail(self._exchanges[index], kind, detail)
         flight = self._flying.pop(index)
@@ -249,20 +251,20 @@ class DirectRound:
     # -- afterwards
 
     def _columns(self) -> RoundColumns:
-        for index, answer in enumerate(self._answers):
-            answer.output_tokens = sum(answer.event_tokens)
+        for index, response in enumerate(self._responses):
+            response.output_tokens = sum(response.event_tokens)
             if (said := self._said.get(index)) is None:
                 continue
-            answer.done = True
-            answer.input_tokens, answer.cached_tokens = said.input_tokens, said.cached_tokens
-            answer.finish_reason, answer.server_metrics = said.finish_reason, said.server_metrics
+            response.done = True
+            response.input_tokens, response.cached_tokens = said.input_tokens, said.cached_tokens
+            response.finish_reason, response.server_metrics = said.finish_reason, said.server_metrics
             if said.finish_reason in {"abort", "error"}:
-                answer.problem = ("stream", f"the engine ended the request: {said.finish_reason}")
-            elif not answer.event_read:
-                answer.problem = ("protocol", "the engine finished without a token")
+                response.problem = (ErrorKind.STREAM, f"the engine ended the request: {said.finish_reason}")
+            elif not response.event_read:
+                response.problem = (ErrorKind.PROTOCOL, "the engine finished without a token")
         return columns_of(
             self._exchanges,
-            [answer if answer.done or answer.event_read else None for answer in self._answers],
+            [r if r.done or r.event_read else None for r in self._responses],
             np.array(self._stamps, np.int64),
             np.array(self._lags, np.int64),
             self.job.asked_input,

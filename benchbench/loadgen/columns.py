@@ -1,4 +1,4 @@
-"""Finished exchanges -> the columns of a round: decode, judge each request, and flatten its events."""
+"""Finished exchanges -> the columns of a round: decode, find what failed, and flatten its events."""
 
 from __future__ import annotations
 
@@ -11,36 +11,37 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from benchbench.loadgen.decode import Answer, Decoder
-from benchbench.loadgen.exchange import Exchange, Log
+from benchbench.loadgen.decode import Decoder, Response
+from benchbench.loadgen.exchange import Exchange, Failure, Log
+from benchbench.store.requests import ErrorKind, ErrorPhase, RequestStatus
 
 if TYPE_CHECKING:
     from benchbench.store.requests import RoundColumns
 
 
-def judge(exchange: Exchange, answer: Answer | None, asked_output: int, *, exact: bool) -> tuple[str, str, str]:
-    """(kind, phase, detail) of a request's failure; three empty strings when it is good.
+def failure_of(exchange: Exchange, response: Response | None, asked_output: int, *, exact: bool) -> Failure | None:
+    """Why a request failed; None when it is good.
 
     A status is told before a broken connection (a server may refuse and close), that before what decoding found.
     `exact`: another number of output tokens than asked is a failure, as is none at all.
     """
-    if answer is not None and answer.problem is not None and answer.problem[0] == "status":
-        return "status", "wait", answer.problem[1]
-    if exchange.error_kind and not (exchange.error_kind == "stall" and answer is not None and answer.done):
-        detail = exchange.error_detail
-        if answer is not None and answer.problem is not None and answer.problem[0] == "stream":
-            detail = answer.problem[1]
-        return exchange.error_kind, exchange.error_phase, detail
-    if answer is None:
-        return "protocol", "wait", "no answer"
-    if answer.problem is not None:
-        return answer.problem[0], "stream" if answer.event_read else "wait", answer.problem[1]
-    got = answer.output_tokens if answer.output_tokens is not None else sum(answer.event_tokens)
+    kind, detail = response.problem if response is not None and response.problem is not None else (None, "")
+    if kind is ErrorKind.STATUS:
+        return Failure(kind, ErrorPhase.WAIT, detail)
+    if (failure := exchange.failure) is not None:
+        if kind is ErrorKind.STREAM:
+            return failure._replace(detail=detail)
+        if failure.kind is not ErrorKind.STALL or response is None or not response.done:
+            return failure
+    if response is None or kind is not None:
+        phase = ErrorPhase.STREAM if response is not None and response.event_read else ErrorPhase.WAIT
+        return Failure(kind or ErrorKind.PROTOCOL, phase, detail or "no answer")
+    got = response.output_tokens if response.output_tokens is not None else sum(response.event_tokens)
     if exact and got != asked_output:
-        kind = "short_output" if got < asked_output else "long_output"
-        reason = f" (finish_reason: {answer.finish_reason})" if answer.finish_reason else ""
-        return kind, "stream", f"{got} output tokens, asked for exactly {asked_output}{reason}"
-    return "", "", ""
+        kind = ErrorKind.SHORT_OUTPUT if got < asked_output else ErrorKind.LONG_OUTPUT
+        reason = f" (finish_reason: {response.finish_reason})" if response.finish_reason else ""
+        return Failure(kind, ErrorPhase.STREAM, f"{got} output tokens, asked for exactly {asked_output}{reason}")
+    return None
 
 
 def collect(
@@ -55,13 +56,13 @@ def collect(
     """Decode a round's log (from `start` on; what is before has been decoded) and judge its exchanges, by index."""
     stamps = log.stamps_ns()
     lags = np.array(log.users, np.int64) - stamps
-    answers = decode_log(exchanges, log, start)
-    return columns_of(exchanges, answers, stamps, lags, asked_input, asked_output, exact=exact)
+    responses = decode_log(exchanges, log, start)
+    return columns_of(exchanges, responses, stamps, lags, asked_input, asked_output, exact=exact)
 
 
 def columns_of(
     exchanges: Sequence[Exchange],
-    answers: Sequence[Answer | None],
+    responses: Sequence[Response | None],
     stamps_ns: npt.NDArray[np.int64],
     lags_ns: npt.NDArray[np.int64],
     asked_input: Sequence[int],
@@ -69,12 +70,13 @@ def columns_of(
     *,
     exact: bool,
 ) -> RoundColumns:
-    """The columns of a round; `Answer.event_read` are places in `stamps_ns` and `lags_ns`."""
-    judged = [
-        judge(e, answer, asked_output[e.index], exact=exact) for e, answer in zip(exchanges, answers, strict=True)
+    """The columns of a round; `Response.event_read` are places in `stamps_ns` and `lags_ns`."""
+    failures = [
+        failure_of(e, response, asked_output[e.index], exact=exact)
+        for e, response in zip(exchanges, responses, strict=True)
     ]
-    where = [answer.event_read if answer is not None else [] for answer in answers]
-    tokens = [answer.event_tokens if answer is not None else [] for answer in answers]
+    where = [response.event_read if response is not None else [] for response in responses]
+    tokens = [response.event_tokens if response is not None else [] for response in responses]
     at = np.fromiter(chain.from_iterable(where), np.int64)
     columns: dict[str, Any] = {
         "index": np.array([e.index for e in exchanges], np.int32),
@@ -87,31 +89,33 @@ def columns_of(
         "event_ns": stamps_ns[at],
         "event_tokens": np.fromiter(chain.from_iterable(tokens), np.int32),
         "lag_ns": lags_ns[at],
-        "status": ["failed" if kind else "ok" for kind, _, _ in judged],
-        "error_kind": [kind for kind, _, _ in judged],
-        "error_phase": [phase for _, phase, _ in judged],
-        "error_detail": [detail for _, _, detail in judged],
-        "server_metrics": [orjson.dumps(a.server_metrics).decode() if a and a.server_metrics else "" for a in answers],
+        "status": [RequestStatus.OK if failure is None else RequestStatus.FAILED for failure in failures],
+        "error_kind": ["" if failure is None else failure.kind for failure in failures],
+        "error_phase": ["" if failure is None else failure.phase for failure in failures],
+        "error_detail": ["" if failure is None else failure.detail for failure in failures],
+        "server_metrics": [
+            orjson.dumps(r.server_metrics).decode() if r and r.server_metrics else "" for r in responses
+        ],
     }
     for name in ("scheduled_ns", "connect_ns", "connected_ns", "tls_ns", "sent_ns", "headers_ns", "end_ns"):
         columns[name] = np.array([getattr(e, name) or -1 for e in exchanges], np.int64)
     for name in ("input_tokens", "output_tokens", "cached_tokens"):
-        values = [getattr(a, name) if a is not None else None for a in answers]
+        values = [getattr(r, name) if r is not None else None for r in responses]
         columns[name] = np.array([-1 if v is None else v for v in values], np.int32)
     for name in ("tokens_from", "finish_reason", "response_id"):
-        columns[name] = [getattr(a, name) if a is not None else "" for a in answers]
+        columns[name] = [getattr(r, name) if r is not None else "" for r in responses]
     return columns  # type: ignore[return-value]
 
 
-def decode_log(exchanges: Sequence[Exchange], log: Log, start: int = 0) -> list[Answer | None]:
-    """The answers of a round's exchanges, whose indices are their places; None for one that received nothing.
+def decode_log(exchanges: Sequence[Exchange], log: Log, start: int = 0) -> list[Response | None]:
+    """The responses of a round's exchanges, whose indices are their places; None for one that received nothing.
 
     `start`: reads before it were decoded by `compact`. Exchange by exchange, so that a decoder stays in the cache.
     """
     owners = np.array(log.owners[start:], np.int64)
     order = (np.argsort(owners, kind="stable") + start).tolist()
     ends = np.cumsum(np.bincount(owners, minlength=len(exchanges))).tolist() if len(exchanges) else []
-    answers: list[Answer | None] = []
+    responses: list[Response | None] = []
     reads, begin = log.reads, 0
     for exchange, end in zip(exchanges, ends, strict=True):
         decoder = exchange.decoder
@@ -120,10 +124,11 @@ def decode_log(exchanges: Sequence[Exchange], log: Log, start: int = 0) -> list[
         for at in order[begin:end]:
             decoder.feed(reads[at], at)
         # After a stall, [DONE] tells an answer that is whole (its server left the connection open) from a cut one.
-        closed = exchange.error_kind == "stall" or (exchange.framing.until_close and exchange.framing.done)
-        answers.append(decoder.answer(closed=closed) if end > begin or exchange.decoder else None)
+        stalled = exchange.failure is not None and exchange.failure.kind is ErrorKind.STALL
+        closed = stalled or (exchange.framing.until_close and exchange.framing.done)
+        responses.append(decoder.response(closed=closed) if end > begin or exchange.decoder else None)
         begin = end
-    return answers
+    return responses
 
 
 def compact(exchanges: Mapping[int, Exchange], log: Log, start: int, count: int) -> int:

@@ -13,12 +13,14 @@ from typing import Any
 import httptools
 import orjson
 
+from benchbench.store.requests import ErrorKind
+
 DETAIL = 300  # characters of a server's message that a record keeps
 MAX_LINE = 8 << 20
 
 
 @dataclass(slots=True)
-class Answer:
+class Response:
     """What one response said.
 
     `event_read[k]`: place in the log of the read that completed token event k. `event_tokens[k]`: its tokens.
@@ -37,7 +39,7 @@ class Answer:
     response_id: str = ""
     server_metrics: dict[str, float] = field(default_factory=dict)
     done: bool = False
-    problem: tuple[str, str] | None = None
+    problem: tuple[ErrorKind, str] | None = None
 
 
 @dataclass(slots=True)
@@ -52,7 +54,7 @@ class _Events:
 
 
 class Decoder:
-    """Incremental: `feed` reads in order, then `answer`. Never raises on what a server sent: see `Answer.problem`."""
+    """Incremental: `feed` reads in order, then `response`. What a server sends never raises: see `Response.problem`."""
 
     def __init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
@@ -60,7 +62,7 @@ class Decoder:
         self._line = b""
         self._pieces: list[bytes] = []
         self._events = _Events()
-        self._answer = Answer()
+        self._response = Response()
         self._status = 0
         self._is_stream = False
         self._other = b""  # a body that is not an event stream
@@ -118,48 +120,48 @@ class Decoder:
             self._other += payload
             return
         if payload == b"[DONE]":
-            self._answer.done = True
+            self._response.done = True
             return
         try:
             event = orjson.loads(payload)
         except orjson.JSONDecodeError as error:
-            self._fail("protocol", f"an event is not JSON ({error}): {payload[:80]!r}")
+            self._fail(ErrorKind.PROTOCOL, f"an event is not JSON ({error}): {payload[:80]!r}")
             return
         if not isinstance(event, dict):
-            self._fail("protocol", f"an event is not a JSON object: {payload[:80]!r}")
+            self._fail(ErrorKind.PROTOCOL, f"an event is not a JSON object: {payload[:80]!r}")
             return
         try:
             self._event(event, at)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             self._fail(
-                "protocol",
+                ErrorKind.PROTOCOL,
                 f"an event has an unknown form ({type(error).__name__}: {error}): {payload[:80]!r}",
             )
 
-    def _fail(self, kind: str, detail: str) -> None:
-        if self._answer.problem is None:
-            self._answer.problem = (kind, detail[:DETAIL])
+    def _fail(self, kind: ErrorKind, detail: str) -> None:
+        if self._response.problem is None:
+            self._response.problem = (kind, detail[:DETAIL])
 
     def _event(self, event: dict[str, Any], at: int) -> None:
-        answer = self._answer
+        response = self._response
         if error := event.get("error"):
             message = error.get("message") if isinstance(error, dict) else error
-            self._fail("stream", f"the server reported an error in the stream: {message}")
+            self._fail(ErrorKind.STREAM, f"the server reported an error in the stream: {message}")
             return
         running = -1
         if usage := event.get("usage"):
-            answer.input_tokens = _count(usage.get("prompt_tokens"))
-            answer.output_tokens = _count(usage.get("completion_tokens"))
-            running = -1 if answer.output_tokens is None else answer.output_tokens
+            response.input_tokens = _count(usage.get("prompt_tokens"))
+            response.output_tokens = _count(usage.get("completion_tokens"))
+            running = -1 if response.output_tokens is None else response.output_tokens
             if details := usage.get("prompt_tokens_details"):
-                answer.cached_tokens = _count(details.get("cached_tokens"))
+                response.cached_tokens = _count(details.get("cached_tokens"))
         if metrics := event.get("metrics"):
-            answer.server_metrics = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
+            response.server_metrics = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
         choices = event.get("choices")
         if not choices:
             return
-        if not answer.response_id:
-            answer.response_id = str(event.get("id") or "")
+        if not response.response_id:
+            response.response_id = str(event.get("id") or "")
         for choice in choices:
             ids = choice.get("token_ids")
             delta = choice.get("delta")
@@ -174,7 +176,7 @@ class Decoder:
                 )
                 role_only = "role" in delta and not text
             if reason := choice.get("finish_reason"):
-                answer.finish_reason = str(reason)
+                response.finish_reason = str(reason)
             # A role-only first chunk is no token, unless ids say otherwise.
             if not role_only or ids:
                 events = self._events
@@ -184,48 +186,48 @@ class Decoder:
                 events.running.append(running)
                 events.last.append(bool(reason))
 
-    def answer(self, *, closed: bool = False) -> Answer:
-        """The answer of all that was fed. `closed`: the connection ended, which ends a body of unknown length."""
-        answer = self._answer
+    def response(self, *, closed: bool = False) -> Response:
+        """The response in all that was fed. `closed`: the connection ended, which ends a body of unknown length."""
+        response = self._response
         if closed and self._status and not self._complete and not self._broken:
             self._complete = True
         if self._line:  # a last line without its end
             self._lines(b"\n", self._last)
         if not self._status:
-            answer.problem = ("protocol", self._broken or "the answer ended before its HTTP head did")
+            response.problem = (ErrorKind.PROTOCOL, self._broken or "the answer ended before its HTTP head did")
         elif self._status != 200:
             message = _message(self._other)
-            answer.problem = ("status", f"status {self._status}: {message}"[:DETAIL])
+            response.problem = (ErrorKind.STATUS, f"status {self._status}: {message}"[:DETAIL])
         elif not self._is_stream:
-            answer.problem = ("protocol", f"the answer is not an event stream: {self._other[:80]!r}")
+            response.problem = (ErrorKind.PROTOCOL, f"the answer is not an event stream: {self._other[:80]!r}")
         elif self._broken:
-            answer.problem = ("protocol", self._broken)
+            response.problem = (ErrorKind.PROTOCOL, self._broken)
         elif not self._complete:
-            self._fail("protocol", "the response ended in the middle of its framing")
+            self._fail(ErrorKind.PROTOCOL, "the response ended in the middle of its framing")
         self._settle()
-        if answer.problem is None and not answer.event_read:
-            answer.problem = ("protocol", "the stream ended without a token")
-        return answer
+        if response.problem is None and not response.event_read:
+            response.problem = (ErrorKind.PROTOCOL, "the stream ended without a token")
+        return response
 
     def _settle(self) -> None:
         """Decide which events are token events and how many tokens each held, from the best evidence there is."""
-        answer, events = self._answer, self._events
-        total = answer.output_tokens
+        response, events = self._response, self._events
+        total = response.output_tokens
         if any(count > 0 for count in events.ids):
-            answer.tokens_from, counts = "ids", events.ids
+            response.tokens_from, counts = "ids", events.ids
         elif events.running and min(events.running) >= 0:
-            answer.tokens_from, counts = "usage", [b - a for a, b in pairwise([0, *events.running])]
+            response.tokens_from, counts = "usage", [b - a for a, b in pairwise([0, *events.running])]
         else:
-            answer.tokens_from, counts = "events", self._one_each(total)
+            response.tokens_from, counts = "events", self._one_each(total)
             held = sum(counts)
             if total is not None and total > held > 0:
-                answer.tokens_from = "spread"
+                response.tokens_from = "spread"
                 shares = iter([total * (k + 1) // held - total * k // held for k in range(held)])
                 counts = [next(shares) if count else 0 for count in counts]
-        answer.event_read = [read for read, count in zip(events.read, counts, strict=True) if count > 0]
-        answer.event_tokens = [count for count in counts if count > 0]
-        if total is None and answer.tokens_from == "ids":
-            answer.output_tokens = sum(answer.event_tokens)
+        response.event_read = [read for read, count in zip(events.read, counts, strict=True) if count > 0]
+        response.event_tokens = [count for count in counts if count > 0]
+        if total is None and response.tokens_from == "ids":
+            response.output_tokens = sum(response.event_tokens)
 
     def _one_each(self, total: int | None) -> list[int]:
         """1 for an event that is a token, 0 for one that is not: empty texts are half characters or closing events.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import httptools
 import numpy as np
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from benchbench.loadgen.decode import Decoder
+    from benchbench.store.requests import ErrorKind, ErrorPhase
 
 _TIMESPEC = struct.Struct("qq")
 
@@ -88,6 +89,14 @@ class Log:
         return pairs[:, 0] * 1_000_000_000 + pairs[:, 1]
 
 
+class Failure(NamedTuple):
+    """Why a request failed, and how far it had come; `detail` is a sentence."""
+
+    kind: ErrorKind
+    phase: ErrorPhase
+    detail: str
+
+
 @dataclass(slots=True)
 class Exchange:
     """One request's life; its reads are in the round's log. Times are ns of the wall clock; 0 is not yet."""
@@ -108,9 +117,7 @@ class Exchange:
     framing: Framing = field(default_factory=Framing)
     followed: int = 0  # position in the log up to which `framing` has seen our reads
     walking: bool = False  # the framing is followed read by read
-    error_kind: str = ""
-    error_phase: str = ""
-    error_detail: str = ""
+    failure: Failure | None = None  # what the loop saw; decoding may find another
     has_data: bool = False  # a read held `data:`, as the loop's rare looks saw
     tail: bytes = b""  # the end of the last read without it
     decoder: Decoder | None = None  # made early when undecoded bytes exceed their bound

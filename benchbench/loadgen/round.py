@@ -15,9 +15,10 @@ from typing import Any
 from benchbench.linux import ANCILLARY, Poller, clock_offset_ns
 from benchbench.loadgen.columns import compact
 from benchbench.loadgen.connection import READ_SIZE, Connection, State, WireError
-from benchbench.loadgen.exchange import Exchange, Log, to_stamp
+from benchbench.loadgen.exchange import Exchange, Failure, Log, to_stamp
 from benchbench.loadgen.job import RoundFacts, RoundJob
 from benchbench.openai.target import Target
+from benchbench.store.requests import ErrorKind, ErrorPhase
 
 STALE_NS = 2_000_000_000  # an idle connection older than this is not used again: vLLM closes them after 5 s
 LEAD_NS = 100_000_000  # in an open load a connection is made this long before its request is due
@@ -88,13 +89,15 @@ class Round:
             try:
                 self._addresses = self.job.target.addresses()
             except OSError as error:
-                self._fail(exchange, "connect", "connect", f"cannot resolve {self.job.target.host}: {error}")
+                self._fail(
+                    exchange, ErrorKind.CONNECT, ErrorPhase.CONNECT, f"cannot resolve {self.job.target.host}: {error}"
+                )
                 return None
         self.facts.connects += 1
         try:
             conn = Connection(self.job.target, self._addresses, self.pool.address, self._context, self.pool.poller)
         except (WireError, OSError) as error:
-            self._fail(exchange, "connect", "connect", str(error))
+            self._fail(exchange, ErrorKind.CONNECT, ErrorPhase.CONNECT, str(error))
             return None
         self.facts.kernel_stamps &= conn.kernel_stamps
         self._by_fd[conn.fd] = conn
@@ -129,8 +132,8 @@ class Round:
         self._busy.pop(conn, None)
         conn.close(reset=reset)
 
-    def _fail(self, exchange: Exchange, kind: str, phase: str, detail: str) -> None:
-        exchange.error_kind, exchange.error_phase, exchange.error_detail = kind, phase, detail
+    def _fail(self, exchange: Exchange, kind: ErrorKind, phase: ErrorPhase, detail: str) -> None:
+        exchange.failure = Failure(kind, phase, detail)
         exchange.end_ns = _now()
         self._done.append(exchange)
 
@@ -139,12 +142,12 @@ class Round:
         reason, self._gone = self._gone, ""
         for index in range(self._next, len(self.job.payloads)):
             exchange = self._exchanges[index] = Exchange(index, self.job.payloads[index], self.log, 0)
-            self._fail(exchange, "connect", "connect", reason)
+            self._fail(exchange, ErrorKind.CONNECT, ErrorPhase.CONNECT, reason)
         self._next = len(self.job.payloads)
         for conn in list(self._busy):
-            self._fail_on(conn, "stream", reason)
+            self._fail_on(conn, ErrorKind.STREAM, reason)
 
-    def _fail_on(self, conn: Connection, kind: str, detail: str) -> None:
+    def _fail_on(self, conn: Connection, kind: ErrorKind, detail: str) -> None:
         exchange = conn.exchange
         phase = self._phase(conn)
         if conn in self._armed:
@@ -162,19 +165,20 @@ class Round:
             if conn in self.pool.idle:
                 self.pool.idle.remove(conn)
             return
-        if phase == "connect":
+        if phase is ErrorPhase.CONNECT:
             if conn.address + 1 < len(self._addresses):
                 self.pool.address = conn.address + 1
                 self._again(conn, exchange)
             else:
-                self._fail_on(conn, "connect", error.detail)
+                self._fail_on(conn, ErrorKind.CONNECT, error.detail)
         elif not exchange.received and not exchange.resent:
             exchange.resent = 1
             exchange.sent_ns = 0
             self.facts.resent += 1
             self._again(conn, exchange)
         else:
-            self._fail_on(conn, "send" if phase == "send" else "stream", error.detail)
+            kind = ErrorKind.SEND if phase is ErrorPhase.SEND else ErrorKind.STREAM
+            self._fail_on(conn, kind, error.detail)
 
     def _again(self, conn: Connection, exchange: Exchange) -> None:
         if conn in self._armed:
@@ -345,15 +349,15 @@ class Round:
         else:
             self._hot.pop(conn.fd, None)
 
-    def _phase(self, conn: Connection) -> str:
-        """Where in its life a connection's request is: one of `store.requests.PHASES`."""
+    def _phase(self, conn: Connection) -> ErrorPhase:
+        """How far a connection's request has come."""
         if conn.state in {State.CONNECTING, State.PROXY, State.TLS}:
-            return "connect"
+            return ErrorPhase.CONNECT
         exchange = conn.exchange
         if exchange is None or not exchange.sent_ns:
-            return "send"
+            return ErrorPhase.SEND
         self._progress()
-        return "stream" if exchange.has_data else "wait"
+        return ErrorPhase.STREAM if exchange.has_data else ErrorPhase.WAIT
 
     def _trouble(self, conn: Connection, error: WireError | OSError | ValueError) -> None:
         if isinstance(error, WireError):
@@ -361,7 +365,7 @@ class Round:
         elif isinstance(error, OSError):
             self._broken(conn, WireError(f"connection lost: {error.strerror}"))
         else:
-            self._fail_on(conn, "protocol", str(error))
+            self._fail_on(conn, ErrorKind.PROTOCOL, str(error))
 
     def _finish(self, conn: Connection) -> None:
         del self._busy[conn]
@@ -403,11 +407,11 @@ class Round:
             waited = (now - since) / 1e9
             if conn.state is not State.BUSY:
                 if waited > job.connect_s:
-                    self._fail_on(conn, "timeout", f"no connection within {job.connect_s:g} s")
+                    self._fail_on(conn, ErrorKind.TIMEOUT, f"no connection within {job.connect_s:g} s")
             elif not exchange.has_data and waited > job.first_token_s:
-                self._fail_on(conn, "timeout", f"no token within {job.first_token_s:g} s")
+                self._fail_on(conn, ErrorKind.TIMEOUT, f"no token within {job.first_token_s:g} s")
             elif exchange.has_data and waited > job.stall_s:
-                self._fail_on(conn, "stall", f"no token for {job.stall_s:g} s")
+                self._fail_on(conn, ErrorKind.STALL, f"no token for {job.stall_s:g} s")
         held = self._bytes - self._freed
         self.facts.held_max_bytes = max(self.facts.held_max_bytes, held)
         if held > 2 * HELD_BYTES:  # never a quiet moment: decode all the same, and let the lag show it
@@ -430,7 +434,9 @@ class Round:
         running = [conn for conn in self._busy if conn.exchange is not None]
         longest = max(running, key=lambda conn: counts[conn.index], default=None)
         if longest is not None:
-            self._fail_on(longest, "protocol", "the response does not end: far more bytes than the asked tokens need")
+            self._fail_on(
+                longest, ErrorKind.PROTOCOL, "the response does not end: far more bytes than the asked tokens need"
+            )
             self._allowed_bytes += self._allowed_bytes // 10
 
     def _decode_some(self) -> None:

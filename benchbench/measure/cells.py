@@ -19,6 +19,7 @@ from benchbench.openai.server_counters import ServerView
 from benchbench.openai.target import Target
 from benchbench.secrets import mask_text
 from benchbench.spec import Cell, OpenLoad
+from benchbench.store.requests import ErrorKind, ErrorPhase, RequestStatus
 from benchbench.store.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 # Statuses with which a server refuses every request of a sweep, and the key at fault.
 REFUSALS = {401: "engine.api_key_env", 403: "engine.api_key_env", 404: "model", 405: "engine.url"}
 
-
+BROKEN = {ErrorKind.CONNECT, ErrorKind.SEND, ErrorKind.STREAM}  # what a server that is gone leaves behind
 WARMUP_ROUNDS = 8  # of warmup: auto, at most,
 WARMUP_TOKENS = 32  # and the most output tokens in them
 DEATH_S = 5.0  # an engine whose connections broke ends within this time, or it lives
@@ -170,7 +171,7 @@ def _cell(driver: Driver, cell: Cell, after: int) -> None:
         rounds += metrics_of(info, [table])
         have.add(number)
         driver.pace.left_steps = max(after, driver.pace.left_steps - cell.output)
-        if "ok" not in table["status"].to_pylist():
+        if RequestStatus.OK not in table["status"].to_pylist():
             run.journal("cell_given_up", cell=cell.key, block=driver.block, reason=table["error_detail"][0].as_py())
             break
     _done(driver, cell, tables, warmups)
@@ -214,7 +215,7 @@ def _warm_up(driver: Driver, cell: Cell) -> list[pa.Table]:
         output = min(cell.output, WARMUP_TOKENS)
         tables.append(_round(driver, cell, "warmup", number, output))
         rounds += metrics_of(info, tables[-1:])
-        if warmed_up(info, rounds) or "ok" not in tables[-1]["status"].to_pylist():
+        if warmed_up(info, rounds) or RequestStatus.OK not in tables[-1]["status"].to_pylist():
             break
     return tables
 
@@ -244,9 +245,9 @@ def _round(driver: Driver, cell: Cell, phase: str, number: int, output: int | No
     secrets = opened.access.secrets
     columns["error_detail"] = [mask_text(detail, secrets) if detail else "" for detail in columns["error_detail"]]
     death = facts.get("engine_died") or _death(opened, columns)
-    if opened.url and "failed" in columns["status"] and not death:
+    if opened.url and RequestStatus.FAILED in columns["status"] and not death:
         _judge_failures(columns, opened.target(cell), answered=driver.answered)
-    driver.answered |= "ok" in columns["status"]
+    driver.answered |= RequestStatus.OK in columns["status"]
     if view:
         facts["server"] = None if death else view.after(before, columns)
     facts["common_tokens"] = opened.common_tokens(cell) * len(columns["index"])
@@ -282,15 +283,20 @@ def _death(opened: Opened, columns: RoundColumns) -> str | None:
     """
     if opened.watch is None:
         return None
-    failed = [k for k, status in enumerate(columns["status"]) if status == "failed"]
+    failed = [k for k, status in enumerate(columns["status"]) if status == RequestStatus.FAILED]
     kinds = {columns["error_kind"][k] for k in failed}
-    broken = bool(kinds & {"connect", "send", "stream"}) or any(columns["http_status"][k] >= 500 for k in failed)
+    broken = bool(kinds & BROKEN) or any(columns["http_status"][k] >= 500 for k in failed)
     _, why = opened.watch
     reason, until = why(), time.monotonic() + DEATH_S
     while reason is None and broken and time.monotonic() < until:
         time.sleep(0.05)
         reason = why()
-    if reason is None and failed and len(failed) == len(columns["status"]) and kinds <= {"stall", "timeout"}:
+    if (
+        reason is None
+        and failed
+        and len(failed) == len(columns["status"])
+        and kinds <= {ErrorKind.STALL, ErrorKind.TIMEOUT}
+    ):
         reason = f"the engine hangs: {columns['error_detail'][failed[0]]}"
     if reason is not None:
         details = columns["error_detail"]
@@ -301,22 +307,24 @@ def _death(opened: Opened, columns: RoundColumns) -> str | None:
 def _failure(table: pa.Table) -> str:
     """How many requests of a round failed, and how the first of them did; empty when none has."""
     statuses = table["status"].to_pylist()
-    if "failed" not in statuses:
+    if RequestStatus.FAILED not in statuses:
         return ""
-    at = statuses.index("failed")
+    at = statuses.index(RequestStatus.FAILED)
     kind, phase, detail = (table[f"error_{name}"][at].as_py() for name in ("kind", "phase", "detail"))
-    return f"{statuses.count('failed')} of {len(statuses)} requests failed, first: {kind} ({phase}): {detail}"
+    return (
+        f"{statuses.count(RequestStatus.FAILED)} of {len(statuses)} requests failed, first: {kind} ({phase}): {detail}"
+    )
 
 
 def _judge_failures(columns: RoundColumns, target: Target, *, answered: bool) -> None:
     """Stop when going on makes no sense: the server is gone, or it refuses everything from the start."""
-    failed = [k for k, status in enumerate(columns["status"]) if status == "failed"]
+    failed = [k for k, status in enumerate(columns["status"]) if status == RequestStatus.FAILED]
     everything = len(failed) == len(columns["status"])
     detail = columns["error_detail"][failed[0]]
     where = f"{target.host}:{target.port}"
-    if everything and all(columns["error_phase"][k] == "connect" for k in failed):
+    if everything and all(columns["error_phase"][k] == ErrorPhase.CONNECT for k in failed):
         raise StoppedError(f"the server at {where} is gone: {detail}")
-    if {columns["error_kind"][k] for k in failed} & {"connect", "send", "stream"} and not _listens(target):
+    if {columns["error_kind"][k] for k in failed} & BROKEN and not _listens(target):
         raise StoppedError(f"the server at {where} is gone: {detail}")
     statuses = {int(columns["http_status"][k]) for k in failed}
     if not everything or answered or len(statuses) > 1:

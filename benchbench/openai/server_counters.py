@@ -13,6 +13,7 @@ import numpy as np
 from benchbench.openai.client import http_session
 from benchbench.openai.server_metrics import Counts, grown, look
 from benchbench.openai.target import Access
+from benchbench.store.requests import RequestStatus
 
 if TYPE_CHECKING:
     from benchbench.store.requests import RoundColumns
@@ -68,7 +69,7 @@ async def settled(
     vLLM counts a step just after it has streamed it, so the first look after a round may lack the last tokens. In a
     round with failures nobody knows how many there will be.
     """
-    failed = "failed" in columns["status"]
+    failed = RequestStatus.FAILED in columns["status"]
     expected = 0 if failed else before.get("generation_tokens", 0) + _ours(columns)[0]["generation_tokens"]
     last = None
     for attempt in range(LOOKS):
@@ -94,7 +95,7 @@ def counted(before: Counts, after: Counts, columns: RoundColumns) -> dict[str, A
     found: dict[str, Any] = {**change, "replicas": False}
     told, most = _ours(columns)
     known = [name for name in told if name in change]
-    if known and "failed" not in columns["status"]:
+    if known and RequestStatus.FAILED not in columns["status"]:
         missing = sum(max(0, told[name] - change[name]) for name in known)
         found["foreign_tokens"] = sum(max(0, change[name] - most[name]) for name in known)
         found["missing_tokens"] = max(0, missing - change.get("prefix_hits", 0))

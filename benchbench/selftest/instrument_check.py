@@ -98,7 +98,7 @@ def _ours(url: str, streams: int, output: int) -> ClientError:
 
     from benchbench.loadgen.prompts import make_job
     from benchbench.loadgen.worker import HttpWorker
-    from benchbench.store.requests import round_table
+    from benchbench.store.requests import RequestStatus, round_table
 
     cell = _cell(url, streams, output)
     target = make_target(url, "completions", Access())
@@ -111,7 +111,7 @@ def _ours(url: str, streams: int, output: int) -> ClientError:
         pq.write_table(round_table(columns, {}, facts), pa.BufferOutputStream(), compression="zstd")
         cpu = time.process_time_ns() - cpu + facts["worker_cpu_ns"]
     truth = _read_truth(url)
-    if columns["status"] != ["ok"] * streams:
+    if columns["status"] != [RequestStatus.OK] * streams:
         raise OSError(f"requests failed: {next(d for d in columns['error_detail'] if d)}")
     ends = columns["event_offsets"].tolist()
     events = [columns["event_ns"][a:b] for a, b in pairwise(ends)]

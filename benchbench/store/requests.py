@@ -5,6 +5,7 @@ All `*_ns` are ns of the wall clock (CLOCK_REALTIME), the clock of the kernel's 
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
@@ -14,20 +15,35 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 
-STATUSES = ("ok", "failed")
-ERROR_KINDS = (
-    "connect",  # no connection: refused, unreachable, TLS, proxy
-    "send",  # the connection broke before the request was out
-    "status",  # an HTTP status other than 200
-    "stream",  # the stream broke or reported an error
-    "stall",  # tokens stopped for stall_s
-    "timeout",  # no connection within connect_s, or no token within first_token_s
-    "protocol",  # not HTTP, not server-sent events, not JSON
-    "short_output",
-    "long_output",
-    "cancelled",  # the sweep was stopped
-)
-PHASES = ("connect", "send", "wait", "stream")  # where in its life a request failed
+
+class RequestStatus(StrEnum):
+    """The column `status`."""
+
+    OK = "ok"
+    FAILED = "failed"
+
+
+class ErrorKind(StrEnum):
+    """The column `error_kind`: how a request failed."""
+
+    CONNECT = "connect"  # no connection: refused, unreachable, TLS, proxy
+    SEND = "send"  # the connection broke before the request was out
+    STATUS = "status"  # an HTTP status other than 200
+    STREAM = "stream"  # the stream broke or reported an error
+    STALL = "stall"  # tokens stopped for stall_s
+    TIMEOUT = "timeout"  # no connection within connect_s, or no token within first_token_s
+    PROTOCOL = "protocol"  # not HTTP, not server-sent events, not JSON
+    SHORT_OUTPUT = "short_output"
+    LONG_OUTPUT = "long_output"
+
+
+class ErrorPhase(StrEnum):
+    """The column `error_phase`: how far a failed request had come."""
+
+    CONNECT = "connect"  # not connected
+    SEND = "send"  # not yet sent
+    WAIT = "wait"  # sent, no token yet
+    STREAM = "stream"  # tokens had come
 
 
 class RoundColumns(TypedDict):
