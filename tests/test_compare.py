@@ -22,8 +22,8 @@ from benchbench.analysis.stats import chance_to_decide, detectable, holm
 from benchbench.comparison.verdicts import (
     BETTER,
     PRIMARY,
-    Compared,
-    Judgement,
+    Comparisons,
+    Effect,
     Sample,
     compare,
     noise,
@@ -40,12 +40,12 @@ def cell(ratios: Sequence[float], name: str = "a", metric: str = "sys_tok_s", ba
     return [Sample(name, metric, block, base, base * ratio ** BETTER[metric]) for block, ratio in enumerate(ratios)]
 
 
-def by_key(compared: Compared) -> dict[object, Judgement]:
-    cells: dict[object, Judgement] = {(one.cell, one.metric): one for one in compared.cells}
+def by_key(compared: Comparisons) -> dict[object, Effect]:
+    cells: dict[object, Effect] = {(one.cell, one.metric): one for one in compared.cells}
     return cells | {one.metric: one for one in compared.overall}
 
 
-def same(a: Judgement, b: Judgement) -> None:
+def same(a: Effect, b: Effect) -> None:
     """Equal up to rounding, apart from `base` and `candidate`."""
     assert (a.verdict, a.warnings, a.more_blocks, a.ratio.n) == (b.verdict, b.warnings, b.more_blocks, b.ratio.n)
     for name in ("p_value", "p_adjusted", "noise", "mde", "mde_family"):
@@ -169,7 +169,7 @@ def test_by_hand() -> None:
     assert one.p_value == near(1 - 2 / math.pi * math.atan(3))
     assert one.noise == near(0.01)
     assert (one.base, one.candidate) == near((0.05, 0.05 * math.exp(-0.03)))
-    assert (one.verdict, one.warnings) == ("undecided", ("two starts of a side: a very wide interval",))
+    assert (one.verdict, one.warnings) == ("undecided", ("only two starts of one side: a very wide interval",))
     # Holm by hand: 0.01 x 3, then 0.02 x 2, then 0.03 x 1, which must not be below the one before.
     assert holm([0.03, 0.01, 0.02]) == near([0.04, 0.03, 0.04])
 
@@ -248,7 +248,7 @@ def test_what_is_missing_is_named_and_the_rest_compared() -> None:
     nothing = compare(apart)
     assert (nothing.overall, len(nothing.cells)) == ((), 3)
     assert nothing.warnings == ("no geometric mean of sys_tok_s: no cell has a value in every start",)
-    assert compare([]) == Compared((), (), (), ())
+    assert compare([]) == Comparisons((), (), (), ())
 
 
 def test_two_separate_runs_say_that_they_were_not_interleaved() -> None:
@@ -276,14 +276,14 @@ def test_a_win_within_the_noise_floor_is_not_called() -> None:
     assert [one.verdict for one in compare(win).cells] == ["faster", "faster"]
     held, called = compare(win, floor=floor).cells
     assert (held.verdict, called.verdict) == ("undecided", "faster")
-    assert held.warnings == ("within the noise floor of 4.80 %: not called",)
+    assert held.warnings == ("within the noise floor of 4.80 %: no verdict",)
     assert held.more_blocks is not None
     assert floor[0].bound([4 + held.more_blocks] * 2) < math.log(1.03) < floor[0].bound([3 + held.more_blocks] * 2)
     assert compare(win[::-1], floor=floor).overall[0].warnings == ()
     unknown = compare(win, floor=floor[1:]).cells[0]
     assert (unknown.verdict, unknown.warnings) == (
         "faster",
-        ("the noise run has no figure for this: no floor applied",),
+        ("not in the noise run: no noise floor applied",),
     )
 
 

@@ -98,11 +98,11 @@ def test_golden(form: str) -> None:
 @pytest.mark.parametrize(
     ("decode", "prefill", "noise", "wanted"),
     [
-        (1.05, 1.0, 0.0005, "int8-moe is 3.1 % faster than main (3.1 to 3.2 %) over 4 cells; slower on none"),
-        (0.9, 1.0, 0.002, "int8-moe is 6.4 % slower than main (6.2 to 6.6 %) over 4 cells; slower on 4 cells"),
-        (1.0, 1.0, 0.001, "int8-moe is as fast as main within 1 % ("),
-        (1.0, 1.0, 0.05, "whether int8-moe is faster than main is undecided ("),
-        (1.0, 1.0, 0.0, "no spread over starts: copies, or a deterministic server; no interval"),
+        (1.05, 1.0, 0.0005, "int8-moe is 3.1 % faster than main (95 % CI 3.1 to 3.2 %) over 4 cells; no cell slower"),
+        (0.9, 1.0, 0.002, "int8-moe is 6.4 % slower than main (95 % CI 6.2 to 6.6 %) over 4 cells; slower in 4 cells"),
+        (1.0, 1.0, 0.001, "int8-moe vs main: equivalent within 1 %, +0.1 % (95 % CI -0.0 to +0.2) over 4 cells"),
+        (1.0, 1.0, 0.05, "int8-moe vs main: undecided, +4.2 % (95 % CI -0.3 to +8.9) over 4 cells"),
+        (1.0, 1.0, 0.0, "no variance between starts (copies, or a deterministic server), so no interval"),
         (1.0, 0.5, 0.002, "; TTFT 99.7 % longer; outputs were not compared."),
         (1.0, 2.0, 0.002, "; TTFT 50.1 % shorter; outputs were not compared."),
     ],
@@ -113,10 +113,10 @@ def test_the_sentence(decode: float, prefill: float, noise: float, wanted: str) 
 
 def test_undecided_says_what_could_be_seen_and_plans_a_new_run() -> None:
     told = said(made_run(Path("run"), {**BRANCHES, "blocks": 3}, times(noise=0.02)))
-    assert "3 blocks find " in told
-    assert " more would probably decide (for planning a new run, not for resuming this)" in told
+    assert "MDE of 3 blocks " in told
+    assert " more would decide with 80 % power (plan a new run, do not resume this one)" in told
     wide = said(made_run(Path("wide"), {**BRANCHES, "blocks": 2}, times(noise=0.06)))
-    assert "2 blocks find >100 % four times in five" in wide
+    assert "MDE of 2 blocks >100 %" in wide
 
 
 def test_a_variant_that_never_started_is_said_and_breaks_every_gate() -> None:
@@ -231,7 +231,7 @@ def test_two_runs_are_compared_undecided_and_say_that_they_are_not_interleaved()
     assert {one["verdict"] for one in data["cells"]} == {"undecided"}
     assert data["overall"]["ratio"]["point"] == pytest.approx(2, rel=0.02)
     assert data["overall"]["ratio"]["low"] is None
-    assert "not interleaved: drift between the runs is not separated from the change" in data["pairs"][0]["notes"]
+    assert "not interleaved: the change is confounded with drift between the runs" in data["pairs"][0]["notes"]
 
 
 @pytest.mark.parametrize(

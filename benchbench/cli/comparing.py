@@ -11,7 +11,7 @@ from statistics import median
 import orjson
 
 from benchbench.analysis.runs import Run, open_run
-from benchbench.comparison.pairs import METRICS, Pair, Side, noise_of, pair, sides_of, unlike
+from benchbench.comparison.pairs import METRICS, Pair, Side, differences, noise_of, pair, sides_of
 from benchbench.comparison.tables import (
     NAMES,
     SHOWN,
@@ -60,12 +60,12 @@ def pairs_asked(
     sides = _sides(first, second, base, candidate)
     told: list[str] = []
     if second:
-        told += _refused(unlike(first, second), f"{run} and {others[0]}", allow=allow_unlike)
+        told += _refused(differences(first, second), f"{run} and {others[0]}", allow=allow_unlike)
     floor: tuple[Noise, ...] = ()
     if noise is not None:
         aa = open_run(noise)
         floor = noise_of(aa)[0]
-        told += _refused(unlike(aa, first), f"the noise run {noise} and {run}", allow=allow_unlike)
+        told += _refused(differences(aa, first), f"the noise run {noise} and {run}", allow=allow_unlike)
     share = _share(margin, "--margin")
     return [_with(pair(*both, share, floor), told) for both in sides]
 

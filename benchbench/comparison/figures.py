@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from benchbench.analysis.stats import two_stage_estimate
 from benchbench.comparison.pairs import Pair
 from benchbench.comparison.tables import cells_of, headline
-from benchbench.comparison.verdicts import PRIMARY, Judgement
+from benchbench.comparison.verdicts import PRIMARY, Effect
 from benchbench.figures import sheet as sheets
 from benchbench.figures.plots import save
 
@@ -93,7 +93,7 @@ def _forest(pair: Pair, title: str) -> Figure | None:
     labels = [one.cell for one in cells_of(pair, metrics[:1])]
     names = [f"{_shape(pair.cells[one])} at {sheets.short(_load(pair.cells[one]))}" for one in labels]
     batched = all(cell.batch is not None for cell in pair.cells.values())
-    rows: dict[str, list[tuple[float, Judgement]]] = {}
+    rows: dict[str, list[tuple[float, Effect]]] = {}
     for metric in metrics:
         rows[metric] = [(labels.index(one.cell), one) for one in cells_of(pair, [metric]) if one.cell in labels]
         if whole := headline(pair, metric):
@@ -109,7 +109,7 @@ def _ratio_panels(
     heading: str,
     title: str,
     names: Sequence[str],
-    rows: Mapping[str, Sequence[tuple[float, Judgement]]],
+    rows: Mapping[str, Sequence[tuple[float, Effect]]],
     margin: float,
 ) -> Figure:
     """A panel a metric, a line a name: (line, ratio) of each that is known."""
@@ -127,7 +127,7 @@ def _ratio_panels(
     return figure
 
 
-def _ratios(axes: Axes, rows: Sequence[tuple[float, Judgement]], margin: float) -> None:
+def _ratios(axes: Axes, rows: Sequence[tuple[float, Effect]], margin: float) -> None:
     """Points and intervals in percent; intervals that are much wider than the points' spread leave the picture."""
     points = [100 * (one.ratio.point - 1) for _, one in rows]
     band = 100 * margin

@@ -9,10 +9,11 @@ cell drops out in all blocks, though only some starts showed it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from benchbench.analysis.cell import CellInfo
 from benchbench.analysis.evidence import evidence_of
@@ -20,13 +21,15 @@ from benchbench.analysis.metrics import RoundMetrics, by_start
 from benchbench.analysis.runs import Run
 from benchbench.analysis.summary import FIGURES, CellSummary, metrics_of
 from benchbench.analysis.validity import Reason, status_of
-from benchbench.comparison.verdicts import Compared, Noise, Sample, compare, noise
+from benchbench.comparison.verdicts import Comparisons, Noise, Sample, compare, noise
 from benchbench.fidelity.answers import answers_of
 from benchbench.fidelity.judge import Fidelity, unmeasured
 from benchbench.fidelity.judge import judge as judge_fidelity
 from benchbench.spec.schema import DEFAULT_BLOCKS
 from benchbench.store.requests import round_facts
 
+K = TypeVar("K")
+R = TypeVar("R")
 METRICS = ("sys_tok_s", "ttft", "tpot", "e2el")
 INCIDENTS = {
     *(Reason.NO_DATA, Reason.REQUEST_FAILED, Reason.FOREIGN_LOAD, Reason.CLOCK_STEP),
@@ -47,7 +50,8 @@ class Side(NamedTuple):
 class Pair:
     """A baseline and a candidate, compared. `cells`: label, as in `Sample.cell`, -> what the cell is.
 
-    `absent` says why there is nothing to compare, else it is empty. `notes` are sentences that belong to the result.
+    `planned_cells`: cells that either side planned. `absent` says why there is nothing to compare, else it is empty.
+    `notes` are sentences that belong to the result.
     `fidelity` is matches, differs or not_measured, `fidelity_note` its sentence, `fidelity_mode` the sweep's key.
     """
 
@@ -55,7 +59,8 @@ class Pair:
     candidate: str
     cells: Mapping[str, CellInfo]
     samples: tuple[Sample, ...]
-    compared: Compared
+    compared: Comparisons
+    planned_cells: int
     blocks: int
     interleaved: bool
     margin: float
@@ -71,7 +76,7 @@ class _Values:
     """What one side has: cell -> metric -> block -> value. `dropped` cells and `lost` (block, cell): their reasons."""
 
     cells: dict[str, CellInfo] = field(default_factory=dict)
-    found: dict[str, dict[str, dict[int, float]]] = field(default_factory=dict)
+    means: dict[str, dict[str, dict[int, float]]] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     lost: dict[tuple[int, str], str] = field(default_factory=dict)
     suspect: dict[str, str] = field(default_factory=dict)
@@ -98,29 +103,30 @@ def pair(base: Side, candidate: Side, margin: float = 0.01, floor: Iterable[Nois
     """
     within = base.run is candidate.run
     old, new = _values(base), _values(candidate)
-    unlike = _unpaired(old, new, base.name, candidate.name)
-    labels = [label for label in old.cells if label in new.cells and label not in unlike]
+    unpaired = _unpaired(old, new, base.name, candidate.name)
+    labels = [label for label in old.cells if label in new.cells and label not in unpaired]
     labels = [label for label in labels if label not in old.dropped and label not in new.dropped]
     blocks = max(_planned(base.run), _planned(candidate.run))
     samples = tuple(
-        Sample(label, metric, block, *(side.found[label][metric].get(block) for side in (old, new)))
+        Sample(label, metric, block, *(side.means[label][metric].get(block) for side in (old, new)))
         for metric in METRICS
         for label in labels
         for block in range(blocks)
     )
-    absent = next((told for side in (base, candidate) if (told := _absent(side))), "")
+    absent = next((reason for side in (base, candidate) if (reason := _absent(side))), "")
     fidelity = _fidelity(base, candidate)
-    notes = [*(f"{label} is left out: {why}" for label, why in unlike.items()), *_confounded(base, candidate)]
+    notes = [*(f"{label} is left out: {why}" for label, why in unpaired.items()), *_confounded(base, candidate)]
     for side, values in ((base, old), (candidate, new)):
-        notes += _told(side, values)
-    built = [(side.name, side.run.manifest.get("variants", {}).get(side.variant)) for side in (base, candidate)]
-    notes += [f"{name} is commit {facts['commit'][:12]}" for name, facts in built if facts]
+        notes += _side_notes(side, values)
+    commits = [(side.name, side.run.manifest.get("variants", {}).get(side.variant)) for side in (base, candidate)]
+    notes += [f"{name} is commit {facts['commit'][:12]}" for name, facts in commits if facts]
     return Pair(
         base=base.name,
         candidate=candidate.name,
         cells={label: old.cells[label] for label in labels},
         samples=samples,
         compared=compare(samples, paired=within, margin=margin, floor=floor),
+        planned_cells=len(old.cells.keys() | new.cells.keys()),
         blocks=blocks,
         interleaved=within,
         margin=margin,
@@ -141,28 +147,24 @@ def noise_of(run: Run) -> tuple[tuple[Noise, ...], Pair]:
     definitions = list(run.manifest["spec"]["variants"].values())
     if len(definitions) != 2 or definitions[0] != definitions[1]:
         raise ValueError(f"{run.path}: not a run of A against A (bench noise makes one)")
-    found = pair(sides[0], sides[1])
-    return noise(found.samples), found
+    result = pair(sides[0], sides[1])
+    return noise(result.samples), result
 
 
-def unlike(base: Run, candidate: Run) -> list[str]:
+def differences(base: Run, candidate: Run) -> list[str]:
     """In what two runs differ that must be alike for a comparison of builds, one sentence each."""
-    differences = []
-    for what, ask in _CONDITIONS.items():
-        one, other = ask(base), ask(candidate)
-        if one != other:
-            differences.append(f"{what}: {_words(one)} against {_words(other)}")
-    return differences
+    conditions = [(name, value_of(base), value_of(candidate)) for name, value_of in _CONDITIONS.items()]
+    return [f"{name}: {_words(old)} against {_words(new)}" for name, old, new in conditions if old != new]
 
 
 def _gpus(run: Run) -> list[str]:
     devices = run.manifest.get("devices") or []
-    return sorted(f"{one.get('name', 'unknown')} {one.get('power_limit_w', '')}".strip() for one in devices)
+    return sorted(f"{gpu.get('name', 'unknown')} {gpu.get('power_limit_w', '')}".strip() for gpu in devices)
 
 
 def _drivers(run: Run) -> list[str]:
-    told = {f"{name} {version}" for name, version in run.manifest["host"].get("drivers", {}).items()}
-    return sorted(told | {str(one["driver"]) for one in run.manifest.get("devices") or [] if "driver" in one})
+    drivers = {f"{name} {version}" for name, version in run.manifest["host"].get("drivers", {}).items()}
+    return sorted(drivers | {str(gpu["driver"]) for gpu in run.manifest.get("devices") or [] if "driver" in gpu})
 
 
 _CONDITIONS: dict[str, Any] = {
@@ -180,12 +182,11 @@ _CONDITIONS: dict[str, Any] = {
 def _words(value: object) -> str:
     """Few enough to read."""
     if isinstance(value, dict):
-        value = [f"{key}={one}" for key, one in value.items() if one is not None]
+        value = [f"{key}={item}" for key, item in value.items() if item is not None]
     if not isinstance(value, list):
         return "none" if value is None else str(value)
-    counts = {one: value.count(one) for one in value}
-    told = [one if count == 1 else f"{count} x {one}" for one, count in counts.items()]
-    return ", ".join(told if len(told) <= 6 else [*told[:6], f"{len(told) - 6} more"]) or "none"
+    texts = [item if count == 1 else f"{count} x {item}" for item, count in Counter(value).items()]
+    return ", ".join(texts if len(texts) <= 6 else [*texts[:6], f"{len(texts) - 6} more"]) or "none"
 
 
 def label_of(cell: CellInfo) -> str:
@@ -200,71 +201,68 @@ def _planned(run: Run) -> int:
 
 
 def _values(side: Side) -> _Values:
-    found = _Values()
+    values = _Values()
     for summary in side.run.summaries:
         if summary.cell.variant != side.variant:
             continue
         label = label_of(summary.cell)
-        found.cells[label] = summary.cell
-        found.found[label] = {metric: {} for metric in METRICS}
-        lasting = [one.code for one in summary.reasons if one.status == "invalid" and one not in INCIDENTS]
+        values.cells[label] = summary.cell
+        values.means[label] = {metric: {} for metric in METRICS}
+        lasting = [reason.code for reason in summary.reasons if reason.status == "invalid" and reason not in INCIDENTS]
         if lasting:
-            found.dropped[label] = ", ".join(lasting)
+            values.dropped[label] = ", ".join(lasting)
             continue
-        if doubts := [one.code for one in summary.reasons if one.status == "suspect"]:
-            found.suspect[label] = ", ".join(dict.fromkeys(doubts))
+        if doubts := [reason.code for reason in summary.reasons if reason.status == "suspect"]:
+            values.suspect[label] = ", ".join(dict.fromkeys(doubts))
         for block, rounds, why in _starts(side.run, summary):
             if why:
-                found.lost[block, label] = why
+                values.lost[block, label] = why
                 continue
             for metric in METRICS:
-                if told := [value for one in rounds if (value := FIGURES[metric](one))]:
-                    found.found[label][metric][block] = fmean(told)
-    return found
+                if of_rounds := [value for r in rounds if (value := FIGURES[metric](r))]:
+                    values.means[label][metric][block] = fmean(of_rounds)
+    return values
 
 
 def _starts(run: Run, summary: CellSummary) -> Iterator[tuple[int, Sequence[RoundMetrics], str]]:
     """Each start's block and rounds, and why it does not count."""
     cell = summary.cell
-    bad: dict[int | None, str] = {}
-    if summary.status == "invalid":
-        tables = run.directory.read_cell(cell.key)
-        for start in by_start(summary.rounds):
-            block = start[0].block
-            own = [table for table, one in zip(tables, summary.rounds, strict=True) if one.block == block]
-            evidence = evidence_of(cell, own, metrics_of(cell, own), (), [round_facts(table) for table in own])
-            codes = [one.code for one in status_of(evidence, cell.budgets)[1] if one.status == "invalid"]
-            bad[block] = ", ".join(codes)
+    tables = run.directory.read_cell(cell.key) if summary.status == "invalid" else []
     for start in by_start(summary.rounds):
         block = start[0].block
-        short = f"{len(start)} of {cell.rounds_min} rounds" if len(start) < cell.rounds_min else ""
-        yield block or 0, start, bad.get(block, "") or short
+        why = f"{len(start)} of {cell.rounds_min} rounds" if len(start) < cell.rounds_min else ""
+        if tables:
+            own = [table for table, r in zip(tables, summary.rounds, strict=True) if r.block == block]
+            evidence = evidence_of(cell, own, metrics_of(cell, own), (), [round_facts(table) for table in own])
+            codes = [reason.code for reason in status_of(evidence, cell.budgets)[1] if reason.status == "invalid"]
+            why = ", ".join(codes) or why
+        yield block or 0, start, why
 
 
 def _unpaired(old: _Values, new: _Values, base: str, candidate: str) -> dict[str, str]:
     """Cells that only one side has, or that the sides did not measure alike."""
-    told = {label: f"only {base} has it" for label in old.cells if label not in new.cells}
-    told |= {label: f"only {candidate} has it" for label in new.cells if label not in old.cells}
+    reasons = {label: f"only {base} has it" for label in old.cells if label not in new.cells}
+    reasons |= {label: f"only {candidate} has it" for label in new.cells if label not in old.cells}
     for label in old.cells.keys() & new.cells.keys():
-        one, other = old.cells[label], new.cells[label]
-        if differing := [name for name in _ALIKE if getattr(one, name) != getattr(other, name)]:
-            told[label] = f"measured with unlike {', '.join(differing)}"
-    return dict(sorted(told.items()))
+        sides = old.cells[label], new.cells[label]
+        if differing := [name for name in _ALIKE if len({getattr(cell, name) for cell in sides}) > 1]:
+            reasons[label] = f"measured with different {', '.join(differing)}"
+    return dict(sorted(reasons.items()))
 
 
 def _failures(side: Side) -> dict[int, str]:
     """The blocks in which a start of this side failed, and why."""
-    events = [one for one in side.run.directory.events() if one["event"] == "start_failed"]
-    return {one["block"]: str(one["reason"]) for one in events if one["variant"] == side.variant}
+    events = [event for event in side.run.directory.events() if event["event"] == "start_failed"]
+    return {event["block"]: str(event["reason"]) for event in events if event["variant"] == side.variant}
 
 
 def _absent(side: Side) -> str:
     """Why a side has no number at all; empty when it has."""
     if any(summary.rounds for summary in side.run.summaries if summary.cell.variant == side.variant):
         return ""
-    if failed := _failures(side):
-        started = any(one.get("variant") == side.variant for one in side.run.manifest["starts"])
-        why = next(iter(failed.values()))
+    if failures := _failures(side):
+        started = any(start.get("variant") == side.variant for start in side.run.manifest["starts"])
+        why = next(iter(failures.values()))
         return f"{side.name} " + (f"has no finished round: {why}" if started else f"never started: {why}")
     return f"{side.name} has no finished round"
 
@@ -272,37 +270,33 @@ def _absent(side: Side) -> str:
 def _confounded(base: Side, candidate: Side) -> list[str]:
     """What an experiment like this leaves confounded."""
     if base.run is not candidate.run:
-        names = {one.run.manifest["host"].get("name") for one in (base, candidate)}
-        return ["the runs are of different hosts"] if len(names) > 1 else []
+        hosts = {side.run.manifest["host"].get("name") for side in (base, candidate)}
+        return ["the runs are of different hosts"] if len(hosts) > 1 else []
     if base.run.manifest["spec"]["engine"]["kind"] == "endpoint":
-        return ["neither server was restarted between blocks: the luck of its one start looks like an effect"]
+        return ["no server was restarted between blocks: the change is confounded with the variance between starts"]
     return []
 
 
-def _told(side: Side, values: _Values) -> list[str]:
+def _side_notes(side: Side, values: _Values) -> list[str]:
     """What happened on one side, in sentences."""
-    told = [f"{side.name}: {_cells(who)} dropped as invalid ({why})" for why, who in _grouped(values.dropped)]
-    found = [values.found[label][METRICS[0]] for label in values.found if label not in values.dropped]
-    if any(found):
-        failed = _failures(side).items()
-        told += [
-            f"{side.name} failed in block {at}: {why}" for at, why in failed if any(at not in one for one in found)
+    notes = [f"{side.name}: {_cells(cells)} dropped as invalid ({why})" for why, cells in _grouped(values.dropped)]
+    blocks = [values.means[label][METRICS[0]] for label in values.means if label not in values.dropped]
+    if any(blocks):
+        notes += [
+            f"{side.name} failed in block {block}: {why}"
+            for block, why in _failures(side).items()
+            if any(block not in of_cell for of_cell in blocks)
         ]
-    blocks: dict[tuple[int, str], list[str]] = {}
-    for (block, label), why in values.lost.items():
-        blocks.setdefault((block, why), []).append(label)
-    in_blocks = bool(side.variant)
-    for (block, why), who in sorted(blocks.items()):
-        where = f" in block {block}" if in_blocks else ""
-        told.append(f"{side.name}: {_cells(who)} not counted{where} ({why})")
-    told += [f"{side.name}: {_cells(who)} suspect ({why})" for why, who in _grouped(values.suspect)]
-    return told
+    for (block, why), labels in sorted(_grouped({key: (key[0], why) for key, why in values.lost.items()})):
+        where = f" in block {block}" if side.variant else ""
+        notes.append(f"{side.name}: {_cells([label for _, label in labels])} not counted{where} ({why})")
+    return notes + [f"{side.name}: {_cells(cells)} suspect ({why})" for why, cells in _grouped(values.suspect)]
 
 
-def _grouped(reasons: Mapping[str, str]) -> list[tuple[str, list[str]]]:
-    groups: dict[str, list[str]] = {}
-    for label, why in reasons.items():
-        groups.setdefault(why, []).append(label)
+def _grouped(reasons: Mapping[K, R]) -> list[tuple[R, list[K]]]:
+    groups: dict[R, list[K]] = {}
+    for key, reason in reasons.items():
+        groups.setdefault(reason, []).append(key)
     return list(groups.items())
 
 
@@ -314,8 +308,8 @@ def _fidelity(base: Side, candidate: Side) -> tuple[str, str]:
     """Verdict and sentence of `fidelity.judge`, where the sweep asked for it."""
     if base.run is not candidate.run or base.run.manifest["spec"].get("fidelity", "off") == "off":
         return "not_measured", "outputs were not compared"
-    found = fidelity_of(base.run, base.variant, candidate.variant)
-    return found.verdict, found.sentence
+    fidelity = fidelity_of(base.run, base.variant, candidate.variant)
+    return fidelity.verdict, fidelity.sentence
 
 
 def fidelity_of(run: Run, base: str, candidate: str) -> Fidelity:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchbench.comparison.pairs import Pair
-from benchbench.comparison.verdicts import MORE_MAX, PRIMARY, Comparison, Judgement, Noise, Overall
-from benchbench.report.markdown import escape_markdown
+from benchbench.comparison.verdicts import MORE_MAX, PRIMARY, Comparison, Effect, Noise, Overall
+from benchbench.report.markdown import escape_markdown, write_table
 from benchbench.report.summary_table import Row
 
 SHOWN = ("sys_tok_s", "ttft", "tpot")
@@ -21,77 +21,85 @@ _TO = "\N{EN DASH}"
 
 def headline(pair: Pair, metric: str = PRIMARY[0]) -> Overall | None:
     """The geometric mean of a metric; None where no cell has it in every start."""
-    return next((one for one in pair.compared.overall if one.metric == metric), None)
+    return next((overall for overall in pair.compared.overall if overall.metric == metric), None)
 
 
 def cells_of(pair: Pair, metrics: Sequence[str]) -> list[Comparison]:
     """The compared cells, metric by metric, from small shapes to large."""
-    return sorted((one for one in pair.compared.cells if one.metric in metrics), key=lambda one: _order(pair, one))
+
+    def order(comparison: Comparison) -> tuple[Any, ...]:
+        cell, metric = pair.cells[comparison.cell], comparison.metric
+        return SHOWN.index(metric) if metric in SHOWN else 9, cell.input, cell.output, cell.batch or cell.rate
+
+    return sorted((comparison for comparison in pair.compared.cells if comparison.metric in metrics), key=order)
 
 
-def _order(pair: Pair, one: Comparison) -> tuple[Any, ...]:
-    cell = pair.cells[one.cell]
-    return SHOWN.index(one.metric) if one.metric in SHOWN else 9, cell.input, cell.output, cell.batch or cell.rate
+# ---- Sentences ------------------------------------------------------------------------------------------
 
 
 def sentence(pair: Pair) -> str:
-    """What a person would say of it."""
+    """The result in one sentence."""
     if pair.absent:
         return f"{pair.absent}. There is nothing to compare."
     if not pair.compared.cells:
         return f"No cell has valid numbers of both {pair.base} and {pair.candidate}: there is nothing to compare."
-    whole = headline(pair)
-    if whole:
-        parts = [_headline(pair, whole)]
+    overall = headline(pair)
+    if overall:
+        parts = [_overall_text(pair, overall)]
     else:
-        parts = [f"no verdict on {pair.candidate} as a whole, since no cell has Sys tok/s in every start"]
-    primary = [one for one in pair.compared.cells if one.metric in PRIMARY]
-    if whole is None or whole.verdict == "undecided":
-        parts += [f"faster on {_named(fast)}"] if (fast := _called(primary, "faster")) else []
-    parts.append(f"slower on {_named(_called(primary, 'slower'))}")
-    parts += [_wait(ttft)] if (ttft := headline(pair, "ttft")) else []
+        parts = [f"no overall verdict on {pair.candidate}: no cell has Sys tok/s in every start"]
+    primary = [comparison for comparison in pair.compared.cells if comparison.metric in PRIMARY]
+    faster, slower = (_with_verdict(primary, verdict) for verdict in ("faster", "slower"))
+    if faster and (overall is None or overall.verdict == "undecided"):
+        parts.append(f"faster in {_named(faster)}")
+    parts.append(f"slower in {_named(slower)}" if slower else "no cell slower")
+    parts += [_ttft_text(ttft)] if (ttft := headline(pair, "ttft")) else []
     if pair.fidelity == "differs":
         return "; ".join(parts) + ", but outputs differ."
     return "; ".join([*parts, pair.fidelity_note]) + "."
 
 
-def _headline(pair: Pair, one: Overall) -> str:
-    count = f"{len(one.cells)} cell{'s'[: len(one.cells) > 1]}"
-    point, low, high = one.ratio.point, one.ratio.low, one.ratio.high
-    if one.verdict == "faster":
-        return f"{pair.candidate} is {percent(point - 1)} faster than {pair.base} ({_span(low, high)}) over {count}"
-    if one.verdict == "slower":
-        span = _span(high and 2 - high, low and 2 - low)
-        return f"{pair.candidate} is {percent(1 - point)} slower than {pair.base} ({span}) over {count}"
-    about = f"{percent(point - 1, '+')}, {_span(low, high, '+')}" if low else percent(point - 1, "+")
-    if one.verdict == "equivalent":
-        margin = f"{100 * pair.margin:g} %"
-        return f"{pair.candidate} is as fast as {pair.base} within {margin} ({about}) over {count}"
-    told = f"whether {pair.candidate} is faster than {pair.base} is undecided ({about}) over {count}: "
-    if one.mde_family is None:
-        return told + one.warnings[-1]
-    told += f"{one.ratio.n} blocks find {detectable(one)} four times in five, and "
-    if one.more_blocks is None:
-        return told + f"{MORE_MAX} more would probably not decide"
-    return told + f"about {one.more_blocks} more would probably decide (for planning a new run, not for resuming this)"
+def _overall_text(pair: Pair, overall: Overall) -> str:
+    point, low, high = overall.ratio.point, overall.ratio.low, overall.ratio.high
+    over = f"over {cell_count(pair, overall)} cell{'s'[: pair.planned_cells > 1]}"
+    if overall.verdict == "faster":
+        return f"{pair.candidate} is {percent(point - 1)} faster than {pair.base} ({_ci(low, high)}) {over}"
+    if overall.verdict == "slower":
+        ci = _ci(high and 2 - high, low and 2 - low)
+        return f"{pair.candidate} is {percent(1 - point)} slower than {pair.base} ({ci}) {over}"
+    verdict = f"equivalent within {100 * pair.margin:g} %" if overall.verdict == "equivalent" else "undecided"
+    interval = f" ({_ci(low, high, '+')})" if low else ""
+    text = f"{pair.candidate} vs {pair.base}: {verdict}, {percent(point - 1, '+')}{interval} {over}"
+    if overall.verdict == "equivalent":
+        return text
+    if overall.mde_family is None:
+        return f"{text}: {overall.warnings[-1]}"
+    text += f"; MDE of {overall.ratio.n} blocks {mde_text(overall)}, "
+    if overall.more_blocks is None:
+        return text + f"{MORE_MAX} more would probably not decide"
+    return (
+        text + f"about {overall.more_blocks} more would decide with 80 % power (plan a new run, do not resume this one)"
+    )
 
 
-def _wait(one: Overall) -> str:
-    if one.verdict == "equivalent":
-        return "TTFT the same"
-    if one.verdict == "undecided":
-        return "TTFT undecided"
-    change = abs(1 / one.ratio.point - 1)
-    return f"TTFT {percent(change)} {'shorter' if one.verdict == 'faster' else 'longer'}"
+def cell_count(pair: Pair, overall: Overall) -> str:
+    """On how many cells a geometric mean rests, and of how many where that is not all."""
+    count = len(overall.cells)
+    return f"{count}" if count == pair.planned_cells else f"{count} of {pair.planned_cells}"
 
 
-def _called(cells: Sequence[Comparison], verdict: str) -> list[str]:
-    return list(dict.fromkeys(one.cell for one in cells if one.verdict == verdict))
+def _ttft_text(overall: Overall) -> str:
+    if overall.verdict in {"equivalent", "undecided"}:
+        return f"TTFT {overall.verdict}"
+    change = abs(1 / overall.ratio.point - 1)
+    return f"TTFT {percent(change)} {'shorter' if overall.verdict == 'faster' else 'longer'}"
+
+
+def _with_verdict(cells: Sequence[Comparison], verdict: str) -> list[str]:
+    return list(dict.fromkeys(comparison.cell for comparison in cells if comparison.verdict == verdict))
 
 
 def _named(cells: Sequence[str]) -> str:
-    if not cells:
-        return "none"
     return " and ".join(cells) if len(cells) <= 2 else f"{len(cells)} cells"
 
 
@@ -100,82 +108,84 @@ def percent(share: float, sign: str = "", most: float = 10) -> str:
     return f">{100 * most:.0f} %" if share > most else f"{100 * share:{sign}.1f} %"
 
 
-def _span(low: float | None, high: float | None, sign: str = "") -> str:
+def _ci(low: float | None, high: float | None, sign: str = "") -> str:
+    """The ends of a ratio's interval, as changes."""
     if low is None or high is None:
         return "no interval"
-    return f"{100 * (low - 1):{sign}.1f} to {percent(high - 1, sign)}"
+    return f"95 % CI {100 * (low - 1):{sign}.1f} to {percent(high - 1, sign).removesuffix(' %' if sign else '')}"
 
 
-def detectable(one: Judgement) -> str:
-    """The effect that is found 80 times in 100, as one of its family."""
-    return _TO if one.mde_family is None else percent(one.mde_family, most=1)
+def mde_text(effect: Effect) -> str:
+    """The smallest effect that is found with 80 % power, corrected for its family."""
+    return _TO if effect.mde_family is None else percent(effect.mde_family, most=1)
 
 
 def notes(pair: Pair) -> list[str]:
     """What belongs to the result: warnings, failed starts, cells left out, and why."""
-    found: dict[str, list[str]] = {}
-    for one in pair.compared.cells:
-        for warning in one.warnings if one.metric in SHOWN else ():
-            found.setdefault(warning, []).append(one.cell)
-    told = [f"{warning} ({_named(list(dict.fromkeys(who)))})" for warning, who in found.items()]
-    partial = {whole.left_out for whole in pair.compared.overall if whole.left_out and whole.metric in PRIMARY}
-    told += [f"the mean is without {_named(cells)}: not in every start" for cells in sorted(partial)]
+    warned: dict[str, list[str]] = {}
+    for comparison in pair.compared.cells:
+        for warning in comparison.warnings if comparison.metric in SHOWN else ():
+            warned.setdefault(warning, []).append(comparison.cell)
+    lines = [f"{warning} ({_named(list(dict.fromkeys(cells)))})" for warning, cells in warned.items()]
+    partial = {overall.left_out for overall in pair.compared.overall if overall.left_out and overall.metric in PRIMARY}
+    lines += [f"geometric mean without {_named(cells)}: not valid in every start" for cells in sorted(partial)]
     left_out = [cell for cell, metric in pair.compared.left_out if metric == PRIMARY[0]]
-    told += [f"{_named(left_out)}: no block has both sides"] if left_out else []
-    told += [pair.fidelity_note] if pair.fidelity == "differs" else []
-    return [*pair.compared.warnings, *pair.notes, *told]
+    lines += [f"{_named(left_out)}: no block has both sides"] if left_out else []
+    lines += [pair.fidelity_note] if pair.fidelity == "differs" else []
+    return [*pair.compared.warnings, *pair.notes, *lines]
+
+
+def caption(pair: Pair) -> str:
+    """What the columns mean."""
+    design = f"paired over {pair.blocks} blocks" if pair.interleaved else "two runs, not interleaved"
+    return (
+        f"Ratio above 1: {pair.candidate} is better, for latencies too (base / candidate). 95 % CI over server starts "
+        f"({design}). Verdict: 5 % level after Holm; equivalent: within {100 * pair.margin:g} %. "
+        "MDE: smallest effect found with 80 % power, Holm-corrected."
+    )
 
 
 # ---- Tables ---------------------------------------------------------------------------------------------
 
 
+def ratio_table(
+    pair: Pair, metrics: Sequence[str] = SHOWN, *, overall_only: bool = False
+) -> tuple[list[str], list[list[str]]]:
+    """Head and rows, as plain texts; no rows where there is nothing to compare."""
+    rated = any(cell.batch is None for cell in pair.cells.values())
+    head = ["Metric", "Input", "Output", "Rate (req/s)" if rated else "Batch", pair.base, pair.candidate]
+    rows: list[list[str]] = []
+    for metric in metrics if not pair.absent else ():
+        for comparison in [] if overall_only else cells_of(pair, [metric]):
+            cell, values = pair.cells[comparison.cell], (comparison.base, comparison.candidate)
+            shape = [str(cell.input), str(cell.output), f"{cell.rate:g}" if cell.batch is None else str(cell.batch)]
+            shape += [f"{value:.1f}" if metric == "sys_tok_s" else f"{1e3 * value:.2f}" for value in values]
+            rows.append([NAMES[metric], *shape, *_ratio_texts(comparison)])
+        if overall := headline(pair, metric):
+            rows.append([NAMES[metric], f"mean of {cell_count(pair, overall)}", *4 * [_TO], *_ratio_texts(overall)])
+    return [*head, "Ratio", "95 % CI", "Verdict", "MDE"], rows
+
+
+def ratio_text(effect: Effect) -> tuple[str, str]:
+    """The ratio and its interval."""
+    low, high = effect.ratio.low, effect.ratio.high
+    interval = _TO if low is None or high is None else f"{low:.3f}{_TO}{min(high, 999):.3f}"
+    return f"{effect.ratio.point:.3f}", interval
+
+
+def _ratio_texts(effect: Effect) -> tuple[str, ...]:
+    return (*ratio_text(effect), effect.verdict, mde_text(effect))
+
+
 def comparison_table(pairs: Sequence[Pair], metrics: Sequence[str] = SHOWN) -> str:
     """Markdown: for each pair the table, the sentence, and what must be known with it."""
-    return "\n".join(_markdown(pair, metrics) for pair in pairs)
-
-
-def _markdown(pair: Pair, metrics: Sequence[str]) -> str:
-    lines = _rows(pair, metrics) if pair.compared.cells and not pair.absent else []
-    how = f"{pair.blocks} blocks" if pair.interleaved else "two runs, not interleaved"
-    caption = (
-        f"Ratio: above 1 {pair.candidate} is better, also in latencies; 95 % interval over starts ({how}). Verdict "
-        f"at 5 % after Holm, equivalent within {100 * pair.margin:g} %. Detectable: found 4 times in 5, as one of all."
-    )
-    blocks = [lines, [escape_markdown(sentence(pair))], [f"- {escape_markdown(note)}" for note in notes(pair)]]
-    blocks += [[escape_markdown(caption)]] if lines else []
-    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
-
-
-def _rows(pair: Pair, metrics: Sequence[str], *, wholes_only: bool = False) -> list[str]:
-    rated = any(cell.batch is None for cell in pair.cells.values())
-    names = [*map(escape_markdown, (pair.base, pair.candidate)), "Ratio", "95 % interval", "Verdict", "Detectable"]
-    head = ["Metric", "Input", "Output", "Rate (req/s)" if rated else "Batch", *names]
-    lines = [_row(*head), "|" + "---|" * len(head)]
-    for metric in metrics:
-        for one in [] if wholes_only else cells_of(pair, [metric]):
-            cell = pair.cells[one.cell]
-            values = (f"{value:.1f}" if metric.endswith("tok_s") else f"{1e3 * value:.2f}" for value in _sides(one))
-            shape = (cell.input, cell.output, f"{cell.rate:g}" if cell.batch is None else cell.batch)
-            lines.append(_line(metric, (*shape, *values), one))
-        if whole := headline(pair, metric):
-            mean = f"mean of {len(whole.cells)}"
-            lines.append(_line(metric, (mean, _TO, _TO, _TO, _TO), whole))
-    return lines
-
-
-def _sides(one: Comparison) -> tuple[float, float]:
-    return one.base, one.candidate
-
-
-def _line(metric: str, values: Sequence[object], one: Judgement) -> str:
-    low, high = one.ratio.low, one.ratio.high
-    span = _TO if low is None or high is None else f"{low:.3f}{_TO}{min(high, 999):.3f}"
-    cells = (NAMES[metric], *values, f"{one.ratio.point:.3f}", span, one.verdict, detectable(one))
-    return _row(*cells)
-
-
-def _row(*cells: object) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"
+    texts = []
+    for pair in pairs:
+        table = _markdown_table(*ratio_table(pair, metrics))
+        blocks = [table, [escape_markdown(sentence(pair))], [f"- {escape_markdown(note)}" for note in notes(pair)]]
+        blocks += [[escape_markdown(caption(pair))]] if table else []
+        texts.append("\n\n".join("\n".join(block) for block in blocks if block) + "\n")
+    return "\n".join(texts)
 
 
 def comparison_github(pairs: Sequence[Pair], metrics: Sequence[str] = SHOWN) -> str:
@@ -184,35 +194,41 @@ def comparison_github(pairs: Sequence[Pair], metrics: Sequence[str] = SHOWN) -> 
     for pair in pairs:
         parts.append(f"### {escape_markdown(pair.candidate)} against {escape_markdown(pair.base)}")
         parts.append(f"**{escape_markdown(sentence(pair))}**")
-        if pair.compared.cells and not pair.absent:
-            parts.append("\n".join(_rows(pair, metrics, wholes_only=True)))
-            table = "\n".join(_rows(pair, metrics))
-            parts.append(
-                f"<details><summary>{len(pair.cells)} cells, {pair.blocks} blocks</summary>\n\n{table}\n\n</details>"
-            )
-        if told := notes(pair):
-            parts.append("\n".join(f"- {escape_markdown(note)}" for note in told))
-    return "\n\n".join(parts) + "\n"
+        if table := _markdown_table(*ratio_table(pair, metrics)):
+            parts.append("\n".join(_markdown_table(*ratio_table(pair, metrics, overall_only=True))))
+            heading = f"{len(pair.cells)} cells, {pair.blocks} blocks"
+            parts.append("\n\n".join([f"<details><summary>{heading}</summary>", "\n".join(table), "</details>"]))
+        if lines := notes(pair):
+            parts.append("\n".join(f"- {escape_markdown(note)}" for note in lines))
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def noise_table(found: Sequence[Noise], both: Pair) -> str:
+def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [[escape_markdown(text) for text in row] for row in (head, *rows)]
+    return write_table(lines[0], lines[1:]) if rows else []
+
+
+def noise_table(noises: Sequence[Noise], pair: Pair) -> str:
     """The noise per start of an A/A run, what effects it lets find, and whether A differs from itself."""
-    head = ["Metric", "Input", "Output", "Batch", "Noise per start", "Detectable alone", "Detectable as one of all"]
-    lines = [_row(*head), "|" + "---|" * len(head)]
-    for one in (one for one in found if one.metric in SHOWN):
-        cell = both.cells[one.cells[0]]
-        where = (cell.input, cell.output, cell.batch if cell.batch is not None else f"{cell.rate:g}")
-        shape = where if len(one.cells) == 1 else (f"mean of {len(one.cells)}", _TO, _TO)
-        known = (f"{100 * one.sd:.2f} %", percent(one.mde, most=1), percent(one.mde_family, most=1))
-        lines.append(_row(NAMES[one.metric].partition(" (")[0], *shape, *known))
-    called = [one for one in (*both.compared.cells, *both.compared.overall) if one.verdict in {"faster", "slower"}]
-    told = f"{both.base} against {both.candidate}, over {both.blocks} blocks: "
-    if called:
-        told += f"{len(called)} differences are called, of builds that are the same. In a family of cells or of means "
-        told += "chance does so 5 times in 100; oftener, something is wrong with the machine."
+    head = ["Metric", "Input", "Output", "Batch", "Noise per start", "MDE of one test", "MDE, Holm-corrected"]
+    rows = []
+    for noise in (noise for noise in noises if noise.metric in SHOWN):
+        cell = pair.cells[noise.cells[0]]
+        shape = [str(cell.input), str(cell.output), f"{cell.rate:g}" if cell.batch is None else str(cell.batch)]
+        shape = shape if len(noise.cells) == 1 else [f"mean of {len(noise.cells)}", _TO, _TO]
+        shares = f"{100 * noise.sd:.2f} %", percent(noise.mde, most=1), percent(noise.mde_family, most=1)
+        rows.append([NAMES[noise.metric].partition(" (")[0], *shape, *shares])
+    effects = [*pair.compared.cells, *pair.compared.overall]
+    detected = sum(effect.verdict in {"faster", "slower"} for effect in effects)
+    result = f"{pair.base} against {pair.candidate}, over {pair.blocks} blocks: "
+    if detected:
+        result += (
+            f"{detected} difference{'s'[: detected > 1]} detected between equal builds. By chance 5 % of A/A runs "
+        )
+        result += "have one in a family (cells, means); more often, the machine is not in a steady state."
     else:
-        told += "nothing is called, as it must be."
-    return "\n".join([*lines, "", told, *(f"- {note}" for note in notes(both))]) + "\n"
+        result += "no difference detected, as expected."
+    return "\n".join([*write_table(head, rows), "", result, *(f"- {note}" for note in notes(pair))]) + "\n"
 
 
 # ---- For programs ---------------------------------------------------------------------------------------
@@ -223,11 +239,11 @@ def comparison_record(pairs: Sequence[Pair], metrics: Sequence[str] = SHOWN) -> 
 
     Ratios and effects are shares (1.02 and 0.02 are 2 %), values in tok/s and s.
     """
-    overalls = [_overall(pair, metrics) for pair in pairs]
+    records = [_pair_record(pair, metrics) for pair in pairs]
     return {
-        "cells": [_cell_record(pair, one) for pair in pairs for one in cells_of(pair, metrics)],
-        "overall": {key: overalls[0][key] for key in ("base", "candidate", "ratio", "verdict", "sentence", "fidelity")},
-        "pairs": overalls,
+        "cells": [_cell_record(pair, comparison) for pair in pairs for comparison in cells_of(pair, metrics)],
+        "overall": {key: records[0][key] for key in ("base", "candidate", "ratio", "verdict", "sentence", "fidelity")},
+        "pairs": records,
     }
 
 
@@ -248,38 +264,40 @@ def comparison_csv(pairs: Sequence[Pair], metrics: Sequence[str] = SHOWN) -> str
     return text.getvalue()
 
 
-def _cell_record(pair: Pair, one: Comparison) -> Row:
-    cell = pair.cells[one.cell]
+def _cell_record(pair: Pair, comparison: Comparison) -> Row:
+    cell = pair.cells[comparison.cell]
     shape = {name: getattr(cell, name) for name in ("input", "output", "batch", "rate", "load")}
-    values = {"base_value": one.base, "candidate_value": one.candidate}
-    unit = "tok/s" if one.metric.endswith("tok_s") else "s"
-    return {"base": pair.base, "candidate": pair.candidate, **shape, **_judged(pair, one), **values, "unit": unit}
+    values = {"base_value": comparison.base, "candidate_value": comparison.candidate}
+    unit = "tok/s" if comparison.metric == "sys_tok_s" else "s"
+    effect = _effect_record(pair, comparison)
+    return {"base": pair.base, "candidate": pair.candidate, **shape, **effect, **values, "unit": unit}
 
 
-def _judged(pair: Pair, one: Judgement) -> Row:
+def _effect_record(pair: Pair, effect: Effect) -> Row:
     names = ("p_adjusted", "mde", "verdict")
     more = ("p_value", "mde_family", "noise", "more_blocks")
     return {
-        "metric": one.metric,
-        "ratio": {end: getattr(one.ratio, end) for end in ("point", "low", "high")},
-        **{name: getattr(one, name) for name in names},
+        "metric": effect.metric,
+        "ratio": {end: getattr(effect.ratio, end) for end in ("point", "low", "high")},
+        **{name: getattr(effect, name) for name in names},
         "fidelity": pair.fidelity,
-        "starts": one.ratio.n,
-        **{name: getattr(one, name) for name in more},
-        "warnings": list(one.warnings),
+        "starts": effect.ratio.n,
+        **{name: getattr(effect, name) for name in more},
+        "warnings": list(effect.warnings),
     }
 
 
-def _overall(pair: Pair, metrics: Sequence[str]) -> Row:
-    whole = headline(pair)
+def _pair_record(pair: Pair, metrics: Sequence[str]) -> Row:
+    overall = headline(pair)
     empty = {"ratio": None, "verdict": "undecided"}
+    known = overall is not None and not pair.absent
     return {
         "base": pair.base,
         "candidate": pair.candidate,
-        **({name: _judged(pair, whole)[name] for name in empty} if whole and not pair.absent else empty),
+        **({name: _effect_record(pair, overall)[name] for name in empty} if overall and known else empty),
         "sentence": sentence(pair),
         "fidelity": pair.fidelity,
-        "means": [_judged(pair, one) for one in pair.compared.overall if one.metric in metrics],
+        "means": [_effect_record(pair, overall) for overall in pair.compared.overall if overall.metric in metrics],
         "blocks": pair.blocks,
         "interleaved": pair.interleaved,
         "margin": pair.margin,
@@ -288,11 +306,11 @@ def _overall(pair: Pair, metrics: Sequence[str]) -> Row:
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - anything that JSON holds
-    """Floats with 6 digits behind the point, those beyond all use as null."""
+    """Floats with 7 significant digits, those that are not finite as null."""
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     if isinstance(value, float):
         return float(f"{value:.7g}") if math.isfinite(value) else None
     return value

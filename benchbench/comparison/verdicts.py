@@ -70,7 +70,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judgement:
+class Effect:
     """What is known of one ratio. What follows from a spread is None where there is none, and so is a p-value.
 
     `noise`: standard deviation of one start (of logs: 0.01 is about 1 %). `mde`: the smallest effect, as a share (0.02
@@ -92,7 +92,7 @@ class Judgement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison(Judgement):
+class Comparison(Effect):
     """One cell; `base` and `candidate` are geometric means over the starts, in the metric's own unit."""
 
     cell: str
@@ -101,7 +101,7 @@ class Comparison(Judgement):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Overall(Judgement):
+class Overall(Effect):
     """The geometric mean over `cells`; those `left_out` have values too, but not in every start."""
 
     cells: tuple[str, ...]
@@ -109,7 +109,7 @@ class Overall(Judgement):
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class Comparisons:
     """A whole comparison; `left_out` are the (cell, metric) that no block has, or no start of one side."""
 
     cells: tuple[Comparison, ...]
@@ -136,33 +136,33 @@ class Noise:
 
 def compare(
     samples: Iterable[Sample], *, paired: bool = True, margin: float = 0.01, floor: Iterable[Noise] = ()
-) -> Compared:
+) -> Comparisons:
     """All metrics and cells in the order of first appearance, and each metric's geometric mean.
 
-    `paired=False` is for two runs that were not interleaved: Welch's t over starts. With a `floor` nothing is called
+    `paired=False` is for two runs that were not interleaved: Welch's t over starts. With a `floor` nothing is
     faster or slower whose ratio lies within `Noise.bound` of its cells. Raises ValueError for an unknown metric, a
     value not above 0, a cell given twice for a block, or a margin not above 0.
     """
     if not margin > 0:
         raise ValueError(f"margin must be above 0, not {margin}")
-    rules = _Rules(paired, math.log1p(margin), {(frozenset(one.cells), one.metric): one for one in floor})
+    rules = _Rules(paired, math.log1p(margin), {(frozenset(noise.cells), noise.metric): noise for noise in floor})
     grids = _grids(samples, paired)
-    wholes = [grid.whole() for grid in grids]
-    told = [] if paired else ["not interleaved: drift between the runs is not separated from the change"]
-    told += [
-        f"no geometric mean of {one.metric}: no cell has a value in every start" for one in wholes if not one.cells
+    means = [grid.mean() for grid in grids]
+    warnings = [] if paired else ["not interleaved: the change is confounded with drift between the runs"]
+    warnings += [
+        f"no geometric mean of {mean.metric}: no cell has a value in every start" for mean in means if not mean.cells
     ]
-    return Compared(
+    return Comparisons(
         cells=tuple(
-            Comparison(cell=one.cells[0], base=one.geometric(one.base), candidate=one.geometric(one.new), **known)
-            for one, known in _judged([claim for grid in grids for claim in grid.claims()], rules)
+            Comparison(cell=c.cells[0], base=c.geometric(c.base), candidate=c.geometric(c.new), **effect)
+            for c, effect in _effects([contrast for grid in grids for contrast in grid.contrasts()], rules)
         ),
         overall=tuple(
-            Overall(cells=one.cells, left_out=one.left_out, **known)
-            for one, known in _judged([one for one in wholes if one.cells], rules)
+            Overall(cells=c.cells, left_out=c.left_out, **effect)
+            for c, effect in _effects([mean for mean in means if mean.cells], rules)
         ),
         left_out=tuple((cell, grid.metric) for grid in grids for cell in grid.base if cell not in grid.both),
-        warnings=tuple(told),
+        warnings=tuple(warnings),
     )
 
 
@@ -173,18 +173,18 @@ def noise(samples: Iterable[Sample]) -> tuple[Noise, ...]:
     which they must not, is what `compare` of the same samples says.
     """
     grids = _grids(samples, paired=True)
-    cells = [claim for grid in grids for claim in grid.claims()]
-    wholes = [whole for grid in grids if len((whole := grid.whole()).cells) > 1]
+    cells = [contrast for grid in grids for contrast in grid.contrasts()]
+    means = [mean for grid in grids if len((mean := grid.mean()).cells) > 1]
     return tuple(
         Noise(
-            cells=claim.cells,
-            sd=known["noise"],
-            degrees=known["ratio"].n - 1,
-            **{name: known[name] for name in ("metric", "mde", "mde_family")},
+            cells=contrast.cells,
+            sd=effect["noise"],
+            degrees=effect["ratio"].n - 1,
+            **{name: effect[name] for name in ("metric", "mde", "mde_family")},
         )
-        for group in (cells, wholes)
-        for claim, known in _judged(group, _Rules(paired=True))
-        if known["noise"] is not None
+        for group in (cells, means)
+        for contrast, effect in _effects(group, _Rules(paired=True))
+        if effect["noise"] is not None
     )
 
 
@@ -200,8 +200,8 @@ def power(effect: float, sd: float, blocks: int, tests: int = 1) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class _Claim:
-    """What is to be judged: per start a cell's value, or a mean over cells, as logs of which more is better."""
+class _Contrast:
+    """What is to be tested: per start a cell's value, or a mean over cells, as logs of which more is better."""
 
     metric: str
     cells: tuple[str, ...]
@@ -228,12 +228,12 @@ class _Grid:
     def both(self) -> list[str]:
         return [cell for cell in self.base if self.base[cell] and self.new[cell]]
 
-    def claims(self) -> Iterator[_Claim]:
+    def contrasts(self) -> Iterator[_Contrast]:
         for cell in self.both:
             sides = (list(self.base[cell].values()), list(self.new[cell].values()))
-            yield _Claim(self.metric, (cell,), (), *sides, len(self.blocks))
+            yield _Contrast(self.metric, (cell,), (), *sides, len(self.blocks))
 
-    def whole(self) -> _Claim:
+    def mean(self) -> _Contrast:
         """The mean over those cells that every start has; a start with fewer than half of the cells does not count."""
         cells, sides = self.both, (self.base, self.new)
         kept = [[b for b in self.blocks if 2 * sum(b in side[cell] for cell in cells) >= len(cells)] for side in sides]
@@ -241,30 +241,30 @@ class _Grid:
             cell for cell in cells if all(b in side[cell] for side, of in zip(sides, kept, strict=True) for b in of)
         ]
         if not all(kept) or not full:
-            return _Claim(self.metric, (), tuple(cells), [], [], len(self.blocks))
+            return _Contrast(self.metric, (), tuple(cells), [], [], len(self.blocks))
         base, new = ([fmean(side[cell][b] for cell in full) for b in of] for side, of in zip(sides, kept, strict=True))
         left_out = tuple(cell for cell in cells if cell not in full)
-        return _Claim(self.metric, tuple(full), left_out, base, new, len(self.blocks))
+        return _Contrast(self.metric, tuple(full), left_out, base, new, len(self.blocks))
 
 
 def _grids(samples: Iterable[Sample], paired: bool) -> list[_Grid]:
     grids: dict[str, _Grid] = {}
     seen = set()
-    for one in samples:
-        where = f"cell {one.cell}, {one.metric}, block {one.block}"
-        if one.metric not in BETTER:
+    for sample in samples:
+        where = f"cell {sample.cell}, {sample.metric}, block {sample.block}"
+        if sample.metric not in BETTER:
             raise ValueError(f"{where}: unknown metric, known are {', '.join(BETTER)}")
         if where in seen:
             raise ValueError(f"{where}: given twice")
         seen.add(where)
-        grid = grids.setdefault(one.metric, _Grid(one.metric, {}, {}, set()))
-        grid.blocks.add(one.block)
-        for side, value in ((grid.base, one.base), (grid.new, one.candidate)):
-            values = side.setdefault(one.cell, {})
+        grid = grids.setdefault(sample.metric, _Grid(sample.metric, {}, {}, set()))
+        grid.blocks.add(sample.block)
+        for side, value in ((grid.base, sample.base), (grid.new, sample.candidate)):
+            values = side.setdefault(sample.cell, {})
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{where}: {value} is not a finite number above 0")
-            if value is not None and not (paired and None in {one.base, one.candidate}):
-                values[one.block] = BETTER[one.metric] * math.log(value)
+            if value is not None and not (paired and None in {sample.base, sample.candidate}):
+                values[sample.block] = BETTER[sample.metric] * math.log(value)
     return list(grids.values())
 
 
@@ -275,53 +275,57 @@ class _Rules:
     floor: Mapping[tuple[frozenset[str], str], Noise] = field(default_factory=dict)
 
 
-def _judged(claims: Sequence[_Claim], rules: _Rules) -> Iterator[tuple[_Claim, dict[str, Any]]]:
-    """Each claim with the fields of its Judgement."""
-    shifts = [(paired_shift if rules.paired else welch_shift)(one.base, one.new, LEAST_SPREAD) for one in claims]
+def _effects(contrasts: Sequence[_Contrast], rules: _Rules) -> Iterator[tuple[_Contrast, dict[str, Any]]]:
+    """Each contrast with the fields of its Effect."""
+    shifts = [(paired_shift if rules.paired else welch_shift)(c.base, c.new, LEAST_SPREAD) for c in contrasts]
     families: dict[str, dict[int, float]] = {}
-    for index, (claim, shift) in enumerate(zip(claims, shifts, strict=True)):
+    for index, (contrast, shift) in enumerate(zip(contrasts, shifts, strict=True)):
         if shift.parts:
-            families.setdefault("primary" if claim.metric in PRIMARY else claim.metric, {})[index] = t_p_value(shift)
+            families.setdefault("primary" if contrast.metric in PRIMARY else contrast.metric, {})[index] = t_p_value(
+                shift
+            )
     tested = {}
     for family in families.values():
         for index, adjusted in zip(family, holm(list(family.values())), strict=True):
             tested[index] = (family[index], adjusted, len(family))
-    for index, (claim, shift) in enumerate(zip(claims, shifts, strict=True)):
-        known = _judge(claim, shift, *tested[index], rules) if index in tested else _untested(shift)
+    for index, (contrast, shift) in enumerate(zip(contrasts, shifts, strict=True)):
+        effect = _test(contrast, shift, *tested[index], rules) if index in tested else _untested(shift)
         least = min(shift.starts)
-        if least < claim.planned:
-            known["warnings"] = (f"{least} of {claim.planned} starts", *known["warnings"])
-        yield claim, {"metric": claim.metric, **known}
+        if least < contrast.planned:
+            effect["warnings"] = (f"{least} of {contrast.planned} starts", *effect["warnings"])
+        yield contrast, {"metric": contrast.metric, **effect}
 
 
 def _untested(shift: Shift) -> dict[str, Any]:
-    """A judgement of what has no spread: never a verdict, since nothing tells how much of the ratio is luck."""
+    """An effect what has no spread: never a verdict, since the variance between starts is unknown."""
     if min(shift.starts) < 2:
-        method, told = "one start", "one start of a side: no interval"
+        method, warning = "one start", "only one start of one side, so no interval"
     else:
-        method, told = "no spread", "no spread over starts: copies, or a deterministic server; no interval"
+        method, warning = "no spread", "no variance between starts (copies, or a deterministic server), so no interval"
     empty = dict.fromkeys(("p_value", "p_adjusted", "noise", "mde", "mde_family", "more_blocks"))
     ratio = Estimate(_exp(shift.point), None, None, CONFIDENCE, min(shift.starts), method)
-    return {"ratio": ratio, **empty, "verdict": "undecided", "warnings": (told,)}
+    return {"ratio": ratio, **empty, "verdict": "undecided", "warnings": (warning,)}
 
 
-def _judge(claim: _Claim, shift: Shift, p_value: float, p_adjusted: float, tests: int, rules: _Rules) -> dict[str, Any]:
+def _test(
+    contrast: _Contrast, shift: Shift, p_value: float, p_adjusted: float, tests: int, rules: _Rules
+) -> dict[str, Any]:
     error, degrees = shift.error()
     half = t_quantile((1 + CONFIDENCE) / 2, degrees) * error
     method = "paired t over blocks, logs" if rules.paired else "Welch's t over starts, logs"
     low, high = _exp(shift.point - half), _exp(shift.point + half)
-    floor = rules.floor.get((frozenset(claim.cells), claim.metric))
+    floor = rules.floor.get((frozenset(contrast.cells), contrast.metric))
     bound = floor.bound(shift.starts) if floor else 0.0
-    told = []
+    warnings = []
     if min(shift.starts) == 2:
-        told.append("two starts of a side: a very wide interval")
+        warnings.append("only two starts of one side: a very wide interval")
     if rules.floor and floor is None:
-        told.append("the noise run has no figure for this: no floor applied")
+        warnings.append("not in the noise run: no noise floor applied")
     verdict: Verdict = "undecided"
     if abs(shift.point) + t_quantile(1 - ALPHA, degrees) * error < rules.margin:
         verdict = "equivalent"
     elif p_adjusted <= ALPHA and abs(shift.point) <= bound:
-        told.append(f"within the noise floor of {100 * (_exp(bound) - 1):.2f} %: not called")
+        warnings.append(f"within the noise floor of {100 * (_exp(bound) - 1):.2f} %: no verdict")
     elif p_adjusted <= ALPHA:
         verdict = "faster" if shift.point > 0 else "slower"
     return {
@@ -333,7 +337,7 @@ def _judge(claim: _Claim, shift: Shift, p_value: float, p_adjusted: float, tests
         "mde_family": _exp(detectable(degrees, ALPHA / tests, POWER) * error) - 1,
         "more_blocks": _more_blocks(shift, tests, rules.margin, floor) if verdict == "undecided" else None,
         "verdict": verdict,
-        "warnings": tuple(told),
+        "warnings": tuple(warnings),
     }
 
 

@@ -7,6 +7,7 @@ variables, so that a dark page has dark figures.
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,7 +40,7 @@ TITLES = {
     "compare_forest": "Ratio of each cell, with its interval",
     "compare_heatmap": "Change of Sys tok/s of every cell",
     "compare_curves": "Sys tok/s of both sides",
-    "compare_blocks": "From block to block",
+    "compare_blocks": "Drift and variance from block to block",
 }
 _INKS = {
     "#ffffff": "paper",
@@ -58,32 +59,36 @@ _INKS = {
 _HREF = "{http://www.w3.org/1999/xlink}href"
 
 
-class Shown(NamedTuple):
-    """A figure as SVG, and what it says."""
+class PageFigure(NamedTuple):
+    """A figure as SVG, and its description."""
 
     title: str
-    says: str
+    description: str
     svg: str
 
 
-def shown_figures(rows: Sequence[Row], timeline: Timeline | None, title: str) -> Iterator[Shown]:
+def page_figures(rows: Sequence[Row], timeline: Timeline | None, title: str) -> Iterator[PageFigure]:
     """The figures of summary rows; texts must be free of control characters."""
     for name, figure in figures(rows, timeline, title):
-        yield _shown(name, figure, _says(name, rows, timeline), name.replace("_", "-"))
+        yield _page_figure(name, figure, _description(name, rows, timeline), name.replace("_", "-"))
 
 
-def shown_comparisons(pairs: Sequence[Pair], title: str, prefix: str) -> Iterator[Shown]:
+def comparison_page_figures(pairs: Sequence[Pair], title: str, prefix: str) -> Iterator[PageFigure]:
     """The figures of comparisons with one baseline. `prefix` begins the ids of these, which must differ on a page."""
     drawn = list(pairs)
     if len(pairs) > FEW_PAIRS and (figure := overview(pairs, title)):
-        wholes = {one.candidate: whole.ratio.point for one in pairs if (whole := headline(one))}
-        best = max(wholes, key=lambda name: wholes[name])
-        says = f"Geometric means of {len(wholes)} candidates: {best} is the fastest, at {wholes[best]:.3f} times."
-        yield _shown("compare_overview", figure, says, f"{prefix}-overview")
-        drawn = [one for one in pairs if one.candidate == best]
+        ratios = {pair.candidate: overall.ratio.point for pair in pairs if (overall := headline(pair))}
+        best = max(ratios, key=lambda name: ratios[name])
+        description = (
+            f"Geometric means of {len(ratios)} candidates: {best} is the fastest, at {ratios[best]:.3f} times."
+        )
+        yield _page_figure("compare_overview", figure, description, f"{prefix}-overview")
+        drawn = [pair for pair in pairs if pair.candidate == best]
     for place, pair in enumerate(drawn):
         for name, figure in comparison_figures(pair, title):
-            yield _shown(name, figure, _compares(name, pair), f"{prefix}-{place}-{name.partition('_')[2]}")
+            yield _page_figure(
+                name, figure, _comparison_description(name, pair), f"{prefix}-{place}-{name.partition('_')[2]}"
+            )
 
 
 def style() -> Any:  # noqa: ANN401 - matplotlib's context manager
@@ -93,16 +98,16 @@ def style() -> Any:  # noqa: ANN401 - matplotlib's context manager
     return mpl.rc_context(STYLE)
 
 
-# ---- What a figure says ---------------------------------------------------------------------------------
+# ---- Descriptions ---------------------------------------------------------------------------------
 
 
-def _says(name: str, rows: Sequence[Row], timeline: Timeline | None) -> str:
+def _description(name: str, rows: Sequence[Row], timeline: Timeline | None) -> str:
     usable = [row for row in rows if row.get("status") != "invalid"]
     if name == "timeline" and timeline is not None:
-        first, last = ([one for one in found if one == one] for found in (timeline.first_s, timeline.last_s))  # noqa: PLR0124 - not NaN
-        told = f"{len(timeline.sent_s)} requests of {timeline.label}"
-        told += f"; first tokens from {min(first):.3g} to {max(first):.3g} s" if first else ""
-        return told + (f"; the last token at {max(last):.3g} s." if last else ".")
+        first, last = ([s for s in times if math.isfinite(s)] for times in (timeline.first_s, timeline.last_s))
+        text = f"{len(timeline.sent_s)} requests of {timeline.label}"
+        text += f"; first tokens from {min(first):.3g} to {max(first):.3g} s" if first else ""
+        return text + (f"; the last token at {max(last):.3g} s." if last else ".")
     if name == "pareto":
         return f"Sys tok/s {_ends(usable, 'sys_tok_s', '')}; a single stream {_ends(usable, 'stream_tok_s', ' tok/s')}."
     if name in {"throughput", "heatmap"}:
@@ -111,45 +116,45 @@ def _says(name: str, rows: Sequence[Row], timeline: Timeline | None) -> str:
 
 
 def _ends(rows: Sequence[Row], name: str, unit: str) -> str:
-    """The smallest and the largest of a column, and where."""
+    """The smallest and the largest of a column, and in which cells."""
     known = [(value, row) for row in rows if (value := number(row, name)) is not None]
     if not known:
-        return "not known"
-    low, high = (end(known, key=lambda one: one[0]) for end in (min, max))
+        return "unknown"
+    low, high = (end(known, key=lambda pair: pair[0]) for end in (min, max))
     return " to ".join(f"{rounded(value, 1)}{unit} ({cell_name(row)})" for value, row in (low, high))
 
 
-def _compares(name: str, pair: Pair) -> str:
+def _comparison_description(name: str, pair: Pair) -> str:
     cells = cells_of(pair, PRIMARY[:1])
     if name == "compare_heatmap":
-        changes = sorted(100 * (one.ratio.point - 1) for one in cells)
+        changes = sorted(100 * (cell.ratio.point - 1) for cell in cells)
         return f"Sys tok/s changes by {changes[0]:+.1f} % to {changes[-1]:+.1f} % in {len(changes)} cells."
     if name == "compare_curves":
-        told = (f"{one.base:.1f} against {one.candidate:.1f} at {one.cell}" for one in (cells[0], cells[-1]))
-        return f"Sys tok/s of {pair.base} against {pair.candidate}: {'; '.join(told)}."
+        ends = (f"{cell.base:.1f} against {cell.candidate:.1f} at {cell.cell}" for cell in (cells[0], cells[-1]))
+        return f"Sys tok/s of {pair.base} against {pair.candidate}: {'; '.join(ends)}."
     if name == "compare_blocks":
-        every = [one.base for one in pair.samples if one.metric == PRIMARY[0] and one.base is not None]
-        return f"{pair.blocks} blocks; mean Sys tok/s of {pair.base} over all of them {fmean(every):.1f}."
+        speeds = [sample.base for sample in pair.samples if sample.metric == PRIMARY[0] and sample.base is not None]
+        return f"{pair.blocks} blocks; mean Sys tok/s of {pair.base} over all of them {fmean(speeds):.1f}."
     return sentence(pair)
 
 
 # ---- SVG ------------------------------------------------------------------------------------------------
 
 
-def _shown(name: str, figure: Figure, says: str, prefix: str) -> Shown:
+def _page_figure(name: str, figure: Figure, description: str, prefix: str) -> PageFigure:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    text, untold = io.StringIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    text, no_metadata = io.StringIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a title in a script that the font lacks
         canvas: Any = FigureCanvasSVG(figure)
-        canvas.print_svg(text, metadata=untold)
+        canvas.print_svg(text, metadata=no_metadata)
     title = TITLES.get(name, name.replace("_", " "))
-    return Shown(title, says, inline(text.getvalue(), prefix, title, says))
+    return PageFigure(title, description, inline(text.getvalue(), prefix, title, description))
 
 
-def inline(svg: str, prefix: str, title: str, says: str) -> str:
-    """An SVG of matplotlib's as an element of HTML: ids begin with `prefix`, and title and description are told.
+def inline(svg: str, prefix: str, title: str, description: str) -> str:
+    """An SVG of matplotlib's as an element of HTML: ids begin with `prefix`, with title and description.
 
     Nothing in it is from outside but texts, which a parser has read and a serialiser escapes. Raises ParseError for
     characters that XML does not know.
@@ -160,19 +165,19 @@ def inline(svg: str, prefix: str, title: str, says: str) -> str:
         element.tag = element.tag.rpartition("}")[2]
         element.attrib = dict(_attributes(element.attrib, prefix, used))
         if element.tag == "defs":
-            for sheet in [one for one in element if one.tag.endswith("style")]:
+            for sheet in [child for child in element if child.tag.endswith("style")]:
                 element.remove(sheet)
     keep = {name: root.attrib[name] for name in ("viewBox",)}
-    root.attrib = {**keep, "role": "img", "aria-labelledby": f"{prefix}-title {prefix}-says"}
-    for place, (tag, of, words) in enumerate((("title", "title", title), ("desc", "says", says))):
-        told = ET.Element(tag, {"id": f"{prefix}-{of}"})
-        told.text = words
-        root.insert(place, told)
+    root.attrib = {**keep, "role": "img", "aria-labelledby": f"{prefix}-title {prefix}-description"}
+    for place, (tag, of, words) in enumerate((("title", "title", title), ("desc", "description", description))):
+        element = ET.Element(tag, {"id": f"{prefix}-{of}"})
+        element.text = words
+        root.insert(place, element)
     return re.sub(r">\s+<", "><", ET.tostring(root, encoding="unicode"))
 
 
-def _attributes(found: Mapping[str, str], prefix: str, used: set[str]) -> Iterator[tuple[str, str]]:
-    for name, value in found.items():
+def _attributes(attributes: Mapping[str, str], prefix: str, used: set[str]) -> Iterator[tuple[str, str]]:
+    for name, value in attributes.items():
         if name == "id":
             if value in used:
                 yield name, f"{prefix}-{value}"
