@@ -35,6 +35,7 @@ README = Path(__file__).parents[1] / "README.md"
 SERVED = {"output": "as_served"}
 CHAT = {"engine": {"api": "chat"}, "prompts": {"kind": "text", "vocab": None}}
 FOUR = {"grid": {"batch": 4}}
+EIGHT = {"grid": {"batch": 8, "output": 12}}
 WARM = {"warmup": "auto"}
 LONG = {"mean_output_tokens": 1e6}  # as_served: answers end at max_tokens all the same
 
@@ -144,6 +145,9 @@ FAULTS: dict[str, Fault] = {
     "a restart between two rounds": Fault(
         "suspect", "replicas", changes={"rounds": {"min": 2, "max": 2, "rel_ci": 0.99}}, through=restarted
     ),
+    "fewer at once than the batch": Fault("suspect", "queued", {"law": STEPS, "max_num_seqs": 2}, EIGHT),
+    # The queue of prompts before one's own is what a batch is, and no reason.
+    "one prompt in a step": Fault("valid", "", {"law": STEPS, "max_num_batched_tokens": 24}, EIGHT),
     # Pace.
     # Every answer stalls at the same tokens: true numbers, which another round would repeat.
     "stalls, the same in each round": Fault("valid", "", faults(stall={"every": 3, "for_s": 0.1}), also=stalls_show),
@@ -233,7 +237,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "a buffering proxy": Fault(
         "invalid",
-        "shared_reads;first_token_shared;buffered_stream",
+        "shared_reads;first_token_shared;buffered_stream;delayed_stream",
         changes={"validity": {"shared_invalid": 0.1, "shared_suspect": 0.01}},
         through=behind_a_buffer,
     ),

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchbench.analysis.validity import Budgets, Evidence, Reason, Status, status_of, worst
+from benchbench.analysis.server_times import ServerTimes
+from benchbench.analysis.validity import Budgets, Evidence, Reason, Status, remedy, status_of, worst
 
 PAGE = Path(__file__).parents[1] / "docs" / "validity.md"
 GOOD = Evidence(
@@ -19,7 +20,8 @@ GOOD = Evidence(
     buffered=80, grouped=10, cached_tokens=3, input_wrong=0, input_unknown=0, output_unknown=0, usage_wrong=0,
     clock_step_ns=1_000_000, kernel_stamps=True, windowed=True, ttft_s=0.1, itl_s=0.01, send_skew_s=0.025,
     late_p99_s=0.025, lag_p99_s=0.005, drift=False, warmup_agreed=True, foreign_tokens=7, missing_tokens=0,
-    preemptions=2, prefix_hits=3, common_tokens=1,
+    preemptions=2, prefix_hits=3, common_tokens=1, in_flight=32, outside_s=0.025, ttft_last_s=3.6049, gap_s=0.01,
+    server=ServerTimes("metrics", 160, 0.1, 0.025_001, None, 0.025),
 )  # fmt: skip
 BUDGETS = Budgets(cached_tokens=2, preemptions=2, foreign_tokens=7)
 CHANGES: dict[Reason, dict[str, Any]] = {
@@ -42,6 +44,8 @@ CHANGES: dict[Reason, dict[str, Any]] = {
     Reason.FIRST_TOKEN_SHARED: {"first_shared": 1},
     Reason.GROUPED_TOKENS: {"grouped": 11},
     Reason.BUFFERED_STREAM: {"buffered": 81},
+    Reason.DELAYED_STREAM: {"outside_s": 0.025_001},
+    Reason.QUEUED: {"ttft_last_s": 3.605},
     Reason.SEND_SKEW: {"send_skew_s": 0.025_001},
     Reason.LATE_SENDS: {"late_p99_s": 0.025_001},
     Reason.CLIENT_LAG: {"lag_p99_s": 0.005_001},
@@ -91,7 +95,9 @@ def test_what_is_not_known_is_not_judged() -> None:
 
 
 def test_delays_below_a_millisecond_disturb_nothing() -> None:
-    quick = replace(GOOD, ttft_s=0.001, itl_s=1e-4, send_skew_s=0.001, late_p99_s=0.001, lag_p99_s=0.001)
+    quick = replace(
+        GOOD, outside_s=None, ttft_s=0.001, itl_s=1e-4, send_skew_s=0.001, late_p99_s=0.001, lag_p99_s=0.001
+    )
     assert status_of(quick, BUDGETS) == ("valid", ())
     late = replace(quick, send_skew_s=0.001_1, late_p99_s=0.001_1, lag_p99_s=0.001_1)
     assert status_of(late, BUDGETS) == ("suspect", (Reason.SEND_SKEW, Reason.LATE_SENDS, Reason.CLIENT_LAG))
@@ -108,6 +114,31 @@ def test_reasons_add_up_and_the_worst_decides(reasons: set[Reason]) -> None:
     status, found = status_of(replace(GOOD, **changes), BUDGETS)
     assert found == tuple(reason for reason in Reason if reason in reasons)
     assert status == worst(reason.status for reason in reasons)
+
+
+def test_waits_of_less_than_five_milliseconds_or_a_quarter_of_ttft_are_no_reason() -> None:
+    short = replace(GOOD, ttft_s=0.01, send_skew_s=0.0, late_p99_s=0.0, outside_s=0.005)
+    assert status_of(short, BUDGETS) == ("valid", ())
+    assert status_of(replace(short, outside_s=0.005_1), BUDGETS)[1] == (Reason.DELAYED_STREAM,)
+    waited = ServerTimes("metrics", 160, 0.1, 0.025, None, 0.0)
+    assert status_of(replace(GOOD, ttft_last_s=9.0, server=waited), BUDGETS) == ("valid", ())
+    for change in ({"in_flight": None}, {"server": None}, {"server": replace(waited, queue_s=None)}):
+        assert status_of(replace(GOOD, ttft_last_s=9.0, **change), BUDGETS) == ("valid", ())  # an open load, or unknown
+
+
+def test_shared_reads_blame_the_client_only_where_its_lag_does() -> None:
+    for reason in (Reason.SHARED_READS_SOME, Reason.SHARED_READS, Reason.FIRST_TOKEN_SHARED, Reason.BUFFERED_STREAM):
+        late, between, neither = (
+            remedy(reason, replace(GOOD, **change), BUDGETS)
+            for change in ({"lag_p99_s": 0.006}, {"outside_s": 0.03}, {})
+        )
+        assert "quieter core" in late
+        assert "proxy_buffering off" not in late
+        for text in (between, neither):
+            assert "http-no-delay" in text
+            assert "quieter core" not in text
+        assert "TTFT grew on the way" in between
+    assert remedy(Reason.DRIFT, GOOD, BUDGETS) == Reason.DRIFT.remedy
 
 
 def test_budgets_are_the_callers() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchbench.analysis.metrics import RoundMetrics, by_start, in_blocks, over_starts, percentile, pooled
+from benchbench.analysis.server_times import server_times, times_by_metrics
 from benchbench.analysis.stats import agree, has_drift, rounds_needed
 from benchbench.analysis.validity import Evidence
 from benchbench.store.arrow import array_of, lists_of
@@ -56,7 +58,10 @@ def evidence_of(
             counts[name] += count
     lag = percentile(pooled(rounds, "lag_s"), 99)
     late = percentile(pooled(rounds, "late_s"), 99) if not cell.capped else None
-    ttft = pooled(rounds, "ttft_s")
+    ttft, gaps = pooled(rounds, "ttft_s"), pooled(rounds, "itl_s")
+    server = server_times(tables, rounds, facts)
+    path = times_by_metrics(rounds, facts) or server
+    in_process = any(fact.get("stamps") == "in process" for fact in facts)
     return Evidence(
         rounds=len(rounds),
         rounds_needed=wanted_rounds(cell, rounds),
@@ -69,7 +74,12 @@ def evidence_of(
         kernel_stamps=all(fact.get("kernel_stamps", True) for fact in facts),
         windowed=all(r.windowed for r in rounds),
         ttft_s=float(ttft.mean()) if len(ttft) else None,
-        itl_s=percentile(pooled(rounds, "itl_s"), 50),
+        itl_s=percentile(gaps, 50),
+        gap_s=float(gaps.mean()) if len(gaps) else None,
+        in_flight=cell.batch if cell.load != "open" else None,
+        server=server,
+        outside_s=path.outside_s if path and not in_process else None,
+        ttft_last_s=median([r.ttft_all_s.max() for r in rounds if len(r.ttft_all_s)] or [0.0]),
         send_skew_s=max((r.send_skew_s for r in rounds), default=0.0),
         late_p99_s=late or 0.0,
         lag_p99_s=lag or 0.0,

@@ -45,11 +45,16 @@ def server_times(
     The histograms are used only where they hold our requests and no others, in every round.
     """
     reports = [entry for table in tables for entry in _reports(table)]
-    if reports:
-        ours, queue, first = np.array([entry[:3] for entry in reports]).mean(axis=0).tolist()
-        itls = [entry[3] for entry in reports if entry[3] is not None]
-        itl = float(np.mean(itls)) if itls else None
-        return ServerTimes("requests", len(reports), queue + first, queue, itl, ours - queue - first)
+    if not reports:
+        return times_by_metrics(rounds, facts)
+    ours, queue, first = np.array([entry[:3] for entry in reports]).mean(axis=0).tolist()
+    itls = [entry[3] for entry in reports if entry[3] is not None]
+    itl = float(np.mean(itls)) if itls else None
+    return ServerTimes("requests", len(reports), queue + first, queue, itl, ours - queue - first)
+
+
+def times_by_metrics(rounds: Sequence[RoundMetrics], facts: Sequence[Mapping[str, Any]]) -> ServerTimes | None:
+    """By the histograms of /metrics alone: outside them is HTTP, network and client, no work of the server."""
     views: list[Mapping[str, Any]] = [fact.get("server") or {} for fact in facts]
     count = sum(r.requests for r in rounds)
     if not count or any(

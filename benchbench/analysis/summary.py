@@ -21,7 +21,6 @@ from benchbench.analysis.metrics import (
     round_metrics,
 )
 from benchbench.analysis.roofline import Platform, Utilization, utilization_of
-from benchbench.analysis.server_times import ServerTimes, server_times
 from benchbench.analysis.stats import Estimate, two_stage_estimate
 from benchbench.analysis.validity import Evidence, Reason, Status, status_of
 from benchbench.host.energy import Usage, stragglers, throttled, usage, window_of
@@ -41,7 +40,6 @@ class CellSummary:
     warmups: tuple[RoundMetrics, ...]
     estimates: Mapping[str, Estimate | None]
     evidence: Evidence
-    server: ServerTimes | None
     status: Status
     reasons: tuple[Reason, ...]
     facts: tuple[Mapping[str, Any], ...]
@@ -84,8 +82,7 @@ def summarise(
         unlikely=utilization.unlikely if utilization else (),
     )
     status, reasons = status_of(evidence, cell.budgets)
-    server = server_times(tables, rounds, facts)
-    return CellSummary(cell, rounds, before, estimates, evidence, server, status, reasons, facts, used, utilization)
+    return CellSummary(cell, rounds, before, estimates, evidence, status, reasons, facts, used, utilization)
 
 
 def metrics_of(cell: CellInfo, tables: Sequence[pa.Table]) -> tuple[RoundMetrics, ...]:
@@ -248,11 +245,11 @@ COLUMNS = {
         _plain("evidence.preemptions"),
         _plain("evidence.prefix_hits", "tokens"),
         _plain("evidence.foreign_tokens", "tokens"),
-        _at("server.ttft_s", "server_ttft_ms", "Server TTFT", "ms", 2),
-        _at("server.queue_s", "server_queue_ms", "Server queue", "ms", 2),
-        _at("server.itl_s", "server_itl_ms", "Server ITL", "ms", 2),
-        _at("server.outside_s", "outside_ttft_ms", "TTFT outside the server", "ms", 1),
-        Column("server_times", "Server times", "", None, _value("server.source")),
+        _at("evidence.server.ttft_s", "server_ttft_ms", "Server TTFT", "ms", 2),
+        _at("evidence.server.queue_s", "server_queue_ms", "Server queue", "ms", 2),
+        _at("evidence.server.itl_s", "server_itl_ms", "Server ITL", "ms", 2),
+        _at("evidence.server.outside_s", "outside_ttft_ms", "TTFT outside the server", "ms", 1),
+        Column("server_times", "Server times", "", None, _value("evidence.server.source")),
         _at("usage.power_w", "power_w", "Power", "W", 1),
         _at("usage.energy_j", "energy_j", "Energy", "J", 1),
         _at("usage.tok_per_j", "tok_per_j", "tok/J", "tok/J", 1),

@@ -7,9 +7,20 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
+from benchbench.analysis.server_times import ServerTimes
+
 FLOOR_S = 0.001
+WAIT_SHARE, WAIT_FLOOR_S = 0.25, 0.005  # of TTFT, spent outside the server or in its queue
 
 Status = Literal["valid", "suspect", "invalid"]
+
+
+_CLIENT_REMEDY = "give the client a quieter core, or lower the batch"
+_BETWEEN_REMEDY = (
+    "attach to the server itself, or let proxies pass small chunks on at once (HAProxy: option http-no-delay; nginx: "
+    "proxy_buffering off)"
+)
+_SHARED_REMEDY = f"if the client's lag is large, {_CLIENT_REMEDY}; if it is small, {_BETWEEN_REMEDY}"
 
 
 class Reason(Enum):
@@ -98,19 +109,19 @@ class Reason(Enum):
         "shared_reads",
         "suspect",
         "several token events came in one read, so their ITL is not known",
-        "give the client a quieter core, or lower the batch",
+        _SHARED_REMEDY,
     )
     SHARED_READS = (
         "shared_reads",
         "invalid",
         "too many token events shared a read",
-        "give the client a quieter core, or lower the batch",
+        _SHARED_REMEDY,
     )
     FIRST_TOKEN_SHARED = (
         "first_token_shared",
         "invalid",
         "a first token's read also held a later token, so its TTFT is not known",
-        "give the client a quieter core, or lower the batch",
+        _SHARED_REMEDY,
     )
     GROUPED_TOKENS = (
         "grouped_tokens",
@@ -121,8 +132,20 @@ class Reason(Enum):
     BUFFERED_STREAM = (
         "buffered_stream",
         "invalid",
-        "whole answers came in one or two reads: something between buffers the stream",
-        "turn the proxy's response buffering off, or attach to the server itself",
+        "whole answers came in one or two reads",
+        _SHARED_REMEDY,
+    )
+    DELAYED_STREAM = (
+        "delayed_stream",
+        "suspect",
+        "TTFT is longer than the server's own by more than 25 % of it and 5 ms: something between delays the stream",
+        _BETWEEN_REMEDY,
+    )
+    QUEUED = (
+        "queued",
+        "suspect",
+        "requests waited in the server's queue until others had ended: it runs fewer at once than the batch",
+        "raise the server's limit (vLLM: --max-num-seqs), or lower the batch",
     )
     SEND_SKEW = (
         "send_skew",
@@ -236,6 +259,11 @@ class Evidence:
     straggler: tuple[str, ...] = ()
     too_fast: tuple[str, ...] = ()  # each number that is beyond its bound, in words
     unlikely: tuple[str, ...] = ()  # each that is beyond its likely bound only
+    in_flight: int | None = None  # the batch of a static or closed load
+    server: ServerTimes | None = None
+    outside_s: float | None = None  # of TTFT, not spent in the server: by /metrics where they tell
+    ttft_last_s: float = 0.0  # largest TTFT of a round, median over rounds
+    gap_s: float | None = None  # mean ITL, which does not depend on who shares a read
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +326,36 @@ def _server(evidence: Evidence, budgets: Budgets) -> dict[Reason, bool]:
         Reason.REPLICAS: evidence.replicas,
         Reason.CACHED_PREFIX: cached > budgets.cached_tokens + evidence.common_tokens,
         Reason.PREEMPTED: (evidence.preemptions or 0) > budgets.preemptions,
+        Reason.DELAYED_STREAM: _long_wait(evidence.outside_s, evidence.ttft_s),
+        Reason.QUEUED: _queued(evidence),
     }
+
+
+def _long_wait(wait_s: float | None, ttft_s: float | None) -> bool:
+    return wait_s is not None and ttft_s is not None and wait_s > max(WAIT_SHARE * ttft_s, WAIT_FLOOR_S)
+
+
+def _queued(evidence: Evidence) -> bool:
+    """Whether requests waited for places in the server's batch, not only for the prompts before theirs.
+
+    The latter wait B x (TTFT - queue) at most, B prompts one after the other; the last first token came later by half.
+    In an open load the queue is what is measured.
+    """
+    server, batch = evidence.server, evidence.in_flight
+    if server is None or server.queue_s is None or batch is None or not _long_wait(server.queue_s, server.ttft_s):
+        return False
+    return evidence.ttft_last_s > 1.5 * batch * (server.ttft_s - server.queue_s) + WAIT_FLOOR_S
+
+
+def remedy(reason: Reason, evidence: Evidence, budgets: Budgets) -> str:
+    """What to do about a reason of this cell; where events shared reads, its lag says whose fault that is."""
+    if reason.remedy != _SHARED_REMEDY:
+        return reason.remedy
+    if _beyond(evidence.lag_p99_s, budgets.client_lag, evidence.gap_s):
+        return f"the client read late: {_CLIENT_REMEDY}"
+    if _long_wait(evidence.outside_s, evidence.ttft_s):
+        return f"the client read in time and TTFT grew on the way: {_BETWEEN_REMEDY}"
+    return f"the client read in time, so the server or something between sent tokens together: {_BETWEEN_REMEDY}"
 
 
 def _client(evidence: Evidence, budgets: Budgets) -> dict[Reason, bool]:

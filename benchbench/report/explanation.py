@@ -6,7 +6,7 @@ from benchbench.analysis.metrics import RoundMetrics, percentile, pooled
 from benchbench.analysis.roofline import Platform, Utilization, touched_bytes
 from benchbench.analysis.stats import Estimate, drift, outlier_rounds
 from benchbench.analysis.summary import CellSummary
-from benchbench.analysis.validity import Evidence, Reason
+from benchbench.analysis.validity import Evidence, Reason, remedy
 from benchbench.host.energy import DeviceUse, Usage
 
 
@@ -44,7 +44,9 @@ def explain(summary: CellSummary) -> str:
     }
     for reason in summary.reasons:
         where = f" ({'; '.join(details[reason])})" if details.get(reason) else ""
-        lines.append(f"  {reason.status}: {reason.code}: {reason.meaning}{where}; {reason.remedy}")
+        lines.append(
+            f"  {reason.status}: {reason.code}: {reason.meaning}{where}; {remedy(reason, evidence, cell.budgets)}"
+        )
     return "\n".join(lines)
 
 
@@ -94,7 +96,7 @@ def _counts(evidence: Evidence) -> str:
 
 
 def _times(summary: CellSummary) -> str:
-    server, tpot = summary.server, summary.estimates["tpot"]
+    server, tpot = summary.evidence.server, summary.estimates["tpot"]
     if server is None:
         return "not told, neither in answers (vLLM: --enable-per-request-metrics) nor for ours alone by /metrics"
     waited = "" if server.queue_s is None else f", {server.queue_s * 1e3:.2f} of them in its queue"
