@@ -8,7 +8,6 @@ from typing import Any
 
 from rounds_made import MS, Made, table_of
 
-from benchbench.measure.cells import plan_entry
 from benchbench.spec import Cell, Start, make_plan, spec_from_mapping
 from benchbench.store.run_directory import RunDirectory
 
@@ -51,7 +50,7 @@ def made_run(path: Path, data: dict[str, Any], tell: Tell, **manifest: Any) -> P
                 stored += 1
         starts += [{"block": start.block, "variant": start.variant}] * bool(stored)
     facts = {"starts": starts, "devices": [], "host": {"name": "here"}, "caption": [], "instrument": None}
-    entries = [plan_entry(cell) for cell in plan.cells]
+    entries = [cell.info.to_entry() for cell in plan.cells]
     run.write_manifest({"spec": spec.model_dump(mode="json"), "plan": entries, **facts, **manifest})
     run.close()
     return path

@@ -33,7 +33,6 @@ from benchbench.inprocess.launcher import InprocessWorker
 from benchbench.loadgen.job import AnswerJob, DirectJob
 from benchbench.loadgen.prompts import make_direct_job, make_job
 from benchbench.loadgen.worker import HttpWorker
-from benchbench.measure.cells import cell_info
 from benchbench.openai.target import Access, make_target
 from benchbench.spec import Cell, make_plan, spec_from_mapping
 from benchbench.store.requests import round_table
@@ -417,7 +416,7 @@ def test_a_process_drives_all_loads_and_its_rounds_are_records_like_any(tmp_path
             assert json.loads(columns["server_metrics"][0]).keys() == {
                 *("time_to_first_token_ms", "generation_time_ms", "mean_itl_ms", "queue_time_ms", "tokens_per_second"),
             }
-            row = summary_row(summarise(cell_info(cell), [round_table(columns, {}, told)], []))
+            row = summary_row(summarise(cell.info, [round_table(columns, {}, told)], []))
             assert (row["requests"], row["failed"], row["foreign_tokens"]) == (cell.requests, 0, 0)
             assert not {"user_stamps", "input_unverified", "grouped_tokens", "shared_reads"} & set(
                 row["reasons"].split(";")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from pathlib import Path
 
@@ -69,3 +70,25 @@ def test_a_summary_that_is_broken_or_missing_is_named(runs: tuple[Path, Path], t
     assert "summary.parquet: not a summary that can be read" in result.stderr
     (broken / "summary.parquet").unlink()
     assert "holds no numbers" in bench("table", broken).stderr
+
+
+# ---- A run of before this test was written -------------------------------------------------------------
+
+
+def test_a_run_stored_before_reads_the_same_numbers() -> None:
+    run = open_run(Path(__file__).parent / "data" / "stored-run")
+    stored = list(csv.DictReader((run.path / "summary.csv").read_text(encoding="utf-8").splitlines()))
+    assert len(stored) == len(run.rows) == 3
+    for before, now in zip(stored, run.rows, strict=True):
+        assert {name: "" if now[name] is None else str(now[name]) for name in before} == before
+    strict, loose = run.cells[0], run.cells[2]
+    assert (strict.label, loose.label) == ("in=128 out=16 batch=1", "in=1024 out=8 batch=2")
+    assert (strict.slo.ttft_ms, strict.slo.tpot_ms, strict.slo.e2el_ms, loose.slo.ttft_ms) == (40, None, 1000, 20)
+    assert (strict.validity.shared_invalid, loose.validity.shared_invalid, loose.validity.cached_tokens) == (
+        0.1,
+        0.3,
+        3,
+    )
+    assert (strict.load, strict.requests, strict.warmup, strict.rounds_min, strict.capped) == ("static", 1, 1, 2, False)
+    assert [entry.key for entry in run.cells] == [row["key"] for row in run.rows]
+    assert strict.to_entry() == run.manifest["plan"][0]

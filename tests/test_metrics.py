@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from rounds_made import MS, Made, table_of
 from scripts import load_benchmark
 
-from benchbench.analysis.metrics import RoundMetrics, Slo, round_metrics
+from benchbench.analysis.metrics import NO_SLO, RoundMetrics, round_metrics
+from benchbench.spec import Slo
 
 TICK = 1_000_003  # ns; times are few multiples of it, so that they often coincide
 
@@ -44,8 +45,8 @@ def made_requests(draw: st.DrawFn) -> Made:
 
 
 ROUNDS = st.lists(made_requests(), max_size=13)
-LIMIT = st.none() | st.integers(0, 12).map(lambda ticks: (ticks + 0.5) * TICK / 1e9)
-SLOS = st.none() | st.builds(Slo, LIMIT, LIMIT, LIMIT)
+LIMIT = st.none() | st.integers(0, 12).map(lambda ticks: (ticks + 0.5) * TICK / 1e6)
+SLOS = st.builds(Slo, ttft_ms=LIMIT, tpot_ms=LIMIT, e2el_ms=LIMIT)
 
 
 def closed_window(requests: list[Made], batch: int) -> tuple[int, int] | None:
@@ -75,7 +76,7 @@ def sharing(requests: list[Made]) -> tuple[int, int, int]:
     return shared, first, buffered
 
 
-def reference(requests: list[Made], load: str, batch: int, slo: Slo | None) -> dict[str, Any]:
+def reference(requests: list[Made], load: str, batch: int, slo: Slo) -> dict[str, Any]:
     ok = [r for r in requests if r.status == "ok" and r.events]
     sends = [r.sent for r in requests if r.sent is not None]
     received = [event for r in requests for event in r.events]
@@ -87,8 +88,8 @@ def reference(requests: list[Made], load: str, batch: int, slo: Slo | None) -> d
     }  # fmt: skip
 
     def good(r: Made) -> bool:
-        limits = [] if slo is None else [(ttft, slo.ttft_s), (tpot, slo.tpot_s), (e2el, slo.e2el_s)]
-        return all(limit is None or values.get(id(r), 0.0) <= limit for values, limit in limits)
+        limits = [(ttft, slo.ttft_ms), (tpot, slo.tpot_ms), (e2el, slo.e2el_ms)]
+        return all(limit is None or values.get(id(r), 0.0) <= limit / 1e3 for values, limit in limits)
 
     window = closed_window(requests, batch) if load == "closed" and received else None
     steady, settled, cold = ok, ok, []
@@ -116,7 +117,7 @@ def reference(requests: list[Made], load: str, batch: int, slo: Slo | None) -> d
     duration = (whole[1] - whole[0] - 1) / 1e9 if whole else 0.0
     shared, first_shared, buffered = sharing(requests)
     per_s, met = rate(len(done)), [good(r) for r in settled]
-    goodput = None if slo is None or per_s is None else per_s * sum(met) / len(met) if met else 0.0
+    goodput = None if slo == NO_SLO or per_s is None else per_s * sum(met) / len(met) if met else 0.0
     return {
         "requests": len(requests),
         "failed": sum(r.status != "ok" for r in requests),
@@ -149,7 +150,7 @@ def reference(requests: list[Made], load: str, batch: int, slo: Slo | None) -> d
 
 
 @given(ROUNDS, st.sampled_from(["static", "closed", "open"]), st.integers(1, 3), SLOS)
-def test_every_number_is_its_definition(requests: list[Made], load: str, batch: int, slo: Slo | None) -> None:
+def test_every_number_is_its_definition(requests: list[Made], load: str, batch: int, slo: Slo) -> None:
     found = round_metrics(table_of(requests), load=load, in_flight=batch, slo=slo)
     expected = reference(requests, load, batch, slo)
     assert expected.keys() == {field.name for field in dataclasses.fields(RoundMetrics)}

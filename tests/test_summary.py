@@ -11,14 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 from rounds_made import MS, Made, table_of
 
-from benchbench.analysis.cell import CellInfo
-from benchbench.analysis.metrics import Slo
 from benchbench.analysis.summary import COLUMNS, UNITS, CellSummary, summarise, summary_row
-from benchbench.analysis.validity import Budgets, Reason
-from benchbench.measure.cells import plan_entry
-from benchbench.spec import make_plan, spec_from_mapping
+from benchbench.analysis.validity import Reason
+from benchbench.spec import Slo, Validity, make_plan, spec_from_mapping
+from benchbench.spec.cell import CellInfo
 from benchbench.store.run_directory import RunDirectory
 
 GOLDEN = Path(__file__).parent / "golden" / "summary.csv"
@@ -32,9 +31,10 @@ CONTRACT = (
 
 def cell(**changes: Any) -> CellInfo:
     base: dict[str, Any] = {
-        "key": "0123456789abcdef", "variant": "", "input": 4, "output": 3, "batch": 2, "rate": None, "load": "static",
-        "requests": 2, "rounds_min": 3, "rounds_max": changes.get("rounds_min", 3), "rel_ci": 0.9, "warmup": 0,
-        "capped": False, "prompts": "token_ids", "output_mode": "exact", "slo": None, "budgets": Budgets(),
+        "key": "0123456789abcdef", "index": 0, "variant": "", "input": 4, "output": 3, "batch": 2, "rate": None,
+        "load": "static", "requests": 2, "rounds_min": 3, "rounds_max": changes.get("rounds_min", 3), "rel_ci": 0.9,
+        "warmup": 0,
+        "capped": False, "prompts": "token_ids", "output_mode": "exact", "slo": Slo(), "validity": Validity(),
     }  # fmt: skip
     return CellInfo(**base | changes)
 
@@ -78,7 +78,7 @@ def open_round() -> pa.Table:
 
 
 def golden_cells() -> list[CellSummary]:
-    slo = Slo(ttft_s=0.0305)
+    slo = Slo(ttft_ms=30.5)
     return [
         summarise(cell(slo=slo), static_rounds()),
         summarise(cell(load="closed", requests=8, rounds_min=1, key="c1"), [closed_round()]),
@@ -129,7 +129,7 @@ def test_the_first_columns_are_the_contract() -> None:
 
 
 def test_means_have_intervals_over_rounds_and_percentiles_are_pooled() -> None:
-    row = summary_row(summarise(cell(slo=Slo(ttft_s=0.0305)), static_rounds()))
+    row = summary_row(summarise(cell(slo=Slo(ttft_ms=30.5)), static_rounds()))
     near = pytest.approx
     half = 4.302652729749464 * 10 / 3**0.5  # t(0.975, 2) s / sqrt(n): round means 20.5, 30.5, 40.5
     assert (row["ttft_ms"], row["ttft_ms_low"], row["ttft_ms_high"]) == (
@@ -295,7 +295,7 @@ def test_sends_that_were_late_for_their_time(load: str, reasons: tuple[Reason, .
     for request in requests:
         request.scheduled = (request.sent or 0) - 3 * MS  # of a TTFT of 10 ms
     table = table_of(requests, FACTS)
-    info = cell(load=load, capped=capped, requests=8, rounds_min=1, budgets=Budgets(send_skew=10))
+    info = cell(load=load, capped=capped, requests=8, rounds_min=1, validity=Validity.model_construct(send_skew=10))
     assert summarise(info, [table]).reasons == reasons
 
 
@@ -303,7 +303,7 @@ def test_lag_and_skew_are_held_against_itl_and_ttft() -> None:
     slow = [stream(20, 10, lag=[6 * MS] * 3), stream(20, 10, sent_ms=6, lag=[6 * MS] * 3)]
     found = summarise(cell(rounds_min=1), [table_of(slow, FACTS)])
     assert found.reasons == (Reason.SEND_SKEW, Reason.CLIENT_LAG)
-    loose = cell(rounds_min=1, budgets=Budgets(send_skew=0.31, client_lag=0.61))
+    loose = cell(rounds_min=1, validity=Validity(send_skew=0.31, client_lag=0.61))
     assert summarise(loose, [table_of(slow, FACTS)]).reasons == ()
 
 
@@ -314,7 +314,7 @@ def test_lag_and_skew_are_held_against_itl_and_ttft() -> None:
         ({"told_input": 5}, {"prompts": "text"}, Reason.INPUT_LENGTH),
         ({"told_input": None}, {}, Reason.INPUT_UNVERIFIED),
         ({"cached": 1}, {}, Reason.CACHED_PREFIX),
-        ({"cached": 1}, {"budgets": Budgets(cached_tokens=3)}, None),
+        ({"cached": 1}, {"validity": Validity(cached_tokens=3)}, None),
     ],
 )
 def test_what_the_server_told_is_judged(change: dict[str, Any], info: dict[str, Any], reason: Reason | None) -> None:
@@ -356,16 +356,16 @@ def test_the_manifest_tells_analysis_all_that_it_needs() -> None:
         "validity": {"shared_suspect": 0.2, "shared_invalid": 0.3, "cached_tokens": 9, "late_send": 0.7},
     }
     (planned,) = make_plan(spec_from_mapping(spec)).cells
-    assert CellInfo.from_entry(plan_entry(planned)) == CellInfo(
-        key=planned.key, variant="", input=128, output=32, batch=None, rate=2.5, load="open", requests=7, rounds_min=2,
-        rounds_max=9, rel_ci=0.05, warmup=2, capped=True, prompts="text", output_mode="as_served",
-        slo=Slo(ttft_s=0.25), budgets=Budgets(shared_suspect=0.2, shared_invalid=0.3, cached_tokens=9, late_send=0.7),
+    assert CellInfo.model_validate(planned.info.to_entry()) == CellInfo(
+        key=planned.key, index=0, variant="", input=128, output=32, batch=None, rate=2.5, load="open", requests=7,
+        rounds_min=2, rounds_max=9, rel_ci=0.05, warmup=2, capped=True, prompts="text", output_mode="as_served",
+        slo=Slo(ttft_ms=250), validity=Validity(shared_suspect=0.2, shared_invalid=0.3, cached_tokens=9, late_send=0.7),
     )  # fmt: skip
     (plain,) = make_plan(spec_from_mapping(spec | {"slo": {}})).cells
-    entry = plan_entry(plain)
-    assert CellInfo.from_entry(entry).slo is None
+    entry = plain.info.to_entry()
+    assert CellInfo.model_validate(entry).slo == Slo()
     # A later version may note more about a cell; what this one needs must be there.
     more = entry | {"new": 1, "validity": entry["validity"] | {"new": 1}}
-    assert CellInfo.from_entry(more) == CellInfo.from_entry(entry)
-    with pytest.raises(KeyError, match="requests"):
-        CellInfo.from_entry({key: value for key, value in entry.items() if key != "requests"})
+    assert CellInfo.model_validate(more) == CellInfo.model_validate(entry)
+    with pytest.raises(ValidationError, match="requests"):
+        CellInfo.model_validate({key: value for key, value in entry.items() if key != "requests"})

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from benchbench.publish.pivot import parse_pivot, pivot_parts, pivot_rows
 from benchbench.report.summary_table import (
     Row,
-    cell_name,
     column_title,
     csv_table,
     decimals,
@@ -26,6 +25,7 @@ from benchbench.report.summary_table import (
     rounded,
     table_parts,
 )
+from benchbench.spec.cell import cell_name
 
 GOLDEN = Path(__file__).parent / "golden"
 PUBLISHED = [

@@ -14,10 +14,11 @@ from rounds_made import MS, T0, table_of
 from test_summary import FACTS, cell, static_rounds, stream
 
 from benchbench.analysis.summary import COLUMNS, summarise, summary_row
-from benchbench.analysis.validity import Budgets, Reason
+from benchbench.analysis.validity import Reason
 from benchbench.host.energy import DeviceUse, Usage, Window, stragglers, throttled, usage, window_of
 from benchbench.host.sampler import NUMBERS
 from benchbench.report.explanation import explain
+from benchbench.spec import Validity
 
 S = 1_000_000_000
 _NAMES = list(COLUMNS)
@@ -256,7 +257,7 @@ def test_the_row_and_the_reasons_name_what_was_seen() -> None:
     assert "suspect: throttled:" in text
     assert "(gpu1: thermal)" in text
     assert "(gpu1: 1504 MHz, the others 2000 MHz)" in text
-    tolerant = cell(rounds_min=2, budgets=Budgets(straggler=0.5))
+    tolerant = cell(rounds_min=2, validity=Validity(straggler=0.5))
     assert summarise(tolerant, long_rounds(), (), two_gpus(core_clock_mhz=1500.0)).reasons == ()
 
 

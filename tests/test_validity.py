@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchbench.analysis.server_times import ServerTimes
-from benchbench.analysis.validity import Budgets, Evidence, Reason, Status, remedy, status_of, worst
+from benchbench.analysis.validity import Evidence, Reason, Status, remedy, status_of, worst
+from benchbench.spec import Validity
 
 PAGE = Path(__file__).parents[1] / "docs" / "validity.md"
 GOOD = Evidence(
@@ -23,7 +24,7 @@ GOOD = Evidence(
     preemptions=2, prefix_hits=3, common_tokens=1, in_flight=32, outside_s=0.025, ttft_last_s=3.6049, gap_s=0.01,
     server=ServerTimes("metrics", 160, 0.1, 0.025_001, None, 0.025),
 )  # fmt: skip
-BUDGETS = Budgets(cached_tokens=2, preemptions=2, foreign_tokens=7)
+BUDGETS = Validity(cached_tokens=2, preemptions=2, foreign_tokens=7)
 CHANGES: dict[Reason, dict[str, Any]] = {
     Reason.NO_DATA: {"rounds": 0},
     Reason.REQUEST_FAILED: {"failed": 1, "requests": 161},
@@ -142,20 +143,19 @@ def test_shared_reads_blame_the_client_only_where_its_lag_does() -> None:
 
 
 def test_budgets_are_the_callers() -> None:
-    strict = Budgets(
+    strict = Validity(
         shared_suspect=0.009, shared_invalid=0.009, send_skew=0.24, late_send=0.24, client_lag=0.4,
-        clock_step_ns=999_999,
     )  # fmt: skip
     assert set(status_of(GOOD, strict)[1]) == {
-        Reason.SHARED_READS, Reason.SEND_SKEW, Reason.LATE_SENDS, Reason.CLIENT_LAG, Reason.CLOCK_STEP,
+        Reason.SHARED_READS, Reason.SEND_SKEW, Reason.LATE_SENDS, Reason.CLIENT_LAG,
         Reason.CACHED_PREFIX, Reason.PREEMPTED, Reason.FOREIGN_LOAD,
     }  # fmt: skip
     evidence = replace(
-        GOOD, shared_events=300, cached_tokens=65, clock_step_ns=5_000_000, foreign_tokens=90, preemptions=3,
+        GOOD, shared_events=300, cached_tokens=65, foreign_tokens=90, preemptions=3,
         send_skew_s=0.05, late_p99_s=0.06, lag_p99_s=0.008,
     )  # fmt: skip
-    loose = Budgets(
-        shared_suspect=0.3, shared_invalid=0.5, cached_tokens=64, clock_step_ns=5_000_000, foreign_tokens=90,
+    loose = Validity(
+        shared_suspect=0.3, shared_invalid=0.5, cached_tokens=64, foreign_tokens=90,
         preemptions=3, send_skew=0.5, late_send=0.6, client_lag=0.8,
     )  # fmt: skip
     assert status_of(evidence, loose) == ("valid", ())

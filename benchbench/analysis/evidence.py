@@ -18,7 +18,7 @@ from benchbench.store.requests import ErrorKind, RequestStatus
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from benchbench.analysis.cell import CellInfo
+    from benchbench.spec.cell import CellInfo
 
 _LENGTHS = {ErrorKind.SHORT_OUTPUT, ErrorKind.LONG_OUTPUT}
 
@@ -41,7 +41,7 @@ def warmed_up(cell: CellInfo, warmups: Sequence[RoundMetrics]) -> bool | None:
     if cell.warmup != "auto":
         return None
     lasts = [[float(r.e2el_s.mean()) for r in start[-2:] if len(r.e2el_s)] for start in by_start(warmups) or [[]]]
-    return all(len(last) == 2 and agree(last[0], last[1], cell.budgets.warmup_agree) for last in lasts)
+    return all(len(last) == 2 and agree(last[0], last[1], cell.validity.warmup_agree) for last in lasts)
 
 
 def evidence_of(

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from benchbench.spec.schema import Slo
 from benchbench.store.arrow import Floats, Ints, array_of, lists_of
 from benchbench.store.requests import RequestStatus
 
@@ -35,19 +36,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _NS = 1e-9
+NO_SLO = Slo()
 
 
 def _seconds(ns: Ints) -> Floats:
     return ns.astype(np.float64) * _NS
-
-
-@dataclass(frozen=True, slots=True)
-class Slo:
-    """Limits of a good request, seconds; None is no limit."""
-
-    ttft_s: float | None = None
-    tpot_s: float | None = None
-    e2el_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +138,7 @@ def _columns(table: pa.Table) -> _Columns:
     )
 
 
-def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo | None = None) -> RoundMetrics:
+def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo = NO_SLO) -> RoundMetrics:
     """All numbers of one round's table (`store.requests.round_table`). `in_flight` is B of a closed load."""
     c = _columns(table)
     counts = np.diff(c.offsets)
@@ -179,7 +172,7 @@ def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo
         run_tok_s=_rates(c, good, "open", whole)[0],
         total_tok_s=rates[1],
         req_s=rates[2],
-        goodput_req_s=_goodput(rates[2], met[settled]) if slo is not None else None,
+        goodput_req_s=_goodput(rates[2], met[settled]) if slo.is_set else None,
         windowed=span is not None or load != "closed",
         duration_s=float(whole[1] - whole[0]) * _NS if whole else 0.0,
         shared_events=shared,
@@ -191,12 +184,11 @@ def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo
     )
 
 
-def _met(ttft: Floats, tpot: Floats, e2el: Floats, slo: Slo | None) -> npt.NDArray[np.bool_]:
+def _met(ttft: Floats, tpot: Floats, e2el: Floats, slo: Slo) -> npt.NDArray[np.bool_]:
     met = np.ones(len(ttft), np.bool_)
-    limits = Slo() if slo is None else slo
-    for values, limit in ((ttft, limits.ttft_s), (tpot, limits.tpot_s), (e2el, limits.e2el_s)):
-        if limit is not None:
-            met &= ~(values > limit)  # a TPOT that does not exist breaks no limit
+    for values_s, limit_ms in ((ttft, slo.ttft_ms), (tpot, slo.tpot_ms), (e2el, slo.e2el_ms)):
+        if limit_ms is not None:
+            met &= ~(values_s > limit_ms / 1e3)  # a TPOT that does not exist breaks no limit
     return met
 
 

@@ -55,7 +55,7 @@ from benchbench.model.quantization import BITS
 from benchbench.spec.accelerators import Accelerator
 
 if TYPE_CHECKING:
-    from benchbench.analysis.cell import CellInfo
+    from benchbench.spec.cell import CellInfo
 
 MOSTLY_SINGLE = 0.9  # below this many events a token there were fewer steps than tokens, so that MBU is not known
 ROUNDING = 1e-3  # data sheets print four digits: no nearer than this to a bound is beyond it

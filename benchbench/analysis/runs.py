@@ -11,11 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchbench.analysis.cell import CellInfo
 from benchbench.analysis.roofline import Platform, platform_of
 from benchbench.analysis.summary import COLUMNS, CellSummary, summarise, summary_row
 from benchbench.errors import RunError
 from benchbench.host.energy import MAX_GAP_S, window_of
+from benchbench.spec.cell import CellInfo
 from benchbench.store.local_results import closing
 from benchbench.store.requests import round_facts
 from benchbench.store.run_directory import RunDirectory
@@ -82,7 +82,7 @@ class Run:
     def cells(self) -> list[CellInfo]:
         """The plan's cells, in the order in which they were written in the sweep."""
         entries = sorted(self.manifest["plan"], key=lambda entry: entry["index"])
-        return [CellInfo.from_entry(entry) for entry in entries]
+        return [CellInfo.model_validate(entry) for entry in entries]
 
     @cached_property
     def summaries(self) -> list[CellSummary]:

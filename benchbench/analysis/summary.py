@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchbench.analysis.cell import CellInfo
 from benchbench.analysis.evidence import evidence_of
 from benchbench.analysis.metrics import (
     RoundMetrics,
@@ -24,6 +23,7 @@ from benchbench.analysis.roofline import Platform, Utilization, utilization_of
 from benchbench.analysis.stats import Estimate, two_stage_estimate
 from benchbench.analysis.validity import Evidence, Reason, Status, status_of
 from benchbench.host.energy import Usage, stragglers, throttled, usage, window_of
+from benchbench.spec.cell import CellInfo
 from benchbench.store.arrow import Floats
 from benchbench.store.requests import round_facts
 
@@ -77,11 +77,11 @@ def summarise(
     evidence = replace(
         evidence,
         throttled=throttled(gpus),
-        straggler=stragglers(gpus, cell.budgets.straggler),
+        straggler=stragglers(gpus, cell.validity.straggler),
         too_fast=utilization.too_fast if utilization else (),
         unlikely=utilization.unlikely if utilization else (),
     )
-    status, reasons = status_of(evidence, cell.budgets)
+    status, reasons = status_of(evidence, cell.validity)
     return CellSummary(cell, rounds, before, estimates, evidence, status, reasons, facts, used, utilization)
 
 

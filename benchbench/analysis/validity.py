@@ -8,8 +8,10 @@ from enum import Enum
 from typing import Literal
 
 from benchbench.analysis.server_times import ServerTimes
+from benchbench.spec.schema import Validity
 
 FLOOR_S = 0.001
+CLOCK_STEP_NS = 1_000_000  # of the wall clock against the monotonic one in a round
 WAIT_SHARE, WAIT_FLOOR_S = 0.25, 0.005  # of TTFT, spent outside the server or in its queue
 
 Status = Literal["valid", "suspect", "invalid"]
@@ -266,25 +268,7 @@ class Evidence:
     gap_s: float | None = None  # mean ITL, which does not depend on who shares a read
 
 
-@dataclass(frozen=True, slots=True)
-class Budgets:
-    """How much is tolerated: shares of token events, of TTFT, of ITL; tokens, counts, ns."""
-
-    grouped: float = 0.01
-    shared_suspect: float = 0.01
-    shared_invalid: float = 0.10
-    cached_tokens: int = 0
-    preemptions: int = 0
-    foreign_tokens: int = 0
-    send_skew: float = 0.25
-    late_send: float = 0.25
-    client_lag: float = 0.50
-    warmup_agree: float = 0.05
-    straggler: float = 0.10
-    clock_step_ns: int = 1_000_000
-
-
-def status_of(evidence: Evidence, budgets: Budgets) -> tuple[Status, tuple[Reason, ...]]:
+def status_of(evidence: Evidence, budgets: Validity) -> tuple[Status, tuple[Reason, ...]]:
     """The cell's status, the worst of its reasons', and the reasons in the enum's order."""
     applies = {
         Reason.NO_DATA: evidence.rounds == 0,
@@ -307,7 +291,7 @@ def status_of(evidence: Evidence, budgets: Budgets) -> tuple[Status, tuple[Reaso
     return worst(reason.status for reason in reasons), reasons
 
 
-def _lengths(evidence: Evidence, budgets: Budgets) -> dict[Reason, bool]:
+def _lengths(evidence: Evidence, budgets: Validity) -> dict[Reason, bool]:
     return {
         Reason.REQUEST_FAILED: evidence.failed > 0,
         Reason.OUTPUT_LENGTH: evidence.wrong_length > 0,
@@ -318,7 +302,7 @@ def _lengths(evidence: Evidence, budgets: Budgets) -> dict[Reason, bool]:
     }
 
 
-def _server(evidence: Evidence, budgets: Budgets) -> dict[Reason, bool]:
+def _server(evidence: Evidence, budgets: Validity) -> dict[Reason, bool]:
     cached = max(evidence.cached_tokens, evidence.prefix_hits or 0)
     return {
         Reason.SERVER_COUNT_MISMATCH: evidence.usage_wrong > 0 or (evidence.missing_tokens or 0) > 0,
@@ -347,7 +331,7 @@ def _queued(evidence: Evidence) -> bool:
     return evidence.ttft_last_s > 1.5 * batch * (server.ttft_s - server.queue_s) + WAIT_FLOOR_S
 
 
-def remedy(reason: Reason, evidence: Evidence, budgets: Budgets) -> str:
+def remedy(reason: Reason, evidence: Evidence, budgets: Validity) -> str:
     """What to do about a reason of this cell; where events shared reads, its lag says whose fault that is."""
     if reason.remedy != _SHARED_REMEDY:
         return reason.remedy
@@ -358,7 +342,7 @@ def remedy(reason: Reason, evidence: Evidence, budgets: Budgets) -> str:
     return f"the client read in time, so the server or something between sent tokens together: {_BETWEEN_REMEDY}"
 
 
-def _client(evidence: Evidence, budgets: Budgets) -> dict[Reason, bool]:
+def _client(evidence: Evidence, budgets: Validity) -> dict[Reason, bool]:
     share = evidence.shared_events / evidence.events if evidence.events else 0.0
     return {
         Reason.SHARED_READS_SOME: budgets.shared_suspect < share <= budgets.shared_invalid,
@@ -368,7 +352,7 @@ def _client(evidence: Evidence, budgets: Budgets) -> dict[Reason, bool]:
         Reason.SEND_SKEW: _beyond(evidence.send_skew_s, budgets.send_skew, evidence.ttft_s),
         Reason.LATE_SENDS: _beyond(evidence.late_p99_s, budgets.late_send, evidence.ttft_s),
         Reason.CLIENT_LAG: _beyond(evidence.lag_p99_s, budgets.client_lag, evidence.itl_s),
-        Reason.CLOCK_STEP: evidence.clock_step_ns > budgets.clock_step_ns,
+        Reason.CLOCK_STEP: evidence.clock_step_ns > CLOCK_STEP_NS,
         Reason.USER_STAMPS: not evidence.kernel_stamps,
     }
 

@@ -17,6 +17,7 @@ from benchbench.analysis.roofline import Bounds, Platform, bounds
 from benchbench.audit.claims import Claims, Row, Span
 from benchbench.model.config import ModelFacts, billions
 from benchbench.model.quantization import BITS
+from benchbench.spec.cell import cell_name
 
 ROUNDING, NOISE, DECODE_NOISE = 0.03, 0.10, 0.05
 EXPLANATIONS = {
@@ -83,9 +84,7 @@ def _finding(
 
 def name_of(row: Row) -> str:
     """`in=128, out=128, batch=32 (line 7)`, its variant first if it has one."""
-    axes = (("", "variant"), ("in=", "input"), ("out=", "output"), ("batch=", "batch"), ("rate=", "rate"))
-    line = f" (line {row['line']})" if row.get("line") else ""
-    return ", ".join(f"{label}{row[key]}" for label, key in axes if row.get(key)) + line
+    return cell_name(row) + (f" (line {row['line']})" if row.get("line") else "")
 
 
 def _number(row: Row, name: str) -> float | None:

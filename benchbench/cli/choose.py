@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from benchbench.analysis.summary import CellSummary
@@ -16,7 +15,7 @@ def chosen(summaries: Sequence[CellSummary], words: Sequence[str]) -> list[CellS
 
     Raises ValueError.
     """
-    return [summaries[k] for k in _matching([asdict(summary.cell) for summary in summaries], words)]
+    return [summaries[k] for k in _matching([summary.cell.to_entry() for summary in summaries], words)]
 
 
 def chosen_rows(rows: Sequence[Row], words: Sequence[str]) -> list[Row]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from benchbench.analysis.cell import CellInfo
+    from benchbench.spec.cell import CellInfo
 
 LOOKS: dict[str, dict[str, Any]] = {
     "faster": {"color": "#0072B2", "marker": ">"},

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, NamedTuple, TypeVar
 
-from benchbench.analysis.cell import CellInfo
 from benchbench.analysis.evidence import evidence_of
 from benchbench.analysis.metrics import RoundMetrics, by_start
 from benchbench.analysis.runs import Run
@@ -25,6 +24,7 @@ from benchbench.comparison.verdicts import Comparisons, Noise, Sample, compare, 
 from benchbench.fidelity.answers import answers_of
 from benchbench.fidelity.judge import Fidelity, unmeasured
 from benchbench.fidelity.judge import judge as judge_fidelity
+from benchbench.spec.cell import CellInfo
 from benchbench.spec.schema import DEFAULT_BLOCKS
 from benchbench.store.requests import round_facts
 
@@ -170,7 +170,7 @@ def _drivers(run: Run) -> list[str]:
 _CONDITIONS: dict[str, Any] = {
     "model": lambda run: run.manifest["spec"]["model"],
     "load": lambda run: run.manifest["spec"]["load"],
-    "shapes": lambda run: sorted({label_of(cell) for cell in run.cells}),
+    "shapes": lambda run: sorted({cell.shape for cell in run.cells}),
     "prompts": lambda run: run.manifest["spec"]["prompts"]["kind"],
     "output": lambda run: run.manifest["spec"]["output"],
     "hardware": lambda run: {k: v for k, v in (run.manifest["spec"].get("hardware") or {}).items() if v} or None,
@@ -189,12 +189,6 @@ def _words(value: object) -> str:
     return ", ".join(texts if len(texts) <= 6 else [*texts[:6], f"{len(texts) - 6} more"]) or "none"
 
 
-def label_of(cell: CellInfo) -> str:
-    """What a cell is called in comparisons, the same in any two runs."""
-    third = f"batch={cell.batch}" if cell.batch is not None else f"rate={cell.rate:g}"
-    return f"in={cell.input} out={cell.output} {third}"
-
-
 def _planned(run: Run) -> int:
     spec = run.manifest["spec"]
     return (spec["blocks"] or DEFAULT_BLOCKS) if spec["variants"] else 1
@@ -205,7 +199,7 @@ def _values(side: Side) -> _Values:
     for summary in side.run.summaries:
         if summary.cell.variant != side.variant:
             continue
-        label = label_of(summary.cell)
+        label = summary.cell.shape
         values.cells[label] = summary.cell
         values.means[label] = {metric: {} for metric in METRICS}
         lasting = [reason.code for reason in summary.reasons if reason.status == "invalid" and reason not in INCIDENTS]
@@ -234,7 +228,7 @@ def _starts(run: Run, summary: CellSummary) -> Iterator[tuple[int, Sequence[Roun
         if tables:
             own = [table for table, r in zip(tables, summary.rounds, strict=True) if r.block == block]
             evidence = evidence_of(cell, own, metrics_of(cell, own), (), [round_facts(table) for table in own])
-            codes = [reason.code for reason in status_of(evidence, cell.budgets)[1] if reason.status == "invalid"]
+            codes = [reason.code for reason in status_of(evidence, cell.validity)[1] if reason.status == "invalid"]
             why = ", ".join(codes) or why
         yield block or 0, start, why
 

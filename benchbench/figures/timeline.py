@@ -33,9 +33,8 @@ def timeline_of(run: Run, rows: list[Row], key: str | None = None) -> Timeline |
     def seconds(values: list[int | None]) -> list[float]:
         return [float("nan") if value is None else (value - start) / 1e9 for value in values]
 
-    third = f"batch={cell.batch}" if cell.batch is not None else f"rate={cell.rate:g}"
     return Timeline(
-        label=f"in={cell.input} out={cell.output} {third}",
+        label=cell.shape,
         starts_s=seconds(scheduled.tolist()),
         sent_s=seconds(table["sent_ns"].to_pylist()),
         first_s=seconds([times[0] if times else None for times in events]),

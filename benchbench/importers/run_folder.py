@@ -19,6 +19,7 @@ from benchbench.host.environment import environment, spec_hash
 from benchbench.importers.read import read
 from benchbench.importers.result import ImportedResult
 from benchbench.report.summary_table import markdown_table
+from benchbench.spec.cell import cell_name
 from benchbench.store.run_directory import RunDirectory, replace_file
 
 RANKS = (50, 90, 99)
@@ -188,13 +189,12 @@ def _caption(results: Sequence[Sourced], rows: Sequence[Mapping[str, Any]]) -> l
 
 
 def _entry(index: int, row: Mapping[str, Any]) -> dict[str, Any]:
-    """As an entry of a sweep's plan (`CellInfo.from_entry`)."""
+    """As an entry of a sweep's plan (`CellInfo`)."""
     axes = {name: row[name] for name in ("key", "variant", "input", "output", "batch", "rate", "load")}
     rounds = {"rounds_min": row["rounds"] or 1, "rounds_max": row["rounds"] or 1, "rel_ci": 0.0, "warmup": 0}
-    third = f"batch={row['batch']}" if row["batch"] is not None else f"rate={row['rate']:g}"
     how = {"capped": False, "prompts": "unknown", "output_mode": "unknown", "slo": {}, "validity": {}}
     return {
-        "label": f"in={row['input']} out={row['output']} {third}",
+        "label": cell_name(row, " "),
         "index": index,
         "requests": row["requests"] or 0,
         **axes,

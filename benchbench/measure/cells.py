@@ -18,7 +18,7 @@ from benchbench.measure.observer import Observer, Pace
 from benchbench.openai.server_counters import ServerView
 from benchbench.openai.target import Target
 from benchbench.secrets import mask_text
-from benchbench.spec import Cell, OpenLoad
+from benchbench.spec import Cell
 from benchbench.store.requests import ErrorKind, ErrorPhase, RequestStatus
 from benchbench.store.run_directory import RunDirectory
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from benchbench.analysis.cell import CellInfo
     from benchbench.analysis.metrics import RoundMetrics
+    from benchbench.spec.cell import CellInfo
     from benchbench.store.requests import RoundColumns
 
 # Statuses with which a server refuses every request of a sweep, and the key at fault.
@@ -66,31 +66,6 @@ class Driver:
         self.view = ServerView(opened.url, opened.access, opened.capabilities.metrics) if opened.url else None
 
 
-def plan_entry(cell: Cell) -> dict[str, Any]:
-    """A cell as the manifest keeps it: all that analysis needs, so that records can be read without the spec."""
-    return {
-        "key": cell.key,
-        "label": cell.label,
-        "index": cell.index,
-        "variant": cell.variant,
-        "input": cell.input,
-        "output": cell.output,
-        "batch": cell.batch,
-        "rate": cell.rate,
-        "load": cell.load.kind,
-        "requests": cell.requests,
-        "rounds_min": cell.rounds.min,
-        "rounds_max": cell.rounds.max,
-        "rel_ci": cell.rounds.rel_ci,
-        "warmup": cell.rounds.warmup,
-        "capped": isinstance(cell.load, OpenLoad) and cell.load.max_concurrency is not None,
-        "prompts": cell.prompts.kind,
-        "output_mode": cell.output_mode,
-        "slo": cell.slo.model_dump(mode="json"),
-        "validity": cell.validity.model_dump(mode="json"),
-    }
-
-
 def missing_rounds(run: RunDirectory, cell: Cell, block: int | None = None) -> int:
     """Measured rounds that a cell still lacks (in a block), as far as its finished ones tell."""
     have = run.finished_rounds(cell.key)
@@ -101,7 +76,7 @@ def missing_rounds(run: RunDirectory, cell: Cell, block: int | None = None) -> i
         return max(0, cell.rounds.min - done)
     from benchbench.analysis.summary import metrics_of
 
-    info = cell_info(cell)
+    info = cell.info
     return max(0, _goal(info, cell, metrics_of(info, run.read_cell(cell.key))) - done)
 
 
@@ -130,13 +105,6 @@ def _goal(info: CellInfo, cell: Cell, rounds: Sequence[RoundMetrics]) -> int:
     return min(cell.rounds.max, wanted_rounds(info, rounds))
 
 
-def cell_info(cell: Cell) -> CellInfo:
-    """What analysis knows of a cell of the plan."""
-    from benchbench.analysis.cell import CellInfo
-
-    return CellInfo.from_entry(plan_entry(cell))
-
-
 def measure(driver: Driver, todo: Sequence[tuple[Cell, int]]) -> None:
     """Measure cells, each with the rounds that it lacks as `missing_rounds` tells, in their order.
 
@@ -161,7 +129,7 @@ def _cell(driver: Driver, cell: Cell, after: int) -> None:
     from benchbench.analysis.summary import metrics_of
 
     run, tables = driver.run, driver.run.read_cell(cell.key)
-    info = cell_info(cell)
+    info = cell.info
     rounds = list(metrics_of(info, tables))
     warmups = [*run.read_cell(cell.key, "warmup"), *_warm_up(driver, cell)]
     have = set(run.finished_rounds(cell.key))
@@ -187,7 +155,7 @@ def _done(driver: Driver, cell: Cell, tables: list[pa.Table], warmups: list[pa.T
     for note in driver.sampler.notes():
         driver.observer.note(note)
     platform = platform_of(driver.run.manifest(), cell.variant)
-    row = summary_row(summarise(cell_info(cell), tables, warmups, samples_of(driver.run, tables), platform))
+    row = summary_row(summarise(cell.info, tables, warmups, samples_of(driver.run, tables), platform))
     driver.rows[cell.key] = row
     driver.run.journal("cell_done", cell=cell.key, status=row["status"], reasons=row["reasons"])
     driver.observer.row(cell, row)
@@ -210,7 +178,7 @@ def _warm_up(driver: Driver, cell: Cell) -> list[pa.Table]:
     first = len(driver.run.finished_rounds(cell.key, "warmup"))
     if cell.rounds.warmup != "auto":
         return [_round(driver, cell, "warmup", first + k) for k in range(int(cell.rounds.warmup))]
-    info, tables, rounds = cell_info(cell), list[Any](), list[Any]()
+    info, tables, rounds = cell.info, list[Any](), list[Any]()
     for number in range(first, first + WARMUP_ROUNDS):
         output = min(cell.output, WARMUP_TOKENS)
         tables.append(_round(driver, cell, "warmup", number, output))

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import Any
 
 from benchbench.engines.open import Opened
-from benchbench.measure.cells import plan_entry
 from benchbench.model.config import ModelFacts
 from benchbench.spec import Plan, Start
 from benchbench.store.run_directory import RunDirectory
@@ -39,7 +38,7 @@ def write_manifest(
     spec = masked(plan.spec.model_dump(mode="json"))
     earlier = run.manifest() if (run.path / "manifest.json").exists() else {}
     entries = {entry["key"]: entry for entry in earlier.get("plan", [])} if only is not None else {}
-    entries |= {cell.key: plan_entry(cell) for cell in plan.cells}
+    entries |= {cell.key: cell.info.to_entry() for cell in plan.cells}
     devices = earlier.get("devices", []) if devices is None else devices
     starts, notes = earlier.get("starts", []), [*plan.spec.notes]
     engine, side = earlier.get("engine"), earlier.get("engine_environment")

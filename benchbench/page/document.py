@@ -24,13 +24,13 @@ from benchbench.report.provenance import provenance, setting
 from benchbench.report.summary_table import (
     AXES,
     Row,
-    cell_name,
     cell_text,
     column_title,
     in_order,
     number,
     table_parts,
 )
+from benchbench.spec.cell import cell_name
 
 FEW_ROWS = 40  # a longer table of cells is folded
 EXPLAINED = 100  # checks of so many cells are listed

@@ -21,7 +21,8 @@ from benchbench.comparison.tables import cells_of, headline, sentence
 from benchbench.comparison.verdicts import PRIMARY
 from benchbench.figures import sheet as sheets
 from benchbench.figures.plots import Timeline, figures
-from benchbench.report.summary_table import Row, cell_name, number, rounded
+from benchbench.report.summary_table import Row, number, rounded
+from benchbench.spec.cell import cell_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

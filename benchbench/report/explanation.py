@@ -13,9 +13,7 @@ from benchbench.host.energy import DeviceUse, Usage
 def explain(summary: CellSummary) -> str:
     """A paragraph for one cell: its status, one line a check, and each reason with its remedy."""
     cell, evidence = summary.cell, summary.evidence
-    third = f"batch={cell.batch}" if cell.batch is not None else f"rate={cell.rate:g}"
-    name = f"{cell.variant} in={cell.input} out={cell.output} {third} {cell.load}".strip()
-    lines = [f"{name} [{cell.key}]: {summary.status}"]
+    lines = [f"{cell.label} {cell.load} [{cell.key}]: {summary.status}"]
     if not evidence.rounds:
         return f"{lines[0]}\n  no round was finished: nothing could be checked"
     checks = {
@@ -45,7 +43,7 @@ def explain(summary: CellSummary) -> str:
     for reason in summary.reasons:
         where = f" ({'; '.join(details[reason])})" if details.get(reason) else ""
         lines.append(
-            f"  {reason.status}: {reason.code}: {reason.meaning}{where}; {remedy(reason, evidence, cell.budgets)}"
+            f"  {reason.status}: {reason.code}: {reason.meaning}{where}; {remedy(reason, evidence, cell.validity)}"
         )
     return "\n".join(lines)
 

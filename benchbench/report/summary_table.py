@@ -17,6 +17,7 @@ from typing import Any
 from benchbench.analysis.runs import OWN
 from benchbench.analysis.summary import COLUMNS
 from benchbench.report.markdown import escape_markdown, write_table
+from benchbench.spec.cell import cell_name
 
 Row = dict[str, Any]
 
@@ -125,15 +126,6 @@ def json_table(rows: Sequence[Row], columns: Sequence[str] | None = None, includ
 def column_title(name: str) -> str:
     """A column's heading with its unit: ``ttft_ms_p50`` is "TTFT p50 (ms)", ``sys_tok_s`` "Sys tok/s"."""
     return COLUMNS[name].heading if name in COLUMNS else name.replace("_", " ").capitalize()
-
-
-def cell_name(row: Row) -> str:
-    """A cell as the card writes it: ``in=2048, out=1024, batch=32``, its variant first if it has one."""
-    parts = [f"variant={row['variant']}"] if row.get("variant") else []
-    parts += [f"in={row.get('input')}", f"out={row.get('output')}"]
-    batch, rate = row.get("batch"), number(row, "rate")
-    parts += [f"batch={batch}"] if batch is not None else [f"rate={rate:g}"] if rate is not None else []
-    return ", ".join(parts)
 
 
 def number(row: Row, name: str) -> float | None:

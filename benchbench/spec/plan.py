@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from benchbench.spec.cell import CellInfo
 from benchbench.spec.mistakes import Problem, SpecError
 from benchbench.spec.schema import (
     ClosedLoad,
@@ -61,11 +62,33 @@ class Cell:
     index: int
 
     @property
+    def info(self) -> CellInfo:
+        """The cell as a run stores it."""
+        return CellInfo(
+            key=self.key,
+            index=self.index,
+            variant=self.variant,
+            input=self.input,
+            output=self.output,
+            batch=self.batch,
+            rate=self.rate,
+            load=self.load.kind,
+            requests=self.requests,
+            rounds_min=self.rounds.min,
+            rounds_max=self.rounds.max,
+            rel_ci=self.rounds.rel_ci,
+            warmup=self.rounds.warmup,
+            capped=isinstance(self.load, OpenLoad) and self.load.max_concurrency is not None,
+            prompts=self.prompts.kind,
+            output_mode=self.output_mode,
+            slo=self.slo,
+            validity=self.validity,
+        )
+
+    @property
     def label(self) -> str:
         """As `in=128 out=128 batch=8` or `in=128 out=128 rate=2.5`, the variant in front if there is one."""
-        third = f"batch={self.batch}" if self.rate is None else f"rate={self.rate:g}"
-        variant = f"{self.variant} " if self.variant else ""
-        return f"{variant}in={self.input} out={self.output} {third}"
+        return self.info.label
 
     @property
     def requests(self) -> int:

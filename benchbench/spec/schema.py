@@ -298,6 +298,11 @@ class Slo(Section):
     tpot_ms: Positive | None = Field(None, description="time per output token after the first at most, in ms")
     e2el_ms: Positive | None = Field(None, description="end-to-end latency at most, in ms")
 
+    @property
+    def is_set(self) -> bool:
+        """Whether there is any limit."""
+        return any(limit is not None for limit in (self.ttft_ms, self.tpot_ms, self.e2el_ms))
+
 
 class Validity(Section):
     """Budgets beyond which a cell is suspect or invalid."""

@@ -1,0 +1,69 @@
+"""A cell as a run stores it, and how it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, computed_field, field_validator
+
+from benchbench.spec.schema import Slo, Validity
+
+_AXES = (("", "variant"), ("in=", "input"), ("out=", "output"), ("batch=", "batch"), ("rate=", "rate"))
+
+
+def cell_name(cell: Mapping[str, Any], separator: str = ", ") -> str:
+    """`fa2, in=128, out=128, batch=8`, or `rate=2.5`; what the cell (a row, a stored cell) lacks is left out."""
+    present = [(prefix, cell[key]) for prefix, key in _AXES if cell.get(key) not in {None, ""}]
+    return separator.join(
+        f"{prefix}{value:g}" if prefix == "rate=" else f"{prefix}{value}" for prefix, value in present
+    )
+
+
+class CellInfo(BaseModel):
+    """An entry of the manifest's plan: all that reading a cell's records takes, so that the sweep is not needed.
+
+    Lengths in tokens, `batch` requests in flight, `rate` requests/s. What a later version notes more is left out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    key: str
+    index: int  # in written order
+    variant: str
+    input: int
+    output: int
+    batch: int | None
+    rate: float | None
+    load: str
+    requests: int
+    rounds_min: int
+    rounds_max: int
+    rel_ci: float
+    warmup: int | str
+    capped: bool  # an open load with a limit of requests in flight: waiting in our own queue is meant
+    prompts: str
+    output_mode: str
+    slo: Slo
+    validity: Validity
+
+    @field_validator("slo", "validity", mode="before")
+    @classmethod
+    def _known(cls, value: Any, info: Any) -> Any:  # noqa: ANN401 # ValidationInfo's type is generic
+        known = (Slo if info.field_name == "slo" else Validity).model_fields
+        return {key: item for key, item in value.items() if key in known} if isinstance(value, dict) else value
+
+    @computed_field  # type: ignore[prop-decorator] # mypy's limit, says pydantic
+    @property
+    def label(self) -> str:
+        """As `in=128 out=128 batch=8`, the variant in front if there is one."""
+        return cell_name(self.__dict__, " ")
+
+    @property
+    def shape(self) -> str:
+        """The label without the variant: the same in any two builds."""
+        return cell_name({**self.__dict__, "variant": ""}, " ")
+
+    def to_entry(self) -> dict[str, Any]:
+        """As JSON, for the manifest; `CellInfo.model_validate` reads it."""
+        return self.model_dump(mode="json")
