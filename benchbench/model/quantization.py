@@ -37,8 +37,8 @@ class Quantization:
 
 def dtype_word(text: object) -> str | None:
     """bf16, fp16, fp32, fp8, int8, int4 or fp4 for any spelling of them (`bfloat16`, `F8_E4M3`); else None."""
-    told = str(text).lower().removeprefix("torch.").strip()
-    return next((word for pattern, word in _WORDS if re.fullmatch(pattern, told)), None)
+    name = str(text).lower().removeprefix("torch.").strip()
+    return next((word for pattern, word in _WORDS if re.fullmatch(pattern, name)), None)
 
 
 def read_quantization(config: object) -> Quantization | None:
@@ -51,14 +51,14 @@ def read_quantization(config: object) -> Quantization | None:
         return None
     method = str(config.get("quant_method") or "compressed-tensors")
     keys = ("exclude", "ignore", "modules_to_not_convert", "ignored_layers", "exclude_modules")
-    excluded = tuple(str(one) for key in keys for one in _listed(config.get(key)))
+    excluded = tuple(str(module) for key in keys for module in _listed(config.get(key)))
     if "global_quant_config" in config:
         layers = config.get("layer_quant_config")
         parts = [("", config["global_quant_config"]), *(layers.items() if isinstance(layers, Mapping) else ())]
         named = [(str(name), _of(part, "weight", "input_tensors", "quark")) for name, part in parts]
     elif isinstance(groups := config.get("config_groups"), Mapping):
         targets = [(_listed(part.get("targets")), part) for part in groups.values() if isinstance(part, Mapping)]
-        targets.sort(key=lambda one: "Linear" not in one[0])
+        targets.sort(key=lambda target: "Linear" not in target[0])
         named = [(", ".join(map(str, to)), _of(part, "weights", "input_activations", method)) for to, part in targets]
     else:
         named = [("", _plain(config, method))]
@@ -72,7 +72,7 @@ def kv_dtype(config: object) -> str | None:
         return None
     layers = config.get("kv_cache_quant_config")
     specs = [layer.get("output_tensors") for layer in layers.values()] if isinstance(layers, Mapping) else []
-    return next((found[0] for spec in (config.get("kv_cache_scheme"), *specs) if (found := _spec(spec))), None)
+    return next((facts[0] for spec in (config.get("kv_cache_scheme"), *specs) if (facts := _spec(spec))), None)
 
 
 def _listed(names: object) -> Sequence[object]:
@@ -121,7 +121,7 @@ def _spec(spec: object, of_tokens: bool = False) -> tuple[str, str, bool | None,
 
 
 def _times(block: object) -> str:
-    return "x".join(str(one) for one in _listed(block))
+    return "x".join(map(str, _listed(block)))
 
 
 def _plain(config: Mapping[str, Any], method: str) -> Quantization | None:

@@ -20,12 +20,12 @@ class Accelerator:
     name: str
     flop_s: Mapping[str, float]
     bandwidth_bytes_s: float
-    memory_bytes: int  # 0: not known
+    memory_bytes: int  # 0: unknown
     source: str  # where the figures are from
     cache_bytes: int = 0
 
     def peak(self, dtype: str | None) -> float:
-        """Peak in this dtype, FLOP/s; of one that it lacks or that is not known the highest of all, never too low."""
+        """Peak in this dtype, FLOP/s; of one that it lacks or that is unknown the highest of all, never too low."""
         return self.flop_s.get(dtype or "") or max(self.flop_s.values())
 
 
@@ -35,7 +35,7 @@ def known() -> tuple[tuple[str, frozenset[str], Accelerator], ...]:
     import yaml
 
     entries = yaml.safe_load(Path(__file__).with_name("hardware.yaml").read_text(encoding="utf-8"))
-    return tuple((one["model"].lower(), frozenset(one.get("words", ())), _accelerator(one)) for one in entries)
+    return tuple((entry["model"].lower(), frozenset(entry.get("words", ())), _accelerator(entry)) for entry in entries)
 
 
 def _accelerator(entry: dict[str, Any]) -> Accelerator:
@@ -60,6 +60,6 @@ def accelerator(name: str) -> Accelerator | None:
     Where the name does not tell variants of one model apart, the fastest of them, so that bounds stay bounds.
     """
     text = re.sub(r"(\d+)\s*gi?b?\b", r"\1gb", name.lower())
-    said = set(re.findall(r"[a-z0-9]+", text))
-    fitting = [(len(words & said), figures) for model, words, figures in known() if model in said]
-    return max(fitting, key=lambda found: found[0])[1] if fitting else None
+    named = set(re.findall(r"[a-z0-9]+", text))
+    fitting = [(len(words & named), figures) for model, words, figures in known() if model in named]
+    return max(fitting, key=lambda fit: fit[0])[1] if fitting else None
