@@ -253,6 +253,16 @@ def test_speculative_decoding_by_all_its_names(text: str, passes: float) -> None
     assert claims_of_card(text + table).passes == passes
 
 
+@pytest.mark.parametrize(
+    ("words", "dtypes"),
+    [("W8A8 INT8", ("int8", "int8")), ("W4A16", ("int4", None)), ("W8A8 FP8", ("fp8", "fp8")),
+     ("W16A16", ("bf16", "bf16"))],
+)  # fmt: skip
+def test_a_scheme_of_weights_alone_names_no_dtype_of_the_products(words: str, dtypes: tuple[str, str | None]) -> None:
+    model = claims_of_card(f"# A 70B parameter model\n\nQuantization: {words}\n").model
+    assert (model.weight_dtype, model.compute_dtype) == dtypes
+
+
 def test_several_tokens_a_pass_are_offered_as_an_explanation_and_undo_the_bound() -> None:
     claims = scaled("tpot_ms", 0.05)(simulated([128, 2048], [64, 1024], [1, 2], 3.0, tpot=True))
     (finding,) = (finding for finding in audit(claims) if finding.code == "tpot_bound")

@@ -250,7 +250,7 @@ def test_what_is_no_result_is_refused_in_words(tmp_path: Path) -> None:
         (b'{"a": 1}', "JSON, but no result"),
         (FILES["guidellm"].read_bytes()[:5000], "not whole JSON"),
         (b'{"a":' * 100_000, "not whole JSON"),
-        (b'{"aiperf_version": "1"}', "AIPerf: input_config: field required"),
+        (b'{"aiperf_version": "1"}', "AIPerf: input_config.phases: field required"),
         (b'{"metadata": {"guidellm_version": "1"}, "benchmarks": []}', "GuideLLM: benchmarks: list should have"),
         (b'{"duration": 0, "total_output_tokens": 1, "output_throughput": NaN}', "vllm bench serve: num_prompts: fi"),
         (b"| Input | Output | Batch | TTFT (ms) |\n|---|---|---|---|\n| a | 1 | 1 | 2 |", "line 3: Input: 'a' is not"),

@@ -277,6 +277,25 @@ def test_k_and_v_of_a_window_are_the_mean_over_contexts(first: int, more: int, w
     assert replace(facts, kv_bytes_per_token=None).kv_bytes(1, 2) is None
 
 
+@pytest.mark.parametrize(
+    ("keys", "kv_heads"),
+    [
+        ({}, 32),
+        ({"num_key_value_heads": None}, 32),
+        ({"num_key_value_heads": 8}, 8),
+        ({"num_attention_groups": 8}, None),
+        ({"num_key_value_heads": [8] * 32}, 8),
+        ({"num_key_value_heads": [8, 4] * 16}, None),
+        ({"multi_query": True}, 1),
+    ],
+)
+def test_kv_heads_are_not_guessed(tmp_path: Path, keys: dict[str, Any], kv_heads: int | None) -> None:
+    config = json.loads((CONFIGS / "llama-3.1-8b.json").read_text())
+    del config["num_key_value_heads"]
+    facts = read_model(write(tmp_path, config | keys))
+    assert (facts.kv_heads, facts.kv_bytes_per_token) == (kv_heads, kv_heads and 32 * 2 * kv_heads * 128 * 2)
+
+
 def test_bytes_are_those_of_each_part(tmp_path: Path) -> None:
     """Of gpt-oss only the experts are quantized; embeddings are looked up, and 32 bits are served in 16."""
     facts = read_model(CONFIGS / "gpt-oss-120b.json")

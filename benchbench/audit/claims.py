@@ -249,6 +249,7 @@ def _dtypes(text: str) -> tuple[str | None, str | None]:
     if weight is None and (short := re.search(r"\bW(\d+)A(\d+)\b[ -]*(INT|FP)?", text, re.IGNORECASE)):
         kind = short[3] or "int"
         weight, activation = (dtype_word(f"{kind if int(bits) < 16 else 'bf'}{bits}") for bits in short.group(1, 2))
+        activation = None if int(short[1]) < int(short[2]) else activation  # kernels may quantize activations too
     if weight is None and (plain := _labelled(text, r"quantization|dtype(?: of most weights)?|precision")):
         match = _DTYPE.search(plain)
         weight = dtype_word(match[1]) if match else None

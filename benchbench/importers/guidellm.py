@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import AliasPath, BaseModel, Field
 
 from benchbench.analysis.validity import Reason
-from benchbench.importers.result import Count, ImportedResult, Number, length, load_of, measured, numbers, parsed
+from benchbench.importers.result import (
+    Count,
+    ImportedResult,
+    Number,
+    Positive,
+    length,
+    load_of,
+    measured,
+    numbers,
+    parsed,
+)
 
 TOOL = "GuideLLM"
 _LATENCIES = {"ttft": "metrics.time_to_first_token_ms", "e2el": "metrics.request_latency"}
@@ -30,88 +40,47 @@ _PATHS = {
 }
 
 
-class _Totals(BaseModel):
-    successful: Count
-    errored: Count = 0
-
-
-class _Metrics(BaseModel):
-    request_totals: _Totals
-
-
-class _Strategy(BaseModel):
-    type_: Literal["synchronous", "concurrent", "throughput", "constant", "poisson"]
-    streams: int | None = Field(None, gt=0)
-    max_concurrency: int | None = Field(None, gt=0)
-    rate: float | None = Field(None, gt=0, allow_inf_nan=False)
-
-
-class _Backend(BaseModel):
-    model: str | None = None
-
-
-class _Config(BaseModel):
-    strategy: _Strategy
-    backend: _Backend = _Backend()
-
-
 class _Request(BaseModel):
     time_to_first_token_ms: Number = None
     request_latency: Number = None
 
 
-class _Requests(BaseModel):
-    successful: list[_Request] | None = None
-
-
 class _Benchmark(BaseModel):
-    config: _Config
-    metrics: _Metrics
-    requests: _Requests = _Requests()
-
-
-class _Data(BaseModel):
-    prompt_tokens: Number = None
-    output_tokens: Number = None
-
-
-class _Spec(BaseModel):
-    data: list[Any] = []
-
-
-class _Settings(BaseModel):
-    spec: _Spec = _Spec()
-
-
-class _Metadata(BaseModel):
-    guidellm_version: str
+    strategy: Literal["synchronous", "concurrent", "throughput", "constant", "poisson"] = Field(
+        validation_alias=AliasPath("config", "strategy", "type_")
+    )
+    streams: int | None = Field(None, gt=0, validation_alias=AliasPath("config", "strategy", "streams"))
+    most: int | None = Field(None, gt=0, validation_alias=AliasPath("config", "strategy", "max_concurrency"))
+    rate: Positive | None = Field(None, validation_alias=AliasPath("config", "strategy", "rate"))
+    model: str | None = Field(None, validation_alias=AliasPath("config", "backend", "model"))
+    done: Count = Field(validation_alias=AliasPath("metrics", "request_totals", "successful"))
+    failed: Count = Field(0, validation_alias=AliasPath("metrics", "request_totals", "errored"))
+    requests: list[_Request] | None = Field(None, validation_alias=AliasPath("requests", "successful"))
 
 
 class _Report(BaseModel):
-    metadata: _Metadata
-    config: _Settings = _Settings()
+    version: str = Field(validation_alias=AliasPath("metadata", "guidellm_version"))
+    prompt_tokens: Number = Field(None, validation_alias=AliasPath("config", "spec", "data", 0, "prompt_tokens"))
+    output_tokens: Number = Field(None, validation_alias=AliasPath("config", "spec", "data", 0, "output_tokens"))
     benchmarks: list[Any] = Field(min_length=1)
 
 
 def read_guidellm(data: dict[str, Any]) -> list[ImportedResult]:
     """The cells of a report, in its order. Raises ValueError."""
     report = parsed(_Report, data, TOOL)
-    described = next((data for data in report.config.spec.data if isinstance(data, dict)), {})
-    targets = parsed(_Data, described, f"{TOOL}: config.spec.data.0")
-    return [_cell(benchmark, targets, report.metadata.guidellm_version) for benchmark in report.benchmarks]
+    return [_cell(benchmark, report) for benchmark in report.benchmarks]
 
 
-def _cell(data: dict[str, Any], targets: _Data, version: str) -> ImportedResult:
+def _cell(data: dict[str, Any], report: _Report) -> ImportedResult:
     benchmark = parsed(_Benchmark, data, f"{TOOL}: benchmarks")
-    metrics, strategy = benchmark.metrics, benchmark.config.strategy
-    done, failed = metrics.request_totals.successful, metrics.request_totals.errored
-    if strategy.type_ in {"constant", "poisson"} and strategy.rate is None:
+    done, failed = benchmark.done, benchmark.failed
+    if benchmark.strategy in {"constant", "poisson"} and benchmark.rate is None:
         raise ValueError(f"{TOOL}: config.strategy.rate: missing")
-    concurrency = 1 if strategy.type_ == "synchronous" else strategy.streams or strategy.max_concurrency
-    load, batch, rate = load_of(done + failed, concurrency, strategy.rate)
+    concurrency = 1 if benchmark.strategy == "synchronous" else benchmark.streams or benchmark.most
+    load, batch, rate = load_of(done + failed, concurrency, benchmark.rate)
     means = numbers(data, _LENGTHS, TOOL)
-    tokens, other_input = length(means.get("input", 0.0), targets.prompt_tokens)
-    outputs, other_output = length(means.get("output", 0.0), targets.output_tokens)
+    tokens, other_input = length(means.get("input", 0.0), report.prompt_tokens)
+    outputs, other_output = length(means.get("output", 0.0), report.output_tokens)
     values = measured(data, _PATHS, load, TOOL) if done else {}
     values |= {name: value * 1e3 for name, value in values.items() if name.startswith("e2el")}  # in s there
     reasons = {
@@ -121,8 +90,8 @@ def _cell(data: dict[str, Any], targets: _Data, version: str) -> ImportedResult:
     }
     return ImportedResult(
         tool=TOOL,
-        version=version,
-        model=benchmark.config.backend.model or "",
+        version=report.version,
+        model=benchmark.model or "",
         load=load,
         input=tokens,
         output=outputs,
@@ -131,9 +100,9 @@ def _cell(data: dict[str, Any], targets: _Data, version: str) -> ImportedResult:
         requests=done + failed,
         failed=failed,
         values=values,
-        pools=_pools(benchmark.requests.successful or [], done),
+        pools=_pools(benchmark.requests or [], done),
         reasons=tuple(reason for reason, applies in reasons.items() if applies),
-        conditions={"arrivals": strategy.type_} if load == "open" else {},
+        conditions={"arrivals": benchmark.strategy} if load == "open" else {},
     )
 
 

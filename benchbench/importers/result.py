@@ -48,7 +48,7 @@ def _known(value: Any) -> Any:  # noqa: ANN401 - JSON
 # A number that a tool could not compute is NaN in one of them, null in another, and absent in the third.
 Number = Annotated[float | None, BeforeValidator(_known)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
-Duration = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from benchbench.analysis.metrics import RoundMetrics, round_metrics
 from benchbench.analysis.validity import Reason
-from benchbench.importers.result import Count, Duration, ImportedResult, Number, load_of, measured, parsed
+from benchbench.importers.result import Count, ImportedResult, Number, Positive, load_of, measured, parsed
 from benchbench.store import arrow as make
 from benchbench.store.requests import RequestStatus
 
@@ -36,7 +36,7 @@ class _Result(BaseModel):
     backend: str | None = None
     ramp_up_strategy: str | None = None
     num_prompts: Count
-    duration: Duration
+    duration: Positive
     completed: Count
     failed: Count | None = None
     total_input_tokens: Count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ _KEYS = {
     "experts": ("num_local_experts", "num_experts", "n_routed_experts", "num_routed_experts", "moe_num_experts"),
     "top_k": ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_topk", "moe_top_k", "moe_k"),
 }
+_KV_HEADS = re.compile(r"kv_?heads?$|key_value_heads|query_group|attention_groups|kv_groups|kv_n_")
 _NESTED = ("text_config", "language_config", "llm_config", "thinker_config")
 _PARTS = ("attn_config", "ffn_config")  # DBRX, MPT
 
@@ -152,7 +154,7 @@ def _shape(config: Mapping[str, Any]) -> dict[str, int | None]:
     heads = shape["heads"]
     if config.get("multi_query") is True and not config.get("new_decoder_architecture"):
         shape["kv_heads"] = 1
-    elif heads and all(config.get(key) is None for key in _KEYS["kv_heads"]):
+    elif heads and not any(_KV_HEADS.search(key) and value is not None for key, value in config.items()):
         shape["kv_heads"] = heads
     if "kv_lora_rank" in config:
         shape["head_dim"] = (whole(config, "qk_nope_head_dim") or 0) + (whole(config, "qk_rope_head_dim") or 0)

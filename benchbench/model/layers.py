@@ -28,7 +28,7 @@ _HAS_STATE = re.compile(
 _NOT_UNDERSTOOD = re.compile(
     r"(?<!token_)(?<!ignore_)(?<!start_)(?<!end_)index|compress(?!ion_config)|sparse_att|attn_sparse|retention|xlstm|hybrid(?!_override)|swa_|shared_kv"
     r"|kv_shar|cla_|use_cla|global_head_dim|global_key_value|k_eq_v|attention_chunk|block_configs|kv_heads_per_layer"
-    r"|moba|nsa_|yoco|cross_attention_layers"
+    r"|moba|nsa_|yoco|other_setting|cross_attention_layers"
 )
 _ALL_WINDOWED = re.compile(r"mistral|mixtral|phi3|phimoe|starcoder2")
 _PATTERNS = {"gemma2": 2, "gemma3": 6, "cohere2": 4, "gpt_?oss": 2}  # each n-th layer has the whole context
@@ -63,6 +63,7 @@ def family(config: Config) -> str:
 def layer_kinds(config: Config, layers: int) -> list[Kind] | None:
     """The kind of each layer; None where a key hints at something else than plain attention and is not understood."""
     keys = [key for key, value in config.items() if value not in (None, False, 0, [], {}, "")]
+    keys = [key for key in keys if config.get("use_cla") is not False or not key.startswith("cla_")]
     sparse_mla = whole(config, "index_topk") and whole(config, "kv_lora_rank")  # DeepSeek-V3.2
     if any(_NOT_UNDERSTOOD.search(key) and not (sparse_mla and key.startswith("index_")) for key in keys):
         return None

@@ -56,6 +56,8 @@ def served_model(spec: SweepSpec) -> ModelFacts | None:
         )
     if given.keys() & _OF_WEIGHTS:
         facts = replace(facts, **_NO_PARTS)
+    if given.get("weight_dtype", facts.weight_dtype) != facts.weight_dtype:
+        facts = replace(facts, compute_dtype=None)
     if "kv_bytes_per_token" in given:
         facts = replace(facts, **_NO_KV)
     facts = replace(facts, **given)
