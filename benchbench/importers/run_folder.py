@@ -19,7 +19,6 @@ from benchbench.host.environment import environment, spec_hash
 from benchbench.importers.read import read
 from benchbench.importers.result import ImportedResult
 from benchbench.report.summary_table import markdown_table
-from benchbench.spec.cell import cell_name
 from benchbench.store.run_directory import RunDirectory, replace_file
 
 RANKS = (50, 90, 99)
@@ -143,7 +142,6 @@ def _manifest(name: str, results: Sequence[Sourced], rows: Sequence[Mapping[str,
         "engine": {"kind": "imported"},
         "variants": {row["variant"]: {} for row in rows if row["variant"]},
         "baseline": None,
-        "blocks": None,
         "load": {"kind": "/".join(dict.fromkeys(row["load"] or "unknown" for row in rows))},
         "prompts": {"kind": "unknown"},
         "output": "unknown",
@@ -160,16 +158,9 @@ def _manifest(name: str, results: Sequence[Sourced], rows: Sequence[Mapping[str,
         "created_ns": time.time_ns(),
         "spec": spec,
         "spec_sha256": spec_hash(spec),
-        "only": None,
-        "plan": [_entry(index, row) for index, row in enumerate(rows)],
-        "notes": [],
-        "engine": None,
-        "engine_environment": None,
+        "plan": [],
         "starts": [],
-        "variants": {},
-        "devices": [],
         "caption": _caption(results, rows),
-        "instrument": None,
         "imported": {"files": list(files.values())},
         **environment(),
         "host": {},  # unknown where it was measured
@@ -177,27 +168,10 @@ def _manifest(name: str, results: Sequence[Sourced], rows: Sequence[Mapping[str,
 
 
 def _caption(results: Sequence[Sourced], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    tools = list(dict.fromkeys(f"{result.tool} {result.version}".strip() for _, result in results))
+    tools = dict.fromkeys(f"{result.tool} {result.version}".strip() for _, result in results)
     lines = [f"Imported from {', '.join(tools)}: their numbers, by their definitions (docs/imports.md)."]
     if any(row["sys_tok_s"] is None and row["run_tok_s"] is not None for row in rows):
         lines.append("Run tok/s of an imported row: output tokens / duration of the whole run, by the tool's clock.")
     if any(row["sys_tok_s"] is not None and row["requests"] is not None for row in rows):
-        lines.append(
-            "Sys tok/s of an imported row: of one wave, or by our formula from the tool's times of each token."
-        )
+        lines.append("Sys tok/s of an imported row: of one wave, or by our formula from the times of each token.")
     return lines
-
-
-def _entry(index: int, row: Mapping[str, Any]) -> dict[str, Any]:
-    """As an entry of a sweep's plan (`CellInfo`)."""
-    axes = {name: row[name] for name in ("key", "variant", "input", "output", "batch", "rate", "load")}
-    rounds = {"rounds_min": row["rounds"] or 1, "rounds_max": row["rounds"] or 1, "rel_ci": 0.0, "warmup": 0}
-    how = {"capped": False, "prompts": "unknown", "output_mode": "unknown", "slo": {}, "validity": {}}
-    return {
-        "label": cell_name(row, " "),
-        "index": index,
-        "requests": row["requests"] or 0,
-        **axes,
-        **rounds,
-        **how,
-    }
