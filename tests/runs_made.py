@@ -8,7 +8,7 @@ from typing import Any
 
 from rounds_made import MS, Made, table_of
 
-from benchbench.spec import Cell, Start, make_plan, spec_from_mapping
+from benchbench.spec import Cell, Session, make_plan, spec_from_mapping
 from benchbench.store.run_directory import RunDirectory
 
 BRANCHES: dict[str, Any] = {
@@ -23,7 +23,7 @@ BRANCHES: dict[str, Any] = {
     "order": "as_written",
 }
 FAILED = "failed"
-Tell = Callable[[Cell, Start, int], tuple[float, float] | str | None]
+Tell = Callable[[Cell, Session, int], tuple[float, float] | str | None]
 
 
 def made_run(path: Path, data: dict[str, Any], tell: Tell, **manifest: Any) -> Path:
@@ -36,7 +36,7 @@ def made_run(path: Path, data: dict[str, Any], tell: Tell, **manifest: Any) -> P
     plan, run = make_plan(spec), RunDirectory(path)
     run.open_for_writing(resume=False)
     starts = []
-    for start in plan.starts:
+    for start in plan.sessions:
         stored = 0
         for cell in start.cells:
             for k in range(cell.rounds.min):

@@ -20,7 +20,7 @@ from benchbench.analysis.runs import open_run
 from benchbench.comparison.pairs import pair, sides_of
 from benchbench.comparison.tables import comparison_table, sentence
 from benchbench.fidelity.answers import Answer, Answers, answers_table
-from benchbench.spec import Cell, Start
+from benchbench.spec import Cell, Session
 from benchbench.store.run_directory import RunDirectory
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -36,7 +36,7 @@ def _in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def times(decode: float = 1.0, prefill: float = 1.0, noise: float = 0.003) -> Tell:
     """A candidate whose decode and prefill are so many times as fast as main's; starts and rounds have luck."""
 
-    def tell(cell: Cell, start: Start, k: int) -> tuple[float, float]:
+    def tell(cell: Cell, start: Session, k: int) -> tuple[float, float]:
         luck = random.Random(f"{start.variant} {start.block}").gauss(1, noise)
         own = luck * random.Random(f"{cell.key} {start.block} {k}").gauss(1, noise)
         fast, first = (decode, prefill) if start.variant not in {"main", ""} else (1.0, 1.0)
@@ -45,7 +45,7 @@ def times(decode: float = 1.0, prefill: float = 1.0, noise: float = 0.003) -> Te
     return tell
 
 
-def troubled(cell: Cell, start: Start, k: int) -> tuple[float, float] | str | None:
+def troubled(cell: Cell, start: Session, k: int) -> tuple[float, float] | str | None:
     """A cached prefix in one start, requests that failed in another, and a candidate that died in block 3."""
     new = start.variant == "int8-moe"
     shape = (cell.input, cell.batch)
@@ -190,7 +190,7 @@ PLACES = st.tuples(st.sampled_from(["main", "int8-moe"]), st.sampled_from([1, 4]
 def test_an_incident_costs_its_start_and_a_lasting_fault_its_cell(
     tmp_path_factory: pytest.TempPathFactory, incidents: set[tuple[str, int, int]], faults: set[tuple[str, int, int]]
 ) -> None:
-    def tell(cell: Cell, start: Start, k: int) -> tuple[float, float] | str:
+    def tell(cell: Cell, start: Session, k: int) -> tuple[float, float] | str:
         where = (start.variant, cell.batch, start.block)
         broken = FAILED if where in incidents else "cached_prefix" if where in faults else ""
         return broken if broken and k else times()(cell, start, k)

@@ -58,7 +58,7 @@ def test_the_grid_is_the_product_of_its_axes_each_point_once(
 def test_every_block_starts_each_variant_once_and_orders_are_balanced(count: int, blocks: int, seed: int) -> None:
     names = [f"v{k}" for k in range(count)]
     made = plan(variants={name: {"engine": {"url": f"http://h/{name}"}} for name in names}, blocks=blocks, seed=seed)
-    starts = made.starts
+    starts = made.sessions
     assert [start.block for start in starts] == [block for block in range(blocks) for _ in names]
     orders = [[start.variant for start in starts if start.block == block] for block in range(blocks)]
     assert all(sorted(order) == names for order in orders)
@@ -75,11 +75,11 @@ def test_every_block_starts_each_variant_once_and_orders_are_balanced(count: int
 def test_the_cells_of_a_block_are_in_one_order_for_all_variants_and_each_block_has_its_own() -> None:
     variants = {name: {"engine": {"url": f"http://h/{name}"}} for name in "ab"}
     made = plan(variants=variants, order="random", grid={"input": 8, "output": 4, "batch": [*range(1, 9)]}, blocks=4)
-    orders = [[cell.batch for cell in start.cells] for start in made.starts]
+    orders = [[cell.batch for cell in start.cells] for start in made.sessions]
     assert orders[::2] == orders[1::2]
     assert len({tuple(order) for order in orders}) == 4
     few = plan("variant=a,batch=2", variants=variants)
-    assert [(start.block, start.variant, len(start.cells)) for start in few.starts] == [(b, "a", 2) for b in range(6)]
+    assert [(start.block, start.variant, len(start.cells)) for start in few.sessions] == [(b, "a", 2) for b in range(6)]
     assert {cell.engine.url for cell in few.cells} == {"http://h/a"}
 
 

@@ -25,7 +25,7 @@ from benchbench.host.environment import environment, spec_hash
 from benchbench.measure.observer import Observer
 from benchbench.openai.target import GENERATION, address_of
 from benchbench.secrets import mask_text, masked
-from benchbench.spec import EndpointEngine, Plan, Start, SweepSpec, VllmInprocessEngine, VllmServeEngine, make_plan
+from benchbench.spec import EndpointEngine, Plan, Session, SweepSpec, VllmInprocessEngine, VllmServeEngine, make_plan
 from benchbench.store.run_directory import replace_file
 
 Task = tuple[str, int | None]  # lm-eval's name, and the number of shots (None: the task's own)
@@ -79,8 +79,8 @@ class EvaluationRun:
         So the same call continues what was interrupted. Raises EngineError (no engine, or no lm-eval), RunError
         (folder of another evaluation), LaunchStoppedError, ValueError (unreadable results) and OSError.
         """
-        starts: dict[str, Start] = {}
-        for start in make_plan(self.spec).starts if self.spec else ():
+        starts: dict[str, Session] = {}
+        for start in make_plan(self.spec).sessions if self.spec else ():
             starts.setdefault(start.variant or self._name, start)
         program = _program(self.request.program) if starts else ""
         names = [*self.request.results, *starts]
@@ -157,11 +157,11 @@ class EvaluationRun:
 
     # ---- One variant ----------------------------------------------------------------------------------------
 
-    def _side(self, name: str, start: Start, todo: list[Task], program: str) -> None:
+    def _side(self, name: str, start: Session, todo: list[Task], program: str) -> None:
         """One start of a variant, and its tasks one after the other."""
         assert self.spec  # noqa: S101 - what has a start has a sweep
         hooks = Hooks(self.out / "logs", self.observer.starting, self.stop)
-        spec = Plan(self.spec, ()).of_variant(start).spec
+        spec = Plan(self.spec, ()).of_session(start).spec
         if isinstance(spec.engine, VllmInprocessEngine):
             raise EngineError("lm-eval needs an HTTP engine", "engine.kind", allowed="endpoint, vllm_serve, simulator")
         if start.variant and (git := self.spec.variants[start.variant].git):

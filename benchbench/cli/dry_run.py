@@ -22,7 +22,7 @@ def plan_text(plan: Plan) -> str:
     lines = []
     requests = tokens = prompts = 0
     seconds: float | None = 0.0
-    count = Counter(cell.key for start in plan.starts for cell in start.cells)
+    count = Counter(cell.key for start in plan.sessions for cell in start.cells)
     for number, cell in enumerate(plan.cells, 1):
         auto = cell.rounds.warmup == "auto"
         warmups = 2 if auto else int(cell.rounds.warmup)  # two short ones at least, until they agree
@@ -45,7 +45,7 @@ def plan_text(plan: Plan) -> str:
     least = "at least " if open_ended or any(cell.rounds.warmup == "auto" for cell in plan.cells) else ""
     if blocks:
         lines += _starts(plan)
-        estimate += f", and {len(plan.starts)} starts of a server" + " with their rest" * (
+        estimate += f", and {len(plan.sessions)} starts of a server" + " with their rest" * (
             plan.spec.cool_to is not None
         )
     lines.append(
@@ -60,11 +60,11 @@ def plan_text(plan: Plan) -> str:
 def _starts(plan: Plan) -> list[str]:
     """The order of the starts, a line a block, and how many rounds they measure."""
     blocks: dict[int | None, list[str]] = {}
-    for start in plan.starts:
+    for start in plan.sessions:
         blocks.setdefault(start.block, []).append(start.variant)
-    rounds = sum(cell.rounds.min for start in plan.starts for cell in start.cells)
+    rounds = sum(cell.rounds.min for start in plan.sessions for cell in start.cells)
     lines = [f"block {block}: {', '.join(variants)}" for block, variants in blocks.items()]
-    return [*lines, f"{len(plan.starts)} starts, {rounds} measured rounds"]
+    return [*lines, f"{len(plan.sessions)} starts, {rounds} measured rounds"]
 
 
 def _power(spec: SweepSpec, cells: int, blocks: int) -> list[str]:

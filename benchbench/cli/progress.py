@@ -51,7 +51,7 @@ def rounds_of(cell: Cell) -> str:
 
 def _cells(plan: Plan) -> int:
     """How often a cell is measured: in each start of a sweep with variants."""
-    return sum(len(start.cells) for start in plan.starts)
+    return sum(len(start.cells) for start in plan.sessions)
 
 
 class Lines(Observer):

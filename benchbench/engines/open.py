@@ -174,7 +174,7 @@ def _simulator(engine: SimulatorEngine, plan: Plan, meanwhile: Callable[[], None
     from benchbench.engines.simulator import ProfileError, SimulatorError, SimulatorProcess
 
     models = sorted({cell.model for cell in plan.cells}) or [plan.spec.model]
-    start = plan.starts[0]
+    start = plan.sessions[0]
     try:
         with SimulatorProcess(
             engine.profile,

@@ -20,7 +20,7 @@ from benchbench.loadgen.job import AnswerJob
 from benchbench.openai.client import http_session
 from benchbench.openai.target import GENERATION
 from benchbench.secrets import mask_text
-from benchbench.spec import Start, SweepSpec
+from benchbench.spec import Session, SweepSpec
 from benchbench.spec.plan import shapes
 from benchbench.store.run_directory import RunDirectory
 
@@ -55,15 +55,17 @@ class Questions:
         return hashlib.sha256(repr((self.prompts, self.output, self.exact)).encode()).hexdigest()[:16]
 
 
-def owed(run: RunDirectory, spec: SweepSpec, start: Start) -> bool:
-    """Whether a start still has to answer: it has not, and has not failed to."""
-    if spec.fidelity == "off" or start.block is None or run.answers_path(start.variant, start.block).exists():
+def owed(run: RunDirectory, spec: SweepSpec, session: Session) -> bool:
+    """Whether a session still has to answer: it has not, and has not failed to."""
+    if spec.fidelity == "off" or session.block is None or run.answers_path(session.variant, session.block).exists():
         return False
-    here = (start.variant, start.block)
+    here = (session.variant, session.block)
     return here not in {(e["variant"], e["block"]) for e in run.events() if e["event"] == "fidelity_failed"}
 
 
-def answer(run: RunDirectory, worker: object, opened: Opened, spec: SweepSpec, start: Start, stop: int | None) -> str:
+def answer(
+    run: RunDirectory, worker: object, opened: Opened, spec: SweepSpec, session: Session, stop: int | None
+) -> str:
     """Ask a living engine, and store what it answers. What prevents that is journalled and returned, and stops nothing.
 
     `spec` is the variant's. Raises InterruptedSweep, LaunchStoppedError (in-process) and OSError (of writing).
@@ -79,9 +81,9 @@ def answer(run: RunDirectory, worker: object, opened: Opened, spec: SweepSpec, s
     except (EngineError, WorkerDiedError, ValueError, aiohttp.ClientError, OSError) as error:
         died = opened.watch and opened.watch[1]()
         reason = mask_text(died or str(error) or type(error).__name__, opened.access.secrets)
-        run.journal("fidelity_failed", block=start.block, variant=start.variant, reason=reason)
-        return f"fidelity of {start.variant} is not measured in block {start.block}: {reason}"
-    run.write_answers(answers_table(Answers(unit, asked.hash, tuple(answers))), start.variant, start.block or 0)
+        run.journal("fidelity_failed", block=session.block, variant=session.variant, reason=reason)
+        return f"fidelity of {session.variant} is not measured in block {session.block}: {reason}"
+    run.write_answers(answers_table(Answers(unit, asked.hash, tuple(answers))), session.variant, session.block or 0)
     return ""
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchbench.engines.open import Opened
 from benchbench.model.config import ModelFacts
-from benchbench.spec import Plan, Start
+from benchbench.spec import Plan, Session
 from benchbench.store.run_directory import RunDirectory
 
 
@@ -17,7 +17,7 @@ def write_manifest(
     run: RunDirectory,
     plan: Plan,
     only: str | None,
-    start: Start | None = None,
+    start: Session | None = None,
     opened: Opened | None = None,
     devices: list[dict[str, Any]] | None = None,
     variants: Mapping[str, dict[str, Any]] | None = None,
@@ -44,7 +44,7 @@ def write_manifest(
     engine, side = earlier.get("engine"), earlier.get("engine_environment")
     if start is not None and opened is not None:
         engine = asdict(opened.capabilities)
-        side = side_of(plan.of_variant(start).spec.engine, opened.start.get("pid"))
+        side = side_of(plan.of_session(start).spec.engine, opened.start.get("pid"))
         notes += opened.notes
         one = {"time_ns": time.time_ns(), "block": start.block, "variant": start.variant, **opened.start}
         starts = [*starts, masked(one) | ({"engine": engine, "environment": side} if start.variant else {})]

@@ -20,7 +20,7 @@ from benchbench.measure.cells import missing_rounds
 from benchbench.measure.observer import Observer
 from benchbench.measure.sessions import Starts
 from benchbench.model.served import served_models
-from benchbench.spec import Cell, Plan, Start, SweepSpec, make_plan
+from benchbench.spec import Cell, Plan, Session, SweepSpec, make_plan
 from benchbench.store.run_directory import RunDirectory, replace_file
 
 if TYPE_CHECKING:
@@ -98,14 +98,14 @@ def sweep(
         run.close()
 
 
-def _lacking(run: RunDirectory, plan: Plan) -> list[tuple[Start, list[tuple[Cell, int]]]]:
+def _lacking(run: RunDirectory, plan: Plan) -> list[tuple[Session, list[tuple[Cell, int]]]]:
     """For each start that lacks any: its cells and how many rounds they lack, without those that were given up.
 
     One that lacks only its answers to the fixed questions has no cells.
     """
     given_up = {(event["cell"], event.get("block")) for event in run.events() if event["event"] == "cell_given_up"}
     found = []
-    for start in plan.starts:
+    for start in plan.sessions:
         open_cells = [cell for cell in start.cells if (cell.key, start.block) not in given_up]
         lacking = [(cell, missing_rounds(run, cell, start.block)) for cell in open_cells]
         todo = [(cell, missing) for cell, missing in lacking if missing]
@@ -114,7 +114,7 @@ def _lacking(run: RunDirectory, plan: Plan) -> list[tuple[Start, list[tuple[Cell
     return found
 
 
-def _carry_out(starts: Starts, todo: list[tuple[Start, list[tuple[Cell, int]]]]) -> tuple[State, str]:
+def _carry_out(starts: Starts, todo: list[tuple[Session, list[tuple[Cell, int]]]]) -> tuple[State, str]:
     starts.observer.begin(starts.plan, starts.run.path, sum(len(cells) for _, cells in todo))
     if not todo:
         starts.manifest()

@@ -19,7 +19,7 @@ from benchbench.measure.observer import Observer, Pace
 from benchbench.measure.start_engine import start_engine
 from benchbench.model.config import ModelFacts
 from benchbench.openai.client import Capabilities
-from benchbench.spec import Cell, Plan, Start, VllmInprocessEngine, VllmServeEngine
+from benchbench.spec import Cell, Plan, Session, VllmInprocessEngine, VllmServeEngine
 from benchbench.store.run_directory import RunDirectory, replace_file
 
 Todo = list[tuple[Cell, int]]
@@ -46,7 +46,7 @@ class Starts:
     able: set[str] = field(default_factory=set)
     checkouts: dict[str, Checkout] = field(default_factory=dict)
 
-    def carry_out(self, todo: list[tuple[Start, Todo]]) -> None:
+    def carry_out(self, todo: list[tuple[Session, Todo]]) -> None:
         """Measure what is lacking, start by start.
 
         Of several variants, one that cannot start or dies once too often is recorded, and the others go on. Raises
@@ -67,7 +67,7 @@ class Starts:
         if self.unable and not self.able:
             raise next(iter(self.unable.values()))
 
-    def _build(self, todo: list[tuple[Start, Todo]]) -> None:
+    def _build(self, todo: list[tuple[Session, Todo]]) -> None:
         """Fetch and build what variants are made from, before the first start: no build may warm up the machine later.
 
         Raises MovedRefError, LaunchStoppedError and OSError.
@@ -93,7 +93,7 @@ class Starts:
                 changes = f"uncommitted changes in {found.repo}, {found.dirty[0].strip()} first"
                 self.observer.note(f"variant {name}: {changes}, are not part of what is measured: see {path}")
 
-    def _failed(self, start: Start, error: Exception) -> None:
+    def _failed(self, start: Session, error: Exception) -> None:
         self.run.journal("start_failed", block=start.block, variant=start.variant, reason=str(error))
         what, lines = f"failed in block {start.block}", list[str]()
         if isinstance(error, EngineError):
@@ -103,9 +103,9 @@ class Starts:
         for line in (f"variant {start.variant} {what}: {error}", *(f"  {line}" for line in lines)):
             self.observer.note(line)
 
-    def _start(self, start: Start, left: Todo) -> None:
+    def _start(self, start: Session, left: Todo) -> None:
         """One start, and another for each time that the engine died and may be started again."""
-        plan = self.plan.of_variant(start)
+        plan = self.plan.of_session(start)
         engine = plan.spec.engine
         if isinstance(engine, LAUNCHED) and (made := self.checkouts.get(start.variant)):
             engine = moved_into(engine, made.path)
@@ -125,7 +125,7 @@ class Starts:
                     continue
             return
 
-    def _life(self, plan: Plan, start: Start, todo: Todo) -> None:
+    def _life(self, plan: Plan, start: Session, todo: Todo) -> None:
         """One life of the engine."""
         spec, observer = plan.spec, self.observer
         hooks = Hooks(self.run.path / "logs", observer.starting, self.stop, _import_all)
@@ -165,7 +165,7 @@ class Starts:
                     self._rest(sampler, before)
 
     def manifest(
-        self, start: Start | None = None, opened: Opened | None = None, devices: list[dict[str, Any]] | None = None
+        self, start: Session | None = None, opened: Opened | None = None, devices: list[dict[str, Any]] | None = None
     ) -> None:
         """Write the manifest, with this start in it."""
         variants = {name: found.facts for name, found in self.checkouts.items()}

@@ -60,11 +60,11 @@ def check_sweep(plan: Plan, progress: Callable[[str, float, str], None] = lambda
     Of several variants each is tried once, but for those from git: only a sweep builds them. `progress` as in `Hooks`.
     Raises EngineError and WorkerDiedError.
     """
-    firsts = {start.variant: start for start in reversed(plan.starts)}
+    firsts = {start.variant: start for start in reversed(plan.sessions)}
     found = {
         variant: _UNBUILT
         if variant and plan.spec.variants[variant].git
-        else _check_one(plan.of_variant(start), progress)
+        else _check_one(plan.of_session(start), progress)
         for variant, start in sorted(firsts.items())
     }
     if "" in found:

@@ -4,7 +4,7 @@ from benchbench.spec.editor import json_schema
 from benchbench.spec.load import load_spec, locate, spec_from_mapping
 from benchbench.spec.machine import Hardware, ModelFactsGiven
 from benchbench.spec.mistakes import Problem, SpecError
-from benchbench.spec.plan import Cell, Plan, Start, make_plan
+from benchbench.spec.plan import Cell, Plan, Session, make_plan
 from benchbench.spec.schema import (
     ClosedLoad,
     EndpointEngine,
@@ -44,10 +44,10 @@ __all__ = [
     "Rounds",
     "Selection",
     "SelectionError",
+    "Session",
     "SimulatorEngine",
     "Slo",
     "SpecError",
-    "Start",
     "StaticLoad",
     "SweepSpec",
     "Timeouts",

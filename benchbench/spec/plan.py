@@ -104,10 +104,10 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """One start of an engine, and the cells measured in its life, in order.
+class Session:
+    """One life of an engine, from its start to its end, and the cells measured in it, in order.
 
-    `block` counts from 0; every block has one start of each variant. None in a sweep without variants.
+    `block` counts from 0; every block has one session of each variant. None in a sweep without variants.
     """
 
     block: int | None
@@ -117,19 +117,19 @@ class Start:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of a sweep, and the starts in which they are measured."""
+    """The cells of a sweep, and the sessions in which they are measured."""
 
     spec: SweepSpec
-    starts: tuple[Start, ...]
+    sessions: tuple[Session, ...]
 
     @property
     def cells(self) -> tuple[Cell, ...]:
         """Each cell once, in the order in which they are first measured."""
-        return tuple({cell.key: cell for start in self.starts for cell in start.cells}.values())
+        return tuple({cell.key: cell for session in self.sessions for cell in session.cells}.values())
 
-    def of_variant(self, start: Start) -> Plan:
-        """The plan of one start alone: its engine is the sweep's."""
-        return Plan(variant_spec(self.spec, start.variant), (start,))
+    def of_session(self, session: Session) -> Plan:
+        """The plan of one session alone: its engine is the sweep's."""
+        return Plan(variant_spec(self.spec, session.variant), (session,))
 
 
 class Shape(NamedTuple):
@@ -199,7 +199,7 @@ def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def make_plan(spec: SweepSpec, only: str | None = None) -> Plan:
-    """Expand the grid, apply the overrides, and order the starts and their cells.
+    """Expand the grid, apply the overrides, and order the sessions and their cells.
 
     `order: random` shuffles with the sweep's seed, each block in its own way; `only` (a selection) then keeps some
     cells in that order. Raises SpecError where `only` is malformed or selects nothing.
@@ -208,18 +208,18 @@ def make_plan(spec: SweepSpec, only: str | None = None) -> Plan:
     by_variant = {variant: _cells(spec, variant, place) for place, variant in enumerate(variants)}
     every = [cell for cells in by_variant.values() for cell in cells]
     kept = {cell.key for cell in (_selected(every, only) if only is not None else every)}
-    starts = []
+    sessions = []
     for block, variant in _order(spec, variants):
         cells = [cell for cell in by_variant[variant] if cell.key in kept]
         if spec.order == "random":
             random.Random(spec.seed if block is None else f"{spec.seed} {block}").shuffle(cells)
         if cells:
-            starts.append(Start(block, variant, tuple(cells)))
-    return Plan(spec, tuple(starts))
+            sessions.append(Session(block, variant, tuple(cells)))
+    return Plan(spec, tuple(sessions))
 
 
 def _order(spec: SweepSpec, variants: Sequence[str]) -> list[tuple[int | None, str]]:
-    """Which variant is started when: two alternate as AB BA AB ...
+    """Which variant's engine is started when: two alternate as AB BA AB ...
 
     More of them follow a Williams design, in which each variant stands as often in each place and as often after each
     other one (E. J. Williams, Austral. J. Sci. Res. A 2 (1949) 149-168); the seed says which variant is which letter.
