@@ -104,7 +104,7 @@ def test_what_was_not_asked_alike_is_said_and_not_paired() -> None:
     found = recover(base, other)
     assert found.only is None
     assert set(found.warnings) == {
-        "the two were asked different questions: not paired",
+        "the questions differ: not paired",
         "a chat template for the candidate only",
     }
     text = evaluation_section(Evaluation("e", {"a<b": [base], "c|d": [other]}, "a<b"))

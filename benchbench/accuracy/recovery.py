@@ -38,7 +38,7 @@ class Recovery:
 
     `verdict`: `inside` sampling error, `above` or `below` it, `unknown` where that error is. `only`: of paired
     right-or-wrong answers, how many questions only the baseline and only the candidate got right; `p` is McNemar's
-    exact one of these. `assumed_n`: the baseline came without the number of its questions, and this one was taken.
+    exact one of these. `assumed_n`: the number of the baseline's questions, where it was unknown.
     """
 
     base: Score
@@ -77,7 +77,7 @@ def recover(base: Score, candidate: Score) -> Recovery:
     By the delta method on the logarithm, c/b exp(+-1.96 s) with s^2 = (SE_c/c)^2 + (SE_b/b)^2 for separate samples of
     questions (D. Katz et al., Biometrics 34 (1978) 469-474). Where both answered the same questions and the answers
     are known, each question is its own pair: s^2 = Var(c_i/c - b_i/b) / n, and n Var(c_i - b_i) / n^2 for the
-    difference (H. Nam and W. C. Blackwelder, Stat. Med. 21 (2002) 689-699, by Wald). Parts of a group are taken as one
+    difference (H. Nam and W. C. Blackwelder, Stat. Med. 21 (2002) 689-699, by Wald). Parts of a group count as one
     sample, which makes the interval a little too wide.
 
     A difference is inside sampling error when the interval of the ratio holds 1; of paired right-or-wrong answers,
@@ -122,7 +122,7 @@ def _around(point: float, error: float, n: int, method: str) -> Estimate:
 
 
 def _standard_error(score: Score) -> float:
-    """lm-eval's, else half of Wilson's interval over 1.96; NaN where nothing is known of it."""
+    """lm-eval's, else half of Wilson's interval over 1.96; NaN where it is unknown."""
     estimate = accuracy(score)
     if score.stderr or estimate.low is None or estimate.high is None:
         return score.stderr or math.nan
@@ -138,7 +138,7 @@ def _pairs(base: Score, candidate: Score) -> tuple[Floats | None, list[str]]:
     if not (base.samples and candidate.samples):
         return None, []
     if base.samples.keys() != candidate.samples.keys():
-        return None, ["the two were asked different questions: not paired"]
+        return None, ["the questions differ: not paired"]
     pairs = np.array([(base.samples[key], candidate.samples[key]) for key in base.samples]).T
     if not np.allclose(pairs.mean(axis=1), [base.point, candidate.point], atol=1e-6):
         return None, ["the score is not the mean of its questions: not paired"]

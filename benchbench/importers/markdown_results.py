@@ -30,7 +30,7 @@ def read_markdown(text: str) -> list[ImportedResult]:
 
 
 def _rows(text: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line, column of summary.csv -> text) of each row of the tables that are meant."""
+    """(line, column of summary.csv -> text) of each row of the tables of results."""
     for table in read_tables(text):
         names = [_NAMES.get(title.lower(), "") for title in table.head]
         have = set(names)

@@ -19,7 +19,7 @@ ALLOWED = (
 
 
 def read(data: bytes) -> list[ImportedResult]:
-    """The cells of a result file, whatever its name; the format is told from its content.
+    """The cells of a result file, whatever its name; the format is recognized by its content.
 
     Raises UnknownFormatError for what no reader knows, ValueError for a known format with something wrong in it.
     """

@@ -86,7 +86,7 @@ def measured(data: dict[str, Any], paths: Mapping[str, str], load: str, tool: st
 
 
 def at(data: Any, path: str) -> Any:  # noqa: ANN401 - JSON
-    """What stands at `path` (keys with dots between), None where nothing does."""
+    """The value at `path` (keys with dots between), None where there is none."""
     for key in path.split("."):
         data = data.get(key) if isinstance(data, dict) else None
     return data

@@ -45,7 +45,7 @@ def read_quantization(config: object) -> Quantization | None:
     """The scheme of a `quantization_config`: Quark, compressed-tensors, ModelOpt, fp8, mxfp4, GPTQ, AWQ.
 
     The scheme of most layers: Quark's global one, the group that targets `Linear`; `others` has the rest. None without
-    a scheme, and for a method or a form that is not known here.
+    a scheme, and for an unknown method or form.
     """
     if not isinstance(config, Mapping):
         return None
