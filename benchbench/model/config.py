@@ -164,7 +164,7 @@ def _shape(config: Mapping[str, Any]) -> dict[str, int | None]:
 
 
 def _parameters(weights: Weights, shape: Mapping[str, int | None], known: bool) -> dict[str, int | None]:
-    """Parameters and bytes by part. What is active is unknown where the routed experts cannot be distinguished from the rest."""
+    """Parameters and bytes by part; what is active is unknown where the routed experts are not recognized."""
     count, top, parts = shape["experts"], shape["top_k"], dict.fromkeys(("experts", "rest"), 0) | weights.parts
     looked_up = parts.get("embedding", 0) if weights.head else 0
     dense = parts["rest"] + parts.get("embedding", 0) - looked_up
