@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 from scripts import load_benchmark
@@ -74,7 +74,6 @@ def runs(draw: st.DrawFn) -> list[Sample]:
     return found
 
 
-@settings(deadline=None)
 @given(runs(), st.booleans())
 def test_swapping_the_builds_inverts_the_ratio_and_flips_the_verdict(samples: list[Sample], paired: bool) -> None:
     there = compare(samples, paired=paired)
@@ -89,7 +88,6 @@ def test_swapping_the_builds_inverts_the_ratio_and_flips_the_verdict(samples: li
         same(one, replace(other, ratio=inverse, verdict=FLIPPED[other.verdict]))
 
 
-@settings(deadline=None)
 @given(runs(), st.booleans(), st.randoms(use_true_random=False))
 def test_neither_units_nor_order_matter(samples: list[Sample], paired: bool, rnd: random.Random) -> None:
     def scaled(one: Sample) -> Sample:
@@ -105,7 +103,6 @@ def test_neither_units_nor_order_matter(samples: list[Sample], paired: bool, rnd
         same(one, after[key])
 
 
-@settings(deadline=None)
 @given(runs(), st.booleans(), st.sampled_from([0.001, 0.01, 0.05]))
 def test_interval_p_and_verdict_are_those_of_scipy_and_of_the_rule(
     samples: list[Sample], paired: bool, margin: float
@@ -142,7 +139,6 @@ def test_interval_p_and_verdict_are_those_of_scipy_and_of_the_rule(
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=6)
 
 
-@settings(deadline=None)
 @given(P_VALUES)
 def test_holm_is_closed_testing_with_bonferroni(p_values: list[float]) -> None:
     adjusted = holm(p_values)
@@ -287,7 +283,6 @@ def test_a_win_within_the_noise_floor_is_not_called() -> None:
     )
 
 
-@settings(deadline=None)
 @given(st.integers(1, 200), st.floats(1e-4, 0.05), st.floats(0, 8))
 def test_power_is_that_of_the_noncentral_t(degrees: int, alpha: float, effect: float) -> None:
     critical = stats.t.isf(alpha / 2, degrees)

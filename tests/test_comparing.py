@@ -185,7 +185,7 @@ def test_the_figures_of_single_starts_and_of_several_candidates() -> None:
 PLACES = st.tuples(st.sampled_from(["main", "int8-moe"]), st.sampled_from([1, 4]), st.integers(0, 2))
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sets(PLACES, max_size=4), st.sets(PLACES, max_size=1))
 def test_an_incident_costs_its_start_and_a_lasting_fault_its_cell(
     tmp_path_factory: pytest.TempPathFactory, incidents: set[tuple[str, int, int]], faults: set[tuple[str, int, int]]

@@ -110,7 +110,7 @@ def tokens_of(columns: Any) -> list[list[int]]:
     return [columns["event_tokens"][a:b].tolist() for a, b in pairwise(ends)]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=12), st.integers(1, 12), st.integers(1, 3), st.booleans())
 def test_every_token_is_counted_and_no_more_are_in_flight_than_asked(
     outputs: list[int], in_flight: int, step: int, paced: bool

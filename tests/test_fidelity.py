@@ -14,7 +14,7 @@ import orjson
 import pytest
 from answers import RESET, Ask, Script, completion, error, whole
 from driving import bench, write_sweep
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from servers import ScriptedServer
 
@@ -172,7 +172,6 @@ def test_what_cannot_be_compared_is_not() -> None:
     assert alone.figures == replace(SAME, answers=1, dlogp_mean=None, dlogp_max=None, kl=None)
 
 
-@settings(deadline=None)  # the first call imports pyarrow
 @given(starts(), st.booleans(), st.booleans())
 def test_stored_answers_come_back(made: list[Answers], told: bool, ids: bool) -> None:
     every = made[0]

@@ -298,7 +298,7 @@ WHOLE = {name: told(name) for name in FILES}
 PATHS = {name: _paths(data) for name, data in WHOLE.items()}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_any_change_of_a_file_is_read_or_refused_in_words(data: st.DataObject) -> None:
     """One field anywhere replaced by anything, or taken out: sound rows or a ValueError, nothing else."""

@@ -65,7 +65,7 @@ def submit_all(model: Model, arrivals: list[tuple[int, int, int]], prefix: tuple
 
 
 @given(batch_models(), requests)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_every_token_is_told_once_in_order_and_within_budget_whatever_is_preempted(
     model: BatchModel, arrivals: list[tuple[int, int, int]]
 ) -> None:
@@ -85,7 +85,7 @@ def test_every_token_is_told_once_in_order_and_within_budget_whatever_is_preempt
 
 
 @given(batch_models(), requests, st.integers(0, 3 * SECOND))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_late_caller_changes_no_plan(model: BatchModel, arrivals: list[tuple[int, int, int]], late_ns: int) -> None:
     submit_all(model, arrivals)
     on_time = run(model)
@@ -95,7 +95,7 @@ def test_a_late_caller_changes_no_plan(model: BatchModel, arrivals: list[tuple[i
 
 
 @given(batch_models(), requests, st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_aborted_requests_are_silent_and_give_back_their_place(
     model: BatchModel, arrivals: list[tuple[int, int, int]], data: st.DataObject
 ) -> None:

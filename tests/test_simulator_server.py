@@ -555,7 +555,7 @@ class Heard:
 
 
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 3), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_is_made_beforehand_changes_no_byte(pauses: list[bool], per_event: int, fixed: bool) -> None:
     """The engine has time before some steps and none before others, as on a busy machine."""
     law = {"law": {"kind": "fixed", "ttft_s": 0.01, "itl_s": 0.003}} if fixed else {}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rounds_made import MS, T0, table_of
 from test_summary import FACTS, cell, static_rounds, stream
@@ -64,7 +64,6 @@ def schedules(draw: st.DrawFn) -> tuple[list[float], float, float]:
     return times.tolist(), begin, end
 
 
-@settings(deadline=None)
 @given(schedules(), st.floats(1, 1000), st.sampled_from(["counter", "power"]), st.randoms())
 def test_a_constant_power_takes_power_times_time(plan: Any, watts: float, source: str, chance: Any) -> None:
     times, begin, end = plan
@@ -78,7 +77,6 @@ def test_a_constant_power_takes_power_times_time(plan: Any, watts: float, source
     assert gpu.power_w == pytest.approx(watts)
 
 
-@settings(deadline=None)
 @given(schedules(), st.floats(1, 1000), st.integers(1, 30), st.floats(0, 1e6))
 def test_a_counter_that_goes_back_is_bridged_by_the_power(plan: Any, watts: float, at: int, to: float) -> None:
     """It wraps, or the driver starts it again."""
