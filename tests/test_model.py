@@ -277,6 +277,32 @@ def test_k_and_v_of_a_window_are_the_mean_over_contexts(first: int, more: int, w
     assert replace(facts, kv_bytes_per_token=None).kv_bytes(1, 2) is None
 
 
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 99)
+    | st.floats()
+    | st.sampled_from(["full_attention", "M*-", "LLLG", "", "x"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["full_attn_layers", "a"]), inner, max_size=2)
+    ),
+    max_leaves=5,
+)
+READ = {path.stem: json.loads(path.read_text()) for path in sorted(CONFIGS.iterdir())}
+
+
+@given(st.data())
+def test_any_value_of_a_key_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    config = READ[data.draw(st.sampled_from(sorted(READ)))]
+    key = data.draw(st.sampled_from(sorted(config)))
+    folder = write(tmp_path_factory.mktemp("m"), config | {key: data.draw(VALUES)})
+    facts = read_model(folder)
+    for number in (facts.kv_bytes_per_token, facts.parameters, facts.active_parameters, facts.dense_bytes):
+        assert number is None or number >= 0
+    if facts.kv_bytes_per_token is not None:
+        assert (facts.kv_bytes(1, 9) or 0) > 0
+
+
 @pytest.mark.parametrize(
     ("keys", "kv_heads"),
     [

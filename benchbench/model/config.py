@@ -27,6 +27,7 @@ _KEYS = {
     "top_k": ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_topk", "moe_top_k", "moe_k"),
 }
 _KV_HEADS = re.compile(r"kv_?heads?$|key_value_heads|query_group|attention_groups|kv_groups|kv_n_")
+_LAYERS_MOST = 10_000  # more than any model has
 _NESTED = ("text_config", "language_config", "llm_config", "thinker_config")
 _PARTS = ("attn_config", "ffn_config")  # DBRX, MPT
 
@@ -105,7 +106,7 @@ def read_model(path: str | Path) -> ModelFacts:
     raw = read_json(file)
     config = _text_config(raw)
     shape = _shape(config)
-    kinds = layer_kinds(config, shape["layers"]) if shape["layers"] else None
+    kinds = layer_kinds(config, shape["layers"]) if shape["layers"] and shape["layers"] < _LAYERS_MOST else None
     scheme = config.get("quantization_config") or config.get("compression_config")
     quantization = read_quantization(scheme)
     dtype = dtype_word(config.get("dtype") or config.get("torch_dtype"))

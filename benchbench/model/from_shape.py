@@ -30,7 +30,7 @@ def weights_of_shape(
     scheme excludes in `dtype`, the others as quantized.
     """
     gated = {"silu", "swish", "swiglu", *(("gelu_pytorch_tanh", "gelu") if "gemma" in family(config) else ())}
-    activation = config.get("hidden_act") or config.get("hidden_activation")
+    activation = str(config.get("hidden_act") or config.get("hidden_activation"))
     known = [shape[name] for name in ("hidden", "layers", "vocab", "heads", "kv_heads", "head_dim")]
     if activation not in gated or None in known or kinds is None or not is_known_mixture(config, shape):
         return None
@@ -71,7 +71,9 @@ def _names(pattern: str, module: str) -> bool:
             return re.match(pattern.removeprefix("re:"), module) is not None
         except re.error:
             return False
-    return fnmatchcase(module, pattern) or fnmatchcase(module, f"{pattern}.*") or f".{pattern}." in f".{module}."
+    if "*" in pattern:
+        return fnmatchcase(module, pattern) or fnmatchcase(module, f"{pattern}.*")
+    return f".{pattern}." in f".{module}."
 
 
 def _modules(config: Config, shape: Shape, kinds: Sequence[Kind]) -> Iterator[Part]:

@@ -86,7 +86,7 @@ def _schedule(config: Config, layers: int) -> Sequence[Kind | None] | None:
     if isinstance(pattern := config.get("hybrid_override_pattern"), str):
         return [_NEMOTRON.get(letter) for letter in pattern]
     if isinstance(types := config.get("attn_type_list"), list):
-        return [{0: "state", 1: "full"}.get(number) for number in types]  # type: ignore[misc]
+        return ["full" if number == 1 else "state" if number == 0 else None for number in types]
     full = _full_layers(config, layers)
     return None if full is None else ["full" if layer in full else "state" for layer in range(layers)]
 
@@ -94,16 +94,21 @@ def _schedule(config: Config, layers: int) -> Sequence[Kind | None] | None:
 def _full_layers(config: Config, layers: int) -> set[int] | None:
     """The layers with attention, counted from 0, where the others have none."""
     linear = config.get("linear_attn_config")
-    if isinstance(linear, dict) and isinstance(numbers := linear.get("full_attn_layers"), list):
+    if isinstance(linear, dict) and (numbers := _integers(linear.get("full_attn_layers"))):
         return {number - 1 for number in numbers}
     for key in ("attn_layer_indices", "full_attn_idxs"):
-        if isinstance(numbers := config.get(key), list):
+        if numbers := _integers(config.get(key)):
             return set(numbers)
     if interval := whole(config, "full_attention_interval"):
         return {layer for layer in range(layers) if (layer + 1) % interval == 0}
     if period := whole(config, "attn_layer_period"):
-        return {layer for layer in range(layers) if layer % period == (config.get("attn_layer_offset") or 0)}
+        offset = config.get("attn_layer_offset") or 0
+        return {layer for layer in range(layers) if layer % period == offset} or None
     return None
+
+
+def _integers(value: object) -> list[int] | None:
+    return value if isinstance(value, list) and value and all(type(item) is int for item in value) else None
 
 
 def _window(config: Config) -> int | None:
@@ -122,7 +127,7 @@ def _windows(config: Config, layers: int) -> list[Kind] | None:
     if isinstance(pattern, str) and pattern and set(pattern) <= {"L", "G"}:
         return ["full" if pattern[layer % len(pattern)] == "G" else "window" for layer in range(layers)]
     every = pattern or next((n for name, n in _PATTERNS.items() if re.search(name, family(config))), None)
-    if isinstance(every, int):
+    if type(every) is int and every > 0:
         return ["window" if (layer + 1) % every else "full" for layer in range(layers)]
     if config.get("use_sliding_window") is True and isinstance(first := config.get("max_window_layers"), int):
         return ["full" if layer < first else "window" for layer in range(layers)]
