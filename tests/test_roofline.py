@@ -448,6 +448,15 @@ def test_speculation_is_seen_in_flags(args: dict[str, Any], facts: dict[str, Any
     }  # fmt: skip
 
 
+def test_a_table_says_that_speculation_was_declared() -> None:
+    captions = [spec(speculative=value).caption for value in (False, True, {"method": "mtp", "tokens": 3})]
+    assert captions == [
+        [],
+        ["Speculative decoding: the speed depends on the texts."],
+        ["Speculative decoding (mtp, 3 proposed tokens a pass): the speed depends on the texts."],
+    ]
+
+
 @pytest.mark.parametrize(
     ("speculative", "passes"), [(None, 1.0), (False, 1.0), (True, 0.0), ({"tokens": None}, 0.0), ({"tokens": 3}, 0.25)]
 )

@@ -422,13 +422,13 @@ class SweepSpec(Section):
     @property
     def caption(self) -> list[str]:
         """What a table made from this sweep must say of its engine."""
-        engine = self.engine
+        engine, lines = self.engine, []
         if isinstance(engine, VllmInprocessEngine):
-            return ["Measured in-process, without HTTP: from the call of vLLM's AsyncLLM to its outputs."]
-        if not isinstance(engine, SimulatorEngine):
-            return []
-        speed = "" if engine.scale == 1 else f", every duration x {engine.scale:g}"
-        return [f"Served by the embedded simulator (profile {engine.profile}{speed}): no measurement of hardware."]
+            lines = ["Measured in-process, without HTTP: from the call of vLLM's AsyncLLM to its outputs."]
+        elif isinstance(engine, SimulatorEngine):
+            speed = "" if engine.scale == 1 else f", every duration x {engine.scale:g}"
+            lines = [f"Served by the embedded simulator (profile {engine.profile}{speed}): no measurement of hardware."]
+        return lines + ([self.speculative.sentence] if self.speculative else [])
 
     @property
     def notes(self) -> list[str]:
