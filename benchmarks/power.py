@@ -40,6 +40,7 @@ ROUND = 0.01  # of a round
 CARRY = 0.5  # correlation of successive rounds
 STALL, STALLED = 0.01, 0.10  # this share of rounds is so much slower
 REQUESTS = 32  # a round
+WAYS = ("by itself", "against the rest")
 CHUNK = 10_000  # runs x cells at a time, so that arrays stay small
 
 
@@ -306,6 +307,58 @@ def cell_noise(seed: int) -> float:
     return float(differences(next(chunks(seed, ROUGH, CHUNK, 1))).std() / math.sqrt(2))
 
 
+def relative_table(seed: int, runs: int) -> Iterator[str]:
+    """Each cell by itself, and against the mean of the others: any false alarm, and finding the only changed cell."""
+    effects = (0.02, 0.03, 0.05)
+    yield _row(
+        "cells", "false alarm: relative", "anything", *(f"{_percent(e, 0)}: {way}" for e in effects for way in WAYS)
+    )
+    yield "|---" * (3 + len(WAYS) * len(effects)) + "|"
+    for cells in GRIDS:
+        shares = []
+        for rounds in chunks(seed, ROUGH, runs, cells):
+            d = differences(rounds)
+            tests = [(d, d.mean(axis=2))]
+            tests += [(_raised(d, effect), d.mean(axis=2)) for effect in effects]
+            absolute = [calls((t_test(each), t_test(mean))) for each, mean in tests]
+            relative = [calls((t_test(against_the_rest(each)), t_test(mean)))[0] for each, mean in tests]
+            alarm = relative[0].reshape(len(d), -1).any(axis=1)
+            anything = alarm | absolute[0][0].reshape(len(d), -1).any(axis=1) | absolute[0][1].any(axis=1)
+            found = [
+                way[:, 0, 0] for pair in zip(absolute[1:], relative[1:], strict=True) for way in (pair[0][0], pair[1])
+            ]
+            shares.append([alarm.mean(), anything.mean(), *(one.mean() for one in found)])
+        yield _row(cells, *map(_percent, np.mean(shares, axis=0)))
+
+
+def _raised(d: Floats, effect: float) -> Floats:
+    """The first cell changed, in the first metric."""
+    raised = d.copy()
+    raised[:, 0, 0] += math.log1p(effect)
+    return raised
+
+
+def against_the_rest(d: Floats) -> Floats:
+    """Of each cell minus the mean of the other cells, block by block."""
+    rest: Floats = d - (d.sum(axis=2, keepdims=True) - d) / (d.shape[2] - 1)
+    return rest
+
+
+def kept_luck_table(seed: int, runs: int) -> Iterator[str]:
+    """False alarms of a geometric mean where 0.5 % of a build's luck is kept by all its starts, as in a cache."""
+    numbers, kept = (3, 6, 10), 0.005
+    yield _row("kept luck", *(f"{blocks} blocks" for blocks in numbers))
+    yield "|---" * (1 + len(numbers)) + "|"
+    for share in (0.0, kept):
+        rng = np.random.default_rng([seed, 7])
+        alarms = []
+        for blocks in numbers:
+            d = math.sqrt(2) * LUCK * rng.standard_normal((10 * runs, blocks))
+            d += math.sqrt(2) * share * rng.standard_normal((10 * runs, 1))
+            alarms.append((t_test(d) <= ALPHA).mean())
+        yield _row(_percent(share), *map(_percent, alarms))
+
+
 def equivalence_table(seed: int, runs: int) -> Iterator[str]:
     """How often "equivalent" is said, of a cell and of the geometric mean."""
     truths = (0.0, 0.005, 0.01)
@@ -330,7 +383,7 @@ def blocks_table() -> Iterator[str]:
 def follow_up_table(seed: int, runs: int) -> Iterator[str]:
     """The headline of runs that are continued by `more_blocks` and judged again; the package's own functions."""
     looks = [f"{look}: {what}" for look in ("first", "in the end") for what in ("called", "equivalent", "undecided")]
-    yield _row("noise per start", "true change", *looks, "more blocks told: median")
+    yield _row("noise per start", "true change", *looks, "more blocks suggested: median")
     yield "|---" * (len(looks) + 3) + "|"
     for sd, change in ((0.007, 0.0), (0.007, 0.005), (0.007, 0.01), (0.007, 0.02), (0.02, 0.0), (0.02, 0.02)):
         rng = np.random.default_rng([seed, round(1e4 * sd), round(1e4 * change)])
@@ -372,6 +425,8 @@ def main() -> None:
     for title, lines in (
         (f"Methods: rough runs of {GRIDS[1]} cells", methods_table(asked.seed, asked.runs)),
         ("Paired t over blocks", worlds_tables(asked.seed, asked.runs)),
+        ("One changed cell, by itself and against the rest of the grid", relative_table(asked.seed, asked.runs)),
+        ("False alarms where luck outlives a start", kept_luck_table(asked.seed, asked.runs)),
         ('Called "equivalent", margin 1 %', equivalence_table(asked.seed, asked.runs)),
         ("The smallest change found with 80 %, by formula", blocks_table()),
         ("One more look, geometric mean", follow_up_table(asked.seed, max(1, asked.runs // 10))),

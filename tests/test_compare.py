@@ -19,6 +19,7 @@ from scipy import stats
 from scripts import load_benchmark
 
 from benchbench.analysis.stats import chance_to_decide, detectable, holm
+from benchbench.comparison.outlying_starts import outlying_starts
 from benchbench.comparison.verdicts import (
     BETTER,
     PRIMARY,
@@ -42,7 +43,8 @@ def cell(ratios: Sequence[float], name: str = "a", metric: str = "sys_tok_s", ba
 
 def by_key(compared: Comparisons) -> dict[object, Effect]:
     cells: dict[object, Effect] = {(one.cell, one.metric): one for one in compared.cells}
-    return cells | {one.metric: one for one in compared.overall}
+    relative = {("relative", one.cell, one.metric): one for one in compared.relative}
+    return cells | {one.metric: one for one in compared.overall} | relative
 
 
 def same(a: Effect, b: Effect) -> None:
@@ -200,6 +202,46 @@ def test_the_geometric_mean_is_of_cells_within_a_block_first() -> None:
     assert overall.noise == near(np.std(tiny, ddof=1) / math.sqrt(2))
 
 
+def test_a_cell_is_compared_with_the_rest_of_the_grid_without_what_a_start_does_to_all() -> None:
+    rng = np.random.default_rng(1)
+    common, own = 0.01 * np.array([3, -3, 2, -2, 1, -1]), 0.002 * rng.standard_normal((5, 6))
+    logs = common + own + 0.03 * (np.arange(5) == 3)[:, None]
+    compared = compare([row for name, of in zip("abcde", logs, strict=True) for row in cell(np.exp(of).tolist(), name)])
+    assert {one.verdict for one in compared.cells} == {"undecided"}
+    found = {one.cell: one for one in compared.relative}
+    expected = stats.ttest_1samp(logs[3] - np.delete(logs, 3, axis=0).mean(axis=0), 0)
+    assert found["d"].p_value == near(float(expected.pvalue))
+    assert (found["d"].verdict, found["d"].ratio.point) == ("faster", near(1.03, abs=0.004))
+    assert {name for name, one in found.items() if one.verdict == "faster"} == {"d"}
+    p_values = [one.p_value for one in compared.relative if one.p_value is not None]
+    assert [one.p_adjusted for one in compared.relative] == holm(p_values)
+    alone = compare([row for name in "ab" for row in cell([1.01, 1.02, 1.03], name)])
+    assert alone.relative == ()  # of two cells nothing tells which one differs
+
+
+def test_a_start_far_from_the_others_is_named_and_no_other() -> None:
+    rng = np.random.default_rng(2)
+
+    def starts(sd: float, blocks: int, far: float = 0.0) -> list[Sample]:
+        logs = sd * rng.standard_normal((4, blocks, 2))
+        logs[:, 1, 1] += math.log1p(far)
+        return [
+            Sample(f"cell {n}", metric, block, *np.exp(BETTER[metric] * logs[n, block]).tolist())
+            for metric in PRIMARY
+            for n in range(4)
+            for block in range(blocks)
+        ]
+
+    for blocks in (3, 6):
+        for far in (-0.1, 0.15):
+            found = outlying_starts(starts(0.007, blocks, far))
+            assert [one[:3] for one in found] == [("candidate", metric, 1) for metric in PRIMARY]
+            assert [one.change for one in found] == [near(far, abs=0.02), near(1 / (1 + far) - 1, abs=0.02)]
+    assert not outlying_starts(starts(0.007, 2, -0.1))  # of two starts nothing tells which one is off
+    assert sum(bool(outlying_starts(starts(0.02, 6))) for _ in range(100)) == 0
+    assert sum(bool(outlying_starts(starts(0.1, 6))) for _ in range(100)) < 5
+
+
 def test_a_secondary_metric_costs_the_primary_ones_nothing() -> None:
     primary = cell([1.05, 1.04, 1.06]) + cell([1.01, 1.02, 1.04], metric="ttft")
     alone = compare(primary)
@@ -244,7 +286,7 @@ def test_what_is_missing_is_named_and_the_rest_compared() -> None:
     nothing = compare(apart)
     assert (nothing.overall, len(nothing.cells)) == ((), 3)
     assert nothing.warnings == ("no geometric mean of sys_tok_s: no cell has a value in every start",)
-    assert compare([]) == Comparisons((), (), (), ())
+    assert compare([]) == Comparisons((), (), (), (), ())
 
 
 def test_two_separate_runs_say_that_they_were_not_interleaved() -> None:

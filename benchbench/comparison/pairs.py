@@ -20,6 +20,7 @@ from benchbench.analysis.metrics import RoundMetrics, by_start
 from benchbench.analysis.runs import Run
 from benchbench.analysis.summary import FIGURES, CellSummary, metrics_of
 from benchbench.analysis.validity import Reason, status_of
+from benchbench.comparison.outlying_starts import outlying_starts
 from benchbench.comparison.verdicts import Comparisons, Noise, Sample, compare, noise
 from benchbench.fidelity.answers import answers_of
 from benchbench.fidelity.judge import Fidelity, unmeasured
@@ -35,6 +36,7 @@ INCIDENTS = {
     *(Reason.NO_DATA, Reason.REQUEST_FAILED, Reason.FOREIGN_LOAD, Reason.CLOCK_STEP),
     *(Reason.SHARED_READS, Reason.FIRST_TOKEN_SHARED),
 }
+_NAMES = {"sys_tok_s": "Sys tok/s", "ttft": "TTFT"}
 _ALIKE = ("load", "requests", "prompts", "output_mode", "capped")  # of a cell, on both sides
 
 
@@ -118,6 +120,10 @@ def pair(base: Side, candidate: Side, margin: float = 0.01, floor: Iterable[Nois
     notes = [*(f"{label} is left out: {why}" for label, why in unpaired.items()), *_confounded(base, candidate)]
     for side, values in ((base, old), (candidate, new)):
         notes += _side_notes(side, values)
+    for start in outlying_starts(samples):
+        name, metric = {"base": base.name, "candidate": candidate.name}[start.side], _NAMES[start.metric]
+        off = f"{100 * abs(start.change):.1f} % {'above' if start.change > 0 else 'below'} the median of its starts"
+        notes.append(f"{name}: the start in block {start.block} is far off: {metric} {off} ({start.cells} cells)")
     commits = [(side.name, side.run.manifest.get("variants", {}).get(side.variant)) for side in (base, candidate)]
     notes += [f"{name} is commit {facts['commit'][:12]}" for name, facts in commits if facts]
     return Pair(

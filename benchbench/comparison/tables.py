@@ -129,6 +129,13 @@ def notes(pair: Pair) -> list[str]:
     lines = [f"{warning} ({_named(list(dict.fromkeys(cells)))})" for warning, cells in warned.items()]
     partial = {overall.left_out for overall in pair.compared.overall if overall.left_out and overall.metric in PRIMARY}
     lines += [f"geometric mean without {_named(cells)}: not valid in every start" for cells in sorted(partial)]
+    for relative in pair.compared.relative:
+        if relative.verdict in {"faster", "slower"}:
+            (ratio, interval), metric = ratio_text(relative), NAMES[relative.metric].partition(" (")[0]
+            lines.append(
+                f"{relative.cell} is {relative.verdict} relative to the other cells: "
+                f"its {metric} ratio is {ratio} times their mean's (95 % CI {interval})"
+            )
     left_out = [cell for cell, metric in pair.compared.left_out if metric == PRIMARY[0]]
     lines += [f"{_named(left_out)}: no block has both sides"] if left_out else []
     lines += [pair.fidelity_note] if pair.fidelity == "differs" else []
@@ -235,7 +242,8 @@ def noise_table(noises: Sequence[Noise], pair: Pair) -> str:
 
 
 def comparison_record(pairs: Sequence[Pair], metrics: Sequence[str] = SHOWN) -> dict[str, Any]:
-    """`cells` (all pairs), `overall` (the first pair's), `pairs` (each pair's overall and means, with notes).
+    """`cells` (all pairs), `overall` (the first pair's), `pairs` (each pair's overall, means and notes, and each cell
+    `relative` to the rest of the grid).
 
     Ratios and effects are shares (1.02 and 0.02 are 2 %), values in tok/s and s.
     """
@@ -297,6 +305,11 @@ def _pair_record(pair: Pair, metrics: Sequence[str]) -> Row:
         **({name: _effect_record(pair, overall)[name] for name in empty} if overall and known else empty),
         "sentence": sentence(pair),
         "fidelity": pair.fidelity,
+        "relative": [
+            {"cell": relative.cell, **_effect_record(pair, relative)}
+            for relative in pair.compared.relative
+            if relative.metric in metrics
+        ],
         "means": [_effect_record(pair, overall) for overall in pair.compared.overall if overall.metric in metrics],
         "blocks": pair.blocks,
         "interleaved": pair.interleaved,

@@ -15,7 +15,10 @@ Verdict, the first that holds:
     faster, slower    p after Holm's correction <= 0.05; ratio above, below 1
     undecided         else
 
-Holm's families: the cells x PRIMARY; the geometric means of PRIMARY; of any other metric its cells, and its mean.
+Holm's families: the cells x PRIMARY; the geometric means of PRIMARY; of any other metric its cells, and its mean; and
+each cell against the rest of the grid x PRIMARY, where d_b is the cell's minus the mean of the other cells':
+
+    d_b(c) - mean over c' != c of d_b(c')        without what a start does to all its cells alike
 
 T. Kalibera, R. Jones, Rigorous Benchmarking in Reasonable Time, ISMM 2013 (the level to repeat; intervals of ratios);
 D. J. Schuirmann, J. Pharmacokin. Biopharm. 15 (1987) 657-680 (two one-sided tests); S. Holm, Scand. J. Statist. 6
@@ -27,7 +30,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any, Literal
 
@@ -110,10 +113,15 @@ class Overall(Effect):
 
 @dataclass(frozen=True, slots=True)
 class Comparisons:
-    """A whole comparison; `left_out` are the (cell, metric) that no block has, or no start of one side."""
+    """A whole comparison; `left_out` are the (cell, metric) that no block has, or no start of one side.
+
+    `relative`: each cell against the rest of the grid, where that has three cells or more; its `base` and `candidate`
+    are the cell's share of the others' geometric mean.
+    """
 
     cells: tuple[Comparison, ...]
     overall: tuple[Overall, ...]
+    relative: tuple[Comparison, ...]
     left_out: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...]
 
@@ -148,6 +156,7 @@ def compare(
     rules = _Rules(paired, math.log1p(margin), {(frozenset(noise.cells), noise.metric): noise for noise in floor})
     grids = _grids(samples, paired)
     means = [grid.mean() for grid in grids]
+    relative = [contrast for grid in grids if grid.metric in PRIMARY for contrast in grid.relative()]
     warnings = [] if paired else ["not interleaved: the change is confounded with drift between the runs"]
     warnings += [
         f"no geometric mean of {mean.metric}: no cell has a value in every start" for mean in means if not mean.cells
@@ -160,6 +169,10 @@ def compare(
         overall=tuple(
             Overall(cells=c.cells, left_out=c.left_out, **effect)
             for c, effect in _effects([mean for mean in means if mean.cells], rules)
+        ),
+        relative=tuple(
+            Comparison(cell=c.cells[0], base=c.geometric(c.base), candidate=c.geometric(c.new), **effect)
+            for c, effect in _effects(relative, replace(rules, floor={}))
         ),
         left_out=tuple((cell, grid.metric) for grid in grids for cell in grid.base if cell not in grid.both),
         warnings=tuple(warnings),
@@ -235,16 +248,28 @@ class _Grid:
 
     def mean(self) -> _Contrast:
         """The mean over those cells that every start has; a start with fewer than half of the cells does not count."""
-        cells, sides = self.both, (self.base, self.new)
-        kept = [[b for b in self.blocks if 2 * sum(b in side[cell] for cell in cells) >= len(cells)] for side in sides]
-        full = [
-            cell for cell in cells if all(b in side[cell] for side, of in zip(sides, kept, strict=True) for b in of)
-        ]
-        if not all(kept) or not full:
-            return _Contrast(self.metric, (), tuple(cells), [], [], len(self.blocks))
-        base, new = ([fmean(side[cell][b] for cell in full) for b in of] for side, of in zip(sides, kept, strict=True))
-        left_out = tuple(cell for cell in cells if cell not in full)
+        full, kept = self._full()
+        left_out = tuple(cell for cell in self.both if cell not in full)
+        base, new = ([fmean(side[cell][b] for cell in full) for b in blocks] if full else [] for side, blocks in kept)
         return _Contrast(self.metric, tuple(full), left_out, base, new, len(self.blocks))
+
+    def relative(self) -> Iterator[_Contrast]:
+        """Each cell of the mean minus the mean of the others, start by start; none of fewer than three cells."""
+        full, kept = self._full()
+        for cell in full if len(full) > 2 else []:
+            others = [other for other in full if other != cell]
+            base, new = ([side[cell][b] - fmean(side[o][b] for o in others) for b in blocks] for side, blocks in kept)
+            yield _Contrast(self.metric, (cell,), (), base, new, len(self.blocks))
+
+    def _full(self) -> tuple[list[str], list[tuple[dict[str, dict[int, float]], list[int]]]]:
+        """The cells that all starts have which count, and each side with those starts' blocks."""
+        cells, sides = self.both, (self.base, self.new)
+        kept = [
+            (side, [b for b in self.blocks if 2 * sum(b in side[cell] for cell in cells) >= len(cells)])
+            for side in sides
+        ]
+        full = [cell for cell in cells if all(b in side[cell] for side, blocks in kept for b in blocks)]
+        return (full if all(blocks for _, blocks in kept) else []), kept
 
 
 def _grids(samples: Iterable[Sample], paired: bool) -> list[_Grid]:
