@@ -415,6 +415,10 @@ def test_flags_change_the_model(model: Path) -> None:
     assert with_flags(max_model_len=8, kv_cache_dtype="auto", quantization=None) == plain
     assert with_flags(**{"kv-cache-dtype": "fp8_e4m3"}).kv_bytes_per_token == plain.kv_bytes_per_token // 2
     assert with_flags(**{"kv-cache-dtype": "nvfp4"}).kv_bytes_per_token is None
+    scheme = {"quant_method": "fp8", "kv_cache_scheme": {"num_bits": 8, "type": "float"}}
+    (model / "config.json").write_text(json.dumps(CONFIG | {"quantization_config": scheme}))
+    assert with_flags(**{"kv-cache-dtype": "fp8"}).kv_bytes_per_token == plain.kv_bytes_per_token // 2  # not a quarter
+    (model / "config.json").write_text(json.dumps(CONFIG))
     assert with_flags(**{"hf-overrides": {"num_hidden_layers": 1}}) is None
     quantized = with_flags(quantization="fp8")
     assert (quantized.weight_dtype, quantized.compute_dtype, quantized.parameters) == (None, None, plain.parameters)

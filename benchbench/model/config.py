@@ -10,7 +10,7 @@ from typing import Any
 
 from benchbench.errors import ModelError
 from benchbench.model.from_shape import is_known_mixture, weights_of_shape
-from benchbench.model.layers import KvCache, kv_cache, layer_kinds, whole
+from benchbench.model.layers import kv_cache, layer_kinds, whole
 from benchbench.model.quantization import BITS, Quantization, dtype_word, kv_dtype, read_quantization
 from benchbench.model.weights import Weights, count_weights, read_json
 
@@ -90,8 +90,10 @@ class ModelFacts:
         return self.kv_bytes_per_token * whole_context + self.window_kv_bytes_per_token * windowed
 
 
-def read_model(path: str | Path) -> ModelFacts:
+def read_model(path: str | Path, kv: str | None = None) -> ModelFacts:
     """The facts of a model's folder, or of a config.json (and of the weights beside it). No tensor is read.
+
+    `kv`: the dtype in which the engine keeps K and V, where it is not that of the files.
 
     Parameters are counted from the headers of the safetensors files, scales and zero points left out and packed
     weights unpacked; without all of them they are computed from the shape (`from_shape`), where it is of a known form.
@@ -113,7 +115,7 @@ def read_model(path: str | Path) -> ModelFacts:
     counted, size, shards = count_weights(file.parent, shape["layers"], quantization)
     stored = None if scheme and not quantization else dtype
     weights = counted or weights_of_shape(config, shape, kinds, quantization, stored)
-    kv = kv_cache(config, shape, kinds, min(BITS[kv_dtype(scheme) or dtype or "bf16"], 16) // 8)
+    cache = kv_cache(config, shape, kinds, min(BITS[kv or kv_dtype(scheme) or dtype or "bf16"], 16) // 8)
     names = raw.get("architectures")
     return ModelFacts(
         name=str(config.get("_name_or_path") or file.resolve().parent.name),
@@ -128,7 +130,9 @@ def read_model(path: str | Path) -> ModelFacts:
         if quantization
         else stored,
         compute_dtype=_compute_dtype(quantization) if scheme else dtype,
-        **_kv_facts(kv),
+        kv_bytes_per_token=cache.per_token,
+        window_kv_bytes_per_token=cache.window_per_token,
+        window=cache.window,
         quantization=quantization,
     )
 
@@ -188,11 +192,3 @@ def _compute_dtype(scheme: Quantization | None) -> str | None:
     parts = [scheme, *(other for _, other in scheme.others)] if scheme else []
     words = [part.activation_dtype for part in parts]
     return words[0] if words and None not in words else None
-
-
-def _kv_facts(kv: KvCache) -> dict[str, int | None]:
-    return {
-        "kv_bytes_per_token": kv.per_token,
-        "window_kv_bytes_per_token": kv.window_per_token,
-        "window": kv.window,
-    }

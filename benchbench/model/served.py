@@ -39,27 +39,22 @@ def served_model(spec: SweepSpec) -> ModelFacts | None:
     """
     given = spec.model_facts.model_dump(exclude_none=True, exclude={"config"})
     flags, facts = _flags(spec), ModelFacts()
+    kept = {str(variant.get("kv-cache-dtype", "auto")) for variant in flags} - _KEPT
+    kv = "fp8" if any(name.startswith("fp8") for name in kept) else None
     if spec.model_facts.config:
-        facts = read_model(spec.model_facts.config)
+        facts = read_model(spec.model_facts.config, kv)
     elif "args" in type(spec.engine).model_fields and not any("hf-overrides" in variant for variant in flags):
         folder = Path(flags[0].get("cwd") or ".") / str(flags[0].get("model") or spec.model)
         with contextlib.suppress(ModelError):
-            facts = read_model(folder) if folder.is_dir() else facts
+            facts = read_model(folder, kv) if folder.is_dir() else facts
     if not facts.quantization and any("quantization" in variant for variant in flags):
         facts = replace(facts, weight_dtype=None, compute_dtype=None, weight_bytes=None, **_NO_PARTS)
-    for dtype in {str(variant.get("kv-cache-dtype", "auto")) for variant in flags} - _KEPT:
-        kv, window = facts.kv_bytes_per_token, facts.window_kv_bytes_per_token
-        facts = (
-            replace(facts, kv_bytes_per_token=kv // 2, window_kv_bytes_per_token=window and window // 2)
-            if kv is not None and dtype.startswith("fp8")
-            else replace(facts, **_NO_KV)
-        )
+    if "kv_bytes_per_token" in given or not all(name.startswith("fp8") for name in kept):
+        facts = replace(facts, **_NO_KV)
     if given.keys() & _OF_WEIGHTS:
         facts = replace(facts, **_NO_PARTS)
     if given.get("weight_dtype", facts.weight_dtype) != facts.weight_dtype:
         facts = replace(facts, compute_dtype=None)
-    if "kv_bytes_per_token" in given:
-        facts = replace(facts, **_NO_KV)
     facts = replace(facts, **given)
     return None if facts == ModelFacts() else replace(facts, name=facts.name or spec.model)
 
