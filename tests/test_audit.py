@@ -42,22 +42,22 @@ def test_the_published_card(golden: str, options: list[str]) -> None:
 def test_the_published_card_by_hand() -> None:
     """The figures of the verdict, from the card's numbers alone: 456 B in INT8, and prompts at 8 x 122.64 TOP/s."""
     claims = claims_of_card(CARD.read_text(encoding="utf-8"))
-    found = {one.code: one for one in audit(claims)}
-    assert set(found) == {"parameters_size", "ttft_bound", "ttft_falls", "decode"}
+    findings = {finding.code: finding for finding in audit(claims)}
+    assert set(findings) == {"parameters_size", "ttft_bound", "ttft_falls", "decode"}
     assert claims.size == pytest.approx((215e9, 215e9 * GIB_IN_GB))
     assert claims.device is not None
     assert (claims.device.name, claims.count) == ("AMD Radeon PRO W7900D", 8)
     prompt_ms = 2 * 45.9e9 * 1024 / (8 * 122.64e12) * 1e3
-    assert f"at least {33 / 2 * prompt_ms:.1f} ms" in found["ttft_bound"].arithmetic[0]
-    assert f"possible with {int(170.8 / (33 / 2 * prompt_ms) * 1024)} of 1024" in found["ttft_bound"].arithmetic[0]
-    assert not any("in=128," in line for line in found["ttft_bound"].arithmetic)
+    assert f"at least {33 / 2 * prompt_ms:.1f} ms" in findings["ttft_bound"].arithmetic[0]
+    assert f"possible with {int(170.8 / (33 / 2 * prompt_ms) * 1024)} of 1024" in findings["ttft_bound"].arithmetic[0]
+    assert not any("in=128," in line for line in findings["ttft_bound"].arithmetic)
     lines = CARD.read_text(encoding="utf-8").splitlines()
     places = [number for number, line in enumerate(lines, 1) if line.startswith("| 1024 |")]
-    assert [line.split(":")[0] for line in found["ttft_falls"].arithmetic] == [
+    assert [line.split(":")[0] for line in findings["ttft_falls"].arithmetic] == [
         f"in=1024, out=256, batch=32 (line {places[0]})",
         f"in=1024, out=1024, batch=32 (line {places[1]})",
     ]
-    assert "215.0 B to 230.9 B" in found["parameters_size"].arithmetic[0]
+    assert "215.0 B to 230.9 B" in findings["parameters_size"].arithmetic[0]
 
 
 def simulated(inputs: list[int], outputs: list[int], batches: list[int], slow: float, *, tpot: bool) -> Claims:
@@ -128,13 +128,13 @@ def of_model(**changes: Any) -> Callable[[Claims], Claims]:
 def test_each_finding(change: Callable[[Claims], Claims], code: str, severity: str) -> None:
     claims = simulated([128, 2048], [64, 1024], [1, 2], 3.0, tpot=True)
     assert audit(claims) == []
-    assert (code, severity) in {(one.code, one.severity) for one in audit(change(claims))}
+    assert (code, severity) in {(finding.code, finding.severity) for finding in audit(change(claims))}
 
 
 def test_a_mixture_of_experts_is_not_taken_for_dense() -> None:
     """Without its active parameters there is no bound; with its routing the experts' share is one."""
     claims = simulated([1024], [128], [8], 0.3, tpot=True)
-    assert any(one.code == "ttft_bound" for one in audit(claims))
+    assert any(finding.code == "ttft_bound" for finding in audit(claims))
     unknown = of_model(architecture="MoE", active_parameters=None)(claims)
     assert audit(unknown) == []
     assert audit(of_model(experts=64, top_k=2)(unknown)) == []

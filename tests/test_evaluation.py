@@ -43,17 +43,17 @@ def evaluating(*arguments: object) -> Any:
     return bench("eval", *arguments, "--lm-eval", LM_EVAL)
 
 
-def asked() -> list[dict[str, Any]]:
+def calls() -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path("asked.jsonl").read_text().splitlines()]
 
 
 def test_each_variant_is_asked_and_the_table_pairs_their_answers() -> None:
     result = evaluating(variants_file(), "--task", "both:1", "--task", "sums", "--limit", "10", "--out", "run")
     assert result.exit_code == 0, result.stderr
-    assert [(one["tasks"], one["num_fewshot"], one["limit"]) for one in asked()] == [
+    assert [(call["tasks"], call["num_fewshot"], call["limit"]) for call in calls()] == [
         *(("both", "1", "10"), ("sums", None, "10")),
     ] * 2
-    args = asked()[0]["args"]
+    args = calls()[0]["args"]
     assert args["model"] == "sim"
     assert args["base_url"].endswith("/v1/completions")
     assert (args["max_length"], args["num_concurrent"], args["tokenizer_backend"]) == (8192, 32, "none")
@@ -107,7 +107,7 @@ def test_ctrl_c_ends_lm_eval_and_its_server_and_the_same_command_continues() -> 
     assert "limit" in other.stderr
     result = bench("eval", *words)
     assert result.exit_code == 0, result.stderr
-    assert [one["tasks"] for one in asked()] == ["sums", "both", "both", "sums", "both"]
+    assert [call["tasks"] for call in calls()] == ["sums", "both", "both", "sums", "both"]
     assert len(read_evaluation(Path("run")).sides["bf16"]) == 2
 
 
@@ -131,9 +131,9 @@ def test_results_that_exist_are_put_side_by_side_and_kept() -> None:
     assert kept.stdout == shown.stdout
     assert evaluation_section(read_evaluation(Path("kept"))).rstrip() == shown.stdout.rstrip()
     with_published = bench("eval", *given[2:], "--base", "BF16", "--published", "sums (2-shot)=50", "--format", "json")
-    one = json.loads(with_published.stdout)["benchmarks"][-1]
-    assert one["scores"]["BF16"]["text"] == "50"
-    assert one["recovery"]["b"]["assumed_n"] == 10
+    benchmark = json.loads(with_published.stdout)["benchmarks"][-1]
+    assert benchmark["scores"]["BF16"]["text"] == "50"
+    assert benchmark["recovery"]["b"]["assumed_n"] == 10
 
 
 def test_a_groups_parts_do_not_stand_beside_it_and_a_metric_can_be_chosen() -> None:
@@ -144,7 +144,7 @@ def test_a_groups_parts_do_not_stand_beside_it_and_a_metric_can_be_chosen() -> N
     assert (first.metric, other.metric) == ("exact_match,strict", "exact_match,first-word")
 
 
-def told(engine: dict[str, Any], url: str, **access: Any) -> dict[str, Any]:
+def arguments_for(engine: dict[str, Any], url: str, **access: Any) -> dict[str, Any]:
     grid, prompts = {"input": 8, "output": 6, "batch": 1}, {"kind": "text"}
     spec = spec_from_mapping({"name": "t", "model": "m", "engine": engine, "grid": grid, "prompts": prompts})
     opened = Opened(url, None, access=Access(**access))
@@ -154,10 +154,10 @@ def told(engine: dict[str, Any], url: str, **access: Any) -> dict[str, Any]:
 
 def test_lm_eval_is_told_how_the_server_is_reached() -> None:
     Path("model").mkdir()
-    launched = told({"kind": "vllm_serve", "args": {"model": "model"}}, "http://127.0.0.1:1")
+    launched = arguments_for({"kind": "vllm_serve", "args": {"model": "model"}}, "http://127.0.0.1:1")
     assert (launched["tokenizer"], launched["tokenizer_backend"]) == ("model", "huggingface")
     kind = {"kind": "endpoint", "url": "https://h/base/v1?a=b", "api": "chat", "ca_file": "ca.pem"}
-    reached = told(kind, kind["url"], headers={"Authorization": "Bearer k"})
+    reached = arguments_for(kind, kind["url"], headers={"Authorization": "Bearer k"})
     assert reached["base_url"] == "https://h/base/v1/chat/completions?a=b"
     assert reached["ca_cert_path"] == "ca.pem"
     assert "tokenizer" not in reached
@@ -174,12 +174,12 @@ def test_lm_eval_is_told_how_the_server_is_reached() -> None:
 def test_what_lm_eval_would_show_or_cannot_do_is_refused(url: str, more: dict[str, Any], key: str) -> None:
     headers = more.pop("headers", {})
     with pytest.raises(EngineError) as refused:
-        told({"kind": "endpoint", "url": url, **more}, url, headers=headers)
+        arguments_for({"kind": "endpoint", "url": url, **more}, url, headers=headers)
     assert refused.value.key == key
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ([], "FILE or --results"),
         (["--results", "a=none.json"], "none.json: cannot be read"),
@@ -194,10 +194,10 @@ def test_what_lm_eval_would_show_or_cannot_do_is_refused(url: str, more: dict[st
         (["s.yaml", "--set", "engine.kind=vllm_inprocess"], "engine.kind"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_2(words: list[str], said: str) -> None:
+def test_bad_input_is_one_line_and_exit_2(words: list[str], message: str) -> None:
     Path("bad.json").write_text('{"results": []}')
     write_sweep(Path("s.yaml"), "", engine={"kind": "simulator"})
     result = bench("eval", *words, *([] if "--lm-eval" in words else ["--lm-eval", LM_EVAL]))
     assert result.exit_code == 2, result.stderr
-    assert said in result.stderr
+    assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1

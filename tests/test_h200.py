@@ -23,9 +23,9 @@ def module(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
 
 
 @pytest.mark.parametrize("file", sorted(H200.glob("*.yaml")), ids=lambda path: path.stem)
@@ -62,8 +62,8 @@ def test_the_tokenizer_has_one_word_for_each_id(tmp_path: Path) -> None:
 
 
 def test_vllm_finds_the_plugin() -> None:
-    (found,) = distributions(path=[str(H200 / "plugin")])
-    (entry,) = found.entry_points
+    (plugin,) = distributions(path=[str(H200 / "plugin")])
+    (entry,) = plugin.entry_points
     assert entry.group == "vllm.general_plugins"
     assert callable(getattr(module(H200 / "plugin" / f"{entry.module}.py"), entry.attr))
 

@@ -40,14 +40,14 @@ CARD = """# A model
 """
 
 
-def told(name: str) -> dict[str, Any]:
+def whole(name: str) -> dict[str, Any]:
     data: dict[str, Any] = json.loads(FILES[name].read_text())
     return data
 
 
 def only(data: dict[str, Any]) -> ImportedResult:
-    (found,) = read(json.dumps(data).encode())
-    return found
+    (result,) = read(json.dumps(data).encode())
+    return result
 
 
 def imported(tmp_path: Path, *files: object, name: str = "run") -> list[dict[str, Any]]:
@@ -77,37 +77,37 @@ def refusal(*arguments: object) -> str:
 def test_each_tools_figures_are_its_own(
     name: str, tool: str, version: str, ttft_ms: float, tpot_ms: float, run_tok_s: float
 ) -> None:
-    (found,) = read(FILES[name].read_bytes())
-    assert (found.tool, found.version, found.model) == (tool, version, "m")
-    assert (found.load, found.input, found.output, found.batch) == ("closed", 128, 64, 4)
-    assert (found.requests, found.failed) == (16, 0)
-    assert found.values["ttft_ms"] == pytest.approx(ttft_ms, rel=1e-3)
-    assert found.values["tpot_ms"] == pytest.approx(tpot_ms, rel=1e-4)
-    assert found.values["run_tok_s"] == pytest.approx(run_tok_s, rel=1e-4)
-    assert 725 < found.values["e2el_ms"] < 745
+    (result,) = read(FILES[name].read_bytes())
+    assert (result.tool, result.version, result.model) == (tool, version, "m")
+    assert (result.load, result.input, result.output, result.batch) == ("closed", 128, 64, 4)
+    assert (result.requests, result.failed) == (16, 0)
+    assert result.values["ttft_ms"] == pytest.approx(ttft_ms, rel=1e-3)
+    assert result.values["tpot_ms"] == pytest.approx(tpot_ms, rel=1e-4)
+    assert result.values["run_tok_s"] == pytest.approx(run_tok_s, rel=1e-4)
+    assert 725 < result.values["e2el_ms"] < 745
 
 
 def test_details_agree_with_what_vllm_made_of_them(tmp_path: Path) -> None:
     (row,) = imported(tmp_path, FILES["vllm-python"])
-    data = told("vllm-python")
+    data = whole("vllm-python")
     for metric in ("ttft", "itl", "e2el"):
         for q in (50, 99):
             assert row[f"{metric}_ms_p{q}"] == pytest.approx(data[f"p{q}_{metric}_ms"], rel=1e-6)
-    (found,) = read(FILES["vllm-python"].read_bytes())
-    means = {metric: np.mean(pool) for metric, pool in found.pools.items()}
+    (result,) = read(FILES["vllm-python"].read_bytes())
+    means = {metric: np.mean(pool) for metric, pool in result.pools.items()}
     assert means["ttft"] == pytest.approx(data["mean_ttft_ms"], rel=1e-6)
     assert means["e2el"] == pytest.approx(data["mean_e2el_ms"], rel=1e-6)
     assert row["run_tok_s"] == data["output_throughput"]
 
 
 def test_sys_tok_s_is_that_of_the_full_batch_where_each_tokens_time_is_known() -> None:
-    found = only(told("vllm-rust"))
+    result = only(whole("vllm-rust"))
     # 4 in flight, 64 tokens each, which take 100 + 63 * 10 ms: between the edges of waves, 64 * 4 in 730 ms
-    assert found.values["sys_tok_s"] == pytest.approx(4 * 64 / 0.7303, rel=0.005)
-    data = told("vllm-rust")
+    assert result.values["sys_tok_s"] == pytest.approx(4 * 64 / 0.7303, rel=0.005)
+    data = whole("vllm-rust")
     data["itls"][3].pop()  # two tokens came in one event: when is not known
     assert "sys_tok_s" not in only(data).values
-    brief = {name: value for name, value in told("vllm-rust").items() if not isinstance(value, list)}
+    brief = {name: value for name, value in whole("vllm-rust").items() if not isinstance(value, list)}
     assert "sys_tok_s" not in only(brief).values
     assert only(brief).pools == {}
     one_wave = only(brief | {"max_concurrency": None})
@@ -128,7 +128,7 @@ def test_a_sweeps_folder_is_its_runs_by_server(tmp_path: Path) -> None:
 def test_several_runs_of_a_shape_are_rounds(tmp_path: Path) -> None:
     files = []
     for k in range(3):
-        data = told("vllm-python")
+        data = whole("vllm-python")
         data |= {"date": f"20261123-09150{k}", "mean_tpot_ms": 5.0 + k / 10}
         files.append(tmp_path / f"run={k}.json")
         files[-1].write_text(json.dumps(data))
@@ -152,7 +152,7 @@ def test_several_runs_of_a_shape_are_rounds(tmp_path: Path) -> None:
 def test_runs_under_different_conditions_are_no_rounds(
     tmp_path: Path, changes: dict[str, Any], variants: list[str]
 ) -> None:
-    data = told("vllm-python") | {"request_rate": 4.0, "max_concurrency": None, "model_id": "m", "backend": "openai"}
+    data = whole("vllm-python") | {"request_rate": 4.0, "max_concurrency": None, "model_id": "m", "backend": "openai"}
     for name, more in (("a.json", {}), ("b.json", changes)):
         (tmp_path / name).write_text(json.dumps(data | more | {"label": None}))
     rows = imported(tmp_path, tmp_path / "a.json", tmp_path / "b.json")
@@ -160,16 +160,18 @@ def test_runs_under_different_conditions_are_no_rounds(
 
 
 def test_a_rate_that_changes_within_a_run_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "ramp.json").write_text(json.dumps(told("vllm-python") | {"ramp_up_strategy": "linear"}))
+    (tmp_path / "ramp.json").write_text(json.dumps(whole("vllm-python") | {"ramp_up_strategy": "linear"}))
     assert "ramp_up_strategy linear: unsupported (the rate changes within the run)" in refusal(tmp_path / "ramp.json")
 
 
 def test_lengths_that_were_not_reached_and_failures_make_it_invalid(tmp_path: Path) -> None:
     rows = imported(tmp_path, *FILES.values())
-    found = {row["tool"]: (row["status"], row["reasons"]) for row in rows}
-    assert found["vllm bench serve"] == ("suspect", "imported")
-    assert found["AIPerf"] == found["GuideLLM"] == ("invalid", "input_length;imported")  # they sent 76 and 65 of 128
-    broken = told("vllm-python")
+    verdicts = {row["tool"]: (row["status"], row["reasons"]) for row in rows}
+    assert verdicts["vllm bench serve"] == ("suspect", "imported")
+    assert (
+        verdicts["AIPerf"] == verdicts["GuideLLM"] == ("invalid", "input_length;imported")
+    )  # they sent 76 and 65 of 128
+    broken = whole("vllm-python")
     broken["errors"][5], broken["ttfts"][5], broken["latencies"][5] = "refused", 0.0, 0.0
     broken |= {"completed": 31, "failed": 1}
     (tmp_path / "failed.json").write_text(json.dumps(broken))
@@ -262,7 +264,7 @@ def test_what_is_no_result_is_refused_in_words(tmp_path: Path) -> None:
     assert "No such file" in refusal(tmp_path / "none.json")
     assert "holds no result" in refusal(_empty(tmp_path / "folder"))
     assert "--name ../x" in refusal(file, "--name", "../x")
-    details = told("vllm-python")
+    details = whole("vllm-python")
     details["itls"].pop()
     file.write_text(json.dumps(details))
     assert "must have the same length" in refusal(file)
@@ -274,10 +276,10 @@ def _empty(path: Path) -> Path:
 
 
 def test_nan_and_null_are_not_there() -> None:
-    data = told("vllm-python") | {"mean_ttft_ms": math.nan, "median_ttft_ms": None, "p50_ttft_ms": None}
-    found = only(data)
-    assert not {"ttft_ms", "ttft_ms_p50"} & found.values.keys()
-    profile = told("aiperf")
+    data = whole("vllm-python") | {"mean_ttft_ms": math.nan, "median_ttft_ms": None, "p50_ttft_ms": None}
+    result = only(data)
+    assert not {"ttft_ms", "ttft_ms_p50"} & result.values.keys()
+    profile = whole("aiperf")
     profile["time_to_first_token"]["avg"] = None
     del profile["inter_token_latency"]
     assert not {"ttft_ms", "tpot_ms"} & only(profile).values.keys()
@@ -291,10 +293,10 @@ JSON = st.recursive(
 
 def _paths(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     inner = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
-    return [at] * bool(at) + [path for key, one in inner for path in _paths(one, (*at, key))]
+    return [at] * bool(at) + [path for key, item in inner for path in _paths(item, (*at, key))]
 
 
-WHOLE = {name: told(name) for name in FILES}
+WHOLE = {name: whole(name) for name in FILES}
 PATHS = {name: _paths(data) for name, data in WHOLE.items()}
 
 
@@ -313,23 +315,23 @@ def test_any_change_of_a_file_is_read_or_refused_in_words(data: st.DataObject) -
     else:
         inside[last] = data.draw(JSON)
     try:
-        found = read(json.dumps(changed).encode())
+        results = read(json.dumps(changed).encode())
     except ValueError:
         return
-    for one in found:
-        assert one.load in {"static", "closed", "open"}
-        assert min(one.input, one.output, one.requests or 0, one.failed or 0) >= 0
-        assert (one.batch is None) == (one.rate is not None)
-        assert all(math.isfinite(value) and value >= 0 for value in one.values.values())
-        assert all(math.isfinite(value) for pool in one.pools.values() for value in pool)
+    for result in results:
+        assert result.load in {"static", "closed", "open"}
+        assert min(result.input, result.output, result.requests or 0, result.failed or 0) >= 0
+        assert (result.batch is None) == (result.rate is not None)
+        assert all(math.isfinite(value) and value >= 0 for value in result.values.values())
+        assert all(math.isfinite(value) for pool in result.pools.values() for value in pool)
 
 
 @given(st.text(alphabet="|-:InputOutputBatchTTFT (ms)12.5~*\\\n ", max_size=200) | st.text(max_size=50))
 def test_any_text_is_read_or_refused_in_words(text: str) -> None:
     for head in ("", CARD):
         try:
-            found = read((head + text).encode("utf-8", "replace"))
+            results = read((head + text).encode("utf-8", "replace"))
         except ValueError:
             continue
         else:
-            assert found
+            assert results

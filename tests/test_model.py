@@ -389,7 +389,7 @@ def test_schemes() -> None:
         {**QUARK, "layer_quant_config": {"*down_proj": {"weight": [{"dtype": "fp8_e4m3"}, spec]}}}
     )
     assert quark is not None
-    assert [(name, one.weight_dtype, one.weight_granularity) for name, one in quark.others] == [
+    assert [(name, scheme.weight_dtype, scheme.weight_granularity) for name, scheme in quark.others] == [
         ("*down_proj", "int4", "per-group of 64")
     ]
     fp8 = read_quantization({"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"})

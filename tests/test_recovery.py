@@ -17,7 +17,7 @@ from benchbench.accuracy.section import evaluation_section, sentence
 
 
 def score(point: float, n: int | None = None, samples: Sequence[float] = (), **more: object) -> Score:
-    answers = {("t", number, ""): float(one) for number, one in enumerate(samples)}
+    answers = {("t", number, ""): float(right) for number, right in enumerate(samples)}
     stderr = math.sqrt(point * (1 - point) / (n - 1)) if n and not samples and 0 < point < 1 else None
     return Score(**{"task": "t", "shots": 0, "point": point, "n": n, "stderr": stderr, "samples": answers, **more})
 
@@ -29,9 +29,9 @@ def answered(answers: Sequence[float]) -> Score:
 def test_the_published_rows_are_both_inside_sampling_error() -> None:
     mmlu = recover(published("MMLU (5-shot)=86.2"), score(0.8548, 14042, task="mmlu", shots=5))
     gsm8k = recover(published("GSM8K (8-shot) = 92.0 %"), score(0.937, 1319, task="gsm8k", shots=8))
-    assert [round(100 * one.ratio.point, 1) for one in (mmlu, gsm8k)] == [99.2, 101.8]
-    assert [one.verdict for one in (mmlu, gsm8k)] == ["inside", "inside"]
-    assert [one.assumed_n for one in (mmlu, gsm8k)] == [14042, 1319]
+    assert [round(100 * recovery.ratio.point, 1) for recovery in (mmlu, gsm8k)] == [99.2, 101.8]
+    assert [recovery.verdict for recovery in (mmlu, gsm8k)] == ["inside", "inside"]
+    assert [recovery.assumed_n for recovery in (mmlu, gsm8k)] == [14042, 1319]
     assert accuracy(mmlu.base).low is None  # nobody has told how sure the published score is
     assert sentence(gsm8k, "BF16", "INT8") == (
         "GSM8K (8-shot): INT8 is 1.7 points above BF16, within sampling error (95 % CI -0.3 to +3.7 points; "
@@ -43,9 +43,9 @@ def test_the_published_rows_are_both_inside_sampling_error() -> None:
 
 
 def test_two_published_scores_have_no_interval_and_no_verdict() -> None:
-    found = recover(published("t=92"), published("t=93"))
-    assert (found.verdict, found.ratio.low, found.assumed_n) == ("unknown", None, None)
-    assert "it may be chance" in sentence(found, "a", "b")
+    recovery = recover(published("t=92"), published("t=93"))
+    assert (recovery.verdict, recovery.ratio.low, recovery.assumed_n) == ("unknown", None, None)
+    assert "it may be chance" in sentence(recovery, "a", "b")
 
 
 @pytest.mark.parametrize("text", ["mmlu", "mmlu=x", "=86", "mmlu=101", "mmlu=86,n=", "mmlu=-3"])
@@ -56,9 +56,9 @@ def test_a_published_score_that_is_none_is_refused(text: str) -> None:
 
 @given(right=st.integers(0, 500), n=st.integers(1, 500))
 def test_without_a_standard_error_the_interval_is_wilsons(right: int, n: int) -> None:
-    found = accuracy(Score(task="t", shots=0, point=min(right, n) / n, n=n))
+    estimate = accuracy(Score(task="t", shots=0, point=min(right, n) / n, n=n))
     low, high = binomtest(min(right, n), n).proportion_ci(method="wilson")
-    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-9)
+    assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=1e-9)
 
 
 pairs = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.sampled_from([0.0, 1.0])), min_size=2, max_size=60)
@@ -67,18 +67,18 @@ pairs = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.sampled_from([0.0, 1.
 @given(pairs)
 def test_paired_answers_agree_with_mcnemar_and_swapping_the_sides_swaps_all(answers: list[tuple[float, float]]) -> None:
     base, candidate = (answered(side) for side in zip(*answers, strict=True))
-    found, back = recover(base, candidate), recover(candidate, base)
+    recovery, back = recover(base, candidate), recover(candidate, base)
     n, b, c = len(answers), answers.count((1.0, 0.0)), answers.count((0.0, 1.0))
-    assert found.only == (b, c)
-    assert found.p == pytest.approx(binomtest(b, b + c).pvalue if b + c else 1)
-    assert (found.verdict == "inside") == (found.p is not None and found.p >= 0.05)
+    assert recovery.only == (b, c)
+    assert recovery.p == pytest.approx(binomtest(b, b + c).pvalue if b + c else 1)
+    assert (recovery.verdict == "inside") == (recovery.p is not None and recovery.p >= 0.05)
     variance = (b + c - (b - c) ** 2 / n) / n / (n - 1)  # of the mean of n differences -1, 0, 1
-    half = found.difference.high and found.difference.high - found.difference.point
+    half = recovery.difference.high and recovery.difference.high - recovery.difference.point
     assert half == (pytest.approx(1.95996 * math.sqrt(variance), rel=1e-4) if variance > 1e-9 else None)
-    assert {found.verdict, back.verdict} in ({"inside"}, {"above", "below"})
-    assert found.difference.point == pytest.approx(-back.difference.point)
-    if found.ratio.low is not None:
-        assert back.ratio.high == pytest.approx(1 / found.ratio.low)
+    assert {recovery.verdict, back.verdict} in ({"inside"}, {"above", "below"})
+    assert recovery.difference.point == pytest.approx(-back.difference.point)
+    if recovery.ratio.low is not None:
+        assert back.ratio.high == pytest.approx(1 / recovery.ratio.low)
 
 
 @pytest.mark.parametrize(("paired", "about"), [(True, 0.95), (False, 1.0)])
@@ -88,10 +88,10 @@ def test_the_intervals_hold_the_truth_as_often_as_they_say(paired: bool, about: 
     for _ in range(times):
         u = rng.random(n)
         base, candidate = u < 0.88, (u < 0.84) | (u > 0.98)
-        one, other = (answered(side.astype(float)) for side in (base, candidate))
+        first, other = (answered(side.astype(float)) for side in (base, candidate))
         if not paired:
-            one, other = (score(side.point, n) for side in (one, other))
-        ratio = recover(one, other).ratio
+            first, other = (score(side.point, n) for side in (first, other))
+        ratio = recover(first, other).ratio
         assert ratio.low is not None
         assert ratio.high is not None
         held += ratio.low <= 0.86 / 0.88 <= ratio.high
@@ -101,9 +101,9 @@ def test_the_intervals_hold_the_truth_as_often_as_they_say(paired: bool, about: 
 def test_what_was_not_asked_alike_is_said_and_not_paired() -> None:
     base = answered([1, 0, 1, 1])
     other = Score(task="t", shots=0, point=0.5, n=2, samples={("t", 0, ""): 1.0, ("t", 1, ""): 0.0}, chat=True)
-    found = recover(base, other)
-    assert found.only is None
-    assert set(found.warnings) == {
+    recovery = recover(base, other)
+    assert recovery.only is None
+    assert set(recovery.warnings) == {
         "the questions differ: not paired",
         "a chat template for the candidate only",
     }
@@ -113,6 +113,8 @@ def test_what_was_not_asked_alike_is_said_and_not_paired() -> None:
 
 
 def test_a_baseline_that_got_nothing_right_has_no_recovery() -> None:
-    found = recover(answered([0, 0, 0]), answered([1, 0, 0]))
-    assert math.isnan(found.ratio.point)
-    assert "| \N{EN DASH} |" in evaluation_section(Evaluation("e", {"a": [found.base], "b": [found.candidate]}, "a"))
+    recovery = recover(answered([0, 0, 0]), answered([1, 0, 0]))
+    assert math.isnan(recovery.ratio.point)
+    assert "| \N{EN DASH} |" in evaluation_section(
+        Evaluation("e", {"a": [recovery.base], "b": [recovery.candidate]}, "a")
+    )

@@ -43,7 +43,7 @@ assert W7900D is not None
 
 
 @pytest.mark.parametrize(
-    ("said", "name"),
+    ("text", "name"),
     [
         ("AMD Radeon PRO W7900D", "AMD Radeon PRO W7900D"),
         ("8x AMD W7900D (48 GB each)", "AMD Radeon PRO W7900D"),
@@ -64,9 +64,9 @@ assert W7900D is not None
         ("", None),
     ],
 )
-def test_an_accelerator_by_what_it_is_called(said: str, name: str | None) -> None:
-    found = accelerator(said)
-    assert (found.name if found else None) == name
+def test_an_accelerator_by_what_it_is_called(text: str, name: str | None) -> None:
+    device = accelerator(text)
+    assert (device.name if device else None) == name
 
 
 def test_the_data_file_is_whole() -> None:
@@ -123,8 +123,8 @@ def test_evenly_routed_tokens_touch_more_experts() -> None:
     assert experts_touched(256, 8, 1) == pytest.approx(8)
     assert experts_touched(256, 8, 32) == pytest.approx(256 * (1 - (31 / 32) ** 32))  # 163: E (1 - 1/e)
     expert = 3 * 3072 * 1536 * 62
-    one, many = (step_bytes(M2, input=128, output=2, batch=batch) for batch in (1, 32))
-    assert one == pytest.approx(10415112192 + 128 * 253952)
+    alone, many = (step_bytes(M2, input=128, output=2, batch=batch) for batch in (1, 32))
+    assert alone == pytest.approx(10415112192 + 128 * 253952)
     assert many == pytest.approx(10415112192 + (experts_touched(256, 8, 32) - 8) * expert + 32 * 128 * 253952)
     step_s = many / (8 * 864e9)
     mfu, mbu = mfu_mbu(Platform(M2, W7900D, 8), input=128, output=2, batch=32, prefill_s=1.0, tpot_s=2 * step_s)
@@ -326,11 +326,11 @@ def test_a_cell_that_is_faster_than_the_hardware_is_invalid() -> None:
     assert (row["ttft_bound_ms"], row["tpot_bound_ms"]) == pytest.approx((12, 10))
     assert row["sys_tok_s_bound"] == pytest.approx(6 / 0.036)
     assert (row["mfu"], row["mbu"], row["sol"]) == (pytest.approx(1.0), None, pytest.approx(1.0))
-    for ttft_ms, itl_ms, said in ((11, 20, "mean TTFT"), (30, 9, "mean TPOT"), (12, 10, "Sys tok/s")):
-        found = static_cell(ttft_ms, itl_ms)
-        assert summary_row(found)["reasons"] == "faster_than_hardware"
-        assert [text.startswith(said) for text in found.evidence.too_fast] == [True]
-        assert f"({found.evidence.too_fast[0]})" in explain(found)
+    for ttft_ms, itl_ms, words in ((11, 20, "mean TTFT"), (30, 9, "mean TPOT"), (12, 10, "Sys tok/s")):
+        summary_of_cell = static_cell(ttft_ms, itl_ms)
+        assert summary_row(summary_of_cell)["reasons"] == "faster_than_hardware"
+        assert [text.startswith(words) for text in summary_of_cell.evidence.too_fast] == [True]
+        assert f"({summary_of_cell.evidence.too_fast[0]})" in explain(summary_of_cell)
     assert static_cell(12, 11, later_ms=3).evidence.too_fast == ()  # the batch's work began with its first send
     assert summary_row(static_cell(11, 20, output_mode="as_served"))["ttft_bound_ms"] is None
 
@@ -351,9 +351,9 @@ def test_events_of_several_tokens_count_as_one_pass_each() -> None:
     evidence = replace(static_cell(16, 20).evidence, requests=10)  # of 3 tokens each: 20 follow the first
     of = dict.fromkeys(("ttft", "tpot", "sys_tok_s"))
     for grouped, events, share in ((0, 30, 1.0), (2, 28, 0.9), (10, 20, 0.5)):
-        found = utilization_of(cell(), PLATFORM, of, replace(evidence, grouped=grouped, events=events))
-        assert found
-        assert found.limits.tpot_s == pytest.approx(0.010 * share)
+        utilization = utilization_of(cell(), PLATFORM, of, replace(evidence, grouped=grouped, events=events))
+        assert utilization
+        assert utilization.limits.tpot_s == pytest.approx(0.010 * share)
 
 
 def test_explain_says_what_the_arithmetic_rests_on() -> None:
@@ -395,9 +395,9 @@ def model(tmp_path: Path) -> Path:
 
 def test_the_model_is_what_the_sweep_says_over_what_its_files_say(model: Path) -> None:
     assert served_model(spec()) is None
-    found = served_model(spec(engine=launched(model=str(model)), model_facts={"layers": 3, "weight_dtype": "int8"}))
-    assert found is not None
-    assert (found.layers, found.hidden, found.weight_dtype, found.compute_dtype) == (3, 64, "int8", None)
+    facts = served_model(spec(engine=launched(model=str(model)), model_facts={"layers": 3, "weight_dtype": "int8"}))
+    assert facts is not None
+    assert (facts.layers, facts.hidden, facts.weight_dtype, facts.compute_dtype) == (3, 64, "int8", None)
     assert served_model(spec(model_facts={"config": str(model)})) == served_model(spec(model=str(model)))
     assert served_model(spec(model=str(model), engine={"kind": "simulator"})) is None
     (model / "config.json").write_text("{")
@@ -422,8 +422,8 @@ def test_flags_change_the_model(model: Path) -> None:
     assert with_flags(**{"hf-overrides": {"num_hidden_layers": 1}}) is None
     quantized = with_flags(quantization="fp8")
     assert (quantized.weight_dtype, quantized.compute_dtype, quantized.parameters) == (None, None, plain.parameters)
-    one = {"a": {"engine": {"args": {"quantization": "fp8"}}}, "b": {}}
-    assert served_model(spec(model=str(model), variants=one)) == quantized
+    variants = {"a": {"engine": {"args": {"quantization": "fp8"}}}, "b": {}}
+    assert served_model(spec(model=str(model), variants=variants)) == quantized
     command = {"kind": "vllm_serve", "command": ["vllm", "serve", "-q", "fp8"]}
     assert served_model(spec(model=str(model), engine=command)) == quantized
 
@@ -476,19 +476,19 @@ def test_proposed_tokens_bound_the_passes(speculative: object, passes: float) ->
 def test_the_accelerators_are_the_sweeps_or_those_that_telemetry_names() -> None:
     h200 = [{"device": f"gpu{k}", "name": "NVIDIA H200"} for k in range(4)]
     assert served_on(spec(), []) is None
-    found = served_on(spec(engine=launched(tensor_parallel_size=2)), h200)
-    assert found is not None
-    assert (found["name"], found["count"], found["bandwidth_bytes_s"]) == ("NVIDIA H200", 2, 4.8e12)
+    device = served_on(spec(engine=launched(tensor_parallel_size=2)), h200)
+    assert device is not None
+    assert (device["name"], device["count"], device["bandwidth_bytes_s"]) == ("NVIDIA H200", 2, 4.8e12)
     endpoint = {"kind": "endpoint", "url": "http://127.0.0.1:1"}
     assert (served_on(spec(engine=endpoint), h200) or {})["count"] == 4
     assert served_on(spec(engine=endpoint), [*h200, {"name": "NVIDIA H100 PCIe"}]) is None
     named = spec(hardware={"name": "H100 NVL", "count": 2, "bandwidth_gb_s": 5000, "tflop_s": {"bf16": 900}})
-    found = served_on(named, h200)
-    assert found is not None
-    assert (found["count"], found["bandwidth_bytes_s"], found["flop_s"]["bf16"]) == (2, 5e12, 9e14)
-    assert found["flop_s"]["int8"] == 1670.5e12
-    assert found["source"].endswith("figures of the sweep")
-    manifest = {"model_facts": {"parameters": 9, "later": 1}, "accelerator": json.loads(json.dumps(found))}
+    device = served_on(named, h200)
+    assert device is not None
+    assert (device["count"], device["bandwidth_bytes_s"], device["flop_s"]["bf16"]) == (2, 5e12, 9e14)
+    assert device["flop_s"]["int8"] == 1670.5e12
+    assert device["source"].endswith("figures of the sweep")
+    manifest = {"model_facts": {"parameters": 9, "later": 1}, "accelerator": json.loads(json.dumps(device))}
     platform = platform_of(manifest)
     assert platform == Platform(ModelFacts(parameters=9), named.hardware.accelerator, 2)
     assert platform_of({}) is platform_of({**manifest, "model_facts": None}) is None
@@ -534,9 +534,9 @@ def test_a_simulator_beyond_the_bound_is_invalid_and_stays_so(tmp_path: Path, mo
     assert (manifest["accelerator"]["name"], manifest["accelerator"]["count"]) == ("light", 1)
     rows = open_run("run").rows
     assert [row["ttft_bound_ms"] for row in rows] == [slow["ttft_bound_ms"], fast["ttft_bound_ms"]]
-    told = bench("explain", "run")
-    assert "ms is below 1536.00; Sys tok/s" in told.stdout
-    assert "(each 1 TFLOP/s in bf16, 1000 GB/s, 0 MiB of cache)" in told.stdout
+    result = bench("explain", "run")
+    assert "ms is below 1536.00; Sys tok/s" in result.stdout
+    assert "(each 1 TFLOP/s in bf16, 1000 GB/s, 0 MiB of cache)" in result.stdout
     drawn = ET.parse("run/plots/throughput.svg").iter("{http://www.w3.org/2000/svg}text")  # noqa: S314 - ours
     assert "dotted: speed of light" in {"".join(text.itertext()) for text in drawn}
 
@@ -552,7 +552,7 @@ def test_a_config_that_cannot_be_read_is_named_with_its_line(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "words"),
     [
         ("hardware.tflop_s", "{bf17: 1}", "hardware.tflop_s.bf17: must be one of these"),
         ("hardware.bandwidth_gb_s", "0", "hardware.bandwidth_gb_s: must be above 0"),
@@ -562,10 +562,10 @@ def test_a_config_that_cannot_be_read_is_named_with_its_line(tmp_path: Path, mon
         ("model_facts.weight_dtype", "q4", "allowed: bf16, fp16, fp8, int8, fp4, int4"),
     ],
 )
-def test_nonsense_is_refused(key: str, value: str, said: str) -> None:
+def test_nonsense_is_refused(key: str, value: str, words: str) -> None:
     result = bench("validate", SWEEPS / "w7900d.yaml", "--set", f"{key}={value}")
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert words in result.stderr
 
 
 def test_bounds_are_drawn_where_they_are_known(tmp_path: Path) -> None:
