@@ -23,11 +23,12 @@ BRANCHES: dict[str, Any] = {
     "order": "as_written",
 }
 FAILED = "failed"
-Tell = Callable[[Cell, Session, int], tuple[float, float] | str | None]
+Tell = Callable[[Cell, Session, int], tuple[float, ...] | str | None]
 
 
 def made_run(path: Path, data: dict[str, Any], tell: Tell, **manifest: Any) -> Path:
-    """A run in which each round's (TTFT, ITL) in ms are `tell(cell, start, number in the start)`'s.
+    """A run in which each round's (TTFT, ITL) in ms are `tell(cell, start, number in the start)`'s; a third is
+    the tokens of each answer.
 
     FAILED is a round whose last request failed, an error code a fault of all requests, None a round that is not there.
     `manifest` replaces keys of the manifest. Starts without any round are no starts.
@@ -56,10 +57,10 @@ def made_run(path: Path, data: dict[str, Any], tell: Tell, **manifest: Any) -> P
     return path
 
 
-def _requests(cell: Cell, told: tuple[float, float] | str) -> list[Made]:
-    ttft, itl = told if isinstance(told, tuple) else (50.0, 10.0)
-    events = [(round((ttft + k * itl) * MS), 1) for k in range(cell.output)]
-    good = Made(events, told=cell.output, told_input=cell.input, asked_input=cell.input)
+def _requests(cell: Cell, told: tuple[float, ...] | str) -> list[Made]:
+    ttft, itl, *tokens = told if isinstance(told, tuple) else (50.0, 10.0)
+    events = [(round((ttft + k * itl) * MS), 1) for k in range(int(tokens[0]) if tokens else cell.output)]
+    good = Made(events, told=len(events), told_input=cell.input, asked_input=cell.input)
     requests = [good] * cell.requests
     if told == FAILED:
         requests[-1] = Made(status="failed", told_input=cell.input, asked_input=cell.input)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from runs_made import BRANCHES, FAILED, Tell, made_run
 
 from benchbench.analysis.runs import open_run
-from benchbench.comparison.pairs import pair, sides_of
+from benchbench.comparison.pairs import pair, pairs_of, sides_of
 from benchbench.comparison.tables import comparison_table, sentence
 from benchbench.fidelity.answers import Answer, Answers, answers_table
 from benchbench.spec import Cell, Session
@@ -206,6 +206,16 @@ def test_an_incident_costs_its_start_and_a_lasting_fault_its_cell(
         assert (one.candidate is None) == (("int8-moe", batch, one.block) in incidents)
     told = comparison_table([found])
     assert all(f"{cell} dropped as invalid (cached_prefix)" in told for cell in dropped)
+
+
+def test_cells_whose_answers_differ_in_length_are_not_compared(tmp_path: Path) -> None:
+    def tell(cell: Cell, session: Session, _: int) -> tuple[float, ...]:
+        return 50.0, 10.0, 4 if session.variant == "int8-moe" and cell.batch == 4 else 8
+
+    run = made_run(tmp_path / "run", BRANCHES | {"output": "as_served"}, tell)
+    (found,) = pairs_of(open_run(run))
+    assert {cell.batch for cell in found.cells.values()} == {1}
+    assert any("batch=4 is left out: answers of different lengths (8.0 and 4.0 tokens)" in note for note in found.notes)
 
 
 def test_a_start_without_all_its_rounds_does_not_count() -> None:

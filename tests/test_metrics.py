@@ -124,6 +124,7 @@ def reference(requests: list[Made], load: str, batch: int, slo: Slo) -> dict[str
         "ttft_s": [ttft[id(r)] for r in steady],
         "ttft_cold_s": [ttft[id(r)] for r in cold],
         "ttft_all_s": list(ttft.values()),
+        "output_tokens": [output[id(r)] for r in ok],
         "ttft_scheduled_s": [(r.events[0][0] - (r.scheduled or 0)) / 1e9 for r in steady],
         "tpot_s": [tpot[id(r)] for r in settled if id(r) in tpot],
         "e2el_s": [e2el[id(r)] for r in settled],

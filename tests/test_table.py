@@ -297,3 +297,19 @@ def test_no_rows_are_a_table_without_lines() -> None:
     empty = "| Input | Output | Batch | TTFT (ms) | Sys tok/s |\n|---|---|---|---|---|\n\nNo cell has a number.\n"
     assert markdown_table([]) == empty
     assert json.loads(json_table([])) == []
+
+
+def test_output_is_what_was_received_where_answers_ended_by_themselves() -> None:
+    rows = [
+        row((64, 512, batch), 30.0, rate, output_tokens=tokens)
+        for batch, rate, tokens in ((1, 81.0, 10.0), (4, 300.0, 183.25), (8, 500.0, 10.2))
+    ]
+    table = markdown_table(rows)
+    assert [line.split(" | ")[1] for line in table.splitlines()[2:5]] == ["10 of 512", "183.2 of 512", "10.2 of 512"]
+    assert "- Peak throughput: 500.0 tok/s (in=64, out=10.2 of 512, batch=8)" in table
+    assert "\nOutput: mean tokens received, of the limit asked" in table
+    assert "Scaling: 6.2x" in table
+    assert "Scaling" not in markdown_table(rows[:2]), "answers of other lengths are no ratio"
+    exact = markdown_table([row((64, 512, 1), 30.0, 81.0, output_tokens=512.0)])
+    assert "| 64 | 512 | 1 |" in exact
+    assert "received" not in exact.replace("receiving", "")

@@ -67,6 +67,7 @@ class RoundMetrics:
     windowed: bool  # False: a closed load too short for its window, whose figures are of the whole round
     ttft_cold_s: Floats  # of the first batch of a closed load
     ttft_all_s: Floats  # of every request, whatever the load
+    output_tokens: Floats  # received, of every request
     duration_s: float
     shared_events: int  # token events whose read held another token event of the same request
     first_shared: int  # requests whose first token's read also held a later token
@@ -163,6 +164,7 @@ def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo
         ttft_s=ttft[steady],
         ttft_cold_s=ttft[cold],
         ttft_all_s=ttft,
+        output_tokens=output.astype(np.float64),
         ttft_scheduled_s=_seconds(first - c.scheduled[good])[steady],
         tpot_s=tpot_all[many & settled],
         e2el_s=e2el[settled],

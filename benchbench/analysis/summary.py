@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+LIKE_OUTPUTS = 0.05  # answers that end by themselves differ in length from run to run
+
+
 @dataclass(frozen=True, slots=True)
 class CellSummary:
     """A cell's numbers. Estimates are over rounds, in s and 1/s; percentiles are pooled over requests or gaps."""
@@ -268,10 +271,16 @@ COLUMNS = {
         _at("utilization.sol", "sol", "Share of speed of light", "", 3),
         _mean("ttft_cold_ms", "TTFT of the first batch", "ms", 1, lambda r: _average(r.ttft_cold_s)),
         _at("utilization.likely.sys_tok_s", "sys_tok_s_likely", "Sys tok/s likely bound", "tok/s", 1),
+        _mean("output_tokens", "Output received", "tokens", 1, lambda r: _average(r.output_tokens)),
     )
 }
 UNITS = {name: column.unit for name, column in COLUMNS.items()}
 FIGURES = {name.replace("_ms", ""): column.figure for name, column in COLUMNS.items() if column.figure}
+
+
+def like_outputs(a: float | None, b: float | None) -> bool:
+    """Whether two mean lengths of answers are of one shape: within 5 %, or unknown."""
+    return a is None or b is None or abs(a - b) <= LIKE_OUTPUTS * max(a, b)
 
 
 def summary_row(summary: CellSummary) -> dict[str, Any]:

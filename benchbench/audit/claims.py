@@ -81,18 +81,24 @@ def count_of(text: str) -> int:
 
 def claims_of_run(run: Run) -> Claims:
     """A run's rows, recomputed from its records, and what its manifest knows of model and hardware."""
-    platform = run.platform()
+    platform, rows = run.platform(), tuple(_received(row) for row in run.rows)
     if platform is None or run.manifest.get("variant_model_facts"):  # rows of unlike models have no facts in common
-        return Claims(rows=tuple(run.rows))
+        return Claims(rows=rows)
     size = float(platform.model.weight_bytes) if platform.model.weight_bytes else None
     return Claims(
-        rows=tuple(run.rows),
+        rows=rows,
         model=platform.model,
         size=(size, size) if size else None,
         device=platform.device,
         count=platform.count,
         passes=platform.passes,
     )
+
+
+def _received(row: Row) -> Row:
+    """A row whose output is what was received, where answers ended by themselves before the limit asked."""
+    received = row.get("output_tokens")
+    return row if received is None else {**row, "output": round(received)}
 
 
 def claims_of_csv(text: str) -> Claims:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 from benchbench.analysis.evidence import evidence_of
 from benchbench.analysis.metrics import RoundMetrics, by_start
 from benchbench.analysis.runs import Run
-from benchbench.analysis.summary import FIGURES, CellSummary, metrics_of
+from benchbench.analysis.summary import FIGURES, CellSummary, like_outputs, metrics_of
 from benchbench.analysis.validity import Reason, status_of
 from benchbench.comparison.outlying_starts import outlying_starts
 from benchbench.comparison.verdicts import Comparisons, Noise, Sample, compare, noise
@@ -82,6 +82,7 @@ class _Values:
     dropped: dict[str, str] = field(default_factory=dict)
     lost: dict[tuple[int, str], str] = field(default_factory=dict)
     suspect: dict[str, str] = field(default_factory=dict)
+    lengths: dict[str, float | None] = field(default_factory=dict)  # mean output tokens received
 
 
 def sides_of(run: Run) -> list[Side]:
@@ -207,6 +208,7 @@ def _values(side: Side) -> _Values:
             continue
         label = summary.cell.shape
         values.cells[label] = summary.cell
+        values.lengths[label] = summary.estimate("output_tokens")
         values.means[label] = {metric: {} for metric in METRICS}
         lasting = [reason.code for reason in summary.reasons if reason.status == "invalid" and reason not in INCIDENTS]
         if lasting:
@@ -247,6 +249,8 @@ def _unpaired(old: _Values, new: _Values, base: str, candidate: str) -> dict[str
         sides = old.cells[label], new.cells[label]
         if differing := [name for name in _ALIKE if len({getattr(cell, name) for cell in sides}) > 1]:
             reasons[label] = f"measured with different {', '.join(differing)}"
+        elif not like_outputs(*(lengths := (old.lengths[label], new.lengths[label]))):
+            reasons[label] = f"answers of different lengths ({lengths[0]:.1f} and {lengths[1]:.1f} tokens)"
     return dict(sorted(reasons.items()))
 
 

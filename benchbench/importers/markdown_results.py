@@ -63,6 +63,8 @@ def _cell(row: dict[str, str], line: int, load: str) -> ImportedResult:
 def _number(text: str, name: str, line: int) -> float | None:
     """A field's number; None where there is none, and of one that is struck through."""
     bare = text.rstrip("*").strip()
+    if name == "output":
+        bare = bare.partition(" of ")[0].partition(".")[0]  # received, of the limit asked
     if bare.lower() in _ABSENT or bare.startswith("~~"):
         return None
     if not re.fullmatch(r"\d{1,3}(,\d{3})+(\.\d+)?|\d{1,15}(\.\d+)?", bare):

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchbench.analysis.runs import OWN
-from benchbench.analysis.summary import COLUMNS
+from benchbench.analysis.summary import COLUMNS, like_outputs
 from benchbench.report.markdown import escape_markdown, write_table
-from benchbench.spec.cell import cell_name
+from benchbench.spec.cell import cell_name, output_text
 
 Row = dict[str, Any]
 
@@ -228,6 +228,8 @@ def cell_text(row: Row, name: str) -> str:
     value = row.get(name)
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return _DASH
+    if name == "output":
+        return output_text(row)
     if not _is_measured(row, name):
         return f"{value:g}" if isinstance(value, float) else str(value)
     return _text(row, name, value) + _star(row)
@@ -277,6 +279,7 @@ def _scaling(rated: Sequence[tuple[float, Row]]) -> list[str]:
         shape = (row.get("variant"), row.get("load"), row.get("input"), row.get("output"))
         ends.setdefault(shape, {})[row["batch"]] = (value, row)
     both = [(by[small], by[large]) for by in ends.values() if small in by and large in by]
+    both = [pair for pair in both if like_outputs(*(number(row, "output_tokens") for _, row in pair))]
     if not both:
         return []
     (slow, first), (fast, last) = max(both, key=lambda pair: pair[1][0] / pair[0][0])
@@ -292,6 +295,10 @@ def _caption(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
         return []
     loads = _loads(rows)
     lines = [_BATCH_MEANS[load] for load in loads if ("rate" if load == "open" else "batch") in names]
+    if any(" of " in output_text(row) for row in rows):
+        lines.append(
+            "Output: mean tokens received, of the limit asked: answers ended by themselves (output: as_served)."
+        )
     meanings = []
     own = _loads(row for row in rows if row.get("tool") in {None, OWN})  # other tools' definitions are not these
     if "ttft_ms" in names and own:

@@ -14,10 +14,17 @@ _AXES = (("", "variant"), ("in=", "input"), ("out=", "output"), ("batch=", "batc
 
 def cell_name(cell: Mapping[str, Any], separator: str = ", ") -> str:
     """`fa2, in=128, out=128, batch=8`, or `rate=2.5`; what the cell (a row, a stored cell) lacks is left out."""
-    present = [(prefix, cell[key]) for prefix, key in _AXES if cell.get(key) not in {None, ""}]
+    shown = {**cell, "output": output_text(cell)} if cell.get("output") is not None else cell
+    present = [(prefix, shown[key]) for prefix, key in _AXES if shown.get(key) not in {None, ""}]
     return separator.join(
         f"{prefix}{value:g}" if prefix == "rate=" else f"{prefix}{value}" for prefix, value in present
     )
+
+
+def output_text(row: Mapping[str, Any]) -> str:
+    """Output tokens: as asked, or where answers ended by themselves the mean received "of" the limit asked."""
+    received, limit = row.get("output_tokens"), row.get("output")
+    return str(limit) if received in {None, limit} else f"{received:.1f}".removesuffix(".0") + f" of {limit}"
 
 
 class CellInfo(BaseModel):
