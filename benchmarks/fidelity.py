@@ -13,8 +13,8 @@ from itertools import combinations
 
 import numpy as np
 
+from benchbench.fidelity import judge as fidelity
 from benchbench.fidelity.answers import Answer, Answers
-from benchbench.fidelity.ask import judge as fidelity
 
 QUESTIONS, PLACES, TOP = 8, 32, 5
 NOISES = (0.005, 0.02, 0.1)

@@ -1,0 +1,33 @@
+"""What the documents point at is there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "sweeps").rglob("*.md")])
+LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
+MODULE = re.compile(r"(?<![\w/.])((?:[a-z_]+/)+[a-z_]+\.py)\b")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_and_module_paths_exist(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    links = [link for link in LINK.findall(text) if not (document.parent / link).exists()]
+    modules = [
+        path for path in MODULE.findall(text) if not any((base / path).exists() for base in (ROOT, ROOT / "benchbench"))
+    ]
+    assert (links, modules) == ([], [])
+
+
+def test_benchmarks_can_be_started() -> None:
+    """Each script imports what it needs; a module that moved is noticed here."""
+    for script in sorted((ROOT / "benchmarks").glob("*.py")):
+        code = f"import runpy; runpy.run_path({str(script)!r}, run_name='imported')"
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{script.name}: {done.stderr}"
