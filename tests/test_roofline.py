@@ -178,6 +178,16 @@ def test_an_mbu_above_1_is_no_fact() -> None:
         assert mfu_mbu(platform, **of, tpot_s=step / (8 * 864e9) / share)[1] == (expected and pytest.approx(expected))
 
 
+def test_the_routed_experts_follow_from_what_is_active() -> None:
+    experts = M2.expert_parameters
+    assert experts is not None
+    for changes in ({}, {"embedding_parameters": 200064 * 3072}):
+        unknown = replace(M2, expert_parameters=None, **changes)
+        assert touched_bytes(unknown, 32) == pytest.approx(touched_bytes(M2, 32), rel=1e-3)
+    for changes in ({"parameters": None}, {"top_k": None}, {"active_parameters": 10**9}):
+        assert touched_bytes(replace(M2, expert_parameters=None, **changes), 32) is None
+
+
 def test_bytes_by_part_come_first() -> None:
     parts = replace(M2, dense_bytes=7 * 10**9, expert_bytes=200 * 10**9)
     assert touched_bytes(parts) == 7e9 + 200e9 * 8 / 256

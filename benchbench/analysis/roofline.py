@@ -261,6 +261,17 @@ def _active(model: ModelFacts) -> int | None:
     return max(0, model.parameters - looked_up)
 
 
+def _routed(model: ModelFacts) -> float | None:
+    """Parameters of all routed experts: as known, else (P - looked up - a) / (1 - k / E): k of E are active."""
+    total, active, experts, top = model.parameters, model.active_parameters, model.experts, model.top_k
+    if model.expert_parameters is not None or not (total and active and experts and top) or top >= experts:
+        return model.expert_parameters
+    looked_up = model.embedding_parameters
+    looked_up = (model.vocab or 0) * (model.hidden or 0) if looked_up is None else looked_up
+    routed = (total - looked_up - active) / (1 - top / experts)
+    return routed if 0 < routed * top / experts <= active else None
+
+
 def _flops(model: ModelFacts) -> tuple[float, float] | None:
     """FLOP of one token without and in the output head, which of a prompt only the last token passes through."""
     active = _active(model)
@@ -288,10 +299,10 @@ def touched_bytes(model: ModelFacts, tokens: int | None = None) -> float | None:
         active, size = _active(model), _bytes_per_parameter(model)
         if active is None or size is None or not model.experts or tokens is None:
             return None if active is None or size is None else active * size
-        if model.expert_parameters is None or model.top_k is None:
+        experts = _routed(model)
+        if experts is None or model.top_k is None:
             return None
-        dense = round((active - model.expert_parameters * model.top_k / model.experts) * size)
-        routed = round(model.expert_parameters * size)
+        dense, routed = round((active - experts * model.top_k / model.experts) * size), round(experts * size)
     if not model.experts or routed is None:
         return dense
     if model.top_k is None:

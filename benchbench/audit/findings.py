@@ -141,16 +141,10 @@ def _memory(claims: Claims) -> Iterator[Finding]:
 
 
 def shape_for_bounds(claims: Claims) -> ModelFacts | None:
-    """The model with the fewest bytes and active parameters that the claims allow; None when they do not say.
-
-    Routed experts: of P parameters and A active ones, (P - A) / (1 - k / E), k of E being active.
-    """
+    """The model with the fewest bytes and active parameters that the claims allow; None when they do not say."""
     model = claims.model
     if claims.size:
         model = replace(model, weight_bytes=round(claims.size[0]))
-    total, active, experts, top = model.parameters, model.active_parameters, model.experts, model.top_k
-    if model.expert_parameters is None and total and active and experts and top and top < experts and total > active:
-        model = replace(model, expert_parameters=round(min((total - active) / (1 - top / experts), total)))
     if model.active_parameters is None and (model.experts or model.architecture == "MoE"):
         if not (model.parameters and model.experts and model.top_k):
             return None
