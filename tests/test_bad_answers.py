@@ -45,9 +45,15 @@ def comments() -> list[Any]:
     return [chunk(b": keep-alive\n\n"), 0.03] * 30
 
 
+def heartbeats() -> list[Any]:
+    return [chunk(event({})), 0.03] * 60 + [HANG]
+
+
+ROLE = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}
 TOO_LONG = "This model's maximum context length is 10 tokens."
 ENGINE_DIED = event({"error": {"message": "EngineCore died", "type": "InternalServerError", "code": 500}})
 NO_TOKEN = ("timeout", "wait", "no token within 0.3 s")
+NO_TOKEN_YET = ("timeout", "stream", "no token within 0.3 s")
 STALLED = ("stall", "stream", "no token for 0.3 s")
 CUT = ("stream", "stream", "connection closed by the server")
 Answer = Callable[[Ask], Any]
@@ -77,6 +83,9 @@ FAILURES: dict[str, tuple[Answer, tuple[str, str, str]]] = {
     "silence after the head": (lambda _: [CHUNKED, HANG], NO_TOKEN),
     "comments only": (lambda _: [CHUNKED, *comments(), HANG], NO_TOKEN),
     "stall in mid-stream": (lambda ask: [*half(ask), HANG], STALLED),
+    "heartbeats only": (lambda _: [CHUNKED, *heartbeats()], NO_TOKEN_YET),
+    "a role and heartbeats": (lambda _: [CHUNKED, chunk(event(ROLE)), *heartbeats()], NO_TOKEN_YET),
+    "stall with heartbeats": (lambda ask: [*half(ask), *heartbeats()], STALLED),
     "stall with comments": (lambda ask: [*half(ask), *comments(), HANG], STALLED),
     "JSON, no stream": (
         lambda _: [whole(200, {"choices": []})],

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import trustme
-from answers import CHUNKED, CLOSE, DONE, LAST_CHUNK, Ask, Script, chunk, completion, events, head
+from answers import CHUNKED, CLOSE, DONE, LAST_CHUNK, Ask, Script, chunk, completion, event, events, head
 from driving import records, summary
 from driving import run_well as run
 from servers import ScriptedServer
@@ -164,8 +164,34 @@ def test_a_close_that_races_with_a_send_is_answered_by_sending_again() -> None:
         assert server.asks[1].body == server.asks[2].body
     rows = records(Path("run"))
     assert [(row["status"], row["resent"], row["reused"]) for row in rows] == [("ok", 0, False), ("ok", 1, False)]
+    assert rows[1]["sent_ns"] < rows[1]["connect_ns"], "the first send counts"
     (cell,) = summary(Path("run"))
     assert (cell["failed"], cell["resent"]) == (0, 1)
+    assert "resent" in cell["reasons"].split(";")
+
+
+def late_close(ask: Ask) -> Script:
+    return [0.3, CLOSE] if ask.nth else completion(ask)
+
+
+@pytest.mark.parametrize("answer", [late_close, lambda _: [CLOSE]], ids=["kept, after a while", "new, at once"])
+def test_a_dropped_request_has_failed(answer: Any) -> None:
+    """It was taken, and waited or not: to send it again would hide that, and its wait."""
+    with ScriptedServer(answer) as server:
+        run(server.url, rounds={"warmup": 0, "min": 2, "max": 2})
+        assert len(server.asks) == (2 if answer is late_close else 1)
+    row = records(Path("run"))[-1]
+    assert (row["status"], row["error_kind"], row["error_phase"], row["resent"]) == ("failed", "stream", "wait", 0)
+    assert summary(Path("run"))[0]["status"] == "invalid"
+
+
+def test_a_first_token_may_come_long_after_a_role() -> None:
+    role = chunk(event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}))
+    with ScriptedServer(lambda ask: [CHUNKED, role, 0.6, *completion(ask)[1:]]) as server:
+        run(server.url, timeouts={"first_token_s": 5, "stall_s": 0.2})
+    (row,) = records(Path("run"))
+    assert row["status"] == "ok", row["error_detail"]
+    assert row["event_ns"][0] - row["sent_ns"] >= 600_000_000
 
 
 # -- how a server is reached

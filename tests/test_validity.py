@@ -49,6 +49,7 @@ CHANGES: dict[Reason, dict[str, Any]] = {
     Reason.QUEUED: {"ttft_last_s": 3.605},
     Reason.SEND_SKEW: {"send_skew_s": 0.025_001},
     Reason.LATE_SENDS: {"late_p99_s": 0.025_001},
+    Reason.RESENT: {"resent": 1},
     Reason.CLIENT_LAG: {"lag_p99_s": 0.005_001},
     Reason.CLOCK_STEP: {"clock_step_ns": 1_000_001},
     Reason.USER_STAMPS: {"kernel_stamps": False},

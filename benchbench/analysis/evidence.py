@@ -91,7 +91,7 @@ def evidence_of(
 
 
 _COUNTED = (
-    *("failed", "wrong_length", "grouped", "cached_tokens"),
+    *("failed", "wrong_length", "resent", "grouped", "cached_tokens"),
     *("input_wrong", "input_unknown", "output_unknown", "usage_wrong"),
 )
 
@@ -111,6 +111,7 @@ def _requests(table: pa.Table) -> dict[str, int]:
             text != RequestStatus.OK and kind not in _LENGTHS for text, kind in zip(status, kinds, strict=True)
         ),
         "wrong_length": sum(kind in _LENGTHS for kind in kinds),
+        "resent": int(array_of(table["resent"]).sum()),
         "grouped": int((tokens > 1).sum()),
         "cached_tokens": int(cached[cached > 0].sum()),
         "input_wrong": int((ok & (reported >= 0) & (reported != requested)).sum()),

@@ -161,6 +161,12 @@ class Reason(Enum):
         "requests were sent later than scheduled (refills of a closed load, arrivals of an open one)",
         "give the client a quieter core, or lower the load",
     )
+    RESENT = (
+        "resent",
+        "suspect",
+        "requests were sent again, since the server closed their idle connection: their TTFT holds both sends",
+        "raise its keep-alive timeout (vLLM: VLLM_HTTP_TIMEOUT_KEEP_ALIVE), or look for what drops connections",
+    )
     CLIENT_LAG = (
         "client_lag",
         "suspect",
@@ -249,6 +255,7 @@ class Evidence:
     lag_p99_s: float
     drift: bool
     warmup_agreed: bool | None
+    resent: int = 0  # requests sent twice
     # The server's own view, from /metrics
     replicas: bool = False
     foreign_tokens: int | None = None
@@ -351,6 +358,7 @@ def _client(evidence: Evidence, budgets: Validity) -> dict[Reason, bool]:
         Reason.BUFFERED_STREAM: evidence.buffered * 2 > evidence.requests - evidence.failed - evidence.wrong_length > 0,
         Reason.SEND_SKEW: _beyond(evidence.send_skew_s, budgets.send_skew, evidence.ttft_s),
         Reason.LATE_SENDS: _beyond(evidence.late_p99_s, budgets.late_send, evidence.ttft_s),
+        Reason.RESENT: evidence.resent > 0,
         Reason.CLIENT_LAG: _beyond(evidence.lag_p99_s, budgets.client_lag, evidence.itl_s),
         Reason.CLOCK_STEP: evidence.clock_step_ns > CLOCK_STEP_NS,
         Reason.USER_STAMPS: not evidence.kernel_stamps,

@@ -12,6 +12,7 @@ import socket
 import ssl
 import struct
 import time
+from dataclasses import dataclass, field
 from enum import Enum
 
 from benchbench.linux import ANCILLARY, READ, WRITE, Poller, enable_stamps
@@ -19,6 +20,8 @@ from benchbench.loadgen.exchange import Exchange, to_ns, to_stamp
 from benchbench.openai.target import Target
 
 READ_SIZE = 65_536
+STALE_NS = 2_000_000_000  # an idle connection older than this is not used again: vLLM closes them after 5 s
+AT_ONCE_NS = 50_000_000  # one that the server closed while it was idle breaks so soon after a send (or two RTT)
 _now = time.time_ns
 
 
@@ -88,6 +91,24 @@ class Connection:
         if code not in {0, errno.EINPROGRESS}:
             self.close()
             raise WireError(f"connect: {os.strerror(code)}")
+
+    @property
+    def is_fresh(self) -> bool:
+        """Idle, and so lately that the server will hardly have closed it."""
+        return self.state is State.IDLE and self.idle_since_ns > _now() - STALE_NS
+
+    @property
+    def was_idle(self) -> bool:
+        """Whether it breaks because the server closed it while it was kept idle: before its request went out, or at
+        once after that. A connection that is new, or that has waited, breaks since its request was dropped.
+        """
+        exchange, at_once_ns = self.exchange, max(AT_ONCE_NS, 2 * (self.connected_ns - self.connect_ns))
+        return (
+            exchange is not None
+            and exchange.reused
+            and not exchange.received
+            and (not exchange.sent_ns or _now() - exchange.sent_ns < at_once_ns)
+        )
 
     @property
     def ready(self) -> bool:
@@ -281,3 +302,45 @@ class Connection:
             self._left += self._out.read()
             self._push()
         return plain
+
+
+@dataclass(slots=True)
+class Pool:
+    """Connections that outlive a round, and what stays true of a target between rounds."""
+
+    poller: Poller
+    idle: list[Connection] = field(default_factory=list)
+    target: Target | None = None
+    context: ssl.SSLContext | None = None
+    addresses: list[tuple[int, tuple[str, int]]] = field(default_factory=list)
+    address: int = 0  # index of the one that last answered
+
+    def aim(self, target: Target) -> None:
+        """Connect to `target` from now on, whose name is resolved again. Raises OSError for an unreadable CA file."""
+        if self.target != target:
+            self.close()
+            self.target, self.address, self.context = target, 0, target.tls_context()
+        self.addresses = []
+
+    def connect(self) -> Connection:
+        """A new connection to the address that last answered. Raises WireError."""
+        assert self.target is not None  # noqa: S101 - a round has aimed it
+        try:
+            self.addresses = self.addresses or self.target.addresses()
+        except OSError as error:
+            raise WireError(f"cannot resolve {self.target.host}: {error}") from None
+        try:
+            return Connection(self.target, self.addresses, self.address, self.context, self.poller)
+        except OSError as error:
+            raise WireError(str(error)) from None
+
+    def other_address(self, conn: Connection) -> bool:
+        """Go on to the address after that of a connection which failed; False when it was the last."""
+        if conn.address + 1 >= len(self.addresses):
+            return False
+        self.address = conn.address + 1
+        return True
+
+    def close(self) -> None:
+        while self.idle:
+            self.idle.pop().close()

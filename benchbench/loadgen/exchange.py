@@ -118,8 +118,6 @@ class Exchange:
     followed: int = 0  # position in the log up to which `framing` has seen our reads
     walking: bool = False  # the framing is followed read by read
     failure: Failure | None = None  # what the loop saw; decoding may find another
-    has_data: bool = False  # a read held `data:`, as the loop's rare looks saw
-    tail: bytes = b""  # the end of the last read without it
     decoder: Decoder | None = None  # made early when undecoded bytes exceed their bound
 
     def took(self, data: bytes, stamp: bytes, user: int) -> bool:
@@ -163,13 +161,6 @@ class Exchange:
                 framing.follow(log.reads[at])
         self.followed = len(log.reads)
         return framing.done
-
-    def saw(self, data: bytes) -> bool:
-        """Whether a read, one of ours and later than the last one shown, held or completed `data:`."""
-        found = b"data:" in (self.tail + data if self.tail else data)
-        self.has_data |= found
-        self.tail = b"" if found else (self.tail + data)[-4:]
-        return found
 
 
 def may_end(data: bytes) -> bool:

@@ -9,18 +9,16 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
-from benchbench.linux import ANCILLARY, Poller, clock_offset_ns
+from benchbench.linux import ANCILLARY, clock_offset_ns
 from benchbench.loadgen.columns import compact
-from benchbench.loadgen.connection import READ_SIZE, Connection, State, WireError
+from benchbench.loadgen.connection import READ_SIZE, Connection, Pool, State, WireError
 from benchbench.loadgen.exchange import Exchange, Failure, Log, to_stamp
 from benchbench.loadgen.job import RoundFacts, RoundJob
-from benchbench.openai.target import Target
+from benchbench.loadgen.liveness import Liveness
 from benchbench.store.requests import ErrorKind, ErrorPhase
 
-STALE_NS = 2_000_000_000  # an idle connection older than this is not used again: vLLM closes them after 5 s
 LEAD_NS = 100_000_000  # in an open load a connection is made this long before its request is due
 SETTLE_NS = 5_000_000  # after new connections: time for the server to accept them before the round,
 SETTLE_EACH_NS = 100_000  # and so much more for each
@@ -29,20 +27,6 @@ HELD_BYTES = 512 << 20  # undecoded bytes kept before idle moments are used to d
 ROOM_BYTES = 64 << 20  # a round may receive so much,
 TOKEN_BYTES = 8 << 10  # and so much for each token asked for; more is a response that does not end
 _now = time.time_ns
-
-
-@dataclass(slots=True)
-class Pool:
-    """Connections that outlive a round, and what stays true of a target between rounds."""
-
-    poller: Poller
-    idle: list[Connection] = field(default_factory=list)
-    target: Target | None = None
-    address: int = 0  # index into the target's addresses that last answered
-
-    def close(self) -> None:
-        while self.idle:
-            self.idle.pop().close()
 
 
 class Round:
@@ -55,23 +39,17 @@ class Round:
     def __init__(self, job: RoundJob, pool: Pool, commands: Callable[[int], str | None]) -> None:
         self.job, self.pool, self.commands = job, pool, commands
         self.facts = RoundFacts()
-        if pool.target != job.target:
-            pool.close()
-            pool.target, pool.address = job.target, 0
+        pool.aim(job.target)
         self._by_fd: dict[int, Connection] = {conn.fd: conn for conn in pool.idle}
         self._hot: dict[int, tuple[Callable[[int, int], Any], int]] = {}  # (recvmsg, index) of hot connections
-        self._context = job.target.ssl_context()
-        self._addresses: list[tuple[int, tuple[str, int]]] = []
         self._next = 0
         self._armed: deque[Connection] = deque()  # bound to a request that is not sent yet, in order of due time
-        self._busy: dict[Connection, int] = {}  # -> monotonic ns of its last progress, as seen by the last check
+        self._busy: dict[Connection, int] = {}  # -> monotonic ns since when it connects or waits for its server
         self._done: list[Exchange] = []
         self.log = Log()
         self._exchanges: dict[int, Exchange] = {}  # by index
-        self.decoded = 0  # reads of the log that were decoded early
-        self._looked = 0  # reads of the log that `_progress` has seen
-        self._moved: set[int] = set()  # exchanges that got data since the last check
-        self._bytes = self._freed = 0  # received as of the last check; of those, already decoded and dropped
+        self.liveness = Liveness(self.log, job)
+        self._freed = 0  # bytes received that were decoded early and dropped
         self._allowed_bytes = ROOM_BYTES + TOKEN_BYTES * sum(job.asked_output)
         self._begun_ns = 0
         self._woke_ns = _now()
@@ -85,18 +63,10 @@ class Round:
 
     def _fresh(self, exchange: Exchange) -> Connection | None:
         """Open a connection for an exchange; None when that failed at once, which fails the exchange."""
-        if not self._addresses:
-            try:
-                self._addresses = self.job.target.addresses()
-            except OSError as error:
-                self._fail(
-                    exchange, ErrorKind.CONNECT, ErrorPhase.CONNECT, f"cannot resolve {self.job.target.host}: {error}"
-                )
-                return None
         self.facts.connects += 1
         try:
-            conn = Connection(self.job.target, self._addresses, self.pool.address, self._context, self.pool.poller)
-        except (WireError, OSError) as error:
+            conn = self.pool.connect()
+        except WireError as error:
             self._fail(exchange, ErrorKind.CONNECT, ErrorPhase.CONNECT, str(error))
             return None
         self.facts.kernel_stamps &= conn.kernel_stamps
@@ -118,10 +88,9 @@ class Round:
         exchange = Exchange(self._next, self.job.payloads[self._next], self.log, scheduled_ns)
         self._exchanges[self._next] = exchange
         self._next += 1
-        limit = _now() - STALE_NS
         while self.pool.idle:
             conn = self.pool.idle.pop()
-            if conn.state is State.IDLE and conn.idle_since_ns > limit:
+            if conn.is_fresh:
                 return self._bind(conn, exchange)
             self._drop(conn)
         return self._fresh(exchange)
@@ -158,7 +127,10 @@ class Round:
             self._refill()
 
     def _broken(self, conn: Connection, error: WireError) -> None:
-        """A connection broke: try the next address, send again when nothing was read, or fail the request."""
+        """A connection broke: try the next address, send again what a connection closed while idle never took, or fail.
+
+        A request that is sent again keeps the time of its first send.
+        """
         exchange, phase = conn.exchange, self._phase(conn)
         if exchange is None:
             self._drop(conn)
@@ -166,14 +138,13 @@ class Round:
                 self.pool.idle.remove(conn)
             return
         if phase is ErrorPhase.CONNECT:
-            if conn.address + 1 < len(self._addresses):
-                self.pool.address = conn.address + 1
+            if self.pool.other_address(conn):
                 self._again(conn, exchange)
             else:
                 self._fail_on(conn, ErrorKind.CONNECT, error.detail)
-        elif not exchange.received and not exchange.resent:
+        elif conn.was_idle and not exchange.resent:
             exchange.resent = 1
-            exchange.sent_ns = 0
+            exchange.sent_ns = exchange.sent_ns or _now()
             self.facts.resent += 1
             self._again(conn, exchange)
         else:
@@ -232,7 +203,7 @@ class Round:
         self.facts.turn_max_ns = 0
         while len(self._done) < total and not self._cancelled:
             wait = self._start_due() if self._armed or self.job.paced else idle_s
-            if not self._look(wait) and self._bytes - self._freed > HELD_BYTES:
+            if not self._look(wait) and self.liveness.received - self._freed > HELD_BYTES:
                 self._decode_some()
             if self._woke_ns - checked > self._check_ns:
                 checked = self._woke_ns
@@ -280,6 +251,7 @@ class Round:
             return
         try:
             conn.begin(exchange)
+            self._busy[conn] = time.monotonic_ns()
         except WireError as error:
             self._broken(conn, error)
 
@@ -356,8 +328,7 @@ class Round:
         exchange = conn.exchange
         if exchange is None or not exchange.sent_ns:
             return ErrorPhase.SEND
-        self._progress()
-        return ErrorPhase.STREAM if exchange.has_data else ErrorPhase.WAIT
+        return ErrorPhase.STREAM if self.liveness.has_data(exchange.index) else ErrorPhase.WAIT
 
     def _trouble(self, conn: Connection, error: WireError | OSError | ValueError) -> None:
         if isinstance(error, WireError):
@@ -395,38 +366,25 @@ class Round:
         self.facts.clock_step_ns = max(self.facts.clock_step_ns, step)
 
     def _check_times(self) -> None:
-        """Fail what has waited too long. Progress is a read that held `data:`; comments do not count."""
+        """Fail what has waited too long."""
         job, now = self.job, time.monotonic_ns()
-        self._progress()
-        moved, self._moved = self._moved, set()
+        self.liveness.update()
         for conn, since in list(self._busy.items()):
             exchange = conn.exchange
-            if exchange is None or conn.ready or exchange.index in moved:
+            if exchange is None or conn.ready:
                 self._busy[conn] = now
-                continue
-            waited = (now - since) / 1e9
-            if conn.state is not State.BUSY:
-                if waited > job.connect_s:
+            elif conn.state is not State.BUSY:
+                if now - since > job.connect_s * 1e9:
                     self._fail_on(conn, ErrorKind.TIMEOUT, f"no connection within {job.connect_s:g} s")
-            elif not exchange.has_data and waited > job.first_token_s:
-                self._fail_on(conn, ErrorKind.TIMEOUT, f"no token within {job.first_token_s:g} s")
-            elif exchange.has_data and waited > job.stall_s:
-                self._fail_on(conn, ErrorKind.STALL, f"no token for {job.stall_s:g} s")
-        held = self._bytes - self._freed
+            elif kind := self.liveness.overdue(exchange.index, since, now):
+                limit = f"within {job.first_token_s:g} s" if kind is ErrorKind.TIMEOUT else f"for {job.stall_s:g} s"
+                self._fail_on(conn, kind, f"no token {limit}")
+        held = self.liveness.received - self._freed
         self.facts.held_max_bytes = max(self.facts.held_max_bytes, held)
         if held > 2 * HELD_BYTES:  # never a quiet moment: decode all the same, and let the lag show it
             self._decode_some()
-        if self._bytes > self._allowed_bytes:
+        if self.liveness.received > self._allowed_bytes:
             self._cut_longest()
-
-    def _progress(self) -> None:
-        """Look at the reads since the last look: whose held data, and how many bytes there are."""
-        log, start = self.log, self._looked
-        self._looked = len(log.reads)
-        for owner, data in zip(log.owners[start:], log.reads[start:], strict=True):
-            if owner not in self._moved and self._exchanges[owner].saw(data):
-                self._moved.add(owner)
-        self._bytes += sum(map(len, log.reads[start:]))
 
     def _cut_longest(self) -> None:
         """The round has received far more than it asked for: end the stream with the most reads."""
@@ -441,9 +399,11 @@ class Round:
 
     def _decode_some(self) -> None:
         """Much is held and nothing happens: decode a slice of the log (some tens of us)."""
-        self._progress()
-        freed = compact(self._exchanges, self.log, self.decoded, 16)
-        self.decoded = min(self.decoded + 16, len(self.log.reads))
+        liveness = self.liveness
+        if liveness.decoded + 16 > liveness.seen:
+            liveness.update()
+        freed = compact(self._exchanges, self.log, liveness.decoded, 16)
+        liveness.decoded = min(liveness.decoded + 16, len(self.log.reads))
         self._freed += freed
         self.facts.decoded_early_bytes += freed
 

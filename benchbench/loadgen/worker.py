@@ -165,7 +165,8 @@ def main(fd: int, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from benchbench.linux import READ, Poller, die_with_parent, use_all_descriptors, use_timer_slack
     from benchbench.loadgen.columns import collect
-    from benchbench.loadgen.round import Pool, Round
+    from benchbench.loadgen.connection import Pool
+    from benchbench.loadgen.round import Round
 
     die_with_parent(parent)
     use_all_descriptors()
@@ -207,7 +208,7 @@ def main(fd: int, parent: int) -> None:
                     job.asked_input,
                     job.asked_output,
                     exact=job.exact,
-                    start=driver.decoded,
+                    start=driver.liveness.decoded,
                 )
             )
             before, spent = spent, time.process_time_ns()

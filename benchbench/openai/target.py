@@ -104,7 +104,7 @@ class Target:
         infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         return [(int(family), address) for family, _, _, _, address in infos]  # type: ignore[misc]
 
-    def ssl_context(self) -> ssl.SSLContext | None:
+    def tls_context(self) -> ssl.SSLContext | None:
         """A context for TLS over memory; None for plain HTTP. Raises OSError for an unreadable `ca_file`."""
         return self.access.tls_context() if self.tls else None
 

@@ -50,8 +50,10 @@ def explain(summary: CellSummary) -> str:
 
 def _requests(evidence: Evidence) -> str:
     good = evidence.requests - evidence.failed - evidence.wrong_length
+    resent = f", {evidence.resent} sent again" if evidence.resent else ""
     return (
         f"{good} of {evidence.requests} as asked, {evidence.failed} failed, {evidence.wrong_length} of another length"
+        + resent
     )
 
 
