@@ -146,6 +146,9 @@ def test_the_likely_bound_counts_the_experts_that_a_batch_touches() -> None:
     assert likely.sys_tok_s == pytest.approx(32 * 1024 / duration_s)
     assert sure.sys_tok_s / likely.sys_tok_s > 4
     assert likely.sys_tok_s > 537.5  # what is published is possible
+    quarter = bounds(replace(platform, passes=0.25), **of, likely=True)  # each pass computes 4 tokens of a request
+    step = 10415112192 + (experts_touched(256, 8, 128) - 8) * expert + 32 * kv * (128 + 1024 / 2 - 1)
+    assert quarter.sys_tok_s == pytest.approx(32 * 1024 * 8 * 864e9 / (prompts - cache + 1023 / 4 * (step - cache)))
     alone = {"input": 1, "output": 1024, "batch": 1}
     assert bounds(platform, **alone, likely=True) == bounds(platform, **alone)
     dense = replace(platform, model=DENSE)

@@ -35,7 +35,8 @@ K and V: of layers with a window of s tokens min(context, s) count, the mean tak
 
 Speculative decoding: a pass gives several tokens. Those of one pass come in one event (or in several), so there were at
 least as many passes as events: after the first token read counts times `passes`, that share; 1 / (n + 1) where n tokens
-are proposed a pass, 0 where n is unknown, since a server may send them one by one. Every token is still computed.
+are proposed a pass, 0 where n is unknown, since a server may send them one by one. Every token is still computed, and
+the fewer passes touch more experts each.
 
 Sources: roofline: Williams, Waterman, Patterson, CACM 52(4), 2009. 2 FLOP a parameter and token: Kaplan et al.,
 arXiv:2001.08361, 2020. MFU: Chowdhery et al. (PaLM), arXiv:2204.02311, 2022. Decoding bound by bandwidth: Pope et al.,
@@ -202,7 +203,7 @@ def bounds(
     prompt, token, following = (body * input + head) / flop_s, (body + head) / flop_s, output - 1
     prompts = read(0, batch * input)
     prefill, tpot = max(batch * prompt, prompts), max(read(1, 1) * passes, token)
-    all_passes = prompts + following * read(batch, batch) * passes
+    all_passes = prompts + following * read(batch, round(batch / passes) if passes else 0) * passes
     if load == "closed":
         duration = max(output * batch * token, all_passes) * (1 - 1 / (2 * output))
     else:
