@@ -22,7 +22,6 @@ A failed request is none of these: it is a record.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 
 class BenchError(Exception):
@@ -55,11 +54,11 @@ class StoppedError(BenchError):
 
 
 class EngineDiedError(BenchError):
-    """The engine that the sweep owns is gone. `left`: cells that can be measured once it is started again."""
+    """The engine that the sweep owns is gone."""
 
-    def __init__(self, reason: str, left: Sequence[tuple[Any, int]] = ()) -> None:
+    def __init__(self, reason: str) -> None:
         super().__init__(reason)
-        self.reason, self.left = reason, left
+        self.reason = reason
 
 
 class InterruptedSweep(BenchError):  # noqa: N818 - no error: somebody asked

@@ -6,15 +6,13 @@ import click
 
 from benchbench.cli.text import remedies, rounds_text
 from benchbench.measure.run import Outcome
-from benchbench.report.summary_table import markdown_table
 from benchbench.spec import SweepSpec
-from benchbench.store.local_results import closing, stored
 
 
 def show(spec: SweepSpec, outcome: Outcome) -> None:
     """Print an outcome to stdout."""
     if any(row["rounds"] for row in outcome.rows):
-        click.echo(markdown_table(outcome.rows, closing=closing(spec.model_dump(), spec.caption, stored())))
+        click.echo(outcome.table)
         for remedy in remedies(outcome.rows):
             click.echo(remedy)
         if spec.rounds.max > spec.rounds.min and not spec.variants:

@@ -5,21 +5,19 @@ Between rounds this process encodes and writes; while a round runs it sleeps on 
 
 from __future__ import annotations
 
-import socket
-import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchbench.engines.open import Opened
-from benchbench.errors import EngineDiedError, EngineError, InterruptedSweep, StoppedError, WorkerDiedError
+from benchbench.errors import EngineDiedError, InterruptedSweep, WorkerDiedError
 from benchbench.host.sampler import Sampler
 from benchbench.loadgen.worker import Worker
+from benchbench.measure.failures import check_server, death_of, first_failure
 from benchbench.measure.observer import Observer, Pace
 from benchbench.openai.server_counters import ServerView
-from benchbench.openai.target import Target
 from benchbench.secrets import mask_text
 from benchbench.spec import Cell
-from benchbench.store.requests import ErrorKind, ErrorPhase, RequestStatus
+from benchbench.store.requests import RequestStatus
 from benchbench.store.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -28,21 +26,17 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from benchbench.analysis.metrics import RoundMetrics
-    from benchbench.spec.cell import CellInfo
+    from benchbench.loadgen.job import Job
+    from benchbench.openai.server_metrics import Counts
     from benchbench.store.requests import RoundColumns
 
-# Statuses with which a server refuses every request of a sweep, and the key at fault.
-REFUSALS = {401: "engine.api_key_env", 403: "engine.api_key_env", 404: "model", 405: "engine.url"}
-
-BROKEN = {ErrorKind.CONNECT, ErrorKind.SEND, ErrorKind.STREAM}  # what a server that is gone leaves behind
 WARMUP_ROUNDS = 8  # of warmup: auto, at most,
 WARMUP_TOKENS = 32  # and the most output tokens in them
-DEATH_S = 5.0  # an engine whose connections broke ends within this time, or it lives
 
 
 @dataclass(slots=True)
 class Driver:
-    """Everything that measuring a cell takes in one life of an engine, in block `block` of a sweep with variants.
+    """Everything that measuring a cell takes in one session, in block `block` of a sweep with variants.
 
     `rows`: summary rows of the cells measured, by key.
     """
@@ -58,12 +52,20 @@ class Driver:
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace)
     answered: bool = False  # some request has succeeded
-    told: set[str] = field(default_factory=set)  # cells whose first failure the observer knows
+    failing: set[str] = field(default_factory=set)  # cells whose first failure the observer knows
     view: ServerView | None = field(init=False)  # an engine without a server counts for itself
 
     def __post_init__(self) -> None:
         opened = self.opened
         self.view = ServerView(opened.url, opened.access, opened.capabilities.metrics) if opened.url else None
+
+
+class Step(NamedTuple):
+    """A round to drive: `output` tokens a request."""
+
+    phase: str
+    number: int
+    output: int
 
 
 def missing_rounds(run: RunDirectory, cell: Cell, block: int | None = None) -> int:
@@ -76,8 +78,7 @@ def missing_rounds(run: RunDirectory, cell: Cell, block: int | None = None) -> i
         return max(0, cell.rounds.min - done)
     from benchbench.analysis.summary import metrics_of
 
-    info = cell.info
-    return max(0, _goal(info, cell, metrics_of(info, run.read_cell(cell.key))) - done)
+    return max(0, _goal(cell, metrics_of(cell.info, run.read_cell(cell.key))) - done)
 
 
 def block_rounds(cell: Cell, block: int) -> set[int]:
@@ -85,67 +86,102 @@ def block_rounds(cell: Cell, block: int) -> set[int]:
     return set(range(block * cell.rounds.min, (block + 1) * cell.rounds.min))
 
 
-def _next_round(
-    block: int | None, info: CellInfo, cell: Cell, have: set[int], rounds: Sequence[RoundMetrics]
-) -> int | None:
-    """The number of the round to measure now; None when there are enough."""
-    if block is not None:
-        return min(block_rounds(cell, block) - have, default=None)
-    if len(have) >= _goal(info, cell, rounds):
-        return None
-    return next(number for number in range(len(have) + 1) if number not in have)
-
-
-def _goal(info: CellInfo, cell: Cell, rounds: Sequence[RoundMetrics]) -> int:
+def _goal(cell: Cell, rounds: Sequence[RoundMetrics]) -> int:
     """Rounds to measure in all: those that the asked interval needs, within max and the time budget."""
     from benchbench.analysis.evidence import wanted_rounds
 
-    if cell.rounds.budget_s is not None and sum(one.duration_s for one in rounds) >= cell.rounds.budget_s:
+    if cell.rounds.budget_s is not None and sum(r.duration_s for r in rounds) >= cell.rounds.budget_s:
         return len(rounds)
-    return min(cell.rounds.max, wanted_rounds(info, rounds))
+    return min(cell.rounds.max, wanted_rounds(cell.info, rounds))
 
 
-def measure(driver: Driver, todo: Sequence[tuple[Cell, int]]) -> None:
-    """Measure cells, each with the rounds that it lacks as `missing_rounds` tells, in their order.
+class _Rounds:
+    """A cell's rounds, those stored before and those of this session, and which comes next."""
+
+    def __init__(self, run: RunDirectory, cell: Cell, block: int | None) -> None:
+        from benchbench.analysis.summary import metrics_of
+
+        self.cell, self.block = cell, block
+        self.tables = {phase: run.read_cell(cell.key, phase) for phase in ("warmup", "measured")}
+        self.measured = list(metrics_of(cell.info, self.tables["measured"]))
+        self.numbers = set(run.finished_rounds(cell.key))
+        self.first_warmup = len(self.tables["warmup"])
+        self.warmups: list[RoundMetrics] = []  # of this session
+        self.warm = False
+        self.failure = ""  # of a measured round in which every request failed: the cell is given up
+
+    def next(self) -> Step | None:
+        """The round to drive now; None when there are enough.
+
+        Warm-up has the cell's own input and batch: as many whole rounds as asked, or short ones until two agree.
+        Kernels are tuned and graphs captured for each shape, so a fixed count of one prompt would not do.
+        """
+        cell, auto, warmups = self.cell, self.cell.rounds.warmup == "auto", len(self.warmups)
+        if not self.warm and warmups < (WARMUP_ROUNDS if auto else int(cell.rounds.warmup)):
+            output = min(cell.output, WARMUP_TOKENS) if auto else cell.output
+            return Step("warmup", self.first_warmup + warmups, output)
+        number = self._next_measured()
+        return None if number is None or self.failure else Step("measured", number, cell.output)
+
+    def _next_measured(self) -> int | None:
+        if self.block is not None:
+            return min(block_rounds(self.cell, self.block) - self.numbers, default=None)
+        if len(self.numbers) >= _goal(self.cell, self.measured):
+            return None
+        return next(number for number in range(len(self.numbers) + 1) if number not in self.numbers)
+
+    def add(self, step: Step, table: pa.Table) -> None:
+        """Count a round that is stored now."""
+        from benchbench.analysis.evidence import warmed_up
+        from benchbench.analysis.summary import metrics_of
+
+        cell = self.cell
+        self.tables[step.phase].append(table)
+        good = RequestStatus.OK in table["status"].to_pylist()
+        if step.phase == "warmup":
+            self.warmups += metrics_of(self.cell.info, [table])
+            self.warm = self.cell.rounds.warmup == "auto" and (
+                not good or bool(warmed_up(self.cell.info, self.warmups))
+            )
+            return
+        self.measured += metrics_of(cell.info, [table])
+        self.numbers.add(step.number)
+        if not good:
+            self.failure = table["error_detail"][0].as_py()
+
+
+def measure_cell(driver: Driver, cell: Cell, missing: int) -> None:
+    """Warm up, then measure the `missing` rounds; give a cell up when all requests of a measured round failed.
 
     Raises InterruptedSweep, StoppedError, EngineDiedError, EngineError, WorkerDiedError and OSError.
     """
-    for place, (cell, missing) in enumerate(todo):
-        after = driver.pace.left_steps - cell.output * missing
-        try:
-            _cell(driver, cell, after)
-        except EngineDiedError as died:
-            _given_up(driver, cell, died.reason)
-            raise EngineDiedError(died.reason, todo[place + 1 :]) from None
-        finally:
-            driver.pace.left_steps = after
+    run, pace = driver.run, driver.pace
+    later = pace.left_steps - cell.output * missing  # of other cells: rounds beyond the least take nothing from them
+    rounds = _Rounds(run, cell, driver.block)
+    try:
+        while step := rounds.next():
+            job, counters = _prepare(driver, cell, step)
+            try:
+                columns, facts = driver.worker.run(job, driver.stop)
+            except WorkerDiedError as error:
+                if driver.opened.url:
+                    raise
+                raise EngineDiedError(str(error)) from None
+            rounds.add(step, _store(driver, cell, step, columns, facts, counters))
+            if step.phase == "measured":
+                pace.left_steps = max(later, pace.left_steps - cell.output)
+        if rounds.failure:
+            run.journal("cell_given_up", cell=cell.key, block=driver.block, reason=rounds.failure)
+        _sum_up(driver, cell, rounds)
+    except EngineDiedError as died:  # what there is of the cell stays, and it is not tried again
+        run.journal("cell_given_up", cell=cell.key, block=driver.block, reason=died.reason)
+        _sum_up(driver, cell, _Rounds(run, cell, driver.block))
+        raise
+    finally:
+        pace.left_steps = later
 
 
-def _cell(driver: Driver, cell: Cell, after: int) -> None:
-    """Warm up, then measure; give a cell up when all requests of a measured round failed.
-
-    `after`: steps that the pace counts for later cells, from which rounds beyond the least take nothing.
-    """
-    from benchbench.analysis.summary import metrics_of
-
-    run, tables = driver.run, driver.run.read_cell(cell.key)
-    info = cell.info
-    rounds = list(metrics_of(info, tables))
-    warmups = [*run.read_cell(cell.key, "warmup"), *_warm_up(driver, cell)]
-    have = set(run.finished_rounds(cell.key))
-    while (number := _next_round(driver.block, info, cell, have, rounds)) is not None:
-        table = _round(driver, cell, "measured", number)
-        tables.append(table)
-        rounds += metrics_of(info, [table])
-        have.add(number)
-        driver.pace.left_steps = max(after, driver.pace.left_steps - cell.output)
-        if RequestStatus.OK not in table["status"].to_pylist():
-            run.journal("cell_given_up", cell=cell.key, block=driver.block, reason=table["error_detail"][0].as_py())
-            break
-    _done(driver, cell, tables, warmups)
-
-
-def _done(driver: Driver, cell: Cell, tables: list[pa.Table], warmups: list[pa.Table]) -> None:
+def _sum_up(driver: Driver, cell: Cell, rounds: _Rounds) -> None:
     """Sum the cell up as it will be summed up again from its files, telemetry's too."""
     from benchbench.analysis.roofline import platform_of
     from benchbench.analysis.runs import samples_of
@@ -154,78 +190,53 @@ def _done(driver: Driver, cell: Cell, tables: list[pa.Table], warmups: list[pa.T
     driver.sampler.flush()
     for note in driver.sampler.notes():
         driver.observer.note(note)
-    platform = platform_of(driver.run.manifest(), cell.variant)
-    row = summary_row(summarise(cell.info, tables, warmups, samples_of(driver.run, tables), platform))
+    platform, tables = platform_of(driver.run.manifest(), cell.variant), rounds.tables["measured"]
+    samples = samples_of(driver.run, tables)
+    row = summary_row(summarise(cell.info, tables, rounds.tables["warmup"], samples, platform))
     driver.rows[cell.key] = row
     driver.run.journal("cell_done", cell=cell.key, status=row["status"], reasons=row["reasons"])
     driver.observer.row(cell, row)
 
 
-def _given_up(driver: Driver, cell: Cell, reason: str) -> None:
-    """A cell in which the engine died: what there is of it stays, and it is not tried again."""
-    driver.run.journal("cell_given_up", cell=cell.key, block=driver.block, reason=reason)
-    _done(driver, cell, driver.run.read_cell(cell.key), driver.run.read_cell(cell.key, "warmup"))
-
-
-def _warm_up(driver: Driver, cell: Cell) -> list[pa.Table]:
-    """The cell's own input and batch: as many whole rounds as asked, or short ones until two agree.
-
-    Kernels are tuned and graphs captured for each shape, so a fixed count of one prompt would not do.
-    """
-    from benchbench.analysis.evidence import warmed_up
-    from benchbench.analysis.summary import metrics_of
-
-    first = len(driver.run.finished_rounds(cell.key, "warmup"))
-    if cell.rounds.warmup != "auto":
-        return [_round(driver, cell, "warmup", first + k) for k in range(int(cell.rounds.warmup))]
-    info, tables, rounds = cell.info, list[Any](), list[Any]()
-    for number in range(first, first + WARMUP_ROUNDS):
-        output = min(cell.output, WARMUP_TOKENS)
-        tables.append(_round(driver, cell, "warmup", number, output))
-        rounds += metrics_of(info, tables[-1:])
-        if warmed_up(info, rounds) or RequestStatus.OK not in tables[-1]["status"].to_pylist():
-            break
-    return tables
-
-
-def _round(driver: Driver, cell: Cell, phase: str, number: int, output: int | None = None) -> pa.Table:
-    """Drive one round and store it; when this raises, nothing of the round is stored."""
-    from benchbench.store.requests import round_table
-
-    run, place, opened = driver.run, (cell.key, phase, number), driver.opened
-    driver.observer.round(cell, phase, number, driver.pace.left_s())
+def _prepare(driver: Driver, cell: Cell, step: Step) -> tuple[Job, Counts | None]:
+    """The round's job, and the server's counters before it."""
+    place, view = (cell.key, step.phase, step.number), driver.view
+    driver.observer.round(cell, step.phase, step.number, driver.pace.left_s())
     attempt = driver.attempts.get(place, 0)
     driver.attempts[place] = attempt + 1
-    run.journal("round_begun", cell=cell.key, phase=phase, round=number, attempt=attempt)
-    job, view = opened.job(cell, phase, number, attempt, output), driver.view
+    driver.run.journal("round_begun", cell=cell.key, phase=step.phase, round=step.number, attempt=attempt)
+    job = driver.opened.job(cell, step.phase, step.number, attempt, step.output)
     if view and cell.rounds.reset_prefix_cache:
         view.reset_prefix_cache()
-    before = view.before() if view and phase == "measured" else None
-    try:
-        columns, facts = driver.worker.run(job, driver.stop)
-    except WorkerDiedError as error:
-        if opened.url:
-            raise
-        raise EngineDiedError(str(error)) from None
+    return job, view.before() if view and step.phase == "measured" else None
+
+
+def _store(
+    driver: Driver, cell: Cell, step: Step, columns: RoundColumns, facts: dict[str, Any], counters: Counts | None
+) -> pa.Table:
+    """Store a round; when this raises, nothing of it is stored, but for EngineDiedError."""
+    from benchbench.store.requests import round_table
+
     if facts["cancelled"]:
         raise InterruptedSweep
+    opened, view = driver.opened, driver.view
     # Servers quote what they refuse.
-    secrets = opened.access.secrets
-    columns["error_detail"] = [mask_text(detail, secrets) if detail else "" for detail in columns["error_detail"]]
-    death = facts.get("engine_died") or _death(opened, columns)
-    if opened.url and RequestStatus.FAILED in columns["status"] and not death:
-        _judge_failures(columns, opened.target(cell), answered=driver.answered)
+    details, secrets = columns["error_detail"], opened.access.secrets
+    columns["error_detail"] = [mask_text(detail, secrets) if detail else "" for detail in details]
+    death = facts.get("engine_died") or death_of(opened, columns)
+    if opened.url and not death:
+        check_server(columns, opened.target(cell), answered=driver.answered)
     driver.answered |= RequestStatus.OK in columns["status"]
     if view:
-        facts["server"] = None if death else view.after(before, columns)
+        facts["server"] = None if death else view.after(counters, columns)
     facts["common_tokens"] = opened.common_tokens(cell) * len(columns["index"])
     labels = {
         "cell": cell.key,
         "variant": cell.variant,
-        "phase": phase,
-        "round": number,
+        "phase": step.phase,
+        "round": step.number,
         "block": driver.block,
-        "attempt": attempt,
+        "attempt": driver.attempts[cell.key, step.phase, step.number] - 1,
         "input": cell.input,
         "output": cell.output,
         "batch": cell.batch,
@@ -233,84 +244,12 @@ def _round(driver: Driver, cell: Cell, phase: str, number: int, output: int | No
         "load": cell.load.kind,
     }
     table = round_table(columns, labels, facts)
-    run.write_round(table, *place)
+    driver.run.write_round(table, cell.key, step.phase, step.number)
     driver.pace.seconds += facts["wall_ns"] / 1e9
-    driver.pace.steps += output or cell.output
-    if cell.key not in driver.told and (told := _failure(table)):
-        driver.told.add(cell.key)
-        driver.observer.note(f"{cell.label}: {told}")
+    driver.pace.steps += step.output
+    if cell.key not in driver.failing and (failure := first_failure(table)):
+        driver.failing.add(cell.key)
+        driver.observer.note(f"{cell.label}: {failure}")
     if death:
         raise EngineDiedError(death)
     return table
-
-
-def _death(opened: Opened, columns: RoundColumns) -> str | None:
-    """Why the engine that we own is of no use any more, judged by a round's failures; then they say so too.
-
-    It ends some moments after its connections broke. One that lives and left every request without a token hangs.
-    """
-    if opened.watch is None:
-        return None
-    failed = [k for k, status in enumerate(columns["status"]) if status == RequestStatus.FAILED]
-    kinds = {columns["error_kind"][k] for k in failed}
-    broken = bool(kinds & BROKEN) or any(columns["http_status"][k] >= 500 for k in failed)
-    _, why = opened.watch
-    reason, until = why(), time.monotonic() + DEATH_S
-    while reason is None and broken and time.monotonic() < until:
-        time.sleep(0.05)
-        reason = why()
-    if (
-        reason is None
-        and failed
-        and len(failed) == len(columns["status"])
-        and kinds <= {ErrorKind.STALL, ErrorKind.TIMEOUT}
-    ):
-        reason = f"the engine hangs: {columns['error_detail'][failed[0]]}"
-    if reason is not None:
-        details = columns["error_detail"]
-        details[:] = [text if not text or reason in text else f"{text}; {reason}" for text in details]
-    return reason
-
-
-def _failure(table: pa.Table) -> str:
-    """How many requests of a round failed, and how the first of them did; empty when none has."""
-    statuses = table["status"].to_pylist()
-    if RequestStatus.FAILED not in statuses:
-        return ""
-    at = statuses.index(RequestStatus.FAILED)
-    kind, phase, detail = (table[f"error_{name}"][at].as_py() for name in ("kind", "phase", "detail"))
-    return (
-        f"{statuses.count(RequestStatus.FAILED)} of {len(statuses)} requests failed, first: {kind} ({phase}): {detail}"
-    )
-
-
-def _judge_failures(columns: RoundColumns, target: Target, *, answered: bool) -> None:
-    """Stop when going on makes no sense: the server is gone, or it refuses everything from the start."""
-    failed = [k for k, status in enumerate(columns["status"]) if status == RequestStatus.FAILED]
-    everything = len(failed) == len(columns["status"])
-    detail = columns["error_detail"][failed[0]]
-    where = f"{target.host}:{target.port}"
-    if everything and all(columns["error_phase"][k] == ErrorPhase.CONNECT for k in failed):
-        raise StoppedError(f"the server at {where} is gone: {detail}")
-    if {columns["error_kind"][k] for k in failed} & BROKEN and not _listens(target):
-        raise StoppedError(f"the server at {where} is gone: {detail}")
-    statuses = {int(columns["http_status"][k]) for k in failed}
-    if not everything or answered or len(statuses) > 1:
-        return
-    status = statuses.pop()
-    if status in REFUSALS:
-        wrong_path = status == 404 and "model" not in detail.lower()  # a route that is not there, not a model
-        raise EngineError(f"every request was refused: {detail}", "engine.url" if wrong_path else REFUSALS[status])
-    if 300 <= status < 400:
-        raise EngineError(f"the server redirects; give the final address: {detail}", "engine.url")
-
-
-def _listens(target: Target) -> bool:
-    """Whether anybody accepts connections where the target (or its proxy) is."""
-    for _ in range(3):
-        try:
-            with socket.create_connection(target.proxy or (target.host, target.port), timeout=5):
-                return True
-        except OSError:
-            time.sleep(0.2)
-    return False

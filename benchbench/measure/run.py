@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from benchbench.errors import (
+    BenchError,
     EngineError,
     InterruptedSweep,
     LaunchStoppedError,
@@ -18,9 +20,9 @@ from benchbench.errors import (
 from benchbench.fidelity.ask import owed
 from benchbench.measure.cells import missing_rounds
 from benchbench.measure.observer import Observer
-from benchbench.measure.sessions import Starts
+from benchbench.measure.sessions import Sessions, Todo
 from benchbench.model.served import served_models
-from benchbench.spec import Cell, Plan, Session, SweepSpec, make_plan
+from benchbench.spec import Plan, SweepSpec, make_plan
 from benchbench.store.run_directory import RunDirectory, replace_file
 
 if TYPE_CHECKING:
@@ -34,7 +36,8 @@ Rows = dict[str, dict[str, Any]]
 class Outcome:
     """How a sweep ended. `message` says why it stopped, `key` which key of the sweep is concerned, if one is.
 
-    `rows` are summary.csv's, one a cell; `verdicts` the sentences of a sweep with variants, one a candidate.
+    `rows` are summary.csv's, one a cell; `table` is table.md; `verdicts` are the sentences of a sweep with variants,
+    one a candidate.
     """
 
     path: Path
@@ -42,6 +45,7 @@ class Outcome:
     message: str
     rows: list[dict[str, Any]]
     plots: list[Path]
+    table: str = ""
     key: str = ""
     verdicts: tuple[str, ...] = ()
 
@@ -81,53 +85,50 @@ def sweep(
     try:
         todo = _lacking(run, plan)
         if not todo and _is_concluded(run, plan):
-            return Outcome(run.path, "complete", "nothing left to do", _rows(run, {}), [])
-        starts = Starts(plan, only, run, observer or Observer(), stop, models)
+            rows = _rows(run, {})
+            return Outcome(run.path, "complete", "nothing left to do", rows, [], _table(run, rows))
+        sessions = Sessions(plan, only, run, observer or Observer(), stop, todo, models)
         try:
-            state, message = _carry_out(starts, todo)
+            sessions.prepare()
+            while sessions.todo:
+                sessions.serve_next()
         except KeyboardInterrupt:
-            _conclude(run, "interrupted", "interrupted", starts.rows, plots=False)
+            _conclude(run, "interrupted", "interrupted", sessions.rows, plots=False)
             raise
-        except EngineError as error:
-            if not error.gone:
-                raise
-            starts.manifest()
-            return replace(_conclude(run, "stopped", error.message, starts.rows, plots=plots), key=error.key)
-        return _conclude(run, state, message, starts.rows, plots=plots)
+        except (BenchError, OSError) as error:
+            state, message = _ending(run, error)
+            key = ""
+            if isinstance(error, EngineError):
+                sessions.manifest()
+                key = error.key
+            return replace(_conclude(run, state, message, sessions.rows, plots=False), key=key)
+        return _conclude(run, "complete", "", sessions.rows, plots=plots)
     finally:
         run.close()
 
 
-def _lacking(run: RunDirectory, plan: Plan) -> list[tuple[Session, list[tuple[Cell, int]]]]:
-    """For each start that lacks any: its cells and how many rounds they lack, without those that were given up.
-
-    One that lacks only its answers to the fixed questions has no cells.
-    """
+def _lacking(run: RunDirectory, plan: Plan) -> deque[Todo]:
+    """The sessions that lack any rounds or answers, without the cells that were given up."""
     given_up = {(event["cell"], event.get("block")) for event in run.events() if event["event"] == "cell_given_up"}
-    found = []
-    for start in plan.sessions:
-        open_cells = [cell for cell in start.cells if (cell.key, start.block) not in given_up]
-        lacking = [(cell, missing_rounds(run, cell, start.block)) for cell in open_cells]
-        todo = [(cell, missing) for cell, missing in lacking if missing]
-        if todo or (open_cells and owed(run, plan.spec, start)):
-            found.append((start, todo))
-    return found
+    todo = deque[Todo]()
+    for session in plan.sessions:
+        open_cells = [cell for cell in session.cells if (cell.key, session.block) not in given_up]
+        lacking = [(cell, missing_rounds(run, cell, session.block)) for cell in open_cells]
+        cells = [(cell, missing) for cell, missing in lacking if missing]
+        if cells or (open_cells and owed(run, plan.spec, session)):
+            todo.append(Todo(session, cells))
+    return todo
 
 
-def _carry_out(starts: Starts, todo: list[tuple[Session, list[tuple[Cell, int]]]]) -> tuple[State, str]:
-    starts.observer.begin(starts.plan, starts.run.path, sum(len(cells) for _, cells in todo))
-    if not todo:
-        starts.manifest()
-        return "complete", ""
-    try:
-        starts.carry_out(todo)
-    except (StoppedError, WorkerDiedError) as error:
-        return "stopped", str(error)
-    except (InterruptedSweep, LaunchStoppedError):
+def _ending(run: RunDirectory, error: Exception) -> tuple[State, str]:
+    """How an error ends a sweep: its state and why. Raises the error where it ends the command, too."""
+    if isinstance(error, OSError):
+        return "stopped", _unwritable(run, error)
+    if isinstance(error, (InterruptedSweep, LaunchStoppedError)):
         return "interrupted", "interrupted"
-    except OSError as error:
-        return "stopped", _unwritable(starts.run, error)
-    return "complete", ""
+    if isinstance(error, (StoppedError, WorkerDiedError)) or (isinstance(error, EngineError) and error.gone):
+        return "stopped", str(error)
+    raise error
 
 
 def _unwritable(run: RunDirectory, error: OSError) -> str:
@@ -148,18 +149,15 @@ def _conclude(run: RunDirectory, state: State, message: str, now: Rows, *, plots
         return Outcome(run.path, state, message, [], [])
     from benchbench.analysis.summary import UNITS
     from benchbench.comparison.tables import sentence as sentence_of
-    from benchbench.report.summary_table import markdown_table
-    from benchbench.store.local_results import closing
 
     rows = _rows(run, now)
-    drawn: list[Path] = []
+    drawn, table = list[Path](), ""
     verdicts: tuple[str, ...] = ()
     try:
         run.write_summary(rows, UNITS)
-        manifest = run.manifest()
-        table = markdown_table(rows, closing=closing(manifest["spec"], manifest["caption"], manifest["instrument"]))
+        table = _table(run, rows)
         replace_file(run.path / "table.md", table.encode())
-        pairs = _compare(run) if manifest["spec"]["variants"] else []
+        pairs = _compare(run) if run.manifest()["spec"]["variants"] else []
         verdicts = tuple(sentence_of(pair) for pair in pairs)
         if plots and state == "complete" and any(row["rounds"] for row in rows):
             drawn = _draw(run, rows, pairs)
@@ -167,7 +165,16 @@ def _conclude(run: RunDirectory, state: State, message: str, now: Rows, *, plots
     except OSError as error:
         if state == "complete":
             state, message = "stopped", _unwritable(run, error)
-    return Outcome(run.path, state, message, rows, drawn, verdicts=verdicts)
+    return Outcome(run.path, state, message, rows, drawn, table, verdicts=verdicts)
+
+
+def _table(run: RunDirectory, rows: list[dict[str, Any]]) -> str:
+    """The run's table: what is printed is what is kept."""
+    from benchbench.report.summary_table import markdown_table
+    from benchbench.store.local_results import closing
+
+    manifest = run.manifest()
+    return markdown_table(rows, closing=closing(manifest["spec"], manifest["caption"], manifest["instrument"]))
 
 
 def _compare(run: RunDirectory) -> list[Pair]:

@@ -1,28 +1,32 @@
-"""The starts of a sweep, one by one: the engine started, its cells measured, and the machine at rest again."""
+"""The sessions of a sweep, one by one: the engine started, its cells measured, and the machine at rest again."""
 
 from __future__ import annotations
 
+import contextlib
 import select
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from benchbench.engines.git_checkout import Checkout, checkout, moved_into
-from benchbench.engines.open import Hooks, Opened
+from benchbench.engines.open import Hooks, Opened, open_engine, start_facts
+from benchbench.engines.vllm import next_log
 from benchbench.errors import EngineDiedError, EngineError, MovedRefError, StoppedError, WorkerDiedError
 from benchbench.fidelity.ask import answer, owed
 from benchbench.host.sampler import Sampler, scope_of
-from benchbench.measure.cells import Driver, measure
+from benchbench.inprocess.launcher import InprocessWorker
+from benchbench.loadgen.worker import HttpWorker, Worker
+from benchbench.measure.cells import Driver, measure_cell
 from benchbench.measure.manifest import write_manifest
 from benchbench.measure.observer import Observer, Pace
-from benchbench.measure.start_engine import start_engine
 from benchbench.model.config import ModelFacts
 from benchbench.openai.client import Capabilities
+from benchbench.openai.token_lengths import LOWEST_ID
 from benchbench.spec import Cell, Plan, Session, VllmInprocessEngine, VllmServeEngine
 from benchbench.store.run_directory import RunDirectory, replace_file
-
-Todo = list[tuple[Cell, int]]
 
 LAUNCHED = (VllmServeEngine, VllmInprocessEngine)
 SLACK_BYTES = 512 << 20  # of a GPU's memory: drivers keep some
@@ -30,14 +34,27 @@ FREE_S, COOL_S = 60.0, 900.0  # how long memory and heat are waited for
 
 
 @dataclass(slots=True)
-class Starts:
-    """What all starts of a sweep share. `idle_c`: each GPU's temperature before the first of them."""
+class Todo:
+    """A session, the cells that are still to be measured in it, each with how many rounds it lacks, and its restarts.
+
+    Without cells it lacks only the answers to the fixed questions.
+    """
+
+    session: Session
+    cells: list[tuple[Cell, int]]
+    restarts: int | None = None  # that are left to a dead engine; None before its first start
+
+
+@dataclass(slots=True)
+class Sessions:
+    """What all sessions of a sweep share. `idle_c`: each GPU's temperature before the first of them."""
 
     plan: Plan
     only: str | None
     run: RunDirectory
     observer: Observer
     stop: int | None
+    todo: deque[Todo]
     models: Mapping[str, ModelFacts | None] | None = None  # what is served, by variant; see `served_models`
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace)
@@ -46,87 +63,104 @@ class Starts:
     able: set[str] = field(default_factory=set)
     checkouts: dict[str, Checkout] = field(default_factory=dict)
 
-    def carry_out(self, todo: list[tuple[Session, Todo]]) -> None:
-        """Measure what is lacking, start by start.
-
-        Of several variants, one that cannot start or dies once too often is recorded, and the others go on. Raises
-        InterruptedSweep, LaunchStoppedError, StoppedError, WorkerDiedError, OSError and EngineError (when no variant
-        at all can start, or a variant's git.ref has moved since it was measured).
-        """
-        self._build(todo)
-        self.pace.left_steps = sum(cell.output * missing for _, cells in todo for cell, missing in cells)
-        for start, cells in todo:
-            if start.variant in self.unable:
-                continue
-            try:
-                self._start(start, cells)
-            except (EngineError, StoppedError, WorkerDiedError) as error:
-                if start.block is None:
-                    raise
-                self._failed(start, error)
-        if self.unable and not self.able:
-            raise next(iter(self.unable.values()))
-
-    def _build(self, todo: list[tuple[Session, Todo]]) -> None:
+    def prepare(self) -> None:
         """Fetch and build what variants are made from, before the first start: no build may warm up the machine later.
 
         Raises MovedRefError, LaunchStoppedError and OSError.
         """
+        cells = [pair for todo in self.todo for pair in todo.cells]
+        self.observer.begin(self.plan, self.run.path, len(cells))
+        self.pace.left_steps = sum(cell.output * missing for cell, missing in cells)
+        if not self.todo:
+            self.manifest()
+            return
         earlier = self.run.manifest() if (self.run.path / "manifest.json").exists() else {}
-        measured = {one["variant"] for one in earlier.get("starts", [])}
+        measured = {start["variant"] for start in earlier.get("starts", [])}
         commits = {name: facts["commit"] for name, facts in earlier.get("variants", {}).items() if name in measured}
         hooks = Hooks(self.run.path / "logs", self.observer.starting, self.stop)
-        for name, start in {start.variant: start for start, _ in reversed(todo)}.items():
+        for name, session in {todo.session.variant: todo.session for todo in reversed(self.todo)}.items():
             if not name or (git := self.plan.spec.variants[name].git) is None:
                 continue
             try:
-                self.checkouts[name] = found = checkout(git, name, hooks, commits.get(name))
+                self.checkouts[name] = source = checkout(git, name, hooks, commits.get(name))
             except MovedRefError:
                 raise
             except EngineError as error:
-                self._failed(start, error)
+                self._failed(session, error)
                 continue
-            if found.dirty:
+            if source.dirty:
                 path = self.run.path / "git" / f"{name}.diff"
                 path.parent.mkdir(exist_ok=True)
-                replace_file(path, found.diff.encode())
-                changes = f"uncommitted changes in {found.repo}, {found.dirty[0].strip()} first"
+                replace_file(path, source.diff.encode())
+                changes = f"uncommitted changes in {source.repo}, {source.dirty[0].strip()} first"
                 self.observer.note(f"variant {name}: {changes}, are not part of what is measured: see {path}")
 
-    def _failed(self, start: Session, error: Exception) -> None:
-        self.run.journal("start_failed", block=start.block, variant=start.variant, reason=str(error))
-        what, lines = f"failed in block {start.block}", list[str]()
+    def serve_next(self) -> None:
+        """The next session: its engine started, what it lacks measured, and the machine at rest again.
+
+        An engine that died and may be started again makes another one. Of several variants, one that cannot start or
+        dies once too often is recorded, and the others go on. Raises InterruptedSweep, LaunchStoppedError,
+        StoppedError, WorkerDiedError, OSError and EngineError (when no variant at all can start).
+        """
+        todo = self.todo.popleft()
+        session, plan = todo.session, self._plan_of(todo.session)
+        if session.variant not in self.unable:
+            with self._failures(todo, plan), self._driver(session, plan) as driver:
+                while todo.cells:
+                    measure_cell(driver, *todo.cells.pop(0))
+                if owed(self.run, self.plan.spec, session):
+                    self.observer.starting("asking the fixed questions", 0.0, session.variant)
+                    if note := answer(self.run, driver.worker, driver.opened, plan.spec, session, self.stop):
+                        self.observer.note(note)
+        if not self.todo and self.unable and not self.able:
+            raise next(iter(self.unable.values()))
+
+    def _plan_of(self, session: Session) -> Plan:
+        """The session's own plan; an engine from git starts in its checkout."""
+        plan = self.plan.of_session(session)
+        engine = plan.spec.engine
+        if isinstance(engine, LAUNCHED) and (source := self.checkouts.get(session.variant)):
+            engine = moved_into(engine, source.path)
+            plan = replace(plan, spec=plan.spec.model_copy(update={"engine": engine}))
+        return plan
+
+    @contextlib.contextmanager
+    def _failures(self, todo: Todo, plan: Plan) -> Iterator[None]:
+        """What a dead or failing engine is to the sweep: another session, a variant left out, or the end."""
+        try:
+            try:
+                yield
+            except EngineDiedError as died:
+                self._start_again(todo, plan, died.reason)
+        except (EngineError, StoppedError, WorkerDiedError) as error:
+            if todo.session.block is None:
+                raise
+            self._failed(todo.session, error)
+
+    def _start_again(self, todo: Todo, plan: Plan, reason: str) -> None:
+        engine, left = plan.spec.engine, len(todo.cells)
+        allowed = engine.restarts if isinstance(engine, LAUNCHED) else 0
+        restarts = allowed if todo.restarts is None else todo.restarts
+        self.run.journal("engine_died", reason=reason, left=left, block=todo.session.block)
+        if left and not restarts:
+            raise StoppedError(f"{reason}; engine.restarts allows no other start")
+        self.observer.note(reason + (f"; starting it again for {left} cells" if left else ""))
+        if left:
+            self.todo.appendleft(replace(todo, restarts=restarts - 1))
+
+    def _failed(self, session: Session, error: Exception) -> None:
+        self.run.journal("start_failed", block=session.block, variant=session.variant, reason=str(error))
+        what, lines = f"failed in block {session.block}", list[str]()
         if isinstance(error, EngineError):
             lines = [*([f"allowed: {error.allowed}"] if error.allowed else []), *error.lines]
-            if start.variant not in self.able:
-                self.unable[start.variant], what = error, "cannot start, and is left out"
-        for line in (f"variant {start.variant} {what}: {error}", *(f"  {line}" for line in lines)):
+            if session.variant not in self.able:
+                self.unable[session.variant], what = error, "cannot start, and is left out"
+        for line in (f"variant {session.variant} {what}: {error}", *(f"  {line}" for line in lines)):
             self.observer.note(line)
 
-    def _start(self, start: Session, left: Todo) -> None:
-        """One start, and another for each time that the engine died and may be started again."""
-        plan = self.plan.of_session(start)
-        engine = plan.spec.engine
-        if isinstance(engine, LAUNCHED) and (made := self.checkouts.get(start.variant)):
-            engine = moved_into(engine, made.path)
-            plan = replace(plan, spec=plan.spec.model_copy(update={"engine": engine}))
-        restarts = engine.restarts if isinstance(engine, LAUNCHED) else 0
-        while True:
-            try:
-                self._life(plan, start, left)
-            except EngineDiedError as died:
-                left = list(died.left)
-                self.run.journal("engine_died", reason=died.reason, left=len(left), block=start.block)
-                if left and not restarts:
-                    raise StoppedError(f"{died.reason}; engine.restarts allows no other start") from None
-                restarts -= 1
-                self.observer.note(died.reason + (f"; starting it again for {len(left)} cells" if left else ""))
-                if left:
-                    continue
-            return
-
-    def _life(self, plan: Plan, start: Session, todo: Todo) -> None:
-        """One life of the engine."""
+    @contextlib.contextmanager
+    def _driver(self, session: Session, plan: Plan) -> Iterator[Driver]:
+        """A started engine with all that measuring its cells takes; afterwards the machine is at rest again."""
         spec, observer = plan.spec, self.observer
         hooks = Hooks(self.run.path / "logs", observer.starting, self.stop, _import_all)
         with Sampler(self.run.path, spec.telemetry, scope_of(spec.engine, spec.telemetry)) as sampler:
@@ -136,14 +170,14 @@ class Starts:
                 before = sampler.read("memory_used_bytes")
                 self.idle_c = self.idle_c or _heat(sampler)
             try:
-                with start_engine(plan, hooks) as (found, worker):
+                with start_engine(plan, hooks) as (engine, worker):
                     sampler.ready()
-                    self.able.add(start.variant)
-                    opened = replace(found, notes=(*found.notes, *sampler.notes()))
+                    self.able.add(session.variant)
+                    opened = replace(engine, notes=(*engine.notes, *sampler.notes()))
                     for note in [*opened.notes, *_too_long(plan, opened.capabilities)]:
                         observer.note(note)
-                    self.manifest(start, opened, sampler.facts())
-                    driver = Driver(
+                    self.manifest(session, opened, sampler.facts())
+                    yield Driver(
                         run=self.run,
                         worker=worker,
                         opened=opened,
@@ -151,25 +185,20 @@ class Starts:
                         stop=self.stop,
                         attempts=self.run.attempts(),
                         sampler=sampler,
-                        block=start.block,
+                        block=session.block,
                         rows=self.rows,
                         pace=self.pace,
                     )
-                    measure(driver, todo)
-                    if owed(self.run, self.plan.spec, start):
-                        observer.starting("asking the fixed questions", 0.0, start.variant)
-                        if note := answer(self.run, worker, opened, plan.spec, start, self.stop):
-                            observer.note(note)
             finally:
                 if before:
                     self._rest(sampler, before)
 
     def manifest(
-        self, start: Session | None = None, opened: Opened | None = None, devices: list[dict[str, Any]] | None = None
+        self, session: Session | None = None, opened: Opened | None = None, devices: list[dict[str, Any]] | None = None
     ) -> None:
-        """Write the manifest, with this start in it."""
-        variants = {name: found.facts for name, found in self.checkouts.items()}
-        write_manifest(self.run, self.plan, self.only, start, opened, devices, variants, self.models)
+        """Write the manifest, with the start of this session in it."""
+        variants = {name: source.facts for name, source in self.checkouts.items()}
+        write_manifest(self.run, self.plan, self.only, session, opened, devices, variants, self.models)
 
     def _rest(self, sampler: Sampler, before: Mapping[str, float]) -> None:
         """Wait until the GPUs' memory is free again and they are cool, so that no start is handicapped by another."""
@@ -188,6 +217,45 @@ class Starts:
             self.observer.note(f"the GPUs took {waited:.0f} s to come to rest, or did not: see the telemetry")
 
 
+@contextlib.contextmanager
+def start_engine(plan: Plan, hooks: Hooks) -> Iterator[tuple[Opened, Worker]]:
+    """The plan's engine, a server or a process of ours, and a ready worker, for as long as the block runs.
+
+    Raises EngineError, LaunchStoppedError, WorkerDiedError and, when no log can be written, OSError.
+    """
+    if isinstance(plan.spec.engine, VllmInprocessEngine):
+        with InprocessWorker(plan.spec.engine, plan.spec.model, next_log(hooks.logs)) as inprocess:
+            yield _inprocess(plan.spec.engine, inprocess, plan, hooks), inprocess
+        return
+    with HttpWorker() as worker, open_engine(plan, hooks) as opened:
+        worker.watch = opened.watch
+        worker.ready()
+        yield opened, worker
+
+
+def _inprocess(engine: VllmInprocessEngine, worker: InprocessWorker, plan: Plan, hooks: Hooks) -> Opened:
+    """The in-process engine, once it has generated a token."""
+    hooks.meanwhile()
+    worker.ready(hooks.stop, partial(hooks.progress, "starting the engine"))
+    facts = worker.facts
+    start = start_facts(engine.env, worker.owned, facts["start_s"])
+    vocab = next((cell.prompts.vocab for cell in plan.cells if cell.prompts.vocab), None)
+    return Opened(
+        url="",
+        vocab=vocab or (min(LOWEST_ID, facts["vocab_size"] // 4), facts["vocab_size"]),
+        capabilities=Capabilities(
+            kind="vllm",
+            models=(plan.spec.model,),
+            max_model_len=facts["max_model_len"],
+            version=facts["version"],
+            metrics=True,
+        ),
+        notes=tuple(facts["notes"]),
+        watch=worker.watch,
+        start=start | {name: facts[name] for name in ("config", "kv_tokens")},
+    )
+
+
 def _heat(sampler: Sampler) -> dict[str, float]:
     """Degrees C of each GPU: of its edge, or of its hottest place where that is all it tells."""
     return sampler.read("hotspot_c") | sampler.read("temperature_c")
@@ -204,13 +272,12 @@ def hotter(now_c: Mapping[str, float], idle_c: Mapping[str, float], margin_c: fl
     return [f"{gpu} has {c:g} C" for gpu, c in now_c.items() if gpu in idle_c and c > idle_c[gpu] + margin_c]
 
 
-def _too_long(plan: Plan, found: Capabilities) -> list[str]:
-    if found.max_model_len is None:
-        return []
+def _too_long(plan: Plan, capabilities: Capabilities) -> list[str]:
+    limit = capabilities.max_model_len
     return [
-        f"{cell.label} needs {cell.input + cell.output} tokens, the server allows {found.max_model_len}"
+        f"{cell.label} needs {cell.input + cell.output} tokens, the server allows {limit}"
         for cell in plan.cells
-        if cell.input + cell.output > found.max_model_len
+        if limit is not None and cell.input + cell.output > limit
     ]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from benchbench.engines.open import Hooks, Opened
 from benchbench.loadgen.worker import Worker
 from benchbench.measure.cells import WARMUP_TOKENS
-from benchbench.measure.start_engine import start_engine
+from benchbench.measure.sessions import start_engine
 from benchbench.openai.server_metrics import look
 from benchbench.spec import Cell, OpenLoad, Plan, StaticLoad
 
