@@ -39,7 +39,7 @@ _ASSIGNED = re.compile(r"(?P<name>-{0,2}[\w.-]+)=(?P<value>.*)", re.DOTALL)
 _OPTION = re.compile(r"--.*|-[A-Za-z]{1,3}(=.*)?", re.DOTALL)
 
 
-def telling(name: str, value: object = "") -> bool:
+def is_sensitive(name: str, value: object = "") -> bool:
     """Whether a value under this name is to be hidden: `api_key`, `HF_TOKEN`, `--password`.
 
     Counts (`max_tokens: 8`), switches and None are not secrets, whatever they are called.
@@ -57,11 +57,11 @@ def masked(value: Any, name: str = "", secrets: Collection[str] = ()) -> Any:  #
     Lists are also read as command lines: `--api-key VALUE ...`, `--api-key=VALUE`, `HF_TOKEN=VALUE`.
     """
     if isinstance(value, Mapping):
-        inherited = name in _NAMES_ONLY or telling(name)  # whatever its own keys are called
+        inherited = name in _NAMES_ONLY or is_sensitive(name)  # whatever its own keys are called
         return {key: masked(item, name if inherited else str(key), secrets) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [masked(item, name, secrets) for item in value] if telling(name) else _items(value, name, secrets)
-    if telling(name, value):
+        return [masked(item, name, secrets) for item in value] if is_sensitive(name) else _items(value, name, secrets)
+    if is_sensitive(name, value):
         return MASK
     return mask_text(value, secrets) if isinstance(value, str) and name not in _NAMES_ONLY else value
 
@@ -69,12 +69,16 @@ def masked(value: Any, name: str = "", secrets: Collection[str] = ()) -> Any:  #
 def _items(items: Sequence[Any], name: str, secrets: Collection[str]) -> list[Any]:
     option, made = "", []  # option: a telling one, whose values follow
     for item in items:
-        if isinstance(item, str) and (found := _ASSIGNED.fullmatch(item)) and telling(found["name"], found["value"]):
+        if (
+            isinstance(item, str)
+            and (found := _ASSIGNED.fullmatch(item))
+            and is_sensitive(found["name"], found["value"])
+        ):
             option = ""
             made.append(f"{found['name']}={MASK}")
             continue
         if isinstance(item, str) and (not option or _OPTION.fullmatch(item)):
-            option = item if item.startswith("-") and telling(item) else ""
+            option = item if item.startswith("-") and is_sensitive(item) else ""
             made.append(mask_text(item, secrets))
         else:
             made.append(masked(item, option or name, secrets))
@@ -83,7 +87,7 @@ def _items(items: Sequence[Any], name: str, secrets: Collection[str]) -> list[An
 
 def secrets_of(environ: Mapping[str, str]) -> frozenset[str]:
     """Values of the environment variables with telling names, for `mask_text`; a file's path is where, not what."""
-    found = {value for name, value in environ.items() if len(value) >= _ENV_VALUE and telling(name, value)}
+    found = {value for name, value in environ.items() if len(value) >= _ENV_VALUE and is_sensitive(name, value)}
     return frozenset(value for value in found if not (value.startswith("/") and Path(value).exists()))
 
 
@@ -112,13 +116,13 @@ def _in_common(a: str, b: str) -> int:
 
 def _queried(found: re.Match[str]) -> str:
     before, name, _ = found.groups()
-    return f"{before}{name}={MASK}" if _QUERY_NAME.search(name) or telling(name) else found[0]
+    return f"{before}{name}={MASK}" if _QUERY_NAME.search(name) or is_sensitive(name) else found[0]
 
 
 def _hidden(found: re.Match[str]) -> str:
     name, value = found["name"], found["value"].rstrip()
     bare = value.strip("\"'")
-    if bare == MASK or not telling(name, bare) or _HARMLESS.fullmatch(bare):
+    if bare == MASK or not is_sensitive(name, bare) or _HARMLESS.fullmatch(bare):
         return found[0]
     quote = value[0] if value[0] in "\"'" else ""
     return name + found["sep"] + quote + MASK + quote + found["value"][len(value) :]

@@ -372,10 +372,10 @@ def worker_of(log: Path, does: dict[str, Any] | None = None, nice: int = 0, **ar
     args |= {"hf-overrides": does or {}}
     engine = cells(engine={"kind": "vllm_inprocess", "args": args, "env": env, "nice": nice})[0].engine
     worker = InprocessWorker(engine, "tiny", log)
-    pids = [worker.owned.pid]
+    pids = [worker.process.pid]
     try:
         worker.ready()
-        pids += [child.pid for child in psutil.Process(worker.owned.pid).children(recursive=True)]
+        pids += [child.pid for child in psutil.Process(worker.process.pid).children(recursive=True)]
         yield worker
     finally:
         worker.close()
@@ -495,8 +495,8 @@ def test_a_core_that_crashes_fails_the_round_with_the_reason_from_its_log(tmp_pa
 
 def test_a_core_that_is_killed_and_one_that_hangs(tmp_path: Path) -> None:
     with worker_of(tmp_path / "log", {"slow": 1}, nice=6) as worker:
-        (core,) = psutil.Process(worker.owned.pid).children()
-        assert (core.nice(), psutil.Process(worker.owned.pid).nice()) == (6, psutil.Process().nice())
+        (core,) = psutil.Process(worker.process.pid).children()
+        assert (core.nice(), psutil.Process(worker.process.pid).nice()) == (6, psutil.Process().nice())
         threading.Timer(0.5, core.kill).start()
         columns, told = run(worker, cells()[0])
         assert set(columns["error_kind"]) == {"stream"}
@@ -525,7 +525,7 @@ def test_a_cancel_ends_the_round_and_the_next_one_works(tmp_path: Path) -> None:
 
 def test_a_killed_process_is_told_and_nothing_of_it_is_left(tmp_path: Path) -> None:
     with worker_of(tmp_path / "log", {"slow": 1}) as worker:
-        threading.Timer(0.5, os.kill, (worker.owned.pid, signal.SIGKILL)).start()
+        threading.Timer(0.5, os.kill, (worker.process.pid, signal.SIGKILL)).start()
         with pytest.raises(WorkerDiedError, match="SIGKILL"):
             run(worker, cells()[0])
         with pytest.raises(WorkerDiedError, match="SIGKILL"):

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from benchbench.engines import supervisor
 from benchbench.engines import vllm as vllm_serve
-from benchbench.engines.process import Owned
+from benchbench.engines.process import EngineProcess
 from benchbench.engines.process_tree import shared_memory
 from benchbench.engines.vllm import command_line, environment_of, flags, free_port, serve
 from benchbench.errors import EngineError, LaunchStoppedError
@@ -57,12 +57,12 @@ class Launches:
     def argv(self) -> list[str]:
         return [sys.executable, STANDIN, "--port", str(self.port)]
 
-    def own(self, modes: str = "", **more: str) -> Owned:
+    def own(self, modes: str = "", **more: str) -> EngineProcess:
         """A stand-in that listens, told to be ready."""
-        owned = Owned(self.argv(), self.env(modes, **more), None, self.folder / "log", grace_s=0.5)
+        process = EngineProcess(self.argv(), self.env(modes, **more), None, self.folder / "log", grace_s=0.5)
         eventually(self.listens)
-        owned.ready()
-        return owned
+        process.ready()
+        return process
 
     def engine(self, modes: str = "", **more: Any) -> VllmServeEngine:
         env = {"BENCH_TEST_MARK": self.mark, "STANDIN": modes, **more.pop("env", {})}
@@ -105,53 +105,53 @@ def launches(tmp_path: Path) -> Iterator[Launches]:
     "modes", ["", "deaf", "hung", "daemon", "memory", "flood", "untitled", "deaf hung daemon memory"]
 )
 def test_closing_leaves_nothing(launches: Launches, modes: str) -> None:
-    owned = launches.own(modes)
-    assert owned.ranks is not None
-    assert len(owned.ranks) == 8 + (modes == "untitled daemon")
+    process = launches.own(modes)
+    assert process.ranks is not None
+    assert len(process.ranks) == 8 + (modes == "untitled daemon")
     assert len(launches.left()) >= 10  # the first process, its ranks, its port
-    assert owned.died() is None
-    owned.close()
+    assert process.died() is None
+    process.close()
     assert launches.left() == []
-    assert owned.died() is None
-    owned.close()
+    assert process.died() is None
+    process.close()
 
 
 @pytest.mark.parametrize("modes", ["", "untitled", "memory hung"])
 def test_a_killed_rank_is_missed_at_once_and_a_helper_is_not(launches: Launches, modes: str) -> None:
-    with launches.own(modes) as owned:
-        owned.ready()  # said twice
+    with launches.own(modes) as process:
+        process.ready()  # said twice
         eventually(lambda: not any(process.name() == "sleep" for process in launches.processes()))
-        assert owned.died() is None
-        pid = list(owned.ranks or {})[3]
+        assert process.died() is None
+        pid = list(process.ranks or {})[3]
         os.kill(pid, signal.SIGKILL)
-        assert select.select([owned], [], [], PATIENCE_S)[0]
-        died = owned.died() or ""
+        assert select.select([process], [], [], PATIENCE_S)[0]
+        died = process.died() or ""
         assert f"(pid {pid})" in died
         assert modes == "untitled" or "the engine lost VLLM::TP" in died
-    assert owned.died() == died  # our own SIGTERM is no reason
+    assert process.died() == died  # our own SIGTERM is no reason
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_killed_first_process_is_missed(launches: Launches, number: signal.Signals) -> None:
-    with launches.own("daemon memory") as owned:
-        os.kill(owned.pid, number)
-        eventually(owned.died)
-        assert f"the engine was killed by {number.name}" in (owned.died() or "")
+    with launches.own("daemon memory") as process:
+        os.kill(process.pid, number)
+        eventually(process.died)
+        assert f"the engine was killed by {number.name}" in (process.died() or "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_the_death_of_the_supervisor(launches: Launches, number: signal.Signals) -> None:
-    with launches.own("daemon memory deaf") as owned:
-        os.kill(owned._process.pid, number)
-        eventually(owned.died)
-        assert "supervisor ended" in (owned.died() or "")
+    with launches.own("daemon memory deaf") as process:
+        os.kill(process._process.pid, number)
+        eventually(process.died)
+        assert "supervisor ended" in (process.died() or "")
 
 
 def test_our_own_death_by_sigkill(launches: Launches) -> None:
     code = (
-        "import os, sys, time; from pathlib import Path; from benchbench.engines.process import Owned\n"
-        "owned = Owned(sys.argv[2:], dict(os.environ), None, Path(sys.argv[1]), grace_s=0.5)\n"
-        "print(owned.pid, flush=True); time.sleep(1000)"
+        "import os, sys, time; from pathlib import Path; from benchbench.engines.process import EngineProcess\n"
+        "process = EngineProcess(sys.argv[2:], dict(os.environ), None, Path(sys.argv[1]), grace_s=0.5)\n"
+        "print(process.pid, flush=True); time.sleep(1000)"
     )
     log = launches.folder / "log"
     with subprocess.Popen(
@@ -167,14 +167,14 @@ def test_our_own_death_by_sigkill(launches: Launches) -> None:
 def test_what_cannot_be_started(launches: Launches) -> None:
     for argv, cwd in ([["no-such-program"], None], [launches.argv(), "/no/such/folder"]):
         with pytest.raises(FileNotFoundError) as error:
-            Owned(argv, launches.env(), cwd, launches.folder / "log")
+            EngineProcess(argv, launches.env(), cwd, launches.folder / "log")
         assert error.value.filename == (cwd or "no-such-program")
 
 
 def test_descriptors_pass_through_and_end_with_the_engine(launches: Launches) -> None:
     ours, theirs = socket.socketpair()
     code = f"import socket; socket.socket(fileno={theirs.fileno()}).send(b'here')"
-    with Owned([sys.executable, "-c", code], launches.env(), None, launches.folder / "log", [theirs.fileno()]):
+    with EngineProcess([sys.executable, "-c", code], launches.env(), None, launches.folder / "log", [theirs.fileno()]):
         theirs.close()
         with ours:
             ours.settimeout(PATIENCE_S)
@@ -186,8 +186,8 @@ def test_descriptors_pass_through_and_end_with_the_engine(launches: Launches) ->
 
 
 def test_secrets_stay_out_of_the_log_and_of_command_lines(launches: Launches) -> None:
-    with launches.own("secret", A_TOKEN="hf_abcdefgh", OTHER_KEY="plain words") as owned:
-        assert "the token is *** and the other ***" in owned.text()
+    with launches.own("secret", A_TOKEN="hf_abcdefgh", OTHER_KEY="plain words") as process:
+        assert "the token is *** and the other ***" in process.text()
         said = [word for process in psutil.Process().children(recursive=True) for word in process.cmdline()]
         assert not any("hf_abcdefgh" in word or "plain words" in word for word in said)
 
@@ -310,7 +310,7 @@ def test_a_server_for_as_long_as_the_block_runs(launches: Launches, monkeypatch:
             assert served.url == f"http://127.0.0.1:{launches.port}"
             assert served.access.headers == {"Authorization": "Bearer open sesame"}
             assert served.argv[-4:] == ("--host", "127.0.0.1", "--port", str(launches.port))
-            assert served.owned.died() is None
+            assert served.process.died() is None
             assert served.ready_s > 0
         assert not launches.left()
         assert "hf_abcdefgh" not in (launches.folder / f"engine-{number}.log").read_text()
@@ -320,7 +320,7 @@ def test_a_server_for_as_long_as_the_block_runs(launches: Launches, monkeypatch:
 def test_a_server_that_leaves_the_cpu_to_others(launches: Launches) -> None:
     with serve(launches.engine(nice=7), "sim", launches.folder) as served:
         assert {process.nice() for process in launches.processes()} == {7}
-        group = Path(f"/proc/{served.owned.pid}/autogroup")
+        group = Path(f"/proc/{served.process.pid}/autogroup")
         assert not group.exists() or group.read_text().endswith(" nice 7\n")
     assert os.getpriority(os.PRIO_PROCESS, 0) < 7
 
@@ -361,9 +361,11 @@ def test_a_port_that_is_taken(launches: Launches) -> None:
     with socket.create_server(("127.0.0.1", launches.port)):
         error = _failed(launches, launches.engine())
         assert (error.key, str(launches.port) in error.message) == ("engine.port", True)
-        with Owned(launches.argv(), launches.env(), None, launches.folder / "log") as owned:
-            eventually(owned.died)
-        assert owned.died() == "the engine ended with exit code 1: the port is taken: [Errno 98] Address already in use"
+        with EngineProcess(launches.argv(), launches.env(), None, launches.folder / "log") as process:
+            eventually(process.died)
+        assert (
+            process.died() == "the engine ended with exit code 1: the port is taken: [Errno 98] Address already in use"
+        )
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchbench.secrets import MASK, mask_text, masked, secrets_of, telling
+from benchbench.secrets import MASK, is_sensitive, mask_text, masked, secrets_of
 
 # As keys look; the beginning occurs in nothing else that these tests write.
 SECRETS = st.text(string.ascii_letters + string.digits + "+/=_.~-", min_size=6, max_size=40).map("Zq".__add__)
@@ -101,10 +101,14 @@ def test_what_is_no_secret_stays(text: str) -> None:
 
 
 def test_names_that_tell() -> None:
-    assert all(map(telling, ["key", "API_KEYS", "--hf-token", "accessToken", "passwd", "Proxy-Authorization", "PAT"]))
-    assert not any(map(telling, ["tokenizer", "keyfile", "monkey", "path", "api_key_env", "headers_env", "token_ids"]))
-    assert [telling("max_tokens", value) for value in (5, "5", "sk-1")] == [False, False, True]
-    assert not telling("use_auth", True)  # noqa: FBT003 - a value
+    assert all(
+        map(is_sensitive, ["key", "API_KEYS", "--hf-token", "accessToken", "passwd", "Proxy-Authorization", "PAT"])
+    )
+    assert not any(
+        map(is_sensitive, ["tokenizer", "keyfile", "monkey", "path", "api_key_env", "headers_env", "token_ids"])
+    )
+    assert [is_sensitive("max_tokens", value) for value in (5, "5", "sk-1")] == [False, False, True]
+    assert not is_sensitive("use_auth", True)  # noqa: FBT003 - a value
     assert masked({"api_key": 12345, "trust_key": False, "token": None}) == {
         "api_key": MASK, "trust_key": False, "token": None,
     }  # fmt: skip

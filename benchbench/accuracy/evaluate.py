@@ -19,7 +19,7 @@ from benchbench.accuracy.results import MANIFEST, copy_results
 from benchbench.engines.git_checkout import checkout, moved_into
 from benchbench.engines.log_diagnosis import plain
 from benchbench.engines.open import Hooks, Opened, open_engine
-from benchbench.engines.process import Owned
+from benchbench.engines.process import EngineProcess
 from benchbench.errors import EngineError, LaunchStoppedError, RunError
 from benchbench.host.environment import environment, spec_hash
 from benchbench.measure.observer import Observer
@@ -200,7 +200,7 @@ class EvaluationRun:
         shutil.rmtree(self.out / "partial", ignore_errors=True)
         key = api_key(opened)
         begun, watch = time.monotonic(), opened.watch
-        with Owned(argv, _environment(opened, key), None, log, grace_s=5.0) as process:
+        with EngineProcess(argv, _environment(opened, key), None, log, grace_s=5.0) as process:
             watched: list[Any] = [process, *([] if self.stop is None else [self.stop]), *([watch[0]] if watch else [])]
             while process.died() is None:
                 ready = select.select(watched, [], [], 1.0)[0]

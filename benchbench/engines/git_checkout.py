@@ -29,7 +29,7 @@ from typing import Any
 
 from benchbench.engines.log_diagnosis import plain
 from benchbench.engines.open import Hooks
-from benchbench.engines.process import Owned
+from benchbench.engines.process import EngineProcess
 from benchbench.engines.vllm import Launched
 from benchbench.errors import EngineError, LaunchStoppedError, MovedRefError
 from benchbench.secrets import mask_text, masked, secrets_of
@@ -69,8 +69,8 @@ class Checkout:
     @property
     def facts(self) -> dict[str, Any]:
         """For the manifest."""
-        found = {"repo": self.repo, "ref": self.ref, "commit": self.commit, "dirty": list(self.dirty)}
-        return dict(masked({**found, "path": str(self.path), "log": f"{self.log.parent.name}/{self.log.name}"}))
+        facts = {"repo": self.repo, "ref": self.ref, "commit": self.commit, "dirty": list(self.dirty)}
+        return dict(masked({**facts, "path": str(self.path), "log": f"{self.log.parent.name}/{self.log.name}"}))
 
 
 def checkout(git: Git, name: str, hooks: Hooks, measured: str | None = None) -> Checkout:
@@ -216,13 +216,13 @@ class _Work:
 
     def _run(self, argv: Sequence[str], cwd: Path, env: dict[str, str]) -> tuple[int | None, list[str]]:
         """A command's exit code and last lines; nothing that it has started is left."""
-        said = " ".join(("git", *argv[len(_GIT) :]) if argv[0] == "git" else argv[2:])
+        command = " ".join(("git", *argv[len(_GIT) :]) if argv[0] == "git" else argv[2:])
         with self.log.open("ab") as log:
-            log.write(mask_text(f"$ {said}\n", secrets_of(env)).encode(errors="replace"))
-        with Owned(argv, env, cwd, self.log, grace_s=GRACE_S) as owned:
-            while owned.died() is None:
-                self._turn([owned], plain(next(iter(owned.tail(1)), "")).strip())
-        return owned.code, [plain(line) for line in owned.tail(10)]
+            log.write(mask_text(f"$ {command}\n", secrets_of(env)).encode(errors="replace"))
+        with EngineProcess(argv, env, cwd, self.log, grace_s=GRACE_S) as process:
+            while process.died() is None:
+                self._turn([process], plain(next(iter(process.tail(1)), "")).strip())
+        return process.code, [plain(line) for line in process.tail(10)]
 
     def _turn(self, watched: list[Any], line: str) -> None:
         self.hooks.progress(f"building {self.name}", time.monotonic() - self.begun, line)
@@ -291,7 +291,7 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _reason(said: bytes) -> str:
+def _reason(output: bytes) -> str:
     """The line that says why git failed: its first error, else its last line."""
-    lines = [mask_text(line) for line in said.decode(errors="replace").splitlines() if line.strip()]
+    lines = [mask_text(line) for line in output.decode(errors="replace").splitlines() if line.strip()]
     return next((line for line in lines if line.startswith(("fatal:", "error:"))), lines[-1] if lines else "no reason")

@@ -77,18 +77,18 @@ def diagnose(log: str, code: int | None = None) -> Diagnosis:
     A known failure if there is one, else the first exception that is no consequence of another: vLLM's innermost
     process, where things go wrong, writes first. Warnings and their tracebacks count for nothing.
     """
-    said = [line for line in _errors(log) if line.strip()]
-    useful = [line for line in said if not _NOISE.search(line)]
+    errors = [line for line in _errors(log) if line.strip()]
+    useful = [line for line in errors if not _NOISE.search(line)]
     useful = [line for line in useful if not _WRAPPER.search(line)] or useful
     lines = tuple(dict.fromkeys(_short(line) for line in useful))[-5:]
     for pattern, say, key in _PATTERNS:
-        for line in said:
-            if not _SOURCE.match(line) and (found := pattern.search(line)):
-                return Diagnosis(_short(say.format(_message(line), *found.groups())), key, lines)
-    for at, line in enumerate(said):
+        for line in errors:
+            if not _SOURCE.match(line) and (match := pattern.search(line)):
+                return Diagnosis(_short(say.format(_message(line), *match.groups())), key, lines)
+    for at, line in enumerate(errors):
         if _EXCEPTION.match(line) and not _WRAPPER.search(line):
-            return Diagnosis(_short(_with_context(said, at)), "engine.args", lines)
-    died = next((line for line in said if "died unexpectedly" in line), "")
+            return Diagnosis(_short(_with_context(errors, at)), "engine.args", lines)
+    died = next((line for line in errors if "died unexpectedly" in line), "")
     if not died and code == -9:
         died = "perhaps the system ran out of memory"
     return Diagnosis(_short(died), "engine", lines)
@@ -109,18 +109,18 @@ def _errors(log: str) -> Iterator[str]:
 
 def _message(line: str) -> str:
     """An exception's own words."""
-    return line[found.end() :].strip() if (found := _EXCEPTION.match(line)) else line.strip()
+    return line[match.end() :].strip() if (match := _EXCEPTION.match(line)) else line.strip()
 
 
-def _with_context(said: list[str], at: int) -> str:
+def _with_context(errors: list[str], at: int) -> str:
     """The exception; where it says nothing itself, with what stands near."""
-    line = said[at]
-    if "validation error" in line and at + 1 < len(said):  # pydantic's words stand on the next line
-        return said[at + 1].strip().removeprefix("Value error, ").partition(" [type=")[0]
+    line = errors[at]
+    if "validation error" in line and at + 1 < len(errors):  # pydantic's words stand on the next line
+        return errors[at + 1].strip().removeprefix("Value error, ").partition(" [type=")[0]
     if ":" in line:
         return line
-    source = next((text.strip() for text in reversed(said[:at]) if text.strip(" ~^")), "nothing more is said")
-    place = next((found for text in reversed(said[:at]) if (found := _PLACE.search(text))), None)
+    source = next((text.strip() for text in reversed(errors[:at]) if text.strip(" ~^")), "nothing more is said")
+    place = next((match for text in reversed(errors[:at]) if (match := _PLACE.search(text))), None)
     return f"{line}: {source}" + (f" ({place[1]}, line {place[2]})" if place else "")
 
 

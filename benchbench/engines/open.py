@@ -19,7 +19,7 @@ from benchbench.spec import Cell, EndpointEngine, Plan, SimulatorEngine, VllmSer
 if TYPE_CHECKING:
     import numpy as np
 
-    from benchbench.engines.process import Owned
+    from benchbench.engines.process import EngineProcess
     from benchbench.loadgen.job import Job
 
 
@@ -70,39 +70,39 @@ class Hooks:
     """What starting an engine takes besides the plan.
 
     `logs`: folder for what a launched engine says. `progress(what, seconds, last line)` is called about once a second
-    while it starts. `stop`: when this descriptor becomes readable, the start is given up. `meanwhile` is called once,
+    while it starts. `stop`: when this descriptor becomes readable, the start is given up. `preload` is called once,
     for what else has to be got ready.
     """
 
     logs: Path
     progress: Callable[[str, float, str], None] = lambda *_: None
     stop: int | None = None
-    meanwhile: Callable[[], None] = lambda: None
+    preload: Callable[[], None] = lambda: None
 
 
 @contextlib.contextmanager
 def open_engine(plan: Plan, hooks: Hooks) -> Iterator[Opened]:
     """The server of a plan, for as long as the block runs. Raises EngineError."""
-    engine, meanwhile = plan.spec.engine, hooks.meanwhile
+    engine, preload = plan.spec.engine, hooks.preload
     if isinstance(engine, EndpointEngine):
         access = access_of(engine, _connect_s(plan))
-        meanwhile()
+        preload()
         yield _prepared(plan, engine.url, access)
     elif isinstance(engine, VllmServeEngine):
-        meanwhile()
+        preload()
         with _served(engine, plan, hooks) as opened:
             yield opened
     elif isinstance(engine, SimulatorEngine):
-        with _simulator(engine, plan, meanwhile) as url:
+        with _simulator(engine, plan, preload) as url:
             yield _prepared(plan, url, Access())
 
 
 def _prepared(plan: Plan, url: str, access: Access) -> Opened:
     """Ask the server what it is, and find out how prompts get their exact lengths."""
     model = plan.spec.model
-    found = attach(url, model, access)
-    opened = Opened(url, None, None, access, found, found.notes)
-    if found.reset_prefix_cache is False and any(cell.rounds.reset_prefix_cache for cell in plan.cells):
+    capabilities = attach(url, model, access)
+    opened = Opened(url, None, None, access, capabilities, capabilities.notes)
+    if capabilities.reset_prefix_cache is False and any(cell.rounds.reset_prefix_cache for cell in plan.cells):
         note = "rounds.reset_prefix_cache: the server has no such route (vLLM has it in its development mode)"
         opened = replace(opened, notes=(*opened.notes, note))
     ids = next((cell for cell in plan.cells if cell.prompts.kind == "token_ids"), None)
@@ -141,14 +141,14 @@ def _fitted(cell: Cell, url: str, access: Access) -> tuple[Fitted, str]:
     )
 
 
-def start_facts(env: Mapping[str, Any], owned: Owned, ready_s: float) -> dict[str, Any]:
+def start_facts(env: Mapping[str, Any], process: EngineProcess, ready_s: float) -> dict[str, Any]:
     """What the manifest says of an engine that we launched; `log` is relative to the run's folder."""
     return {
-        "pid": owned.pid,
+        "pid": process.pid,
         "env": env,
-        "log": f"{owned.log.parent.name}/{owned.log.name}",
+        "log": f"{process.log.parent.name}/{process.log.name}",
         "ready_s": ready_s,
-        "ranks": list((owned.ranks or {}).values()),
+        "ranks": list((process.ranks or {}).values()),
     }
 
 
@@ -164,13 +164,13 @@ def _served(engine: VllmServeEngine, plan: Plan, hooks: Hooks) -> Iterator[Opene
     with serve(
         engine, plan.spec.model, hooks.logs, progress=progress, stop=hooks.stop, connect_s=_connect_s(plan)
     ) as served:
-        opened, owned = _prepared(plan, served.url, served.access), served.owned
-        start = {**start_facts(engine.env, owned, served.ready_s), "argv": list(served.argv)}
-        yield replace(opened, watch=(owned.events_fd, owned.died), start=start)
+        opened, process = _prepared(plan, served.url, served.access), served.process
+        start = {**start_facts(engine.env, process, served.ready_s), "argv": list(served.argv)}
+        yield replace(opened, watch=(process.events_fd, process.died), start=start)
 
 
 @contextlib.contextmanager
-def _simulator(engine: SimulatorEngine, plan: Plan, meanwhile: Callable[[], None]) -> Iterator[str]:
+def _simulator(engine: SimulatorEngine, plan: Plan, preload: Callable[[], None]) -> Iterator[str]:
     from benchbench.engines.simulator import ProfileError, SimulatorError, SimulatorProcess
 
     models = sorted({cell.model for cell in plan.cells}) or [plan.spec.model]
@@ -184,7 +184,7 @@ def _simulator(engine: SimulatorEngine, plan: Plan, meanwhile: Callable[[], None
             models=models,
             start="" if start.block is None else f"{start.variant}/{start.block}",
         ) as process:
-            meanwhile()
+            preload()
             yield process.url
     except ProfileError as error:
         raise EngineError(str(error), "engine.profile") from None

@@ -26,7 +26,7 @@ _MARK = "BENCHBENCH_ENGINE"  # variable that descendants have in common, for whe
 _TEXT_BYTES = 1 << 19  # a log's end in which reasons are looked for
 
 
-class Owned:
+class EngineProcess:
     """A process and all its descendants; a context manager.
 
     `log` is appended to: the engine's output, without the values of variables of `env` with telling names. `pass_fds`
@@ -52,7 +52,7 @@ class Owned:
         self._lost: dict[str, Any] | None = None
         self._failed: dict[str, Any] | None = None
         self._closing = self._ended = self._orphaned = self._stopped = False
-        self._said = b""
+        self._unread = b""
         self.pid = 0
         self.ranks: dict[int, str] | None = None
         config = {
@@ -81,7 +81,7 @@ class Owned:
         self.events_fd = self._process.stdout.fileno()
         os.set_blocking(self.events_fd, False)
         try:
-            self._tell(json.dumps(config).encode() + b"\n")
+            self._send(json.dumps(config).encode() + b"\n")
             while not (self.pid or self._failed or self._ended):
                 self._read(None)
         except BaseException:
@@ -104,7 +104,7 @@ class Owned:
 
     def ready(self) -> None:
         """Say that the engine works, so that from now on each of its `ranks` is missed when it ends."""
-        self._tell(b"ready\n")
+        self._send(b"ready\n")
         while self.ranks is None and not self._ended:
             self._read(None)
 
@@ -114,8 +114,8 @@ class Owned:
         Never waits. A rank's end is known at once, the reason in the log a little later: ask again after `close`.
         """
         self._read(0)
-        found = self.diagnosis()
-        return None if found is None else self._how() + (f": {found.reason}" if found.reason else "")
+        diagnosis = self.diagnosis()
+        return None if diagnosis is None else self._how() + (f": {diagnosis.reason}" if diagnosis.reason else "")
 
     def diagnosis(self) -> Diagnosis | None:
         """What the log says about the engine's end; None while it lives."""
@@ -164,7 +164,7 @@ class Owned:
 
     # ---- The supervisor -----------------------------------------------------------------------------------
 
-    def _tell(self, line: bytes) -> None:
+    def _send(self, line: bytes) -> None:
         with contextlib.suppress(OSError):  # it is gone: `died` says so
             while line:
                 line = line[self._lifeline.write(line) or 0 :]
@@ -176,7 +176,7 @@ class Owned:
         data = os.read(self.events_fd, 1 << 16)
         if not data:
             self._ended, self._orphaned = True, not self._closing
-        *lines, self._said = (self._said + data).split(b"\n")
+        *lines, self._unread = (self._unread + data).split(b"\n")
         for event in map(json.loads, lines):
             self._take(event)
 
@@ -200,7 +200,7 @@ class Owned:
     def _kill_orphans(self) -> None:
         """The supervisor was killed: find what it left by its session and by our mark in its environment."""
         noted, deadline = set[str](), time.monotonic() + _PATIENCE_S
-        while (rest := [one for one in living(psutil.process_iter()) if self._is_ours(one)]) and (
+        while (rest := [process for process in living(psutil.process_iter()) if self._is_ours(process)]) and (
             time.monotonic() < deadline
         ):
             noted |= segments(rest) - self._known

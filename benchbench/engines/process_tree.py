@@ -17,22 +17,22 @@ _TRACKER = re.compile(r"from \S*resource_tracker import main")
 
 def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     """Those that still run: not ended, not waiting to be reaped."""
-    found = []
+    members = []
     for process in processes:
         with contextlib.suppress(psutil.Error):
             if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
+                members.append(process)
+    return members
 
 
 def words(process: psutil.Process) -> list[str]:
     """Its command line, after which its name; what cannot be read is left out."""
-    said: list[str] = []
+    command: list[str] = []
     with contextlib.suppress(psutil.Error):
-        said += process.cmdline()
+        command += process.cmdline()
     with contextlib.suppress(psutil.Error):
-        said.append(process.name())
-    return said
+        command.append(process.name())
+    return command
 
 
 def in_session(process: psutil.Process, leader: int) -> bool:

@@ -60,8 +60,8 @@ class Log:
         """Take what was read; `last`: no more comes, so an unfinished line is one."""
         rest = self._rest + data
         end = len(rest) if last else max(rest.rfind(b"\n"), rest.rfind(b"\r")) + 1
-        said, self._rest = rest[:end], rest[end : end + LINE_BYTES]
-        done = mask_text(said.decode(errors="surrogateescape"), self._secrets).encode(errors="surrogateescape")
+        text, self._rest = rest[:end], rest[end : end + LINE_BYTES]
+        done = mask_text(text.decode(errors="surrogateescape"), self._secrets).encode(errors="surrogateescape")
         self._bytes += len(done)
         with contextlib.suppress(OSError):  # a full disk must not hold up the engine
             if self._bytes > LOG_BYTES:
@@ -71,7 +71,7 @@ class Log:
                 done = done[os.write(self._fd, done) :]
 
 
-def tell(event: str, **facts: object) -> None:
+def emit(event: str, **facts: object) -> None:
     """One event to whoever started us; they may be dead."""
     with contextlib.suppress(OSError):
         os.write(1, json.dumps({"event": event, **facts}).encode() + b"\n")
@@ -81,13 +81,13 @@ class Supervisor:
     """One engine, from its start to its end; single-threaded, asleep unless something happens."""
 
     def __init__(self, config: Mapping[str, Any], commands: bytes) -> None:
-        self._config, self._said = config, commands
+        self._config, self._unread = config, commands
         self._known = set(config["known"])
         self._segments: set[str] = set()
         self._seen: set[psutil.Process] = set()
         self._ranks: dict[int, str] = {}  # pid -> name
         self._lost_at: float | None = None
-        self._asked = self._told_to_end = False
+        self._stopping = self._terminating = False
         self._me = psutil.Process()
         self._log = Log(2, secrets_of(config["env"]))
         self._selector = selectors.DefaultSelector()
@@ -99,7 +99,7 @@ class Supervisor:
         if not self._start():
             return
         self._obey(b"")
-        while not self._asked:
+        while not self._stopping:
             self._turn(None)
         self._stop()
 
@@ -131,13 +131,13 @@ class Supervisor:
                 preexec_fn=partial(_begin, os.getpid(), config["nice"]),  # noqa: PLW1509 - there is one thread
             )
         except OSError as error:
-            tell("failed", errno=error.errno, error=error.strerror, file=error.filename)
+            emit("failed", errno=error.errno, error=error.strerror, file=error.filename)
             return False
         finally:
             for fd in (theirs, *config["pass_fds"]):
                 os.close(fd)  # so that their other ends see the engine's end
         self._selector.register(self._output, selectors.EVENT_READ, self._pump)
-        tell("started", pid=self._main.pid)
+        emit("started", pid=self._main.pid)
         return True
 
     # ---- Events -------------------------------------------------------------------------------------------
@@ -150,24 +150,24 @@ class Supervisor:
         data = os.read(0, 4096)
         if not data:
             self._selector.unregister(0)
-            self._asked = True
+            self._stopping = True
         self._obey(data)
 
     def _obey(self, data: bytes) -> None:
-        *lines, self._said = (self._said + data).split(b"\n")
+        *lines, self._unread = (self._unread + data).split(b"\n")
         if b"ready" in lines:
             self._watch_ranks()
 
     def _signalled(self) -> None:
         numbers = self._woken.recv(4096)
-        self._asked |= signal.SIGTERM in numbers or signal.SIGINT in numbers
+        self._stopping |= signal.SIGTERM in numbers or signal.SIGINT in numbers
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 if ended[0] == self._main.pid:
                     self._main.returncode = os.waitstatus_to_exitcode(ended[1])
                     self._note_segments()
                     self._drain()  # whoever hears of the end finds its reason in the log
-                    tell("exited", code=self._main.returncode, asked=self._told_to_end)
+                    emit("exited", code=self._main.returncode, asked=self._terminating)
 
     def _pump(self) -> bool:
         """Log what the engine has written; False when there is nothing now."""
@@ -198,15 +198,15 @@ class Supervisor:
         """
         self._note_segments()
         prefix = self._config["env"].get("VLLM_PROCESS_NAME_PREFIX", "VLLM") + "::"
-        found = {process.pid: words(process) for process in self._others() if process.pid != self._main.pid}
-        ranks = {pid: name for pid, said in found.items() for name in said if name.startswith(prefix)}
+        commands = {process.pid: words(process) for process in self._others() if process.pid != self._main.pid}
+        ranks = {pid: name for pid, command in commands.items() for name in command if name.startswith(prefix)}
         if not ranks:
             ours = _executable(self._main.pid)
             ranks = {
-                pid: said[-1]
-                for pid, said in found.items()
+                pid: command[-1]
+                for pid, command in commands.items()
                 if ours and _executable(pid) == ours
-                if not any("compile_worker" in word for word in said)
+                if not any("compile_worker" in word for word in command)
             }
         for pid in ranks.keys() - self._ranks.keys():  # each once, however often we are told
             self._ranks[pid] = ranks[pid]
@@ -217,16 +217,16 @@ class Supervisor:
                     self._lose(pid)
                 else:
                     self._selector.register(fd, selectors.EVENT_READ, partial(self._lose, pid, fd))
-        tell("ranks", ranks=[{"pid": pid, "name": name} for pid, name in ranks.items()])
+        emit("ranks", ranks=[{"pid": pid, "name": name} for pid, name in ranks.items()])
 
     def _lose(self, pid: int, fd: int | None = None) -> None:
         by = _end_signal(pid)
         if fd is not None:
             self._selector.unregister(fd)
             os.close(fd)
-        if self._main.returncode is None and not self._asked:
+        if self._main.returncode is None and not self._stopping:
             self._lost_at = self._lost_at or time.monotonic()
-            tell("lost", pid=pid, name=self._ranks[pid], signal=by)
+            emit("lost", pid=pid, name=self._ranks[pid], signal=by)
             self._note_segments()
 
     # ---- The end ------------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ class Supervisor:
     def _tree(self) -> list[psutil.Process]:
         self._seen.update(self._me.children(recursive=True))
         if sys.platform != "linux":  # where orphans are nobody's
-            self._seen.update(one for one in psutil.process_iter() if in_session(one, self._main.pid))
+            self._seen.update(process for process in psutil.process_iter() if in_session(process, self._main.pid))
         self._seen = {process for process in self._seen if process.is_running()}
         return list(self._seen)
 
@@ -257,9 +257,9 @@ class Supervisor:
             left_s = self._lost_at + min(REASON_S, grace_s) - time.monotonic()
             self._until(lambda: self._main.returncode is not None, left_s)
         self._drain()
-        tell("stopping", log_bytes=os.fstat(2).st_size)
+        emit("stopping", log_bytes=os.fstat(2).st_size)
         if self._main.returncode is None:
-            self._told_to_end = True
+            self._terminating = True
             os.kill(self._main.pid, signal.SIGTERM)  # not Popen's: that would reap it unseen
             self._until(lambda: self._main.returncode is not None, grace_s)
         self._until(lambda: not self._others(), min(SETTLE_S, grace_s))
@@ -279,7 +279,7 @@ class Supervisor:
         unlink_unheld(self._segments)
         self._drain()
         self._log.write(b"", last=True)
-        tell("stopped")
+        emit("stopped")
 
 
 def _begin(parent_pid: int, nice: int) -> None:

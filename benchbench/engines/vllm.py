@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from benchbench.engines.log_diagnosis import diagnose, plain
-from benchbench.engines.process import Owned
+from benchbench.engines.process import EngineProcess
 from benchbench.errors import EngineError, LaunchStoppedError
 from benchbench.openai.client import http_session, read_models
 from benchbench.openai.target import GENERATION, MODELS, Access, untimed_body
@@ -40,7 +40,7 @@ class Served:
 
     url: str
     access: Access
-    owned: Owned
+    process: EngineProcess
     argv: tuple[str, ...]
     ready_s: float
 
@@ -155,12 +155,12 @@ def serve(
     env, port = environment_of(engine), free_port(engine.host, engine.port)
     argv = command_line(engine, model, port)
     access = Access({"Authorization": f"Bearer {key}"} if (key := env.get("VLLM_API_KEY")) else {}, connect_s=connect_s)
-    begun, owned = time.monotonic(), own(engine, argv, next_log(folder))
+    begun, process = time.monotonic(), start_process(engine, argv, next_log(folder))
     url = f"http://[{engine.host}]:{port}" if ":" in engine.host else f"http://{engine.host}:{port}"
-    with owned:
-        asyncio.run(_Launch(engine, model, owned, url, access, progress, stop, begun).wait())
-        owned.ready()
-        yield Served(url, access, owned, tuple(masked(argv)), time.monotonic() - begun)
+    with process:
+        asyncio.run(_Launch(engine, model, process, url, access, progress, stop, begun).wait())
+        process.ready()
+        yield Served(url, access, process, tuple(masked(argv)), time.monotonic() - begun)
 
 
 def next_log(folder: Path) -> Path:
@@ -172,11 +172,11 @@ def next_log(folder: Path) -> Path:
     return path
 
 
-def own(engine: Launched, argv: Sequence[str], log: Path, pass_fds: Sequence[int] = ()) -> Owned:
+def start_process(engine: Launched, argv: Sequence[str], log: Path, pass_fds: Sequence[int] = ()) -> EngineProcess:
     """The engine's processes, which `argv` starts. Raises EngineError, and OSError when `log` can't be written to."""
     cwd, nice = engine.cwd and _absolute(engine.cwd), engine.nice if isinstance(engine, VllmServeEngine) else 0
     try:
-        return Owned(argv, environment_of(engine), cwd, log, pass_fds, nice=nice)
+        return EngineProcess(argv, environment_of(engine), cwd, log, pass_fds, nice=nice)
     except OSError as error:
         where = str(error.filename)
         if where == str(log):
@@ -192,7 +192,7 @@ class _Launch:
 
     engine: VllmServeEngine
     model: str
-    owned: Owned
+    process: EngineProcess
     url: str
     access: Access
     progress: Callable[[float, str], None]
@@ -217,9 +217,11 @@ class _Launch:
             path = engine.ready.path
             if (await _answer(partial(request, path), lambda status: status in {200, 404}))[0] == 404:
                 raise EngineError(f"the server has no {path} (status 404)", "engine.ready.path")
-            found = read_models(*await _answer(partial(request, MODELS)), self.model)
-            if found.models and self.model not in found.models:
-                raise EngineError(f"the server does not serve {self.model!r}", "model", allowed=", ".join(found.models))
+            capabilities = read_models(*await _answer(partial(request, MODELS)), self.model)
+            if capabilities.models and self.model not in capabilities.models:
+                raise EngineError(
+                    f"the server does not serve {self.model!r}", "model", allowed=", ".join(capabilities.models)
+                )
             self.doing = "first request"
             prompt = "Hi" if engine.api == "chat" else [1, 2]
             body = untimed_body(self.model, engine.api, prompt, 1, engine.extra_body)
@@ -234,7 +236,7 @@ class _Launch:
     def _look(self) -> None:
         """Raise when there is nothing more to wait for; else say how long it takes, now and then."""
         waited = time.monotonic() - self.begun
-        if died := self.owned.died():
+        if died := self.process.died():
             raise self._failure(died)
         if self.stop is not None and select.select([self.stop], [], [], 0)[0]:
             raise LaunchStoppedError
@@ -242,10 +244,10 @@ class _Launch:
             raise self._failure(f"not ready within {self.engine.ready.timeout_s:g} s", "engine.ready.timeout_s")
         if waited - self.told >= PROGRESS_S:
             self.told = waited
-            self.progress(waited, plain(next(iter(self.owned.tail(1)), "")).strip())
+            self.progress(waited, plain(next(iter(self.process.tail(1)), "")).strip())
 
     def _failure(self, what: str, key: str = "engine") -> EngineError:
-        return failure(self.engine, self.owned, f"{self.doing}: {what}", key)
+        return failure(self.engine, self.process, f"{self.doing}: {what}", key)
 
 
 async def _answer(
@@ -262,15 +264,15 @@ async def _answer(
         await asyncio.sleep(POLL_S)
 
 
-def failure(engine: Launched, owned: Owned, what: str, key: str | None = None) -> EngineError:
+def failure(engine: Launched, process: EngineProcess, what: str, key: str | None = None) -> EngineError:
     """The error for a launch that failed, with what its log says last; `key` is at fault if it gives no reason."""
-    found = owned.diagnosis() or diagnose(owned.text())
-    reason = f": {found.reason}" if found.reason and found.reason not in what else ""
+    diagnosis = process.diagnosis() or diagnose(process.text())
+    reason = f": {diagnosis.reason}" if diagnosis.reason and diagnosis.reason not in what else ""
     if "lacks the module" in reason and isinstance(engine, VllmInprocessEngine):
         reason += " (benchbench has to be installed beside vLLM)"
-    at = found.key if found.reason or key is None else key
+    at = diagnosis.key if diagnosis.reason or key is None else key
     at = "engine.args.model" if at == "model" and "model" in engine.args else at
-    return EngineError(f"{what}{reason}", at, lines=(*found.lines, f"whole log: {owned.log}"))
+    return EngineError(f"{what}{reason}", at, lines=(*diagnosis.lines, f"whole log: {process.log}"))
 
 
 def _has_token(body: bytes) -> bool:

@@ -70,7 +70,7 @@ def engine_environment(
     steer kernels), `python`, `packages` (name: version), `sources` (packages that run from a checkout: path, commit,
     dirty), `vllm` and `torch` (version, commit, hip, cuda).
     """
-    found: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     notes: list[str] = []
     folder: Path | None = None
     if pid is not None:
@@ -79,24 +79,24 @@ def engine_environment(
         try:
             process = psutil.Process(pid)
             command = process.cmdline()
-            found["command"] = command
+            facts["command"] = command
             if hasattr(process, "cpu_affinity"):
-                found["affinity"] = ranges(process.cpu_affinity() or [])
+                facts["affinity"] = ranges(process.cpu_affinity() or [])
             env = process.environ() if env is None else env
             folder = Path(process.cwd()) if "-m" in command else None
             python = _interpreter(process, env) if python is None else python
         except (psutil.Error, OSError, _UnknownError) as error:
             notes.append(_unknown(pid, error))
     env = {} if env is None else env
-    found["env"] = {name: env[name] for name in sorted(env) if _STEERING.fullmatch(name)}
+    facts["env"] = {name: env[name] for name in sorted(env) if _STEERING.fullmatch(name)}
     packages: dict[str, str] = {}
     if python is not None:
         try:
-            told, packages = _python_facts(str(python), env, folder)
-            found |= told
+            answer, packages = _python_facts(str(python), env, folder)
+            facts |= answer
         except (OSError, subprocess.SubprocessError, ValueError) as error:
             notes.append(f"{python} does not tell its packages: {_why(error)}")
-    hidden = masked(found, secrets=secrets_of(env))
+    hidden = masked(facts, secrets=secrets_of(env))
     # Packages are left as they are: google-auth has a version, not a secret.
     return {name: value for name, value in {**hidden, "packages": packages, "notes": notes}.items() if value}
 
@@ -142,7 +142,9 @@ def _listener(port: int) -> int:
         connections = psutil.net_connections("tcp")
     except (psutil.Error, OSError):
         raise _UnknownError(f"this platform does not tell which process listens at port {port}") from None
-    listening = [(one.pid, *one.laddr) for one in connections if one.status == psutil.CONN_LISTEN]
+    listening = [
+        (connection.pid, *connection.laddr) for connection in connections if connection.status == psutil.CONN_LISTEN
+    ]
     local = [pid for pid, ip, at in listening if at == port and (is_loopback(ip) or ip in {"0.0.0.0", "::"})]  # noqa: S104
     if not local:
         raise _UnknownError(f"nobody listens at port {port} of this host")
@@ -194,29 +196,31 @@ def _unknown(pid: int, error: Exception) -> str:
 
 def _python_facts(python: str, env: Mapping[str, str], folder: Path | None) -> tuple[dict[str, Any], dict[str, str]]:
     """Facts by key, and the packages."""
-    told = _asked(python, env.get("PYTHONPATH"), env.get("LD_LIBRARY_PATH"), folder)
-    origins = {name: Path(path) for name, path in told["origins"].items()}
+    answer = _interpreter_facts(python, env.get("PYTHONPATH"), env.get("LD_LIBRARY_PATH"), folder)
+    origins = {name: Path(path) for name, path in answer["origins"].items()}
     sources = {}
-    for name, (url, commit) in told["direct"].items():
+    for name, (url, commit) in answer["direct"].items():
         state = {"url": url, "commit": commit} if commit else git_state(Path(unquote(urlsplit(url).path)))
         if state:
             sources[name] = state
     for name, origin in origins.items():
         if name not in sources and (state := git_state(origin)):
             sources[name] = state
-    facts = {"python": {"executable": python, "version": told["version"]}, "sources": sources}
+    facts = {"python": {"executable": python, "version": answer["version"]}, "sources": sources}
     for name, file in (("vllm", "_version.py"), ("torch", "version.py")):
         if name in origins:
             stated = _stated(origins[name].parent / file)
-            version = stated.get("__version__") or told["packages"].get(name)
+            version = stated.get("__version__") or answer["packages"].get(name)
             commit = stated.get("git_version") or stated.get("commit_id")
             more = {key: stated.get(key) for key in ("cuda", "hip", "rocm")}
             facts[name] = {k: v for k, v in {"version": version, "commit": commit, **more}.items() if v}
-    return facts, dict(sorted(told["packages"].items(), key=lambda item: item[0].lower()))
+    return facts, dict(sorted(answer["packages"].items(), key=lambda item: item[0].lower()))
 
 
 @functools.cache
-def _asked(python: str, pythonpath: str | None, libraries: str | None, folder: Path | None) -> dict[str, Any]:
+def _interpreter_facts(
+    python: str, pythonpath: str | None, libraries: str | None, folder: Path | None
+) -> dict[str, Any]:
     """The interpreter's answer to `_ASK_PYTHON`, in some 0.1 s. Raises OSError, SubprocessError and ValueError."""
     import orjson
 
@@ -233,10 +237,10 @@ def _asked(python: str, pythonpath: str | None, libraries: str | None, folder: P
         check=True,
         stdin=subprocess.DEVNULL,
     )
-    told = orjson.loads(done.stdout.splitlines()[-1] if done.stdout else b"")
-    if not isinstance(told, dict) or "packages" not in told:
+    answer = orjson.loads(done.stdout.splitlines()[-1] if done.stdout else b"")
+    if not isinstance(answer, dict) or "packages" not in answer:
         raise ValueError("it answers something else")
-    return told
+    return answer
 
 
 def _stated(path: Path) -> dict[str, str]:
@@ -245,7 +249,7 @@ def _stated(path: Path) -> dict[str, str]:
         text = path.read_text(encoding="utf-8")
     except OSError:
         return {}
-    return {name: found[2] for found in _STATED.finditer(text) for name in found[1].split(" = ")}
+    return {name: match[2] for match in _STATED.finditer(text) for name in match[1].split(" = ")}
 
 
 def _why(error: Exception) -> str:

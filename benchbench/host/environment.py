@@ -44,13 +44,13 @@ def spec_hash(spec: Mapping[str, Any]) -> str:
 
 def versions() -> dict[str, str]:
     """Installed versions of the libraries that can move a number or change a file."""
-    found = {}
+    facts = {}
     for name in _PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            facts[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return facts
 
 
 def git_state(inside: Path) -> dict[str, Any] | None:
@@ -85,7 +85,7 @@ def _git(checkout: Path, *words: str) -> str | None:
 
 def host(root: Path = Path("/")) -> dict[str, Any]:
     """Facts of this host that can move a number. `root` is where `proc`, `sys` and `opt` lie."""
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "name": platform.node(),
         "system": platform.system(),
         "kernel": platform.release(),
@@ -102,20 +102,20 @@ def host(root: Path = Path("/")) -> dict[str, Any]:
         "limits": _limits(),
         "drivers": drivers(root),
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def drivers(root: Path = Path("/")) -> dict[str, str]:
     """Versions of the accelerators' kernel drivers and of ROCm, where there are any."""
-    told = {
+    matches = {
         "nvidia": re.search(r"\s(\d+\.\d+(?:\.\d+)*)\s", _read(root / "proc/driver/nvidia/version")),
         "amdgpu": re.match(r"(\S+)", _read(root / "sys/module/amdgpu/version")),
         "rocm": re.match(r"(\S+)", _read(root / "opt/rocm/.info/version")),
     }
-    found = {name: match[1] for name, match in told.items() if match}
-    if "amdgpu" not in found and (root / "sys/module/amdgpu").is_dir():
-        found["amdgpu"] = "the kernel's own"  # a module that is no package of AMD's states no version
-    return found
+    facts = {name: match[1] for name, match in matches.items() if match}
+    if "amdgpu" not in facts and (root / "sys/module/amdgpu").is_dir():
+        facts["amdgpu"] = "the kernel's own"  # a module that is no package of AMD's states no version
+    return facts
 
 
 def ranges(numbers: Iterable[int]) -> str:
@@ -142,13 +142,13 @@ def _number(text: str) -> int | None:
 
 def _selected(text: str) -> str | None:
     """The choice in brackets: `always [madvise] never`."""
-    found = re.search(r"\[(\w+)\]", text)
-    return found[1] if found else None
+    match = re.search(r"\[(\w+)\]", text)
+    return match[1] if match else None
 
 
 def _cpu_model(root: Path) -> str:
-    found = re.search(r"^model name\s*:\s*(.+)$", _read(root / "proc/cpuinfo"), re.MULTILINE)
-    return found[1] if found else platform.processor()
+    match = re.search(r"^model name\s*:\s*(.+)$", _read(root / "proc/cpuinfo"), re.MULTILINE)
+    return match[1] if match else platform.processor()
 
 
 def _affinity() -> set[int] | None:
@@ -157,8 +157,8 @@ def _affinity() -> set[int] | None:
 
 def _governors(root: Path) -> str | None:
     """The CPUs' frequency governors, each once; virtual machines have none."""
-    found = {_read(path) for path in root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")}
-    return ", ".join(sorted(found - {""})) or None
+    governors = {_read(path) for path in root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")}
+    return ", ".join(sorted(governors - {""})) or None
 
 
 def _numa(root: Path) -> dict[str, str] | None:
@@ -168,8 +168,8 @@ def _numa(root: Path) -> dict[str, str] | None:
 
 
 def _memory(root: Path) -> int | None:
-    found = re.search(r"^MemTotal:\s*(\d+) kB$", _read(root / "proc/meminfo"), re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
+    match = re.search(r"^MemTotal:\s*(\d+) kB$", _read(root / "proc/meminfo"), re.MULTILINE)
+    return int(match[1]) * 1024 if match else None
 
 
 def _limits() -> dict[str, int | None]:

@@ -86,17 +86,17 @@ class Device:
                 continue
             read.due_s = time.monotonic() + read.pause_s
             try:
-                found = read.ask()
+                readings = read.ask()
             except Exception as error:  # noqa: BLE001 - whatever a vendor's library raises ends no sweep
                 if _absent(error) or self.lasting(error):
                     self.reads.remove(read)
                 else:
                     tell(f"{self.label}: {', '.join(read.columns)}: {_told(error)}")
                 continue
-            read.answered |= any(value is not None for value in found.values())
+            read.answered |= any(value is not None for value in readings.values())
             if not read.answered:
                 self.reads.remove(read)
-            row |= {column: value for column, value in found.items() if row.get(column) is None}
+            row |= {column: value for column, value in readings.items() if row.get(column) is None}
         return row
 
 
@@ -124,13 +124,13 @@ def device_facts() -> tuple[list[dict[str, Any]], list[str]]:
 
 def read_now(devices: Sequence[Device], column: str) -> dict[str, float]:
     """One column of each device now, by its label; without those that do not tell."""
-    found = {}
+    readings = {}
     for device in devices:
         for read in device.reads:
             with contextlib.suppress(Exception):
                 if column in read.columns and (value := read.ask()[column]) is not None:
-                    found[device.label] = float(value)
-    return found
+                    readings[device.label] = float(value)
+    return readings
 
 
 def visible(
@@ -212,7 +212,7 @@ def _nvidia_devices(before: int) -> list[Device]:
 def _nvidia(nvml: Any, index: int, place: int) -> Device:  # noqa: ANN401 - a module
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
 
-    def one(column: str, function: str, *arguments: int, scale: float = 1.0, pause_s: float = 0.0) -> Read:
+    def nvml_read(column: str, function: str, *arguments: int, scale: float = 1.0, pause_s: float = 0.0) -> Read:
         def ask() -> dict[str, Value]:
             value = _number(getattr(nvml, function)(handle, *arguments))
             return {column: None if value is None else value * scale}
@@ -220,10 +220,10 @@ def _nvidia(nvml: Any, index: int, place: int) -> Device:  # noqa: ANN401 - a mo
         return Read((column,), ask, pause_s)
 
     def power_now() -> dict[str, Value]:
-        (told,) = nvml.nvmlDeviceGetFieldValues(handle, [nvml.NVML_FI_DEV_POWER_INSTANT])
-        if told.nvmlReturn:
-            raise nvml.NVMLError(told.nvmlReturn)
-        value = _number(told.value.uiVal)
+        (reply,) = nvml.nvmlDeviceGetFieldValues(handle, [nvml.NVML_FI_DEV_POWER_INSTANT])
+        if reply.nvmlReturn:
+            raise nvml.NVMLError(reply.nvmlReturn)
+        value = _number(reply.value.uiVal)
         return {"power_w": None if value is None else value / 1e3}
 
     def throttle(function: str) -> Read:
@@ -236,13 +236,15 @@ def _nvidia(nvml: Any, index: int, place: int) -> Device:  # noqa: ANN401 - a mo
         return {"memory_used_bytes": float(nvml.nvmlDeviceGetMemoryInfo(handle).used)}
 
     reads = [
-        one("energy_j", "nvmlDeviceGetTotalEnergyConsumption", scale=1e-3, pause_s=COUNTER_PAUSE_S),
+        nvml_read("energy_j", "nvmlDeviceGetTotalEnergyConsumption", scale=1e-3, pause_s=COUNTER_PAUSE_S),
         Read(("power_w",), power_now),
-        one("power_w", "nvmlDeviceGetPowerUsage", scale=1e-3),  # the mean of the last second, on most since Ampere
-        one("core_clock_mhz", "nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
-        one("memory_clock_mhz", "nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM),
-        one("temperature_c", "nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
-        one("temperature_c", "nvmlDeviceGetTemperatureV", nvml.NVML_TEMPERATURE_GPU),  # from CUDA 14 on
+        nvml_read(
+            "power_w", "nvmlDeviceGetPowerUsage", scale=1e-3
+        ),  # the mean of the last second, on most since Ampere
+        nvml_read("core_clock_mhz", "nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
+        nvml_read("memory_clock_mhz", "nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM),
+        nvml_read("temperature_c", "nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
+        nvml_read("temperature_c", "nvmlDeviceGetTemperatureV", nvml.NVML_TEMPERATURE_GPU),  # from CUDA 14 on
         Read(("utilisation",), utilisation),
         Read(("memory_used_bytes",), memory),
         throttle("nvmlDeviceGetCurrentClocksEventReasons"),
@@ -290,21 +292,21 @@ def _amd(amdsmi: Any, handle: Any, index: int, place: int) -> Device:  # noqa: A
     edge, hotspot = amdsmi.AmdSmiTemperatureType.EDGE, amdsmi.AmdSmiTemperatureType.HOTSPOT
 
     def clock(kind: Any, name: str) -> float | None:  # noqa: ANN401 - an enum of amdsmi
-        told = amdsmi.amdsmi_get_clock_info(handle, kind)
-        return _first(told.get(name), told.get("cur_clk") if name == "clk" else None)  # before ROCm 6.2
+        reply = amdsmi.amdsmi_get_clock_info(handle, kind)
+        return _first(reply.get(name), reply.get("cur_clk") if name == "clk" else None)  # before ROCm 6.2
 
     def temperature(kind: Any, metric: Any) -> float | None:  # noqa: ANN401 - enums of amdsmi
-        told = _number(amdsmi.amdsmi_get_temp_metric(handle, kind, metric))
-        return told / 1e3 if told is not None and told > 1000 else told  # some versions tell millidegrees
+        reply = _number(amdsmi.amdsmi_get_temp_metric(handle, kind, metric))
+        return reply / 1e3 if reply is not None and reply > 1000 else reply  # some versions tell millidegrees
 
     def power() -> float | None:
-        told = amdsmi.amdsmi_get_power_info(handle)
+        reply = amdsmi.amdsmi_get_power_info(handle)
         names = ("current_socket_power", "average_socket_power", "socket_power")
-        return _first(*(told.get(name) for name in names))
+        return _first(*(reply.get(name) for name in names))
 
     def power_limit() -> float | None:
-        told = _number(amdsmi.amdsmi_get_power_cap_info(handle)["power_cap"])
-        return told / 1e6 if told is not None and told > 1e5 else told  # microwatts, watts in old versions
+        reply = _number(amdsmi.amdsmi_get_power_cap_info(handle)["power_cap"])
+        return reply / 1e6 if reply is not None and reply > 1e5 else reply  # microwatts, watts in old versions
 
     facts = _facts(
         {"device": f"gpu{place}", "vendor": "AMD", "index": index},

@@ -175,8 +175,8 @@ class Sampler:
             if self._scope.gpus:
                 from benchbench.host.gpus import open_devices, visible
 
-                found, notes = open_devices()
-                chosen, doubts = visible(found, self._wanted.gpus, self._scope.environment)
+                available, notes = open_devices()
+                chosen, doubts = visible(available, self._wanted.gpus, self._scope.environment)
                 for note in notes + doubts:
                     self._note(note)
                 for device in chosen:  # questions without an answer are dropped here, not while a round runs

@@ -11,7 +11,7 @@ from socket import socketpair
 from typing import TYPE_CHECKING, Any
 
 from benchbench.engines.log_diagnosis import diagnose, plain
-from benchbench.engines.vllm import failure, flags, own, python_of
+from benchbench.engines.vllm import failure, flags, python_of, start_process
 from benchbench.errors import EngineError, LaunchStoppedError, WorkerDiedError
 from benchbench.linux import renice
 from benchbench.loadgen.worker import Worker
@@ -46,13 +46,13 @@ class InprocessWorker(Worker):
         super().__init__(Pipe(ours.detach()))
         argv = [python_of(engine), "-m", "benchbench.inprocess.engine_process", str(theirs.fileno())]
         try:
-            self.owned = own(engine, argv, log, [theirs.fileno()])
+            self.process = start_process(engine, argv, log, [theirs.fileno()])
         except BaseException:
             self._pipe.close()
             raise
         finally:
             theirs.close()
-        self.watch = (self.owned.events_fd, self.owned.died)
+        self.watch = (self.process.events_fd, self.process.died)
         self._send(flags({"model": model} | engine.args))
 
     def ready(self, stop: int | None = None, progress: Callable[[float, str], None] | None = None) -> None:
@@ -64,27 +64,27 @@ class InprocessWorker(Worker):
 
         def tick() -> None:
             if progress:
-                progress(time.monotonic() - begun, plain(next(iter(self.owned.tail(1)), "")))
+                progress(time.monotonic() - begun, plain(next(iter(self.process.tail(1)), "")))
 
         try:
             reply = self._receive(stop, _stopped, begun + limit_s, tick)
         except TimeoutError:
-            raise failure(self._engine, self.owned, f"start: not ready within {limit_s:g} s") from None
+            raise failure(self._engine, self.process, f"start: not ready within {limit_s:g} s") from None
         except WorkerDiedError as error:
-            raise failure(self._engine, self.owned, f"start: {error}") from None
+            raise failure(self._engine, self.process, f"start: {error}") from None
         if isinstance(reply, tuple):
             message, key = reply
             if key:
                 raise EngineError(message, key)
             self._word()  # once it has ended, the log is whole
-            reason = diagnose(self.owned.text()).reason or message[:250]
-            raise failure(self._engine, self.owned, f"start: {reason}")
+            reason = diagnose(self.process.text()).reason or message[:250]
+            raise failure(self._engine, self.process, f"start: {reason}")
         if reply["benchbench"] != __version__:
             message = f"{python_of(self._engine)} has benchbench {reply['benchbench']}, this is {__version__}"
             raise EngineError(message, "engine.python")
         self.facts = reply
-        self.owned.ready()
-        for pid in self.owned.ranks or () if self._engine.nice else ():
+        self.process.ready()
+        for pid in self.process.ranks or () if self._engine.nice else ():
             renice(pid, self._engine.nice)  # not its front end, which stamps the tokens
 
     def run(self, job: Job, stop: int | None = None) -> tuple[RoundColumns, dict[str, Any]]:
@@ -93,7 +93,7 @@ class InprocessWorker(Worker):
         """
         columns, facts = super().run(job, stop)
         if died := facts["engine_died"]:
-            reason = self._word() or f"{died} {diagnose(self.owned.text()).reason}".strip()
+            reason = self._word() or f"{died} {diagnose(self.process.text()).reason}".strip()
             facts["engine_died"] = reason
             if columns is not None:
                 details = columns["error_detail"]
@@ -111,7 +111,7 @@ class InprocessWorker(Worker):
     def close(self) -> None:
         """End the engine and wait until all its processes are gone; may be called again."""
         self._pipe.close()
-        self.owned.close()
+        self.process.close()
 
     def _end(self, error: Exception | None = None) -> str:
         return self._word() or (f"the in-process engine's worker failed: {error}" if error else UNKNOWN)
@@ -119,8 +119,8 @@ class InprocessWorker(Worker):
     def _word(self) -> str | None:
         """What the supervisor knows of the engine's end; waits for it a little, None if nothing has ended."""
         deadline = time.monotonic() + SAID_S
-        while (died := self.owned.died()) is None and (left := deadline - time.monotonic()) > 0:
-            wait([self.owned.events_fd], left)
+        while (died := self.process.died()) is None and (left := deadline - time.monotonic()) > 0:
+            wait([self.process.events_fd], left)
         return died
 
 

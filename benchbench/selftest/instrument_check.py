@@ -45,14 +45,14 @@ def check_self(streams: int, rate: float, seconds: float, url: str | None = None
     from benchbench.engines.simulator import SimulatorProcess
 
     options = {"law": {"kind": "fixed", "ttft_s": TTFT_S, "itl_s": 1 / rate}, "max_num_seqs": max(streams, 256)}
-    found: dict[str, Any] = {"streams": streams, "rate": rate, "seconds": seconds}
+    errors: dict[str, Any] = {"streams": streams, "rate": rate, "seconds": seconds}
     with SimulatorProcess("fixed", options=options) as simulator:
         where = url or simulator.url
         output = max(2, round(rate * seconds))
-        found |= {"server": url or "simulator", "tokens_per_stream": output}
-        found["benchbench"] = asdict(_ours(where, streams, output))
-        found["aiohttp"] = asdict(_aiohttp(where, streams, output))
-    return found
+        errors |= {"server": url or "simulator", "tokens_per_stream": output}
+        errors["benchbench"] = asdict(_ours(where, streams, output))
+        errors["aiohttp"] = asdict(_aiohttp(where, streams, output))
+    return errors
 
 
 def measure_instrument(streams: int, rate: float, seconds: float) -> dict[str, Any]:
@@ -62,8 +62,8 @@ def measure_instrument(streams: int, rate: float, seconds: float) -> dict[str, A
     options = {"law": {"kind": "fixed", "ttft_s": TTFT_S, "itl_s": 1 / rate}, "max_num_seqs": max(streams, 256)}
     output = min(4096, max(2, round(rate * seconds)))
     with SimulatorProcess("fixed", options=options) as simulator:
-        found = asdict(_ours(simulator.url, streams, output))
-    return {"streams": streams, "rate": rate, "tok_s": streams * rate, **found}
+        errors = asdict(_ours(simulator.url, streams, output))
+    return {"streams": streams, "rate": rate, "tok_s": streams * rate, **errors}
 
 
 def _cell(url: str, streams: int, output: int) -> Cell:
@@ -187,7 +187,7 @@ async def _one(session: Any, target: Target, body: bytes) -> tuple[str, tuple[in
     return key, (sent, np.array(stamps, np.int64))
 
 
-def check_text(found: Mapping[str, Any]) -> str:
+def check_text(errors: Mapping[str, Any]) -> str:
     """What `bench check --self` prints."""
     names = {
         "ttft_error_ms_mean": "TTFT error, mean (ms)",
@@ -196,10 +196,10 @@ def check_text(found: Mapping[str, Any]) -> str:
         "lag_ms_p99": "client lag, p99 (ms)",
         "cpu_us_per_token": "CPU per token (us)",
     }
-    ours, theirs = found["benchbench"], found["aiohttp"]
+    ours, theirs = errors["benchbench"], errors["aiohttp"]
     head = (
-        f"{found['streams']} streams x {found['rate']:g} tok/s, {found['tokens_per_stream']} tokens each, "
-        f"against {found['server']}'s own truth"
+        f"{errors['streams']} streams x {errors['rate']:g} tok/s, {errors['tokens_per_stream']} tokens each, "
+        f"against {errors['server']}'s own truth"
     )
     lines = [head, "", f"| {'':22} | {'benchbench':>10} | {'aiohttp':>10} |", f"|{'-' * 24}|{'-' * 11}:|{'-' * 11}:|"]
     for name, title in names.items():

@@ -38,7 +38,7 @@ class Probe:
     ttft_s: float
     tpot_s: float
     problems: tuple[str, ...]
-    told: tuple[str, ...] = ()  # of TELLS
+    reported: tuple[str, ...] = ()  # of TELLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +61,18 @@ def check_sweep(plan: Plan, progress: Callable[[str, float, str], None] = lambda
     Raises EngineError and WorkerDiedError.
     """
     firsts = {start.variant: start for start in reversed(plan.sessions)}
-    found = {
+    checks = {
         variant: _UNBUILT
         if variant and plan.spec.variants[variant].git
         else _check_one(plan.of_session(start), progress)
         for variant, start in sorted(firsts.items())
     }
-    if "" in found:
-        return found[""]
-    busiest = max(found.values(), key=lambda one: one.streams * one.rate)
+    if "" in checks:
+        return checks[""]
+    busiest = max(checks.values(), key=lambda check: check.streams * check.rate)
     return Preflight(
-        tuple(f"{variant}: {line}" for variant, one in found.items() for line in one.lines),
-        tuple(f"{variant}: {problem}" for variant, one in found.items() for problem in one.problems),
+        tuple(f"{variant}: {line}" for variant, check in checks.items() for line in check.lines),
+        tuple(f"{variant}: {problem}" for variant, check in checks.items() for problem in check.problems),
         busiest.streams,
         busiest.rate,
     )
@@ -85,13 +85,13 @@ def _check_one(plan: Plan, progress: Callable[[str, float, str], None]) -> Prefl
         has_counts = bool(opened.url) and opened.capabilities.metrics
         counts = asyncio.run(look(opened.url, opened.access)) if has_counts else None
     shutil.rmtree(logs)
-    found = opened.capabilities
-    lines = [f"server: {found.kind or 'unknown'}, version {found.version or 'unknown'}", *opened.notes]
+    capabilities = opened.capabilities
+    lines = [f"server: {capabilities.kind or 'unknown'}, version {capabilities.version or 'unknown'}", *opened.notes]
     problems = [f"{probe.label}: {problem}" for probe in probes for problem in probe.problems]
     good = [probe for probe in probes if not probe.problems]
-    told = {name for probe in good for name in probe.told}
+    reported = {name for probe in good for name in probe.reported}
     if good:
-        lines += [f"its answers {'tell' if name in told else 'do not tell'} {name}" for name in TELLS]
+        lines += [f"its answers {'tell' if name in reported else 'do not tell'} {name}" for name in TELLS]
     lines += [
         f"{probe.label}: lengths exact both ways; TTFT {probe.ttft_s * 1e3:.1f} ms, TPOT {probe.tpot_s * 1e3:.2f} ms"
         for probe in good
@@ -101,10 +101,12 @@ def _check_one(plan: Plan, progress: Callable[[str, float, str], None]) -> Prefl
     lines.append(f"KV cache: {need:,} tokens at most; the server holds {f'{capacity:,}' if capacity else 'unknown'}")
     if capacity and need > capacity:
         problems.append(f"the largest cell needs {need:,} tokens of KV cache, the server holds {capacity:,}")
-    if found.max_model_len:
+    if capabilities.max_model_len:
         longest = max(cell.input + cell.output for cell in plan.cells)
-        if longest > found.max_model_len:
-            problems.append(f"the longest request has {longest:,} tokens, the server allows {found.max_model_len:,}")
+        if longest > capabilities.max_model_len:
+            problems.append(
+                f"the longest request has {longest:,} tokens, the server allows {capabilities.max_model_len:,}"
+            )
     if not good:
         return Preflight(tuple(lines), tuple(problems), 0, 0.0)
     minutes = sum(_cell_seconds(cell, good) for cell in plan.cells) / 60
@@ -152,18 +154,18 @@ def _probe(worker: Worker, opened: Opened, cell: Cell) -> Probe:
     if tpot < LEAST_TPOT_S:
         return Probe(label, batch, 0.0, 0.0, ("its tokens came all at once: a buffered stream, or a starved client",))
     seen = ((columns["cached_tokens"] >= 0).all(), all(columns["server_metrics"]))
-    told = tuple(name for name, tells in zip(TELLS, seen, strict=True) if tells)
-    return Probe(label, batch, ttft, tpot, (), told)
+    reported = tuple(name for name, tells in zip(TELLS, seen, strict=True) if tells)
+    return Probe(label, batch, ttft, tpot, (), reported)
 
 
 def _problems(columns: Any, asked_input: int) -> list[str]:  # noqa: ANN401 - RoundColumns
     failed = [detail for detail in columns["error_detail"] if detail]
     if failed:
         return [f"{len(failed)} of {len(columns['status'])} requests failed: {failed[0]}"]
-    told = columns["input_tokens"]
-    if (told < 0).any():
+    reported = columns["input_tokens"]
+    if (reported < 0).any():
         return ["the server does not report input tokens (usage), so lengths can't be verified"]
-    wrong = told[told != asked_input]
+    wrong = reported[reported != asked_input]
     return [f"asked for {asked_input} input tokens, the server counted {int(wrong[0])}"] if len(wrong) else []
 
 

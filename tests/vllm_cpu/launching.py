@@ -109,17 +109,17 @@ def read_journal(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def carry_out(spec: Path, run: Path, *options: str, meanwhile: Callable[[Sweeping], bool] | None = None) -> Swept:
+def carry_out(spec: Path, run: Path, *options: str, during: Callable[[Sweeping], bool] | None = None) -> Swept:
     """Sweep `spec` into `run` to its end, after which nothing of it may be left.
 
-    `meanwhile` is called about twice a second until it says True.
+    `during` is called about twice a second until it says True.
     """
     traces, until = Traces(), time.monotonic() + PATIENCE_S
     with sweeping(spec, "--out", run, "--no-plots", *options, env=KEEP_MARK) as sweep:
         while sweep.process.poll() is None and time.monotonic() < until:
             traces.look(sweep)
-            if meanwhile is not None and meanwhile(sweep):
-                meanwhile = None
+            if during is not None and during(sweep):
+                during = None
             time.sleep(0.5)
         assert sweep.process.poll() is not None, f"still running after {PATIENCE_S} s"
         swept = Swept(*sweep.end(), run, traces)

@@ -15,9 +15,9 @@ from benchbench.engines.simulator.server import Server
 
 
 def main() -> None:
-    asked = json.loads(sys.stdin.readline())
-    linux.die_with_parent(asked["parent_pid"])
-    server = Server(SimProfile.model_validate(asked["profile"]), asked["models"], asked["port"])
+    config = json.loads(sys.stdin.readline())
+    linux.die_with_parent(config["parent_pid"])
+    server = Server(SimProfile.model_validate(config["profile"]), config["models"], config["port"])
     threading.Thread(target=_end_with_input, daemon=True).start()
     sys.stdout.write(f"{server.url}\n")
     sys.stdout.flush()

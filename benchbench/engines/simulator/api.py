@@ -141,10 +141,10 @@ def parse_generation(body: bytes, profile: SimProfile, models: Sequence[str], *,
 
 def _logprobs(data: Mapping[str, Any], *, chat: bool) -> int | None:
     """How many likeliest tokens a place are asked, if any. Raises ApiError."""
-    asked = (data.get("top_logprobs", 0) if data.get("logprobs") else None) if chat else data.get("logprobs")
-    if asked is not None and (type(asked) is not int or not 0 <= asked <= MAX_LOGPROBS):
-        raise ApiError(f"logprobs must be from 0 to {MAX_LOGPROBS}. (parameter=logprobs, value={asked})", "logprobs")
-    return asked
+    count = (data.get("top_logprobs", 0) if data.get("logprobs") else None) if chat else data.get("logprobs")
+    if count is not None and (type(count) is not int or not 0 <= count <= MAX_LOGPROBS):
+        raise ApiError(f"logprobs must be from 0 to {MAX_LOGPROBS}. (parameter=logprobs, value={count})", "logprobs")
+    return count
 
 
 def _block_hashes(packed: array[int]) -> Iterator[int]:

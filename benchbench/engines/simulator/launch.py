@@ -36,15 +36,15 @@ class SimulatorProcess:
         models: Sequence[str] = ("sim",),
         start: str = "",
     ) -> None:
-        made = scaled(load_profile(profile, options), scale).model_dump()
-        made["faults"]["start"] = made["faults"]["start"] or start
-        asked = {"profile": made, "models": models, "port": port, "parent_pid": os.getpid()}
+        settings = scaled(load_profile(profile, options), scale).model_dump()
+        settings["faults"]["start"] = settings["faults"]["start"] or start
+        config = {"profile": settings, "models": models, "port": port, "parent_pid": os.getpid()}
         command, pipe = [sys.executable, "-m", "benchbench.engines.simulator"], subprocess.PIPE
         self._process = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True
         )
         assert self._process.stdin  # noqa: S101 - a pipe
-        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.write(json.dumps(config) + "\n")
         self._process.stdin.flush()
 
     @functools.cached_property
@@ -53,8 +53,8 @@ class SimulatorProcess:
         assert self._process.stdout  # noqa: S101 - a pipe
         if url := self._process.stdout.readline().strip():
             return url
-        said = self.close().strip() or "it said nothing"
-        raise SimulatorError(f"the simulator did not start: {said.splitlines()[-1]}")
+        output = self.close().strip() or "it said nothing"
+        raise SimulatorError(f"the simulator did not start: {output.splitlines()[-1]}")
 
     def close(self) -> str:
         """Stop it and wait until it has gone; may be called twice. What it said on standard error."""

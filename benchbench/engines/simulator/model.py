@@ -46,8 +46,8 @@ class _Sequence:
     start: int = -1  # when it was first scheduled
     computed: int = 0  # tokens in the KV cache
     cached: int = 0  # of them, found in the prefix cache at first
-    made: int = 0  # output tokens generated
-    told: int = 0  # of them, told in events
+    generated: int = 0  # output tokens generated
+    emitted: int = 0  # of them, told in events
     dead: bool = False
 
 
@@ -220,7 +220,7 @@ class BatchModel(_Engine):
         budget, preempted, i = self.profile.max_num_batched_tokens, False, 0
         while i < len(self._running) and budget:
             sequence = self._running[i]
-            new = min(sequence.prompt + sequence.made - sequence.computed, budget)
+            new = min(sequence.prompt + sequence.generated - sequence.computed, budget)
             while self.kv_used + new > self.profile.kv_tokens:
                 self._preempt()
                 preempted = True
@@ -246,7 +246,7 @@ class BatchModel(_Engine):
             if sequence.arrival > start:
                 break
             hit = self._cache.hit_tokens(sequence.blocks, sequence.prompt) if self._cache else 0
-            new = min(sequence.prompt + sequence.made - hit, budget)
+            new = min(sequence.prompt + sequence.generated - hit, budget)
             if self.kv_used + hit + new > self.profile.kv_tokens:
                 break
             self._running.append(self._waiting.popleft())
@@ -264,15 +264,15 @@ class BatchModel(_Engine):
         """What the planned step makes of each of its requests, told at `end`."""
         for sequence, new in self._step:
             sequence.computed += new
-            if sequence.computed < sequence.prompt + sequence.made:
+            if sequence.computed < sequence.prompt + sequence.generated:
                 continue  # its prompt is not complete yet
-            if sequence.made == 0 and self._cache:
+            if sequence.generated == 0 and self._cache:
                 self._cache.add(sequence.blocks)
-            sequence.made += 1
-            done = sequence.made == sequence.output
-            fresh = sequence.made - sequence.told
-            if done or sequence.told == 0 or fresh >= self._per_event:
-                sequence.told = sequence.made
+            sequence.generated += 1
+            done = sequence.generated == sequence.output
+            fresh = sequence.generated - sequence.emitted
+            if done or sequence.emitted == 0 or fresh >= self._per_event:
+                sequence.emitted = sequence.generated
                 self._events.append(Emission(end, sequence.id, fresh, done, sequence.cached, sequence.start))
         self._step.clear()
 
@@ -296,8 +296,8 @@ class FixedModel(_Engine):
         events: list[Emission] = []
         while (due := self.next_due_ns()) is not None and due <= now_ns:
             _, _, n, sequence = heapq.heappop(self._heap)
-            sequence.told += n
-            done = sequence.told == sequence.output
+            sequence.emitted += n
+            done = sequence.emitted == sequence.output
             events.append(Emission(due, sequence.id, n, done, 0, sequence.arrival))
             if done:
                 del self._known[sequence.id]
@@ -314,11 +314,11 @@ class FixedModel(_Engine):
         self._plan(sequence, sequence.arrival)
 
     def _plan(self, sequence: _Sequence, after_ns: int) -> None:
-        if sequence.told == 0:
+        if sequence.emitted == 0:
             tokens, due = 1, after_ns + self._step_ns(self._ttft_s, 1)
         else:
-            tokens = min(self._per_event, sequence.output - sequence.told)
-            numbers = range(sequence.told + 1, sequence.told + tokens + 1)
+            tokens = min(self._per_event, sequence.output - sequence.emitted)
+            numbers = range(sequence.emitted + 1, sequence.emitted + tokens + 1)
             due = after_ns + sum(self._step_ns(self._itl_s, k) for k in numbers)
         heapq.heappush(self._heap, (due, next(self._order), tokens, sequence))
 

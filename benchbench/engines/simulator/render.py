@@ -40,7 +40,7 @@ class Answer:
 
     def __init__(self, request_id: str, generation: Generation, profile: SimProfile, created: int) -> None:
         self.generation, self.profile = generation, profile
-        self.made, self._of = 0, generation.output_tokens
+        self.generated, self._of = 0, generation.output_tokens
         self.cached_tokens = 0
         kind = "text_completion"
         if generation.chat:
@@ -68,13 +68,13 @@ class Answer:
 
     def token_event(self, n_tokens: int) -> bytes:
         """The next `n_tokens` tokens as one framed event, with what goes before the first and after the last."""
-        start, self.made = self.made, self.made + n_tokens
-        finished = self.made == self._of
+        start, self.generated = self.generated, self.generated + n_tokens
+        finished = self.generated == self._of
         if finished or start < self._odd:
-            ids = self._ids(start, self.made)
+            ids = self._ids(start, self.generated)
             event = self.role_event() + _event(self._event_data(self._text(ids), ids, start, finished=finished))
             return event + self._ending() if finished else event
-        places = [(self._seed + i * self._stride) % OUTPUT_WORDS for i in range(start, self.made)]
+        places = [(self._seed + i * self._stride) % OUTPUT_WORDS for i in range(start, self.generated)]
         head, middle, tail = self._form
         parts = [head, *[self._texts[place] for place in places], middle]
         if tail:
@@ -90,8 +90,8 @@ class Answer:
 
     def body(self) -> bytes:
         """The whole answer of a request that did not ask for a stream."""
-        generation, self.made = self.generation, self._of
-        ids = self._ids(0, self.made)
+        generation, self.generated = self.generation, self._of
+        ids = self._ids(0, self.generated)
         with_ids = generation.return_token_ids
         prompt_ids = {"prompt_token_ids": generation.prompt if with_ids else None}
         ending: dict[str, Any] = {
@@ -138,8 +138,8 @@ class Answer:
         if not generation.chat:
             return {"tokens": names, "token_logprobs": first, "top_logprobs": top, "text_offset": []}
         likely = [[{"token": token, "logprob": logprob} for token, logprob in place.items()] for place in top]
-        told = zip(names, first, likely, strict=True)
-        return {"content": [{"token": t, "logprob": value, "top_logprobs": place} for t, value, place in told]}
+        tokens = zip(names, first, likely, strict=True)
+        return {"content": [{"token": t, "logprob": value, "top_logprobs": place} for t, value, place in tokens]}
 
     def _text(self, ids: list[int]) -> str:
         return "" if self.profile.empty_text else decode(token for token in ids if token != EOS)
@@ -164,9 +164,13 @@ class Answer:
         return data
 
     def _usage(self) -> dict[str, Any]:
-        faults, prompt, made = self.profile.faults, len(self.generation.prompt), self.made
-        prompt, made = prompt + faults.wrong_usage.prompt_tokens, made + faults.wrong_usage.completion_tokens
-        usage: dict[str, Any] = {"prompt_tokens": prompt, "total_tokens": prompt + made, "completion_tokens": made}
+        faults, prompt, generated = self.profile.faults, len(self.generation.prompt), self.generated
+        prompt, generated = prompt + faults.wrong_usage.prompt_tokens, generated + faults.wrong_usage.completion_tokens
+        usage: dict[str, Any] = {
+            "prompt_tokens": prompt,
+            "total_tokens": prompt + generated,
+            "completion_tokens": generated,
+        }
         cached = self.cached_tokens if self.profile.report_cached else None
         cached = cached if faults.cached_tokens is None else faults.cached_tokens
         if cached is not None:

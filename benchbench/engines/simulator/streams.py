@@ -30,7 +30,7 @@ class _Stream:
     answer: render.Answer
     truth: Truth
     breaks: str | None  # the share by whose fault it breaks off
-    told: int = 0  # tokens written
+    written: int = 0  # tokens written
     ready: bytes = b""  # the next event, if it was made in time
 
 
@@ -60,7 +60,7 @@ class Streams:
         if self._comment_every_ns and self._comment_ns <= now_ns:
             self._comment_ns = now_ns + self._comment_every_ns
             for stream in list(self._streams.values()):
-                if not stream.told and stream.answer.generation.stream:
+                if not stream.written and stream.answer.generation.stream:
                     self.wire.send(stream.connection, render.KEEP_ALIVE)
 
     def prepare(self) -> None:
@@ -70,7 +70,7 @@ class Streams:
         """
         for stream in self._unready.values():
             if not stream.ready:
-                left = stream.answer.generation.output_tokens - stream.told
+                left = stream.answer.generation.output_tokens - stream.written
                 stream.ready = stream.answer.token_event(min(left, self.profile.tokens_per_event))
         self._unready.clear()
 
@@ -134,20 +134,20 @@ class Streams:
     def _emit(self, number: int, stream: _Stream, emission: Emission) -> None:
         planned_ns, _, n_tokens, finished, cached, scheduled_ns = emission
         answer, truth = stream.answer, stream.truth
-        if stream.breaks and stream.told + n_tokens > answer.generation.output_tokens // 2:
+        if stream.breaks and stream.written + n_tokens > answer.generation.output_tokens // 2:
             self._break(number, stream)
             return
-        if not stream.told:
+        if not stream.written:
             answer.cached_tokens = truth.cached_tokens = cached
             self.ledger.first_token(truth, planned_ns, scheduled_ns)
-        stream.told += n_tokens
+        stream.written += n_tokens
         self.ledger.generation_tokens += n_tokens
         if answer.generation.stream:
             data, stream.ready = stream.ready or answer.token_event(n_tokens), b""
             if not finished:
                 self._unready[number] = stream
         elif finished:
-            n_tokens = stream.told
+            n_tokens = stream.written
             data = whole(stream.connection, 200, answer.body())
         else:
             return
