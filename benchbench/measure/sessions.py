@@ -235,10 +235,10 @@ def start_engine(plan: Plan, hooks: Hooks) -> Iterator[tuple[Opened, Worker]]:
 
 def _inprocess(engine: VllmInprocessEngine, worker: InprocessWorker, plan: Plan, hooks: Hooks) -> Opened:
     """The in-process engine, once it has generated a token."""
-    hooks.meanwhile()
+    hooks.preload()
     worker.ready(hooks.stop, partial(hooks.progress, "starting the engine"))
     facts = worker.facts
-    start = start_facts(engine.env, worker.owned, facts["start_s"])
+    start = start_facts(engine.env, worker.process, facts["start_s"])
     vocab = next((cell.prompts.vocab for cell in plan.cells if cell.prompts.vocab), None)
     return Opened(
         url="",
