@@ -33,9 +33,9 @@ GRIDS = (5, 18, 54)
 EFFECTS = (0.01, 0.02, 0.05)
 ALPHA = 0.05
 MARGIN = math.log1p(0.01)
-LUCK = 0.007  # of a start, in all its cells alike
-LIKE = 0.5  # correlation of a start's luck between the two metrics
-OWN = 0.003  # of a start in one cell, beyond LUCK
+START = 0.007  # of a start, in all its cells alike
+LIKE = 0.5  # correlation of a start's effect between the two metrics
+OWN = 0.003  # of a start in one cell, beyond START
 ROUND = 0.01  # of a round
 CARRY = 0.5  # correlation of successive rounds
 STALL, STALLED = 0.01, 0.10  # this share of rounds is so much slower
@@ -50,15 +50,15 @@ class World(NamedTuple):
     name: str
     carry: float = 0.0
     stall: float = 0.0
-    tails: str = ""  # what has t with 4 degrees of freedom: "rounds", "rounds and luck"
-    shared: bool = True  # a start's luck is common to its cells
+    tails: str = ""  # what has t with 4 degrees of freedom: "rounds", "rounds and starts"
+    shared: bool = True  # a start's effect is common to its cells
 
 
 WORLDS = (
     World("plain: all normal, rounds independent"),
     World("rough: rounds AR(1), t(4), stalls", CARRY, STALL, "rounds"),
-    World("rougher: the luck of starts t(4) too", CARRY, STALL, "rounds and luck"),
-    World("rough, but luck of each cell its own", CARRY, STALL, "rounds", shared=False),
+    World("rougher: start effects t(4) too", CARRY, STALL, "rounds and starts"),
+    World("rough, but independent start effects per cell", CARRY, STALL, "rounds", shared=False),
 )
 ROUGH = WORLDS[1]
 
@@ -69,12 +69,12 @@ def draw(rng: np.random.Generator, world: World, runs: int, cells: int) -> Float
     def unit(heavy: bool, *shape: int) -> Floats:
         return rng.standard_t(4, shape) / math.sqrt(2) if heavy else rng.standard_normal(shape)
 
-    heavy = "luck" in world.tails
+    heavy = "starts" in world.tails
     starts = (runs, 1, 1 if world.shared else cells, BLOCKS, 2)
     common = unit(heavy, *starts)
     each = unit(heavy, *starts[:1], 2, *starts[2:])
-    luck = LUCK * (math.sqrt(LIKE) * common + math.sqrt(1 - LIKE) * each)
-    start = luck + OWN * rng.standard_normal((runs, 2, cells, BLOCKS, 2))
+    effect = START * (math.sqrt(LIKE) * common + math.sqrt(1 - LIKE) * each)
+    start = effect + OWN * rng.standard_normal((runs, 2, cells, BLOCKS, 2))
     noise = unit("rounds" in world.tails, runs, 2, cells, BLOCKS, 2, ROUNDS)
     for number in range(1, ROUNDS):
         noise[..., number] *= math.sqrt(1 - world.carry**2)
@@ -344,16 +344,16 @@ def against_the_rest(d: Floats) -> Floats:
     return rest
 
 
-def kept_luck_table(seed: int, runs: int) -> Iterator[str]:
-    """False alarms of a geometric mean where 0.5 % of a build's luck is kept by all its starts, as in a cache."""
+def kept_effect_table(seed: int, runs: int) -> Iterator[str]:
+    """False alarms of a geometric mean where a start effect of 0.5 % is kept by all its starts, as in a cache."""
     numbers, kept = (3, 6, 10), 0.005
-    yield _row("kept luck", *(f"{blocks} blocks" for blocks in numbers))
+    yield _row("kept start effect", *(f"{blocks} blocks" for blocks in numbers))
     yield "|---" * (1 + len(numbers)) + "|"
     for share in (0.0, kept):
         rng = np.random.default_rng([seed, 7])
         alarms = []
         for blocks in numbers:
-            d = math.sqrt(2) * LUCK * rng.standard_normal((10 * runs, blocks))
+            d = math.sqrt(2) * START * rng.standard_normal((10 * runs, blocks))
             d += math.sqrt(2) * share * rng.standard_normal((10 * runs, 1))
             alarms.append((t_test(d) <= ALPHA).mean())
         yield _row(_percent(share), *map(_percent, alarms))
@@ -426,7 +426,7 @@ def main() -> None:
         (f"Methods: rough runs of {GRIDS[1]} cells", methods_table(asked.seed, asked.runs)),
         ("Paired t over blocks", worlds_tables(asked.seed, asked.runs)),
         ("One changed cell, by itself and against the rest of the grid", relative_table(asked.seed, asked.runs)),
-        ("False alarms where luck outlives a start", kept_luck_table(asked.seed, asked.runs)),
+        ("False alarms where a start's effect is kept", kept_effect_table(asked.seed, asked.runs)),
         ('Called "equivalent", margin 1 %', equivalence_table(asked.seed, asked.runs)),
         ("The smallest change found with 80 %, by formula", blocks_table()),
         ("One more look, geometric mean", follow_up_table(asked.seed, max(1, asked.runs // 10))),
