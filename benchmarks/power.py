@@ -426,9 +426,9 @@ def main() -> None:
         (f"Methods: rough runs of {GRIDS[1]} cells", methods_table(asked.seed, asked.runs)),
         ("Paired t over blocks", worlds_tables(asked.seed, asked.runs)),
         ("One changed cell, by itself and against the rest of the grid", relative_table(asked.seed, asked.runs)),
-        ("False alarms where a start's effect is kept", kept_effect_table(asked.seed, asked.runs)),
-        ('Called "equivalent", margin 1 %', equivalence_table(asked.seed, asked.runs)),
-        ("The smallest change found with 80 %, by formula", blocks_table()),
+        ("False alarms of a geometric mean where a cache outlives a start", kept_effect_table(asked.seed, asked.runs)),
+        ('Verdict "equivalent", margin 1 %', equivalence_table(asked.seed, asked.runs)),
+        ("The smallest change found with 80 % power, by formula", blocks_table()),
         ("One more look, geometric mean", follow_up_table(asked.seed, max(1, asked.runs // 10))),
     ):
         print(f"### {title}\n")

@@ -191,17 +191,17 @@ def test_provenance_of_variants_says_what_each_has() -> None:
     told = dict(provenance(run_of(facts)))
     assert told["Engine (new)"] == "vLLM 0.32.0 (commit bbbbbbbbbbbb, torch 2.9.0+rocm6.4)"
     assert told["Source (new)"] == "feat/x at commit bbbbbbbbbbbb"
-    assert told["Source (main)"] == "not known"
+    assert told["Source (main)"] == "unknown"
     assert {"Engine", "Flags"}.isdisjoint(told)
     assert setting(run_of(facts)) == "1x AMD Radeon PRO W7900D (48 GiB), vLLM 0.32.0 with TP=4"
 
 
 def test_what_an_endpoint_does_not_tell_is_not_known() -> None:
     run = run_of(manifest(engine={"kind": "openai", "version": None}))
-    assert setting(run) == "hardware that is not known, OpenAI endpoint, version not known"
+    assert setting(run) == "unknown hardware, OpenAI endpoint, version unknown"
     told = dict(provenance(run))
-    assert told["Engine"] == "OpenAI endpoint, version not known (commit not known)"
-    assert [told[name] for name in ("Flags", "Hardware", "Host", "Load", "Rounds")] == ["not known"] * 5
+    assert told["Engine"] == "OpenAI endpoint, version unknown (commit unknown)"
+    assert [told[name] for name in ("Flags", "Hardware", "Host", "Load", "Rounds")] == ["unknown"] * 5
     assert told["Instrument error"].startswith("not measured")
 
 
@@ -209,7 +209,7 @@ def test_an_imported_run_names_its_files() -> None:
     files = [{"name": "a.json", "tool": "AIPerf", "version": "0.13.0", "date": "2026-11-23", "sha256": "ab" * 32}]
     run = run_of(manifest(caption=["Imported."]))
     run.imported = {"files": files}
-    assert setting(run) == "hardware that is not known, imported from AIPerf 0.13.0"
+    assert setting(run) == "unknown hardware, imported from AIPerf 0.13.0"
     told = dict(provenance(run))
     assert list(told) == ["Model", "File", "Tool", "Note"]
     assert told["File"] == "a.json (AIPerf, 0.13.0, of 2026-11-23; sha256 abababababab)"

@@ -26,11 +26,12 @@ from hypothesis import strategies as st
 
 from benchbench.engines import supervisor
 from benchbench.engines import vllm as vllm_serve
+from benchbench.engines.open import start_facts
 from benchbench.engines.process import EngineProcess
 from benchbench.engines.process_tree import shared_memory
 from benchbench.engines.vllm import command_line, environment_of, flags, free_port, serve
 from benchbench.errors import EngineError, LaunchStoppedError
-from benchbench.spec.schema import VllmServeEngine
+from benchbench.spec.schema import CACHE_VARIABLES, VllmServeEngine
 
 STANDIN = str(Path(__file__).with_name("standin.py"))
 PATIENCE_S = 60  # until a test is stuck; no test waits for it otherwise
@@ -323,6 +324,22 @@ def test_a_server_that_leaves_the_cpu_to_others(launches: Launches) -> None:
         group = Path(f"/proc/{served.process.pid}/autogroup")
         assert not group.exists() or group.read_text().endswith(" nice 7\n")
     assert os.getpriority(os.PRIO_PROCESS, 0) < 7
+
+
+def test_fresh_caches_are_empty_at_each_start_and_gone_after_it(launches: Launches) -> None:
+    given = []
+    for _ in range(2):
+        with serve(launches.engine(fresh_caches=True), "sim", launches.folder) as served:
+            for process in launches.processes():
+                folders = [Path(process.environ()[name]) for name in CACHE_VARIABLES]
+                assert all(folder.is_dir() and not list(folder.iterdir()) for folder in folders)
+            given.append(folders)
+            (folders[0] / "chosen").write_text("kernel 7")
+            assert start_facts({}, served.process, 1.0)["fresh_caches"] == list(CACHE_VARIABLES)
+        assert not folders[0].parent.exists()
+    assert not set(given[0]) & set(given[1])
+    with serve(launches.engine(), "sim", launches.folder) as served:
+        assert start_facts({}, served.process, 1.0)["fresh_caches"] == []
 
 
 def _failed(launches: Launches, engine: VllmServeEngine, model: str = "sim") -> EngineError:

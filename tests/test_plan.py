@@ -239,6 +239,17 @@ def test_one_key_never_changes() -> None:
     assert plan().cells[0].key == "24234c39ecee2273"
 
 
+def test_fresh_caches_are_another_cell_and_old_keys_stay() -> None:
+    engine = {"kind": "vllm_serve"}
+    without, off, on = (
+        plan(engine=engine | more).cells[0].key for more in ({}, {"fresh_caches": False}, {"fresh_caches": True})
+    )
+    assert without == off == "b2a852ecefafcccc"
+    assert on != off
+    with pytest.raises(SpecError, match=r"fresh_caches: sets TRITON_CACHE_DIR itself: take it out of engine\.env"):
+        plan(engine=engine | {"env": {"TRITON_CACHE_DIR": "/x"}, "fresh_caches": True})
+
+
 CHANGES_NUMBERS: list[dict[str, Any]] = [
     {"model": "n"},
     {"seed": 1},

@@ -15,6 +15,7 @@ from benchbench.openai.client import Capabilities, attach
 from benchbench.openai.target import Access, Target, make_target
 from benchbench.openai.token_lengths import WORDS, Fitted, exact_texts, find_counter, fit_vocabulary, vocabulary_range
 from benchbench.spec import Cell, EndpointEngine, Plan, SimulatorEngine, VllmServeEngine
+from benchbench.spec.schema import CACHE_VARIABLES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -149,6 +150,7 @@ def start_facts(env: Mapping[str, Any], process: EngineProcess, ready_s: float) 
         "log": f"{process.log.parent.name}/{process.log.name}",
         "ready_s": ready_s,
         "ranks": list((process.ranks or {}).values()),
+        "fresh_caches": list(CACHE_VARIABLES) if process.scratch else [],
     }
 
 

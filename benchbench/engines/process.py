@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,8 +32,9 @@ class EngineProcess:
 
     `log` is appended to: the engine's output, without the values of variables of `env` with telling names. `pass_fds`
     are inherited with their numbers; close ours afterwards. `grace_s`: from SIGTERM to the first process until all are
-    told. `nice`: their priority, if not 0. `code`: the first process's exit code, as subprocess has it; None while it
-    runs, and where its end was not seen. Raises OSError, as subprocess does, when `argv` cannot be started in `cwd`.
+    told. `nice`: their priority, if not 0. `scratch`: a folder that is deleted after the engine's end. `code`: the
+    first process's exit code, as subprocess has it; None while it runs, and where its end was not seen. Raises OSError,
+    as subprocess does, when `argv` cannot be started in `cwd`.
     """
 
     def __init__(
@@ -45,7 +47,9 @@ class EngineProcess:
         *,
         grace_s: float | None = None,
         nice: int = 0,
+        scratch: Path | None = None,
     ) -> None:
+        self.scratch = scratch
         self.log, self._grace_s = Path(log), GRACE_S if grace_s is None else grace_s
         self._mark, self._known = uuid.uuid4().hex, shared_memory()
         self.code: int | None = None
@@ -161,6 +165,8 @@ class EngineProcess:
             self._process.stdout.close()
         if not self._stopped and self._failed is None:
             self._kill_orphans()
+        if self.scratch:
+            shutil.rmtree(self.scratch, ignore_errors=True)
 
     # ---- The supervisor -----------------------------------------------------------------------------------
 

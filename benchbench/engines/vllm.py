@@ -24,7 +24,7 @@ from benchbench.errors import EngineError, LaunchStoppedError
 from benchbench.openai.client import http_session, read_models
 from benchbench.openai.target import GENERATION, MODELS, Access, untimed_body
 from benchbench.secrets import masked
-from benchbench.spec.schema import VllmInprocessEngine, VllmServeEngine
+from benchbench.spec.schema import CACHE_VARIABLES, VllmInprocessEngine, VllmServeEngine
 
 DEFAULT_COMMAND = ("python", "-m", "vllm.entrypoints.openai.api_server")
 POLL_S = 0.3  # between two looks at a server that starts
@@ -118,6 +118,14 @@ def environment_of(engine: Launched) -> dict[str, str]:
     return env
 
 
+def fresh_caches(scratch: Path | None) -> dict[str, str]:
+    """Empty folders for the caches that hold what an earlier start has chosen. Raises OSError."""
+    folders = {name: scratch.absolute() / name.lower() for name in CACHE_VARIABLES} if scratch else {}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    return {name: str(folder) for name, folder in folders.items()}
+
+
 def _absolute(path: str) -> Path:
     return Path(path).expanduser().absolute()  # links are kept: a virtual environment's python is one
 
@@ -174,9 +182,11 @@ def next_log(folder: Path) -> Path:
 
 def start_process(engine: Launched, argv: Sequence[str], log: Path, pass_fds: Sequence[int] = ()) -> EngineProcess:
     """The engine's processes, which `argv` starts. Raises EngineError, and OSError when `log` can't be written to."""
+    scratch = log.with_suffix(".caches") if engine.fresh_caches else None
     cwd, nice = engine.cwd and _absolute(engine.cwd), engine.nice if isinstance(engine, VllmServeEngine) else 0
     try:
-        return EngineProcess(argv, environment_of(engine), cwd, log, pass_fds, nice=nice)
+        env = environment_of(engine) | fresh_caches(scratch)
+        return EngineProcess(argv, env, cwd, log, pass_fds, nice=nice, scratch=scratch)
     except OSError as error:
         where = str(error.filename)
         if where == str(log):

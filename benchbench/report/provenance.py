@@ -12,7 +12,7 @@ from typing import Any
 from benchbench.analysis.runs import Run
 from benchbench.store.local_results import sentence
 
-UNKNOWN = "not known"
+UNKNOWN = "unknown"
 _PARALLEL = {
     "TP": ("--tensor-parallel-size", "-tp"),
     "PP": ("--pipeline-parallel-size", "-pp"),
@@ -33,7 +33,7 @@ def provenance(run: Run) -> list[tuple[str, str]]:
     """(label, text) pairs: model, engine, flags, hardware, host, load, rounds, instrument error, date, tool, seed.
 
     Where the variants of a run differ, a label is theirs ("Engine (main)"); what they share stands once. What nobody
-    told is "not known". Flags are as launched, secrets masked, without host and port. An imported run has its files
+    told is "unknown". Flags are as launched, secrets masked, without host and port. An imported run has its files
     instead. Texts are plain, not Markdown.
     """
     manifest = run.manifest
@@ -66,7 +66,7 @@ def setting(run: Run) -> str:
     manifest = run.manifest
     if run.imported:
         tools = dict.fromkeys(f"{one['tool']} {one.get('version') or ''}".strip() for one in run.imported["files"])
-        return f"hardware that is not known, imported from {' and '.join(tools)}"
+        return f"unknown hardware, imported from {' and '.join(tools)}"
     starts = [_start(manifest, name) for name in manifest["spec"].get("variants", {})] or [_start(manifest, "")]
     engine = " and ".join(dict.fromkeys(_engine(manifest, start, commit=False) for start in starts))
     if _simulated(manifest):
@@ -75,7 +75,7 @@ def setting(run: Run) -> str:
         return f"{engine}{like}, no measurement of hardware"
     degrees = {_parallel(_flags(manifest, start)) for start in starts}
     split = f" with {degrees.pop()}" if len(degrees) == 1 and degrees != {""} else ""
-    return f"{_accelerators(manifest) or 'hardware that is not known'}, {engine}{split}"
+    return f"{_accelerators(manifest) or 'unknown hardware'}, {engine}{split}"
 
 
 def _file(one: Mapping[str, Any]) -> str:

@@ -293,6 +293,8 @@ def _cell(spec: SweepSpec, shape: Shape, index: int, variant: str) -> Cell:
 def _key(spec: SweepSpec, shape: Shape, load: Load, variant: str) -> str:
     left_out = NOT_IN_KEY | spec.engine.other.keys()
     engine = {key: value for key, value in spec.engine.model_dump(mode="json").items() if key not in left_out}
+    if not engine.get("fresh_caches"):  # keys of runs from before it stay what they were
+        engine.pop("fresh_caches", None)
     content = {
         "variant": variant,
         "model": spec.model,

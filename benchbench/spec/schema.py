@@ -56,14 +56,30 @@ DEFAULT_BLOCKS = 6
 
 # ---- Engines --------------------------------------------------------------------------------------------
 
+# Caches that hold choices measured at a start: torch.compile's and vLLM's, Inductor's, Triton's, MIOpen's.
+CACHE_VARIABLES = (
+    *("VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"),
+    *("MIOPEN_USER_DB_PATH", "MIOPEN_CUSTOM_CACHE_DIR"),
+)
 ENGINE_KEYS: Final[dict[str, tuple[str, ...]]] = {
     "endpoint": ("url", "api", "api_key_env", "headers_env", "ca_file", "insecure", "proxy", "extra_body"),
     "simulator": ("profile", "scale", "port", "api", "extra_body", "options"),
     "vllm_serve": (
         *("command", "args", "env", "python", "venv", "cwd", "host", "port", "ready", "restarts", "nice"),
-        *("api", "api_key_env", "extra_body"),
+        *("api", "api_key_env", "extra_body", "fresh_caches"),
     ),
-    "vllm_inprocess": ("args", "env", "python", "venv", "cwd", "ready", "restarts", "nice", "detokenize"),
+    "vllm_inprocess": (
+        "args",
+        "env",
+        "python",
+        "venv",
+        "cwd",
+        "ready",
+        "restarts",
+        "nice",
+        "detokenize",
+        "fresh_caches",
+    ),
 }
 """Keys by engine kind: those of another kind are kept as data, so that `--set engine.kind=...` works."""
 
@@ -153,6 +169,18 @@ class _Launched(_Engine):
         le=19,
         description="priority as of Unix's nice: above 0 it leaves the CPU to the client that stamps its tokens",
     )
+    fresh_caches: bool = Field(
+        default=False,
+        description="true: each start has empty compile and autotune caches, deleted when it ends: "
+        + ", ".join(CACHE_VARIABLES),
+    )
+
+    @field_validator("fresh_caches")
+    @classmethod
+    def _of_no_given_cache(cls, value: bool, info: Any) -> bool:  # noqa: ANN401 # as above
+        if value and (given := [name for name in CACHE_VARIABLES if name in info.data.get("env", {})]):
+            raise problem(f"sets {given[0]} itself: take it out of engine.env")
+        return value
 
 
 class VllmServeEngine(_Launched):
