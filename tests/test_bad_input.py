@@ -48,14 +48,14 @@ FILES = {
     ),
     "wrong type": (
         GOOD.replace("input: 8", 'input: "8"'),
-        's.yaml:5: grid.input: must be a whole number, is the text "8"',
+        's.yaml:5: grid.input: must be a whole number, is "8"',
     ),
     "empty axis": (GOOD.replace("input: 8", "input: []"), "s.yaml:5: grid.input: must not be empty"),
     "empty grid": (GOOD.split("grid:", maxsplit=1)[0] + "grid: []\n", "s.yaml:4: grid: must not be empty"),
     "zero batch": (GOOD.replace("batch: 1", "batch: 0"), "s.yaml:7: grid.batch: must be at least 1, is 0"),
     "no scheme": (
         GOOD.replace("{kind: simulator}", '{kind: endpoint, url: "a:80"}'),
-        's.yaml:3: engine.url: has no scheme, is the text "a:80": write http://a:80 (allowed: http, https)',
+        's.yaml:3: engine.url: needs a scheme, is "a:80": write http://a:80 (allowed: http, https)',
     ),
     "two problems": (
         GOOD.replace("batch: 1", "batch: 0").replace("output: 4", "output: 1.5"),
@@ -92,7 +92,7 @@ LINES = {
     "set: form": (["s.yaml", "--set", "rounds"], "--set rounds: is not key.path=value"),
     "set: value": (
         ["s.yaml", "--set", "grid.batch=x"],
-        '--set grid.batch=x: grid.batch: must be a whole number, is the text "x"',
+        '--set grid.batch=x: grid.batch: must be a whole number, is "x"',
     ),
     "out is a file": (["s.yaml", "--out", "s.yaml"], "s.yaml: not a folder"),
     "out under a file": (["s.yaml", "--out", "s.yaml/run"], "s.yaml/run: cannot write here: Not a directory"),

@@ -48,13 +48,14 @@ def _checked(document: Document) -> schema.SweepSpec:
     spec, faults = _check(data)
     faults += _variant_faults(data, faults)
     faults += _override_faults(spec if not faults else None, data, faults)
-    if spec is not None and not faults:
+    loads = [data.get("load"), *(o.get("load") for o in data.get("overrides") or () if isinstance(o, dict))]
+    if spec is not None and not faults and any(isinstance(x, dict) and x.get("kind") == "closed" for x in loads):
         faults += _starved(spec)
-    said = {(found.file, found.line, found.path) for found in document.problems}
+    known = {(problem.file, problem.line, problem.path) for problem in document.problems}
     located = [document.locate(fault) for fault in dict.fromkeys(faults)]
-    problems = document.problems + [found for found in located if (found.file, found.line, found.path) not in said]
+    problems = document.problems + [p for p in located if (p.file, p.line, p.path) not in known]
     if spec is None or problems:
-        raise SpecError(sorted(problems, key=lambda found: (found.file != document.file, found.line or 0)))
+        raise SpecError(sorted(problems, key=lambda problem: (problem.file != document.file, problem.line or 0)))
     return spec
 
 
@@ -124,7 +125,7 @@ def _variant_faults(data: dict[str, Any], known: list[Fault]) -> Iterator[Fault]
         yield from (Fault((key,), "needs variants") for key in ("baseline", "blocks") if data.get(key) is not None)
         return
     if data.get("baseline") is not None and data["baseline"] not in list(variants):
-        yield Fault(("baseline",), f"is no variant, is {show(data['baseline'])}", ", ".join(map(str, variants)))
+        yield Fault(("baseline",), f"unknown variant {show(data['baseline'])}", ", ".join(map(str, variants)))
     if len(variants) < 2:
         yield Fault(("variants",), "needs at least two variants to compare")
     base = {key: value for key, value in data.items() if key not in {"overrides", "variants", "baseline", "blocks"}}
@@ -148,7 +149,7 @@ def _lent_url(data: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(engine, dict) or engine.get("kind") != "endpoint" or not isinstance(variants, dict):
         return data
     engines = [variant.get("engine") if isinstance(variant, dict) else None for variant in variants.values()]
-    urls = [one.get("url") for one in engines if isinstance(one, dict) and one.get("url")]
+    urls = [engine.get("url") for engine in engines if isinstance(engine, dict) and engine.get("url")]
     return data if "url" in engine or len(urls) < len(engines) else {**data, "engine": {**engine, "url": urls[0]}}
 
 
@@ -158,9 +159,9 @@ def _override_faults(spec: schema.SweepSpec | None, data: dict[str, Any], known:
     if not isinstance(overrides, (list, tuple)):
         return []
     own = [list(_own_faults(index, override)) for index, override in enumerate(overrides)]
-    faults = [fault for found in own for fault in found]
+    faults = [fault for of_override in own for fault in of_override]
     # Each alone, unless the grid is known and says which of them meet in a cell.
-    sound = [index for index, found in enumerate(own) if not found and isinstance(overrides[index], dict)]
+    sound = [index for index, of_override in enumerate(own) if not of_override and isinstance(overrides[index], dict)]
     groups: set[tuple[int, ...]] = {(index,) for index in sound}
     base = data
     if spec is not None and not faults:
@@ -171,8 +172,8 @@ def _override_faults(spec: schema.SweepSpec | None, data: dict[str, Any], known:
         merged = {key: value for key, value in base.items() if key != "overrides"}
         for index in group:
             merged = merge(merged, {key: value for key, value in overrides[index].items() if key != "when"})
-        found = [fault for fault in _check(merged)[1] if fault not in known]
-        faults += [fault._replace(loc=_blame(fault.loc, group, overrides)) for fault in found]
+        fresh = [fault for fault in _check(merged)[1] if fault not in known]
+        faults += [fault._replace(loc=_blame(fault.loc, group, overrides)) for fault in fresh]
     return faults
 
 
@@ -211,5 +212,5 @@ def locate(path: str | Path, sets: Sequence[str], key: str, message: str, allowe
     document = read_yaml(Path(path), str(path))
     for text in sets:
         document.put(text)
-    found = document.locate(Fault(tuple(key.split(".")), message))
-    return Problem(found.file, found.line, found.path, message, allowed)
+    place = document.locate(Fault(tuple(key.split(".")), message))
+    return Problem(place.file, place.line, place.path, message, allowed)

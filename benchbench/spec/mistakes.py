@@ -90,7 +90,7 @@ def show(value: object) -> str:
     elif isinstance(value, int) and value.bit_length() > 256:
         text = "a number of more than 256 bits"
     elif isinstance(value, str):
-        text = "the text " + json.dumps(value if len(value) <= 80 else value[:77] + "...", ensure_ascii=False)
+        text = json.dumps(value if len(value) <= 80 else value[:77] + "...", ensure_ascii=False)
     else:
         text = str(value)[:80]
     return text
@@ -105,12 +105,12 @@ def unknown_key(key: object, allowed: Iterable[str]) -> tuple[str, str]:
 
 def known_keys(model: type[BaseModel], place: Loc = ()) -> dict[Loc, tuple[str, ...]]:
     """The keys of a model's sections, by their place: without list indices, with the tags of unions."""
-    found = {place: tuple(model.model_fields)}
+    keys = {place: tuple(model.model_fields)}
     for name, field in model.model_fields.items():
         for section in _models_in(field.annotation):
             tag = get_args(section.model_fields["kind"].annotation) if field.discriminator else ()
-            found |= known_keys(section, (*place, name, *tag))
-    return found
+            keys |= known_keys(section, (*place, name, *tag))
+    return keys
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:  # noqa: ANN401 - any type
@@ -146,7 +146,7 @@ def _kind_fault(loc: Loc, detail: ErrorDetails, keys: Mapping[Loc, tuple[str, ..
     where, allowed = (*loc, "kind"), ", ".join(map(str, kinds))
     if "kind" not in section:
         return Fault(where, "is missing", allowed)
-    return Fault(where, f"unknown kind, is {show(section['kind'])}", allowed)
+    return Fault(where, f"unknown kind {show(section['kind'])}", allowed)
 
 
 def _words(detail: ErrorDetails) -> tuple[str, str]:
@@ -162,5 +162,5 @@ def _words(detail: ErrorDetails) -> tuple[str, str]:
         return "must not be empty", ""
     if kind == "literal_error":
         names = re.findall(r"'([^']*)'", context["expected"])
-        return f"must be one of these, is {show(value)}", ", ".join(names)
+        return f"unknown value {show(value)}", ", ".join(names)
     return detail["msg"], str(context.get("allowed", ""))

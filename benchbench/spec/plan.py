@@ -8,7 +8,9 @@ import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field, TypeAdapter
 
 from benchbench.spec.cell import CellInfo
 from benchbench.spec.mistakes import Problem, SpecError
@@ -25,6 +27,8 @@ from benchbench.spec.schema import (
     Validity,
 )
 from benchbench.spec.select import SelectionError, parse_selection
+
+_ENGINE: TypeAdapter[Engine] = TypeAdapter(Annotated[Engine, Field(discriminator="kind")])
 
 # Engine fields that reach the server or its speed in no way: everything else is part of a cell's key.
 NOT_IN_KEY = {"api_key_env", "headers_env", "ca_file", "insecure", "host", "port", "ready", "restarts"}
@@ -144,20 +148,21 @@ class Shape(NamedTuple):
 def shapes(spec: SweepSpec) -> list[Shape]:
     """The points of the grid in written order (the last axis runs fastest), each once."""
     open_rate = spec.load.rate if isinstance(spec.load, OpenLoad) else None
-    found: dict[Shape, None] = {}
+    points: dict[Shape, None] = {}
     for product in spec.grid:
         rates = product.rate or ((open_rate,) if product.batch is None else (None,))
         for point in itertools.product(product.input, product.output, product.batch or (None,), rates):
-            found.setdefault(Shape(*point))
-    return list(found)
+            points.setdefault(Shape(*point))
+    return list(points)
 
 
 def variant_spec(spec: SweepSpec, variant: str) -> SweepSpec:
     """The sweep of one variant, its engine laid over the sweep's; `spec` itself for ""."""
     if not variant:
         return spec
-    data = merge(spec.model_dump(mode="json"), {"engine": spec.variants[variant].engine})
-    return SweepSpec.model_validate(data)
+    engine = {"engine": spec.engine.model_dump(mode="json")}
+    merged = merge(engine, {"engine": spec.variants[variant].engine})["engine"]
+    return spec.model_copy(update={"engine": _ENGINE.validate_python(merged)})
 
 
 def matching(spec: SweepSpec, variant: str = "") -> Iterator[tuple[Shape, tuple[int, ...]]]:
@@ -231,21 +236,21 @@ def _order(spec: SweepSpec, variants: Sequence[str]) -> list[tuple[int | None, s
         random.Random(spec.seed).shuffle(named)
     first = [0, *(place for pair in zip(range(1, count), range(count - 1, 0, -1), strict=True) for place in pair)]
     rows = [[(place + row) % count for place in first[:count]] for row in range(count)]
-    rows = rows if count % 2 == 0 else [one for row in rows for one in (row, row[::-1])]
+    rows = rows if count % 2 == 0 else [order for row in rows for order in (row, row[::-1])]
     return [(block, named[place]) for block in range(spec.block_count) for place in rows[block % len(rows)]]
 
 
 def _cells(spec: SweepSpec, variant: str, place: int) -> list[Cell]:
-    whole = variant_spec(spec, variant).model_dump(mode="json", exclude={"overrides"})
+    whole = variant_spec(spec, variant)
     resolved: dict[tuple[int, ...], SweepSpec] = {}
     cells = []
     points = list(matching(spec, variant))
     for index, (shape, applied) in enumerate(points):
         if applied not in resolved:
-            data = whole
+            data = whole.model_dump(mode="json", exclude={"overrides"}) if applied else {}
             for at in applied:
                 data = merge(data, spec.overrides[at].changes)
-            resolved[applied] = SweepSpec.model_validate(data)
+            resolved[applied] = SweepSpec.model_validate(data) if applied else whole
         cells.append(_cell(resolved[applied], shape, place * len(points) + index, variant))
     return cells
 

@@ -53,7 +53,7 @@ def _text(value: str) -> str:
 
 def _name(value: str) -> str:
     if "/" in value or "\\" in value or value.startswith("."):
-        raise problem(f"must do as a folder's name (no slash, no dot in front), is {show(value)}")
+        raise problem(f"must be usable as a folder name (no slash, no leading dot), is {show(value)}")
     return value
 
 
@@ -66,24 +66,24 @@ def _variable(value: str) -> str:
 
 def _header(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", value):
-        raise problem(f"is not the name of an HTTP header: {show(value)}")
+        raise problem(f"must be the name of an HTTP header, is {show(value)}")
     return value
 
 
 def _url(value: str) -> str:
     if "://" not in value:
         raise problem(
-            f"has no scheme, is {show(value)}: write http://{value.strip() or '127.0.0.1:8000'}", "http, https"
+            f"needs a scheme, is {show(value)}: write http://{value.strip() or '127.0.0.1:8000'}", "http, https"
         )
     try:
         parts = urlsplit(value)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise problem(f"is not a URL: {str(error)[:80]}") from None
+        raise problem(f"must be a URL: {str(error)[:80]}") from None
     if parts.scheme not in {"http", "https"}:
         raise problem(f"has the scheme {parts.scheme!r}", "http, https")
     if not host or port == 0 or " " in value or not value.isprintable():
-        raise problem(f"is not a URL with a host, is {show(value)}")
+        raise problem(f"must be a URL with a host, is {show(value)}")
     if parts.username is not None or parts.password is not None:
         raise problem("holds a user or a password: use api_key_env or headers_env")
     if parts.fragment:
@@ -135,10 +135,10 @@ def json_mapping(value: dict[str, Any]) -> dict[str, Any]:
 def _flags(value: dict[str, Any]) -> dict[str, Any]:
     for key, item in value.items():
         if key != key.strip() or not key or key.startswith("-") or not key.isprintable() or " " in key:
-            raise problem(f"holds {show(key)}, which is no flag: write its name without the leading --")
+            raise problem(f"invalid flag {show(key)}: write its name without the leading --")
         owner = _OWN_FLAGS.get(key.replace("_", "-"))
         if owner:
-            raise problem(f"holds {key}, which is not given here: use {owner}")
+            raise problem(f"{key} is not set here: use {owner}")
         if key.replace("_", "-") == "hf-token" and isinstance(item, str):
             raise problem("holds a secret, hf-token: set the environment variable HF_TOKEN")
     return value
@@ -152,20 +152,20 @@ def _variables(value: dict[str, Any]) -> dict[str, Any]:
 
 def _loopback(value: str) -> str:
     if value not in {"::1", "localhost"} and not re.fullmatch(r"127(\.\d{1,3}){3}", value):
-        raise problem(f"must be an address of this machine alone, is {show(value)}", "127.0.0.1, ::1, localhost")
+        raise problem(f"must be a loopback address, is {show(value)}", "127.0.0.1, ::1, localhost")
     return value
 
 
 def _path(value: str) -> str:
     if not value.startswith("/"):
-        raise problem(f"must be a path of the server, as /health, is {show(value)}")
+        raise problem(f"must be a path such as /health, is {show(value)}")
     return value
 
 
 def _warmup(value: object) -> object:
     if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**6):
         return value
-    raise problem(f"must be one of these, is {show(value)}", "auto, or a whole number from 0")
+    raise problem(f"unknown value {show(value)}", "auto, or a whole number from 0")
 
 
 def _vocab(value: tuple[int, int]) -> tuple[int, int]:
@@ -188,10 +188,10 @@ def _axis(kind: str, **bound: int) -> WithJsonSchema:
 def _amount(value: object) -> object:
     if not isinstance(value, str):
         return value
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([KMBGT])B?)", value)
-    if not found:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([KMBGT])B?)", value)
+    if not match:
         raise problem(f"must be a number, is {show(value)}", "a whole number, or as 12.5M, 230B, 215GB, 1T")
-    return round(float(found[1]) * {"K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}[found[2]])
+    return round(float(match[1]) * {"K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}[match[2]])
 
 
 # Flags that would contradict what the sweep says elsewhere, or show a secret in the list of processes.
