@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,15 +17,21 @@ from hypothesis import strategies as st
 from scipy import stats
 from scripts import load_benchmark
 
-from benchbench.analysis.stats import (
-    Estimate,
-    agree,
+from benchbench.analysis.evidence import is_noisy, needed_rounds, pilot_for, pilot_of, wanted_rounds
+from benchbench.analysis.metrics import RoundMetrics
+from benchbench.analysis.stats import Estimate, agree, rounds_needed, two_stage_estimate
+from benchbench.analysis.steadiness import (
+    OUTLIER_BOUNDS,
     drift,
+    drift_of,
     has_drift,
+    order_of,
+    order_warnings,
     outlier_rounds,
-    rounds_needed,
-    two_stage_estimate,
+    rounds_to_confirm,
 )
+from benchbench.report.summary_table import markdown_table
+from benchbench.spec.cell import CellInfo
 
 CELLS = 10_000
 NOISES = [0.005, 0.01, 0.02, 0.03, 0.05]
@@ -155,18 +163,188 @@ def test_a_drift_is_large_and_not_by_chance() -> None:
     assert not has_drift(noisy, 0.02)  # large, and by chance
 
 
-def test_the_monte_carlos_drifts_and_outliers_are_ours() -> None:
-    values = mc.draw(np.random.default_rng(5), 300, mc.LIMIT, 0.02) + 0.005 * np.arange(mc.LIMIT)
+def test_the_monte_carlos_rules_are_ours() -> None:
+    values = mc.draw(np.random.default_rng(5), 6 * mc.SWEEP, mc.LIMIT, 0.02) + 0.005 * np.arange(mc.LIMIT)
     rounds = np.minimum(mc.needed(values), mc.LIMIT)
     changes, chances = mc.drifts(values, rounds)
-    drifting, flagged = mc.drifting(values, rounds), mc.outliers(values, rounds)
+    drifting, flagged, long = mc.drifting(values, rounds), mc.outliers(values, rounds), mc.long_pilots(values)
+    outcome, drifts = mc.cells_run(values, long)
     assert 0 < drifting.sum() < len(values)
     assert 0 < flagged.sum() < len(values)
+    assert 0 < drifts.sum() < len(values)
+    assert 0 < long.sum() < len(values)
+    noisy: list[bool] = []
     for cell, n in enumerate(rounds.tolist()):
         run = values[cell, :n].tolist()
         assert drift(run) == (near(changes[cell], rel=1e-9), near(chances[cell], rel=1e-6))
         assert has_drift(run, mc.REL_CI) == drifting[cell]
         assert bool(outlier_rounds(run)) == flagged[cell]
+        noisy = [] if cell % mc.SWEEP == 0 else noisy
+        info, all_rounds = cell_of(), rounds_of(values[cell].tolist())
+        assert pilot_for(info, noisy) == (mc.LONG_PILOT if long[cell] else mc.PILOT)
+        noisy.append(is_noisy(info, all_rounds))
+        measured = _run_cell(values[cell].tolist(), pilot_for(info, noisy[:-1]))
+        assert len(measured) == outcome.rounds[cell]
+        needed = needed_rounds(info, measured)
+        assert (needed > mc.LIMIT) == outcome.cut[cell]
+        rates = [r.sys_tok_s or 0.0 for r in measured]
+        assert drift_of(rates, needed, mc.LIMIT, mc.REL_CI)[0] == drifts[cell]
+        estimate = two_stage_estimate(rates, pilot_of(info, measured))
+        assert estimate is not None
+        assert estimate.high == near(outcome.mean[cell] + outcome.half[cell], rel=1e-12)
+
+
+def test_the_monte_carlos_warnings_are_ours() -> None:
+    values = mc.draw(np.random.default_rng(8), 8 * mc.SWEEP, mc.LIMIT, 0.02)
+    for kind in ("AR(1) of 0.5", "settling by 3 %"):
+        shaped = mc._unsteady(values.copy(), 0.02, kind)
+        shaped[: 4 * mc.SWEEP] = values[: 4 * mc.SWEEP]
+        rounds = np.minimum(mc.needed(shaped), mc.LIMIT)
+        lag1, trend = mc.warned(shaped, rounds)
+        assert np.any([lag1, trend], axis=0).tolist() == [False] * 4 + [True] * 4
+        for sweep in range(8):
+            cells = range(sweep * mc.SWEEP, (sweep + 1) * mc.SWEEP)
+            lines = order_warnings([row_of(shaped[cell, : rounds[cell]].tolist()) for cell in cells])
+            assert len(lines) == int(lag1[sweep]) + int(trend[sweep])
+            assert any("autocorrelation" in line for line in lines) == lag1[sweep]
+
+
+def row_of(values: list[float], **more: Any) -> dict[str, Any]:
+    """The columns of summary.csv that the order of rounds is judged by."""
+    lag1, trend = order_of(values) or (None, None)
+    return {"status": "valid", "rounds": len(values), "starts": None, "lag1": lag1, "trend": trend, **more}
+
+
+def cell_of(**changes: Any) -> CellInfo:
+    base: dict[str, Any] = {
+        "key": "k", "index": 0, "variant": "", "input": 4, "output": 3, "batch": 2, "rate": None, "load": "static",
+        "requests": 2, "rounds_min": mc.PILOT, "rounds_max": mc.LIMIT, "rel_ci": mc.REL_CI, "warmup": 0,
+        "capped": False, "prompts": "token_ids", "output_mode": "exact", "slo": {}, "validity": {},
+    }  # fmt: skip
+    return CellInfo(**base | changes)
+
+
+def rounds_of(values: list[float], pilot: int | None = None, block: int | None = None) -> list[RoundMetrics]:
+    """Rounds of which only their Sys tok/s is known."""
+    rest = {field.name: None for field in fields(RoundMetrics)}
+    return [RoundMetrics(**rest | {"sys_tok_s": v, "pilot": pilot, "block": block}) for v in values]  # type: ignore[arg-type]
+
+
+def _run_cell(values: list[float], pilot: int) -> list[RoundMetrics]:
+    """A cell run round by round, as measure.cells does."""
+    info, rounds = cell_of(), list[RoundMetrics]()
+    while len(rounds) < min(info.rounds_max, wanted_rounds(info, rounds)):
+        rounds += rounds_of([values[len(rounds)]], pilot)
+    return rounds
+
+
+def test_a_drift_is_confirmed_by_five_more_rounds_or_refuted() -> None:
+    chance = [100.0, 101.1, 102.0, 103.2, 104.0]
+    steady, onward = [101.0, 99.5, 102.0, 100.1, 101.2], [105.1, 106.0, 107.2, 107.9, 109.1]
+    assert has_drift(chance, 0.02)
+    assert rounds_to_confirm(chance, 5, 20, 0.02) == 10
+    assert [rounds_to_confirm(chance + onward[:k], 5, 20, 0.02) for k in range(6)] == [10] * 6  # asked again: the same
+    assert rounds_to_confirm(chance[:4], 5, 20, 0.02) == 5  # not before the interval's rounds are there
+    assert drift_of(chance + onward, 5, 20, 0.02) == (True, True)
+    assert drift_of(chance + steady, 5, 20, 0.02) == (False, False)
+    # No room, or a time budget that came first: said, and not confirmed.
+    assert rounds_to_confirm(chance, 5, 5, 0.02) == 5
+    assert drift_of(chance, 5, 5, 0.02) == (True, False)
+    assert drift_of(chance, 5, 20, 0.02) == drift_of(chance + steady[:2], 5, 20, 0.02) == (True, False)
+
+
+def test_fewer_rounds_confirm_where_max_allows_no_five_but_not_too_few() -> None:
+    sloped = [100.0 + number + (-1) ** number for number in range(20)]
+    assert rounds_to_confirm(sloped[:16], 16, 20, 0.02) == 20
+    assert rounds_to_confirm(sloped[:18], 18, 20, 0.02) == 20
+    assert rounds_to_confirm(sloped[:20], 20, 20, 0.02) == 20
+    assert rounds_to_confirm(sloped[:5], 5, 8, 0.02) == 5
+    assert rounds_to_confirm(sloped[:7], 6, 9, 0.02) in {6, 9}
+
+
+def test_rounds_that_are_too_few_anyway_drift_only_when_that_is_sure() -> None:
+    likely = [100.0, 101.1, 101.7, 103.5, 103.8]
+    assert has_drift(likely, 0.02)
+    assert not has_drift(likely, 0.02, 0.001)
+    straight = [100.0, 101.01, 102.0, 103.01, 104.0]
+    assert drift_of(likely, 30, 5, 0.02) == (False, False)
+    assert drift_of(straight, 30, 5, 0.02) == (True, False)
+
+
+@given(ROUNDS, st.integers(2, 10), st.integers(5, 25))
+def test_more_rounds_are_asked_for_within_max_and_only_for_a_drift(values: list[float], needed: int, most: int) -> None:
+    wanted = rounds_to_confirm(values, needed, most, 0.02)
+    assert wanted <= most
+    first = min(needed, most)
+    assert first <= wanted <= first + 5
+    assert wanted == first or has_drift(values[:first], 0.02)
+
+
+def test_the_pilot_is_chosen_by_other_cells_and_kept_with_the_rounds() -> None:
+    assert [
+        pilot_for(cell_of(), earlier) for earlier in ([], [True], [False], [True, False], [True, False, False])
+    ] == [*(5, 8, 5, 8, 5)]
+    assert pilot_for(cell_of(rounds_max=6), [True]) == 6
+    assert pilot_for(cell_of(rounds_min=12), [True]) == 12
+    assert pilot_for(cell_of(rounds_min=1, rounds_max=1), [True]) == 1
+    noisy = [100.0, 104.0, 97.0, 102.0, 99.0]
+    assert is_noisy(cell_of(), rounds_of(noisy))
+    assert not is_noisy(cell_of(), rounds_of(noisy[:4]))  # a cell that was given up
+    assert not is_noisy(cell_of(rel_ci=0.1), rounds_of(noisy))
+    assert needed_rounds(cell_of(), rounds_of(noisy, pilot=8)) == 8  # until the pilot is finished
+    assert needed_rounds(cell_of(), rounds_of(noisy)) == rounds_needed(noisy, 5, 0.02) > 8
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_intervals_hold_with_the_pilot_of_a_noisy_sweep_and_rounds_that_confirm(noise: float) -> None:
+    values = mc.draw(np.random.default_rng([9, round(noise * 1000)]), 200 * mc.SWEEP, mc.LIMIT, noise)
+    outcome, drifts = mc.cells_run(values, mc.long_pilots(values))
+    assert 0.943 <= outcome.covered.mean() <= 0.96
+    assert mc._sweeps(drifts) <= 0.12
+    before = mc.two_stage(values, mc.needed(values), mc.LIMIT)
+    assert noise == 0.005 or mc._sweeps(mc.drifting(values, before.rounds)) > 0.2
+    assert noise != 0.03 or outcome.cut.mean() < 0.5 * before.cut.mean()
+
+
+def test_a_pilot_chosen_by_its_own_spread_covers_less() -> None:
+    values = mc.draw(np.random.default_rng(4), 400 * mc.SWEEP, mc.LIMIT, 0.03)
+    own = mc.cells_run(values, mc.needed(values) >= mc.LONG_PILOT)[0]
+    assert own.covered.mean() < 0.942
+
+
+@pytest.mark.parametrize("n", [4, 5, 8, 10, 17, 40])
+def test_one_steady_cell_in_100_has_an_outlier_whatever_its_rounds(n: int) -> None:
+    values = mc.draw(np.random.default_rng(n), 40_000, n, 0.01)
+    assert 0.007 <= mc.outliers(values, np.full(len(values), n)).mean() <= 0.013
+
+
+@given(ROUNDS)
+def test_the_order_of_rounds_is_two_correlations(values: list[float]) -> None:
+    assume(np.std(values) > 0.5)
+    order = order_of(values)
+    assert order is not None
+    away = np.array(values) - np.mean(values)
+    assert order[0] == near(float((away[1:] * away[:-1]).sum() / (away**2).sum()), abs=1e-9)
+    assert order[1] == near(float(np.corrcoef(values, np.arange(len(values)))[0, 1]), abs=1e-9)
+
+
+def test_the_order_of_rounds_that_are_few_or_equal_is_not_judged() -> None:
+    assert order_of([1.0, 2.0, 3.0]) is None
+    assert order_of([100.0, 100.01, 100.02, 100.03, 100.04]) is None  # within 0.1 %
+    assert order_of([100.0, 101.0, 102.0, 103.0]) == (near(0.25), near(1.0))
+
+
+def test_a_sweep_whose_cells_all_settle_is_warned_of_and_invalid_cells_have_no_say() -> None:
+    settling = [97.0, 99.0, 99.8, 100.1, 99.9]
+    rows = [row_of([value + 0.1 * k for value in settling]) for k in range(12)]
+    (lines,) = [order_warnings(rows)]
+    assert any("rises over the rounds" in line and "warm up longer" in line for line in lines)
+    assert any("falls over the rounds" in line for line in order_warnings([row_of(settling[::-1])] * 12))
+    assert order_warnings([row | {"status": "invalid"} for row in rows]) == []
+    assert order_warnings(rows[:1]) == []  # one short cell is no evidence
+    assert order_warnings([{"status": "valid", "rounds": 5}, row_of([1.0] * 5), row_of(settling, lag1=math.nan)]) == []
+    assert order_warnings([row | {"rounds": 15, "starts": 5} for row in rows]) == lines
+    assert all(line in markdown_table([{"input": 1, "output": 1, "batch": 1, **row} for row in rows]) for line in lines)
 
 
 @given(ROUNDS, st.integers(0, 19), st.sampled_from([0.5, 2.0, 1024.0]))
@@ -177,8 +355,9 @@ def test_outliers_follow_their_rounds(values: list[float], turn: int, scale: flo
     assert sorted((index + turn) % len(values) for index in moved) == found
     middle = statistics.median(values)
     spread = 1.4826 * statistics.median(abs(value - middle) for value in values)
+    bound = OUTLIER_BOUNDS[len(values)]
     assert found == [
-        index for index, value in enumerate(values) if abs(value - middle) > max(5 * spread, 0.001 * middle)
+        index for index, value in enumerate(values) if abs(value - middle) > max(bound * spread, 0.001 * middle)
     ]
 
 

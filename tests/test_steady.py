@@ -62,6 +62,22 @@ def test_rounds_end_where_steins_rule_says(most: int, tmp_path: Path) -> None:
     assert cut or half <= 1.1 * 0.02 * row["sys_tok_s"]  # asked: 2 % of the pilot's mean
 
 
+def test_a_cell_after_noisy_ones_has_a_pilot_of_eight_rounds_also_when_resumed(tmp_path: Path) -> None:
+    spec = noisy(0.1, 0, min=5, max=9, rel_ci=0.01)
+    spec = spec.model_copy(update={"grid": (spec.grid[0].model_copy(update={"batch": (1, 2)}),)})
+    outcome = benchbench.sweep(spec, out=tmp_path / "run", plots=False)
+    summaries = benchbench.open_run(outcome.path).summaries
+    assert sorted([r.pilot for r in summary.rounds] for summary in summaries) == [[5] * 9, [8] * 9]
+    (long,) = (summary for summary in summaries if summary.rounds[0].pilot == 8)
+    estimate, rates = long.estimates["sys_tok_s"], [r.sys_tok_s or 0.0 for r in long.rounds]
+    assert estimate is not None
+    assert (estimate.high or 0) - estimate.point == pytest.approx(stats.t.ppf(0.975, 7) * stdev(rates[:8]) / 3)
+    for last in sorted((outcome.path / "records").glob(f"{long.cell.key}-measured-*"))[6:]:
+        last.unlink()
+    again = benchbench.open_run(benchbench.sweep(spec, out=outcome.path, resume=True, plots=False).path).summaries
+    assert [r.pilot for r in next(s for s in again if s.cell.key == long.cell.key).rounds] == [8] * 9
+
+
 @pytest.mark.slow
 def test_a_dozen_printed_intervals_hold_the_truth(tmp_path: Path) -> None:
     """The truth is the law's. Each cell has a server of its own: its luck must not hang on the others' rounds."""

@@ -16,6 +16,7 @@ from rounds_made import MS, Made, table_of
 
 from benchbench.analysis.summary import COLUMNS, UNITS, CellSummary, summarise, summary_row
 from benchbench.analysis.validity import Reason
+from benchbench.report.explanation import explain
 from benchbench.spec import Slo, Validity, make_plan, spec_from_mapping
 from benchbench.spec.cell import CellInfo
 from benchbench.store.run_directory import RunDirectory
@@ -200,6 +201,13 @@ def test_a_drift_is_seen_in_sys_tok_s() -> None:
         return summarise(cell(rounds_min=6, rel_ci=0.15), tables)
 
     assert slower(5).reasons == (Reason.DRIFT,) != slower(1).reasons == ()
+    assert "drift: Sys tok/s changed over the rounds by more than rounds.rel_ci (not confirmed" in explain(slower(5))
+    noisy = [round(100 + 5 * k + (-1) ** k) for k in range(11)]
+    tables = [table_of([stream(ms, 10)], FACTS) for ms in noisy]
+    summaries = [summarise(cell(rounds_min=6, rounds_max=20, rel_ci=0.15), tables[:n]) for n in (6, 11)]
+    assert [s.reasons for s in summaries] == [(Reason.DRIFT,)] * 2
+    assert [s.evidence.rounds_needed for s in summaries] == [6, 6]  # those that confirm are not of the interval
+    assert ["(confirmed by further rounds)" in explain(s) for s in summaries] == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,9 @@ GOOD = Evidence(
     rounds=5, rounds_needed=5, requests=160, failed=0, wrong_length=0, events=1000, shared_events=10, first_shared=0,
     buffered=80, grouped=10, cached_tokens=3, input_wrong=0, input_unknown=0, output_unknown=0, usage_wrong=0,
     clock_step_ns=1_000_000, kernel_stamps=True, windowed=True, ttft_s=0.1, itl_s=0.01, send_skew_s=0.025,
-    late_p99_s=0.025, lag_p99_s=0.005, drift=False, warmup_agreed=True, foreign_tokens=7, missing_tokens=0,
-    preemptions=2, prefix_hits=3, common_tokens=1, in_flight=32, outside_s=0.025, ttft_last_s=3.6049, gap_s=0.01,
+    late_p99_s=0.025, lag_p99_s=0.005, drift=False, drift_confirmed=False, warmup_agreed=True,
+    foreign_tokens=7, missing_tokens=0, preemptions=2, prefix_hits=3, common_tokens=1,
+    in_flight=32, outside_s=0.025, ttft_last_s=3.6049, gap_s=0.01,
     server=ServerTimes("metrics", 160, 0.1, 0.025_001, None, 0.025),
 )  # fmt: skip
 BUDGETS = Validity(cached_tokens=2, preemptions=2, foreign_tokens=7)

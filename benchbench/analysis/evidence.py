@@ -10,7 +10,8 @@ import numpy as np
 
 from benchbench.analysis.metrics import RoundMetrics, by_start, in_blocks, over_starts, percentile, pooled
 from benchbench.analysis.server_times import server_times, times_by_metrics
-from benchbench.analysis.stats import agree, has_drift, rounds_needed
+from benchbench.analysis.stats import agree, rounds_needed
+from benchbench.analysis.steadiness import drift_of, rounds_to_confirm
 from benchbench.analysis.validity import Evidence
 from benchbench.store.arrow import array_of, lists_of
 from benchbench.store.requests import ErrorKind, RequestStatus
@@ -23,17 +24,59 @@ if TYPE_CHECKING:
 _LENGTHS = {ErrorKind.SHORT_OUTPUT, ErrorKind.LONG_OUTPUT}
 
 
-def wanted_rounds(cell: CellInfo, rounds: Sequence[RoundMetrics]) -> int:
+LONG_PILOT = 8  # rounds, where a sweep is noisy
+
+
+def pilot_of(cell: CellInfo, rounds: Sequence[RoundMetrics]) -> int:
+    """Rounds of a cell's pilot, n0 of Stein's rule, as its records say; `rounds.min` where they do not."""
+    return next((r.pilot for r in rounds if r.pilot), cell.rounds_min)
+
+
+def pilot_for(cell: CellInfo, earlier: Sequence[bool]) -> int:
+    """Rounds of the pilot of a cell to be measured: `rounds.min`, but 8 where half of the `earlier` cells are noisy.
+
+    The cell's own rounds have no say in it: a pilot that is chosen by its own spread would cost up to 1.5 points of
+    coverage (benchmarks/coverage.py). `rounds.max` is kept.
+    """
+    long = sum(earlier) * 2 >= len(earlier) > 0
+    return max(cell.rounds_min, min(LONG_PILOT, cell.rounds_max)) if long else cell.rounds_min
+
+
+def is_noisy(cell: CellInfo, rounds: Sequence[RoundMetrics]) -> bool:
+    """Whether the first `rounds.min` rounds ask for 8 or more: at 5 rounds, a noise of 1 x `rel_ci` or more."""
+    return rounds_needed(_rates(rounds), cell.rounds_min, cell.rel_ci) >= LONG_PILOT
+
+
+def needed_rounds(cell: CellInfo, rounds: Sequence[RoundMetrics]) -> int:
     """Rounds that the asked interval of Sys tok/s needs, by Stein's rule; `rounds.min` where no interval can be had.
 
     With variants `rounds.min` of each start: how many starts are needed, the comparison says.
     """
     if in_blocks(rounds):
         return cell.rounds_min * len(by_start(rounds))
-    values = [r.sys_tok_s for r in rounds if r.sys_tok_s is not None]
     if cell.rounds_max < 2:
         return cell.rounds_min
-    return max(cell.rounds_min, rounds_needed(values, cell.rounds_min, cell.rel_ci))
+    pilot = pilot_of(cell, rounds)
+    return max(pilot, rounds_needed(_rates(rounds), pilot, cell.rel_ci))
+
+
+def wanted_rounds(cell: CellInfo, rounds: Sequence[RoundMetrics]) -> int:
+    """Rounds to measure in all: those that the asked interval needs, then those that confirm a drift or refute it."""
+    needed = needed_rounds(cell, rounds)
+    if in_blocks(rounds):
+        return needed
+    return rounds_to_confirm(_rates(rounds), needed, cell.rounds_max, cell.rel_ci)
+
+
+def _rates(rounds: Sequence[RoundMetrics]) -> list[float]:
+    return [r.sys_tok_s for r in rounds if r.sys_tok_s is not None]
+
+
+def _drift(cell: CellInfo, rounds: Sequence[RoundMetrics]) -> tuple[bool, bool]:
+    """(drifts, confirmed). Over starts where there are several, and of these no more are asked for."""
+    values = over_starts(rounds, lambda r: r.sys_tok_s)
+    needed = len(values) if in_blocks(rounds) else needed_rounds(cell, rounds)
+    return drift_of(values, needed, needed if in_blocks(rounds) else cell.rounds_max, cell.rel_ci)
 
 
 def warmed_up(cell: CellInfo, warmups: Sequence[RoundMetrics]) -> bool | None:
@@ -62,9 +105,10 @@ def evidence_of(
     server = server_times(tables, rounds, facts)
     path = times_by_metrics(rounds, facts) or server
     in_process = any(fact.get("stamps") == "in process" for fact in facts)
+    drifts, confirmed = _drift(cell, rounds)
     return Evidence(
         rounds=len(rounds),
-        rounds_needed=wanted_rounds(cell, rounds),
+        rounds_needed=needed_rounds(cell, rounds),
         requests=sum(r.requests for r in rounds),
         events=sum(len(r.lag_s) for r in rounds),
         shared_events=sum(r.shared_events for r in rounds),
@@ -83,7 +127,8 @@ def evidence_of(
         send_skew_s=max((r.send_skew_s for r in rounds), default=0.0),
         late_p99_s=late or 0.0,
         lag_p99_s=lag or 0.0,
-        drift=has_drift(over_starts(rounds, lambda r: r.sys_tok_s), cell.rel_ci),
+        drift=drifts,
+        drift_confirmed=confirmed,
         warmup_agreed=warmed_up(cell, warmups),
         **counts,
         **_server(facts),

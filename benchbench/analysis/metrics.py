@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from benchbench.spec.schema import Slo
 from benchbench.store.arrow import Floats, Ints, array_of, lists_of
-from benchbench.store.requests import RequestStatus
+from benchbench.store.requests import RequestStatus, round_facts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,6 +75,7 @@ class RoundMetrics:
     send_skew_s: float  # last send - first send of what was due together
     late_s: Floats  # sent - scheduled of every request sent, where the load schedules one by one (closed, open)
     block: int | None = None  # of a sweep with variants: which start of its variant
+    pilot: int | None = None  # rounds of its cell's pilot, where they were chosen for it
 
 
 def by_start(rounds: Sequence[RoundMetrics]) -> list[list[RoundMetrics]]:
@@ -183,6 +184,7 @@ def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo
         late_s=_seconds((c.sent - c.scheduled)[(c.sent > 0) & (c.scheduled > 0) & (load != "static")]),
         send_skew_s=float(started.max() - started.min()) * _NS if load == "static" and len(started) else 0.0,
         block=table["block"][0].as_py() if "block" in table.column_names and len(table) else None,
+        pilot=round_facts(table).get("pilot"),
     )
 
 

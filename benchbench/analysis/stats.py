@@ -1,4 +1,4 @@
-"""Means over rounds: intervals, how many rounds they need, whether they were steady. Tests of shifts. Pure."""
+"""Means over rounds: intervals, and how many rounds they need. Tests of shifts. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from statistics import median
 
 import numpy as np
 import numpy.typing as npt
@@ -76,49 +75,6 @@ def rounds_needed(values: Sequence[float], pilot: int, rel_ci: float, confidence
         return pilot
     width = t_quantile((1 + confidence) / 2, pilot - 1) * spread / abs(mean)
     return max(pilot, math.ceil((width / rel_ci) ** 2))
-
-
-def drift(values: Sequence[float]) -> tuple[float, float] | None:
-    """Least-squares line through the rounds in their order: (fitted change over the cell / mean, p).
-
-    The change is slope x (n-1) / mean, from the first round to the last; p is two-sided, of the slope's t test with
-    n-2 degrees of freedom. None for n < 4 or mean 0.
-    """
-    n = len(values)
-    mean = math.fsum(values) / n if n >= 4 else 0.0
-    if mean == 0:
-        return None
-    from scipy.special import stdtr
-
-    at = [number - (n - 1) / 2 for number in range(n)]
-    squares = math.fsum(x * x for x in at)
-    slope = math.fsum(x * (value - mean) for x, value in zip(at, values, strict=True)) / squares
-    left = math.fsum((value - mean - slope * x) ** 2 for x, value in zip(at, values, strict=True))
-    change = slope * (n - 1) / mean
-    error = math.sqrt(left / (n - 2) / squares)
-    if error == 0:
-        return change, 0.0 if slope else 1.0
-    return change, 2 * float(stdtr(n - 2, -abs(slope / error)))
-
-
-def has_drift(values: Sequence[float], rel_ci: float) -> bool:
-    """Whether the rounds drift by more than the precision asked (|change| > `rel_ci`) and not by chance (p < 0.01)."""
-    fitted = drift(values)
-    return fitted is not None and abs(fitted[0]) > rel_ci and fitted[1] < 0.01
-
-
-def outlier_rounds(values: Sequence[float]) -> list[int]:
-    """Indices of rounds further from the median than 5 x 1.4826 MAD and 0.1 % of the median; none for n < 4.
-
-    1.4826 MAD estimates a normal's standard deviation; the second bound is for rounds so equal that MAD is near 0.
-    They are to be looked at, never dropped: the mean and its interval are of all rounds.
-    """
-    if len(values) < 4:
-        return []
-    middle = median(values)
-    away = [abs(value - middle) for value in values]
-    bound = max(5 * 1.4826 * median(away), 0.001 * abs(middle))
-    return [index for index, distance in enumerate(away) if distance > bound]
 
 
 def agree(a: float, b: float, rel: float) -> bool:

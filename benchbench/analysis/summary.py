@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchbench.analysis.evidence import evidence_of
+from benchbench.analysis.evidence import evidence_of, pilot_of
 from benchbench.analysis.metrics import (
     RoundMetrics,
     by_start,
@@ -21,6 +21,7 @@ from benchbench.analysis.metrics import (
 )
 from benchbench.analysis.roofline import Platform, Utilization, utilization_of
 from benchbench.analysis.stats import Estimate, two_stage_estimate
+from benchbench.analysis.steadiness import order_of
 from benchbench.analysis.validity import Evidence, Reason, Status, status_of
 from benchbench.host.energy import Usage, stragglers, throttled, usage, window_of
 from benchbench.spec.cell import CellInfo
@@ -72,7 +73,7 @@ def summarise(
     estimates = {}
     for name, figure in FIGURES.items():
         values = over_starts(rounds, figure)
-        estimates[name] = two_stage_estimate(values, len(values) if in_blocks(rounds) else cell.rounds_min)
+        estimates[name] = two_stage_estimate(values, len(values) if in_blocks(rounds) else pilot_of(cell, rounds))
     used = usage([window for table in tables if (window := window_of(table))], samples)
     gpus = used.gpus if used else ()
     evidence = evidence_of(cell, tables, rounds, before, facts)
@@ -194,6 +195,13 @@ def _queue_ms(summary: CellSummary) -> float | None:
     return _share(1e3 * sum(view.get("queue_s_sum") or 0.0 for view in views), count)
 
 
+def _order(summary: CellSummary) -> tuple[float | None, float | None]:
+    """`order_of` the rounds' (or starts') Sys tok/s; (None, None) also where a round has none."""
+    values = over_starts(summary.rounds, lambda r: r.sys_tok_s)
+    known = all(r.sys_tok_s is not None for r in summary.rounds)
+    return (order_of(values) if known else None) or (None, None)
+
+
 _TTFT, _TPOT = ("ttft_ms", "TTFT", "ms", 1), ("tpot_ms", "TPOT", "ms", 2)
 _E2EL, _SYS = ("e2el_ms", "E2EL", "ms", 1), ("sys_tok_s", "Sys tok/s", "tok/s", 1)
 # The first columns are a contract with other programs; new ones go to the end.
@@ -272,6 +280,8 @@ COLUMNS = {
         _mean("ttft_cold_ms", "TTFT of the first batch", "ms", 1, lambda r: _average(r.ttft_cold_s)),
         _at("utilization.likely.sys_tok_s", "sys_tok_s_likely", "Sys tok/s likely bound", "tok/s", 1),
         _mean("output_tokens", "Output received", "tokens", 1, lambda r: _average(r.output_tokens)),
+        Column("lag1", "Lag-1 autocorrelation", "", 2, lambda s: _order(s)[0]),
+        Column("trend", "Trend over rounds", "", 2, lambda s: _order(s)[1]),
     )
 }
 UNITS = {name: column.unit for name, column in COLUMNS.items()}

@@ -254,6 +254,7 @@ class Evidence:
     late_p99_s: float
     lag_p99_s: float
     drift: bool
+    drift_confirmed: bool  # by further rounds
     warmup_agreed: bool | None
     resent: int = 0  # requests sent twice
     # The server's own view, from /metrics

@@ -52,6 +52,7 @@ class Driver:
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace)
     answered: bool = False  # some request has succeeded
+    noisy: list[bool] = field(default_factory=list)  # of each cell measured in this session
     failing: set[str] = field(default_factory=set)  # cells whose first failure the observer knows
     view: ServerView | None = field(init=False)  # an engine without a server counts for itself
 
@@ -61,11 +62,12 @@ class Driver:
 
 
 class Step(NamedTuple):
-    """A round to drive: `output` tokens a request."""
+    """A round to drive: `output` tokens a request; `pilot` of its cell, where rounds are added to it."""
 
     phase: str
     number: int
     output: int
+    pilot: int | None = None
 
 
 def missing_rounds(run: RunDirectory, cell: Cell, block: int | None = None) -> int:
@@ -96,14 +98,19 @@ def _goal(cell: Cell, rounds: Sequence[RoundMetrics]) -> int:
 
 
 class _Rounds:
-    """A cell's rounds, those stored before and those of this session, and which comes next."""
+    """A cell's rounds, those stored before and those of this session, and which comes next.
 
-    def __init__(self, run: RunDirectory, cell: Cell, block: int | None) -> None:
+    `noisy`: whether each cell was that was measured before; it says how many rounds the pilot has.
+    """
+
+    def __init__(self, run: RunDirectory, cell: Cell, block: int | None, noisy: Sequence[bool] = ()) -> None:
+        from benchbench.analysis.evidence import pilot_for, pilot_of
         from benchbench.analysis.summary import metrics_of
 
         self.cell, self.block = cell, block
         self.tables = {phase: run.read_cell(cell.key, phase) for phase in ("warmup", "measured")}
         self.measured = list(metrics_of(cell.info, self.tables["measured"]))
+        self.pilot = pilot_of(cell.info, self.measured) if self.measured else pilot_for(cell.info, noisy)
         self.numbers = set(run.finished_rounds(cell.key))
         self.first_warmup = len(self.tables["warmup"])
         self.warmups: list[RoundMetrics] = []  # of this session
@@ -121,7 +128,8 @@ class _Rounds:
             output = min(cell.output, WARMUP_TOKENS) if auto else cell.output
             return Step("warmup", self.first_warmup + warmups, output)
         number = self._next_measured()
-        return None if number is None or self.failure else Step("measured", number, cell.output)
+        pilot = self.pilot if self.block is None else None
+        return None if number is None or self.failure else Step("measured", number, cell.output, pilot)
 
     def _next_measured(self) -> int | None:
         if self.block is not None:
@@ -155,9 +163,11 @@ def measure_cell(driver: Driver, cell: Cell, missing: int) -> None:
 
     Raises InterruptedSweep, StoppedError, EngineDiedError, EngineError, WorkerDiedError and OSError.
     """
+    from benchbench.analysis.evidence import is_noisy
+
     run, pace = driver.run, driver.pace
     later = pace.left_steps - cell.output * missing  # of other cells: rounds beyond the least take nothing from them
-    rounds = _Rounds(run, cell, driver.block)
+    rounds = _Rounds(run, cell, driver.block, driver.noisy)
     try:
         while step := rounds.next():
             job, counters = _prepare(driver, cell, step)
@@ -170,6 +180,7 @@ def measure_cell(driver: Driver, cell: Cell, missing: int) -> None:
             rounds.add(step, _store(driver, cell, step, columns, facts, counters))
             if step.phase == "measured":
                 pace.left_steps = max(later, pace.left_steps - cell.output)
+        driver.noisy.append(is_noisy(cell.info, rounds.measured))
         if rounds.failure:
             run.journal("cell_given_up", cell=cell.key, block=driver.block, reason=rounds.failure)
         _sum_up(driver, cell, rounds)
@@ -229,6 +240,8 @@ def _store(
     driver.answered |= RequestStatus.OK in columns["status"]
     if view:
         facts["server"] = None if death else view.after(counters, columns)
+    if step.pilot is not None:
+        facts["pilot"] = step.pilot
     facts["common_tokens"] = opened.common_tokens(cell) * len(columns["index"])
     labels = {
         "cell": cell.key,

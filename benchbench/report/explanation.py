@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from benchbench.analysis.metrics import RoundMetrics, percentile, pooled
 from benchbench.analysis.roofline import Platform, Utilization, touched_bytes
-from benchbench.analysis.stats import Estimate, drift, outlier_rounds
+from benchbench.analysis.stats import Estimate
+from benchbench.analysis.steadiness import drift, outlier_rounds
 from benchbench.analysis.summary import CellSummary
 from benchbench.analysis.validity import Evidence, Reason, remedy
 from benchbench.host.energy import DeviceUse, Usage
@@ -35,6 +36,7 @@ def explain(summary: CellSummary) -> str:
     }
     lines += [f"  {what + ':':16} {text}" for what, text in checks.items()]
     details = {
+        Reason.DRIFT: (_DRIFT[evidence.drift_confirmed],),
         Reason.THROTTLED: evidence.throttled,
         Reason.STRAGGLER: evidence.straggler,
         Reason.FASTER_THAN_HARDWARE: evidence.too_fast,
@@ -134,6 +136,12 @@ def _width(estimate: Estimate | None) -> float | None:
     if estimate is None or estimate.high is None or not estimate.point:
         return None
     return (estimate.high - estimate.point) / estimate.point
+
+
+_DRIFT = {
+    True: "confirmed by further rounds",
+    False: "not confirmed, as no further rounds could be measured: 1 in 100 steady cells looks like this",
+}
 
 
 def _steadiness(rounds: tuple[RoundMetrics, ...]) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchbench.analysis.runs import OWN
+from benchbench.analysis.steadiness import order_warnings
 from benchbench.analysis.summary import COLUMNS, like_outputs
 from benchbench.report.markdown import escape_markdown, write_table
 from benchbench.spec.cell import cell_name, output_text
@@ -340,8 +341,9 @@ def _widest(rows: Sequence[Row], name: str) -> float | None:
 def _notes(rows: Sequence[Row], include_invalid: bool) -> list[str]:
     suspect = in_order(row for row in rows if row.get("status") == "suspect")
     invalid = in_order(row for row in rows if row.get("status") == "invalid")
-    lines = []
+    lines = order_warnings(rows)
     if suspect:
+        lines += [""] if lines else []
         lines.append(f"Numbers marked * are suspect: {_by_reason(suspect)}.")
     if invalid:
         cells = f"{len(invalid)} cell{'s'[: len(invalid) > 1]}"

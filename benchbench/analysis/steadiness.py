@@ -1,0 +1,148 @@
+"""Whether rounds were steady: drifts and outliers of a cell, what the order of rounds shows over a sweep. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+SUSPECTED_P, CONFIRMED_P = 0.01, 0.001  # of a drift: asks for more rounds; is one after them
+MORE_ROUNDS = 5
+LEAST_CONFIRMED = 9  # rounds in all: with fewer a p below CONFIRMED_P is out of reach of most drifts
+LEAST_SPREAD = 0.001  # of the mean: rounds more equal than this are not judged by their order
+# By number of rounds: the 1.4826 MADs from the median that one exceeds in 1 % of cells of independent normal rounds.
+_BOUNDS = (16.0, 18.5, 10.1, 10.7, 7.9, 8.3, 6.9, 7.1, 6.3, 6.4, 5.9, 6.0, 5.6, 5.7, 5.4, 5.4, 5.2)
+OUTLIER_BOUNDS = dict(enumerate(_BOUNDS, 4)) | {25: 5.0, 30: 4.8, 50: 4.5, 100: 4.3, 1000: 4.5}
+# One-sided for autocorrelation (a negative one makes intervals too wide), two-sided for the trend: 0.25 % each.
+_Z_AUTOCORRELATION, _Z_TREND = 2.807, 3.023
+
+
+def drift(values: Sequence[float]) -> tuple[float, float] | None:
+    """Least-squares line through the rounds in their order: (fitted change over the cell / mean, p).
+
+    The change is slope x (n-1) / mean, from the first round to the last; p is two-sided, of the slope's t test with
+    n-2 degrees of freedom. None for n < 4 or mean 0.
+    """
+    n = len(values)
+    mean = math.fsum(values) / n if n >= 4 else 0.0
+    if mean == 0:
+        return None
+    from scipy.special import stdtr
+
+    at = [number - (n - 1) / 2 for number in range(n)]
+    squares = math.fsum(x * x for x in at)
+    slope = math.fsum(x * (value - mean) for x, value in zip(at, values, strict=True)) / squares
+    left = math.fsum((value - mean - slope * x) ** 2 for x, value in zip(at, values, strict=True))
+    change = slope * (n - 1) / mean
+    error = math.sqrt(left / (n - 2) / squares)
+    if error == 0:
+        return change, 0.0 if slope else 1.0
+    return change, 2 * float(stdtr(n - 2, -abs(slope / error)))
+
+
+def has_drift(values: Sequence[float], rel_ci: float, p: float = SUSPECTED_P) -> bool:
+    """Whether the rounds drift by more than the precision asked (|change| > `rel_ci`) and not by chance (below `p`)."""
+    fitted = drift(values)
+    return fitted is not None and abs(fitted[0]) > rel_ci and fitted[1] < p
+
+
+def rounds_to_confirm(values: Sequence[float], needed: int, most: int, rel_ci: float) -> int:
+    """Rounds to measure in all: `needed` (`most` at most), and 5 more where those seem to drift and `most` allows.
+
+    Fewer than 5 when `most` leaves no room for them, none when there would be less than 9 in all. Only the first
+    `needed` rounds are looked at, so the answer does not change while the others are measured. A drift is a function of
+    the rounds' deviations from their mean, of which the mean is independent (normal rounds): intervals stay exact.
+    """
+    first = min(needed, most)
+    if len(values) < first or not has_drift(values[:first], rel_ci):
+        return first
+    goal = min(first + MORE_ROUNDS, most)
+    return goal if goal >= LEAST_CONFIRMED else first
+
+
+def drift_of(values: Sequence[float], needed: int, most: int, rel_ci: float) -> tuple[bool, bool]:
+    """(drifts, confirmed by further rounds) of a cell's finished rounds; arguments as in `rounds_to_confirm`.
+
+    Rounds that seem to drift (p < 0.01) drift when all, those that followed included, still do at p < 0.001. Where
+    none followed, as `most` or a time budget came first, they are taken to drift, unconfirmed; but of rounds that are
+    too few for the asked interval, a cell that is suspect anyway, only at p < 0.001.
+    """
+    first = min(needed, len(values))
+    if not has_drift(values[:first], rel_ci):
+        return False, False
+    if len(values) > first and len(values) >= rounds_to_confirm(values, needed, most, rel_ci):
+        drifts = has_drift(values, rel_ci, CONFIRMED_P)
+        return drifts, drifts
+    return len(values) >= needed or has_drift(values, rel_ci, CONFIRMED_P), False
+
+
+def outlier_rounds(values: Sequence[float]) -> list[int]:
+    """Indices of rounds further from the median than k(n) x 1.4826 MAD and 0.1 % of the median; none for n < 4.
+
+    1.4826 MAD estimates a normal's standard deviation; of few rounds it is uncertain, so k depends on their number: in
+    1 % of cells of independent normal rounds one is flagged (benchmarks/coverage.py). The second bound is for rounds so
+    equal that MAD is near 0. They are to be looked at, never dropped: the mean and its interval are of all rounds.
+    """
+    if len(values) < 4:
+        return []
+    middle = median(values)
+    away = [abs(value - middle) for value in values]
+    mads = float(np.interp(len(values), [*OUTLIER_BOUNDS], [*OUTLIER_BOUNDS.values()]))
+    bound = max(mads * 1.4826 * median(away), LEAST_SPREAD * abs(middle))
+    return [index for index, distance in enumerate(away) if distance > bound]
+
+
+def order_of(values: Sequence[float]) -> tuple[float, float] | None:
+    """(lag-1 autocorrelation, correlation with the round's number); None for n < 4 or rounds equal within 0.1 %.
+
+    With c the deviations from the mean: sum c(k) c(k+1) / sum c^2, and Pearson's r of value and k.
+    """
+    if len(values) < 4:
+        return None
+    array = np.asarray(values)
+    away = array - array.mean()
+    squares = float(away @ away)
+    if squares <= (len(values) - 1) * (LEAST_SPREAD * float(array.mean())) ** 2:
+        return None
+    at = np.arange(len(values)) - (len(values) - 1) / 2
+    return float(away[1:] @ away[:-1]) / squares, float(at @ away) / math.sqrt(float(at @ at) * squares)
+
+
+def order_warnings(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What the order of rounds shows over a whole sweep, from its summary rows; empty where it shows nothing.
+
+    Pooled over cells of n rounds: z = sum (n r + 1) / sqrt(sum n^2 var(r)) of the autocorrelations r, whose mean is
+    -1/n and whose variance is J.-M. Dufour's and R. Roy's (J. Econometrics 29, 1985), and z = sum sqrt(n-1) t /
+    sqrt(cells) of the trends t, with mean 0 and variance 1/(n-1) in any random order. Both together warn of less than
+    0.5 % of steady sweeps.
+    """
+    cells = [
+        (int(row.get("starts") or row["rounds"]), row["lag1"], row["trend"])
+        for row in rows
+        if row.get("status") != "invalid" and _is_number(row.get("lag1")) and _is_number(row.get("trend"))
+    ]
+    if not cells:
+        return []
+    n, lag1, trend = np.array(cells, np.float64).T
+    variance = (n**4 - 4 * n**3 + 3 * n**2 + 4 * n - 4) / ((n + 1) * n**2 * (n - 1) ** 2)
+    warnings = []
+    if float((n * lag1 + 1).sum() / np.sqrt((n**2 * variance).sum())) > _Z_AUTOCORRELATION:
+        pooled = float((n * lag1 + 1).sum() / n.sum())
+        warnings.append(
+            f"Warning: successive rounds are correlated (lag-1 autocorrelation {pooled:+.2f} over {len(cells)} cells): "
+            "95 % intervals are too narrow."
+        )
+    if abs(float((np.sqrt(n - 1) * trend).sum()) / math.sqrt(len(cells))) > _Z_TREND:
+        pooled = float(trend.mean())
+        warnings.append(
+            f"Warning: Sys tok/s {'rises' if pooled > 0 else 'falls'} over the rounds of a cell (correlation with "
+            f"their number {pooled:+.2f}, mean over {len(cells)} cells): 95 % intervals do not hold; warm up longer."
+        )
+    return warnings
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
