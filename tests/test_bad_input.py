@@ -94,9 +94,12 @@ LINES = {
         ["s.yaml", "--set", "grid.batch=x"],
         '--set grid.batch=x: grid.batch: must be a whole number, is "x"',
     ),
-    "out is a file": (["s.yaml", "--out", "s.yaml"], "s.yaml: not a folder"),
-    "out under a file": (["s.yaml", "--out", "s.yaml/run"], "s.yaml/run: cannot write here: Not a directory"),
-    "out holds other things": (["s.yaml", "--out", "."], ".: the folder is not empty and holds no run"),
+    "out is a file": (["s.yaml", "--out", "s.yaml"], "bench sweep: s.yaml: not a folder"),
+    "out under a file": (
+        ["s.yaml", "--out", "s.yaml/run"],
+        "bench sweep: s.yaml/run: cannot write here: Not a directory",
+    ),
+    "out holds other things": (["s.yaml", "--out", "."], "bench sweep: .: the folder is not empty and holds no run"),
 }
 
 
@@ -133,11 +136,13 @@ def test_a_run_is_not_overwritten_and_a_second_sweep_is_kept_out() -> None:
         before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
         again = run(server)
         assert again.exit_code == 2
-        assert again.stderr == "run: there is a run already (use --resume to continue it, or another --out)\n"
+        assert (
+            again.stderr == "bench sweep: run: there is a run already (use --resume to continue it, or another --out)\n"
+        )
         with Path("run/.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             locked = run(server, "--resume")
-        assert (locked.exit_code, locked.stderr) == (2, "run: another sweep is running in this folder\n")
+        assert (locked.exit_code, locked.stderr) == (2, "bench sweep: run: another sweep is running in this folder\n")
         assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
         assert len(server.asks) == 1
 

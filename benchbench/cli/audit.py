@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchbench.cli.asked import BAD_INPUT, FOLDER, NOT_MET, fail
+from benchbench.cli.console import FOLDER, NOT_MET, refusing
 
 if TYPE_CHECKING:
     from benchbench.audit.claims import Claims
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.argument("source", type=FOLDER, metavar="RUN|CARD.md|TABLE.csv")
 @click.option("--format", "form", type=click.Choice(["md", "json"]), default="md", show_default=True)
 @click.option(
-    "--model", type=FOLDER, metavar="PATH", help="The model's folder or config.json, instead of what is told."
+    "--model", type=FOLDER, metavar="PATH", help="The model's folder or config.json, instead of what the source says."
 )
 @click.option("--hardware", metavar="NAME", help="The accelerator, as W7900D or 'NVIDIA H200'.")
 @click.option("--count", type=click.IntRange(1), help="How many of them.")
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--active", metavar="45.9B", help="Parameters that one token passes through.")
 @click.option("--weights", metavar="DTYPE", help="Dtype of the weights: bf16, fp16, fp8, int8, fp4, int4.")
 @click.option("--compute", metavar="DTYPE", help="Dtype of the matrix products.")
-def audit(source: Path, form: str, **said: Any) -> None:  # noqa: ANN401 - click's
+def audit(source: Path, form: str, **options: Any) -> None:  # noqa: ANN401 - click's
     """Look for what is impossible or suspicious in a RUN, a model card, or a table.
 
     Compared with the hardware's bounds, with the model's size, and the rows with each other. Options replace what the
@@ -35,18 +35,17 @@ def audit(source: Path, form: str, **said: Any) -> None:  # noqa: ANN401 - click
     """
     from benchbench.audit.findings import audit as find
     from benchbench.audit.findings_text import audit_markdown
-    from benchbench.errors import RunError
 
-    try:
-        claims = _corrected(_claims(source), **said)
-    except (RunError, ValueError) as error:
-        fail(BAD_INPUT, f"bench audit: {error}")
+    with refusing():
+        claims = _corrected(_claims(source), **options)
     findings = find(claims)
     if form == "json":
-        click.echo(json.dumps({"claims": asdict(claims), "findings": [asdict(one) for one in findings]}, indent=2))
+        click.echo(
+            json.dumps({"claims": asdict(claims), "findings": [asdict(finding) for finding in findings]}, indent=2)
+        )
     else:
         click.echo(audit_markdown(claims, findings, source.name).rstrip("\n"))
-    if any(one.severity == "impossible" for one in findings):
+    if any(finding.severity == "impossible" for finding in findings):
         raise SystemExit(NOT_MET)
 
 
@@ -66,7 +65,7 @@ def _claims(source: Path) -> Claims:
         raise ValueError(f"{source}: {error}") from None
 
 
-def _corrected(claims: Claims, **said: Any) -> Claims:  # noqa: ANN401 - click's
+def _corrected(claims: Claims, **options: Any) -> Claims:  # noqa: ANN401 - click's
     """The claims with what the options say instead. Raises ValueError."""
     from dataclasses import replace
 
@@ -75,24 +74,24 @@ def _corrected(claims: Claims, **said: Any) -> Claims:  # noqa: ANN401 - click's
     from benchbench.model.quantization import BITS
     from benchbench.spec.accelerators import accelerator, known
 
-    if path := said["model"]:
+    if path := options["model"]:
         model = read_model(path)
         exact = (float(model.weight_bytes), float(model.weight_bytes)) if model.weight_bytes else claims.size
         claims = replace(claims, model=model, size=exact)
     for option in ("weights", "compute"):
-        if said[option] is not None and said[option] not in BITS:
-            raise ValueError(f"--{option} {said[option]}: unknown (allowed: {', '.join(BITS)})")
+        if options[option] is not None and options[option] not in BITS:
+            raise ValueError(f"--{option} {options[option]}: unknown (allowed: {', '.join(BITS)})")
     changes = {
-        "parameters": said["parameters"] and count_of(said["parameters"]),
-        "active_parameters": said["active"] and count_of(said["active"]),
-        "weight_dtype": said["weights"],
-        "compute_dtype": said["compute"],
+        "parameters": options["parameters"] and count_of(options["parameters"]),
+        "active_parameters": options["active"] and count_of(options["active"]),
+        "weight_dtype": options["weights"],
+        "compute_dtype": options["compute"],
     }
     model = replace(claims.model, **{key: value for key, value in changes.items() if value})
-    if name := said["hardware"]:
+    if name := options["hardware"]:
         device = accelerator(name)
         if device is None:
             allowed = ", ".join(dict.fromkeys(model.upper() for model, _, _ in known()))
             raise ValueError(f"--hardware {name}: unknown (allowed: names with {allowed})")
         claims = replace(claims, device=device, device_memory=None)
-    return replace(claims, model=model, count=said["count"] or claims.count)
+    return replace(claims, model=model, count=options["count"] or claims.count)

@@ -26,7 +26,6 @@ from benchbench.spec import SweepSpec, spec_from_mapping
 from benchbench.store.local_results import NOISE, store
 from benchbench.store.run_directory import replace_file
 
-ASKED = ("base", "candidate", "margin", "noise", "allow_unlike")
 GATES = "slower, 'slower>1%', fidelity"
 _FORMS = {
     "md": comparison_table,
@@ -36,7 +35,7 @@ _FORMS = {
 }
 
 
-def pairs_asked(
+def pairs_of_options(
     run: Path,
     others: Sequence[str],
     *,
@@ -58,20 +57,17 @@ def pairs_asked(
         raise ValueError(f"{bare.path}: has no records of requests, so no comparison ({beside} shows the rows)")
     base, candidate = names or (base, candidate)
     sides = _sides(first, second, base, candidate)
-    told: list[str] = []
+    notes: list[str] = []
     if second:
-        told += _refused(differences(first, second), f"{run} and {others[0]}", allow=allow_unlike)
+        notes += _refused(differences(first, second), f"{run} and {others[0]}", allow=allow_unlike)
     floor: tuple[Noise, ...] = ()
     if noise is not None:
         aa = open_run(noise)
         floor = noise_of(aa)[0]
-        told += _refused(differences(aa, first), f"the noise run {noise} and {run}", allow=allow_unlike)
+        notes += _refused(differences(aa, first), f"the noise run {noise} and {run}", allow=allow_unlike)
     share = _share(margin, "--margin")
-    return [_with(pair(*both, share, floor), told) for both in sides]
-
-
-def _with(found: Pair, told: Sequence[str]) -> Pair:
-    return replace(found, notes=(*told, *found.notes))
+    pairs = [pair(*both, share, floor) for both in sides]
+    return [replace(of_sides, notes=(*notes, *of_sides.notes)) for of_sides in pairs]
 
 
 def _is_run(name: str) -> bool:
@@ -80,7 +76,7 @@ def _is_run(name: str) -> bool:
 
 def _refused(differences: Sequence[str], what: str, *, allow: bool) -> list[str]:
     if differences and not allow:
-        raise ValueError(f"{what} are unlike: {'; '.join(differences)} (--allow-unlike compares them all the same)")
+        raise ValueError(f"{what} are unlike: {'; '.join(differences)} (--allow-unlike compares them anyway)")
     return [f"unlike: {difference}" for difference in differences]
 
 
@@ -90,7 +86,7 @@ def _sides(first: Run, second: Run | None, base: str | None, candidate: str | No
     if second is None:
         if len(olds) < 2:
             raise ValueError(f"{first.path}: has no variants to compare; give a second run")
-        news = [_side(first, olds, candidate, "--candidate")] if candidate else [one for one in olds if one != old]
+        news = [_side(first, olds, candidate, "--candidate")] if candidate else [side for side in olds if side != old]
         if news == [old]:
             raise ValueError(f"{old.name}: is the base and the candidate")
         return [(old, new) for new in news]
@@ -98,43 +94,45 @@ def _sides(first: Run, second: Run | None, base: str | None, candidate: str | No
     new = _side(second, news, candidate, "--candidate") if candidate else news[0]
     for sides, name, option in ((olds, base, "--base"), (news, candidate, "--candidate")):
         if len(sides) > 1 and not name:
-            allowed = ", ".join(one.name for one in sides)
+            allowed = ", ".join(side.name for side in sides)
             raise ValueError(f"{sides[0].run.path}: has several variants; name one with {option} (allowed: {allowed})")
     if old.name == new.name:  # two runs of one sweep: their folders tell them apart
-        old, new = (one._replace(name=str(one.run.path)) for one in (old, new))
+        old, new = (side._replace(name=str(side.run.path)) for side in (old, new))
     return [(old, new)]
 
 
 def _side(run: Run, sides: Sequence[Side], name: str, option: str) -> Side:
-    for one in sides:
-        if one.variant == name:
-            return one
-    allowed = ", ".join(one.variant for one in sides if one.variant) or "none, it has no variants"
+    for side in sides:
+        if side.variant == name:
+            return side
+    allowed = ", ".join(side.variant for side in sides if side.variant) or "none, it has no variants"
     raise ValueError(f"{option} {name}: no variant of {run.path} (allowed: {allowed})")
 
 
 def _share(text: str, option: str) -> float:
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*%\s*", text)
-    if not found or not float(found[1]):
+    percent = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*%\s*", text)
+    if not percent or not float(percent[1]):
         raise ValueError(f"{option} {text}: must be percent above 0 (allowed: as 1% or 0.5%)")
-    return float(found[1]) / 100
+    return float(percent[1]) / 100
 
 
 def text(pairs: Sequence[Pair], form: str, metrics: Sequence[str]) -> str:
     """The comparisons in one of the formats. Raises ValueError for an unknown metric."""
-    if wrong := [one for one in metrics if one not in METRICS]:
+    if wrong := [name for name in metrics if name not in METRICS]:
         raise ValueError(f"--metric {wrong[0]}: unknown (allowed: {', '.join(METRICS)})")
     return _FORMS[form](pairs, tuple(metrics) or SHOWN)
 
 
 def broken(pairs: Iterable[Pair], gates: Sequence[str]) -> list[str]:
-    """What `--fail-on` forbids and was found, a sentence each. What could not be judged breaks a gate too."""
-    found = []
-    rules = [_gate(one) for one in gates]
-    for one in pairs:
+    """What breaks a gate of `--fail-on`, a sentence each. What could not be judged breaks a gate too."""
+    failures = []
+    rules = [_gate(gate) for gate in gates]
+    for comparison in pairs:
         for rule in rules:
-            found += [f"{one.candidate} against {one.base}: {why}" for why in _breaks(one, rule)]
-    return found
+            failures += [
+                f"{comparison.candidate} against {comparison.base}: {why}" for why in _breaks(comparison, rule)
+            ]
+    return failures
 
 
 def _gate(text: str) -> float | None:
@@ -147,16 +145,18 @@ def _gate(text: str) -> float | None:
     return _share(limit, f"--fail-on {kind}>") if limit else 0.0
 
 
-def _breaks(one: Pair, limit: float | None) -> list[str]:
-    if one.absent or not one.compared.cells:
-        return [one.absent or "there is nothing to compare"]
+def _breaks(comparison: Pair, limit: float | None) -> list[str]:
+    if comparison.absent or not comparison.compared.cells:
+        return [comparison.absent or "there is nothing to compare"]
     if limit is None:
-        if one.fidelity == "not_measured":
+        if comparison.fidelity == "not_measured":
             return ["outputs were not compared (fidelity: strict or report in the sweep)"]
-        return ["outputs differ"] if one.fidelity == "differs" and one.fidelity_mode == "strict" else []
-    cells = [(NAMES[c.metric].split(" (")[0], c.cell, c) for c in one.compared.cells if c.metric in PRIMARY]
+        return ["outputs differ"] if comparison.fidelity == "differs" and comparison.fidelity_mode == "strict" else []
+    cells = [(NAMES[c.metric].split(" (")[0], c.cell, c) for c in comparison.compared.cells if c.metric in PRIMARY]
     wholes = [
-        (NAMES[w.metric].split(" (")[0], "geometric mean", w) for w in one.compared.overall if w.metric in PRIMARY
+        (NAMES[w.metric].split(" (")[0], "geometric mean", w)
+        for w in comparison.compared.overall
+        if w.metric in PRIMARY
     ]
     return [
         f"{metric} of {what} is {100 * (1 - judged.ratio.point):.1f} % slower"
@@ -182,13 +182,13 @@ def against_itself(spec: SweepSpec, blocks: int | None) -> SweepSpec:
 def keep_noise(path: Path) -> str:
     """Write noise.json into an A/A run and keep its figures for `--dry-run`; the table as text. Raises ValueError."""
     run = open_run(path)
-    found, both = noise_of(run)
+    noise, both = noise_of(run)
     name = run.name.removesuffix("-noise")
-    data = {"name": name, "blocks": both.blocks, "noise": [asdict(one) for one in found]}
+    data = {"name": name, "blocks": both.blocks, "noise": [asdict(n) for n in noise]}
     replace_file(path / "noise.json", orjson.dumps(data, option=orjson.OPT_INDENT_2) + b"\n")
-    speeds = [one for one in found if one.metric == PRIMARY[0]]
-    cells = [one.sd for one in speeds if len(one.cells) == 1]
+    speeds = [n for n in noise if n.metric == PRIMARY[0]]
+    cells = [n.sd for n in speeds if len(n.cells) == 1]
     if cells:
-        mean = next((one.sd for one in speeds if len(one.cells) > 1), cells[0])
+        mean = next((n.sd for n in speeds if len(n.cells) > 1), cells[0])
         store({"name": name, "blocks": both.blocks, "cell": median(cells), "mean": mean}, NOISE)
-    return f"{noise_table(found, both)}For comparisons: bench compare RUN --noise {path}"
+    return f"{noise_table(noise, both)}For comparisons: bench compare RUN --noise {path}"

@@ -31,9 +31,9 @@ def plan_text(plan: Plan) -> str:
         requests += (warmups + cell.rounds.min) * cell.requests * starts
         tokens += steps * cell.requests * starts
         prompts += (warmups + cell.rounds.min) * cell.requests * cell.input * starts
-        one = round_seconds(cell)
-        seconds = None if one is None or seconds is None else seconds + steps / cell.output * one * starts
-        took = "" if one is None else f", about {one:.1f} s a round"
+        round_s = round_seconds(cell)
+        seconds = None if round_s is None or seconds is None else seconds + steps / cell.output * round_s * starts
+        took = "" if round_s is None else f", about {round_s:.1f} s a round"
         rounds = f"{cell.rounds.min} rounds in each of {starts} starts" if cell.variant else f"{_rounds(cell)} rounds"
         lines.append(
             f"{number:4} {cell.label} {cell.load.kind}: {warmups}{'+' * auto} warm-up, {rounds} "
@@ -72,16 +72,14 @@ def _power(spec: SweepSpec, cells: int, blocks: int) -> list[str]:
     from benchbench.comparison.verdicts import PRIMARY, power
     from benchbench.store.local_results import NOISE, stored
 
-    found = stored(NOISE, name=spec.name)
-    noise = found or ASSUMED
+    measured = stored(NOISE, name=spec.name)
+    noise = measured or ASSUMED
     source = "assumed; bench noise measures it"
-    if found:
-        source = f"as measured over {found['blocks']} blocks of A against A"
-    one, mean = (f"{100 * noise[name]:.2g} %" for name in ("cell", "mean"))
-    lines = [
-        f"Chance to find a change in Sys tok/s with {blocks} blocks, noise per start {one} in a cell and {mean} in the"
-    ]
-    lines[0] += f" mean ({source}):"
+    if measured:
+        source = f"as measured over {measured['blocks']} blocks of A against A"
+    single, mean = (f"{100 * noise[name]:.2g} %" for name in ("cell", "mean"))
+    where = f"noise per start {single} in a cell and {mean} in the mean ({source})"
+    lines = [f"Power to find a change in Sys tok/s with {blocks} blocks, {where}:"]
     for effect in EFFECTS:
         chances = [
             power(effect, noise["cell"], blocks, cells * len(PRIMARY)),

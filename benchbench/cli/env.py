@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from benchbench.cli.text import one_line
+from benchbench.cli.console import one_line
 from benchbench.engines.open import access_of
 from benchbench.engines.vllm import python_of
 from benchbench.errors import EngineError
@@ -25,28 +25,28 @@ from benchbench.spec.plan import variant_spec
 WIDTH = 118
 
 
-def facts(spec: SweepSpec | None) -> dict[str, Any]:
+def facts_of(spec: SweepSpec | None) -> dict[str, Any]:
     """The facts of a run's manifest that are known without running; nothing is launched."""
     devices, notes = device_facts()
-    found = {**environment(), "devices": devices, **({"notes": notes} if notes else {})}
+    facts = {**environment(), "devices": devices, **({"notes": notes} if notes else {})}
     if spec is None:
-        return found
-    found["spec_sha256"] = spec_hash(masked(spec.model_dump(mode="json")))
+        return facts
+    facts["spec_sha256"] = spec_hash(masked(spec.model_dump(mode="json")))
     if spec.variants:
-        return {**found, "variants": {name: _engine(variant_spec(spec, name)) for name in spec.variants}}
-    return {**found, **_engine(spec)}
+        return {**facts, "variants": {name: _engine(variant_spec(spec, name)) for name in spec.variants}}
+    return {**facts, **_engine(spec)}
 
 
 def _engine(spec: SweepSpec) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     if isinstance(spec.engine, EndpointEngine):
         try:
             access = access_of(spec.engine, spec.timeouts.connect_s)
-            found["engine"] = asdict(attach(spec.engine.url, spec.model, access))
+            facts["engine"] = asdict(attach(spec.engine.url, spec.model, access))
         except EngineError as error:
-            found["engine"] = {"notes": [str(error)]}
-    found["engine_environment"] = _side(spec.engine)
-    return found
+            facts["engine"] = {"notes": [str(error)]}
+    facts["engine_environment"] = _side(spec.engine)
+    return facts
 
 
 def _side(engine: Engine) -> dict[str, Any]:
@@ -54,17 +54,17 @@ def _side(engine: Engine) -> dict[str, Any]:
         return side_of(engine)
     env = {**os.environ, **{name: str(value) for name, value in engine.env.items()}}
     own = isinstance(engine, VllmServeEngine) and engine.command is not None and engine.command[0] != "python"
-    told = engine.python or engine.venv or not own
-    return engine_environment(env, shutil.which(python_of(engine), path=env.get("PATH")) if told else None)
+    configured = engine.python or engine.venv or not own
+    return engine_environment(env, shutil.which(python_of(engine), path=env.get("PATH")) if configured else None)
 
 
-def text(found: Mapping[str, Any]) -> str:
+def text(facts: Mapping[str, Any]) -> str:
     """Facts as indented lines; what is long and for machines is named only."""
-    return "\n".join(_lines(found, ""))
+    return "\n".join(_lines(facts, ""))
 
 
-def _lines(found: Mapping[str, Any], indent: str) -> Iterator[str]:
-    for key, value in found.items():
+def _lines(facts: Mapping[str, Any], indent: str) -> Iterator[str]:
+    for key, value in facts.items():
         words = key if key.isupper() else key.replace("_", " ")  # variables of the environment stay as they are
         name = f"{indent}{one_line(words)}:"
         if value is None or value in ("", [], (), {}):
@@ -83,7 +83,7 @@ def _lines(found: Mapping[str, Any], indent: str) -> Iterator[str]:
         elif key == "notes":
             yield from (f"{indent}note: {one_line(note)}" for note in value)
         elif key == "devices":
-            yield from _lines({str(one["device"]): {**one, "device": None} for one in value}, indent)
+            yield from _lines({str(device["device"]): {**device, "device": None} for device in value}, indent)
         elif key.endswith("_bytes"):
             size = f"{value / 2**30:.1f} GiB" if value >= 2**30 else f"{value / 2**20:.1f} MiB"
             yield f"{name.removesuffix(' bytes:')}: {size}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchbench.cli.asked import BAD_INPUT, FOLDER, STOPPED, fail, spec_of
+from benchbench.cli.console import BAD_INPUT, FOLDER, STOPPED, fail, located, spec_of
 
 if TYPE_CHECKING:
     from benchbench.accuracy.evaluate import EvaluationRequest
@@ -50,11 +50,11 @@ def evaluate(file: str | None, sets: tuple[str, ...], out: Path | None, form: st
             fail(BAD_INPUT, "bench eval: needs a sweep FILE or --results NAME=PATH")
         if file is None and out is None:
             base = request.base or ("published" if request.published else next(iter(request.results)))
-            found = evaluation_of("evaluation", request.results, base, request.published, request.metrics)
+            evaluation = evaluation_of("evaluation", request.results, base, request.published, request.metrics)
         else:
             out, failed = _evaluated(file, sets, request, out)
-            found = read_evaluation(out)
-        texts = {"md": evaluation_section(found), "json": evaluation_json(found)}
+            evaluation = read_evaluation(out)
+        texts = {"md": evaluation_section(evaluation), "json": evaluation_json(evaluation)}
         if out is not None:
             for suffix, text in texts.items():
                 (out / f"evaluation.{suffix}").write_text(text)
@@ -64,7 +64,11 @@ def evaluate(file: str | None, sets: tuple[str, ...], out: Path | None, form: st
     if out is not None:
         print(f"Evaluation: {out}", file=sys.stderr)
     if failed:
-        fail(STOPPED, *(f"bench eval: {one}" for one in failed), f"continue with the same command and --out {out}")
+        fail(
+            STOPPED,
+            *(f"bench eval: {failure}" for failure in failed),
+            f"continue with the same command and --out {out}",
+        )
 
 
 def _evaluated(
@@ -74,19 +78,15 @@ def _evaluated(
     from benchbench.accuracy.evaluate import EvaluationRun
     from benchbench.cli.progress import observer_for
     from benchbench.cli.signals import Stop
-    from benchbench.errors import EngineError, LaunchStoppedError
-    from benchbench.spec import locate
+    from benchbench.errors import LaunchStoppedError
 
     spec = spec_of(file, sets) if file is not None else None
     if out is None:
         assert spec  # noqa: S101 - without FILE there is a folder
         out = Path("runs") / f"{spec.name}-eval-{time.strftime('%Y%m%d-%H%M%S')}"
-    with Stop() as stop, observer_for(sys.stderr) as observer:
+    with Stop() as stop, observer_for(sys.stderr) as observer, located(file, sets):
         try:
             return out, EvaluationRun(spec, request, out, observer, stop.fd).run_tasks()
-        except EngineError as error:
-            said = locate(file, sets, error.key, error.message, error.allowed) if file and error.key else error.message
-            fail(STOPPED if error.gone else BAD_INPUT, said, *error.lines)
         except LaunchStoppedError:
             fail(stop.code, f"bench: interrupted; continue with the same command and --out {out}")
 
@@ -110,10 +110,10 @@ def _request(**given: Any) -> EvaluationRequest:  # noqa: ANN401 - click's
 
 
 def _pairs(option: str, texts: tuple[str, ...]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    pairs: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        if not (name and equals and value) or name in found:
-            raise ValueError(f"{option} {text}: {'given twice' if name in found else 'must be NAME=VALUE'}")
-        found[name] = value
-    return found
+        if not (name and equals and value) or name in pairs:
+            raise ValueError(f"{option} {text}: {'given twice' if name in pairs else 'must be NAME=VALUE'}")
+        pairs[name] = value
+    return pairs

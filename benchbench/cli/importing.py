@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from benchbench.cli.asked import BAD_INPUT, FOLDER, fail
+from benchbench.cli.console import BAD_INPUT, FOLDER, fail, refusing
 
 
 @click.command("import")
@@ -20,16 +20,14 @@ def import_results(files: tuple[Path, ...], out: Path | None, name: str | None) 
     FILE is a result (told by its content), or a folder of them, such as one of vllm bench sweep. Several results of
     one shape are rounds of one cell.
     """
-    from benchbench.errors import RunError
     from benchbench.importers.run_folder import import_files
 
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         fail(BAD_INPUT, f"bench import: --name {name}: letters, digits, '.', '_' and '-' are allowed")
     try:
-        path = import_files(files, out, name)
+        with refusing():
+            path = import_files(files, out, name)
         click.echo((path / "table.md").read_text(encoding="utf-8"))
-    except (RunError, ValueError) as error:
-        fail(BAD_INPUT, f"bench import: {error}")
     except OSError as error:
         fail(BAD_INPUT, f"bench import: {error.filename}: {error.strerror}")
     click.echo(f"Run: {path}")

@@ -3,82 +3,23 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from benchbench.cli import page, publish, stored
-from benchbench.cli.asked import BAD_INPUT, FOLDER, INTERRUPTED, INVALID, NOT_MET, STOPPED, fail, plan_of, spec_of
+from benchbench.cli import page, publish, stored, sweep
 from benchbench.cli.audit import audit
+from benchbench.cli.console import BAD_INPUT, FOLDER, NOT_MET, STOPPED, Group, fail, plan_of, refusing, spec_of
 from benchbench.cli.evaluation import evaluate
 from benchbench.cli.importing import import_results
-from benchbench.cli.text import one_line
 from benchbench.version import __version__
-
-
-class Group(click.Group):
-    """Usage errors in one line on stderr, exit 2, like every other bad input."""
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - click's signature
-        try:
-            return super().main(*args, **{**kwargs, "standalone_mode": False})
-        except click.UsageError as error:
-            where = error.ctx.command_path if error.ctx else "bench"
-            fail(BAD_INPUT, f"{where}: {error.format_message()} (see {where} --help)")
-        except click.ClickException as error:
-            fail(BAD_INPUT, f"bench: {error.format_message()}")
-        except (click.Abort, KeyboardInterrupt):
-            fail(INTERRUPTED, "bench: interrupted")
-        except BrokenPipeError:
-            sys.stderr.close()
-            sys.exit(1)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="bench")
 def main() -> None:
     """Benchmarks of LLM inference servers: sweep a grid of shapes, and get numbers that can be trusted."""
-
-
-@main.command()
-@click.argument("file")
-@click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Change one value of the sweep.")
-@click.option("--only", metavar="SELECTION", help="Only the cells that match, e.g. 'batch>=8,input=128'.")
-@click.option("--out", type=FOLDER, metavar="DIR", help="Run directory (default: runs/NAME-TIME).")
-@click.option("--resume", is_flag=True, help="Continue the run in --out (or the latest of this name).")
-@click.option("--dry-run", is_flag=True, help="Print the plan and do nothing.")
-@click.option("--plots/--no-plots", default=True, help="Draw the plots at the end.")
-@click.option("--strict", is_flag=True, help="Exit with 3 if any cell is invalid.")
-def sweep(
-    file: str,
-    sets: tuple[str, ...],
-    only: str | None,
-    out: Path | None,
-    *,
-    resume: bool,
-    dry_run: bool,
-    plots: bool,
-    strict: bool,
-) -> None:
-    """Measure every cell of the sweep FILE; print the table.
-
-    Exit: 0 carried out, 1 stopped and can be resumed, 2 bad input, 3 invalid cells (--strict), 130 on Ctrl-C.
-    """
-    spec = spec_of(file, sets)
-    if dry_run:
-        from benchbench.cli.dry_run import plan_text
-
-        click.echo(plan_text(plan_of(spec, only)))
-        return
-    from benchbench.cli.carry import carry_out
-
-    for note in spec.notes:
-        print(one_line(f"note: {note}"), file=sys.stderr)
-    outcome = carry_out(spec, (file, sets), only=only, out=out, resume=resume, plots=plots)
-    if strict and any(row["status"] == "invalid" for row in outcome.rows):
-        fail(INVALID, "bench: some cells are invalid")
 
 
 @main.command()
@@ -118,12 +59,10 @@ def sim(profile: str, port: int, scale: float, models: tuple[str, ...], options:
     """Serve the simulator on 127.0.0.1 until Ctrl-C."""
     from benchbench.cli.serve import serve_simulator
     from benchbench.engines.simulator import ProfileError
-    from benchbench.spec import SpecError
 
     try:
-        serve_simulator(profile, port, scale, models, options)
-    except (ProfileError, SpecError) as error:
-        fail(BAD_INPUT, f"bench sim: {error}")
+        with refusing(ProfileError):
+            serve_simulator(profile, port, scale, models, options)
     except OSError as error:
         fail(STOPPED, f"bench sim: cannot listen on 127.0.0.1:{port}: {error.strerror}")
 
@@ -139,49 +78,21 @@ def sim(profile: str, port: int, scale: float, models: tuple[str, ...], options:
 @click.option("--allow-unlike", is_flag=True, help="Compare runs of unlike models, shapes, loads, GPUs or drivers.")
 @click.option("--fail-on", "gates", multiple=True, metavar="WHAT", help="Exit 4 on 'slower>1%', slower or fidelity.")
 @click.option("--format", "form", type=click.Choice(["md", "json", "csv", "github"]), default="md", show_default=True)
-def compare(run: Path, others: tuple[str, ...], form: str, metrics: tuple[str, ...], **asked: Any) -> None:  # noqa: ANN401 - click's
+def compare(run: Path, others: tuple[str, ...], form: str, metrics: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - click's
     """Is one build faster than another? Compares the variants of RUN, or two runs, start by start.
 
     An argument after RUN that is a run's folder is the other run; else two names of RUN's variants.
     Exit: 0, 2 bad input, 4 what --fail-on forbids.
     """
     from benchbench.cli import comparing
-    from benchbench.errors import RunError
 
-    try:
-        pairs = comparing.pairs_asked(run, others, **{name: asked[name] for name in comparing.ASKED})
-        broken = comparing.broken(pairs, asked["gates"])
+    with refusing():
+        gates = options.pop("gates")
+        pairs = comparing.pairs_of_options(run, others, **options)
+        broken = comparing.broken(pairs, gates)
         click.echo(comparing.text(pairs, form, metrics).rstrip("\n"))
-    except (RunError, ValueError) as error:
-        fail(BAD_INPUT, f"bench compare: {error}")
     if broken:
-        fail(NOT_MET, *(f"bench compare: {one}" for one in broken))
-
-
-@main.command()
-@click.argument("file")
-@click.option("--blocks", type=click.IntRange(2), help="Starts of each of the two (default: the sweep's, else 6).")
-@click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Change one value of the sweep.")
-@click.option("--only", metavar="SELECTION", help="Only the cells that match.")
-@click.option("--out", type=FOLDER, metavar="DIR", help="Run directory (default: runs/NAME-noise-TIME).")
-@click.option("--resume", is_flag=True, help="Continue the run in --out (or the latest of this name).")
-def noise(
-    file: str, blocks: int | None, sets: tuple[str, ...], only: str | None, out: Path | None, **more: bool
-) -> None:
-    """Measure the sweep's baseline against itself: the noise of a start, and what effect can be found.
-
-    For bench compare --noise RUN, and for the power that bench sweep --dry-run prints.
-    """
-    from benchbench.cli import comparing
-    from benchbench.cli.carry import carry_out
-    from benchbench.errors import RunError
-
-    try:
-        spec = comparing.against_itself(spec_of(file, sets), blocks)
-        outcome = carry_out(spec, (file, sets), only=only, out=out, resume=more["resume"], command="noise")
-        click.echo(comparing.keep_noise(outcome.path))
-    except (RunError, ValueError) as error:
-        fail(BAD_INPUT, f"bench noise: {error}")
+        fail(NOT_MET, *(f"bench compare: {reason}" for reason in broken))
 
 
 @main.command()
@@ -195,8 +106,8 @@ def env(file: str | None, sets: tuple[str, ...], form: str) -> None:
     """
     from benchbench.cli import env as surroundings
 
-    found = surroundings.facts(spec_of(file, sets) if file else None)
-    click.echo(json.dumps(found, indent=2) if form == "json" else surroundings.text(found))
+    facts = surroundings.facts_of(spec_of(file, sets) if file else None)
+    click.echo(json.dumps(facts, indent=2) if form == "json" else surroundings.text(facts))
 
 
 @main.command()
@@ -227,7 +138,6 @@ def check(
     highest event rate. With --self: the instrument alone. Both store its error, which tables then print.
     """
     from benchbench.cli import checks
-    from benchbench.errors import CheckFailedError
 
     if own == (file is not None):
         fail(BAD_INPUT, "bench check: needs a sweep FILE or --self, one of them")
@@ -235,12 +145,13 @@ def check(
         if file is None:
             checks.check_instrument(streams, rate, seconds, url, as_json=as_json)
         else:
-            spec = spec_of(file, sets)
-            checks.check_file(file, sets, plan_of(spec, only), seconds)
-    except CheckFailedError as error:
-        fail(error.code, *error.lines)
+            checks.check_file(file, sets, plan_of(spec_of(file, sets), only), seconds)
+    except OSError as error:
+        fail(STOPPED, f"bench check: {error}")
 
 
+main.add_command(sweep.sweep)
+main.add_command(sweep.noise)
 main.add_command(audit)
 main.add_command(import_results)
 main.add_command(stored.table)

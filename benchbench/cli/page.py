@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from benchbench.cli.asked import BAD_INPUT, FOLDER, fail
+from benchbench.cli.console import BAD_INPUT, FOLDER, fail, refusing
 
 
 @click.command()
@@ -26,14 +26,11 @@ def report(runs: tuple[Path, ...], out: Path) -> None:
     The page loads nothing and runs no script, so it can be mailed, printed or published as it is.
     """
     from benchbench.analysis.runs import open_run
-    from benchbench.errors import RunError
     from benchbench.page.document import page
     from benchbench.store.run_directory import replace_file
 
-    try:
+    with refusing(OSError):
         text = page([open_run(run) for run in runs])
-    except (RunError, OSError) as error:
-        fail(BAD_INPUT, f"bench report: {error}")
     try:
         replace_file(out, text.encode())
     except OSError as error:

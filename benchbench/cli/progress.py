@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from benchbench.cli.text import one_line
+from benchbench.cli.console import one_line
 from benchbench.measure.observer import Observer
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchbench.cli.asked import BAD_INPUT, FOLDER, NOT_MET, fail
-from benchbench.cli.text import one_line
+from benchbench.cli.console import BAD_INPUT, FOLDER, NOT_MET, fail, one_line
 
 if TYPE_CHECKING:
     from benchbench.analysis.runs import Run
@@ -28,7 +27,7 @@ SECTIONS = ("performance", "model", "evaluation", "comparison")
 @click.option("--pivot", metavar="AXIS:COLUMN", help="One column for each value of an axis, as batch:sys_tok_s.")
 @click.option("--dry-run", is_flag=True, help="Print the difference and write nothing.")
 @click.option("--check", is_flag=True, help="Write nothing; exit 4 where the card differs from the run.")
-def publish(run: Path, card: Path, after: str | None, **asked: Any) -> None:  # noqa: ANN401 - click's
+def publish(run: Path, card: Path, after: str | None, **options: Any) -> None:  # noqa: ANN401 - click's
     """Write a RUN's table into a model card, between <!-- bench:performance --> and <!-- /bench:performance -->.
 
     Nothing else in the card changes, and the same run gives the same bytes. The card is pushed by `hf upload`.
@@ -41,17 +40,17 @@ def publish(run: Path, card: Path, after: str | None, **asked: Any) -> None:  # 
     try:
         before = _read(card)
         opened = open_run(run)
-        texts = {name: _section(name, opened, asked) for name in dict.fromkeys(asked["names"] or ("performance",))}
+        texts = {name: _section(name, opened, options) for name in dict.fromkeys(options["names"] or ("performance",))}
     except (RunError, ValueError, OSError) as error:
         fail(BAD_INPUT, f"bench publish: {error}")
     try:
         changed = with_sections(before, texts, after)
     except CardError as error:
         fail(BAD_INPUT, f"bench publish: {card}: {error}")
-    if asked["dry_run"] or asked["check"]:
+    if options["dry_run"] or options["check"]:
         for line in difference(before, changed, str(card)):
             click.echo(one_line(line.removesuffix("\n")))
-        if asked["check"] and changed != before:
+        if options["check"] and changed != before:
             what = " and ".join(texts)
             fail(NOT_MET, f"bench publish: {card}: {what} differ{'s'[: len(texts) == 1]} from what {run} gives")
         return
@@ -84,15 +83,14 @@ def _write(card: Path, text: str) -> None:
     replace_file(path, text.encode(), like=path.stat())
 
 
-def _section(name: str, run: Run, asked: dict[str, Any]) -> str:
+def _section(name: str, run: Run, options: dict[str, Any]) -> str:
     """A section's text. Raises ValueError and RunError."""
     if name == "performance":
-        from benchbench.cli.choose import chosen_rows
-        from benchbench.cli.stored import parts_of
+        from benchbench.cli.stored import chosen_rows, parts_of
         from benchbench.publish.card import performance_section
 
-        rows = chosen_rows(run.rows, asked["words"])
-        parts = parts_of(rows, asked["columns"], asked["pivot"], [], include_invalid=False)
+        rows = chosen_rows(run.rows, options["words"])
+        parts = parts_of(rows, options["columns"], options["pivot"], [], include_invalid=False)
         return performance_section(run, parts)
     if name == "comparison":
         from benchbench.comparison.pairs import pairs_of
@@ -101,7 +99,7 @@ def _section(name: str, run: Run, asked: dict[str, Any]) -> str:
         if pairs := pairs_of(run):
             return comparison_table(pairs)
         raise ValueError(f"{run.path}: has no variants to compare")
-    folder = asked[name]
+    folder = options[name]
     if folder is None:
         raise ValueError(f"--section {name}: needs --{name} FOLDER")
     return _model(folder) if name == "model" else _evaluation(folder)

@@ -16,7 +16,7 @@ class Stop:
     def __init__(self) -> None:
         self.fd, self._write = os.pipe()
         self.code = 130
-        self._asked = False
+        self._caught_once = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -32,7 +32,7 @@ class Stop:
 
     def _caught(self, number: int, _frame: FrameType | None) -> None:
         self.code = _CODES[signal.Signals(number)]
-        if self._asked:
+        if self._caught_once:
             raise KeyboardInterrupt
-        self._asked = True
+        self._caught_once = True
         os.write(self._write, b"x")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchbench.cli.asked import BAD_INPUT, FOLDER, fail
+from benchbench.cli.console import BAD_INPUT, FOLDER, fail, refusing
 
 if TYPE_CHECKING:
+    from benchbench.analysis.summary import CellSummary
     from benchbench.report.summary_table import Parts, Row
 
 
@@ -26,11 +27,10 @@ def table(runs: tuple[Path, ...], form: str, columns: str | None, pivot: str | N
     github is Markdown for a job's summary. Markdown rounds by the 95 % intervals, CSV and JSON do not.
     """
     from benchbench.analysis.runs import open_run, side_by_side
-    from benchbench.errors import RunError
     from benchbench.report.provenance import provenance_text
     from benchbench.report.summary_table import csv_table, json_table
 
-    try:
+    with refusing():
         opened = [open_run(run) for run in runs]
         rows = opened[0].rows if len(opened) == 1 else side_by_side(opened)
         if form in {"csv", "json"}:
@@ -43,8 +43,6 @@ def table(runs: tuple[Path, ...], form: str, columns: str | None, pivot: str | N
             names_of_runs = " and ".join(dict.fromkeys(run.name for run in opened))
             text = parts.markdown() if form == "md" else parts.github(names_of_runs)
         click.echo(text.rstrip("\n"))
-    except (RunError, ValueError) as error:
-        fail(BAD_INPUT, f"bench table: {error}")
 
 
 def _names(columns: str | None) -> list[str] | None:
@@ -88,11 +86,10 @@ def plot(run: Path, out: Path | None, cell: str | None, formats: tuple[str, ...]
     from benchbench.analysis.runs import open_run
     from benchbench.comparison.figures import draw_comparisons
     from benchbench.comparison.pairs import pairs_of
-    from benchbench.errors import RunError
     from benchbench.figures.plots import draw_plots
     from benchbench.figures.timeline import timeline_of
 
-    try:
+    with refusing(OSError):
         opened = open_run(run)
         keys = [known.key for known in opened.cells]
         if cell is not None and cell not in keys:
@@ -106,8 +103,6 @@ def plot(run: Path, out: Path | None, cell: str | None, formats: tuple[str, ...]
         )
         if opened.has_records and (pairs := pairs_of(opened)):
             files += draw_comparisons(pairs, out or run / "plots", opened.title, formats or ("png", "svg"))
-    except (RunError, OSError) as error:
-        fail(BAD_INPUT, f"bench plot: {error}")
     for path in files:
         click.echo(path)
 
@@ -121,12 +116,44 @@ def explain(run: Path, cells: tuple[str, ...]) -> None:
     CELL is a key or a selection such as 'batch>=8,input=128'.
     """
     from benchbench.analysis.runs import open_run
-    from benchbench.cli.choose import chosen
-    from benchbench.errors import RunError
     from benchbench.report.explanation import explain as explain_cell
 
-    try:
+    with refusing():
         for summary in chosen(open_run(run).summaries, cells):
             click.echo(explain_cell(summary) + "\n")
-    except (RunError, ValueError) as error:
-        fail(BAD_INPUT, f"bench explain: {error}")
+
+
+def chosen(summaries: Sequence[CellSummary], words: Sequence[str]) -> list[CellSummary]:
+    """The summaries that any of `words` names, by key (or its beginning) or selection; all without words.
+
+    Raises ValueError.
+    """
+    return [summaries[k] for k in _matching([summary.cell.to_entry() for summary in summaries], words)]
+
+
+def chosen_rows(rows: Sequence[Row], words: Sequence[str]) -> list[Row]:
+    """`chosen` of summary rows."""
+    return [rows[k] for k in _matching(rows, words)]
+
+
+def _matching(cells: Sequence[Mapping[str, Any]], words: Sequence[str]) -> list[int]:
+    """Indices, in the order of `words` and each once."""
+    from benchbench.spec import SelectionError, parse_selection
+
+    if not words:
+        return list(range(len(cells)))
+    indices: list[int] = []
+    for word in words:
+        by_key = [k for k, cell in enumerate(cells) if len(word) >= 4 and str(cell["key"]).startswith(word)]
+        if by_key:
+            indices += by_key
+            continue
+        try:
+            selection = parse_selection(word)
+        except SelectionError as error:
+            raise ValueError(f"{word}: {error.message} (allowed: a cell's key, or {error.allowed})") from None
+        matching = [k for k, cell in enumerate(cells) if selection.matches(cell)]
+        if not matching:
+            raise ValueError(f"{word}: selects none of the {len(cells)} cells")
+        indices += matching
+    return list(dict.fromkeys(indices))

@@ -48,8 +48,7 @@ def _checked(document: Document) -> schema.SweepSpec:
     spec, faults = _check(data)
     faults += _variant_faults(data, faults)
     faults += _override_faults(spec if not faults else None, data, faults)
-    loads = [data.get("load"), *(o.get("load") for o in data.get("overrides") or () if isinstance(o, dict))]
-    if spec is not None and not faults and any(isinstance(x, dict) and x.get("kind") == "closed" for x in loads):
+    if spec is not None and not faults and "closed" in _load_kinds(spec):
         faults += _starved(spec)
     known = {(problem.file, problem.line, problem.path) for problem in document.problems}
     located = [document.locate(fault) for fault in dict.fromkeys(faults)]
@@ -57,6 +56,10 @@ def _checked(document: Document) -> schema.SweepSpec:
     if spec is None or problems:
         raise SpecError(sorted(problems, key=lambda problem: (problem.file != document.file, problem.line or 0)))
     return spec
+
+
+def _load_kinds(spec: schema.SweepSpec) -> set[str]:
+    return {spec.load.kind, *(o.changes["load"].get("kind") for o in spec.overrides if "load" in o.changes)}
 
 
 def _check(data: dict[str, Any]) -> tuple[schema.SweepSpec | None, list[Fault]]:

@@ -1,0 +1,94 @@
+"""What every command shares: lines on a terminal, and errors as one line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from benchbench.errors import BenchError, CheckFailedError, EngineError, SimulatorError, WorkerDiedError
+
+if TYPE_CHECKING:
+    from benchbench.spec import Plan, SweepSpec
+
+STOPPED, BAD_INPUT, INVALID, NOT_MET = 1, 2, 3, 4
+INTERRUPTED = 130
+FOLDER = click.Path(path_type=Path)
+
+
+def one_line(text: object) -> str:
+    """`text` with line ends and control characters written out: a server's words may hold any."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def fail(code: int, *lines: object) -> NoReturn:
+    """Each of `lines` to stderr on one line, then exit."""
+    for line in lines:
+        print(one_line(line), file=sys.stderr)
+    sys.exit(code)
+
+
+class Group(click.Group):
+    """The one place where errors become exit codes: whatever a command raises on purpose ends in one line on stderr."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - click's signature
+        try:
+            return super().main(*args, **{**kwargs, "standalone_mode": False})
+        except click.UsageError as error:
+            where = error.ctx.command_path if error.ctx else "bench"
+            fail(BAD_INPUT, f"{where}: {error.format_message()} (see {where} --help)")
+        except click.ClickException as error:
+            fail(BAD_INPUT, f"bench: {error.format_message()}")
+        except CheckFailedError as error:
+            fail(error.code, *error.lines)
+        except BenchError as error:
+            words = kwargs.get("args") or (args[0] if args else None) or sys.argv[1:]
+            command = next((word for word in words if not word.startswith("-")), "")
+            code = STOPPED if isinstance(error, (SimulatorError, WorkerDiedError)) else BAD_INPUT
+            fail(code, *(getattr(error, "problems", ()) or [f"bench {command}: {error}"]))
+        except (click.Abort, KeyboardInterrupt):
+            fail(INTERRUPTED, "bench: interrupted")
+        except BrokenPipeError:
+            sys.stderr.close()
+            sys.exit(1)
+
+
+@contextlib.contextmanager
+def refusing(*kinds: type[Exception]) -> Iterator[None]:
+    """A ValueError, or an error of these kinds, is bad input: it ends the command with its message."""
+    kinds = kinds or (ValueError,)
+    try:
+        yield
+    except kinds as error:
+        if isinstance(error, BenchError):
+            raise
+        raise BenchError(str(error)) from None
+
+
+@contextlib.contextmanager
+def located(file: str | None, sets: tuple[str, ...]) -> Iterator[None]:
+    """An engine's error names the line of the sweep file that is at fault, and what the engine's log says last."""
+    try:
+        yield
+    except EngineError as error:
+        from benchbench.spec import locate
+
+        known = file and error.key
+        problem = locate(file, sets, error.key, error.message, error.allowed) if file and known else error.message
+        fail(STOPPED if error.gone else BAD_INPUT, problem, *error.lines)
+
+
+def spec_of(file: str, sets: tuple[str, ...]) -> SweepSpec:
+    from benchbench.spec import load_spec
+
+    return load_spec(file, sets)
+
+
+def plan_of(spec: SweepSpec, only: str | None) -> Plan:
+    from benchbench.spec import make_plan
+
+    return make_plan(spec, only)

@@ -1,0 +1,144 @@
+"""`bench sweep` and `bench noise`: a sweep carried out at a terminal, with progress, signals, and how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from benchbench.cli.console import FOLDER, INVALID, STOPPED, fail, located, one_line, plan_of, refusing, spec_of
+from benchbench.cli.signals import Stop
+
+if TYPE_CHECKING:
+    from benchbench.measure.observer import Observer
+    from benchbench.measure.run import Outcome
+    from benchbench.spec import SweepSpec
+
+
+@click.command()
+@click.argument("file")
+@click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Change one value of the sweep.")
+@click.option("--only", metavar="SELECTION", help="Only the cells that match, e.g. 'batch>=8,input=128'.")
+@click.option("--out", type=FOLDER, metavar="DIR", help="Run directory (default: runs/NAME-TIME).")
+@click.option("--resume", is_flag=True, help="Continue the run in --out (or the latest of this name).")
+@click.option("--dry-run", is_flag=True, help="Print the plan without running it.")
+@click.option("--plots/--no-plots", default=True, help="Draw the plots at the end.")
+@click.option("--strict", is_flag=True, help="Exit with 3 if any cell is invalid.")
+def sweep(
+    file: str,
+    sets: tuple[str, ...],
+    only: str | None,
+    out: Path | None,
+    *,
+    resume: bool,
+    dry_run: bool,
+    plots: bool,
+    strict: bool,
+) -> None:
+    """Measure every cell of the sweep FILE; print the table.
+
+    Exit: 0 complete, 1 stopped and can be resumed, 2 bad input, 3 invalid cells (--strict), 130 on Ctrl-C.
+    """
+    spec = spec_of(file, sets)
+    if dry_run:
+        from benchbench.cli.dry_run import plan_text
+
+        click.echo(plan_text(plan_of(spec, only)))
+        return
+    from benchbench.measure.run import sweep as run_sweep
+
+    for note in spec.notes:
+        print(one_line(f"note: {note}"), file=sys.stderr)
+    with _terminal(file, sets) as (observer, stop):
+        outcome = run_sweep(spec, out, only=only, resume=resume, plots=plots, observer=observer, stop=stop.fd)
+    _end(spec, outcome, stop, (file, sets), "sweep")
+    if strict and any(row["status"] == "invalid" for row in outcome.rows):
+        fail(INVALID, "bench: some cells are invalid")
+
+
+@click.command()
+@click.argument("file")
+@click.option("--blocks", type=click.IntRange(2), help="Starts of each of the two (default: the sweep's, else 6).")
+@click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Change one value of the sweep.")
+@click.option("--only", metavar="SELECTION", help="Only the cells that match.")
+@click.option("--out", type=FOLDER, metavar="DIR", help="Run directory (default: runs/NAME-noise-TIME).")
+@click.option("--resume", is_flag=True, help="Continue the run in --out (or the latest of this name).")
+def noise(
+    file: str, blocks: int | None, sets: tuple[str, ...], only: str | None, out: Path | None, *, resume: bool
+) -> None:
+    """Measure the sweep's baseline against itself (A/A): the variance between starts, and the smallest effect found.
+
+    For bench compare --noise RUN, and for the power that bench sweep --dry-run prints.
+    """
+    from benchbench.cli import comparing
+    from benchbench.measure.run import sweep as run_sweep
+
+    with refusing():
+        spec = comparing.against_itself(spec_of(file, sets), blocks)
+    with _terminal(file, sets) as (observer, stop):
+        outcome = run_sweep(spec, out, only=only, resume=resume, observer=observer, stop=stop.fd)
+    _end(spec, outcome, stop, (file, sets), "noise")
+    with refusing():
+        click.echo(comparing.keep_noise(outcome.path))
+
+
+@contextlib.contextmanager
+def _terminal(file: str, sets: tuple[str, ...]) -> Iterator[tuple[Observer, Stop]]:
+    from benchbench.cli.progress import observer_for
+
+    with Stop() as stop, observer_for(sys.stderr) as observer, located(file, sets):
+        yield observer, stop
+
+
+def _end(spec: SweepSpec, outcome: Outcome, stop: Stop, source: tuple[str, tuple[str, ...]], command: str) -> None:
+    """Show the outcome; one that is not complete ends the process. `source`: the sweep's file, with what was --set."""
+    from benchbench.spec import locate
+
+    _show(spec, outcome)
+    again = f"continue with: bench {command} {source[0]} --resume --out {outcome.path}"
+    if outcome.state == "interrupted":
+        fail(stop.code, f"bench: interrupted; {again}")
+    if outcome.state == "stopped":
+        message = f"{outcome.message}; {again}"
+        fail(STOPPED, locate(*source, outcome.key, message) if outcome.key else f"bench: {message}")
+
+
+def _show(spec: SweepSpec, outcome: Outcome) -> None:
+    """The table, what its reasons mean, and where the files are."""
+    if any(row["rounds"] for row in outcome.rows):
+        click.echo(outcome.table)
+        for remedy in _remedies(outcome.rows):
+            click.echo(remedy)
+        if spec.rounds.max > spec.rounds.min and not spec.variants:
+            click.echo(_cost(outcome.rows))
+    if outcome.plots:
+        click.echo("Plots:\n" + "\n".join(f"  {path}" for path in outcome.plots if path.suffix == ".png"))
+    if outcome.verdicts:
+        click.echo("\n".join(outcome.verdicts))
+        click.echo(f"Comparison: {outcome.path / 'compare.md'}, or: bench compare {outcome.path}")
+    if outcome.state == "complete":
+        click.echo(f"Run: {outcome.path}" + (f" ({outcome.message})" if outcome.message else ""))
+
+
+def _cost(rows: Sequence[Mapping[str, Any]], fixed: int = 10) -> str:
+    """Requests of as many rounds as the interval needs, beside those of a fixed number of rounds for every cell."""
+    measured = [row for row in rows if row["rounds"]]
+    spent = sum(row["requests"] for row in measured)
+    even = sum(row["requests"] // row["rounds"] * fixed for row in measured)
+    return f"Rounds: as many as the asked interval needs took {spent:,} requests; a fixed {fixed} would take {even:,}."
+
+
+def _remedies(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each reason that a cell is not valid: what it means and what to do about it."""
+    from benchbench.analysis.validity import Reason
+
+    codes = {code for row in rows for code in (row["reasons"] or "").split(";")}
+    remedies: dict[str, str] = {}
+    for reason in Reason:
+        if reason.code in codes:  # of two with one code the milder comes first
+            remedies.setdefault(reason.code, f"{reason.code}: {reason.meaning}; {reason.remedy}")
+    return list(remedies.values())
