@@ -67,28 +67,24 @@ def masked(value: Any, name: str = "", secrets: Collection[str] = ()) -> Any:  #
 
 
 def _items(items: Sequence[Any], name: str, secrets: Collection[str]) -> list[Any]:
-    option, made = "", []  # option: a telling one, whose values follow
+    option, items_masked = "", []  # option: a telling one, whose values follow
     for item in items:
-        if (
-            isinstance(item, str)
-            and (found := _ASSIGNED.fullmatch(item))
-            and is_sensitive(found["name"], found["value"])
-        ):
+        if isinstance(item, str) and (pair := _ASSIGNED.fullmatch(item)) and is_sensitive(pair["name"], pair["value"]):
             option = ""
-            made.append(f"{found['name']}={MASK}")
+            items_masked.append(f"{pair['name']}={MASK}")
             continue
         if isinstance(item, str) and (not option or _OPTION.fullmatch(item)):
             option = item if item.startswith("-") and is_sensitive(item) else ""
-            made.append(mask_text(item, secrets))
+            items_masked.append(mask_text(item, secrets))
         else:
-            made.append(masked(item, option or name, secrets))
-    return made
+            items_masked.append(masked(item, option or name, secrets))
+    return items_masked
 
 
 def secrets_of(environ: Mapping[str, str]) -> frozenset[str]:
     """Values of the environment variables with telling names, for `mask_text`; a file's path is where, not what."""
-    found = {value for name, value in environ.items() if len(value) >= _ENV_VALUE and is_sensitive(name, value)}
-    return frozenset(value for value in found if not (value.startswith("/") and Path(value).exists()))
+    values = {value for name, value in environ.items() if len(value) >= _ENV_VALUE and is_sensitive(name, value)}
+    return frozenset(value for value in values if not (value.startswith("/") and Path(value).exists()))
 
 
 def mask_text(text: str, secrets: Collection[str] = ()) -> str:
@@ -114,15 +110,15 @@ def _in_common(a: str, b: str) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
-def _queried(found: re.Match[str]) -> str:
-    before, name, _ = found.groups()
-    return f"{before}{name}={MASK}" if _QUERY_NAME.search(name) or is_sensitive(name) else found[0]
+def _queried(match: re.Match[str]) -> str:
+    before, name, _ = match.groups()
+    return f"{before}{name}={MASK}" if _QUERY_NAME.search(name) or is_sensitive(name) else match[0]
 
 
-def _hidden(found: re.Match[str]) -> str:
-    name, value = found["name"], found["value"].rstrip()
+def _hidden(match: re.Match[str]) -> str:
+    name, value = match["name"], match["value"].rstrip()
     bare = value.strip("\"'")
     if bare == MASK or not is_sensitive(name, bare) or _HARMLESS.fullmatch(bare):
-        return found[0]
+        return match[0]
     quote = value[0] if value[0] in "\"'" else ""
-    return name + found["sep"] + quote + MASK + quote + found["value"][len(value) :]
+    return name + match["sep"] + quote + MASK + quote + match["value"][len(value) :]

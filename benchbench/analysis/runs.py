@@ -16,6 +16,7 @@ from benchbench.analysis.summary import COLUMNS, CellSummary, summarise, summary
 from benchbench.errors import RunError
 from benchbench.host.energy import MAX_GAP_S, window_of
 from benchbench.spec.cell import CellInfo
+from benchbench.store.facts import Manifest
 from benchbench.store.local_results import closing
 from benchbench.store.requests import round_facts
 from benchbench.store.run_directory import RunDirectory
@@ -43,7 +44,7 @@ class Run:
             raise RunError(f"{path}: holds no numbers: neither records/ nor summary.parquet is there")
 
     @cached_property
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> Manifest:
         """Spec as resolved, plan, versions, host: what was asked and with what."""
         return self.directory.manifest()
 
@@ -60,8 +61,7 @@ class Run:
     @property
     def imported(self) -> dict[str, Any] | None:
         """Of a run made of other tools' results: `files` (name, sha256, tool, version, date) and the names' mapping."""
-        imported: dict[str, Any] | None = self.manifest.get("imported")
-        return imported
+        return self.manifest.get("imported")
 
     @property
     def caption(self) -> list[str]:

@@ -17,7 +17,7 @@ def write_manifest(
     run: RunDirectory,
     plan: Plan,
     only: str | None,
-    start: Session | None = None,
+    session: Session | None = None,
     opened: Opened | None = None,
     devices: list[dict[str, Any]] | None = None,
     variants: Mapping[str, dict[str, Any]] | None = None,
@@ -42,12 +42,12 @@ def write_manifest(
     devices = earlier.get("devices", []) if devices is None else devices
     starts, notes = earlier.get("starts", []), [*plan.spec.notes]
     engine, side = earlier.get("engine"), earlier.get("engine_environment")
-    if start is not None and opened is not None:
+    if session is not None and opened is not None:
         engine = asdict(opened.capabilities)
-        side = side_of(plan.of_session(start).spec.engine, opened.start.get("pid"))
+        side = side_of(plan.of_session(session).spec.engine, opened.start.get("pid"))
         notes += opened.notes
-        one = {"time_ns": time.time_ns(), "block": start.block, "variant": start.variant, **opened.start}
-        starts = [*starts, masked(one) | ({"engine": engine, "environment": side} if start.variant else {})]
+        start = {"time_ns": time.time_ns(), "block": session.block, "variant": session.variant, **opened.start}
+        starts = [*starts, masked(start) | ({"engine": engine, "environment": side} if session.variant else {})]
     run.write_manifest(
         {
             "created_ns": earlier.get("created_ns", time.time_ns()),
@@ -62,7 +62,7 @@ def write_manifest(
             "variants": {**earlier.get("variants", {}), **(variants or {})},
             "devices": devices,
             "model_facts": of_all,
-            "variant_model_facts": {name: its for name, its in facts.items() if its != of_all},
+            "variant_model_facts": {name: model for name, model in facts.items() if model != of_all},
             "accelerator": served_on(plan.spec, devices),
             "speculative": speculative_decoding(plan.spec),
             "caption": plan.spec.caption,

@@ -32,13 +32,13 @@ def _entries(file: str) -> list[dict[str, Any]]:
     return []
 
 
-def store(found: dict[str, Any], file: str = INSTRUMENT) -> None:
+def store(result: dict[str, Any], file: str = INSTRUMENT) -> None:
     """Add a result.
 
     Of the instrument: `tok_s` (events a second that it was measured at), `streams` and the errors in ms. Of an A/A run:
     the sweep's `name`, `blocks`, and the noise per start of Sys tok/s in a `cell` (median) and in the `mean` of all.
     """
-    entry = {"host": platform.node(), "version": __version__, "time_ns": time.time_ns(), **found}
+    entry = {"host": platform.node(), "version": __version__, "time_ns": time.time_ns(), **result}
     path = store_path(file)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, orjson.dumps([*_entries(file), entry][-KEPT:], option=orjson.OPT_INDENT_2))
@@ -51,17 +51,18 @@ def stored(file: str = INSTRUMENT, **fields: str) -> dict[str, Any] | None:
     return ours[-1] if ours else None
 
 
-def sentence(found: dict[str, Any] | None) -> str:
+def sentence(result: Mapping[str, Any] | None) -> str:
     """As tables print it."""
-    if not found:
+    if not result:
         return "Instrument error: not measured (bench check FILE measures it)."
+    ttft_ms, itl_ms = result["ttft_error_ms_mean"], result["itl_error_ms_p99"]
     return (
-        f"Instrument error: TTFT {found['ttft_error_ms_mean']:+.3f} ms (mean), ITL {found['itl_error_ms_p99']:+.3f} ms "
-        f"(p99), at {found['tok_s'] / 1e3:.1f}k tok/s over {found['streams']} streams on this host."
+        f"Instrument error: TTFT {ttft_ms:+.3f} ms (mean), ITL {itl_ms:+.3f} ms (p99), at "
+        f"{result['tok_s'] / 1e3:.1f}k tok/s over {result['streams']} streams on this host."
     )
 
 
-def closing(spec: Mapping[str, Any], caption: Iterable[str], found: dict[str, Any] | None) -> list[str]:
+def closing(spec: Mapping[str, Any], caption: Iterable[str], instrument: Mapping[str, Any] | None) -> list[str]:
     """The last lines of a table's caption; an engine without HTTP has nothing of the instrument's error."""
     over_http = spec["engine"]["kind"] != "vllm_inprocess"
-    return [*caption, *([sentence(found)] if over_http else [])]
+    return [*caption, *([sentence(instrument)] if over_http else [])]

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
+    from benchbench.store.facts import StoredRoundFacts
+
 FORMAT_VERSION = 1
 
 
@@ -120,10 +122,10 @@ def round_table(columns: RoundColumns, labels: dict[str, Any], facts: dict[str, 
     return table.replace_schema_metadata({"benchbench": orjson.dumps(facts)})
 
 
-def round_facts(table: pa.Table) -> dict[str, Any]:
+def round_facts(table: pa.Table) -> StoredRoundFacts:
     """The round's own facts out of a table's metadata; empty when there are none."""
     import orjson
 
     raw = (table.schema.metadata or {}).get(b"benchbench", b"{}")
-    facts: dict[str, Any] = orjson.loads(raw)
+    facts: StoredRoundFacts = orjson.loads(raw)
     return facts

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from benchbench.errors import RunError
+from benchbench.store.facts import Manifest
 from benchbench.store.requests import FORMAT_VERSION
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ def replace_file(path: Path, data: bytes, like: os.stat_result | None = None) ->
         temporary.unlink(missing_ok=True)
 
 
-def _touch(one: tuple[int, int], spans: Sequence[tuple[int, int]]) -> bool:
-    return any(one[0] <= last and one[1] >= first for first, last in spans)
+def _touch(span: tuple[int, int], spans: Sequence[tuple[int, int]]) -> bool:
+    return any(span[0] <= last and span[1] >= first for first, last in spans)
 
 
 class RunDirectory:
@@ -156,10 +157,10 @@ class RunDirectory:
 
     # -- reading
 
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> Manifest:
         """Raises RunError when it is no JSON, or of a later format."""
         try:
-            data: dict[str, Any] = orjson.loads((self.path / "manifest.json").read_bytes())
+            data: Manifest = orjson.loads((self.path / "manifest.json").read_bytes())
         except orjson.JSONDecodeError as error:
             raise RunError(f"{self.path}/manifest.json: not JSON: {error}") from None
         version = data.get("format", 0)
@@ -232,7 +233,7 @@ class RunDirectory:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        found = []
+        tables = []
         for path in sorted((self.path / "telemetry").glob("*.parquet")):
             if path in self._spans and not _touch(self._spans[path], spans):
                 continue
@@ -240,8 +241,8 @@ class RunDirectory:
                 facts = orjson.loads(file.schema_arrow.metadata[b"benchbench"])
                 self._spans[path] = facts["first_ns"], facts["last_ns"]
                 if _touch(self._spans[path], spans):
-                    found.append(file.read().replace_schema_metadata())
-        return pa.concat_tables(found) if found else None
+                    tables.append(file.read().replace_schema_metadata())
+        return pa.concat_tables(tables) if tables else None
 
     def write_summary(self, rows: Sequence[Mapping[str, Any]], units: Mapping[str, str]) -> None:
         """summary.parquet and summary.csv: every cell whatever its status; missing numbers are null and empty.

@@ -1,0 +1,57 @@
+"""What a run keeps beside its records, as JSON: the manifest, and the facts of a round in its file's metadata.
+
+A run of an earlier version lacks some keys, so all are optional; what every reader needs is always there.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+
+class Manifest(TypedDict, total=False):
+    """manifest.json. All `*_ns` are ns of the wall clock."""
+
+    format: int
+    created_ns: int
+    spec: dict[str, Any]  # as resolved, secrets masked
+    spec_sha256: str
+    only: str | None
+    plan: list[dict[str, Any]]  # `spec.cell.CellInfo` reads an entry
+    notes: list[str]
+    engine: dict[str, Any] | None  # what the server is and can do; with variants that of the latest start
+    engine_environment: dict[str, Any] | None  # its process, packages, commits and steering variables
+    starts: list[dict[str, Any]]  # one a start of the engine: time_ns, block, variant, pid, log ...
+    variants: dict[str, dict[str, Any]]  # those from git: commit and folder
+    devices: list[dict[str, Any]]
+    model_facts: dict[str, Any] | None
+    variant_model_facts: dict[str, dict[str, Any] | None]  # where they differ from the sweep's
+    accelerator: dict[str, Any] | None
+    speculative: Any
+    caption: list[str]
+    instrument: dict[str, Any] | None  # the instrument's error, as `bench check` measured it
+    imported: dict[str, Any] | None  # of a run made from other tools' results
+    tool: dict[str, Any]
+    python: str
+    packages: dict[str, str]
+    host: dict[str, Any]
+
+
+class StoredRoundFacts(TypedDict, total=False):
+    """A round as a whole: the load generator's facts (`loadgen.job.RoundFacts`) and what main adds."""
+
+    started_ns: int
+    turn_max_ns: int  # the longest time between two looks at the sockets
+    clock_step_ns: int  # largest change of wall clock against monotonic clock
+    cpu_ns: int
+    worker_cpu_ns: int
+    wall_ns: int
+    connects: int
+    resent: int
+    kernel_stamps: bool
+    held_max_bytes: int
+    decoded_early_bytes: int
+    cancelled: bool
+    engine_died: str | None
+    server: dict[str, Any] | None  # what the server counted, by /metrics
+    common_tokens: int  # that all prompts share by their form
+    pilot: Any
