@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import select
+import signal
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import trustme
 from answers import CHUNKED, CLOSE, DONE, LAST_CHUNK, Ask, Script, chunk, completion, event, events, head
 from driving import records, summary
 from driving import run_well as run
 from servers import ScriptedServer
+
+from benchbench.linux import RAISED_NICE, may_raise_priority
+from benchbench.loadgen import worker as worker_module
+from benchbench.loadgen.worker import HttpWorker
 
 
 @pytest.fixture(autouse=True)
@@ -192,6 +200,33 @@ def test_a_first_token_may_come_long_after_a_role() -> None:
     (row,) = records(Path("run"))
     assert row["status"] == "ok", row["error_detail"]
     assert row["event_ns"][0] - row["sent_ns"] >= 600_000_000
+
+
+# -- the process that sends
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities are Linux's")
+@pytest.mark.parametrize("raised", [True, False])
+def test_the_worker_has_our_session_unless_it_may_raise_its_own(raised: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux shares the CPU out by sessions. In either case Ctrl-C, which goes to a process group, is not for it."""
+    monkeypatch.setattr(worker_module, "may_raise_priority", lambda: raised)
+    with HttpWorker() as worker:
+        worker.ready()
+        pid = worker._process.pid
+        assert os.getsid(pid) == (pid if raised else os.getsid(0))
+        assert os.getpgid(pid) == pid != os.getpgid(0)
+        assert os.getpriority(os.PRIO_PROCESS, pid) in ({0, RAISED_NICE} if raised else {0})
+        os.killpg(pid, signal.SIGINT)
+        assert worker._process.poll() is None
+    assert worker._process.returncode == 0
+
+
+def test_a_round_says_at_which_priority_it_was_driven() -> None:
+    with ScriptedServer() as server:
+        run(server.url)
+    (path,) = Path("run/records").glob("*.parquet")
+    priority = json.loads(pq.read_schema(path).metadata[b"benchbench"])["priority"]
+    assert bool(priority) == may_raise_priority()
 
 
 # -- how a server is reached

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Self
@@ -103,6 +104,10 @@ class Starver(Observer):
     def round(self, cell: object, phase: str, number: int, left_s: float | None) -> None:  # noqa: ARG002 - an observer
         children = psutil.Process().children()
         (worker,) = (child for child in children if "benchbench.loadgen.worker" in child.cmdline())
+        if worker.nice() < 0:  # it may raise its priority here, and would not starve
+            worker.nice(0)
+            with suppress(OSError):
+                Path(f"/proc/{worker.pid}/autogroup").write_text("0", encoding="ascii")
         core = worker.cpu_affinity()[-1]
         worker.cpu_affinity([core])
         for _ in range(self.hogs):

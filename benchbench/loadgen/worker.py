@@ -1,7 +1,8 @@
 """The load generator's process: takes rounds over a pipe, drives them, decodes between them, hands back arrays.
 
-Run as `python -m benchbench.loadgen.worker FD PARENT_PID`. It knows nothing of sweeps, files or where it runs. It
-dies with its parent: by the kernel's signal, and at the end of file of its pipe.
+Run as `python -m benchbench.loadgen.worker FD PARENT_PID RAISED`, with RAISED 1 where it may raise its priority. It
+knows nothing of sweeps, files or where it runs. It dies with its parent: by the kernel's signal, and at the end of file
+of its pipe.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from socket import socketpair
 from typing import TYPE_CHECKING, Any, Self
 
 from benchbench.errors import WorkerDiedError
+from benchbench.linux import may_raise_priority
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,13 +127,25 @@ class HttpWorker(Worker):
     def __init__(self) -> None:
         ours, theirs = socketpair()
         os.set_inheritable(theirs.fileno(), True)  # noqa: FBT003 - the library's signature
+        # Ctrl-C is for the sweep, which then tells the worker: hence a process group of its own. Not a session of its
+        # own: Linux shares the CPU out by sessions first (autogroup), and a busy server in another would get as much as
+        # this whole process. Only a session whose priority may be raised is better than that.
+        raised = may_raise_priority()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchbench.loadgen.worker", str(theirs.fileno()), str(os.getpid())],
+            [
+                sys.executable,
+                "-m",
+                "benchbench.loadgen.worker",
+                str(theirs.fileno()),
+                str(os.getpid()),
+                str(int(raised)),
+            ],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the sweep, which then tells the worker
+            start_new_session=raised,
+            process_group=None if raised else 0,
         )
         theirs.close()
         super().__init__(Pipe(ours.detach()))
@@ -160,10 +174,10 @@ class HttpWorker(Worker):
             self._process.stderr.close()
 
 
-def main(fd: int, parent: int) -> None:
+def main(fd: int, parent: int, *, raised: bool) -> None:
     """The worker's life: announce readiness, then job in, result out, until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from benchbench.linux import READ, Poller, die_with_parent, use_all_descriptors, use_timer_slack
+    from benchbench.linux import READ, Poller, die_with_parent, raise_priority, use_all_descriptors, use_timer_slack
     from benchbench.loadgen.columns import collect
     from benchbench.loadgen.connection import Pool
     from benchbench.loadgen.round import Round
@@ -171,6 +185,7 @@ def main(fd: int, parent: int) -> None:
     die_with_parent(parent)
     use_all_descriptors()
     use_timer_slack(1_000)
+    priority = raise_priority() if raised else ""
     pipe = Pipe(fd)
     poller = Poller()
     poller.register(fd, READ)
@@ -212,7 +227,7 @@ def main(fd: int, parent: int) -> None:
                 )
             )
             before, spent = spent, time.process_time_ns()
-            pipe.send((columns, {**asdict(driver.facts), "worker_cpu_ns": spent - before}))
+            pipe.send((columns, {**asdict(driver.facts), "worker_cpu_ns": spent - before, "priority": priority}))
             del driver, exchanges, columns, job
             gc.collect()  # here, where nothing waits for us
         except Exception as error:  # noqa: BLE001 - the sweep reports it; without a reply it would wait for ever
@@ -220,4 +235,4 @@ def main(fd: int, parent: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), raised=sys.argv[3] == "1")
