@@ -241,7 +241,8 @@ def test_every_published_config_is_tested() -> None:
 @pytest.mark.parametrize(
     "key",
     ["mamba_d_state", "ssm_cfg", "linear_attention_dim", "index_topk", "conv_kernel", "rwkv_size", "recurrent_width",
-     "gated_delta_heads", "compress_ratio", "swa_head_dim", "num_kv_shared_layers"],
+     "gated_delta_heads", "compress_ratio", "swa_head_dim", "num_kv_shared_layers", "per_layer_config", "H_cycles",
+     "zero_expert_num"],
 )  # fmt: skip
 def test_a_sign_of_another_kind_of_layer_makes_k_and_v_unknown(tmp_path: Path, key: str) -> None:
     config = json.loads((CONFIGS / "llama-3.1-8b.json").read_text())
@@ -320,6 +321,16 @@ def test_kv_heads_are_not_guessed(tmp_path: Path, keys: dict[str, Any], kv_heads
     del config["num_key_value_heads"]
     facts = read_model(write(tmp_path, config | keys))
     assert (facts.kv_heads, facts.kv_bytes_per_token) == (kv_heads, kv_heads and 32 * 2 * kv_heads * 128 * 2)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"is_moe": False}, {"moe_intermediate_size": [768, 256]}, {"num_shared_expert_blocks": 2}]
+)
+def test_an_unknown_form_of_experts_makes_parameters_unknown(tmp_path: Path, changes: dict[str, Any]) -> None:
+    config = json.loads((CONFIGS / "qwen3-30b-a3b.json").read_text())
+    facts = read_model(write(tmp_path, config | changes))
+    assert (facts.parameters, facts.active_parameters, facts.expert_bytes) == (None, None, None)
+    assert facts.kv_bytes_per_token == 48 * 2048
 
 
 def test_bytes_are_those_of_each_part(tmp_path: Path) -> None:

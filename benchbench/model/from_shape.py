@@ -49,6 +49,8 @@ def weights_of_shape(
 def is_known_mixture(config: Config, shape: Shape) -> bool:
     """Whether the keys about experts are those that are understood here."""
     named = {key: value for key, value in config.items() if isinstance(value, int) and value > 1}
+    if "is_moe" in config or (config.get("moe_intermediate_size") and not whole(config, "moe_intermediate_size")):
+        return False
     if shape["experts"] is None:
         return not any(re.search(r"num\w*_experts?$|n_\w*experts?$|experts?_num|expert_count", key) for key in named)
     read = {*_SHARED, *_SHARED_WIDTH}
@@ -111,7 +113,7 @@ def _attention(config: Config, shape: Shape) -> Iterator[tuple[str, int]]:
             count += (queries or hidden) * indexers * size + hidden * (size + indexers)
         yield "self_attn", count
         return
-    gate = 2 if "linear_num_value_heads" in config else 1  # Qwen3-Next has a gate as wide as Q
+    gate = 2 if "linear_num_value_heads" in config else 1  # Qwen3-Next and 3.5 have a gate as wide as Q
     yield "self_attn.q_proj", gate * hidden * heads * head_dim
     for name, number in (("k_proj", shape["kv_heads"]), ("v_proj", shape["kv_heads"]), ("o_proj", heads)):
         yield f"self_attn.{name}", hidden * (number or 0) * head_dim
@@ -122,7 +124,7 @@ def _state(config: Config, shape: Shape) -> Iterator[tuple[str, int]]:
     hidden, heads, head_dim = (shape[name] or 0 for name in ("hidden", "heads", "head_dim"))
     if "attn_type_list" in config:
         yield "self_attn", 5 * hidden * heads * head_dim
-    elif number := whole(config, "linear_num_value_heads"):
+    elif "qwen3" in family(config) and (number := whole(config, "linear_num_value_heads")):
         keys = (whole(config, "linear_num_key_heads") or 0) * (whole(config, "linear_key_head_dim") or 0)
         values = number * (whole(config, "linear_value_head_dim") or 0)
         kernel = whole(config, "linear_conv_kernel_dim") or 0

@@ -28,7 +28,7 @@ _HAS_STATE = re.compile(
 _NOT_UNDERSTOOD = re.compile(
     r"(?<!token_)(?<!ignore_)(?<!start_)(?<!end_)index|compress(?!ion_config)|sparse_att|attn_sparse|retention|xlstm|hybrid(?!_override)|swa_|shared_kv"
     r"|kv_shar|cla_|use_cla|global_head_dim|global_key_value|k_eq_v|attention_chunk|block_configs|kv_heads_per_layer"
-    r"|moba|nsa_|yoco|other_setting|cross_attention_layers"
+    r"|moba|nsa_|yoco|other_setting|per_layer|zero_expert|_cycles|cross_attention_layers"
 )
 _ALL_WINDOWED = re.compile(r"mistral|mixtral|phi3|phimoe|starcoder2")
 _PATTERNS = {"gemma2": 2, "gemma3": 6, "cohere2": 4, "gpt_?oss": 2}  # each n-th layer has the whole context
@@ -145,6 +145,8 @@ def kv_cache(config: Config, shape: Mapping[str, int | None], kinds: Sequence[Ki
         each = (rank + (whole(config, "qk_rope_head_dim") or 0)) * size
     else:
         each = heads * (dim + (whole(config, "v_head_dim") or dim)) * size
+        if "window" in kinds and "v_head_dim" in config:  # MiMo-V2: layers with a window have other KV heads
+            return KvCache()
     full, windowed, window = kinds.count("full"), kinds.count("window"), _window(config)
     if top := whole(config, "index_topk"):
         return KvCache(full * each, None, top)
