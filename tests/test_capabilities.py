@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from answers import CLOSE, Ask, Script, completion, error, head, models, whole
 from driving import bench, run_well, write_sweep
 from servers import ScriptedServer
@@ -157,6 +158,33 @@ def test_bench_check_says_what_answers_tell(tmp_path: Path, monkeypatch: pytest.
     assert "server: vllm, version unknown" in lines
     assert "its answers do not tell cached tokens (vLLM: --enable-prompt-tokens-details)" in lines
     assert "its answers do not tell the server's own times (vLLM: --enable-per-request-metrics)" in lines
+
+
+@pytest.mark.parametrize(
+    ("fault", "output", "code"),
+    [
+        ({"cached_tokens": 16}, "exact", "cached_prefix"),
+        ({"wrong_usage": {"completion_tokens": -1}}, "as_served", "server_count_mismatch"),
+    ],
+)
+def test_bench_check_judges_as_the_sweep_would(
+    fault: dict[str, Any], output: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    sweep = {
+        "name": "s",
+        "model": "sim",
+        "engine": {"kind": "simulator", "profile": "tiny", "options": {"mean_output_tokens": 1e6, "faults": fault}},
+        "output": output,
+        "grid": {"input": 64, "output": 8, "batch": 2},
+        "prompts": {"vocab": [1000, 2000]},
+    }
+    Path("s.yaml").write_text(yaml.safe_dump(sweep))
+    result = bench("check", "s.yaml", "--seconds", "0.2")
+    assert result.exit_code == 1
+    assert f"its cells would be invalid: {code}: " in result.stderr
+    assert "ready" not in result.stdout
 
 
 def test_bench_check_self_keeps_the_instruments_error_for_tables(

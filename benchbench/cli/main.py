@@ -136,6 +136,7 @@ def check(
 
     With FILE: sends a few small batches, estimates time and KV need, then measures the instrument at the sweep's
     highest event rate. With --self: the instrument alone. Both store its error, which tables then print.
+    Exit: 0 ready, 1 its cells would be invalid or the server is gone, 2 bad input.
     """
     from benchbench.cli import checks
 

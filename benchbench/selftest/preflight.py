@@ -13,12 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from benchbench.analysis.summary import summarise
+from benchbench.analysis.validity import remedy
 from benchbench.engines.open import Hooks, Opened
 from benchbench.loadgen.worker import Worker
 from benchbench.measure.cells import WARMUP_TOKENS
 from benchbench.measure.sessions import start_engine
+from benchbench.openai.server_counters import ServerView
 from benchbench.openai.server_metrics import look
 from benchbench.spec import Cell, OpenLoad, Plan, StaticLoad
+from benchbench.store.requests import RoundColumns, round_table
 
 PROBE_TOKENS = 16
 MOST_STREAMS = 4096
@@ -142,8 +146,12 @@ def _probe(worker: Worker, opened: Opened, cell: Cell) -> Probe:
     output = max(2, min(cell.output, PROBE_TOKENS))
     batch = min(_in_flight(cell), MOST_STREAMS)
     small = replace(cell, load=StaticLoad(kind="static"), batch=batch, rate=None, output=output)
+    view = ServerView(opened.url, opened.access, opened.capabilities.metrics) if opened.url else None
     for number in range(2):
-        columns, _ = worker.run(opened.job(small, "check", number, 0))
+        counters = view.before() if view else None
+        columns, facts = worker.run(opened.job(small, "check", number, 0))
+        facts["server"] = view.after(counters, columns) if view else None
+    facts["common_tokens"] = opened.common_tokens(small) * len(columns["index"])
     label = f"in={cell.input} out={output} batch={batch}"
     problems = _problems(columns, cell.input)
     ends = columns["event_offsets"]
@@ -153,9 +161,23 @@ def _probe(worker: Worker, opened: Opened, cell: Cell) -> Probe:
     ttft, tpot = float((first - columns["sent_ns"]).mean()) / 1e9, float((last - first).mean()) / 1e9 / (output - 1)
     if tpot < LEAST_TPOT_S:
         return Probe(label, batch, 0.0, 0.0, ("its tokens came all at once: a buffered stream, or a starved client",))
+    if invalid := _invalid(small, columns, facts):
+        return Probe(label, batch, ttft, tpot, invalid)
     seen = ((columns["cached_tokens"] >= 0).all(), all(columns["server_metrics"]))
     reported = tuple(name for name, tells in zip(TELLS, seen, strict=True) if tells)
     return Probe(label, batch, ttft, tpot, (), reported)
+
+
+def _invalid(cell: Cell, columns: RoundColumns, facts: dict[str, Any]) -> tuple[str, ...]:
+    """Why a sweep would call a cell of this one round invalid: by the rules by which it judges its own rounds."""
+    info = cell.info.model_copy(update={"rounds_min": 1, "rounds_max": 1, "warmup": 0})
+    summary = summarise(info, [round_table(columns, {"cell": cell.key}, facts)])
+    reasons = [reason for reason in summary.reasons if reason.status == "invalid"]
+    return tuple(
+        f"its cells would be invalid: {reason.code}: {reason.meaning}; "
+        f"{remedy(reason, summary.evidence, info.validity)}"
+        for reason in reasons
+    )
 
 
 def _problems(columns: Any, asked_input: int) -> list[str]:  # noqa: ANN401 - RoundColumns
