@@ -66,14 +66,14 @@ def comparison_figures(pair: Pair, title: str) -> Iterator[tuple[str, Figure]]:
 
 def overview(pairs: Sequence[Pair], title: str) -> Figure | None:
     """The geometric means of many candidates against one baseline, the best first."""
-    wholes = [(whole.ratio.point, one) for one in pairs if (whole := headline(one))]
-    ranked = [one for _, one in sorted(wholes, key=lambda found: -found[0])]
+    overalls = [(overall.ratio.point, pair) for pair in pairs if (overall := headline(pair))]
+    ranked = [pair for _, pair in sorted(overalls, key=lambda known: -known[0])]
     if not ranked:
         return None
-    names = [one.candidate for one in ranked]
+    names = [pair.candidate for pair in ranked]
     heading = f"Which is better than {pairs[0].base}? (geometric means)"
     rows = {
-        metric: [(names.index(one.candidate), found) for one in ranked if (found := headline(one, metric))]
+        metric: [(line, overall) for line, pair in enumerate(ranked) if (overall := headline(pair, metric))]
         for metric in PRIMARY
     }
     return _ratio_panels(heading, title, names, rows, pairs[0].margin)
@@ -90,14 +90,14 @@ def _load(cell: CellInfo) -> float:
 def _forest(pair: Pair, title: str) -> Figure | None:
     """Ratios as percent better, a line a cell; the geometric mean stands last, below a rule."""
     metrics = [metric for metric in PRIMARY if cells_of(pair, [metric])]
-    labels = [one.cell for one in cells_of(pair, metrics[:1])]
-    names = [f"{_shape(pair.cells[one])} at {sheets.short(_load(pair.cells[one]))}" for one in labels]
+    labels = [comparison.cell for comparison in cells_of(pair, metrics[:1])]
+    names = [f"{_shape(pair.cells[label])} at {sheets.short(_load(pair.cells[label]))}" for label in labels]
     batched = all(cell.batch is not None for cell in pair.cells.values())
     rows: dict[str, list[tuple[float, Effect]]] = {}
     for metric in metrics:
-        rows[metric] = [(labels.index(one.cell), one) for one in cells_of(pair, [metric]) if one.cell in labels]
-        if whole := headline(pair, metric):
-            rows[metric].append((len(labels), whole))
+        rows[metric] = [(labels.index(c.cell), c) for c in cells_of(pair, [metric]) if c.cell in labels]
+        if overall := headline(pair, metric):
+            rows[metric].append((len(labels), overall))
     heading = f"Is {pair.candidate} better than {pair.base}? (in → out at {'batch' if batched else 'rate'})"
     figure = _ratio_panels(heading, title, [*names, "geometric mean"], rows, pair.margin)
     for axes in figure.axes:
@@ -129,17 +129,18 @@ def _ratio_panels(
 
 def _ratios(axes: Axes, rows: Sequence[tuple[float, Effect]], margin: float) -> None:
     """Points and intervals in percent; intervals that are much wider than the points' spread leave the picture."""
-    points = [100 * (one.ratio.point - 1) for _, one in rows]
-    band = 100 * margin
-    ends = [100 * (end - 1) for _, one in rows for end in (one.ratio.low, one.ratio.high) if end is not None]
+    points = [100 * (effect.ratio.point - 1) for _, effect in rows]
+    intervals = [
+        [100 * (min(end, 1e6) - 1) for end in (effect.ratio.low, effect.ratio.high) if end is not None]
+        for _, effect in rows
+    ]
+    band, ends = 100 * margin, [end for interval in intervals for end in interval]
     reach = 1.1 * min(max(map(abs, [*points, *ends, 2 * band])), max(3 * max(map(abs, points)), 6 * band))
     axes.axvspan(100 * (1 / (1 + margin) - 1), band, color="#EEEEEE", zorder=0)
     axes.axvline(0, color="#888888", linewidth=0.8, zorder=1)
-    for (y, one), point in zip(rows, points, strict=True):
-        look = LOOKS[one.verdict]
-        if one.ratio.low is not None and one.ratio.high is not None:
-            low, high = 100 * (one.ratio.low - 1), 100 * (min(one.ratio.high, 1e6) - 1)
-            axes.plot([low, high], [y, y], color=look["color"], linewidth=1.4, zorder=2)
+    for (y, effect), point, interval in zip(rows, points, intervals, strict=True):
+        look = LOOKS[effect.verdict]
+        axes.plot(interval, [y] * len(interval), color=look["color"], linewidth=1.4, zorder=2)
         axes.plot([point], [y], **{"linestyle": "", "markersize": 5, "markeredgewidth": 1.2, **look}, zorder=3)
     axes.set_xlim(-reach, reach)
 
@@ -152,7 +153,7 @@ def _heatmap(pair: Pair, title: str) -> Figure | None:
     if not ratios:
         return None
     shapes = sorted({(cell.input, cell.output) for cell in pair.cells.values()})
-    loads = sheets.distinct(_load(pair.cells[one.cell]) for one in ratios)
+    loads = sheets.distinct(_load(pair.cells[comparison.cell]) for comparison in ratios)
     scale = LinearSegmentedColormap.from_list("better", ["#D55E00", "#F7F7F7", "#0072B2"])
     reach = max(2 * pair.margin, *(abs(ratio.ratio.point - 1) for ratio in ratios))
     cells = []
@@ -179,13 +180,13 @@ def _heatmap(pair: Pair, title: str) -> Figure | None:
 
 def _values(pair: Pair, cell: str, side: str) -> list[float]:
     """Sys tok/s of one side's starts."""
-    samples = (one for one in pair.samples if one.cell == cell and one.metric == PRIMARY[0])
-    return [value for one in samples if (value := getattr(one, side)) is not None]
+    samples = (sample for sample in pair.samples if sample.cell == cell and sample.metric == PRIMARY[0])
+    return [value for sample in samples if (value := getattr(sample, side)) is not None]
 
 
 def _curves(pair: Pair, title: str) -> Figure | None:
     """Sys tok/s of both sides over the load, a panel a shape; bars are 95 % intervals over starts."""
-    cells = [(one.cell, pair.cells[one.cell]) for one in cells_of(pair, PRIMARY[:1])]
+    cells = [(comparison.cell, pair.cells[comparison.cell]) for comparison in cells_of(pair, PRIMARY[:1])]
     shapes = sorted({(cell.input, cell.output) for _, cell in cells})
     if not shapes:
         return None
@@ -212,15 +213,15 @@ def _curves(pair: Pair, title: str) -> Figure | None:
 def _panel(axes: Axes, pair: Pair, own: Sequence[tuple[float, str]]) -> None:
     top = 0.0
     for side, (colour, marker, dash) in zip(("base", "candidate"), SIDES, strict=True):
-        found = [
+        means = [
             (load, estimate)
             for load, label in own
             if (estimate := two_stage_estimate(values := _values(pair, label, side), len(values)))
         ]
-        loads, points = [load for load, _ in found], [one.point for _, one in found]
+        loads, points = [load for load, _ in means], [mean.point for _, mean in means]
         axes.plot(loads, points, color=colour, marker=marker, linestyle=dash, linewidth=1.2, markersize=4)
-        lows = [one.low if one.low is not None else one.point for _, one in found]
-        highs = [one.high if one.high is not None else one.point for _, one in found]
+        lows = [mean.low if mean.low is not None else mean.point for _, mean in means]
+        highs = [mean.high if mean.high is not None else mean.point for _, mean in means]
         axes.vlines(loads, lows, highs, color=colour, linewidth=1.0)
         top = max(top, *points)
     sheets.log2_axis(axes, [load for load, _ in own], "")
@@ -230,8 +231,8 @@ def _panel(axes: Axes, pair: Pair, own: Sequence[tuple[float, str]]) -> None:
 
 def _blocks(pair: Pair, title: str) -> Figure | None:
     """How the baseline went from block to block: each cell against its own mean, and the mean of all cells."""
-    samples = [one for one in pair.samples if one.metric == PRIMARY[0]]
-    if not pair.interleaved or len({one.block for one in samples if one.base is not None}) < 2:
+    samples = [sample for sample in pair.samples if sample.metric == PRIMARY[0]]
+    if not pair.interleaved or len({sample.block for sample in samples if sample.base is not None}) < 2:
         return None
     colours = [colour for colour, _, _ in SIDES]
     legend: sheets.Legend = (
@@ -242,12 +243,12 @@ def _blocks(pair: Pair, title: str) -> Figure | None:
     figure, (axes,) = sheets.make_frame("Drift and variance from block to block", title, legend)
     for side, (colour, marker, dash) in zip(("base", "candidate"), SIDES, strict=True):
         changes: dict[int, list[float]] = {}
-        for cell in dict.fromkeys(one.cell for one in samples):
-            told = [(one.block, value) for one in samples if one.cell == cell if (value := getattr(one, side))]
-            if not told:
+        for cell in dict.fromkeys(sample.cell for sample in samples):
+            starts = [(s.block, value) for s in samples if s.cell == cell if (value := getattr(s, side))]
+            if not starts:
                 continue
-            mean = fmean(value for _, value in told)
-            line = [(block, 100 * (value / mean - 1)) for block, value in told]
+            mean = fmean(value for _, value in starts)
+            line = [(block, 100 * (value / mean - 1)) for block, value in starts]
             for block, change in line:
                 changes.setdefault(block, []).append(change)
             if side == "base":

@@ -44,16 +44,16 @@ def with_sections(card: str, sections: Mapping[str, str], after: str | None = No
     missing = [name for name in sections if name not in places]
     at = _heading(lines, places, after, missing) if missing else -1
     replaced = {place.start: (place, blocks[name]) for name, place in places.items() if name in blocks}
-    made: list[str] = []
+    texts: list[str] = []
     for k, line in enumerate(lines):
         if any(k in place[1:] for place, _ in replaced.values()):
             continue
-        made.append(line.text)
+        texts.append(line.text)
         if k in replaced:
-            made.append(replaced[k][1])
+            texts.append(replaced[k][1])
         if k == at:
-            made += _inserted({name: blocks[name] for name in missing}, lines, at, end)
-    text = "".join(made)
+            texts += _inserted({name: blocks[name] for name in missing}, lines, at, end)
+    text = "".join(texts)
     if not sections.keys() <= _places(list(_lines(text))).keys():
         raise CardError(f"the text of {' and '.join(sections)} would hide its own markers")
     return text
@@ -85,17 +85,17 @@ def _lines(card: str) -> Iterator[_Line]:
             yield _Line(text, plain=False)
             matter = not (k and line.rstrip() in {"---", "..."})
             continue
-        found = _FENCE.fullmatch(line)
+        marks = _FENCE.fullmatch(line)
         if fence:
             yield _Line(text, plain=False)
-            closing = found and not found["rest"].strip() and found["fence"].startswith(fence)
+            closing = marks and not marks["rest"].strip() and marks["fence"].startswith(fence)
             fence = "" if closing else fence
             continue
         if comment:
             yield _Line(text, plain=False)
             comment = "-->" not in line
             continue
-        fence = found["fence"] if found else ""
+        fence = marks["fence"] if marks else ""
         comment = _COMMENT.match(line) is not None
         yield _Line(text, plain=not fence and not comment)
 
@@ -105,10 +105,10 @@ def _places(lines: Sequence[_Line]) -> dict[str, range]:
     places: dict[str, range] = {}
     opened: tuple[str, int] | None = None
     for k, line in enumerate(lines):
-        found = _MARKER.fullmatch(line.text) if line.plain else None
-        if not found:
+        marker = _MARKER.fullmatch(line.text) if line.plain else None
+        if not marker:
             continue
-        name, is_end, where = found["name"], bool(found["end"]), f"line {k + 1}"
+        name, is_end, where = marker["name"], bool(marker["end"]), f"line {k + 1}"
         if name not in SECTIONS:
             raise CardError(f"{where}: unknown section bench:{name} (allowed: {', '.join(SECTIONS)})")
         if is_end and (opened is None or opened[0] != name):
@@ -134,17 +134,15 @@ def _heading(lines: Sequence[_Line], places: Mapping[str, range], after: str | N
     wanted = after.strip()
     if not _HEADING.fullmatch(wanted):
         raise CardError(f"--after {after!r}: must be a heading's line, as '## Performance'")
-    found = [k for k, line in enumerate(lines) if line.plain and line.text.strip() == wanted]
-    if not found:
+    matches = [k for k, line in enumerate(lines) if line.plain and line.text.strip() == wanted]
+    if not matches:
         headings = [line.text.strip() for line in lines if line.plain and _HEADING.fullmatch(line.text.rstrip("\r\n"))]
         raise CardError(f"has no heading {wanted!r} (allowed: {', '.join(headings) or 'it has no headings'})")
-    if len(found) > 1:
-        raise CardError(
-            f"line {found[1] + 1}: a second heading {wanted!r}; put the markers where they shall be by hand"
-        )
-    if any(place.start < found[0] < place.stop for place in places.values()):
-        raise CardError(f"line {found[0] + 1}: the heading {wanted!r} stands inside a section of bench")
-    return found[0]
+    if len(matches) > 1:
+        raise CardError(f"line {matches[1] + 1}: a second heading {wanted!r}; place the markers by hand")
+    if any(place.start < matches[0] < place.stop for place in places.values()):
+        raise CardError(f"line {matches[0] + 1}: the heading {wanted!r} stands inside a section of bench")
+    return matches[0]
 
 
 def performance_section(run: Run, parts: Parts) -> str:

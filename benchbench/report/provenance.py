@@ -19,7 +19,7 @@ _PARALLEL = {
     "DP": ("--data-parallel-size", "-dp"),
 }
 _PYTHON = ("-m", "-u")  # of the interpreter, before the engine's own
-_UNTOLD = ("--host", "--port")  # they move no number, and a port is another one at each start
+_LEFT_OUT = ("--host", "--port")  # they move no number, and a port is another one at each start
 # Set by container images: what they hold, and what they need; they steer nothing.
 _OF_THE_IMAGE = r"^(CUDA|NCCL|ROCM)_VERSION$|^NVIDIA_(REQUIRE|PRODUCT|DRIVER_CAP)"
 _LOADS = {
@@ -40,7 +40,7 @@ def provenance(run: Run) -> list[tuple[str, str]]:
     spec = manifest["spec"]
     notes = [("Note", note.rstrip(".")) for note in manifest.get("caption") or []]
     if run.imported:
-        files = [("File", _file(one)) for one in run.imported["files"]]
+        files = [("File", _file(file)) for file in run.imported["files"]]
         return [("Model", str(spec["model"])), *files, ("Tool", _tool(manifest.get("tool") or {})), *notes]
     parts = [("Model", str(spec["model"])), *_of_each(manifest, [*spec.get("variants", {})])]
     parts += [("Hardware", _hardware(manifest)), ("Host", _host(manifest))]
@@ -65,27 +65,31 @@ def setting(run: Run) -> str:
     """
     manifest = run.manifest
     if run.imported:
-        tools = dict.fromkeys(f"{one['tool']} {one.get('version') or ''}".strip() for one in run.imported["files"])
+        tools = dict.fromkeys(f"{file['tool']} {file.get('version') or ''}".strip() for file in run.imported["files"])
         return f"unknown hardware, imported from {' and '.join(tools)}"
     starts = [_start(manifest, name) for name in manifest["spec"].get("variants", {})] or [_start(manifest, "")]
     engine = " and ".join(dict.fromkeys(_engine(manifest, start, commit=False) for start in starts))
     if _simulated(manifest):
-        asked = manifest["spec"].get("hardware")
-        like = f", which imitates {_times(asked['count'], asked['name'])}" if asked else ""
+        hardware = manifest["spec"].get("hardware")
+        like = f", which imitates {_times(hardware['count'], hardware['name'])}" if hardware else ""
         return f"{engine}{like}, no measurement of hardware"
     degrees = {_parallel(_flags(manifest, start)) for start in starts}
     split = f" with {degrees.pop()}" if len(degrees) == 1 and degrees != {""} else ""
     return f"{_accelerators(manifest) or 'unknown hardware'}, {engine}{split}"
 
 
-def _file(one: Mapping[str, Any]) -> str:
-    told = [one["tool"], one.get("version") or f"version {UNKNOWN}", f"of {one['date']}" if one.get("date") else ""]
-    return f"{one['name']} ({', '.join(filter(None, told))}; sha256 {str(one['sha256'])[:12]})"
+def _file(file: Mapping[str, Any]) -> str:
+    about = [
+        file["tool"],
+        file.get("version") or f"version {UNKNOWN}",
+        f"of {file['date']}" if file.get("date") else "",
+    ]
+    return f"{file['name']} ({', '.join(filter(None, about))}; sha256 {str(file['sha256'])[:12]})"
 
 
 def _of_each(manifest: Mapping[str, Any], variants: Sequence[str]) -> list[tuple[str, str]]:
     """Engine, source, flags and weights: once where all variants have the same."""
-    told: dict[str, dict[str, str]] = {}
+    labels: dict[str, dict[str, str]] = {}
     for name in variants or [""]:
         start = _start(manifest, name)
         flags = _flags(manifest, start)
@@ -97,9 +101,9 @@ def _of_each(manifest: Mapping[str, Any], variants: Sequence[str]) -> list[tuple
             "Weights": "dummy (random): no real model" if "dummy" in _values(flags, ("--load-format",)) else "",
         }
         for label, text in of_one.items():
-            told.setdefault(label, {})[name] = text
+            labels.setdefault(label, {})[name] = text
     parts = []
-    for label, texts in told.items():
+    for label, texts in labels.items():
         alike = len(set(texts.values())) == 1
         parts += [
             (label if alike else f"{label} ({name})", text or UNKNOWN)
@@ -111,13 +115,13 @@ def _of_each(manifest: Mapping[str, Any], variants: Sequence[str]) -> list[tuple
 
 def _start(manifest: Mapping[str, Any], variant: str) -> dict[str, Any]:
     """The last start of a variant, with what its engine said; without variants, what the manifest says of the one."""
-    found = [one for one in manifest.get("starts") or [] if one.get("variant", "") == variant]
-    start: dict[str, Any] = dict(found[-1]) if found else {}
+    starts = [start for start in manifest.get("starts") or [] if start.get("variant", "") == variant]
+    start: dict[str, Any] = dict(starts[-1]) if starts else {}
     if not variant:
         start |= {"engine": manifest.get("engine"), "environment": manifest.get("engine_environment")}
-    asked = manifest["spec"]["engine"]
+    engine = manifest["spec"]["engine"]
     changed = (manifest["spec"].get("variants", {}).get(variant) or {}).get("engine") or {}
-    return start | {"asked": {**asked, **changed}}
+    return start | {"spec": {**engine, **changed}}
 
 
 def _simulated(manifest: Mapping[str, Any]) -> bool:
@@ -125,16 +129,16 @@ def _simulated(manifest: Mapping[str, Any]) -> bool:
 
 
 def _engine(manifest: Mapping[str, Any], start: Mapping[str, Any], *, commit: bool = True) -> str:
-    kind, asked = manifest["spec"]["engine"]["kind"], start["asked"]
+    kind, spec = manifest["spec"]["engine"]["kind"], start["spec"]
     if kind == "simulator":
-        scale = "" if asked.get("scale", 1) == 1 else f", every duration x {asked['scale']:g}"
-        options = ", ".join(f"{name}={value}" for name, value in (asked.get("options") or {}).items())
-        return f"embedded simulator (profile {asked.get('profile')}{scale}{options and f', {options}'})"
-    said, side = start.get("engine") or {}, start.get("environment") or {}
+        scale = "" if spec.get("scale", 1) == 1 else f", every duration x {spec['scale']:g}"
+        options = ", ".join(f"{name}={value}" for name, value in (spec.get("options") or {}).items())
+        return f"embedded simulator (profile {spec.get('profile')}{scale}{options and f', {options}'})"
+    server, side = start.get("engine") or {}, start.get("environment") or {}
     build = side.get("vllm") or {}
-    is_vllm = kind.startswith("vllm") or said.get("kind") == "vllm" or bool(build)
-    version = said.get("version") or build.get("version")
-    name = "vLLM" if is_vllm else (said.get("kind") or f"engine of kind {kind}").replace("openai", "OpenAI endpoint")
+    is_vllm = kind.startswith("vllm") or server.get("kind") == "vllm" or bool(build)
+    version = server.get("version") or build.get("version")
+    name = "vLLM" if is_vllm else (server.get("kind") or f"engine of kind {kind}").replace("openai", "OpenAI endpoint")
     text = f"{name} {version}" if version else f"{name}, version {UNKNOWN}"
     if commit:
         source = (side.get("sources") or {}).get("vllm") or {}
@@ -152,14 +156,14 @@ def _flags(manifest: Mapping[str, Any], start: Mapping[str, Any]) -> list[str] |
     words = start.get("argv") or (start.get("environment") or {}).get("command")
     kind = manifest["spec"]["engine"]["kind"]
     if kind == "vllm_inprocess":
-        return [word for flag in (start["asked"].get("args") or {}).items() for word in _flag(*flag)]
+        return [word for flag in (start["spec"].get("args") or {}).items() for word in _flag(*flag)]
     if not words or kind == "simulator":
         return [] if kind == "simulator" else None
     words = [str(word) for word in words]
     first = next((k for k, word in enumerate(words) if word.startswith("-") and word not in _PYTHON), len(words))
     kept, skip = [], False
     for word in words[first:]:
-        if skip or word.partition("=")[0] in _UNTOLD:
+        if skip or word.partition("=")[0] in _LEFT_OUT:
             skip = not skip and "=" not in word
             continue
         kept.append(word)
@@ -176,13 +180,13 @@ def _flag_text(manifest: Mapping[str, Any], start: Mapping[str, Any], flags: Seq
     """Flags, and the variables that steer the engine; those with paths or of the container stay in the manifest."""
     if _simulated(manifest):
         return ""
-    found = (start.get("environment") or {}).get("env") or {}
+    steering = (start.get("environment") or {}).get("env") or {}
     env = {
-        name: value for name, value in found.items() if "/" not in str(value) and not re.search(_OF_THE_IMAGE, name)
+        name: value for name, value in steering.items() if "/" not in str(value) and not re.search(_OF_THE_IMAGE, name)
     } | dict(start.get("env") or {})
     words = [f"{name}={value}" for name, value in env.items()]
-    told = shlex.join(flags) if flags else "none" if flags is not None else UNKNOWN
-    return told + (f", with {' '.join(words)}" if words else "")
+    text = shlex.join(flags) if flags else "none" if flags is not None else UNKNOWN
+    return text + (f", with {' '.join(words)}" if words else "")
 
 
 def _values(flags: Sequence[str] | None, names: Sequence[str]) -> list[str]:
@@ -203,12 +207,12 @@ def _times(count: int, name: str) -> str:
 
 def _accelerators(manifest: Mapping[str, Any]) -> str:
     """As the sweep states them, else as sampled; memory from the samples, where the names agree."""
-    asked, devices = manifest["spec"].get("hardware"), manifest.get("devices") or []
-    counts = Counter(str(one.get("name") or one.get("vendor") or one.get("device")) for one in devices)
-    stated = [(asked["name"], asked["count"])] if asked else list(counts.items())
+    hardware, devices = manifest["spec"].get("hardware"), manifest.get("devices") or []
+    counts = Counter(str(gpu.get("name") or gpu.get("vendor") or gpu.get("device")) for gpu in devices)
+    stated = [(hardware["name"], hardware["count"])] if hardware else list(counts.items())
     texts = []
     for name, count in stated:
-        sizes = {one["memory_total_bytes"] for one in devices if one.get("memory_total_bytes") and one["name"] == name}
+        sizes = {gpu["memory_total_bytes"] for gpu in devices if gpu.get("memory_total_bytes") and gpu["name"] == name}
         each = f" ({max(sizes) / 2**30:.0f} GiB{' each' if count > 1 else ''})" if sizes else ""
         texts.append(_times(count, name) + each)
     return " and ".join(texts)
@@ -217,21 +221,21 @@ def _accelerators(manifest: Mapping[str, Any]) -> str:
 def _hardware(manifest: Mapping[str, Any]) -> str:
     if _simulated(manifest):
         return "none: simulated"
-    found = _accelerators(manifest)
-    if not found:
+    accelerators = _accelerators(manifest)
+    if not accelerators:
         side = manifest.get("engine_environment") or {}
         return "no accelerator found" if side.get("command") else UNKNOWN
-    drivers = dict.fromkeys(str(one["driver"]) for one in manifest.get("devices") or [] if one.get("driver"))
+    drivers = dict.fromkeys(str(gpu["driver"]) for gpu in manifest.get("devices") or [] if gpu.get("driver"))
     host = (manifest.get("host") or {}).get("drivers") or {}
     driver = " / ".join(drivers) or ", ".join(f"{name} {version}" for name, version in host.items())
-    return f"{found}, driver {driver or UNKNOWN}"
+    return f"{accelerators}, driver {driver or UNKNOWN}"
 
 
 def _host(manifest: Mapping[str, Any]) -> str:
     host = manifest.get("host") or {}
     cpus = f"{host['cpus']} CPUs" if host.get("cpus") else ""
-    told = [host.get("cpu"), cpus, f"{host.get('system', '')} {host.get('kernel', '')}".strip()]
-    return ", ".join(filter(None, told)) or UNKNOWN
+    about = [host.get("cpu"), cpus, f"{host.get('system', '')} {host.get('kernel', '')}".strip()]
+    return ", ".join(filter(None, about)) or UNKNOWN
 
 
 def _load(manifest: Mapping[str, Any]) -> str:
@@ -242,11 +246,11 @@ def _load(manifest: Mapping[str, Any]) -> str:
 
 
 def _rounds(plan: Sequence[Mapping[str, Any]]) -> str:
-    asked = {
+    rules = {
         (e["rounds_min"], e["rounds_max"], e["rel_ci"], e["warmup"]) for e in plan if e.get("rounds_min") is not None
     }
     texts = []
-    for low, high, share, warmup in sorted(asked, key=str):
+    for low, high, share, warmup in sorted(rules, key=str):
         before = "warm-up until two agree" if warmup == "auto" else f"{warmup} for warm-up"
         count = f"{low} per cell" if low == high else f"{low} to {high} per cell, until the 95 % interval is"
         texts.append(count + ("" if low == high else f" within ±{100 * share:g} %") + f"; {before}")
