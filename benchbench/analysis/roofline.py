@@ -195,7 +195,7 @@ def bounds(
     flop_s, bandwidth = device.peak(model.compute_dtype) * count, device.bandwidth_bytes_s * count
     last = input if load == "closed" else input + max(0, output - 2)
 
-    def read(requests: int, tokens: int) -> float:
+    def read(requests: int, tokens: float) -> float:
         weights = (touched_bytes(model, tokens) if likely else None) or touched or 0.0
         held = requests * (model.kv_bytes(input, last) or 0.0)
         return max(0.0, weights + held - device.cache_bytes * count) / bandwidth
@@ -203,7 +203,7 @@ def bounds(
     prompt, token, following = (body * input + head) / flop_s, (body + head) / flop_s, output - 1
     prompts = read(0, batch * input)
     prefill, tpot = max(batch * prompt, prompts), max(read(1, 1) * passes, token)
-    all_passes = prompts + following * read(batch, round(batch / passes) if passes else 0) * passes
+    all_passes = prompts + following * read(batch, batch / passes if passes else 0) * passes
     if load == "closed":
         duration = max(output * batch * token, all_passes) * (1 - 1 / (2 * output))
     else:
@@ -241,9 +241,9 @@ def mfu_mbu(
     return mfu, mbu if mbu is not None and mbu <= 1 + ROUNDING else None
 
 
-def experts_touched(experts: int, top_k: int, tokens: int) -> float:
+def experts_touched(experts: int, top_k: int, tokens: float) -> float:
     """Experts of a layer that n tokens touch on average when each chooses k of E evenly: E (1 - (1 - k / E)^n)."""
-    return experts * (1 - (1 - top_k / experts) ** tokens)
+    return float(experts * (1 - (1 - top_k / experts) ** tokens))
 
 
 def step_bytes(model: ModelFacts, *, input: int, output: int, batch: int) -> float | None:  # noqa: A002
@@ -290,7 +290,7 @@ def _bytes_per_parameter(model: ModelFacts) -> float | None:
     return min(sizes, default=None)
 
 
-def touched_bytes(model: ModelFacts, tokens: int | None = None) -> float | None:
+def touched_bytes(model: ModelFacts, tokens: float | None = None) -> float | None:
     """Bytes of the weights that one pass reads at least, since all tokens may choose the same experts.
 
     With `tokens`, what so many of them touch on average when they choose evenly. None: unknown.
