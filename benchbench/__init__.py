@@ -38,3 +38,7 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - imported when asked for, so
 
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -31,7 +31,7 @@ from benchbench.engines.process import EngineProcess
 from benchbench.engines.process_tree import shared_memory
 from benchbench.engines.vllm import command_line, environment_of, flags, free_port, serve
 from benchbench.errors import EngineError, LaunchStoppedError
-from benchbench.spec.schema import CACHE_VARIABLES, VllmServeEngine
+from benchbench.spec.engine_sections import CACHE_VARIABLES, VllmServeEngine
 
 STANDIN = str(Path(__file__).with_name("standin.py"))
 PATIENCE_S = 60  # until a test is stuck; no test waits for it otherwise

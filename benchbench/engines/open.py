@@ -15,7 +15,7 @@ from benchbench.openai.client import Capabilities, attach
 from benchbench.openai.target import Access, Target, make_target
 from benchbench.openai.token_lengths import WORDS, Fitted, exact_texts, find_counter, fit_vocabulary, vocabulary_range
 from benchbench.spec import Cell, EndpointEngine, Plan, SimulatorEngine, VllmServeEngine
-from benchbench.spec.schema import CACHE_VARIABLES
+from benchbench.spec.engine_sections import CACHE_VARIABLES
 
 if TYPE_CHECKING:
     import numpy as np

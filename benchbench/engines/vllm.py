@@ -24,7 +24,7 @@ from benchbench.errors import EngineError, LaunchStoppedError
 from benchbench.openai.client import http_session, read_models
 from benchbench.openai.target import GENERATION, MODELS, Access, untimed_body
 from benchbench.secrets import masked
-from benchbench.spec.schema import CACHE_VARIABLES, VllmInprocessEngine, VllmServeEngine
+from benchbench.spec.engine_sections import CACHE_VARIABLES, VllmInprocessEngine, VllmServeEngine
 
 DEFAULT_COMMAND = ("python", "-m", "vllm.entrypoints.openai.api_server")
 POLL_S = 0.3  # between two looks at a server that starts

@@ -1,29 +1,31 @@
 """Sweeps: from a YAML file to a validated SweepSpec to a Plan, the ordered tuple of cells. Pure."""
 
 from benchbench.spec.editor import json_schema
+from benchbench.spec.engine_sections import (
+    EndpointEngine,
+    Engine,
+    SimulatorEngine,
+    VllmInprocessEngine,
+    VllmServeEngine,
+)
 from benchbench.spec.load import load_spec, locate, spec_from_mapping
 from benchbench.spec.machine import Hardware, ModelFactsGiven
 from benchbench.spec.mistakes import Problem, SpecError
 from benchbench.spec.plan import Cell, Plan, Session, make_plan
 from benchbench.spec.schema import (
     ClosedLoad,
-    EndpointEngine,
-    Engine,
     Git,
     Load,
     OpenLoad,
     Product,
     Prompts,
     Rounds,
-    SimulatorEngine,
     Slo,
     StaticLoad,
     SweepSpec,
     Timeouts,
     Validity,
     Variant,
-    VllmInprocessEngine,
-    VllmServeEngine,
 )
 from benchbench.spec.select import Selection, SelectionError, parse_selection
 

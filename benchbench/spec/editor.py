@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchbench.spec.engine_sections import ENGINE_KEYS
 from benchbench.spec.load import OVERRIDABLE
-from benchbench.spec.schema import ENGINE_KEYS, SweepSpec
+from benchbench.spec.schema import SweepSpec
 
 # Sections whose keys are all optional: an override of them has the same schema as the section.
 PARTIAL = ("rounds", "prompts", "timeouts", "slo", "validity")

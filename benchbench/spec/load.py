@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from benchbench.spec import schema
+from benchbench.spec.engine_sections import ENGINE_KEYS
 from benchbench.spec.mistakes import Fault, Loc, Problem, SpecError, faults_of, known_keys, show, unknown_key
 from benchbench.spec.plan import make_plan, matching, merge
 from benchbench.spec.select import SelectionError, parse_selection
@@ -83,7 +84,7 @@ def _cross_faults(data: dict[str, Any]) -> Iterator[Fault]:
     kind = engine.get("kind") if isinstance(engine, dict) else None
     if kind == "vllm_inprocess" and isinstance(prompts, dict) and prompts.get("kind", "token_ids") == "text":
         yield Fault(("prompts", "kind"), "the in-process engine takes token ids", "token_ids")
-    chat = isinstance(engine, dict) and engine.get("api") == "chat" and "api" in schema.ENGINE_KEYS.get(kind or "", ())
+    chat = isinstance(engine, dict) and engine.get("api") == "chat" and "api" in ENGINE_KEYS.get(kind or "", ())
     if chat and isinstance(prompts, dict) and prompts.get("kind", "token_ids") == "token_ids":
         where: Loc = ("prompts", "kind") if "kind" in prompts else ("engine", "api")
         yield Fault(where, "the chat API takes no token ids: set prompts.kind to text")
@@ -204,7 +205,7 @@ def _own_faults(index: int, override: Any) -> Iterator[Fault]:  # noqa: ANN401 #
             yield Fault(("overrides", index, key), *unknown_key(key, OVERRIDABLE))
     engine = override.get("engine")
     for key in engine if isinstance(engine, dict) else ():
-        if key not in OVERRIDABLE_ENGINE and any(key in keys for keys in (("kind",), *schema.ENGINE_KEYS.values())):
+        if key not in OVERRIDABLE_ENGINE and any(key in keys for keys in (("kind",), *ENGINE_KEYS.values())):
             yield Fault(
                 ("overrides", index, "engine", key), "cannot differ between cells", ", ".join(OVERRIDABLE_ENGINE)
             )

@@ -13,19 +13,9 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field, TypeAdapter
 
 from benchbench.spec.cell import CellInfo
+from benchbench.spec.engine_sections import Engine
 from benchbench.spec.mistakes import Problem, SpecError
-from benchbench.spec.schema import (
-    ClosedLoad,
-    Engine,
-    Load,
-    OpenLoad,
-    Prompts,
-    Rounds,
-    Slo,
-    SweepSpec,
-    Timeouts,
-    Validity,
-)
+from benchbench.spec.schema import ClosedLoad, Load, OpenLoad, Prompts, Rounds, Slo, SweepSpec, Timeouts, Validity
 from benchbench.spec.select import SelectionError, parse_selection
 
 _ENGINE: TypeAdapter[Engine] = TypeAdapter(Annotated[Engine, Field(discriminator="kind")])
