@@ -138,6 +138,7 @@ def reference(requests: list[Made], load: str, batch: int, slo: Slo) -> dict[str
         "windowed": windowed,
         "duration_s": duration,
         "block": None,
+        "pilot": None,
         "shared_events": shared,
         "first_shared": first_shared,
         "buffered": buffered,
