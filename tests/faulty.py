@@ -291,7 +291,7 @@ def _assert_true(carried: Carried) -> None:
         late_ms = max(late_ms, 5 + (received - record["sent_ns"] + behind) / 1e6)
         ttfts.append((writes[0] - received) / 1e6)
         e2els.append((writes[-1] - received) / 1e6)
-        tpots.append((writes[-1] - writes[0]) / 1e6 / (sum(true["tokens"]) - 1))
+        tpots.append((writes[-1] - writes[0]) / 1e6 / (sum(true["tokens"]) - true["tokens"][0]))
         rounds.setdefault(record["round"], []).append((received, writes[-1], sum(true["tokens"])))
     assert len(rounds) == row["rounds"]
     for name, values in (("ttft_ms", ttfts), ("e2el_ms", e2els), ("tpot_ms", tpots)):

@@ -76,7 +76,7 @@ FAILURES: dict[str, tuple[Answer, tuple[str, str, str]]] = {
     "never an answer": (lambda _: [CLOSE], ("stream", "wait", "connection closed by the server")),
     "until-close body cut": (
         lambda ask: [head(200), *events(ask)[:3], CLOSE],
-        ("short_output", "stream", "3 output tokens, asked for exactly 6"),
+        ("stream", "stream", "the stream ended without finish_reason and [DONE]"),
     ),
     "content-length cut": (lambda ask: [head(content_length=9999), *events(ask)[:3], CLOSE], CUT),
     "endless silence": (lambda _: [HANG], NO_TOKEN),
@@ -89,11 +89,11 @@ FAILURES: dict[str, tuple[Answer, tuple[str, str, str]]] = {
     "stall with comments": (lambda ask: [*half(ask), *comments(), HANG], STALLED),
     "JSON, no stream": (
         lambda _: [whole(200, {"choices": []})],
-        ("protocol", "wait", "the answer is not an event stream: b'{\"choices\":[]}'"),
+        ("protocol", "wait", "the answer is not an event stream (Content-Type: application/json): b'{\"choices\":[]}'"),
     ),
     "HTML": (
         lambda _: [head(200, "text/html", content_length=13) + b"<html></html>"],
-        ("protocol", "wait", "the answer is not an event stream: b'<html></html>'"),
+        ("protocol", "wait", "the answer is not an event stream (Content-Type: text/html): b'<html></html>'"),
     ),
     "SSE, not JSON": (
         lambda _: [CHUNKED, chunk(b"data: {nope\n\n"), LAST_CHUNK],

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchbench.loadgen.columns import compact, decode_log
-from benchbench.loadgen.decode import Response
 from benchbench.loadgen.exchange import Exchange, Log, to_stamp
+from benchbench.loadgen.response import Response
 
 STREAMS = Path(__file__).parent / "data" / "sse"
 

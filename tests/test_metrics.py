@@ -84,8 +84,10 @@ def reference(requests: list[Made], load: str, batch: int, slo: Slo) -> dict[str
     ttft = {id(r): (r.events[0][0] - (r.sent or 0)) / 1e9 for r in ok}
     e2el = {id(r): (r.events[-1][0] - (r.sent or 0)) / 1e9 for r in ok}
     tpot = {
-        id(r): (r.events[-1][0] - r.events[0][0]) / 1e9 / (output[id(r)] - 1) for r in ok if output[id(r)] > 1
-    }  # fmt: skip
+        id(r): (r.events[-1][0] - r.events[0][0]) / 1e9 / (output[id(r)] - r.events[0][1])
+        for r in ok
+        if output[id(r)] > r.events[0][1]
+    }
 
     def good(r: Made) -> bool:
         limits = [(ttft, slo.ttft_ms), (tpot, slo.tpot_ms), (e2el, slo.e2el_ms)]
@@ -230,6 +232,8 @@ def test_a_closed_round_whose_ends_are_not_all_known_has_no_window() -> None:
 def test_several_tokens_in_an_event_leave_tpot_right() -> None:
     one_each = Made(events=[(10 * MS * k, 1) for k in range(1, 10)], told=9)
     grouped = Made(events=[(10 * MS, 1), (50 * MS, 4), (90 * MS, 4)], told=9)
-    found = round_metrics(table_of([one_each, grouped]), load="static", in_flight=None)
-    assert found.tpot_s.tolist() == pytest.approx([0.01, 0.01])
-    assert found.itl_s.tolist() == pytest.approx([0.01] * 8 + [0.04] * 2)
+    first_too = Made(events=[(40 * MS, 4), (80 * MS, 4), (90 * MS, 1)], told=9)
+    all_at_once = Made(events=[(40 * MS, 9)], told=9)
+    found = round_metrics(table_of([one_each, grouped, first_too, all_at_once]), load="static", in_flight=None)
+    assert found.tpot_s.tolist() == pytest.approx([0.01] * 3)
+    assert found.itl_s.tolist() == pytest.approx([0.01] * 8 + [0.04] * 3 + [0.01])

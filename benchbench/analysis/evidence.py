@@ -149,8 +149,6 @@ def _requests(table: pa.Table) -> dict[str, int]:
     output, cached = array_of(table["output_tokens"]), array_of(table["cached_tokens"])
     offsets, tokens = lists_of(table["event_tokens"])
     sums = np.add.reduceat(np.append(tokens, 0), offsets[:-1]) * (np.diff(offsets) > 0) if len(ok) else tokens
-    # "events": the total that was told is below the events that came, however they are counted.
-    counted = np.array([how in {"ids", "events"} for how in table["tokens_from"].to_pylist()], np.bool_)
     return {
         "failed": sum(
             text != RequestStatus.OK and kind not in _LENGTHS for text, kind in zip(status, kinds, strict=True)
@@ -162,7 +160,7 @@ def _requests(table: pa.Table) -> dict[str, int]:
         "input_wrong": int((ok & (reported >= 0) & (reported != requested)).sum()),
         "input_unknown": int((ok & (reported < 0)).sum()),
         "output_unknown": int((ok & (output < 0)).sum()),
-        "usage_wrong": int((counted & (output >= 0) & (output != sums)).sum()),
+        "usage_wrong": int((ok & (output >= 0) & (output != sums)).sum()),
     }
 
 

@@ -3,7 +3,8 @@
 Definitions (vLLM's `calculate_metrics` where equal; n is a request's output tokens):
 
     TTFT  = first token event received - request sent                      [s]
-    TPOT  = (last token event - first token event) / (n - 1), none for 1   [s/token]
+    TPOT  = (last token event - first token event) / (n - f)               [s/token]
+            f: tokens of the first event; none where it holds all (vLLM: f = 1)
     ITL   = gap between successive token events                            [s]
     E2EL  = last token event received - request sent                       [s]
     stream tok/s = 1 / TPOT
@@ -151,8 +152,9 @@ def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo
     first, last, sent = c.events[first_at], c.events[last_at], c.sent[good]
     output = c.output[good]
     ttft, e2el = _seconds(first - sent), _seconds(last - sent)
-    many = output > 1
-    tpot_all = np.divide(_seconds(last - first), output - 1, out=np.full(len(output), np.nan), where=many)
+    following = output - c.tokens[first_at]
+    many = following > 0
+    tpot_all = np.divide(_seconds(last - first), following, out=np.full(len(output), np.nan), where=many)
     met = _met(ttft, tpot_all, e2el, slo)
     gaps, inside = _gaps(c, np.flatnonzero(good)[settled])
     whole = _window(c, good, "open", None)

@@ -129,7 +129,7 @@ class Reason(Enum):
         "grouped_tokens",
         "suspect",
         "events held several tokens, beyond validity.grouped of them, so ITL is between events",
-        "start the server with --stream-interval 1, or read TPOT instead",
+        "start the server with --stream-interval 1; TPOT holds where token ids or running usage tell their number",
     )
     BUFFERED_STREAM = (
         "buffered_stream",

@@ -19,9 +19,10 @@ import numpy as np
 from benchbench.fidelity.answers import Finished
 from benchbench.linux import clock_offset_ns
 from benchbench.loadgen.columns import columns_of
-from benchbench.loadgen.decode import DETAIL, Response
 from benchbench.loadgen.exchange import Exchange, Failure, Log
 from benchbench.loadgen.job import DirectJob, RoundFacts
+from benchbench.loadgen.response import Response
+from benchbench.loadgen.server_words import DETAIL
 from benchbench.store.requests import ErrorKind, ErrorPhase
 
 if TYPE_CHECKING:

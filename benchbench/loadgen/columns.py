@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from benchbench.loadgen.decode import Decoder, Response
-from benchbench.loadgen.exchange import Exchange, Failure, Log
+from benchbench.loadgen.decode import Decoder
+from benchbench.loadgen.exchange import Exchange, Failure, Log, to_ns
+from benchbench.loadgen.response import Response
 from benchbench.store.requests import ErrorKind, ErrorPhase, RequestStatus
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ def failure_of(exchange: Exchange, response: Response | None, asked_output: int,
     if (failure := exchange.failure) is not None:
         if kind is ErrorKind.STREAM:
             return failure._replace(detail=detail)
-        if failure.kind is not ErrorKind.STALL or response is None or not response.done:
+        broken = failure.kind in {ErrorKind.STALL, ErrorKind.STREAM}
+        if not (broken and response is not None and response.is_whole):  # all was said, only the end is missing
             return failure
     if response is None or kind is not None:
         phase = ErrorPhase.STREAM if response is not None and response.event_read else ErrorPhase.WAIT
@@ -117,16 +119,19 @@ def decode_log(exchanges: Sequence[Exchange], log: Log, start: int = 0) -> list[
     ends = np.cumsum(np.bincount(owners, minlength=len(exchanges))).tolist() if len(exchanges) else []
     responses: list[Response | None] = []
     reads, begin = log.reads, 0
+
+    def when(read: int) -> int:
+        return to_ns(log.stamps[read])
+
     for exchange, end in zip(exchanges, ends, strict=True):
         decoder = exchange.decoder
         if decoder is None:
             decoder = Decoder()
         for at in order[begin:end]:
             decoder.feed(reads[at], at)
-        # After a stall, [DONE] tells an answer that is whole (its server left the connection open) from a cut one.
-        stalled = exchange.failure is not None and exchange.failure.kind is ErrorKind.STALL
-        closed = stalled or (exchange.framing.until_close and exchange.framing.done)
-        responses.append(decoder.response(closed=closed) if end > begin or exchange.decoder else None)
+        closed, cut = exchange.framing.until_close and exchange.framing.done, exchange.failure is not None
+        received = end > begin or exchange.decoder is not None
+        responses.append(decoder.response(when, closed=closed, cut=cut) if received else None)
         begin = end
     return responses
 

@@ -228,7 +228,7 @@ class Connection:
         self.hot = False
         self.idle_since_ns = _now()
         self.state = State.IDLE
-        if not exchange.framing.keep_alive:
+        if not exchange.framing.keep_alive or self._left:  # the rest of this request would begin the next
             self.close()
         return exchange
 

@@ -1,56 +1,45 @@
 """Raw reads -> token events. Runs between rounds (or in slices, once undecoded bytes exceed their bound).
 
-HTTP framing is httptools', JSON is orjson's; ours is the middle: server-sent events and what counts as a token.
+HTTP framing is httptools', JSON is orjson's; ours is the middle: server-sent events and what counts as output.
 An event belongs to the read that held the end of its `data:` line.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from itertools import pairwise
+import json
+from collections.abc import Callable
 from typing import Any
 
 import httptools
 import orjson
 
+from benchbench.loadgen.reported_usage import ReportedUsage
+from benchbench.loadgen.response import Response
+from benchbench.loadgen.server_words import (
+    DETAIL,
+    error_in,
+    finish_of,
+    is_broken,
+    message_of,
+    no_stream,
+    quoted,
+    reported,
+)
+from benchbench.loadgen.token_counts import EMPTY, OUTPUT, ROLE, Events, count_tokens, has_output
 from benchbench.store.requests import ErrorKind
 
-DETAIL = 300  # characters of a server's message that a record keeps
 MAX_LINE = 8 << 20
-
-
-@dataclass(slots=True)
-class Response:
-    """What one response said.
-
-    `event_read[k]`: place in the log of the read that completed token event k. `event_tokens[k]`: its tokens.
-    `tokens_from`: how they are known: "ids" (token_ids), "usage" (running usage), "events" (one per event),
-    "spread" (the server's total spread evenly over the events, since some held several).
-    `problem`: (kind, sentence) when the stream itself reports or shows a failure.
-    """
-
-    event_read: list[int] = field(default_factory=list)
-    event_tokens: list[int] = field(default_factory=list)
-    tokens_from: str = ""
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cached_tokens: int | None = None
-    finish_reason: str = ""
-    response_id: str = ""
-    server_metrics: dict[str, float] = field(default_factory=dict)
-    done: bool = False
-    problem: tuple[ErrorKind, str] | None = None
-
-
-@dataclass(slots=True)
-class _Events:
-    """Events with a choice in them, as columns: one object an event would cost more than the rest of decoding."""
-
-    read: list[int] = field(default_factory=list)
-    ids: list[int] = field(default_factory=list)  # token ids in it, -1 when it has none
-    text: list[bool] = field(default_factory=list)  # it has text (or reasoning, or a tool call)
-    running: list[int] = field(default_factory=list)  # usage.completion_tokens at this event, -1 when not told
-    last: list[bool] = field(default_factory=list)  # it has a finish_reason
+OTHER_BYTES = 65_536  # of a body that is no event stream
+BOM = b"\xef\xbb\xbf"
+GZIP = b"\x1f\x8b"
+_ODD = (
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    RecursionError,
+)  # that unknown forms raise
 
 
 class Decoder:
@@ -59,23 +48,45 @@ class Decoder:
     def __init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
         self._last = 0
-        self._line = b""
         self._pieces: list[bytes] = []
-        self._events = _Events()
-        self._response = Response()
+        # HTTP
         self._status = 0
+        self._headers: dict[bytes, bytes] = {}
         self._is_stream = False
-        self._other = b""  # a body that is not an event stream
         self._complete = False
         self._broken = ""
+        # Server-sent events
+        self._open = False  # something of an event is held: what comes goes through lines
+        self._line: list[bytes] = []
+        self._held = 0  # bytes of it
+        self._after_cr = False
+        self._name = ""
+        self._data: list[bytes] = []  # lines of one event that are JSON only together
+        self._other = bytearray()  # what is no event: another kind of body, lines of no known field
+        # What they say
+        self._response = Response()
+        self._usage = ReportedUsage()
+        self._events: list[tuple[int, int, int, Any, bool, object]] = []  # rows of `Events`
+        self._add = self._events.append
+        self._total: int | None = None  # usage.completion_tokens beside no choice,
+        self._running_total = -1  # and beside one, the largest; -1 is unknown
+        self._ended = (-1, 0)  # read of the usage or [DONE] that followed so many events
+        self._words = ""  # a message in an event that is neither output nor an error
 
     # httptools' callbacks
     def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() == b"content-type":
-            self._is_stream = value.lower().startswith(b"text/event-stream")
+        if not self._status:
+            self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
-        self._status = self._parser.get_status_code()
+        status = self._parser.get_status_code()
+        if self._status:  # what stands behind the response
+            return
+        if status < 200 and status != 101:
+            self._headers.clear()
+            return
+        self._status = status
+        self._is_stream = no_stream(status, self._headers, b"") is None
 
     def on_body(self, body: bytes) -> None:
         self._pieces.append(body)
@@ -96,165 +107,269 @@ class Decoder:
         for piece in self._pieces:
             # The common case, one whole event in one chunk, without going through lines.
             whole = piece[:6] == b"data: " and piece[-1:] == b"\n" and piece.find(b"\n") == len(piece) - 2
-            if whole and not self._line:
-                self._payload(piece[6:-2], at)
-            else:
+            if not whole or self._open or not self._is_stream:
                 self._lines(piece, at)
+                continue
+            try:
+                self._event(orjson.loads(piece[6:-2]), at)
+            except _ODD as error:
+                self._odd(piece[6:-2], error, at)
         self._pieces.clear()
 
+    # -- lines
+
     def _lines(self, piece: bytes, at: int) -> None:
-        if not self._is_stream or self._status != 200:
-            if len(self._other) < 65_536:
-                self._other += piece
+        """Split into lines, which end with LF, CRLF or CR; what is no whole line is kept."""
+        if not self._is_stream:
+            self._keep(piece)
             return
-        *lines, self._line = (self._line + piece).split(b"\n")
-        for whole in lines:
-            line = whole.removesuffix(b"\r")
-            if line[:5] == b"data:":
-                self._payload(line[5:].strip(), at)
-        if len(self._line) > MAX_LINE:
-            self._broken = f"one line of more than {MAX_LINE >> 20} MiB"
+        if self._after_cr or b"\r" in piece:
+            if self._after_cr and piece[:1] == b"\n":
+                piece = piece[1:]
+            self._after_cr = piece[-1:] == b"\r"
+            piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        end = piece.rfind(b"\n")
+        if end >= 0:
+            lines = b"".join((*self._line, piece[:end])).split(b"\n")
+            self._line, self._held = [], 0
+            for line in lines:
+                self._field(line, at)
+            piece = piece[end + 1 :]
+        if piece:
+            self._line.append(piece)
+            self._held += len(piece)
+            if self._held > MAX_LINE:
+                self._broken = f"one line of more than {MAX_LINE >> 20} MiB"
+        self._open = bool(self._line or self._after_cr or self._name or self._data)
+
+    def _field(self, line: bytes, at: int) -> None:
+        if line[:5] == b"data:":
+            if self._data:
+                self._data.append(line[5:])
+            else:
+                self._payload(line[5:], at)
+        elif not line:
+            self._dispatch(at)
+        elif line[:6] == b"event:":
+            self._name = line[6:].decode("utf-8", "replace").strip()
+        elif line[:3] == BOM:
+            self._field(line[3:], at)
+        elif line[:1] != b":" and line[:3] != b"id:" and line[:6] != b"retry:":
+            self._keep(line + b"\n")
+
+    def _keep(self, data: bytes) -> None:
+        self._other += data[: max(0, OTHER_BYTES - len(self._other))]
+
+    def _dispatch(self, at: int) -> None:
+        """The end of an event: what was no JSON so far has to be all together."""
+        if self._data:
+            data, self._data = b"\n".join(self._data), []
+            self._payload(data, at)
+            if self._data:
+                self._fail(ErrorKind.PROTOCOL, f"an event is not JSON: {quoted(data.strip())}")
+                self._data = []
+        self._name = ""
+
+    # -- events
 
     def _payload(self, payload: bytes, at: int) -> None:
-        if not self._is_stream or self._status != 200:
-            self._other += payload
-            return
-        if payload == b"[DONE]":
-            self._response.done = True
-            return
         try:
-            event = orjson.loads(payload)
-        except orjson.JSONDecodeError as error:
-            self._fail(ErrorKind.PROTOCOL, f"an event is not JSON ({error}): {payload[:80]!r}")
-            return
-        if not isinstance(event, dict):
-            self._fail(ErrorKind.PROTOCOL, f"an event is not a JSON object: {payload[:80]!r}")
-            return
-        try:
-            self._event(event, at)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            self._fail(
-                ErrorKind.PROTOCOL,
-                f"an event has an unknown form ({type(error).__name__}: {error}): {payload[:80]!r}",
-            )
+            self._event(orjson.loads(payload), at)
+        except _ODD as error:
+            self._odd(payload, error, at, in_lines=True)
+
+    def _odd(self, payload: bytes, error: Exception, at: int, *, in_lines: bool = False) -> None:
+        """An event that is none or that orjson refuses: NaN, lone surrogates, half characters cost the text alone.
+
+        `in_lines`: other lines may follow that make it whole.
+        """
+        text = payload.strip().removeprefix(BOM)
+        event: object = text
+        if isinstance(error, orjson.JSONDecodeError):
+            if text == b"[DONE]":
+                self._response.done = True
+                self._end(at)
+                return
+            try:
+                event = json.loads(text.decode("utf-8", "replace"), strict=False)
+                if isinstance(event, dict):
+                    self._event(event, at)
+                    return
+            except _ODD as other:
+                error = error if isinstance(other, json.JSONDecodeError) else other
+        elif not text.startswith(b"{"):
+            event = None
+        if self._name and error_in({}, self._name):
+            self._fail(ErrorKind.STREAM, reported(text.decode("utf-8", "replace")))
+        elif event is not text:
+            self._fail(ErrorKind.PROTOCOL, f"an event is not a JSON object: {quoted(text)}")
+        elif not isinstance(error, orjson.JSONDecodeError):
+            form = f"{type(error).__name__}: {error}"
+            self._fail(ErrorKind.PROTOCOL, f"an event has an unknown form ({form}): {quoted(text)}")
+        elif in_lines and text:
+            self._data.append(payload)
+        elif text:
+            self._fail(ErrorKind.PROTOCOL, f"an event is not JSON ({error}): {quoted(text)}")
 
     def _fail(self, kind: ErrorKind, detail: str) -> None:
-        if self._response.problem is None:
-            self._response.problem = (kind, detail[:DETAIL])
+        """The first failure stands, but for a server's own words."""
+        problem = self._response.problem
+        if problem is None or (kind is ErrorKind.STREAM and problem[0] is not kind):
+            self._response.problem = (kind, detail[:DETAIL].encode("utf-8", "replace").decode())
+
+    def _end(self, at: int) -> None:
+        if self._ended[1] < len(self._events):
+            self._ended = (at, len(self._events))
 
     def _event(self, event: dict[str, Any], at: int) -> None:
-        response = self._response
-        if error := event.get("error"):
-            message = error.get("message") if isinstance(error, dict) else error
-            self._fail(ErrorKind.STREAM, f"the server reported an error in the stream: {message}")
-            return
-        running = -1
-        if usage := event.get("usage"):
-            response.input_tokens = _count(usage.get("prompt_tokens"))
-            response.output_tokens = _count(usage.get("completion_tokens"))
-            running = -1 if response.output_tokens is None else response.output_tokens
-            if details := usage.get("prompt_tokens_details"):
-                response.cached_tokens = _count(details.get("cached_tokens"))
-        if metrics := event.get("metrics"):
-            response.server_metrics = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
         choices = event.get("choices")
-        if not choices:
-            return
-        if not response.response_id:
-            response.response_id = str(event.get("id") or "")
+        if not choices or self._name or event.get("error"):
+            choices = self._beside(event, at)
+        usage = event.get("usage")
         for choice in choices:
-            ids = choice.get("token_ids")
             delta = choice.get("delta")
-            if delta is None:
-                text, role_only = choice.get("text"), False
-            else:
-                text = (
-                    delta.get("content")
-                    or delta.get("reasoning_content")
-                    or delta.get("reasoning")
-                    or delta.get("tool_calls")
-                )
-                role_only = "role" in delta and not text
+            output = choice.get("text") if delta is None else delta.get("content") if type(delta) is dict else delta
+            holds = OUTPUT if output and type(output) is str else self._holds(choice, output, delta)
             if reason := choice.get("finish_reason"):
-                response.finish_reason = str(reason)
-            # A role-only first chunk is no token, unless ids say otherwise.
-            if not role_only or ids:
-                events = self._events
-                events.read.append(at)
-                events.ids.append(-1 if ids is None else len(ids))
-                events.text.append(bool(text))
-                events.running.append(running)
-                events.last.append(bool(reason))
+                reason = self._finished(event, choice, reason)
+            if "error" in choice:
+                self._error_of(choice)
+            ids = choice.get("token_ids")
+            number = len(ids) if type(ids) is list else -1
+            self._add((at, holds, number, usage, bool(reason), choice.get("index") if usage else 0))
+        if not self._response.response_id:
+            self._response.response_id = str(event.get("id") or "")
 
-    def response(self, *, closed: bool = False) -> Response:
-        """The response in all that was fed. `closed`: the connection ended, which ends a body of unknown length."""
+    def _beside(self, event: dict[str, Any], at: int) -> list[Any]:
+        """Take an event that has no choices, or may be an error; returns the choices that there are all the same."""
+        message = error_in(event, self._name)
+        choices = event.get("choices") or []
+        if message is not None:
+            self._fail(ErrorKind.STREAM, reported(message))
+            return []
+        if not choices:
+            count = self._facts(event, {})
+            if count:
+                self._end(at)
+            elif count is None:
+                self._words = self._words or message_of(event)
+            if count or self._total is None:
+                self._total = count
+        return choices
+
+    def _holds(self, choice: dict[str, Any], output: object, delta: object) -> int:
+        """What a choice without plain text holds."""
+        parts = delta if type(delta) is dict else {"text": output, "message": choice.get("message")}
+        self._error_of(parts)
+        if has_output(parts):
+            return OUTPUT
+        return ROLE if "role" in parts else EMPTY
+
+    def _error_of(self, part: dict[str, Any]) -> None:
+        if error := part.get("error"):
+            self._fail(ErrorKind.STREAM, reported(message_of(error) or str(error)))
+
+    def _finished(self, event: dict[str, Any], choice: dict[str, Any], reason: object) -> str:
+        """Note why a choice ended, and what else its last event says."""
+        if not (text := finish_of(reason)):
+            return ""
+        self._response.finish_reason = text
+        if is_broken(reason):
+            words = message_of(choice.get("error") or choice.get("message"))
+            self._fail(ErrorKind.STREAM, f"the server ended the request: {text}{words and f' ({words})'}")
+        self._running_total = max(self._running_total, self._facts(event, choice) or -1)
+        return text
+
+    # -- facts beside the choices
+
+    def _facts(self, event: dict[str, Any], choice: dict[str, Any]) -> int | None:
+        """Usage and times of an event that ends something; returns usage.completion_tokens."""
+        if type(metrics := event.get("metrics")) is dict:
+            self._response.server_metrics = {
+                str(k).encode("utf-8", "replace").decode(): v
+                for k, v in metrics.items()
+                if type(v) in {int, float} and abs(v) < 1 << 53
+            }
+        if type(timings := event.get("timings")) is dict:
+            self._usage.take_cached(timings.get("cache_n"))
+        count = None
+        for place in (event, choice, event.get("x_groq"), event.get("message"), event.get("response")):
+            if type(place) is dict and (usage := place.get("usage")):
+                count = self._usage.take(usage) if count is None else count
+        return count
+
+    # -- the whole
+
+    def response(self, when: Callable[[int], int], *, closed: bool = False, cut: bool = False) -> Response:
+        """The response in all that was fed. `when(read)`: its time in ns.
+
+        `closed`: the connection ended, which ends a body of unknown length. `cut`: the request failed on the way, so
+        that it is no news that its stream is not whole.
+        """
         response = self._response
-        if closed and self._status and not self._complete and not self._broken:
+        if self._status and (closed or cut):
             self._complete = True
         if self._line:  # a last line without its end
             self._lines(b"\n", self._last)
-        if not self._status:
-            response.problem = (ErrorKind.PROTOCOL, self._broken or "the answer ended before its HTTP head did")
-        elif self._status != 200:
-            message = _message(self._other)
-            response.problem = (ErrorKind.STATUS, f"status {self._status}: {message}"[:DETAIL])
-        elif not self._is_stream:
-            response.problem = (ErrorKind.PROTOCOL, f"the answer is not an event stream: {self._other[:80]!r}")
-        elif self._broken:
-            response.problem = (ErrorKind.PROTOCOL, self._broken)
-        elif not self._complete:
-            self._fail(ErrorKind.PROTOCOL, "the response ended in the middle of its framing")
-        self._settle()
-        if response.problem is None and not response.event_read:
-            response.problem = (ErrorKind.PROTOCOL, "the stream ended without a token")
+        self._dispatch(self._last)
+        has_ended = 0 < len(self._events) == self._ended[1]  # usage or [DONE] came after the last event
+        if has_ended and not response.finish_reason:
+            self._add((self._ended[0], ROLE, -1, None, True, 0))  # no event closes the stream, but they do
+        head = (self._status, self._headers, bytes(self._other))
+        problem = no_stream(*head) if self._status and not self._is_stream else None
+        if not self._status or self._broken:
+            problem = problem or (ErrorKind.PROTOCOL, self._broken or "the answer ended before its HTTP head did")
+        if problem:
+            response.problem = problem
+        else:
+            self._settle(when)
+            if self._other:
+                self._bare_json()
+            if response.problem is None:
+                response.problem = self._no_end(cut=cut, has_ended=has_ended)
         return response
 
-    def _settle(self) -> None:
-        """Decide which events are token events and how many tokens each held, from the best evidence there is."""
-        response, events = self._response, self._events
-        total = response.output_tokens
-        if any(count > 0 for count in events.ids):
-            response.tokens_from, counts = "ids", events.ids
-        elif events.running and min(events.running) >= 0:
-            response.tokens_from, counts = "usage", [b - a for a, b in pairwise([0, *events.running])]
-        else:
-            response.tokens_from, counts = "events", self._one_each(total)
-            held = sum(counts)
-            if total is not None and total > held > 0:
-                response.tokens_from = "spread"
-                shares = iter([total * (k + 1) // held - total * k // held for k in range(held)])
-                counts = [next(shares) if count else 0 for count in counts]
-        response.event_read = [read for read, count in zip(events.read, counts, strict=True) if count > 0]
-        response.event_tokens = [count for count in counts if count > 0]
+    def _bare_json(self) -> None:
+        """An error may stand in the stream without `data:`."""
+        try:
+            data = orjson.loads(self._other)
+            if isinstance(data, dict) and (message := error_in(data, self._name)) is not None:
+                self._fail(ErrorKind.STREAM, reported(message))
+        except _ODD:
+            return
+
+    def _no_end(self, *, cut: bool, has_ended: bool) -> tuple[ErrorKind, str] | None:
+        """Why a stream that reported no failure is no whole one."""
+        response, words = self._response, ""
+        if self._other:
+            form = "it is compressed (gzip)" if self._other[:2] == GZIP else "among its lines is"
+            words = f"; {form} {quoted(bytes(self._other))}"
+        if not self._complete:
+            return ErrorKind.PROTOCOL, "the response ended in the middle of its framing"
+        if self._words and not (cut or response.finish_reason):
+            return ErrorKind.STREAM, reported(self._words)[:DETAIL]
+        if not response.event_read:
+            return ErrorKind.PROTOCOL, f"the stream ended without a token{words}"[:DETAIL]
+        if not (cut or response.finish_reason or response.done or has_ended):
+            return ErrorKind.STREAM, f"the stream ended without finish_reason and [DONE]{words}"[:DETAIL]
+        return None
+
+    def _settle(self, when: Callable[[int], int]) -> None:
+        """Decide which events are token events and how many tokens each held."""
+        response, usage = self._response, self._usage
+        if not self._events:
+            response.output_tokens = self._total
+            return
+        reads, holds, ids, usages, closes, choices = zip(*self._events, strict=True)
+        running = usage.running(usages)
+        beside = max(self._running_total, max(running, default=-1) if running else -1)
+        response.output_tokens = total = self._total if self._total or beside < 0 else beside
+        events = Events(reads, holds, ids, running, closes, choices)
+        response.input_tokens, response.cached_tokens = usage.input_tokens, usage.cached_tokens
+        response.tokens_from, counts = count_tokens(events, total, when)
+        if min(counts) <= 0:
+            reads = tuple(read for read, count in zip(reads, counts, strict=True) if count > 0)
+            counts = [count for count in counts if count > 0]
+        response.event_read, response.event_tokens = list(reads), counts
         if total is None and response.tokens_from == "ids":
-            response.output_tokens = sum(response.event_tokens)
-
-    def _one_each(self, total: int | None) -> list[int]:
-        """1 for an event that is a token, 0 for one that is not: empty texts are half characters or closing events.
-
-        Which of the two, the server's total tells; without one, an empty text is a token unless it closes.
-        """
-        events = self._events
-        usual = [int(text or not last) for text, last in zip(events.text, events.last, strict=True)]
-        for counts in (usual, [1] * len(usual), [int(text) for text in events.text]):
-            if sum(counts) == total:
-                return counts
-        return usual
-
-
-def _count(value: object) -> int | None:
-    """A count that a server told, or None for anything that is no count."""
-    return value if type(value) is int and 0 <= value < 1 << 31 else None
-
-
-def _message(body: bytes) -> str:
-    """A server's error message, or the beginning of whatever it sent."""
-    try:
-        data = orjson.loads(body)
-        error = data.get("error", data)
-        text = error.get("message") or error.get("detail") if isinstance(error, dict) else error
-        if not text and isinstance(data, dict):
-            text = data.get("message") or data.get("detail")
-        return str(text or "no message")
-    except (orjson.JSONDecodeError, AttributeError):
-        return body[:DETAIL].decode("utf-8", "replace").strip() or "no message"
+            response.output_tokens = sum(counts)

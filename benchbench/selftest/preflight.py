@@ -158,7 +158,8 @@ def _probe(worker: Worker, opened: Opened, cell: Cell) -> Probe:
     if problems or not np.diff(ends).all():
         return Probe(label, batch, 0.0, 0.0, tuple(problems or ["requests without a token"]))
     first, last = columns["event_ns"][ends[:-1]], columns["event_ns"][ends[1:] - 1]
-    ttft, tpot = float((first - columns["sent_ns"]).mean()) / 1e9, float((last - first).mean()) / 1e9 / (output - 1)
+    following = np.maximum(output - columns["event_tokens"][ends[:-1]], 1)
+    ttft, tpot = float((first - columns["sent_ns"]).mean()) / 1e9, float(((last - first) / following).mean()) / 1e9
     if tpot < LEAST_TPOT_S:
         return Probe(label, batch, 0.0, 0.0, ("its tokens came all at once: a buffered stream, or a starved client",))
     if invalid := _invalid(small, columns, facts):

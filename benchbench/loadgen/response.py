@@ -1,0 +1,34 @@
+"""What one response says of its request: a decoder's result, or what an engine in our own process told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from benchbench.store.requests import ErrorKind
+
+
+@dataclass(slots=True)
+class Response:
+    """What one response said.
+
+    `event_read[k]`: place in the log of the read that completed token event k. `event_tokens[k]`: its tokens.
+    `tokens_from`: how they are known (`token_counts.count_tokens`). `done`: [DONE] has come. `problem`: (kind,
+    sentence) when the stream itself reports or shows a failure.
+    """
+
+    event_read: list[int] = field(default_factory=list)
+    event_tokens: list[int] = field(default_factory=list)
+    tokens_from: str = ""
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    finish_reason: str = ""
+    response_id: str = ""
+    server_metrics: dict[str, float] = field(default_factory=dict)
+    done: bool = False
+    problem: tuple[ErrorKind, str] | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the server said all that it had to say, though its connection may have broken afterwards."""
+        return self.done and bool(self.finish_reason) and self.problem is None

@@ -1,0 +1,108 @@
+"""What a server says of a request that went wrong, in whatever form it says it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from benchbench.store.requests import ErrorKind
+
+DETAIL = 300  # characters of a server's message that a record keeps
+
+# The first of them that says something is the message.
+_MESSAGES = (
+    "message",
+    "detail",
+    "error",
+    "errors",
+    "error_message",
+    "error_msg",
+    "msg",
+    "reason",
+    "description",
+    "text",
+)
+# Finish reasons of a generation that did not end as the model or the limit of tokens would have it: parts of words.
+_BROKEN = (
+    *("error", "abort", "cancel", "fail", "filter", "timeout", "timed", "insufficient", "interrupt", "refus", "safety"),
+    *("block", "recitation", "prohibit", "overload", "exception", "crash", "kill", "oom", "disconnect", "reject"),
+)
+_NO_REASON = {"", "null", "none"}
+
+
+def message_of(data: object) -> str:
+    """The message in an error's JSON; empty when there is none."""
+    if isinstance(data, str):
+        return data
+    if isinstance(data, list):
+        return "; ".join(filter(None, map(message_of, data)))
+    if isinstance(data, Mapping):
+        return next(filter(None, (message_of(data.get(key)) for key in _MESSAGES)), "")
+    return ""
+
+
+def error_in(event: Mapping[str, Any], name: str = "") -> str | None:
+    """The error that an event without choices reports: its message, or all of it. None when it reports none.
+
+    `name`: of the server-sent event. OpenAI, vLLM and TGI have an object or a text `error`, older vLLM and FastChat
+    `object: error` or `error_code`, Anthropic `type: error`, proxies a status and a message.
+    """
+    status = event.get("code") or event.get("status") or event.get("status_code")
+    named = f"{name} {event.get('object')} {event.get('type')}".lower()
+    reports = (
+        "error" in named
+        or "failed" in named
+        or any(event.get(key) for key in ("error", "errors", "error_code", "error_message", "error_msg"))
+        or (type(status) is int and 400 <= status < 600)
+    )
+    return message_of(event) or str(event) if reports else None
+
+
+def finish_of(reason: object) -> str:
+    """A finish reason as text; empty where it stands for none."""
+    text = str(reason)
+    return "" if text.lower() in _NO_REASON else text
+
+
+def is_broken(reason: object) -> bool:
+    """Whether a finish reason says that the generation was broken off, by the server or by a filter."""
+    kind = reason.get("type", reason) if isinstance(reason, dict) else reason
+    return any(part in str(kind).lower() for part in _BROKEN)
+
+
+def no_stream(status: int, headers: Mapping[bytes, bytes], body: bytes) -> tuple[ErrorKind, str] | None:
+    """(kind, sentence): why a response is no event stream that can be read; None when it is one."""
+    fields = {name: headers.get(name, b"").decode("latin-1").strip() for name in _HEADERS}
+    encoding, form, target = (fields[name] for name in _HEADERS)
+    detail, is_packed = "", encoding.lower() not in {"", "identity"}
+    if is_packed:
+        detail = f"the answer is compressed (Content-Encoding: {encoding}) although identity was asked for"
+    if status != 200:
+        detail = detail or (f"redirects to {target}" if target else _message(body))
+        return ErrorKind.STATUS, f"status {status}: {detail}"[:DETAIL]
+    if not is_packed and not form.lower().startswith("text/event-stream"):
+        form = f"Content-Type: {form}" if form else "no Content-Type"
+        detail = f"the answer is not an event stream ({form}): {quoted(body)}"
+    return (ErrorKind.PROTOCOL, detail[:DETAIL]) if detail else None
+
+
+_HEADERS = (b"content-encoding", b"content-type", b"location")
+
+
+def _message(body: bytes) -> str:
+    """A server's error message, or the beginning of whatever it sent."""
+    try:
+        data = orjson.loads(body)
+        return message_of(data) or (str(data) if data else "no message")
+    except (ValueError, RecursionError):
+        return body[:DETAIL].decode("utf-8", "replace").strip() or "no message"
+
+
+def quoted(data: bytes) -> str:
+    return repr(data[:200].rstrip())
+
+
+def reported(message: str) -> str:
+    return f"the server reported an error in the stream: {message}"
