@@ -160,7 +160,7 @@ def _requests(table: pa.Table) -> dict[str, int]:
         "input_wrong": int((ok & (reported >= 0) & (reported != requested)).sum()),
         "input_unknown": int((ok & (reported < 0)).sum()),
         "output_unknown": int((ok & (output < 0)).sum()),
-        "usage_wrong": int((ok & (output >= 0) & (output != sums)).sum()),
+        "usage_wrong": int(((output >= 0) & (output != sums)).sum()),
     }
 
 
