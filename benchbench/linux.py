@@ -135,6 +135,13 @@ def use_all_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
+def exact_wait(ns: int, most_ns: int) -> float:
+    """Seconds to poll so as to be awake in `ns`: epoll rounds up to whole ms, so the last ms is spent looking."""
+    if ns < 1_500_000:
+        return 0.0
+    return float(min(ns - 1_000_000, most_ns) // 1_000_000) / 1000
+
+
 class Poller:
     """`select.epoll` where there is one, else `select.poll` in the same words. Timeouts are in seconds."""
 

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from benchbench.analysis.summary import summarise, summary_row
 from benchbench.errors import EngineError, LaunchStoppedError, WorkerDiedError
-from benchbench.fidelity.answers import Answer, Finished
+from benchbench.fidelity.answers import Finished, GreedyAnswer
 from benchbench.inprocess import engine_round as direct_loop
 from benchbench.inprocess.async_llm import request_metrics
 from benchbench.inprocess.engine_round import DirectRound, Tokens
@@ -438,7 +438,9 @@ def test_fixed_questions_are_answered_with_log_probabilities_and_a_death_ends_th
         run(worker, cells()[0])
         first, second = worker.answer(job, time.monotonic() + 60)
         assert (
-            first == second == Answer((7, 7, 7), (-0.1,) * 3, ({7: -0.1, 8: -9999.0, 9: -2.0, 10: -3.0, 11: -4.0},) * 3)
+            first
+            == second
+            == GreedyAnswer((7, 7, 7), (-0.1,) * 3, ({7: -0.1, 8: -9999.0, 9: -2.0, 10: -3.0, 11: -4.0},) * 3)
         )
         asked = seen(tmp_path / "log")[-2:]
         assert [(one["ids"], one["seed"], one["logprobs"], one["min_tokens"]) for one in asked] == [

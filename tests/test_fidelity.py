@@ -20,7 +20,7 @@ from servers import ScriptedServer
 
 from benchbench.analysis.runs import open_run
 from benchbench.comparison.pairs import fidelity_of
-from benchbench.fidelity.answers import Answer, Answers, answers_of, answers_table
+from benchbench.fidelity.answers import GreedyAnswer, StartAnswers, answers_of, answers_table
 from benchbench.fidelity.greedy_request import LEAST, TOP, read_answer, requests_for
 from benchbench.fidelity.judge import LOGP_FLOOR, SLACK, Fidelity, Figures, difference, divergence, judge
 
@@ -32,10 +32,10 @@ SAME = Figures(
 # ---- The comparison -------------------------------------------------------------------------------------
 
 
-def answer_of(tokens: Sequence[int], shift: float = 0.0) -> Answer:
+def answer_of(tokens: Sequence[int], shift: float = 0.0) -> GreedyAnswer:
     """Three likeliest a place: the token itself, and the two ids after it."""
     top = tuple({token: -0.5 + shift, token + 1: -1.5, token + 2: -3.0} for token in tokens)
-    return Answer(tuple(tokens), tuple(place[token] for token, place in zip(tokens, top, strict=True)), top)
+    return GreedyAnswer(tuple(tokens), tuple(place[token] for token, place in zip(tokens, top, strict=True)), top)
 
 
 TOKENS = st.lists(st.integers(0, 50), min_size=1, max_size=8)
@@ -43,7 +43,7 @@ SHIFTS = st.floats(-0.4, 0.4)
 
 
 @st.composite
-def starts(draw: st.DrawFn, least: int = 1) -> list[Answers]:
+def starts(draw: st.DrawFn, least: int = 1) -> list[StartAnswers]:
     """Starts that answer about the same; some part from the first at some place, and all are shifted a little."""
     questions = draw(st.lists(TOKENS, min_size=1, max_size=4))
     made = []
@@ -53,12 +53,12 @@ def starts(draw: st.DrawFn, least: int = 1) -> list[Answers]:
             parting = draw(st.one_of(st.none(), st.integers(0, len(tokens) - 1)))
             own = tokens if parting is None else [*tokens[:parting], *(token + 1 for token in tokens[parting:])]
             answers.append(answer_of(own, draw(SHIFTS)))
-        made.append(Answers("id", "q", tuple(answers)))
+        made.append(StartAnswers("id", "q", tuple(answers)))
     return made
 
 
 @given(starts(), st.integers(1, 3), st.integers(1, 3))
-def test_the_same_answers_match_with_no_difference(made: list[Answers], ours: int, theirs: int) -> None:
+def test_the_same_answers_match_with_no_difference(made: list[StartAnswers], ours: int, theirs: int) -> None:
     found = judge([made[0]] * ours, [made[0]] * theirs)
     assert (found.verdict, found.outside, found.starts) == ("matches", 0, (ours, theirs))
     assert found.figures == replace(SAME, answers=len(made[0].answers))
@@ -68,7 +68,7 @@ def test_the_same_answers_match_with_no_difference(made: list[Answers], ours: in
 
 @given(starts(), starts(), st.randoms())
 def test_the_order_of_the_blocks_does_not_matter(
-    ours: list[Answers], theirs: list[Answers], dice: random.Random
+    ours: list[StartAnswers], theirs: list[StartAnswers], dice: random.Random
 ) -> None:
     count = min(len(one.answers) for one in (*ours, *theirs))
     ours, theirs = ([replace(one, answers=one.answers[:count]) for one in side] for side in (ours, theirs))
@@ -79,7 +79,7 @@ def test_the_order_of_the_blocks_does_not_matter(
 
 @given(starts(least=2), st.data())
 def test_a_candidate_that_answers_as_starts_of_the_baseline_do_matches(
-    made: list[Answers], data: st.DataObject
+    made: list[StartAnswers], data: st.DataObject
 ) -> None:
     theirs = data.draw(st.lists(st.sampled_from(made), min_size=1, max_size=5))
     assert judge(made, theirs).verdict == "matches"
@@ -87,7 +87,7 @@ def test_a_candidate_that_answers_as_starts_of_the_baseline_do_matches(
 
 @given(st.lists(TOKENS, min_size=1, max_size=5), st.integers(1, 3), st.data())
 def test_one_changed_token_is_found_where_it_is(questions: list[list[int]], ours: int, data: st.DataObject) -> None:
-    good = Answers("id", "q", tuple(map(answer_of, questions)))
+    good = StartAnswers("id", "q", tuple(map(answer_of, questions)))
     at = data.draw(st.integers(0, len(questions) - 1))
     place = data.draw(st.integers(0, len(questions[at]) - 1))
     bad = list(questions[at])
@@ -108,8 +108,8 @@ def test_one_changed_token_is_found_where_it_is(questions: list[list[int]], ours
 def test_log_probabilities_may_move_as_far_as_slack_and_floor_allow(
     band: float, times: float, tokens: list[int]
 ) -> None:
-    def start(shift: float) -> Answers:
-        return Answers("id", "q", (answer_of(tokens, shift),))
+    def start(shift: float) -> StartAnswers:
+        return StartAnswers("id", "q", (answer_of(tokens, shift),))
 
     found = judge([start(0.0), start(band)], [start(-times * band)])
     assert found.figures is not None
@@ -122,8 +122,8 @@ def test_log_probabilities_may_move_as_far_as_slack_and_floor_allow(
 
 
 def test_with_one_start_of_the_baseline_only_the_floor_is_allowed() -> None:
-    def start(shift: float) -> Answers:
-        return Answers("id", "q", (answer_of([1, 2, 3], shift),))
+    def start(shift: float) -> StartAnswers:
+        return StartAnswers("id", "q", (answer_of([1, 2, 3], shift),))
 
     assert judge([start(0.0)], [start(LOGP_FLOOR / 2)]).verdict == "matches"
     found = judge([start(0.0)], [start(0.05)])
@@ -132,9 +132,9 @@ def test_with_one_start_of_the_baseline_only_the_floor_is_allowed() -> None:
 
 
 def test_a_parting_is_described_by_how_near_a_tie_it_was() -> None:
-    a = Answer((5, 6), (-0.7, -0.1), ({5: -0.70, 9: -0.72}, {6: -0.1, 7: -3.0}))
-    b = Answer((9, 1), (-0.69, -0.1), ({9: -0.69, 5: -0.74}, {1: -0.1, 7: -3.0}))
-    found = judge([Answers("id", "q", (a,))], [Answers("id", "q", (b,))])
+    a = GreedyAnswer((5, 6), (-0.7, -0.1), ({5: -0.70, 9: -0.72}, {6: -0.1, 7: -3.0}))
+    b = GreedyAnswer((9, 1), (-0.69, -0.1), ({9: -0.69, 5: -0.74}, {1: -0.1, 7: -3.0}))
+    found = judge([StartAnswers("id", "q", (a,))], [StartAnswers("id", "q", (b,))])
     assert found.figures is not None
     assert found.figures.gap == pytest.approx(0.02)
     assert found.figures.dlogp_mean is None  # nothing before the parting
@@ -145,9 +145,9 @@ def test_a_parting_is_described_by_how_near_a_tie_it_was() -> None:
 
 @pytest.mark.parametrize(("gap", "verdict"), [(0.03, "matches"), (0.05, "differs")])
 def test_a_tie_that_noise_decides_is_no_difference(gap: float, verdict: str) -> None:
-    def start(own: int, other: int, gap: float, shift: float = 0.0) -> Answers:
+    def start(own: int, other: int, gap: float, shift: float = 0.0) -> StartAnswers:
         top = (*[{1: -0.7 + shift, 2: -0.75}] * 20, {own: -0.7 + shift, other: -0.7 - gap})
-        return Answers("id", "q", (Answer((*[1] * 20, own), (*[-0.7 + shift] * 20, -0.7 + shift), top),))
+        return StartAnswers("id", "q", (GreedyAnswer((*[1] * 20, own), (*[-0.7 + shift] * 20, -0.7 + shift), top),))
 
     found = judge([start(5, 9, gap), start(5, 9, gap, 0.02)], [start(9, 5, gap)])  # 2 x 0.02 are allowed
     assert (found.verdict, found.figures and found.figures.identical) == (verdict, 0.0)
@@ -163,9 +163,9 @@ def test_divergence_is_over_the_shared_tokens_made_to_sum_to_one() -> None:
 
 
 def test_what_cannot_be_compared_is_not() -> None:
-    one = Answers("id", "q", (answer_of([1]),))
+    one = StartAnswers("id", "q", (answer_of([1]),))
     assert judge([one], [replace(one, asked="other")]).reason == "not all starts were asked the same"
-    texts = Answers("text", "q", (Answer((" a",)),))
+    texts = StartAnswers("text", "q", (GreedyAnswer((" a",)),))
     assert judge([one], [texts]).verdict == "not_measured"
     alone = judge([texts, texts], [texts])
     assert (alone.verdict, alone.reason) == ("matches", "no log-probabilities: tokens alone")
@@ -173,13 +173,13 @@ def test_what_cannot_be_compared_is_not() -> None:
 
 
 @given(starts(), st.booleans(), st.booleans())
-def test_stored_answers_come_back(made: list[Answers], told: bool, ids: bool) -> None:
+def test_stored_answers_come_back(made: list[StartAnswers], told: bool, ids: bool) -> None:
     every = made[0]
     if not ids:
-        texts = tuple(Answer(tuple(map(str, one.tokens)), one.logprobs) for one in every.answers)
-        every = Answers("text", "q", (*texts, Answer(())))
+        texts = tuple(GreedyAnswer(tuple(map(str, one.tokens)), one.logprobs) for one in every.answers)
+        every = StartAnswers("text", "q", (*texts, GreedyAnswer(())))
     if not told:
-        every = replace(every, answers=tuple(Answer(one.tokens) for one in every.answers))
+        every = replace(every, answers=tuple(GreedyAnswer(one.tokens) for one in every.answers))
     assert answers_of(answers_table(every)) == every
 
 
@@ -193,18 +193,22 @@ CHAT = {"content": [{"token": " a", "logprob": -0.1, "top_logprobs": [{"token": 
 @pytest.mark.parametrize(
     ("choice", "unit", "expected"),
     [
-        ({"logprobs": NAMED, "token_ids": [7]}, "id", Answer((7,), (-0.1,), ({7: -0.1, 8: LEAST},))),
-        ({"logprobs": PLAIN, "token_ids": [1, 2]}, "id", Answer((1, 2), (-0.1, -0.2))),
-        ({"logprobs": None, "token_ids": [1, 2]}, "id", Answer((1, 2))),
-        ({"logprobs": PLAIN}, "text", Answer((" a", " b"), (-0.1, -0.2), ({" a": -0.1, " c": -3.0}, {" b": -0.2}))),
-        ({"logprobs": {**PLAIN, "token_logprobs": [None, -0.2]}}, "text", Answer((" a", " b"))),
-        ({"logprobs": {**PLAIN, "top_logprobs": None}}, "text", Answer((" a", " b"), (-0.1, -0.2))),
-        ({"logprobs": CHAT, "message": {"content": " a"}}, "text", Answer((" a",), (-0.1,), ({" a": -0.1},))),
-        ({"text": "Two  words\n"}, "word", Answer(("Two", "  words"))),
-        ({"message": {"content": " it", "reasoning_content": "so"}}, "word", Answer(("so", " it"))),
+        ({"logprobs": NAMED, "token_ids": [7]}, "id", GreedyAnswer((7,), (-0.1,), ({7: -0.1, 8: LEAST},))),
+        ({"logprobs": PLAIN, "token_ids": [1, 2]}, "id", GreedyAnswer((1, 2), (-0.1, -0.2))),
+        ({"logprobs": None, "token_ids": [1, 2]}, "id", GreedyAnswer((1, 2))),
+        (
+            {"logprobs": PLAIN},
+            "text",
+            GreedyAnswer((" a", " b"), (-0.1, -0.2), ({" a": -0.1, " c": -3.0}, {" b": -0.2})),
+        ),
+        ({"logprobs": {**PLAIN, "token_logprobs": [None, -0.2]}}, "text", GreedyAnswer((" a", " b"))),
+        ({"logprobs": {**PLAIN, "top_logprobs": None}}, "text", GreedyAnswer((" a", " b"), (-0.1, -0.2))),
+        ({"logprobs": CHAT, "message": {"content": " a"}}, "text", GreedyAnswer((" a",), (-0.1,), ({" a": -0.1},))),
+        ({"text": "Two  words\n"}, "word", GreedyAnswer(("Two", "  words"))),
+        ({"message": {"content": " it", "reasoning_content": "so"}}, "word", GreedyAnswer(("so", " it"))),
     ],
 )
-def test_an_answer_is_read_as_far_as_it_tells(choice: dict[str, Any], unit: str, expected: Answer) -> None:
+def test_an_answer_is_read_as_far_as_it_tells(choice: dict[str, Any], unit: str, expected: GreedyAnswer) -> None:
     assert read_answer(orjson.dumps({"choices": [choice]})) == (unit, expected)
 
 

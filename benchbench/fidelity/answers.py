@@ -27,7 +27,7 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class GreedyAnswer:
     """One greedy answer, place by place.
 
     `logprobs` (natural logarithms) and `top`, the likeliest tokens with theirs, are of each place, or empty where the
@@ -40,7 +40,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class StartAnswers:
     """All answers of one start. `asked` is a hash of the questions.
 
     `unit` is what a token is: its `id`, its `text` where the server tells no ids, or a `word` of the answer where it
@@ -49,12 +49,12 @@ class Answers:
 
     unit: Unit
     asked: str
-    answers: tuple[Answer, ...]
+    answers: tuple[GreedyAnswer, ...]
 
 
-def answers_table(answers: Answers) -> pa.Table:
+def answers_table(answers: StartAnswers) -> pa.Table:
     """One row a token: prompt, position, token (int64, or string where unit is no id), logprob, top_tokens,
-    top_logprobs; null where not told. `Answers`' other fields are metadata.
+    top_logprobs; null where not told. The other fields of `StartAnswers` are metadata.
     """
     import orjson
     import pyarrow as pa
@@ -87,7 +87,7 @@ def answers_table(answers: Answers) -> pa.Table:
     return pa.Table.from_pylist(rows, schema)
 
 
-def answers_of(table: pa.Table) -> Answers:
+def answers_of(table: pa.Table) -> StartAnswers:
     """The inverse of `answers_table`."""
     import orjson
 
@@ -95,13 +95,13 @@ def answers_of(table: pa.Table) -> Answers:
     rows: list[list[dict[str, Any]]] = [[] for _ in range(facts["answers"])]
     for row in table.to_pylist():
         rows[row["prompt"]].append(row)
-    return Answers(facts["unit"], facts["asked"], tuple(map(_answer, rows)))
+    return StartAnswers(facts["unit"], facts["asked"], tuple(map(_answer, rows)))
 
 
-def _answer(rows: Sequence[Mapping[str, Any]]) -> Answer:
+def _answer(rows: Sequence[Mapping[str, Any]]) -> GreedyAnswer:
     logprobs = tuple(row["logprob"] for row in rows)
     told = all(row["top_tokens"] is not None for row in rows)
-    return Answer(
+    return GreedyAnswer(
         tuple(row["token"] for row in rows),
         logprobs if None not in logprobs else (),
         tuple(dict(zip(row["top_tokens"], row["top_logprobs"], strict=True)) for row in rows) if told else (),

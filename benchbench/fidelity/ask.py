@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from benchbench.engines.open import Opened
 from benchbench.errors import EngineError, InterruptedSweep, WorkerDiedError
-from benchbench.fidelity.answers import Answer, Answers, Unit, answers_table
+from benchbench.fidelity.answers import GreedyAnswer, StartAnswers, Unit, answers_table
 from benchbench.fidelity.greedy_request import TOP, read_answer, requests_for
 from benchbench.loadgen.job import AnswerJob
 from benchbench.openai.client import http_session
@@ -38,7 +38,7 @@ ANSWER_S = 600.0  # the first request with log-probabilities takes vLLM's CPU bu
 class Answering(Protocol):
     """A worker that puts the questions to its engine itself, without HTTP."""
 
-    def answer(self, job: AnswerJob, deadline: float, stop: int | None = None) -> list[Answer]: ...
+    def answer(self, job: AnswerJob, deadline: float, stop: int | None = None) -> list[GreedyAnswer]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,9 @@ def answer(
         reason = mask_text(died or str(error) or type(error).__name__, opened.access.secrets)
         run.journal("fidelity_failed", block=session.block, variant=session.variant, reason=reason)
         return f"fidelity of {session.variant} is not measured in block {session.block}: {reason}"
-    run.write_answers(answers_table(Answers(unit, asked.hash, tuple(answers))), session.variant, session.block or 0)
+    run.write_answers(
+        answers_table(StartAnswers(unit, asked.hash, tuple(answers))), session.variant, session.block or 0
+    )
     return ""
 
 
@@ -110,7 +112,7 @@ def _prompts(
     return [texts(generator, 1, length)[0] for length in lengths]
 
 
-def _in_process(worker: Answering, asked: Questions, stop: int | None) -> tuple[Unit, list[Answer]]:
+def _in_process(worker: Answering, asked: Questions, stop: int | None) -> tuple[Unit, list[GreedyAnswer]]:
     import numpy as np
 
     payloads = [np.array(prompt, "<i4").tobytes() for prompt in asked.prompts]
@@ -118,10 +120,10 @@ def _in_process(worker: Answering, asked: Questions, stop: int | None) -> tuple[
     return "id", worker.answer(job, time.monotonic() + ANSWER_S, stop)
 
 
-async def _over_http(opened: Opened, spec: SweepSpec, asked: Questions) -> tuple[Unit, list[Answer]]:
+async def _over_http(opened: Opened, spec: SweepSpec, asked: Questions) -> tuple[Unit, list[GreedyAnswer]]:
     """Ask in the first form that the server takes. Raises ValueError for an answer of no use, aiohttp's and OSError."""
     engine, route = spec.engine, GENERATION[spec.engine.api]
-    form, found = 0, list[tuple[Unit, Answer]]()
+    form, found = 0, list[tuple[Unit, GreedyAnswer]]()
     async with http_session(opened.url, opened.access, answer_s=ANSWER_S) as request:
         for prompt in asked.prompts:
             forms = requests_for(
@@ -145,8 +147,8 @@ async def _over_http(opened: Opened, spec: SweepSpec, asked: Questions) -> tuple
 
 
 async def _unless_stopped(
-    stop: int | None, work: Coroutine[Any, Any, tuple[Unit, list[Answer]]]
-) -> tuple[Unit, list[Answer]]:
+    stop: int | None, work: Coroutine[Any, Any, tuple[Unit, list[GreedyAnswer]]]
+) -> tuple[Unit, list[GreedyAnswer]]:
     """Raises InterruptedSweep when the descriptor `stop` becomes readable."""
     task, loop = asyncio.ensure_future(work), asyncio.get_running_loop()
     if stop is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from benchbench.fidelity.answers import Answer, Token, Unit
+from benchbench.fidelity.answers import GreedyAnswer, Token, Unit
 from benchbench.openai.target import untimed_body
 
 TOP = 5  # likeliest tokens a place: the most that OpenAI's completions allow
@@ -34,18 +34,20 @@ def requests_for(
     return [body | logprobs | ids, body | logprobs, body | ids, body]
 
 
-def read_answer(body: bytes) -> tuple[Unit, Answer]:
+def read_answer(body: bytes) -> tuple[Unit, GreedyAnswer]:
     """The first choice of a completion or chat. Raises ValueError where it holds nothing to compare."""
     try:
         choice = orjson.loads(body)["choices"][0]
         names, logprobs, top = _told(choice.get("logprobs") or {})
         ids = choice.get("token_ids")
         if names and all(name.startswith(_PREFIX) for name in names):
-            return "id", Answer(tuple(map(_id, names)), logprobs, tuple({_id(k): v for k, v in m.items()} for m in top))
+            return "id", GreedyAnswer(
+                tuple(map(_id, names)), logprobs, tuple({_id(k): v for k, v in m.items()} for m in top)
+            )
         if isinstance(ids, list):
-            return "id", Answer(tuple(map(int, ids)), logprobs if len(logprobs) == len(ids) else ())
+            return "id", GreedyAnswer(tuple(map(int, ids)), logprobs if len(logprobs) == len(ids) else ())
         if names:
-            return "text", Answer(tuple(names), logprobs, top)
+            return "text", GreedyAnswer(tuple(names), logprobs, top)
         message = choice.get("message") or {}
         parts = (message.get("reasoning_content") or message.get("reasoning"), message.get("content"))
         text = choice.get("text") or "".join(part or "" for part in parts)
@@ -54,7 +56,7 @@ def read_answer(body: bytes) -> tuple[Unit, Answer]:
         raise ValueError(f"an answer that cannot be read ({type(error).__name__})") from None
     if not words:
         raise ValueError("an answer without tokens and without text")
-    return "word", Answer(words)
+    return "word", GreedyAnswer(words)
 
 
 def floored(logprob: float) -> float:

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from benchbench.fidelity.answers import Answer, Answers, Token
+from benchbench.fidelity.answers import GreedyAnswer, StartAnswers, Token
 
 Verdict = Literal["matches", "differs", "not_measured"]
 
@@ -73,7 +73,7 @@ class Fidelity:
     reason: str = ""
 
 
-def judge(base: Sequence[Answers], candidate: Sequence[Answers]) -> Fidelity:
+def judge(base: Sequence[StartAnswers], candidate: Sequence[StartAnswers]) -> Fidelity:
     """The starts of both sides, in any order, one at least of each."""
     every = [*base, *candidate]
     if len({one.asked for one in every}) > 1:
@@ -112,7 +112,7 @@ def inside(figures: Figures, band: Figures | None) -> bool:
     return all(value <= limit for value, limit in zip(bad(figures)[:judged], limits, strict=False))
 
 
-def difference(base: Sequence[Answer], other: Sequence[Answer]) -> Figures:
+def difference(base: Sequence[GreedyAnswer], other: Sequence[GreedyAnswer]) -> Figures:
     """The figures of one pair of starts, whose answers are to the same questions in the same order."""
     parted, shares, dlogps, kls, gaps = list[int](), list[float](), list[float](), list[float](), list[float | None]()
     for a, b in zip(base, other, strict=True):
@@ -173,7 +173,7 @@ def _normalised(logs: Sequence[float]) -> list[float]:
     return [one - total for one in logs]
 
 
-def _gap(a: Answer, b: Answer, place: int) -> float | None:
+def _gap(a: GreedyAnswer, b: GreedyAnswer, place: int) -> float | None:
     """By how much each side prefers its own token at `place`, where they part: the smaller; None if one cannot say."""
     found = []
     for own, other in ((a, b), (b, a)):

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchbench.errors import EngineError
-from benchbench.fidelity.answers import Answer, Finished
+from benchbench.fidelity.answers import Finished, GreedyAnswer
 from benchbench.fidelity.greedy_request import floored
 from benchbench.openai.server_metrics import Counts, parse
 
@@ -106,7 +106,7 @@ class InprocessEngine:
         greedy = {"temperature": 0, "max_tokens": output, "min_tokens": least, "ignore_eos": exact}
         return SamplingParams(**greedy, **more, **self._penalties)
 
-    async def answer(self, number: int, payload: bytes, output: int, *, exact: bool, top: int) -> Answer:
+    async def answer(self, number: int, payload: bytes, output: int, *, exact: bool, top: int) -> GreedyAnswer:
         """The greedy answer to one prompt, with log-probabilities; `payload` and `exact` as in `prepare`."""
         from vllm.sampling_params import RequestOutputKind
 
@@ -116,7 +116,7 @@ class InprocessEngine:
         made = [one.outputs[0] async for one in self._llm.generate(prompt, params, f"fidelity-{number}")][-1]
         likely = tuple({token: floored(one.logprob) for token, one in place.items()} for place in made.logprobs)
         tokens = tuple(made.token_ids)
-        return Answer(tokens, tuple(place[token] for token, place in zip(tokens, likely, strict=True)), likely)
+        return GreedyAnswer(tokens, tuple(place[token] for token, place in zip(tokens, likely, strict=True)), likely)
 
     def gone(self) -> str | None:
         """Why no request can be served any more; None while the engine lives."""

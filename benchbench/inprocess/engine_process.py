@@ -24,9 +24,9 @@ from benchbench.loadgen.job import AnswerJob
 from benchbench.version import __version__
 
 if TYPE_CHECKING:
-    from benchbench.fidelity.answers import Answer
+    from benchbench.fidelity.answers import GreedyAnswer
     from benchbench.inprocess.async_llm import InprocessEngine
-    from benchbench.inprocess.engine_round import DirectRound, Turns
+    from benchbench.inprocess.engine_round import DirectRound, StallSelector
     from benchbench.loadgen.job import DirectJob
     from benchbench.openai.server_metrics import Counts
     from benchbench.store.requests import RoundColumns
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 RESET_S = 30.0  # an engine that hangs does not answer to a reset either
 
 
-class Life:
+class EngineProcess:
     """The process's life after the engine's start: job in, result out, until the pipe ends or SIGTERM comes."""
 
-    def __init__(self, pipe: Pipe[Any, Any], engine: InprocessEngine, turns: Turns) -> None:
+    def __init__(self, pipe: Pipe[Any, Any], engine: InprocessEngine, turns: StallSelector) -> None:
         self._pipe, self._engine, self._turns = pipe, engine, turns
         self._jobs: asyncio.Queue[DirectJob | AnswerJob | None] = asyncio.Queue()
         self._round: DirectRound | None = None
         self._spent_ns = time.process_time_ns()
 
-    async def live(self) -> None:
+    async def serve(self) -> None:
         loop = asyncio.get_running_loop()
         loop.add_reader(self._pipe.fileno(), self._hear)
         loop.add_signal_handler(signal.SIGTERM, self._end)
@@ -100,7 +100,7 @@ class Life:
     async def _look(self) -> Counts:
         return self._engine.counts()
 
-    async def _answer(self, job: AnswerJob) -> list[Answer]:
+    async def _answer(self, job: AnswerJob) -> list[GreedyAnswer]:
         return [
             await self._engine.answer(number, prompt, job.output, exact=job.exact, top=job.top)
             for number, prompt in enumerate(job.payloads)
@@ -114,7 +114,7 @@ class Life:
             return False
 
 
-async def _begin(pipe: Pipe[Any, Any], turns: Turns) -> None:
+async def _begin(pipe: Pipe[Any, Any], turns: StallSelector) -> None:
     """Start the engine, say how that went, live, and end it."""
     from benchbench.inprocess.async_llm import start
     from benchbench.inprocess.engine_round import why
@@ -133,7 +133,7 @@ async def _begin(pipe: Pipe[Any, Any], turns: Turns) -> None:
         gc.freeze()
         gc.disable()
         pipe.send({**engine.facts, "benchbench": __version__})
-        await Life(pipe, engine, turns).live()
+        await EngineProcess(pipe, engine, turns).serve()
     finally:
         engine.shutdown()
 
@@ -144,9 +144,9 @@ def main(fd: int) -> None:
     os.set_inheritable(fd, False)  # noqa: FBT003 - the library's signature
     os.register_at_fork(after_in_child=lambda: os.close(fd))  # ranks must not keep it open
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # counts are this process's alone
-    from benchbench.inprocess.engine_round import Turns
+    from benchbench.inprocess.engine_round import StallSelector
 
-    turns = Turns()
+    turns = StallSelector()
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(turns)) as runner:
         runner.run(_begin(Pipe(fd), turns))
 

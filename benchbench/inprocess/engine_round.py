@@ -51,7 +51,7 @@ class DirectEngine(Protocol):
     def gone(self) -> str | None: ...
 
 
-class Turns(selectors.DefaultSelector):
+class StallSelector(selectors.DefaultSelector):
     """The selector of an asyncio loop, which notes the longest time between two looks of the loop at its sockets."""
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class DirectRound:
     way between the processes, the engine's own front end, and our being late.
     """
 
-    def __init__(self, job: DirectJob, engine: DirectEngine, turns: Turns | None = None) -> None:
+    def __init__(self, job: DirectJob, engine: DirectEngine, turns: StallSelector | None = None) -> None:
         self.job, self.engine, self.turns = job, engine, turns
         self.facts = RoundFacts()
         self.died = ""

@@ -19,7 +19,7 @@ from benchbench.spec import VllmInprocessEngine
 from benchbench.version import __version__
 
 if TYPE_CHECKING:
-    from benchbench.fidelity.answers import Answer
+    from benchbench.fidelity.answers import GreedyAnswer
     from benchbench.loadgen.job import AnswerJob, Job
     from benchbench.store.requests import RoundColumns
 
@@ -100,12 +100,12 @@ class InprocessWorker(Worker):
                 details[:] = [reason if detail and detail in died else detail for detail in details]
         return columns, facts
 
-    def answer(self, job: AnswerJob, deadline: float, stop: int | None = None) -> list[Answer]:
+    def answer(self, job: AnswerJob, deadline: float, stop: int | None = None) -> list[GreedyAnswer]:
         """The answers to a job's prompts, in order, by `deadline` (monotonic).
 
         Raises WorkerDiedError, and LaunchStoppedError when `stop` becomes readable; the worker is of no more use then.
         """
-        answers: list[Answer] = self._ask(job, stop, _stopped, deadline)
+        answers: list[GreedyAnswer] = self._ask(job, stop, _stopped, deadline)
         return answers
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
-from benchbench.linux import ANCILLARY, clock_offset_ns
+from benchbench.linux import ANCILLARY, clock_offset_ns, exact_wait
 from benchbench.loadgen.columns import compact
 from benchbench.loadgen.connection import READ_SIZE, Connection, Pool, State, WireError
 from benchbench.loadgen.exchange import Exchange, Failure, Log, to_stamp
@@ -187,7 +187,7 @@ class Round:
                 self._look(max(0.001, min(until - _now(), self._check_ns) / 1e9))
                 self._check_times()
         while not self._cancelled and _now() < job.start_ns:
-            self._look(_exact_wait(job.start_ns - _now(), self._check_ns))
+            self._look(exact_wait(job.start_ns - _now(), self._check_ns))
         # An open load begins after the first request has had its time to connect.
         self.facts.started_ns = self._begun_ns = _now() + (LEAD_NS if job.paced else 0)
         for conn in self._armed:
@@ -197,8 +197,7 @@ class Round:
             self._refill()  # places of requests that could not connect
 
     def _drive(self) -> None:
-        total = len(self.job.payloads)
-        idle_s = self._check_ns / 1e9
+        total, idle_s = len(self.job.payloads), self._check_ns / 1e9
         self._woke_ns = checked = _now()
         self.facts.turn_max_ns = 0
         while len(self._done) < total and not self._cancelled:
@@ -220,9 +219,7 @@ class Round:
                 and (due := self._begun_ns + job.due_ns[self._next]) - LEAD_NS <= now
             ):
                 self._arm(due)
-        sent = 0
-        waiting = []
-        armed = self._armed
+        sent, waiting, armed = 0, list[Connection](), self._armed
         while armed and (conn := armed[0]).exchange is not None and conn.exchange.scheduled_ns <= _now():
             armed.popleft()
             if not conn.ready:
@@ -243,17 +240,15 @@ class Round:
             wake = min(wake, first.scheduled_ns if first is not None else now)
         if self.job.paced and self._next < len(self.job.payloads) and len(self._busy) < self.job.in_flight:
             wake = min(wake, self._begun_ns + self.job.due_ns[self._next] - LEAD_NS)
-        return _exact_wait(wake - now, self._check_ns)
+        return exact_wait(wake - now, self._check_ns)
 
     def _begin(self, conn: Connection) -> None:
-        exchange = conn.exchange
-        if exchange is None:
-            return
-        try:
-            conn.begin(exchange)
-            self._busy[conn] = time.monotonic_ns()
-        except WireError as error:
-            self._broken(conn, error)
+        if conn.exchange is not None:
+            try:
+                conn.begin(conn.exchange)
+                self._busy[conn] = time.monotonic_ns()
+            except WireError as error:
+                self._broken(conn, error)
 
     def _look(self, timeout: float) -> int:
         """Wait for the sockets and move each that is ready; returns how many were."""
@@ -331,12 +326,11 @@ class Round:
         return ErrorPhase.STREAM if self.liveness.has_data(exchange.index) else ErrorPhase.WAIT
 
     def _trouble(self, conn: Connection, error: WireError | OSError | ValueError) -> None:
-        if isinstance(error, WireError):
-            self._broken(conn, error)
-        elif isinstance(error, OSError):
-            self._broken(conn, WireError(f"connection lost: {error.strerror}"))
-        else:
+        if isinstance(error, ValueError):
             self._fail_on(conn, ErrorKind.PROTOCOL, str(error))
+        else:
+            lost = error if isinstance(error, WireError) else WireError(f"connection lost: {error.strerror}")
+            self._broken(conn, lost)
 
     def _finish(self, conn: Connection) -> None:
         del self._busy[conn]
@@ -362,8 +356,7 @@ class Round:
     # -- rare work
 
     def _watch_clock(self) -> None:
-        step = abs(clock_offset_ns() - self._offset_ns)
-        self.facts.clock_step_ns = max(self.facts.clock_step_ns, step)
+        self.facts.clock_step_ns = max(self.facts.clock_step_ns, abs(clock_offset_ns() - self._offset_ns))
 
     def _check_times(self) -> None:
         """Fail what has waited too long."""
@@ -390,11 +383,10 @@ class Round:
         """The round has received far more than it asked for: end the stream with the most reads."""
         counts = Counter(self.log.owners)
         running = [conn for conn in self._busy if conn.exchange is not None]
-        longest = max(running, key=lambda conn: counts[conn.index], default=None)
-        if longest is not None:
-            self._fail_on(
-                longest, ErrorKind.PROTOCOL, "the response does not end: far more bytes than the asked tokens need"
-            )
+        if running:
+            longest = max(running, key=lambda conn: counts[conn.index])
+            detail = "the response does not end: far more bytes than the asked tokens need"
+            self._fail_on(longest, ErrorKind.PROTOCOL, detail)
             self._allowed_bytes += self._allowed_bytes // 10
 
     def _decode_some(self) -> None:
@@ -406,10 +398,3 @@ class Round:
         liveness.decoded = min(liveness.decoded + 16, len(self.log.reads))
         self._freed += freed
         self.facts.decoded_early_bytes += freed
-
-
-def _exact_wait(ns: int, most_ns: int) -> float:
-    """Seconds to poll so as to be awake in `ns`: epoll rounds up to whole ms, so the last ms is spent looking."""
-    if ns < 1_500_000:
-        return 0.0
-    return float(min(ns - 1_000_000, most_ns) // 1_000_000) / 1000
