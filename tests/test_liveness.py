@@ -21,7 +21,7 @@ TOKENS = [
     {"choices": [{"text": "", "token_ids": [7]}]},
     {"choices": [{"delta": {"role": "assistant", "content": "a"}}]},
     {"choices": [{"delta": {"content": None, "thinking": "a"}}]},
-    {"choices": [{"delta": {"tool_calls": [{"index": 0}]}}]},
+    {"choices": [{"delta": {"tool_calls": [{"index": 0, "function": {"arguments": "{"}}]}}]},
 ]
 BEATS = [
     {},

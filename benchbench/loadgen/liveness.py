@@ -10,11 +10,13 @@ import re
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
 from benchbench.loadgen.exchange import Log
 from benchbench.loadgen.job import RoundJob
+from benchbench.loadgen.token_counts import has_output
 from benchbench.store.requests import ErrorKind
 
 LOOKS = 8  # streams parsed in one check, some 30 us each; the others' turn comes with the next
@@ -129,7 +131,7 @@ def _is_token(payload: bytes, stream: _Stream) -> bool:
         return False
 
 
-def _has_output(choice: dict[str, object]) -> bool:
-    delta = choice.get("delta") or {}
-    parts = [value for name, value in delta.items() if name != "role"] if isinstance(delta, dict) else [delta]
-    return bool(choice.get("token_ids") or choice.get("text") or any(parts))
+def _has_output(choice: dict[str, Any]) -> bool:
+    delta = choice.get("delta")
+    parts = delta if delta is not None else {"text": choice.get("text"), "message": choice.get("message")}
+    return bool(choice.get("token_ids")) or has_output(parts)

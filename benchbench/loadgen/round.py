@@ -394,7 +394,6 @@ class Round:
         liveness = self.liveness
         if liveness.decoded + 16 > liveness.seen:
             liveness.update()
-        freed = compact(self._exchanges, self.log, liveness.decoded, 16)
+        self._freed += compact(self._exchanges, self.log, liveness.decoded, 16)
         liveness.decoded = min(liveness.decoded + 16, len(self.log.reads))
-        self._freed += freed
-        self.facts.decoded_early_bytes += freed
+        self.facts.decoded_early_bytes = self._freed
