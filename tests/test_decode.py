@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchbench.loadgen.columns import compact, decode_log
+from benchbench.loadgen.columns import collect, compact, decode_log
 from benchbench.loadgen.exchange import Exchange, Log, to_stamp
 from benchbench.loadgen.response import Response
+from benchbench.store.requests import round_table
 
 STREAMS = Path(__file__).parent / "data" / "sse"
 
@@ -228,3 +230,66 @@ def test_garbage_never_raises(garbage: bytes) -> None:
         exchange.log.add(0, raw, to_stamp(0), 0)
         answer = decode(exchange)
     assert answer.problem is not None
+
+
+def test_bytes_one_by_one_cost_no_more_than_their_number() -> None:
+    """Work, not time: a line in many pieces is joined once."""
+    event = completion("x" * 50_000, '"length"')
+    answer = decode(exchange_of([chunked(*(event[i : i + 1] for i in range(len(event))))]))
+    assert answer.event_tokens == [1]
+
+
+LEAVES = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["\ud800", "error"])
+)
+NAMES = st.sampled_from(
+    [
+        "choices",
+        "delta",
+        "text",
+        "content",
+        "role",
+        "usage",
+        "prompt_tokens",
+        "completion_tokens",
+        "prompt_tokens_details",
+        "cached_tokens",
+        "error",
+        "message",
+        "finish_reason",
+        "token_ids",
+        "index",
+        "timings",
+        "metrics",
+        "cache_n",
+        "x_groq",
+        "id",
+        "type",
+        "code",
+        "detail",
+    ]
+)
+TREES = st.recursive(
+    LEAVES, lambda part: st.lists(part, max_size=3) | st.dictionaries(NAMES, part, max_size=5), max_leaves=25
+)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.fixed_dictionaries({"choices": st.lists(TREES, max_size=2)}, optional={"usage": TREES, "error": TREES})
+        | TREES,
+        max_size=6,
+    ),
+    st.integers(1, 200),
+)
+def test_no_json_raises_and_its_record_can_be_written(events: list[object], size: int) -> None:
+    raw = chunked(*(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events), DONE)
+    exchange = Exchange(0, b"", Log())
+    for begin in range(0, len(raw), size):
+        exchange.log.add(0, raw[begin : begin + size], to_stamp(begin), begin)
+    columns = collect([exchange], exchange.log, [4], [4], exact=False)
+    record = round_table(columns, {}, {}).to_pylist()[0]
+    assert len(record["event_ns"]) == len(record["event_tokens"])
+    assert all(count > 0 for count in record["event_tokens"])
+    assert record["status"] == "failed" or record["event_tokens"]

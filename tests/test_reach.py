@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import trustme
-from answers import CHUNKED, CLOSE, DONE, LAST_CHUNK, Ask, Script, chunk, completion, event, events, head
+from answers import CHUNKED, CLOSE, DONE, LAST_CHUNK, Ask, Script, chunk, completion, error, event, events, head
 from driving import records, summary
 from driving import run_well as run
 from servers import ScriptedServer
@@ -191,6 +191,36 @@ def test_a_dropped_request_has_failed(answer: Any) -> None:
     row = records(Path("run"))[-1]
     assert (row["status"], row["error_kind"], row["error_phase"], row["resent"]) == ("failed", "stream", "wait", 0)
     assert summary(Path("run"))[0]["status"] == "invalid"
+
+
+def test_a_connection_with_an_unsent_rest_of_a_request_serves_no_other() -> None:
+    """A server that refuses before it has read the body: the rest of it would begin the next request."""
+    heads: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    client, _ = listener.accept()
+                    threading.Thread(target=converse, args=(client,), daemon=True).start()
+
+        def converse(client: socket.socket) -> None:
+            with client, suppress(OSError):
+                data = client.recv(1 << 16)
+                refusal = error(413, "too large") if data.startswith(b"POST") else error(404, "not here")
+                heads.extend([data[:4]] if data.startswith(b"POST") else [])
+                client.sendall(refusal)
+                while client.recv(1):  # slowly, so that a rest is left
+                    pass
+
+        threading.Thread(target=serve, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        load = {"kind": "closed", "requests": 3}
+        grid = {"input": 1_500_000, "output": 6, "batch": 1}  # more than the kernel's buffers hold
+        run(url, grid=grid, load=load, timeouts={"first_token_s": 5}, output="as_served")
+        listener.shutdown(socket.SHUT_RDWR)
+    assert heads == [b"POST"] * 3
+    assert [(row["http_status"], row["reused"]) for row in records(Path("run"))] == [(413, False)] * 3
 
 
 def test_a_first_token_may_come_long_after_a_role() -> None:
