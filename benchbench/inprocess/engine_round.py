@@ -22,7 +22,7 @@ from benchbench.loadgen.columns import columns_of
 from benchbench.loadgen.exchange import Exchange, Failure, Log
 from benchbench.loadgen.job import DirectJob, RoundFacts
 from benchbench.loadgen.response import Response
-from benchbench.loadgen.server_words import DETAIL
+from benchbench.loadgen.server_words import DETAIL, is_broken
 from benchbench.store.requests import ErrorKind, ErrorPhase
 
 if TYPE_CHECKING:
@@ -61,9 +61,9 @@ class StallSelector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         self.longest_ns = max(self.longest_ns, time.monotonic_ns() - self._woke_ns)
-        found = super().select(timeout)
+        events = super().select(timeout)
         self._woke_ns = time.monotonic_ns()
-        return found
+        return events
 
 
 @dataclass(slots=True)
@@ -89,7 +89,7 @@ class DirectRound:
         self.died = ""
         self._exchanges: list[Exchange] = []  # place = index: requests are taken in order
         self._responses: list[Response] = []
-        self._said: dict[int, Finished] = {}
+        self._finished: dict[int, Finished] = {}
         self._stamps: list[int] = []
         self._lags: list[int] = []
         self._flying: dict[int, _Flight] = {}
@@ -158,14 +158,14 @@ class DirectRound:
             self._flying[exchange.index] = _Flight(asyncio.current_task(), time.monotonic_ns())
             exchange.sent_ns = _now()
             try:
-                said = await self._ask(exchange.index, self._listener(exchange))
+                finished = await self._ask(exchange.index, self._listener(exchange))
             except Exception as error:  # noqa: BLE001 - whatever an engine raises is a failed request
                 if not exchange.end_ns:
                     self._broken(exchange, error)
             else:
                 if not exchange.end_ns:
                     exchange.end_ns = _now()
-                    self._said[exchange.index] = said
+                    self._finished[exchange.index] = finished
                     self._count_end()
             if self._flying.pop(exchange.index, None) is None:
                 return  # given up meanwhile, and another place opened instead
@@ -254,13 +254,13 @@ class DirectRound:
     def _columns(self) -> RoundColumns:
         for index, response in enumerate(self._responses):
             response.output_tokens = sum(response.event_tokens)
-            if (said := self._said.get(index)) is None:
+            if (finished := self._finished.get(index)) is None:
                 continue
             response.done = True
-            response.input_tokens, response.cached_tokens = said.input_tokens, said.cached_tokens
-            response.finish_reason, response.server_metrics = said.finish_reason, said.server_metrics
-            if said.finish_reason in {"abort", "error"}:
-                response.problem = (ErrorKind.STREAM, f"the engine ended the request: {said.finish_reason}")
+            response.input_tokens, response.cached_tokens = finished.input_tokens, finished.cached_tokens
+            response.finish_reason, response.server_metrics = finished.finish_reason, finished.server_metrics
+            if is_broken(finished.finish_reason):
+                response.problem = (ErrorKind.STREAM, f"the engine ended the request: {finished.finish_reason}")
             elif not response.event_read:
                 response.problem = (ErrorKind.PROTOCOL, "the engine finished without a token")
         return columns_of(

@@ -65,9 +65,9 @@ def make_job(
 ) -> RoundJob:
     """Everything the worker needs for one round of a cell; `output` overrides the cell's output tokens."""
     generator = round_generator(cell, phase, number, attempt)
-    common = _common(cell, generator, asked := output or cell.output)
-    made = bodies(cell, generator, cell.requests, asked, source)
-    payloads = [target.request(body) for body in made]
+    common = _common(cell, generator, tokens := output or cell.output)
+    texts = bodies(cell, generator, cell.requests, tokens, source)
+    payloads = [target.request(body) for body in texts]
     return RoundJob(**common, payloads=payloads, target=target, connect_s=cell.timeouts.connect_s)
 
 
@@ -85,7 +85,7 @@ def make_direct_job(
     )
 
 
-def _common(cell: Cell, generator: np.random.Generator, asked: int) -> dict[str, Any]:
+def _common(cell: Cell, generator: np.random.Generator, output: int) -> dict[str, Any]:
     """The fields of `Job` but the payloads; the generator's first numbers are the arrival times."""
     count, load = cell.requests, cell.load
     if load.kind == "open":
@@ -97,7 +97,7 @@ def _common(cell: Cell, generator: np.random.Generator, asked: int) -> dict[str,
         "due_ns": due,
         "in_flight": in_flight,
         "asked_input": [cell.input] * count,
-        "asked_output": [asked] * count,
+        "asked_output": [output] * count,
         "first_token_s": cell.timeouts.first_token_s,
         "stall_s": cell.timeouts.stall_s,
         "exact": cell.output_mode == "exact",
