@@ -14,6 +14,7 @@
         CardError                   a model card that cannot be changed as asked
         UnknownFormatError          a file that no importer knows
         SimulatorError              the simulator could not be started
+        ProfileError (engines.simulator)   a simulator's profile that cannot be used
         CheckFailedError            `bench check` has found something
 
 A failed request is none of these: it is a record.

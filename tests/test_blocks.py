@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -80,17 +81,19 @@ def test_a_variant_that_cannot_start_is_said_once_and_the_other_is_measured() ->
 
 def test_a_variant_that_dies_in_a_block_leaves_the_blocks_before_and_after() -> None:
     engine = {"kind": "vllm_serve", "command": STANDIN, "ready": {"timeout_s": 60}, "restarts": 0}
-    sweep = sweep_of({"a": {}, "b": {}}, engine, grid={**GRID, "output": 60})
+    sweep = sweep_of({"a": {}, "b": {}}, engine, grid={**GRID, "output": 20})
     with sweeping(sweep, "--out", "run", "--no-plots") as running:
         path = Path("run/journal.jsonl")
         while not path.exists() or path.read_text().count('"event":"cell_done"') < 6:  # block 1: b, then a begins
             assert running.process.poll() is None, running.end()
+            time.sleep(0.02)
         while True:
             begun = path.read_text().splitlines()[-1]
             servers = [one for one in running.descendants() if " sim " in command(one)]
             if servers and '"event":"round_begun"' in begun:
                 servers[0].kill()
                 break
+            time.sleep(0.02)
         code, _, err = running.end()
         assert code == 0, err
         assert running.descendants() == []

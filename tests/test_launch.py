@@ -330,8 +330,13 @@ def test_fresh_caches_are_empty_at_each_start_and_gone_after_it(launches: Launch
     given = []
     for _ in range(2):
         with serve(launches.engine(fresh_caches=True), "sim", launches.folder) as served:
+            environments = []
             for process in launches.processes():
-                folders = [Path(process.environ()[name]) for name in CACHE_VARIABLES]
+                with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):  # ended since
+                    environments.append(process.environ())
+            assert environments
+            for environment in environments:
+                folders = [Path(environment[name]) for name in CACHE_VARIABLES]
                 assert all(folder.is_dir() and not list(folder.iterdir()) for folder in folders)
             given.append(folders)
             (folders[0] / "chosen").write_text("kernel 7")

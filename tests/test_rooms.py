@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 from scripts import load_benchmark
@@ -66,6 +67,7 @@ def test_a_sweep_without_plots_imports_no_matplotlib_and_no_pandas(tmp_path: Pat
     assert not modules & {"matplotlib", "pandas"}
 
 
+@cache
 def sources() -> list[tuple[str, ast.Module]]:
     return [
         (path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text(encoding="utf-8")))

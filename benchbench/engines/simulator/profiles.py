@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from benchbench.errors import SimulatorError
+from benchbench.errors import BenchError
 
 PROFILE_DIR = Path(__file__).parent / "profiles"
 
@@ -23,7 +23,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
 
 
-class ProfileError(SimulatorError):
+class ProfileError(BenchError):
     """A profile that cannot be used; the message names each wrong key and what is allowed."""
 
 
