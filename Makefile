@@ -35,7 +35,7 @@ test: $(INSTALLED_DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict -p benchbench
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 gallery: $(INSTALLED)
 	set -eu; for run in plots/*/run plots/*/*/run; do \

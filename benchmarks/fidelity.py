@@ -14,7 +14,7 @@ from itertools import combinations
 import numpy as np
 
 from benchbench.fidelity import judge as fidelity
-from benchbench.fidelity.answers import Answer, Answers
+from benchbench.fidelity.answers import GreedyAnswer, StartAnswers
 
 QUESTIONS, PLACES, TOP = 8, 32, 5
 NOISES = (0.005, 0.02, 0.1)
@@ -31,7 +31,7 @@ def model(seed: int) -> np.ndarray:
     return -np.cumsum(gaps, axis=-1)
 
 
-def start(truth: np.ndarray, noise: float, generator: np.random.Generator) -> Answers:
+def start(truth: np.ndarray, noise: float, generator: np.random.Generator) -> StartAnswers:
     """What one start answers."""
     answers = []
     for question, moved in enumerate(truth + generator.normal(0.0, noise, truth.shape)):
@@ -42,8 +42,8 @@ def start(truth: np.ndarray, noise: float, generator: np.random.Generator) -> An
             tokens.append(names[best])
             top.append(dict(zip(names, logs.tolist(), strict=True)))
             parted = parted * 7 + best if best else parted
-        answers.append(Answer(tuple(tokens), tuple(map(max, (place.values() for place in top))), tuple(top)))
-    return Answers("id", "q", tuple(answers))
+        answers.append(GreedyAnswer(tuple(tokens), tuple(map(max, (place.values() for place in top))), tuple(top)))
+    return StartAnswers("id", "q", tuple(answers))
 
 
 def alarms(blocks: int, noise: float, runs: int) -> list[float]:

@@ -271,7 +271,7 @@ REFUSED: dict[str, tuple[Script, Script, str]] = {
     "redirect": (
         [models("sim")],
         [head(308, location="http://127.0.0.1:1/", content_length=0)],
-        "s.yaml:5: engine.url: the server redirects; give the final address: status 308: no message",
+        "s.yaml:5: engine.url: the server redirects; give the final address: status 308: redirects to http://127.0.0.1:1/",
     ),
 }
 

@@ -28,8 +28,8 @@ LONG_PILOT = 8  # rounds, where a sweep is noisy
 
 
 def pilot_of(cell: CellInfo, rounds: Sequence[RoundMetrics]) -> int:
-    """Rounds of a cell's pilot, n0 of Stein's rule, as its records say; `rounds.min` where they do not."""
-    return next((r.pilot for r in rounds if r.pilot), cell.rounds_min)
+    """Rounds of a cell's pilot, n0 of Stein's rule, as its records say, or `rounds.min` where that is more."""
+    return max(cell.rounds_min, next((r.pilot for r in rounds if r.pilot), 0))
 
 
 def pilot_for(cell: CellInfo, earlier: Sequence[bool]) -> int:
