@@ -155,7 +155,8 @@ async def start(words: Sequence[str]) -> InprocessEngine:
     args, notes = engine_args(words)
     llm = AsyncLLM.from_engine_args(args, usage_context=UsageContext.OPENAI_API_SERVER)
     engine = InprocessEngine(llm, notes)
-    ask = engine.prepare([np.ones(1, "<i4").tobytes()], [1], exact=True, detokenize=False)
+    # 16 tokens: see the first request of a launched server.
+    ask = engine.prepare([np.ones(16, "<i4").tobytes()], [1], exact=True, detokenize=False)
     await ask(0, lambda _count, _engine_s: None)
     engine.facts["start_s"] = time.monotonic() - begun
     return engine
