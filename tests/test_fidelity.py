@@ -164,7 +164,7 @@ def test_divergence_is_over_the_shared_tokens_made_to_sum_to_one() -> None:
 
 def test_what_cannot_be_compared_is_not() -> None:
     one = StartAnswers("id", "q", (answer_of([1]),))
-    assert judge([one], [replace(one, asked="other")]).reason == "not all starts were asked the same"
+    assert judge([one], [replace(one, questions_hash="other")]).reason == "not all starts were asked the same"
     texts = StartAnswers("text", "q", (GreedyAnswer((" a",)),))
     assert judge([one], [texts]).verdict == "not_measured"
     alone = judge([texts, texts], [texts])

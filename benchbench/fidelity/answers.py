@@ -41,14 +41,14 @@ class GreedyAnswer:
 
 @dataclass(frozen=True, slots=True)
 class StartAnswers:
-    """All answers of one start. `asked` is a hash of the questions.
+    """All answers of one start. `questions_hash`: answers to other questions cannot be compared.
 
     `unit` is what a token is: its `id`, its `text` where the server tells no ids, or a `word` of the answer where it
     tells no tokens.
     """
 
     unit: Unit
-    asked: str
+    questions_hash: str
     answers: tuple[GreedyAnswer, ...]
 
 
@@ -59,27 +59,27 @@ def answers_table(answers: StartAnswers) -> pa.Table:
     import orjson
     import pyarrow as pa
 
-    token = pa.int64() if answers.unit == "id" else pa.string()
+    token_type = pa.int64() if answers.unit == "id" else pa.string()
     rows = [
         {
             "prompt": prompt,
             "position": position,
-            "token": one,
+            "token": token,
             "logprob": answer.logprobs[position] if answer.logprobs else None,
             "top_tokens": list(answer.top[position]) if answer.top else None,
             "top_logprobs": list(answer.top[position].values()) if answer.top else None,
         }
         for prompt, answer in enumerate(answers.answers)
-        for position, one in enumerate(answer.tokens)
+        for position, token in enumerate(answer.tokens)
     ]
-    facts = {"unit": answers.unit, "asked": answers.asked, "answers": len(answers.answers)}
+    facts = {"unit": answers.unit, "asked": answers.questions_hash, "answers": len(answers.answers)}
     schema = pa.schema(
         {
             "prompt": pa.int32(),
             "position": pa.int32(),
-            "token": token,
+            "token": token_type,
             "logprob": pa.float64(),
-            "top_tokens": pa.list_(token),
+            "top_tokens": pa.list_(token_type),
             "top_logprobs": pa.list_(pa.float64()),
         },
         {b"benchbench": orjson.dumps(facts)},
@@ -100,9 +100,10 @@ def answers_of(table: pa.Table) -> StartAnswers:
 
 def _answer(rows: Sequence[Mapping[str, Any]]) -> GreedyAnswer:
     logprobs = tuple(row["logprob"] for row in rows)
-    told = all(row["top_tokens"] is not None for row in rows)
     return GreedyAnswer(
         tuple(row["token"] for row in rows),
         logprobs if None not in logprobs else (),
-        tuple(dict(zip(row["top_tokens"], row["top_logprobs"], strict=True)) for row in rows) if told else (),
+        tuple(dict(zip(row["top_tokens"], row["top_logprobs"], strict=True)) for row in rows)
+        if all(row["top_tokens"] is not None for row in rows)
+        else (),
     )

@@ -73,23 +73,23 @@ def answer(
     import aiohttp
 
     try:
-        asked = questions(spec, opened)
+        questions = make_questions(spec, opened)
         if isinstance(worker, Answering):
-            unit, answers = _in_process(worker, asked, stop)
+            unit, answers = _in_process(worker, questions, stop)
         else:
-            unit, answers = asyncio.run(_unless_stopped(stop, _over_http(opened, spec, asked)))
+            unit, answers = asyncio.run(_unless_stopped(stop, _over_http(opened, spec, questions)))
     except (EngineError, WorkerDiedError, ValueError, aiohttp.ClientError, OSError) as error:
         died = opened.watch and opened.watch[1]()
         reason = mask_text(died or str(error) or type(error).__name__, opened.access.secrets)
         run.journal("fidelity_failed", block=session.block, variant=session.variant, reason=reason)
         return f"fidelity of {session.variant} is not measured in block {session.block}: {reason}"
     run.write_answers(
-        answers_table(StartAnswers(unit, asked.hash, tuple(answers))), session.variant, session.block or 0
+        answers_table(StartAnswers(unit, questions.hash, tuple(answers))), session.variant, session.block or 0
     )
     return ""
 
 
-def questions(spec: SweepSpec, opened: Opened) -> Questions:
+def make_questions(spec: SweepSpec, opened: Opened) -> Questions:
     """From the sweep's seed, no longer than its longest request, which every server of it has to take."""
     import numpy as np
 
@@ -112,38 +112,38 @@ def _prompts(
     return [texts(generator, 1, length)[0] for length in lengths]
 
 
-def _in_process(worker: Answering, asked: Questions, stop: int | None) -> tuple[Unit, list[GreedyAnswer]]:
+def _in_process(worker: Answering, questions: Questions, stop: int | None) -> tuple[Unit, list[GreedyAnswer]]:
     import numpy as np
 
-    payloads = [np.array(prompt, "<i4").tobytes() for prompt in asked.prompts]
-    job = AnswerJob(payloads=payloads, output=asked.output, exact=asked.exact, top=TOP)
+    payloads = [np.array(prompt, "<i4").tobytes() for prompt in questions.prompts]
+    job = AnswerJob(payloads=payloads, output=questions.output, exact=questions.exact, top=TOP)
     return "id", worker.answer(job, time.monotonic() + ANSWER_S, stop)
 
 
-async def _over_http(opened: Opened, spec: SweepSpec, asked: Questions) -> tuple[Unit, list[GreedyAnswer]]:
+async def _over_http(opened: Opened, spec: SweepSpec, questions: Questions) -> tuple[Unit, list[GreedyAnswer]]:
     """Ask in the first form that the server takes. Raises ValueError for an answer of no use, aiohttp's and OSError."""
     engine, route = spec.engine, GENERATION[spec.engine.api]
-    form, found = 0, list[tuple[Unit, GreedyAnswer]]()
+    form, answers = 0, list[tuple[Unit, GreedyAnswer]]()
     async with http_session(opened.url, opened.access, answer_s=ANSWER_S) as request:
-        for prompt in asked.prompts:
+        for prompt in questions.prompts:
             forms = requests_for(
                 model=spec.model,
                 api=engine.api,
                 prompt=prompt,
-                output=asked.output,
-                exact=asked.exact,
+                output=questions.output,
+                exact=questions.exact,
                 extra=engine.extra_body,
             )
             status, body = await request(route, forms[form])
-            while status in {400, 422} and not found and form + 1 < len(forms):
+            while status in {400, 422} and not answers and form + 1 < len(forms):
                 form += 1
                 status, body = await request(route, forms[form])
             if status != 200:
                 raise ValueError(f"POST {route} answers with status {status}: {body[:200].decode(errors='replace')}")
-            found.append(read_answer(body))
-    if len({unit for unit, _ in found}) > 1:
+            answers.append(read_answer(body))
+    if len({unit for unit, _ in answers}) > 1:
         raise ValueError("the answers name their tokens in different ways")
-    return found[0][0], [one for _, one in found]
+    return answers[0][0], [answer for _, answer in answers]
 
 
 async def _unless_stopped(

@@ -38,7 +38,7 @@ def read_answer(body: bytes) -> tuple[Unit, GreedyAnswer]:
     """The first choice of a completion or chat. Raises ValueError where it holds nothing to compare."""
     try:
         choice = orjson.loads(body)["choices"][0]
-        names, logprobs, top = _told(choice.get("logprobs") or {})
+        names, logprobs, top = _tokens_of(choice.get("logprobs") or {})
         ids = choice.get("token_ids")
         if names and all(name.startswith(_PREFIX) for name in names):
             return "id", GreedyAnswer(
@@ -64,21 +64,18 @@ def floored(logprob: float) -> float:
     return max(logprob, LEAST) if math.isfinite(logprob) else LEAST
 
 
-def _told(told: Mapping[str, Any]) -> tuple[list[str], tuple[float, ...], tuple[dict[Token, float], ...]]:
+def _tokens_of(logprobs: Mapping[str, Any]) -> tuple[list[str], tuple[float, ...], tuple[dict[Token, float], ...]]:
     """Tokens by name, their log-probabilities, and the likeliest of each place; empty where one place lacks them."""
-    if told.get("content"):  # chat
-        places = told["content"]
-        names = [place["token"] for place in places]
-        logprobs = [place["logprob"] for place in places]
-        top = [{one["token"]: one["logprob"] for one in place.get("top_logprobs") or ()} for place in places]
+    if places := logprobs.get("content"):  # chat
+        names, values = [place["token"] for place in places], [place["logprob"] for place in places]
+        top = [{each["token"]: each["logprob"] for each in place.get("top_logprobs") or ()} for place in places]
     else:
-        names, logprobs = told.get("tokens") or [], told.get("token_logprobs") or []
-        top = told.get("top_logprobs") or []
-    if len(logprobs) != len(names) or None in logprobs:
+        names, values, top = (logprobs.get(key) or [] for key in ("tokens", "token_logprobs", "top_logprobs"))
+    if len(values) != len(names) or None in values:
         return names, (), ()
     whole = len(top) == len(names) and all(top)
     floors = tuple({name: floored(value) for name, value in place.items()} for place in top) if whole else ()
-    return names, tuple(map(floored, logprobs)), floors
+    return names, tuple(map(floored, values)), floors
 
 
 def _id(name: Token) -> int:

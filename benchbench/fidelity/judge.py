@@ -75,18 +75,19 @@ class Fidelity:
 
 def judge(base: Sequence[StartAnswers], candidate: Sequence[StartAnswers]) -> Fidelity:
     """The starts of both sides, in any order, one at least of each."""
-    every = [*base, *candidate]
-    if len({one.asked for one in every}) > 1:
+    starts = [*base, *candidate]
+    if len({start.questions_hash for start in starts}) > 1:
         return unmeasured("not all starts were asked the same")
-    if len({one.unit for one in every}) > 1:
+    if len({start.unit for start in starts}) > 1:
         return unmeasured("some starts tell token ids, and others only their text")
     pairs = [[difference(ours.answers, theirs.answers) for ours in base] for theirs in candidate]
     figures = worst(pair for of_start in pairs for pair in of_start)
     among = [difference(a.answers, b.answers) for k, a in enumerate(base) for b in base[:k]]
     band = worst(among) if among else None
     outside = sum(not inside(worst(of_start), band) for of_start in pairs)
-    told = all(answer.logprobs for one in every for answer in one.answers if answer.tokens)
-    reason = "" if told else "no log-probabilities: tokens alone"
+    reasons = [] if band else ["one start of the baseline: no band"]
+    if not all(answer.logprobs for start in starts for answer in start.answers if answer.tokens):
+        reasons.append("no log-probabilities: tokens alone")
     return Fidelity(
         verdict="differs" if outside else "matches",
         sentence=_sentence(figures, band, outside, len(candidate)),
@@ -94,22 +95,21 @@ def judge(base: Sequence[StartAnswers], candidate: Sequence[StartAnswers]) -> Fi
         band=band,
         starts=(len(base), len(candidate)),
         outside=outside,
-        reason="; ".join(filter(None, ("" if band else "one start of the baseline: no band", reason))),
+        reason="; ".join(reasons),
     )
 
 
 def inside(figures: Figures, band: Figures | None) -> bool:
     """Whether no figure is worse than the band allows."""
 
-    def bad(one: Figures | None) -> list[float]:
-        if one is None:
-            return [0.0] * 5
-        return [one.dlogp_mean or 0.0, one.dlogp_max or 0.0, one.kl or 0.0, 1 - one.identical, 1 - one.prefix]
+    def deviations(of: Figures) -> list[float]:
+        return [of.dlogp_mean or 0.0, of.dlogp_max or 0.0, of.kl or 0.0, 1 - of.identical, 1 - of.prefix]
 
     floors = (LOGP_FLOOR, LOGP_FLOOR, KL_FLOOR, 0.0, 0.0)
-    limits = [SLACK * value + floor for value, floor in zip(bad(band), floors, strict=True)]
+    noise = deviations(band) if band else [0.0] * len(floors)
+    limits = [SLACK * value + floor for value, floor in zip(noise, floors, strict=True)]
     judged = 3 if figures.gap is not None and figures.gap <= limits[1] else 5
-    return all(value <= limit for value, limit in zip(bad(figures)[:judged], limits, strict=False))
+    return all(value <= limit for value, limit in zip(deviations(figures)[:judged], limits, strict=False))
 
 
 def difference(base: Sequence[GreedyAnswer], other: Sequence[GreedyAnswer]) -> Figures:
@@ -122,7 +122,7 @@ def difference(base: Sequence[GreedyAnswer], other: Sequence[GreedyAnswer]) -> F
         shares.append(common / longest if longest else 1.0)
         dlogps += [abs(x - y) for x, y in zip(a.logprobs[:common], b.logprobs[:common], strict=False)]
         places = zip(a.top[: common + 1], b.top[: common + 1], strict=False)
-        kls += [found for p, q in places if (found := divergence(p, q)) is not None]
+        kls += [kl for p, q in places if (kl := divergence(p, q)) is not None]
         if a.tokens != b.tokens:
             parted.append(common)
             gaps.append(_gap(a, b, common))
@@ -134,7 +134,7 @@ def difference(base: Sequence[GreedyAnswer], other: Sequence[GreedyAnswer]) -> F
         dlogp_mean=fmean(dlogps) if dlogps else None,
         dlogp_max=max(dlogps, default=None),
         kl=fmean(kls) if kls else None,
-        gap=_largest(gaps) if None not in gaps else None,
+        gap=_largest_known(gaps),
     )
 
 
@@ -149,17 +149,17 @@ def divergence(p: Mapping[Token, float], q: Mapping[Token, float]) -> float | No
 
 def worst(pairs: Iterable[Figures]) -> Figures:
     """The worst of each figure over one pair or more."""
-    every = list(pairs)
-    parted = [one for one in every if one.first_divergence is not None]
+    pairs = list(pairs)
+    parted = [pair for pair in pairs if pair.first_divergence is not None]
     return Figures(
-        answers=every[0].answers,
-        identical=min(one.identical for one in every),
-        prefix=min(one.prefix for one in every),
-        first_divergence=min((one.first_divergence for one in parted if one.first_divergence), default=None),
-        dlogp_mean=_largest(one.dlogp_mean for one in every),
-        dlogp_max=_largest(one.dlogp_max for one in every),
-        kl=_largest(one.kl for one in every),
-        gap=_largest(one.gap for one in parted) if all(one.gap is not None for one in parted) else None,
+        answers=pairs[0].answers,
+        identical=min(pair.identical for pair in pairs),
+        prefix=min(pair.prefix for pair in pairs),
+        first_divergence=min((pair.first_divergence or 0 for pair in parted), default=None),
+        dlogp_mean=_largest(pair.dlogp_mean for pair in pairs),
+        dlogp_max=_largest(pair.dlogp_max for pair in pairs),
+        kl=_largest(pair.kl for pair in pairs),
+        gap=_largest_known([pair.gap for pair in parted]),
     )
 
 
@@ -167,23 +167,28 @@ def _largest(values: Iterable[float | None]) -> float | None:
     return max((value for value in values if value is not None), default=None)
 
 
+def _largest_known(values: Sequence[float | None]) -> float | None:
+    """None where one of them is unknown."""
+    return None if None in values else _largest(values)
+
+
 def _normalised(logs: Sequence[float]) -> list[float]:
     top = max(logs)
-    total = top + math.log(math.fsum(math.exp(one - top) for one in logs))
-    return [one - total for one in logs]
+    total = top + math.log(math.fsum(math.exp(log - top) for log in logs))
+    return [log - total for log in logs]
 
 
 def _gap(a: GreedyAnswer, b: GreedyAnswer, place: int) -> float | None:
     """By how much each side prefers its own token at `place`, where they part: the smaller; None if one cannot say."""
-    found = []
+    preferences = []
     for own, other in ((a, b), (b, a)):
         if place >= min(len(own.tokens), len(other.tokens), len(own.top)):
             return None
         mine, yours = own.top[place].get(own.tokens[place]), own.top[place].get(other.tokens[place])
         if mine is None or yours is None:
             return None
-        found.append(abs(mine - yours))
-    return min(found)
+        preferences.append(abs(mine - yours))
+    return min(preferences)
 
 
 def unmeasured(reason: str) -> Fidelity:

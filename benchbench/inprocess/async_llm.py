@@ -113,9 +113,10 @@ class InprocessEngine:
         kind = RequestOutputKind.FINAL_ONLY
         params = self._params(output, exact=exact, detokenize=False, output_kind=kind, seed=0, logprobs=top)
         prompt = self._prompt(np.frombuffer(payload, "<i4").tolist())
-        made = [one.outputs[0] async for one in self._llm.generate(prompt, params, f"fidelity-{number}")][-1]
-        likely = tuple({token: floored(one.logprob) for token, one in place.items()} for place in made.logprobs)
-        tokens = tuple(made.token_ids)
+        results = [result async for result in self._llm.generate(prompt, params, f"fidelity-{number}")]
+        completion = results[-1].outputs[0]
+        likely = tuple({token: floored(of.logprob) for token, of in place.items()} for place in completion.logprobs)
+        tokens = tuple(completion.token_ids)
         return GreedyAnswer(tokens, tuple(place[token] for token, place in zip(tokens, likely, strict=True)), likely)
 
     def gone(self) -> str | None:
@@ -178,7 +179,7 @@ def engine_args(words: Sequence[str]) -> tuple[Any, list[str]]:
     parser.error = refuse
     parsed = parser.parse_args(list(words))
     args = AsyncEngineArgs.from_cli_args(parsed)
-    known = {one.name for one in fields(AsyncEngineArgs)}
+    known = {item.name for item in fields(AsyncEngineArgs)}
     of_server = [
         name.replace("_", "-")
         for name, value in vars(parsed).items()
@@ -197,18 +198,18 @@ def request_metrics(stats: Any) -> dict[str, float]:  # noqa: ANN401 - RequestSt
     All from stamps of the engine core, which are of one clock. TTFT is scheduled -> first token: without the queue.
     """
     queued, scheduled, first, last = stats.queued_ts, stats.scheduled_ts, stats.first_token_ts, stats.last_token_ts
-    found = {}
-    if scheduled > 0 and first > 0:
-        found["time_to_first_token_ms"] = (first - scheduled) * 1e3
-    if first > 0 and last > 0:
-        found["generation_time_ms"] = (last - first) * 1e3
-        if stats.num_generation_tokens > 1:
-            found["mean_itl_ms"] = (last - first) * 1e3 / (stats.num_generation_tokens - 1)
-    if queued > 0 and scheduled > 0:
-        found["queue_time_ms"] = (scheduled - queued) * 1e3
+    tokens = stats.num_generation_tokens
+    spans = {
+        "queue_time_ms": (queued, scheduled),
+        "time_to_first_token_ms": (scheduled, first),
+        "generation_time_ms": (first, last),
+    }
+    metrics = {name: (end - begin) * 1e3 for name, (begin, end) in spans.items() if begin > 0 and end > 0}
+    if tokens > 1 and "generation_time_ms" in metrics:
+        metrics["mean_itl_ms"] = metrics["generation_time_ms"] / (tokens - 1)
     if last > scheduled > 0:
-        found["tokens_per_second"] = stats.num_generation_tokens / (last - scheduled)
-    return found
+        metrics["tokens_per_second"] = tokens / (last - scheduled)
+    return metrics
 
 
 def _finished(last: Any) -> Finished:  # noqa: ANN401 - RequestOutput or None
@@ -225,12 +226,12 @@ def _finished(last: Any) -> Finished:  # noqa: ANN401 - RequestOutput or None
 def _make_arg_parser() -> Callable[[Any], Any]:
     for name in _PARSERS:
         try:
-            found: Callable[[Any], Any] = importlib.import_module(name).make_arg_parser
+            make: Callable[[Any], Any] = importlib.import_module(name).make_arg_parser
         except ModuleNotFoundError as error:
             if not name.startswith(error.name or "?"):
                 raise
-            continue
-        return found
+        else:
+            return make
     import vllm
 
     raise EngineError(f"vLLM {vllm.__version__} has its flags elsewhere: 0.24 to 0.33 are known", "engine.python")
@@ -240,8 +241,8 @@ def _refusals() -> tuple[type[Exception], ...]:
     """What vLLM raises for a request that it will not serve."""
     import vllm.exceptions as known
 
-    named = (getattr(known, name, None) for name in ("VLLMClientError", "GracefulHTTPError"))
-    return (ValueError, *(one for one in named if one is not None))
+    names = ("VLLMClientError", "GracefulHTTPError")
+    return (ValueError, *(getattr(known, name) for name in names if hasattr(known, name)))
 
 
 def _plain(value: object) -> str | float | bool | None:
