@@ -17,7 +17,7 @@ import pytest
 from driving import bench, records, summary, sweeping, write_sweep
 
 from benchbench.engines.git_checkout import DIFF_BYTES, checkout, moved_into
-from benchbench.engines.open import Hooks
+from benchbench.engines.process import Hooks
 from benchbench.engines.vllm import command_line
 from benchbench.errors import EngineError, LaunchStoppedError
 from benchbench.spec import Git, SpecError, VllmInprocessEngine, VllmServeEngine, spec_from_mapping

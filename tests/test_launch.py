@@ -25,9 +25,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchbench.engines import supervisor
-from benchbench.engines import vllm as vllm_serve
 from benchbench.engines.open import start_facts
-from benchbench.engines.process import EngineProcess
+from benchbench.engines.process import EngineProcess, Hooks
 from benchbench.engines.process_tree import shared_memory
 from benchbench.engines.vllm import command_line, environment_of, flags, free_port, serve
 from benchbench.errors import EngineError, LaunchStoppedError
@@ -125,7 +124,7 @@ def test_a_killed_rank_is_missed_at_once_and_a_helper_is_not(launches: Launches,
         assert process.died() is None
         pid = list(process.ranks or {})[3]
         os.kill(pid, signal.SIGKILL)
-        assert select.select([process], [], [], PATIENCE_S)[0]
+        assert select.select([process.events_fd], [], [], PATIENCE_S)[0]
         died = process.died() or ""
         assert f"(pid {pid})" in died
         assert modes == "untitled" or "the engine lost VLLM::TP" in died
@@ -301,13 +300,12 @@ def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_server_for_as_long_as_the_block_runs(launches: Launches, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "open sesame")
-    monkeypatch.setattr(vllm_serve, "PROGRESS_S", 0)
     told: list[float] = []
     engine = launches.engine(
         "locked secret", api_key_env="MY_KEY", args={"model": "folder"}, env={"A_TOKEN": "hf_abcdefgh", "OTHER_KEY": ""}
     )
     for number in (1, 2):
-        with serve(engine, "sim", launches.folder, progress=lambda seconds, _: told.append(seconds)) as served:
+        with serve(engine, "sim", Hooks(launches.folder, lambda _what, seconds, _line: told.append(seconds))) as served:
             assert served.url == f"http://127.0.0.1:{launches.port}"
             assert served.access.headers == {"Authorization": "Bearer open sesame"}
             assert served.argv[-4:] == ("--host", "127.0.0.1", "--port", str(launches.port))
@@ -319,7 +317,7 @@ def test_a_server_for_as_long_as_the_block_runs(launches: Launches, monkeypatch:
 
 
 def test_a_server_that_leaves_the_cpu_to_others(launches: Launches) -> None:
-    with serve(launches.engine(nice=7), "sim", launches.folder) as served:
+    with serve(launches.engine(nice=7), "sim", Hooks(launches.folder)) as served:
         assert {process.nice() for process in launches.processes()} == {7}
         group = Path(f"/proc/{served.process.pid}/autogroup")
         assert not group.exists() or group.read_text().endswith(" nice 7\n")
@@ -329,7 +327,7 @@ def test_a_server_that_leaves_the_cpu_to_others(launches: Launches) -> None:
 def test_fresh_caches_are_empty_at_each_start_and_gone_after_it(launches: Launches) -> None:
     given = []
     for _ in range(2):
-        with serve(launches.engine(fresh_caches=True), "sim", launches.folder) as served:
+        with serve(launches.engine(fresh_caches=True), "sim", Hooks(launches.folder)) as served:
             environments = []
             for process in launches.processes():
                 with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):  # ended since
@@ -343,12 +341,12 @@ def test_fresh_caches_are_empty_at_each_start_and_gone_after_it(launches: Launch
             assert start_facts({}, served.process, 1.0)["fresh_caches"] == list(CACHE_VARIABLES)
         assert not folders[0].parent.exists()
     assert not set(given[0]) & set(given[1])
-    with serve(launches.engine(), "sim", launches.folder) as served:
+    with serve(launches.engine(), "sim", Hooks(launches.folder)) as served:
         assert start_facts({}, served.process, 1.0)["fresh_caches"] == []
 
 
 def _failed(launches: Launches, engine: VllmServeEngine, model: str = "sim") -> EngineError:
-    with pytest.raises(EngineError) as raised, serve(engine, model, launches.folder):
+    with pytest.raises(EngineError) as raised, serve(engine, model, Hooks(launches.folder)):
         pass
     assert "\n" not in raised.value.message
     return raised.value
@@ -373,7 +371,7 @@ def test_a_server_that_never_gets_ready(launches: Launches) -> None:
 def test_a_sweep_that_is_stopped_meanwhile(launches: Launches) -> None:
     read, write = os.pipe()
     os.write(write, b"x")
-    with pytest.raises(LaunchStoppedError), serve(launches.engine("never"), "sim", launches.folder, stop=read):
+    with pytest.raises(LaunchStoppedError), serve(launches.engine("never"), "sim", Hooks(launches.folder, stop=read)):
         pass
     os.close(read)
     os.close(write)

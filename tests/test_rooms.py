@@ -129,7 +129,7 @@ STRUCTURE = load_benchmark("structure")
 # What is still over a budget, with what it has now: these only shrink.
 CORE_LINES = 7_400  # the aim is 6,000
 LONG_MODULES = {"benchbench.loadgen.round": 415, "benchbench.figures.sheet": 410}
-NAMELESS_ROOMS = {"comparison", "engines", "loadgen", "openai", "publish", "report"}
+NAMELESS_ROOMS = {"comparison", "loadgen", "openai", "publish", "report"}
 
 
 def test_sizes() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import select
 import shutil
 import sys
 import time
@@ -17,10 +16,9 @@ from urllib.parse import urlsplit
 
 from benchbench.accuracy.results import MANIFEST, copy_results
 from benchbench.engines.git_checkout import checkout, moved_into
-from benchbench.engines.log_diagnosis import plain
-from benchbench.engines.open import Hooks, Opened, open_engine
-from benchbench.engines.process import EngineProcess
-from benchbench.errors import EngineError, LaunchStoppedError, RunError
+from benchbench.engines.open import Opened, open_engine
+from benchbench.engines.process import EngineProcess, Hooks
+from benchbench.errors import EngineError, RunError
 from benchbench.host.environment import environment, spec_hash
 from benchbench.measure.observer import Observer
 from benchbench.openai.target import GENERATION, address_of
@@ -173,7 +171,7 @@ class EvaluationRun:
             facts = {"engine": asdict(opened.capabilities), "start": masked(dict(opened.start))}
             self.engines[name] = {**self.engines.get(name, {}), **facts}
             for task in todo:
-                self._task(f"{name}/{_label(task)}", opened, [program, *self._words(spec, opened, task)])
+                self._task(f"{name}/{_label(task)}", opened, hooks, [program, *self._words(spec, opened, task)])
                 partial = self.out / "partial"
                 if partial.exists():
                     target = self._target(name, task)
@@ -192,29 +190,25 @@ class EvaluationRun:
         words += [] if request.limit is None else ["--limit", f"{request.limit:g}"]
         return words + ([] if request.include_path is None else ["--include_path", str(request.include_path)])
 
-    def _task(self, what: str, opened: Opened, argv: list[str]) -> None:
+    def _task(self, what: str, opened: Opened, hooks: Hooks, argv: list[str]) -> None:
         """One process of lm-eval, which is gone afterwards. Raises EngineError, LaunchStoppedError and OSError."""
-        log = self.out / "logs" / f"eval-{_file_name(what)}.log"
+        log = hooks.logs / f"eval-{_file_name(what)}.log"
         log.parent.mkdir(exist_ok=True)
         log.unlink(missing_ok=True)
         shutil.rmtree(self.out / "partial", ignore_errors=True)
         key = api_key(opened)
         begun, watch = time.monotonic(), opened.watch
         with EngineProcess(argv, _environment(opened, key), None, log, grace_s=5.0) as process:
-            watched: list[Any] = [process, *([] if self.stop is None else [self.stop]), *([watch[0]] if watch else [])]
             while process.died() is None:
-                ready = select.select(watched, [], [], 1.0)[0]
-                if self.stop in ready:
-                    raise LaunchStoppedError
+                watched = [process.events_fd, *(watch[:1] if watch else ())]
+                ready = hooks.turn(f"lm-eval {what}", begun, process.last_line(), watched)
                 if watch and watch[0] in ready and (why := watch[1]()):
                     raise EngineError(why, "engine", gone=True)
-                line = plain(next(iter(process.tail(1)), "")).strip()
-                self.observer.starting(f"lm-eval {what}", time.monotonic() - begun, line)
         text = log.read_text(errors="replace")
         notes = [f"{meaning}: {count:,}" for sign, meaning in _WARNED.items() if (count := text.count(sign))]
         run = {"command": masked(argv), "log": f"logs/{log.name}", "notes": notes}
         if process.code != 0 or not (self.out / "partial").exists():
-            last = plain(next(iter(process.tail(1)), "no output")).strip()
+            last = process.last_line() or "no output"
             run["failed"] = f"lm-eval ended with exit code {process.code}: {last}"
             shutil.rmtree(self.out / "partial", ignore_errors=True)
         self.runs[what] = run

@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import re
-import select
 import shutil
 import subprocess
 import time
@@ -28,10 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from benchbench.engines.log_diagnosis import plain
-from benchbench.engines.open import Hooks
-from benchbench.engines.process import EngineProcess
+from benchbench.engines.process import EngineProcess, Hooks
 from benchbench.engines.vllm import Launched
-from benchbench.errors import EngineError, LaunchStoppedError, MovedRefError
+from benchbench.errors import EngineError, MovedRefError
 from benchbench.secrets import mask_text, masked, secrets_of
 from benchbench.spec import Git, VllmServeEngine
 from benchbench.store.local_results import store_path
@@ -40,7 +38,6 @@ from benchbench.store.run_directory import replace_file
 DIFF_BYTES = 1 << 20  # of a checkout's own changes, more are cut off
 STATUS_LINES = 200
 GRACE_S = 3.0  # for a build that is given up
-_TURN_S = 1.0
 
 _SETTINGS = (
     *("core.hooksPath=/dev/null", "core.fsmonitor=false", "gc.auto=0", "maintenance.auto=false"),
@@ -146,7 +143,8 @@ class _Work:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    self._turn([], "another run fetches or builds from this repository")
+                    line = "another run fetches or builds from this repository"
+                    self.hooks.turn(f"building {self.name}", self.begun, line)
             yield
 
     def fetch_local(self) -> str:
@@ -221,14 +219,8 @@ class _Work:
             log.write(mask_text(f"$ {command}\n", secrets_of(env)).encode(errors="replace"))
         with EngineProcess(argv, env, cwd, self.log, grace_s=GRACE_S) as process:
             while process.died() is None:
-                self._turn([process], plain(next(iter(process.tail(1)), "")).strip())
+                self.hooks.turn(f"building {self.name}", self.begun, process.last_line(), [process.events_fd])
         return process.code, [plain(line) for line in process.tail(10)]
-
-    def _turn(self, watched: list[Any], line: str) -> None:
-        self.hooks.progress(f"building {self.name}", time.monotonic() - self.begun, line)
-        stop = self.hooks.stop
-        if stop in select.select([*watched, *([] if stop is None else [stop])], [], [], _TURN_S)[0]:
-            raise LaunchStoppedError
 
     def _has(self, commit: str) -> bool:
         return self._commit(self.mirror, commit) is not None

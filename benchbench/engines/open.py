@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchbench.engines.process import EngineProcess, Hooks
 from benchbench.errors import EngineError
 from benchbench.openai.client import Capabilities, attach
 from benchbench.openai.target import Access, Target, make_target
@@ -20,7 +21,6 @@ from benchbench.spec.engine_sections import CACHE_VARIABLES
 if TYPE_CHECKING:
     import numpy as np
 
-    from benchbench.engines.process import EngineProcess
     from benchbench.loadgen.job import Job
 
 
@@ -64,21 +64,6 @@ class Opened:
         if source is None:
             raise EngineError("no prompts can be made for this cell", "prompts.kind")
         return make_job(cell, self.target(cell), source, phase, number, attempt, output)
-
-
-@dataclass(frozen=True, slots=True)
-class Hooks:
-    """What starting an engine takes besides the plan.
-
-    `logs`: folder for what a launched engine says. `progress(what, seconds, last line)` is called about once a second
-    while it starts. `stop`: when this descriptor becomes readable, the start is given up. `preload` is called once,
-    for what else has to be got ready.
-    """
-
-    logs: Path
-    progress: Callable[[str, float, str], None] = lambda *_: None
-    stop: int | None = None
-    preload: Callable[[], None] = lambda: None
 
 
 @contextlib.contextmanager
@@ -149,7 +134,7 @@ def start_facts(env: Mapping[str, Any], process: EngineProcess, ready_s: float) 
         "env": env,
         "log": f"{process.log.parent.name}/{process.log.name}",
         "ready_s": ready_s,
-        "ranks": list((process.ranks or {}).values()),
+        "ranks": list(process.ranks.values()),
         "fresh_caches": list(CACHE_VARIABLES) if process.scratch else [],
     }
 
@@ -162,10 +147,7 @@ def _connect_s(plan: Plan) -> float:
 def _served(engine: VllmServeEngine, plan: Plan, hooks: Hooks) -> Iterator[Opened]:
     from benchbench.engines.vllm import serve
 
-    progress = partial(hooks.progress, "starting the server")
-    with serve(
-        engine, plan.spec.model, hooks.logs, progress=progress, stop=hooks.stop, connect_s=_connect_s(plan)
-    ) as served:
+    with serve(engine, plan.spec.model, hooks, _connect_s(plan)) as served:
         opened, process = _prepared(plan, served.url, served.access), served.process
         start = {**start_facts(engine.env, process, served.ready_s), "argv": list(served.argv)}
         yield replace(opened, watch=(process.events_fd, process.died), start=start)

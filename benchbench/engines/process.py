@@ -12,19 +12,47 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import psutil
 
-from benchbench.engines.log_diagnosis import Diagnosis, diagnose
+from benchbench.engines.log_diagnosis import Diagnosis, diagnose, plain
 from benchbench.engines.process_tree import in_session, living, segments, shared_memory, unlink_unheld
+from benchbench.errors import LaunchStoppedError
 
 GRACE_S = 20.0  # from SIGTERM to the first process until all are told: vLLM itself kills hung ranks after about ten
 _PATIENCE_S = 60.0  # beyond the grace, for a supervisor to end
 _MARK = "BENCHBENCH_ENGINE"  # variable that descendants have in common, for when the supervisor itself was killed
 _TEXT_BYTES = 1 << 19  # a log's end in which reasons are looked for
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What starting an engine takes besides the plan.
+
+    `logs`: folder for what a launched engine says. `progress(what, seconds, last line)` is called about once a second
+    while it starts. `stop`: when this descriptor becomes readable, the start is given up. `preload` is called once,
+    for what else has to be got ready.
+    """
+
+    logs: Path
+    progress: Callable[[str, float, str], None] = lambda *_: None
+    stop: int | None = None
+    preload: Callable[[], None] = lambda: None
+
+    def turn(self, what: str, begun: float, line: str, watched: Sequence[int] = (), wait_s: float = 1.0) -> list[int]:
+        """Tell how long `what` takes since `begun`, then wait until one of the descriptors `watched` is readable.
+
+        Those that are. Raises LaunchStoppedError when `stop` is.
+        """
+        self.progress(what, time.monotonic() - begun, line)
+        ready = select.select([*watched, *([] if self.stop is None else [self.stop])], [], [], wait_s)[0]
+        if self.stop in ready:
+            raise LaunchStoppedError
+        return ready
 
 
 class EngineProcess:
@@ -52,13 +80,9 @@ class EngineProcess:
         self.scratch = scratch
         self.log, self._grace_s = Path(log), GRACE_S if grace_s is None else grace_s
         self._mark, self._known = uuid.uuid4().hex, shared_memory()
-        self.code: int | None = None
-        self._lost: dict[str, Any] | None = None
-        self._failed: dict[str, Any] | None = None
-        self._closing = self._ended = self._orphaned = self._stopped = False
+        self._events: dict[str, dict[str, Any]] = {}  # what the supervisor has reported: the first of each kind
+        self._closing = self._ended = self._orphaned = False
         self._unread = b""
-        self.pid = 0
-        self.ranks: dict[int, str] | None = None
         config = {
             "argv": list(argv),
             "env": {**env, _MARK: self._mark},
@@ -69,7 +93,7 @@ class EngineProcess:
             "known": sorted(self._known),
         }
         with self.log.open("ab") as file:
-            self._log_start, self._log_end = file.tell(), sys.maxsize
+            self._log_start = file.tell()
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "benchbench.engines.supervisor"],
                 bufsize=0,
@@ -86,15 +110,29 @@ class EngineProcess:
         os.set_blocking(self.events_fd, False)
         try:
             self._send(json.dumps(config).encode() + b"\n")
-            while not (self.pid or self._failed or self._ended):
+            while not (self._events or self._ended):
                 self._read(None)
         except BaseException:
             self.close()
             raise
         if not self.pid:
             self.close()
-            failed = self._failed or {"errno": 0, "error": "the supervisor did not start", "file": str(self.log)}
-            raise OSError(failed["errno"], failed["error"], failed["file"])
+            failure = {"errno": 0, "error": "the supervisor did not start", "file": str(self.log)}
+            failure |= self._events.get("failed", {})
+            raise OSError(failure["errno"], failure["error"], failure["file"])
+
+    @property
+    def pid(self) -> int:
+        return int(self._events.get("started", {}).get("pid", 0))
+
+    @property
+    def code(self) -> int | None:
+        return self._events.get("exited", {}).get("code")
+
+    @property
+    def ranks(self) -> dict[int, str]:
+        """Pid and name of each process without which the engine cannot work; known once it is `ready`."""
+        return {rank["pid"]: rank["name"] for rank in self._events.get("ranks", {}).get("ranks", ())}
 
     def __enter__(self) -> Self:
         return self
@@ -102,14 +140,10 @@ class EngineProcess:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def fileno(self) -> int:
-        """For select: readable when something has happened, which `died` then judges."""
-        return self.events_fd
-
     def ready(self) -> None:
         """Say that the engine works, so that from now on each of its `ranks` is missed when it ends."""
         self._send(b"ready\n")
-        while self.ranks is None and not self._ended:
+        while "ranks" not in self._events and not self._ended:
             self._read(None)
 
     def died(self) -> str | None:
@@ -123,20 +157,19 @@ class EngineProcess:
 
     def diagnosis(self) -> Diagnosis | None:
         """What the log says about the engine's end; None while it lives."""
-        if self.code is None and self._lost is None and not self._orphaned:
+        if self._events.keys().isdisjoint({"exited", "lost"}) and not self._orphaned:
             return None
         return diagnose(self.text(), self.code)
 
     def _how(self) -> str:
-        if self._lost is not None:
-            by = self._lost["signal"]
-            return f"the engine lost {self._lost['name']} (pid {self._lost['pid']}), which {_ended_by(-by or None)}"
+        if lost := self._events.get("lost"):
+            return f"the engine lost {lost['name']} (pid {lost['pid']}), which {_ended_by(-lost['signal'] or None)}"
         return "the engine's supervisor ended" if self.code is None else f"the engine {_ended_by(self.code)}"
 
     def text(self) -> str:
         """What the engine has written until it was told to end, the last half MiB of it."""
         with self.log.open("rb") as file:
-            end = min(file.seek(0, os.SEEK_END), self._log_end)
+            end = min(file.seek(0, os.SEEK_END), self._events.get("stopping", {}).get("log_bytes", sys.maxsize))
             start = max(self._log_start if self._log_start <= end else 0, end - _TEXT_BYTES)
             file.seek(start)
             return file.read(end - start).decode(errors="replace")
@@ -144,6 +177,9 @@ class EngineProcess:
     def tail(self, lines: int = 20) -> list[str]:
         """The last lines that are not empty."""
         return [line for line in self.text().splitlines() if line.strip()][-lines:]
+
+    def last_line(self) -> str:
+        return plain(next(iter(self.tail(1)), "")).strip()
 
     def close(self) -> None:
         """Stop the engine and wait until all of it is gone, by force if need be; may be called again."""
@@ -163,7 +199,7 @@ class EngineProcess:
         self._ended = True
         if self._process.stdout:
             self._process.stdout.close()
-        if not self._stopped and self._failed is None:
+        if self._events.keys().isdisjoint({"stopped", "failed"}):
             self._kill_orphans()
         if self.scratch:
             shutil.rmtree(self.scratch, ignore_errors=True)
@@ -184,24 +220,7 @@ class EngineProcess:
             self._ended, self._orphaned = True, not self._closing
         *lines, self._unread = (self._unread + data).split(b"\n")
         for event in map(json.loads, lines):
-            self._take(event)
-
-    def _take(self, event: dict[str, Any]) -> None:
-        kind = event.pop("event")
-        if kind == "started":
-            self.pid = event["pid"]
-        elif kind == "failed":
-            self._failed = event
-        elif kind == "ranks":
-            self.ranks = {rank["pid"]: rank["name"] for rank in event["ranks"]}
-        elif kind == "lost":
-            self._lost = self._lost or event
-        elif kind == "exited" and not event["asked"]:
-            self.code = event["code"]
-        elif kind == "stopping":
-            self._log_end = event["log_bytes"]
-        elif kind == "stopped":
-            self._stopped = True
+            self._events.setdefault(event["event"], event)
 
     def _kill_orphans(self) -> None:
         """The supervisor was killed: find what it left by its session and by our mark in its environment."""

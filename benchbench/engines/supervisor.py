@@ -1,7 +1,7 @@
 """`python -m benchbench.engines.supervisor`: starts an engine's processes and ends them all, on every way out.
 
 The first line of standard input is JSON: argv, env, cwd, pass_fds, grace_s, nice, and known (segments of shared memory
-that were there before). Later a line "ready" has it watch the engine's ranks. The
+that were there before). After "started", anything more has it watch the engine's ranks. The
 end of input, which comes also when whoever started it was killed, or SIGTERM or SIGINT has it stop everything.
 
 Standard output has one line of JSON for each event:
@@ -9,7 +9,7 @@ Standard output has one line of JSON for each event:
 - `started` (pid), or `failed` (errno, error, file) and the end;
 - `ranks` (a list of pid and name): what is watched since "ready";
 - `lost` (pid, name, signal): a rank has ended though the first process lives. signal 0: not known;
-- `exited` (code, asked): the first process has ended, code as subprocess has it; asked: after our SIGTERM;
+- `exited` (code): the first process has ended before our SIGTERM, code as subprocess has it;
 - `stopping` (log_bytes): what the log says beyond this follows from our SIGTERM;
 - `stopped`: nothing is left but what even SIGKILL did not end.
 
@@ -80,8 +80,8 @@ def emit(event: str, **facts: object) -> None:
 class Supervisor:
     """One engine, from its start to its end; single-threaded, asleep unless something happens."""
 
-    def __init__(self, config: Mapping[str, Any], commands: bytes) -> None:
-        self._config, self._unread = config, commands
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
         self._known = set(config["known"])
         self._segments: set[str] = set()
         self._seen: set[psutil.Process] = set()
@@ -98,7 +98,6 @@ class Supervisor:
         self._listen()
         if not self._start():
             return
-        self._obey(b"")
         while not self._stopping:
             self._turn(None)
         self._stop()
@@ -147,16 +146,11 @@ class Supervisor:
             key.data()
 
     def _read_commands(self) -> None:
-        data = os.read(0, 4096)
-        if not data:
+        if os.read(0, 4096):
+            self._watch_ranks()
+        else:
             self._selector.unregister(0)
             self._stopping = True
-        self._obey(data)
-
-    def _obey(self, data: bytes) -> None:
-        *lines, self._unread = (self._unread + data).split(b"\n")
-        if b"ready" in lines:
-            self._watch_ranks()
 
     def _signalled(self) -> None:
         numbers = self._woken.recv(4096)
@@ -167,7 +161,8 @@ class Supervisor:
                     self._main.returncode = os.waitstatus_to_exitcode(ended[1])
                     self._note_segments()
                     self._drain()  # whoever hears of the end finds its reason in the log
-                    emit("exited", code=self._main.returncode, asked=self._terminating)
+                    if not self._terminating:
+                        emit("exited", code=self._main.returncode)
 
     def _pump(self) -> bool:
         """Log what the engine has written; False when there is nothing now."""
@@ -312,14 +307,9 @@ def _end_signal(pid: int) -> int:
 
 def main() -> None:
     """Read the configuration, supervise, end."""
-    read = b""
-    while b"\n" not in read:
-        piece = os.read(0, 1 << 16)
-        if not piece:
-            return  # whoever started us died before saying what to start
-        read += piece
-    line, _, commands = read.partition(b"\n")
-    Supervisor(json.loads(line), commands).run()
+    line = sys.stdin.buffer.readline()
+    if line.endswith(b"\n"):  # else whoever started us died before saying what to start
+        Supervisor(json.loads(line)).run()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import select
 import socket
 import sys
 import time
@@ -18,9 +17,9 @@ from typing import Any
 
 import orjson
 
-from benchbench.engines.log_diagnosis import diagnose, plain
-from benchbench.engines.process import EngineProcess
-from benchbench.errors import EngineError, LaunchStoppedError
+from benchbench.engines.log_diagnosis import diagnose
+from benchbench.engines.process import EngineProcess, Hooks
+from benchbench.errors import EngineError
 from benchbench.openai.client import http_session, read_models
 from benchbench.openai.target import GENERATION, MODELS, Access, untimed_body
 from benchbench.secrets import masked
@@ -29,7 +28,6 @@ from benchbench.spec.engine_sections import CACHE_VARIABLES, VllmInprocessEngine
 DEFAULT_COMMAND = ("python", "-m", "vllm.entrypoints.openai.api_server")
 POLL_S = 0.3  # between two looks at a server that starts
 END_S = 10.0  # from an answer of status 5xx to the end of a server that has crashed
-PROGRESS_S = 1.0
 
 Launched = VllmServeEngine | VllmInprocessEngine
 
@@ -54,18 +52,18 @@ def flags(args: Mapping[str, Any]) -> list[str]:
     true is a bare flag, false its --no- form, null leaves it out; a list repeats words after one flag, a mapping is
     JSON. Underscores of names become dashes, up to a dot (--compilation-config.max_size 4).
     """
-    said: list[str] = []
+    words: list[str] = []
     for key, value in args.items():
         name, dot, rest = key.partition(".")
         name = name.replace("_", "-") + dot + rest
         if value is True or value is False:
-            said.append(f"--{name}" if value else f"--no-{name}")
+            words.append(f"--{name}" if value else f"--no-{name}")
         elif isinstance(value, (list, tuple)):
-            said += [f"--{name}", *map(_word, value)]
+            words += [f"--{name}", *map(_word, value)]
         elif value is not None:
             word = _word(value)
-            said += [f"--{name}={word}"] if word.startswith("-") else [f"--{name}", word]
-    return said
+            words += [f"--{name}={word}"] if word.startswith("-") else [f"--{name}", word]
+    return words
 
 
 def _word(value: object) -> str:
@@ -145,28 +143,19 @@ def free_port(host: str, port: int) -> int:
 
 
 @contextlib.contextmanager
-def serve(
-    engine: VllmServeEngine,
-    model: str,
-    folder: Path,
-    *,
-    progress: Callable[[float, str], None] = lambda _seconds, _line: None,
-    stop: int | None = None,
-    connect_s: float = 10.0,
-) -> Iterator[Served]:
+def serve(engine: VllmServeEngine, model: str, hooks: Hooks, connect_s: float = 10.0) -> Iterator[Served]:
     """A server for as long as the block runs; when it ends, no process, port or shared memory of it is left.
 
-    It logs into `folder`/engine-N.log. About once a second `progress(seconds, last line of the log)` is called. Raises
-    EngineError with the reason when it does not get ready, LaunchStoppedError when `stop` becomes readable, OSError
-    when `folder` can't be written to.
+    It logs into `hooks.logs`/engine-N.log. Raises EngineError with the reason when it does not get ready,
+    LaunchStoppedError when `hooks.stop` becomes readable, OSError when the log can't be written to.
     """
     env, port = environment_of(engine), free_port(engine.host, engine.port)
     argv = command_line(engine, model, port)
     access = Access({"Authorization": f"Bearer {key}"} if (key := env.get("VLLM_API_KEY")) else {}, connect_s=connect_s)
-    begun, process = time.monotonic(), start_process(engine, argv, next_log(folder))
+    begun, process = time.monotonic(), start_process(engine, argv, next_log(hooks.logs))
     url = f"http://[{engine.host}]:{port}" if ":" in engine.host else f"http://{engine.host}:{port}"
     with process:
-        asyncio.run(_Launch(engine, model, process, url, access, progress, stop, begun).wait())
+        asyncio.run(_Launch(engine, model, process, url, access, hooks, begun).wait())
         process.ready()
         yield Served(url, access, process, tuple(masked(argv)), time.monotonic() - begun)
 
@@ -205,10 +194,8 @@ class _Launch:
     process: EngineProcess
     url: str
     access: Access
-    progress: Callable[[float, str], None]
-    stop: int | None
+    hooks: Hooks
     begun: float
-    told: float = 0.0
     doing: str = "start"
 
     async def wait(self) -> None:
@@ -241,21 +228,16 @@ class _Launch:
         if answer[0] >= 500:
             await asyncio.sleep(END_S)  # if that was a crash, its end says more
         if answer[0] != 200 or not _has_token(answer[1]):
-            said = " ".join(answer[1][:200].decode(errors="replace").split())
-            raise self._failure(f"no token came, but status {answer[0]}: {said}")
+            text = " ".join(answer[1][:200].decode(errors="replace").split())
+            raise self._failure(f"no token came, but status {answer[0]}: {text}")
 
     def _look(self) -> None:
-        """Raise when there is nothing more to wait for; else say how long it takes, now and then."""
-        waited = time.monotonic() - self.begun
+        """Raise when there is nothing more to wait for; else say how long it takes."""
         if died := self.process.died():
             raise self._failure(died)
-        if self.stop is not None and select.select([self.stop], [], [], 0)[0]:
-            raise LaunchStoppedError
-        if waited > self.engine.ready.timeout_s:
+        self.hooks.turn("starting the server", self.begun, self.process.last_line(), wait_s=0)
+        if time.monotonic() - self.begun > self.engine.ready.timeout_s:
             raise self._failure(f"not ready within {self.engine.ready.timeout_s:g} s", "engine.ready.timeout_s")
-        if waited - self.told >= PROGRESS_S:
-            self.told = waited
-            self.progress(waited, plain(next(iter(self.process.tail(1)), "")).strip())
 
     def _failure(self, what: str, key: str = "engine") -> EngineError:
         return failure(self.engine, self.process, f"{self.doing}: {what}", key)

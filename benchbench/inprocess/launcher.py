@@ -10,7 +10,7 @@ from pathlib import Path
 from socket import socketpair
 from typing import TYPE_CHECKING, Any
 
-from benchbench.engines.log_diagnosis import diagnose, plain
+from benchbench.engines.log_diagnosis import diagnose
 from benchbench.engines.vllm import failure, flags, python_of, start_process
 from benchbench.errors import EngineError, LaunchStoppedError, WorkerDiedError
 from benchbench.linux import renice
@@ -64,7 +64,7 @@ class InprocessWorker(Worker):
 
         def tick() -> None:
             if progress:
-                progress(time.monotonic() - begun, plain(next(iter(self.process.tail(1)), "")))
+                progress(time.monotonic() - begun, self.process.last_line())
 
         try:
             reply = self._receive(stop, _stopped, begun + limit_s, tick)
@@ -84,7 +84,7 @@ class InprocessWorker(Worker):
             raise EngineError(message, "engine.python")
         self.facts = reply
         self.process.ready()
-        for pid in self.process.ranks or () if self._engine.nice else ():
+        for pid in self.process.ranks if self._engine.nice else ():
             renice(pid, self._engine.nice)  # not its front end, which stamps the tokens
 
     def run(self, job: Job, stop: int | None = None) -> tuple[RoundColumns, dict[str, Any]]:

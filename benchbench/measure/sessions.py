@@ -12,7 +12,8 @@ from functools import partial
 from typing import Any
 
 from benchbench.engines.git_checkout import Checkout, checkout, moved_into
-from benchbench.engines.open import Hooks, Opened, open_engine, start_facts
+from benchbench.engines.open import Opened, open_engine, start_facts
+from benchbench.engines.process import Hooks
 from benchbench.engines.vllm import next_log
 from benchbench.errors import EngineDiedError, EngineError, MovedRefError, StoppedError, WorkerDiedError
 from benchbench.fidelity.ask import answer, owed

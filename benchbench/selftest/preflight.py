@@ -15,7 +15,8 @@ import numpy as np
 
 from benchbench.analysis.summary import summarise
 from benchbench.analysis.validity import remedy
-from benchbench.engines.open import Hooks, Opened
+from benchbench.engines.open import Opened
+from benchbench.engines.process import Hooks
 from benchbench.loadgen.worker import Worker
 from benchbench.measure.cells import WARMUP_TOKENS
 from benchbench.measure.sessions import start_engine
