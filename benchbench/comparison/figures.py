@@ -6,7 +6,6 @@ Drawn as `plots` draws. Verdicts have a colour of Okabe and Ito's and a marker o
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -17,7 +16,7 @@ from benchbench.comparison.pairs import Pair
 from benchbench.comparison.tables import cells_of, headline
 from benchbench.comparison.verdicts import PRIMARY, Effect
 from benchbench.figures import sheet as sheets
-from benchbench.figures.plots import save
+from benchbench.figures.plots import write_figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,17 +42,12 @@ def draw_comparisons(
 
     `compare_forest`, `compare_heatmap`, `compare_curves`, `compare_blocks`; of several candidates each with its name.
     """
-    import matplotlib as mpl
-
-    out.mkdir(parents=True, exist_ok=True)
-    files: list[Path] = []
-    with mpl.rc_context(sheets.STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a title in a script that the font lacks
-        for pair in pairs:
-            of = f"-{pair.candidate}" if len(pairs) > 1 else ""
-            for name, figure in comparison_figures(pair, title):
-                files += save(figure, out / f"{name}{of}", formats)
-    return files
+    named = (
+        (f"{name}-{pair.candidate}" if len(pairs) > 1 else name, figure)
+        for pair in pairs
+        for name, figure in comparison_figures(pair, title)
+    )
+    return write_figures(named, out, formats)
 
 
 def comparison_figures(pair: Pair, title: str) -> Iterator[tuple[str, Figure]]:
@@ -153,7 +147,7 @@ def _heatmap(pair: Pair, title: str) -> Figure | None:
     if not ratios:
         return None
     shapes = sorted({(cell.input, cell.output) for cell in pair.cells.values()})
-    loads = sheets.distinct(_load(pair.cells[comparison.cell]) for comparison in ratios)
+    loads = sorted({_load(pair.cells[comparison.cell]) for comparison in ratios})
     scale = LinearSegmentedColormap.from_list("better", ["#D55E00", "#F7F7F7", "#0072B2"])
     reach = max(2 * pair.margin, *(abs(ratio.ratio.point - 1) for ratio in ratios))
     cells = []
@@ -171,11 +165,9 @@ def _heatmap(pair: Pair, title: str) -> Figure | None:
         )
     heading = f"Sys tok/s: change from {pair.base} to {pair.candidate} (%)"
     small = title + " · bold: faster or slower, =: equivalent, ?: undecided"
-    figure, (axes,) = sheets.make_frame(heading, small, height=sheets.grid_row_in(len(shapes)) * len(shapes))
-    sheets.draw_grid(axes, [f"{i:,} → {o:,}" for i, o in shapes], loads, cells)
     batched = pair.cells[ratios[0].cell].batch is not None
-    axes.set_xlabel("Batch (requests in flight)" if batched else "Request rate (req/s)")
-    return figure
+    label = "Batch (requests in flight)" if batched else "Request rate (req/s)"
+    return sheets.draw_grid(heading, small, [f"{i:,} → {o:,}" for i, o in shapes], loads, label, cells)
 
 
 def _values(pair: Pair, cell: str, side: str) -> list[float]:

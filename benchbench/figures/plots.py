@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from benchbench.figures import sheet as sheets
@@ -18,6 +19,7 @@ from benchbench.figures.sheet import Legend, Line, Sheet
 from benchbench.report.summary_table import Row, number
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PNG_DPI = 200
@@ -60,15 +62,17 @@ def draw_plots(
     """
     if unknown := sorted(set(formats) - {"png", "svg"}):
         raise ValueError(f"unknown plot format {', '.join(unknown)} (allowed: png, svg)")
+    return write_figures(figures(rows, timeline, title), out, formats)
+
+
+def write_figures(named: Iterable[tuple[str, Figure]], out: Path, formats: Sequence[str]) -> list[Path]:
+    """Draw named figures, as they come, into `out`, which is made; the files. Raises OSError."""
     import matplotlib as mpl
 
     out.mkdir(parents=True, exist_ok=True)
-    files: list[Path] = []
     with mpl.rc_context(sheets.STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a title in a script that the font lacks
-        for name, figure in figures(rows, timeline, title):
-            files += save(figure, out / name, formats)
-    return files
+        return [_write(figure, out / f"{name}.{form}") for name, figure in named for form in formats]
 
 
 def figures(rows: Sequence[Row], timeline: Timeline | None, title: str) -> Iterator[tuple[str, Figure]]:
@@ -81,51 +85,51 @@ def figures(rows: Sequence[Row], timeline: Timeline | None, title: str) -> Itera
         yield "timeline", figure
 
 
-def save(figure: Figure, stem: Path, formats: Sequence[str]) -> list[Path]:
-    """Write a figure in each format, to `stem` with its ending."""
+def _write(figure: Figure, path: Path) -> Path:
     # The canvases are called directly: savefig would draw once more.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    paths = []
-    for form in formats:
-        path = stem.with_name(f"{stem.name}.{form}")
-        canvas: Any
-        if form == "png":
-            figure.set_dpi(PNG_DPI)
-            canvas = FigureCanvasAgg(figure)
-            canvas.print_png(path, pil_kwargs={"compress_level": 3})
-        else:
-            canvas = FigureCanvasSVG(figure)
-            canvas.print_svg(path, metadata={"Date": None})
-        paths.append(path)
-    return paths
+    if path.suffix == ".png":
+        figure.set_dpi(PNG_DPI)
+        png: Any = FigureCanvasAgg(figure)
+        png.print_png(path, pil_kwargs={"compress_level": 3})
+    else:
+        svg: Any = FigureCanvasSVG(figure)
+        svg.print_svg(path, metadata={"Date": None})
+    return path
 
 
 def _throughput(sheet: Sheet) -> Figure | None:
     """Sys tok/s over the load. Log-log: what grows with the batch is straight, and cannot cross its ideal."""
     if not sheet.has("sys_tok_s"):
         return None
-    slopes = _ideal_slopes(sheet)
-    loads = [row[sheet.axis] for row in sheet.rows]
-    name = f"ideal from batch {min(loads)}"
-    style = {"color": "#777777", "linestyle": (0, (4, 2)), "linewidth": 1.0}
-    bound = sheet.bound_entry("sys_tok_s_bound")
-    legend: Legend = (*sheet.legend, *(((name, style),) if slopes else ()), *bound, *sheet.suspect_entry("sys_tok_s"))
-    figure, (axes,) = sheets.make_frame("System throughput", sheet.title, legend)
-    values = sheets.draw_lines(axes, sheet, "sys_tok_s")
-    values += sheets.draw_bound(axes, sheet.lines, sheet.axis, "sys_tok_s_bound")
+    loads, slopes = [row[sheet.axis] for row in sheet.rows], _ideal_slopes(sheet)
+    style: Any = {"color": "#777777", "linestyle": (0, (4, 2)), "linewidth": 1.0}
+    ideal: Legend = ((f"ideal from batch {min(loads)}", style),) if slopes else ()
+    figure, axes, values = _over_load(sheet, "System throughput", "sys_tok_s", "sys_tok_s_bound", ideal)
     if slopes:
         # Each line has an ideal of its own; they differ little, so a band stands for them all.
         ends = [min(loads), max(loads)]
         low, high = ([slope * x for x in ends] for slope in (min(slopes), max(slopes)))
         axes.fill_between(ends, low, high, color="#EEEEEE", zorder=1)
         for edge in (low, high):
-            axes.plot(ends, edge, color=style["color"], linestyle=style["linestyle"], linewidth=1.0, zorder=1)
+            axes.plot(ends, edge, **style, zorder=1)
         values.append(high[-1])
-    sheets.log2_axis(axes, loads, sheet.axis_label)
     sheets.value_axis(axes, values, "Sys tok/s (output; mean, 95 % interval)", wide=LOG_FROM)
     return figure
+
+
+def _over_load(
+    sheet: Sheet, heading: str, name: str, bound: str, more: Legend = ()
+) -> tuple[Figure, Axes, list[float]]:
+    """A column and its bound over the axis of load, and all values drawn. `more`: further entries of the legend."""
+    legend = (*sheet.legend, *more, *sheet.bound_entry(bound), *sheet.suspect_entry(name))
+    figure, (axes,) = sheets.make_frame(heading, sheet.title, legend)
+    values = sheets.draw_lines(axes, sheet, name)
+    values += sheets.draw_bound(axes, sheet.lines, sheet.axis, bound)
+    sheets.log2_axis(axes, [row[sheet.axis] for row in sheet.rows], sheet.axis_label)
+    return figure, axes, values
 
 
 def _ideal_slopes(sheet: Sheet) -> list[float]:
@@ -140,11 +144,7 @@ def _ideal_slopes(sheet: Sheet) -> list[float]:
 def _ttft_batch(sheet: Sheet) -> Figure | None:
     if not sheet.has("ttft_ms"):
         return None
-    legend = (*sheet.legend, *sheet.bound_entry("ttft_bound_ms"), *sheet.suspect_entry("ttft_ms"))
-    figure, (axes,) = sheets.make_frame("Time to first token", sheet.title, legend)
-    values = sheets.draw_lines(axes, sheet, "ttft_ms")
-    values += sheets.draw_bound(axes, sheet.lines, sheet.axis, "ttft_bound_ms")
-    sheets.log2_axis(axes, [row[sheet.axis] for row in sheet.rows], sheet.axis_label)
+    figure, axes, values = _over_load(sheet, "Time to first token", "ttft_ms", "ttft_bound_ms")
     sheets.value_axis(axes, values, "TTFT (ms; mean, 95 % interval)", wide=LOG_FROM)
     return figure
 
@@ -154,7 +154,7 @@ def _ttft_input(sheet: Sheet) -> Figure | None:
     rows = [row for row in sheet.rows if number(row, "ttft_ms") is not None and number(row, "input")]
     if not rows:
         return None
-    loads = sheets.distinct(row[sheet.axis] for row in rows)
+    loads = sorted({row[sheet.axis] for row in rows})
     colours = dict(zip(loads, sheets.ordered_colours(len(loads)), strict=True))
     markers = {load: sheets.MARKERS[n % len(sheets.MARKERS)] for n, load in enumerate(loads)}
     dashes, variant_entries = sheets.variant_dashes(row.get("variant") or "" for row in rows)
@@ -166,16 +166,13 @@ def _ttft_input(sheet: Sheet) -> Figure | None:
     groups: dict[tuple[Any, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row[sheet.axis], row.get("variant") or ""), []).append(row)
-    values = [row["ttft_ms"] for row in rows]
-    for (load, variant), group in groups.items():
-        line = Line(tuple(group), colours[load], markers[load], dashes[variant])
+    lines = [Line(tuple(group), colours[load], markers[load], dashes[v]) for (load, v), group in groups.items()]
+    for line in lines:
         points = line.points("input", "ttft_ms")
-        inputs = sheets.distinct(x for x, _, _ in points)
-        at = [[y for x, y, _ in points if x == length] for length in inputs]
-        means = [sum(ys) / len(ys) for ys in at]
-        axes.plot(inputs, means, color=line.colour, linestyle=line.dash, linewidth=1.3)
+        means = [(x, fmean(y for at, y, _ in points if at == x)) for x in sorted({x for x, _, _ in points})]
+        sheets.draw_curve(axes, means, color=line.colour, linestyle=line.dash, linewidth=1.3)
         sheets.draw_markers(axes, line, points, 4)
-        values += sheets.draw_bound(axes, [line], "input", "ttft_bound_ms")
+    values = [row["ttft_ms"] for row in rows] + sheets.draw_bound(axes, lines, "input", "ttft_bound_ms")
     several = len({row["output"] for row in rows}) > 1
     label = "Input (tokens)" + ("; lines are means over output lengths" if several else "")
     sheets.log2_axis(axes, [row["input"] for row in rows], label)
@@ -195,10 +192,9 @@ def _pareto(sheet: Sheet) -> Figure | None:
         return None
     legend = (*sheet.legend, *sheet.suspect_entry("sys_tok_s"))
     figure, (axes,) = sheets.make_frame("Throughput against speed per stream", sheet.title, legend)
-    sheets.draw_others(axes, [[(x, y) for x, y, _ in stream] for stream in grey])
+    sheets.draw_others(axes, grey)
     for line, stream in zip(sheet.lines, coloured, strict=True):
-        xs, ys = [x for x, _, _ in stream], [y for _, y, _ in stream]
-        axes.plot(xs, ys, color=line.colour, linestyle=line.dash, linewidth=1.1, alpha=0.8)
+        sheets.draw_curve(axes, stream, color=line.colour, linestyle=line.dash, linewidth=1.1, alpha=0.8)
         sheets.draw_markers(axes, line, stream, 5)
     tops: dict[Any, tuple[float, float]] = {}
     for x, y, row in sorted((point for stream in coloured for point in stream), key=lambda point: -point[1]):
@@ -224,7 +220,7 @@ def _heatmap(sheet: Sheet) -> Figure | None:
         return None
     import matplotlib as mpl
 
-    loads = sheets.distinct(row[sheet.axis] for row in sheet.rows)
+    loads = sorted({row[sheet.axis] for row in sheet.rows})
     names = [_shape_name(line.rows[0]) for line in sheet.lines]
     values = [
         (loads.index(load), y, value, "*" * (row.get("status") == "suspect"))
@@ -235,11 +231,8 @@ def _heatmap(sheet: Sheet) -> Figure | None:
     places = 1 if len(loads) <= 12 else 0
     cells = [sheets.GridCell(x, y, f"{value:,.{places}f}{star}", scale(value / top)) for x, y, value, star in values]
     starred = " · *: suspect" if sheet.suspect_entry("sys_tok_s") else ""
-    height = sheets.grid_row_in(len(names)) * len(names)
-    figure, (axes,) = sheets.make_frame("System throughput (Sys tok/s)", sheet.title + starred, height=height)
-    sheets.draw_grid(axes, names, loads, cells)
-    axes.set_xlabel(sheet.axis_label)
-    return figure
+    title = sheet.title + starred
+    return sheets.draw_grid("System throughput (Sys tok/s)", title, names, loads, sheet.axis_label, cells)
 
 
 def _shape_name(row: Row) -> str:

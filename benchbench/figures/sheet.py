@@ -53,6 +53,7 @@ STYLE: Any = {
     "svg.hashsalt": "benchbench",
 }
 BOUND: Any = {"color": "#444444", "linestyle": (0, (1, 2.5)), "linewidth": 0.9}
+_MARKED: Any = {"color": "#444444", "linestyle": ""}  # a legend's entry of which only the marker counts
 _TICKS = 12  # at most so many on the axis of load
 
 
@@ -106,8 +107,7 @@ class Sheet:
         """The legend's entry for hollow markers, if a suspect row has a number in this column."""
         if not any(row.get("status") == "suspect" and number(row, name) is not None for row in self.rows):
             return ()
-        style = {"color": "#444444", "linestyle": "", "marker": "o", "markerfacecolor": "white"}
-        return (("hollow: suspect", style),)
+        return (("hollow: suspect", {**_MARKED, "marker": "o", "markerfacecolor": "white"}),)
 
     def bound_entry(self, name: str) -> Legend:
         """The legend's entry for the hardware's bound, if any row has a number in this column."""
@@ -162,41 +162,33 @@ def _looks(
     A shape has a colour and a marker of its own; where there are more shapes than colours, the colour is the
     input's and the marker the output's, so that 27 lines need a legend of 12 entries.
     """
-    pairs = distinct((i, o) for _, i, o in shapes)
+    pairs = sorted({(i, o) for _, i, o in shapes})
     if crowd:
-        colours = dict(zip(distinct(v for v, _, _ in shapes), COLOURS, strict=False))
+        colours = dict(zip(sorted({v for v, _, _ in shapes}), COLOURS, strict=False))
         markers = {pair: MARKERS[n % len(MARKERS)] for n, pair in enumerate(pairs)}
-        named = [(v or "no variant", {"color": c}) for v, c in colours.items()]
-        named += [
-            (f"in {i:,}, out {o:,}", {"color": "#444444", "linestyle": "", "marker": m})
-            for (i, o), m in markers.items()
-        ]
-        return {(v, i, o): (colours[v], markers[i, o], "-") for v, i, o in shapes}, tuple(named)
+        legend = [(v or "no variant", {"color": c}) for v, c in colours.items()]
+        legend += [(f"in {i:,}, out {o:,}", {**_MARKED, "marker": m}) for (i, o), m in markers.items()]
+        return {(v, i, o): (colours[v], markers[i, o], "-") for v, i, o in shapes}, tuple(legend)
     if len(pairs) <= len(COLOURS):
         look = {pair: (COLOURS[n], MARKERS[n]) for n, pair in enumerate(pairs)}
         legend = [(f"in {i:,}, out {o:,}", {"color": c, "marker": m}) for (i, o), (c, m) in look.items()]
     else:
-        inputs, outputs = distinct(i for i, _ in pairs), distinct(o for _, o in pairs)
+        inputs, outputs = sorted({i for i, _ in pairs}), sorted({o for _, o in pairs})
         colour = dict(zip(inputs, ordered_colours(len(inputs)), strict=True))
         marker = {output: MARKERS[n % len(MARKERS)] for n, output in enumerate(outputs)}
         look = {(i, o): (colour[i], marker[o]) for i, o in pairs}
-        grey = {"color": "#444444", "linestyle": ""}
         legend = [(f"input {i:,}", {"color": c}) for i, c in colour.items()]
-        legend += [(f"output {o:,}", {**grey, "marker": m}) for o, m in marker.items()]
+        legend += [(f"output {o:,}", {**_MARKED, "marker": m}) for o, m in marker.items()]
     dashes, entries = variant_dashes(v for v, _, _ in shapes)
     return {(v, i, o): (*look[i, o], dashes[v]) for v, i, o in shapes}, (*legend, *entries)
 
 
 def variant_dashes(variants: Iterable[str]) -> tuple[dict[str, Any], Legend]:
     """A dash for each variant, and the legend's entries for them: none if no variant has a name."""
-    dashes = {variant: DASHES[n % len(DASHES)] for n, variant in enumerate(distinct(variants))}
+    dashes = {variant: DASHES[n % len(DASHES)] for n, variant in enumerate(sorted(set(variants)))}
     if set(dashes) <= {""}:
         return dashes, ()
     return dashes, tuple((v or "no variant", {"color": "#444444", "linestyle": d}) for v, d in dashes.items())
-
-
-def distinct(values: Iterable[Any]) -> list[Any]:
-    return sorted(set(values))
 
 
 def ordered_colours(count: int) -> list[str]:
@@ -260,80 +252,68 @@ def make_frame(
     body = figure.add_subfigure(figure.add_gridspec(1, 1)[0])  # so that the run title has a line of its own
     body.suptitle("\n".join(small), x=0.01, ha="left", fontsize=8, color="#555555")
     if legend:
-        handles = [
-            Line2D([], [], **{"markersize": 5, **look, "label": label})
-            for label, (_, look) in zip(labels, legend, strict=True)
-        ]
+        looks = [{"markersize": 5, **look, "label": label} for label, (_, look) in zip(labels, legend, strict=True)]
+        handles = [Line2D([], [], **look) for look in looks]
         figure.legend(handles=handles, loc="outside lower center", ncols=ncols)
     return figure, list(body.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
 
 
-def draw_grid(axes: Axes, names: Sequence[str], loads: Sequence[float], cells: Iterable[GridCell]) -> None:
-    """A heat map: a row per name of a shape, a column per load, each cell with its text."""
-    names = [cut(name, name_room()) for name in names]
-    row_in, column_in = grid_row_in(len(names)), 0.8 * width_in() / len(loads)
-    cells = list(cells)
+def draw_grid(
+    heading: str, title: str, names: Sequence[str], loads: Sequence[float], label: str, cells: Sequence[GridCell]
+) -> Figure:
+    """A heat map: a row per name of a shape, a column per load, each cell with its text; `label`: of the loads."""
+    row_in, column_in = max(0.17, min(0.3, 12 / len(names))), 0.8 * width_in() / len(loads)
+    figure, (axes,) = make_frame(heading, title, height=row_in * len(names))
     longest = max(len(cell.text) for cell in cells)
     upright = column_in < 0.06 * longest
     # A digit is 0.64 of its size wide: 102 points an inch leave a tenth free.
     along, across = (row_in, column_in) if upright else (column_in, row_in)
-    size = min(8.5, 102 * along / longest, 58 * across)
+    style: Any = {"fontsize": min(8.5, 102 * along / longest, 58 * across), "rotation": 90 if upright else 0}
     for cell in cells:
         axes.fill_between([cell.x, cell.x + 1], cell.y, cell.y + 1, color=cell.colour, edgecolor="white", linewidth=1)
         red, green, blue, _ = cell.colour
-        axes.text(
-            cell.x + 0.5,
-            cell.y + 0.5,
-            cell.text,
-            ha="center",
-            va="center",
-            fontsize=size,
-            fontweight="bold" if cell.bold else "normal",
-            rotation=90 if upright else 0,
-            color="#111111" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "#FAFAFA",
-        )
+        ink = "#111111" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "#FAFAFA"
+        weight = "bold" if cell.bold else "normal"
+        x, y = cell.x + 0.5, cell.y + 0.5
+        axes.text(x, y, cell.text, ha="center", va="center", color=ink, fontweight=weight, **style)
     axes.grid(visible=False)
     axes.set_facecolor("#F2F2F2")
     axes.set_xlim(0, len(loads))
     axes.set_ylim(len(names), 0)
     axes.set_xticks([n + 0.5 for n in range(len(loads))], labels=[short(load) for load in loads])
-    axes.set_yticks([n + 0.5 for n in range(len(names))], labels=names)
+    axes.set_yticks([n + 0.5 for n in range(len(names))], labels=[cut(name, name_room()) for name in names])
     axes.tick_params(length=0)
     axes.tick_params(axis="x", labelsize=9 if len(loads) <= 16 else 6.5)
     axes.annotate("in → out (tokens)", (0, 0), (-4, -5), "axes fraction", "offset points", ha="right", va="top")
-
-
-def grid_row_in(count: int) -> float:
-    """The height of one of so many rows, in inches."""
-    return max(0.17, min(0.3, 12 / count))
+    axes.set_xlabel(label)
+    return figure
 
 
 def draw_markers(axes: Axes, line: Line, points: Sequence[tuple[float, float, Row]], size: float) -> None:
     """Filled markers for valid cells, hollow ones for suspect cells."""
-    look: Any = {
-        "linestyle": "",
-        "marker": line.marker,
-        "color": line.colour,
-        "markersize": size,
-        "markeredgewidth": 1.1,
-    }
+    look: Any = {"linestyle": "", "marker": line.marker, "color": line.colour, "markersize": size}
     for suspect, face in ((False, line.colour), (True, "white")):
-        cells = [(x, y) for x, y, row in points if (row.get("status") == "suspect") == suspect]
-        axes.plot([x for x, _ in cells], [y for _, y in cells], **look, markerfacecolor=face, zorder=4)
+        cells = [point for point in points if (point[2].get("status") == "suspect") == suspect]
+        draw_curve(axes, cells, **look, markeredgewidth=1.1, markerfacecolor=face, zorder=4)
+
+
+def draw_curve(axes: Axes, points: Sequence[Sequence[Any]], **style: Any) -> list[float]:  # noqa: ANN401 - matplotlib's
+    """A line through points, of which the first two items are x and y; returns all y."""
+    values = [point[1] for point in points]
+    axes.plot([point[0] for point in points], values, **style)
+    return values
 
 
 def draw_lines(axes: Axes, sheet: Sheet, name: str) -> list[float]:
     """Every line of the column ``name`` over the axis of load, with its intervals; returns all values drawn."""
-    grey = [[(x, y) for x, y, _ in line.points(sheet.axis, name)] for line in sheet.others]
-    values = draw_others(axes, grey)
+    values = draw_others(axes, [line.points(sheet.axis, name) for line in sheet.others])
     width, size = (1.3, 5.0) if len(sheet.lines) <= 9 else (0.9, 4.0)
     for line in sheet.lines:
         points = line.points(sheet.axis, name)
-        xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
-        axes.plot(xs, ys, color=line.colour, linestyle=line.dash, linewidth=width, zorder=2)
+        ys = draw_curve(axes, points, color=line.colour, linestyle=line.dash, linewidth=width, zorder=2)
         ends = [(x, number(row, f"{name}_low"), number(row, f"{name}_high")) for x, _, row in points]
         bars = [(x, low, high) for x, low, high in ends if low is not None and high is not None]
-        xs, lows, highs = ([bar[n] for bar in bars] for n in range(3))
+        xs, lows, highs = ([bar[place] for bar in bars] for place in range(3))
         axes.vlines(xs, lows, highs, color=line.colour, linewidth=1.0, zorder=3)
         axes.plot(xs + xs, lows + highs, linestyle="", marker="_", markersize=6, color=line.colour, zorder=3)
         draw_markers(axes, line, points, size)
@@ -346,24 +326,23 @@ def draw_bound(axes: Axes, lines: Iterable[Line], axis: str, name: str) -> list[
     values: list[float] = []
     for line in lines:
         points = sorted({(x, y) for x, y, _ in line.points(axis, name)})
-        xs, ys = [x for x, _ in points], [y for _, y in points]
-        axes.plot(xs, ys, color=line.colour, linestyle=BOUND["linestyle"], linewidth=0.9, zorder=1)
-        values += ys
+        values += draw_curve(axes, points, **BOUND | {"color": line.colour}, zorder=1)
     return values
 
 
-def draw_others(axes: Axes, lines: Sequence[Sequence[tuple[float, float]]]) -> list[float]:
-    """The (x, y) of lines that are not told apart, thin and grey; returns all y."""
+def draw_others(axes: Axes, lines: Sequence[Sequence[tuple[float, float, Row]]]) -> list[float]:
+    """The (x, y, row) of lines that are not told apart, thin and grey; returns all y."""
     from matplotlib.collections import LineCollection
 
     if lines:
-        axes.add_collection(LineCollection(lines, colors=GREY, linewidths=0.6, zorder=1.5), autolim=False)
-    return [y for points in lines for _, y in points]
+        curves = [[(x, y) for x, y, _ in points] for points in lines]
+        axes.add_collection(LineCollection(curves, colors=GREY, linewidths=0.6, zorder=1.5), autolim=False)
+    return [y for points in lines for _, y, _ in points]
 
 
 def log2_axis(axes: Axes, values: Sequence[float], label: str) -> None:
     """A log2 x axis whose ticks are values that occur, thinned until their numbers do not touch."""
-    loads = distinct(values)
+    loads = sorted(set(values))
     pad = 2 ** max(0.3, math.log2(loads[-1] / loads[0]) / 24) if len(loads) > 1 else 2.0
     axes.set_xscale("log", base=2)
     ticks = thinned(loads)
