@@ -27,8 +27,8 @@ from benchbench.analysis.summary import summarise, summary_row
 from benchbench.errors import EngineError, LaunchStoppedError, WorkerDiedError
 from benchbench.fidelity.answers import Finished, GreedyAnswer
 from benchbench.inprocess import engine_round as direct_loop
-from benchbench.inprocess.async_llm import request_metrics
-from benchbench.inprocess.engine_round import DirectRound, Tokens
+from benchbench.inprocess.async_llm import Ask, Tokens, request_metrics
+from benchbench.inprocess.engine_round import DirectRound
 from benchbench.inprocess.launcher import InprocessWorker
 from benchbench.loadgen.job import AnswerJob, DirectJob
 from benchbench.loadgen.prompts import make_direct_job, make_job
@@ -68,7 +68,7 @@ class Engine:
     most: int = 0
     aborted: list[int] = field(default_factory=list)
 
-    def prepare(self, payloads: Sequence[bytes], outputs: Sequence[int], **_: bool) -> direct_loop.Ask:
+    def prepare(self, payloads: Sequence[bytes], outputs: Sequence[int], **_: bool) -> Ask:
         async def ask(index: int, tokens: Tokens) -> Finished:
             self.asked.append((index, time.time_ns()))
             self.flying.add(index)
@@ -264,7 +264,7 @@ def test_an_engine_that_dies_while_all_wait_is_noticed() -> None:
 
 def test_wrong_lengths_and_ends_without_a_token_are_failures() -> None:
     class Short(Engine):
-        def prepare(self, *_: Sequence[Any], **__: bool) -> direct_loop.Ask:
+        def prepare(self, *_: Sequence[Any], **__: bool) -> Ask:
             async def ask(index: int, tokens: Tokens) -> Finished:
                 if index:
                     tokens(index, 0.0)

@@ -25,7 +25,8 @@ from benchbench.openai.server_metrics import Counts, parse
 
 # Newest first: 0.33, then 0.32, then 0.24.
 _PARSERS = tuple(f"vllm.entrypoints.{room}.cli_args" for room in ("common", "launchers", "openai"))
-_TOLD = {
+_REFUSALS = ("VLLMClientError", "GracefulHTTPError")
+_CONFIG = {
     "model": "model_config.model",
     "dtype": "model_config.dtype",
     "quantization": "model_config.quantization",
@@ -40,16 +41,22 @@ _TOLD = {
     "kv_cache_dtype": "cache_config.cache_dtype",
 }
 
-
-Ask = Callable[[int, Callable[[int, float], None]], Coroutine[Any, Any, Finished]]
+Tokens = Callable[[int, float], None]
+"""Called with each output: its number of tokens, and when the engine made it, in s of CLOCK_MONOTONIC (0: unknown)."""
+Ask = Callable[[int, Tokens], Coroutine[Any, Any, Finished]]
+"""Generates the answer to request `index`. ValueError: refused. Cancelled: the engine is to stop working on it."""
 
 
 class InprocessEngine:
-    """A living AsyncLLM. `facts`: what it is, for the manifest."""
+    """A living AsyncLLM. `facts`: what it is, for the manifest.
+
+    `one_by_one`: it makes one token per step, so that an output with more is several that we saw late.
+    """
 
     def __init__(self, llm: Any, notes: Sequence[str]) -> None:  # noqa: ANN401 - AsyncLLM
         import vllm
         from prometheus_client import generate_latest
+        from vllm import exceptions
         from vllm.inputs import tokens_input
 
         self._llm, self._text, self._prompt = llm, generate_latest, tokens_input
@@ -59,7 +66,8 @@ class InprocessEngine:
             and config.speculative_config is None
             and not getattr(config.model_config, "is_diffusion", False)
         )
-        self._refusals = _refusals()
+        # What vLLM raises for a request that it will not serve.
+        self._refusals = (ValueError, *(getattr(exceptions, name) for name in _REFUSALS if hasattr(exceptions, name)))
         defaults = config.model_config.get_diff_sampling_param()
         self._penalties = {name: value for name, value in defaults.items() if name.endswith("_penalty")}
         self._rounds = 0
@@ -68,24 +76,19 @@ class InprocessEngine:
             "vocab_size": config.model_config.get_vocab_size(),
             "max_model_len": config.model_config.max_model_len,
             "kv_tokens": self.counts().get("kv_tokens"),
-            "config": {name: _plain(attrgetter(path)(config)) for name, path in _TOLD.items()},
+            "config": {name: _plain(attrgetter(path)(config)) for name, path in _CONFIG.items()},
             "notes": list(notes),
         }
 
     def prepare(self, payloads: Sequence[bytes], outputs: Sequence[int], *, exact: bool, detokenize: bool) -> Ask:
-        """Prompts (little-endian int32) and sampling parameters of a round, made before it; see `engine_round`.
+        """Prompts (little-endian int32) and sampling parameters of a round, made before it.
 
         `exact`: `outputs` tokens, whatever they are; else up to so many.
         """
-        from vllm.sampling_params import RequestOutputKind
-
         llm, refusals, number = self._llm, self._refusals, self._rounds
         self._rounds += 1
         prompts = [self._prompt(np.frombuffer(payload, "<i4").tolist()) for payload in payloads]
-        params = {
-            output: self._params(output, exact=exact, detokenize=detokenize, output_kind=RequestOutputKind.DELTA)
-            for output in set(outputs)
-        }
+        params = {output: self._params(output, "DELTA", exact=exact, detokenize=detokenize) for output in set(outputs)}
 
         async def ask(index: int, tokens: Callable[[int, float], None]) -> Finished:
             last = None
@@ -99,19 +102,16 @@ class InprocessEngine:
 
         return ask
 
-    def _params(self, output: int, *, exact: bool, **more: Any) -> Any:  # noqa: ANN401 - vLLM's SamplingParams
-        from vllm.sampling_params import SamplingParams
+    def _params(self, output: int, kind: str, *, exact: bool, **more: Any) -> Any:  # noqa: ANN401 - SamplingParams
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-        least = output if exact else 0
-        greedy = {"temperature": 0, "max_tokens": output, "min_tokens": least, "ignore_eos": exact}
-        return SamplingParams(**greedy, **more, **self._penalties)
+        limits = {"max_tokens": output, "min_tokens": output if exact else 0, "ignore_eos": exact}
+        more |= {"output_kind": RequestOutputKind[kind]}
+        return SamplingParams(temperature=0, **limits, **more, **self._penalties)
 
     async def answer(self, number: int, payload: bytes, output: int, *, exact: bool, top: int) -> GreedyAnswer:
         """The greedy answer to one prompt, with log-probabilities; `payload` and `exact` as in `prepare`."""
-        from vllm.sampling_params import RequestOutputKind
-
-        kind = RequestOutputKind.FINAL_ONLY
-        params = self._params(output, exact=exact, detokenize=False, output_kind=kind, seed=0, logprobs=top)
+        params = self._params(output, "FINAL_ONLY", exact=exact, detokenize=False, seed=0, logprobs=top)
         prompt = self._prompt(np.frombuffer(payload, "<i4").tolist())
         results = [result async for result in self._llm.generate(prompt, params, f"fidelity-{number}")]
         completion = results[-1].outputs[0]
@@ -235,14 +235,6 @@ def _make_arg_parser() -> Callable[[Any], Any]:
     import vllm
 
     raise EngineError(f"vLLM {vllm.__version__} has its flags elsewhere: 0.24 to 0.33 are known", "engine.python")
-
-
-def _refusals() -> tuple[type[Exception], ...]:
-    """What vLLM raises for a request that it will not serve."""
-    import vllm.exceptions as known
-
-    names = ("VLLMClientError", "GracefulHTTPError")
-    return (ValueError, *(getattr(known, name) for name in names if hasattr(known, name)))
 
 
 def _plain(value: object) -> str | float | bool | None:

@@ -17,19 +17,17 @@ import time
 import traceback
 from dataclasses import asdict
 from multiprocessing.connection import Connection as Pipe
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchbench.errors import EngineError
-from benchbench.loadgen.job import AnswerJob
+from benchbench.fidelity.answers import GreedyAnswer
+from benchbench.inprocess.async_llm import InprocessEngine, start
+from benchbench.inprocess.engine_round import DirectRound, StallSelector, why
+from benchbench.loadgen.job import AnswerJob, DirectJob
+from benchbench.openai.server_counters import counted, settled
+from benchbench.openai.server_metrics import Counts
+from benchbench.store.requests import RoundColumns
 from benchbench.version import __version__
-
-if TYPE_CHECKING:
-    from benchbench.fidelity.answers import GreedyAnswer
-    from benchbench.inprocess.async_llm import InprocessEngine
-    from benchbench.inprocess.engine_round import DirectRound, StallSelector
-    from benchbench.loadgen.job import DirectJob
-    from benchbench.openai.server_metrics import Counts
-    from benchbench.store.requests import RoundColumns
 
 RESET_S = 30.0  # an engine that hangs does not answer to a reset either
 
@@ -66,13 +64,12 @@ class EngineProcess:
         except (EOFError, OSError):
             self._end()
             return
-        if message is not None and not isinstance(message, str):
+        if isinstance(message, DirectJob | AnswerJob):
             self._jobs.put_nowait(message)
+        elif self._round and message is None:
+            self._round.cancel()
         elif self._round:  # else it comes after its round had ended
-            if message is None:
-                self._round.cancel()
-            else:
-                self._round.die(message)
+            self._round.die(message)
 
     def _end(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pipe.fileno())
@@ -81,21 +78,16 @@ class EngineProcess:
         self._jobs.put_nowait(None)
 
     async def _drive(self, job: DirectJob) -> tuple[RoundColumns | None, dict[str, Any]]:
-        from benchbench.inprocess.engine_round import DirectRound
-        from benchbench.openai.server_counters import counted, settled
-
         driver = self._round = DirectRound(job, self._engine, self._turns)
-        more: dict[str, Any] = {"stamps": "in process"}
-        if job.reset_prefix_cache:
-            more["prefix_cache_reset"] = await self._reset()
+        more: dict[str, Any] = {"prefix_cache_reset": await self._reset()} if job.reset_prefix_cache else {}
         before = self._engine.counts()
         columns = await driver.run()
         self._round = None
         if columns is not None and (after := await settled(self._look, before, columns)):
             more["server"] = counted(before, after, columns)
         spent, self._spent_ns = self._spent_ns, time.process_time_ns()
-        more |= {"engine_died": driver.died, "worker_cpu_ns": self._spent_ns - spent}
-        return columns, asdict(driver.facts) | more
+        facts = {"stamps": "in process", "engine_died": driver.died, "worker_cpu_ns": self._spent_ns - spent}
+        return columns, asdict(driver.facts) | facts | more
 
     async def _look(self) -> Counts:
         return self._engine.counts()
@@ -116,9 +108,6 @@ class EngineProcess:
 
 async def _begin(pipe: Pipe[Any, Any], turns: StallSelector) -> None:
     """Start the engine, say how that went, live, and end it."""
-    from benchbench.inprocess.async_llm import start
-    from benchbench.inprocess.engine_round import why
-
     try:
         engine = await start(pipe.recv())
     except EngineError as error:
@@ -144,8 +133,6 @@ def main(fd: int) -> None:
     os.set_inheritable(fd, False)  # noqa: FBT003 - the library's signature
     os.register_at_fork(after_in_child=lambda: os.close(fd))  # ranks must not keep it open
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # counts are this process's alone
-    from benchbench.inprocess.engine_round import StallSelector
-
     turns = StallSelector()
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(turns)) as runner:
         runner.run(_begin(Pipe(fd), turns))

@@ -10,13 +10,13 @@ import asyncio
 import contextlib
 import selectors
 import time
-from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchbench.fidelity.answers import Finished
+from benchbench.inprocess.async_llm import InprocessEngine, Tokens
 from benchbench.linux import clock_offset_ns
 from benchbench.loadgen.columns import columns_of
 from benchbench.loadgen.exchange import Exchange, Failure, Log
@@ -31,24 +31,6 @@ if TYPE_CHECKING:
 ABORT_S = 5.0  # how long given-up requests may take to tell the engine; then they are left to themselves
 LEAD_NS = 10_000_000  # an open load begins so much later: its places are made meanwhile
 _now = time.time_ns
-
-
-Tokens = Callable[[int, float], None]
-"""Called with each output: its number of tokens, and when the engine made it, in s of CLOCK_MONOTONIC (0: unknown)."""
-Ask = Callable[[int, Tokens], Coroutine[Any, Any, Finished]]
-"""Generates the answer to request `index`. ValueError: refused. Cancelled: the engine is to stop working on it."""
-
-
-class DirectEngine(Protocol):
-    """`one_by_one`: the engine makes one token per step, so that an output with more is several that we saw late.
-
-    `prepare` makes all that the requests of a round need before it; `gone` says why the engine is dead, or None.
-    """
-
-    one_by_one: bool
-
-    def prepare(self, payloads: Sequence[bytes], outputs: Sequence[int], *, exact: bool, detokenize: bool) -> Ask: ...
-    def gone(self) -> str | None: ...
 
 
 class StallSelector(selectors.DefaultSelector):
@@ -83,7 +65,7 @@ class DirectRound:
     way between the processes, the engine's own front end, and our being late.
     """
 
-    def __init__(self, job: DirectJob, engine: DirectEngine, turns: StallSelector | None = None) -> None:
+    def __init__(self, job: DirectJob, engine: InprocessEngine, turns: StallSelector | None = None) -> None:
         self.job, self.engine, self.turns = job, engine, turns
         self.facts = RoundFacts()
         self.died = ""
@@ -126,10 +108,8 @@ class DirectRound:
         check_s = min(0.1, job.first_token_s / 4, job.stall_s / 4)
         while not self._over.is_set():
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(check_s):
-                    await self._over.wait()
-            step_ns = abs(clock_offset_ns() - offset_ns)
-            self.facts.clock_step_ns = max(self.facts.clock_step_ns, step_ns)
+                await asyncio.wait_for(self._over.wait(), check_s)
+            self.facts.clock_step_ns = max(self.facts.clock_step_ns, abs(clock_offset_ns() - offset_ns))
             self._check()
         self.facts.turn_max_ns = self.turns.longest_ns if self.turns else 0
         self.facts.cpu_ns, self.facts.wall_ns = time.process_time_ns() - cpu_ns, _now() - wall_ns
@@ -153,8 +133,8 @@ class DirectRound:
             first = False
             if self.job.paced:
                 await _until(exchange.scheduled_ns)
-                if self._over.is_set():
-                    return
+            if self._over.is_set():
+                return
             self._flying[exchange.index] = _Flight(asyncio.current_task(), time.monotonic_ns())
             exchange.sent_ns = _now()
             try:
