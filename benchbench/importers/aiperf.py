@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 from pydantic import AliasPath, BaseModel, Field
 
-from benchbench.analysis.validity import Reason
-from benchbench.importers.result import Count, ImportedResult, Number, Positive, length, load_of, measured, parsed
+from benchbench.importers.result import Count, ImportedResult, Number, Positive, imported, load_of, numbers, parsed
 
 TOOL = "AIPerf"
 _LATENCIES = {"ttft": "time_to_first_token", "e2el": "request_latency", "itl": "inter_chunk_latency"}
@@ -60,29 +59,17 @@ def read_aiperf(data: dict[str, Any]) -> ImportedResult:
         raise ValueError(f"{TOOL}: input_config.phases: {len(timed)} phases are timed (allowed: one)")
     if (timed[0].concurrency if timed[0].type == "concurrency" else timed[0].rate) is None:
         raise ValueError(f"{TOOL}: input_config.phases: a phase of {timed[0].type} without its number")
-    done, failed = result.done, result.failed
-    load, batch, rate = load_of(done + failed, timed[0].concurrency, timed[0].rate)
-    outputs, other_output = length(result.outputs or 0.0, result.outputs_wanted)
-    inputs, other_input = length(result.inputs or 0.0, result.inputs_wanted)
-    reasons = {
-        Reason.REQUEST_FAILED: failed > 0,
-        Reason.OUTPUT_LENGTH: other_output and done > 0,
-        Reason.INPUT_LENGTH: other_input and done > 0,
-    }
-    values = measured(data, _PATHS, load, TOOL) if done else {}
-    return ImportedResult(
+    load = load_of(result.done + result.failed, timed[0].concurrency, timed[0].rate)
+    return imported(
+        numbers(data, _PATHS, TOOL) if result.done else {},
+        done=result.done,
+        failed=result.failed,
+        load=load,
+        inputs=(result.inputs, result.inputs_wanted),
+        outputs=(result.outputs, result.outputs_wanted),
         tool=TOOL,
         version=result.aiperf_version,
         date=result.start_time,
         model=", ".join(model.name for model in result.models),
-        load=load,
-        input=inputs,
-        output=outputs,
-        batch=batch,
-        rate=rate,
-        requests=done + failed,
-        failed=failed,
-        values=values,
-        reasons=tuple(reason for reason, applies in reasons.items() if applies),
-        conditions={"arrivals": timed[0].type} if load == "open" else {},
+        conditions={"arrivals": timed[0].type} if load[0] == "open" else {},
     )

@@ -6,25 +6,10 @@ from typing import Any, Literal
 
 from pydantic import AliasPath, BaseModel, Field
 
-from benchbench.analysis.validity import Reason
-from benchbench.importers.result import (
-    Count,
-    ImportedResult,
-    Number,
-    Positive,
-    length,
-    load_of,
-    measured,
-    numbers,
-    parsed,
-)
+from benchbench.importers.result import Count, ImportedResult, Number, Positive, imported, load_of, numbers, parsed
 
 TOOL = "GuideLLM"
 _LATENCIES = {"ttft": "metrics.time_to_first_token_ms", "e2el": "metrics.request_latency"}
-_LENGTHS = {
-    "input": "metrics.prompt_token_count.successful.mean",
-    "output": "metrics.output_token_count.successful.mean",
-}
 _PATHS = {
     "tpot_ms": "metrics.inter_token_latency_ms.successful.mean",
     "run_tok_s": "metrics.output_tokens_per_second.successful.mean",
@@ -53,6 +38,8 @@ class _Benchmark(BaseModel):
     most: int | None = Field(None, gt=0, validation_alias=AliasPath("config", "strategy", "max_concurrency"))
     rate: Positive | None = Field(None, validation_alias=AliasPath("config", "strategy", "rate"))
     model: str | None = Field(None, validation_alias=AliasPath("config", "backend", "model"))
+    inputs: Number = Field(None, validation_alias=AliasPath("metrics", "prompt_token_count", "successful", "mean"))
+    outputs: Number = Field(None, validation_alias=AliasPath("metrics", "output_token_count", "successful", "mean"))
     done: Count = Field(validation_alias=AliasPath("metrics", "request_totals", "successful"))
     failed: Count = Field(0, validation_alias=AliasPath("metrics", "request_totals", "errored"))
     requests: list[_Request] | None = Field(None, validation_alias=AliasPath("requests", "successful"))
@@ -73,36 +60,24 @@ def read_guidellm(data: dict[str, Any]) -> list[ImportedResult]:
 
 def _cell(data: dict[str, Any], report: _Report) -> ImportedResult:
     benchmark = parsed(_Benchmark, data, f"{TOOL}: benchmarks")
-    done, failed = benchmark.done, benchmark.failed
     if benchmark.strategy in {"constant", "poisson"} and benchmark.rate is None:
         raise ValueError(f"{TOOL}: config.strategy.rate: missing")
     concurrency = 1 if benchmark.strategy == "synchronous" else benchmark.streams or benchmark.most
-    load, batch, rate = load_of(done + failed, concurrency, benchmark.rate)
-    means = numbers(data, _LENGTHS, TOOL)
-    tokens, other_input = length(means.get("input", 0.0), report.prompt_tokens)
-    outputs, other_output = length(means.get("output", 0.0), report.output_tokens)
-    values = measured(data, _PATHS, load, TOOL) if done else {}
+    load = load_of(benchmark.done + benchmark.failed, concurrency, benchmark.rate)
+    values = numbers(data, _PATHS, TOOL) if benchmark.done else {}
     values |= {name: value * 1e3 for name, value in values.items() if name.startswith("e2el")}  # in s there
-    reasons = {
-        Reason.REQUEST_FAILED: failed > 0,
-        Reason.OUTPUT_LENGTH: other_output and done > 0,
-        Reason.INPUT_LENGTH: other_input and done > 0,
-    }
-    return ImportedResult(
+    return imported(
+        values,
+        done=benchmark.done,
+        failed=benchmark.failed,
+        load=load,
+        inputs=(benchmark.inputs, report.prompt_tokens),
+        outputs=(benchmark.outputs, report.output_tokens),
         tool=TOOL,
         version=report.version,
         model=benchmark.model or "",
-        load=load,
-        input=tokens,
-        output=outputs,
-        batch=batch,
-        rate=rate,
-        requests=done + failed,
-        failed=failed,
-        values=values,
-        pools=_pools(benchmark.requests or [], done),
-        reasons=tuple(reason for reason, applies in reasons.items() if applies),
-        conditions={"arrivals": benchmark.strategy} if load == "open" else {},
+        pools=_pools(benchmark.requests or [], benchmark.done),
+        conditions={"arrivals": benchmark.strategy} if load[0] == "open" else {},
     )
 
 

@@ -16,6 +16,7 @@ ALLOWED = (
     "allowed: JSON of vllm bench serve, AIPerf's profile_export_aiperf.json, GuideLLM's JSON, "
     "a Markdown table with Input, Output, Batch and TTFT (ms) or Sys tok/s"
 )
+_VLLM_BENCH = {"total_output_tokens", "output_throughput", "duration"}
 
 
 def read(data: bytes) -> list[ImportedResult]:
@@ -44,10 +45,6 @@ def _read_json(text: str) -> list[ImportedResult]:
             return [read_aiperf(data)]
         if isinstance(data.get("metadata"), dict) and "guidellm_version" in data["metadata"]:
             return read_guidellm(data)
-        if {
-            "total_output_tokens",
-            "output_throughput",
-            "duration",
-        } <= data.keys() and "mean_e2e_latency_ms" not in data:
+        if data.keys() >= _VLLM_BENCH and "mean_e2e_latency_ms" not in data:
             return [read_vllm_bench(data)]
     raise UnknownFormatError(f"JSON, but no result that can be imported ({ALLOWED})")

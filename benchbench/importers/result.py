@@ -72,17 +72,48 @@ def load_of(requests: int, concurrency: int | None, rate: float | None) -> tuple
     return "closed", concurrency, None
 
 
-def length(mean: float, target: float | None) -> tuple[int, bool]:
-    """(the cell's length, whether the mean differs from it): the requested length, where the file has it."""
+def imported(
+    values: Mapping[str, float],
+    *,
+    done: int,
+    failed: int,
+    load: tuple[str, int | None, float | None],
+    inputs: tuple[float | None, float | None],
+    outputs: tuple[float | None, float | None],
+    **more: Any,  # noqa: ANN401 - the other fields
+) -> ImportedResult:
+    """A result of requests that are `done` or `failed`, under a `load` as `load_of` gives it.
+
+    `inputs` and `outputs`: mean length, and the length requested, which is the cell's where the file has it. Of a
+    single wave the whole run's rate is what a static load means by Sys tok/s.
+    """
+    kind, batch, rate = load
+    (input_length, other_input), (output_length, other_output) = _length(*inputs), _length(*outputs)
+    reasons = {
+        Reason.REQUEST_FAILED: failed > 0,
+        Reason.OUTPUT_LENGTH: other_output and done > 0,
+        Reason.INPUT_LENGTH: other_input and done > 0,
+    }
+    if kind == "static" and "run_tok_s" in values:
+        values = {"sys_tok_s": values["run_tok_s"], **values}
+    return ImportedResult(
+        load=kind,
+        batch=batch,
+        rate=rate,
+        input=input_length,
+        output=output_length,
+        requests=done + failed,
+        failed=failed,
+        values=values if done else {},
+        reasons=tuple(reason for reason, applies in reasons.items() if applies),
+        **more,
+    )
+
+
+def _length(mean: float | None, target: float | None) -> tuple[int, bool]:
     if target is None:
-        return round(mean), False
-    return round(target), abs(mean - target) > max(1.0, TOLERANCE * target)
-
-
-def measured(data: dict[str, Any], paths: Mapping[str, str], load: str, tool: str) -> dict[str, float]:
-    """`numbers`; of a single wave the whole run's rate is what a static load means by Sys tok/s. Raises ValueError."""
-    values = numbers(data, paths, tool)
-    return values | ({"sys_tok_s": values["run_tok_s"]} if load == "static" and "run_tok_s" in values else {})
+        return round(mean or 0.0), False
+    return round(target), abs((mean or 0.0) - target) > max(1.0, TOLERANCE * target)
 
 
 def at(data: Any, path: str) -> Any:  # noqa: ANN401 - JSON

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,16 +92,12 @@ def rows_of(results: Sequence[Sourced]) -> list[dict[str, Any]]:
     """
     varied = [{"tool": result.tool, "model": result.model, **result.conditions} for _, result in results]
     values = {key: {str(facts[key]) for facts in varied if facts.get(key)} for facts in varied for key in facts}
-    groups: dict[tuple[Any, ...], list[ImportedResult]] = {}
+    groups = defaultdict[tuple[Any, ...], list[ImportedResult]](list)
     for (source, result), facts in zip(results, varied, strict=True):
-        words = [
-            str(value) if key == "tool" else f"{key}={value}"
-            for key, value in facts.items()
-            if value and len(values[key]) > 1
-        ]
-        words.insert(1 if len(values["tool"]) > 1 else 0, result.variant or source.variant)
-        identity = " ".join(filter(None, words)), *(getattr(result, axis) for axis in _AXES)
-        groups.setdefault(identity, []).append(result)
+        varying = {key: value for key, value in facts.items() if value and len(values[key]) > 1}
+        words = [str(varying.pop("tool", "")), result.variant or source.variant]
+        words += [f"{key}={value}" for key, value in varying.items()]
+        groups[" ".join(filter(None, words)), *(getattr(result, axis) for axis in _AXES)].append(result)
     return [_row(identity, group) for identity, group in groups.items()]
 
 
@@ -109,16 +106,11 @@ def _row(identity: tuple[Any, ...], group: Sequence[ImportedResult]) -> dict[str
     row["key"] = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
     applying = {Reason.IMPORTED, *(reason for result in group for reason in result.reasons)}
     applying |= set() if any(result.values or result.pools for result in group) else {Reason.NO_DATA}
-    reasons = [reason for reason in Reason if reason in applying]
-    row |= {
-        "status": worst(reason.status for reason in reasons),
-        "reasons": ";".join(reason.code for reason in reasons),
-    }
+    row["status"] = worst(reason.status for reason in applying)
+    row["reasons"] = ";".join(reason.code for reason in Reason if reason in applying)
     if all(result.requests is not None for result in group):  # a table says nothing of its rounds
-        row |= {
-            "rounds": len(group),
-            **{n: sum(getattr(result, n) or 0 for result in group) for n in ("requests", "failed")},
-        }
+        row["rounds"] = len(group)
+        row |= {key: sum(getattr(result, key) or 0 for result in group) for key in ("requests", "failed")}
     for name in row.keys() & {name for result in group for name in result.values}:
         values = [result.values[name] for result in group if name in result.values]
         ranked = name.rpartition("_p")[2].isdigit()

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel, Field
 
-from benchbench.analysis.metrics import RoundMetrics, round_metrics
-from benchbench.analysis.validity import Reason
-from benchbench.importers.result import Count, ImportedResult, Number, Positive, load_of, measured, parsed
+from benchbench.analysis.metrics import round_metrics
+from benchbench.importers.result import Count, ImportedResult, Number, Positive, imported, load_of, numbers, parsed
 from benchbench.store import arrow as make
 from benchbench.store.requests import RequestStatus
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 TOOL = "vllm bench serve"
 _PATHS = {
+    "round_s": "duration",
     "run_tok_s": "output_throughput",
     "total_tok_s": "total_token_throughput",
     "req_s": "request_throughput",
@@ -58,55 +61,50 @@ def read_vllm_bench(data: dict[str, Any]) -> ImportedResult:
         raise ValueError(
             f"{TOOL}: ramp_up_strategy {result.ramp_up_strategy}: unsupported (the rate changes within the run)"
         )
-    failed = result.num_prompts - result.completed if result.failed is None else result.failed
-    requests = result.completed + max(failed, 0)
-    load, batch, rate = load_of(requests, result.max_concurrency, result.request_rate)
-    reasons = (Reason.REQUEST_FAILED,) if failed > 0 else ()
     done = result.completed
-    values = {"round_s": result.duration}
+    failed = max(result.num_prompts - done if result.failed is None else result.failed, 0)
+    load = load_of(done + failed, result.max_concurrency, result.request_rate)
+    values = numbers(data, _PATHS, TOOL) if done else {}
     pools: dict[str, tuple[float, ...]] = {}
-    if done:
-        values |= measured(data, _PATHS, load, TOOL)
-        if (whole := _round(result, "open", None)) and (steady := _round(result, load, batch)):  # vLLM's are of all
-            pools = {name: tuple((getattr(whole, f"{name}_s") * 1e3).tolist()) for name in ("ttft", "itl", "e2el")}
-            one_by_one = len(whole.itl_s) + len(whole.ttft_s) == result.total_output_tokens
-            if steady.sys_tok_s and steady.windowed and one_by_one:
-                values["sys_tok_s"] = steady.sys_tok_s
-        elif result.latencies and not failed:
-            pools["e2el"] = tuple(1e3 * latency for latency in result.latencies if latency is not None)
-    return ImportedResult(
+    if done and (table := _requests(result)):
+        whole = round_metrics(table, load="open", in_flight=None)  # vLLM's are of all requests
+        pools = {name: tuple((getattr(whole, f"{name}_s") * 1e3).tolist()) for name in ("ttft", "itl", "e2el")}
+        steady = round_metrics(table, load=load[0], in_flight=load[1])
+        one_by_one = len(whole.itl_s) + len(whole.ttft_s) == result.total_output_tokens
+        if steady.sys_tok_s and steady.windowed and one_by_one:
+            values["sys_tok_s"] = steady.sys_tok_s
+    elif done and result.latencies and not failed:
+        pools["e2el"] = tuple(1e3 * latency for latency in result.latencies if latency is not None)
+    return imported(
+        values,
+        done=done,
+        failed=failed,
+        load=load,
+        inputs=(result.total_input_tokens / max(done, 1), None),
+        outputs=(result.total_output_tokens / max(done, 1), None),
         tool=f"{TOOL} (Rust)" if "T" in result.date else TOOL,
         date=result.date,
         model=result.model_id or "",
         variant=result.label or "",
-        load=load,
-        input=round(result.total_input_tokens / done) if done else 0,
-        output=round(result.total_output_tokens / done) if done else 0,
-        batch=batch,
-        rate=rate,
-        requests=requests,
-        failed=max(failed, 0),
-        values=values,
         pools=pools,
-        reasons=reasons,
-        conditions={"backend": result.backend, **({"burstiness": result.burstiness} if load == "open" else {})},
+        conditions={"backend": result.backend, **({"burstiness": result.burstiness} if load[0] == "open" else {})},
     )
 
 
-def _round(result: _Result, load: str, batch: int | None) -> RoundMetrics | None:
-    """The requests one by one through our own formulas; None where the file has no such details.
+def _requests(result: _Result) -> pa.Table | None:
+    """The requests one by one as a round's table, with the columns that our own formulas need.
 
-    Raises ValueError where they do not fit together.
+    None where the file has no such details. Raises ValueError where they do not fit together.
     """
+    import pyarrow as pa
+
     starts, ttfts, itls, outputs = result.start_times, result.ttfts, result.itls, result.output_lens
     if starts is None or ttfts is None or itls is None or outputs is None:
         return None
-    if len({len(starts), len(ttfts), len(itls), len(outputs)}) != 1:
-        raise ValueError(f"{TOOL}: start_times, ttfts, itls and output_lens must have the same length")
-    errors = result.errors or [None] * len(starts)
-    inputs = result.input_lens or [0] * len(starts)
-    if not len(errors) == len(inputs) == len(starts):
-        raise ValueError(f"{TOOL}: errors, input_lens and start_times must have the same length")
+    errors, inputs = result.errors or [None] * len(starts), result.input_lens or [0] * len(starts)
+    if len({len(column) for column in (starts, ttfts, itls, outputs, errors, inputs)}) != 1:
+        columns = "start_times, ttfts, itls, output_lens, input_lens and errors"
+        raise ValueError(f"{TOOL}: {columns} must have the same length")
     offset = min((start for start in starts if start is not None), default=0.0) - 1.0
     sent = [-1 if start is None else _ns(start - offset) for start in starts]
     good = [
@@ -117,42 +115,21 @@ def _round(result: _Result, load: str, batch: int | None) -> RoundMetrics | None
         at + np.cumsum([_ns(gap or 0) for gap in (ttft, *gaps)]) if ok else np.array([], np.int64)
         for at, ttft, gaps, ok in zip(sent, ttfts, itls, good, strict=True)
     ]
-    return _metrics(sent, events, good, (inputs, outputs), load, batch)
+    flat = np.concatenate([*events, np.array([], np.int64)]).astype(np.int64)
+    offsets = np.cumsum([0, *map(len, events)]).astype(np.int32)
+    table = {
+        "status": make.texts([RequestStatus.OK if ok else RequestStatus.FAILED for ok in good]),
+        "end_ns": make.numbers(np.full(len(sent), -1)),
+        "event_ns": make.lists(offsets, flat),
+        "event_tokens": make.lists(offsets, np.ones(len(flat), np.int32)),
+        "lag_ns": make.lists(offsets, np.zeros(len(flat), np.int64)),
+    }
+    table |= {name: make.numbers(np.array(sent, np.int64)) for name in ("sent_ns", "scheduled_ns")}
+    table |= {name: make.numbers(np.array(inputs, np.int64)) for name in ("input_tokens", "asked_input_tokens")}
+    return pa.table(table | {"output_tokens": make.numbers(np.array(outputs, np.int64))})
 
 
 def _ns(seconds: float) -> int:
     if not -1e9 < seconds < 1e9:
         raise ValueError(f"{TOOL}: {seconds:g} s is no time of a request")
     return round(seconds * 1e9)
-
-
-def _metrics(
-    sent: list[int],
-    events: list[Any],
-    good: list[bool],
-    lengths: tuple[list[Any], list[Any]],
-    load: str,
-    batch: int | None,
-) -> RoundMetrics:
-    """As a round's table, with the columns that the metrics need."""
-    import pyarrow as pa
-
-    inputs, outputs = (make.numbers(np.array(tokens, np.int64)) for tokens in lengths)
-    flat = np.concatenate([*events, np.array([], np.int64)]).astype(np.int64)
-    offsets = np.cumsum([0, *map(len, events)]).astype(np.int32)
-    at = make.numbers(np.array(sent, np.int64))
-    table = pa.table(
-        {
-            "status": make.texts([RequestStatus.OK if ok else RequestStatus.FAILED for ok in good]),
-            "sent_ns": at,
-            "scheduled_ns": at,
-            "end_ns": make.numbers(np.full(len(sent), -1)),
-            "input_tokens": inputs,
-            "asked_input_tokens": inputs,
-            "output_tokens": outputs,
-            "event_ns": make.lists(offsets, flat),
-            "event_tokens": make.lists(offsets, np.ones(len(flat), np.int32)),
-            "lag_ns": make.lists(offsets, np.zeros(len(flat), np.int64)),
-        }
-    )
-    return round_metrics(table, load=load, in_flight=batch)
