@@ -319,7 +319,8 @@ class Pool:
         """Connect to `target` from now on, whose name is resolved again. Raises OSError for an unreadable CA file."""
         if self.target != target:
             self.close()
-            self.target, self.address, self.context = target, 0, target.tls_context()
+            self.target, self.address = target, 0
+            self.context = target.access.tls_context() if target.tls else None
         self.addresses = []
 
     def connect(self) -> Connection:

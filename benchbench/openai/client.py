@@ -87,30 +87,26 @@ async def http_session(
         connector = aiohttp.TCPConnector(ssl=access.tls_context() if url.startswith("https:") else True)
     except OSError as error:
         raise EngineError(f"cannot be read: {error}", "engine.ca_file") from None
-    async with aiohttp.ClientSession(
-        connector=connector, headers=headers, auto_decompress=True, trust_env=False
-    ) as session:
+    async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
 
         async def request(
             route: str, body: Mapping[str, Any] | None = None, answer_s: float = usual_s
         ) -> tuple[int, bytes]:
             method, total_s = "GET" if body is None else "POST", access.connect_s + answer_s
             timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=access.connect_s)
-            async with asyncio.timeout(total_s):
-                async with session.request(
-                    method,
-                    address_of(url, route),
-                    json=body,
-                    allow_redirects=False,
-                    proxy=access.proxy,
-                    timeout=timeout,
-                ) as response:
-                    content = b""
-                    async for piece in response.content.iter_chunked(65_536):
-                        content += piece
-                        if len(content) > limit:
-                            break
-                    return response.status, content
+            options: dict[str, Any] = {
+                "json": body,
+                "allow_redirects": False,
+                "proxy": access.proxy,
+                "timeout": timeout,
+            }
+            async with asyncio.timeout(total_s), session.request(method, address_of(url, route), **options) as response:
+                content = b""
+                async for piece in response.content.iter_chunked(65_536):
+                    content += piece
+                    if len(content) > limit:
+                        break
+                return response.status, content
 
         yield request
 
@@ -127,7 +123,7 @@ async def _attach(url: str, model: str, access: Access) -> Capabilities:
             if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
                 return Capabilities(notes=(f"GET {MODELS} did not answer: the model list is not checked",))
             where = urlsplit(access.proxy or url).netloc.rpartition("@")[2]
-            raise EngineError(f"nobody answers at {where}: {_why(error)}", "engine.url", gone=True) from None
+            raise EngineError(f"nobody answers at {where}: {_cause(error)}", "engine.url", gone=True) from None
         except aiohttp.ClientHttpProxyError as error:
             raise EngineError(f"the proxy refused the tunnel: {error.status}", "engine.proxy") from None
         except aiohttp.ClientError as error:
@@ -137,9 +133,8 @@ async def _attach(url: str, model: str, access: Access) -> Capabilities:
             capabilities = replace(capabilities, kind="vllm")  # under another owner's name
         if capabilities.kind == "vllm":
             capabilities = replace(capabilities, server_info=await _server_info(request, access.secrets))
-        if capabilities.metrics:
-            return capabilities
-        return replace(capabilities, notes=(*capabilities.notes, _NO_METRICS))
+        notes = capabilities.notes if capabilities.metrics else (*capabilities.notes, _NO_METRICS)
+        return replace(capabilities, notes=notes)
 
 
 async def _probe(request: Request) -> dict[str, Any]:
@@ -148,8 +143,8 @@ async def _probe(request: Request) -> dict[str, Any]:
 
     fields: dict[str, Any] = {}
     with contextlib.suppress(aiohttp.ClientError, OSError):
-        status, body = await request("/version")
-        fields["version"] = _version(body) if status == 200 else None
+        version = json_object(*await request("/version")).get("version")
+        fields["version"] = None if version is None else str(version)[:100]
         status, body = await request("/metrics")
         fields["metrics"] = status == 200 and b"vllm:" in body
         nowhere, _ = await request("/no-such-route")
@@ -162,20 +157,15 @@ async def _probe(request: Request) -> dict[str, Any]:
 async def _server_info(request: Request, secrets: frozenset[str]) -> dict[str, Any] | None:
     """What vLLM's development mode says of its configuration and system."""
     import aiohttp
-    import orjson
 
     try:
-        status, body = await request("/server_info?config_format=json", answer_s=SERVER_INFO_S)
-        info = orjson.loads(body) if status == 200 else None
-    except (aiohttp.ClientError, OSError, orjson.JSONDecodeError):
-        return None
-    if not isinstance(info, dict):
+        info = json_object(*await request("/server_info?config_format=json", answer_s=SERVER_INFO_S))
+    except (aiohttp.ClientError, OSError):
         return None
     env = info.get("vllm_env")
     build = {name: env.get(name) for name in _BUILD} if isinstance(env, dict) else {}
     kept = {"config": info.get("vllm_config"), "system": info.get("system_env"), "build": build}
-    short: dict[str, Any] = _short(masked(kept, secrets=secrets))
-    return short
+    return _short(masked(kept, secrets=secrets)) if info else None
 
 
 def _short(value: Any) -> Any:  # noqa: ANN401 - JSON in, JSON out
@@ -188,7 +178,7 @@ def _short(value: Any) -> Any:  # noqa: ANN401 - JSON in, JSON out
     return f"{value[:INFO_CHARS]} ..." if isinstance(value, str) and len(value) > INFO_CHARS else value
 
 
-def _why(error: Exception) -> str:
+def _cause(error: Exception) -> str:
     """The system's words for a failed connection; asyncio's and aiohttp's own hide them or repeat the address."""
     reason = getattr(error, "os_error", error)
     if isinstance(reason, TimeoutError):
@@ -199,37 +189,32 @@ def _why(error: Exception) -> str:
     return str(getattr(reason, "strerror", None) or reason)
 
 
-def read_models(status: int, body: bytes, model: str) -> Capabilities:
-    """What GET /v1/models said. Pure; raises EngineError as `attach` does."""
+def json_object(status: int, body: bytes) -> dict[str, Any]:
+    """The JSON object that an answer with status 200 holds; empty when it holds none."""
     import orjson
 
+    with contextlib.suppress(orjson.JSONDecodeError):
+        data = orjson.loads(body) if status == 200 else None
+        return data if isinstance(data, dict) else {}
+    return {}
+
+
+def read_models(status: int, body: bytes, model: str) -> Capabilities:
+    """What GET /v1/models said. Pure; raises EngineError as `attach` does."""
     if status in {401, 403}:
         raise EngineError(f"the server refused the credentials (status {status})", "engine.api_key_env")
     if 300 <= status < 400:
         raise EngineError(f"the server redirects (status {status}); give the final address", "engine.url")
-    try:
-        listed = [item for item in orjson.loads(body)["data"] if isinstance(item, dict)] if status == 200 else []
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        listed = []
-    names = tuple(str(item.get("id")) for item in listed)
-    if not names:
+    data = json_object(status, body).get("data")
+    models = [item for item in data if isinstance(item, dict)] if isinstance(data, list) else []
+    if not models:
         return Capabilities(notes=(f"GET {MODELS} gave no list (status {status}): the model name is not checked",))
-    entry = next((item for item in listed if item.get("id") == model), None)
-    owner = str((entry or listed[0]).get("owned_by") or "") or None
-    kind = _KINDS.get(owner or "", "openai")
-    if entry is None:
-        if owner in _KINDS:
-            raise EngineError(f"the server does not serve {model!r}", "model", allowed=", ".join(names))
-        note = f"the server lists {', '.join(names[:5])}, not {model!r}: continuing"
-        return Capabilities(names, None, owner, kind, notes=(note,))
+    names = tuple(str(item.get("id")) for item in models)
+    entry = next((item for item in models if item.get("id") == model), {})
+    owner = str((entry or models[0]).get("owned_by") or "") or None
+    if not entry and owner in _KINDS:
+        raise EngineError(f"the server does not serve {model!r}", "model", allowed=", ".join(names))
+    notes = () if entry else (f"the server lists {', '.join(names[:5])}, not {model!r}: continuing",)
     length = entry.get("max_model_len")
-    return Capabilities(names, length if isinstance(length, int) else None, owner, kind)
-
-
-def _version(body: bytes) -> str | None:
-    import orjson
-
-    try:
-        return str(orjson.loads(body)["version"])[:100]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return None
+    most = length if isinstance(length, int) else None
+    return Capabilities(names, most, owner, _KINDS.get(owner or "", "openai"), notes=notes)

@@ -44,21 +44,18 @@ class ServerView:
 
     def after(self, before: Counts | None, columns: RoundColumns) -> dict[str, Any] | None:
         """What the server counted in the round, as `counted` tells; None when it has no metrics."""
-        self._last = None
-        if before is None:
-            return None
-        self._last = asyncio.run(settled(partial(look, self._url, self._access), before, columns))
-        return None if self._last is None else counted(before, self._last, columns)
+        looking = partial(look, self._url, self._access)
+        self._last = None if before is None else asyncio.run(settled(looking, before, columns))
+        return None if before is None or self._last is None else counted(before, self._last, columns)
 
     async def _reset(self) -> bool:
         import aiohttp
 
         try:
             async with http_session(self._url, self._access) as request:
-                status, _ = await request("/reset_prefix_cache", {})
+                return (await request("/reset_prefix_cache", {}))[0] == 200
         except (aiohttp.ClientError, OSError):
             return False
-        return status == 200
 
 
 async def settled(
@@ -70,7 +67,7 @@ async def settled(
     round with failures nobody knows how many there will be.
     """
     failed = RequestStatus.FAILED in columns["status"]
-    expected = 0 if failed else before.get("generation_tokens", 0) + _ours(columns)[0]["generation_tokens"]
+    expected = 0 if failed else before.get("generation_tokens", 0) + _ours(columns)["generation_tokens"][0]
     last = None
     for attempt in range(LOOKS):
         if attempt:
@@ -92,17 +89,16 @@ def counted(before: Counts, after: Counts, columns: RoundColumns) -> dict[str, A
     change = grown(before, after)
     if change is None:
         return {"replicas": True}
-    found: dict[str, Any] = {**change, "replicas": False}
-    told, most = _ours(columns)
-    known = [name for name in told if name in change]
+    facts: dict[str, Any] = {**change, "replicas": False}
+    known = [(change[name], *ours) for name, ours in _ours(columns).items() if name in change]
     if known and RequestStatus.FAILED not in columns["status"]:
-        missing = sum(max(0, told[name] - change[name]) for name in known)
-        found["foreign_tokens"] = sum(max(0, change[name] - most[name]) for name in known)
-        found["missing_tokens"] = max(0, missing - change.get("prefix_hits", 0))
-    return found
+        missing = sum(max(0, reported - served) for served, reported, _ in known)
+        facts["foreign_tokens"] = sum(max(0, served - most) for served, _, most in known)
+        facts["missing_tokens"] = max(0, missing - change.get("prefix_hits", 0))
+    return facts
 
 
-def _ours(columns: RoundColumns) -> tuple[dict[str, int], dict[str, int]]:
+def _ours(columns: RoundColumns) -> dict[str, tuple[int, int]]:
     """Tokens of a round's requests, by the server's counter: as `usage` says, and the most that may be called ours.
 
     Where `usage` says nothing it is what was asked for or received; the most is the larger of the two.
@@ -113,7 +109,7 @@ def _ours(columns: RoundColumns) -> tuple[dict[str, int], dict[str, int]]:
         "prompt_tokens": (columns["input_tokens"], columns["asked_input_tokens"]),
         "generation_tokens": (columns["output_tokens"], totals[ends[1:]] - totals[ends[:-1]]),
     }
-    return (
-        {name: int(np.where(told >= 0, told, seen).sum()) for name, (told, seen) in pairs.items()},
-        {name: int(np.maximum(told, seen).sum()) for name, (told, seen) in pairs.items()},
-    )
+    return {
+        name: (int(np.where(usage >= 0, usage, seen).sum()), int(np.maximum(usage, seen).sum()))
+        for name, (usage, seen) in pairs.items()
+    }

@@ -38,12 +38,8 @@ _COUNTERS = {
     "ttft_count": ("time_to_first_token_seconds_count",),
 }
 _PREFIX, _CACHE, _STARTED = "vllm:", "cache_config_info", "process_start_time_seconds"
-_WANTED = {
-    _STARTED,
-    _PREFIX + _CACHE,
-    *(_PREFIX + name + end for names in _COUNTERS.values() for name in names for end in ("", "_total")),
-}
-_NAME = re.compile(r"[^\s{]+")
+_NAMES = "|".join([_CACHE, *(name for names in _COUNTERS.values() for name in names)])
+_WANTED = re.compile(rf"(?:{_STARTED}|{_PREFIX}(?:{_NAMES})(?:_total)?)(?=[\s{{])")
 
 
 async def look(url: str, access: Access) -> Counts | None:
@@ -68,7 +64,7 @@ def parse(text: str) -> Counts:
 
     # Only the lines needed, without the comments that say their types: a page is mostly histogram buckets and takes
     # the parser some 20 ms, these lines less than one. Without a type, names also stay as they were sent.
-    lines = [line for line in text.splitlines() if (name := _NAME.match(line)) and name[0] in _WANTED]
+    lines = filter(_WANTED.match, text.splitlines())
     samples: dict[str, list[tuple[Mapping[str, str], float]]] = defaultdict(list)
     for family in text_string_to_metric_families("\n".join(lines) + "\n"):
         for sample in family.samples:

@@ -15,6 +15,7 @@ from benchbench.version import __version__
 
 GENERATION = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 MODELS = "/v1/models"
+Prompt = str | Sequence[int]
 # Fields of a sweep's extra_body that are of a stream or of several answers: one untimed answer is asked without them.
 _OF_A_STREAM = {"stream", "stream_options", "min_tokens", "max_completion_tokens", "n", "best_of", "echo"}
 
@@ -25,14 +26,12 @@ def address_of(url: str, route: str) -> str:
     return base_url(url) + route + (f"{'&' if '?' in route else '?'}{query}" if query else "")
 
 
-def prompt_field(api: str, prompt: str | Sequence[int]) -> dict[str, Any]:
+def prompt_field(api: str, prompt: Prompt) -> dict[str, Any]:
     """The field of a request's body that holds its prompt."""
     return {"messages": [{"role": "user", "content": prompt}]} if api == "chat" else {"prompt": prompt}
 
 
-def untimed_body(
-    model: str, api: str, prompt: str | Sequence[int], output: int, extra: Mapping[str, Any]
-) -> dict[str, Any]:
+def untimed_body(model: str, api: str, prompt: Prompt, output: int, extra: Mapping[str, Any]) -> dict[str, Any]:
     """A request for one answer of at most `output` tokens that is not streamed; `extra` is the sweep's extra_body."""
     kept = {key: value for key, value in extra.items() if key not in _OF_A_STREAM}
     return {**kept, "model": model, "max_tokens": output, **prompt_field(api, prompt)}
@@ -65,24 +64,28 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One generation route of one server.
-
-    `access` and `proxy_headers` hold secrets: a Target goes through a pipe to the worker, never into a file.
+    """One generation route of one server. Its `access` holds secrets: it goes through a pipe to the worker, never into
+    a file.
     """
 
     host: str
     port: int
     path: str
-    tls: bool = False
-    access: Access = field(default_factory=Access)
-    proxy: tuple[str, int] | None = None
-    proxy_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    tls: bool
+    access: Access
+
+    @property
+    def proxy(self) -> tuple[str, int] | None:
+        """Host and port of the proxy that a tunnel goes through."""
+        parts = urlsplit(self.access.proxy or "")
+        return (parts.hostname or "", parts.port or 80) if self.access.proxy else None
 
     def request(self, body: bytes) -> bytes:
         """The whole HTTP/1.1 request, head and body, as it goes to the socket in one send."""
+        is_usual = self.port == (443 if self.tls else 80)
         lines = [
             f"POST {self.path} HTTP/1.1",
-            f"Host: {host_header(self.host, self.port, tls=self.tls)}",
+            f"Host: {bracketed(self.host) if is_usual else self._address}",
             f"User-Agent: benchbench/{__version__}",
             "Accept: text/event-stream",
             "Accept-Encoding: identity",
@@ -94,44 +97,30 @@ class Target:
 
     def connect_request(self) -> bytes:
         """What a proxy is asked before anything else: a tunnel to the server."""
-        where = host_header(self.host, self.port)
-        extra = "".join(f"{name}: {value}\r\n" for name, value in self.proxy_headers.items())
-        return f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n{extra}\r\n".encode()
+        proxy, login = urlsplit(self.access.proxy or ""), ""
+        if proxy.username:
+            pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()
+            login = f"Proxy-Authorization: Basic {base64.b64encode(pair).decode()}\r\n"
+        return f"CONNECT {self._address} HTTP/1.1\r\nHost: {self._address}\r\n{login}\r\n".encode()
 
     def addresses(self) -> list[tuple[int, tuple[str, int]]]:
         """(family, socket address) of the peer we connect to, in the resolver's order. Raises OSError."""
-        host, port = self.proxy or (self.host, self.port)
-        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        infos = socket.getaddrinfo(*(self.proxy or (self.host, self.port)), type=socket.SOCK_STREAM)
         return [(int(family), address) for family, _, _, _, address in infos]  # type: ignore[misc]
 
-    def tls_context(self) -> ssl.SSLContext | None:
-        """A context for TLS over memory; None for plain HTTP. Raises OSError for an unreadable `ca_file`."""
-        return self.access.tls_context() if self.tls else None
+    @property
+    def _address(self) -> str:
+        return f"{bracketed(self.host)}:{self.port}"
 
 
-def host_header(host: str, port: int, *, tls: bool | None = None) -> str:
-    """`host:port` with brackets around IPv6, without the port that the scheme implies."""
-    name = f"[{host}]" if ":" in host else host
-    return name if tls is not None and port == (443 if tls else 80) else f"{name}:{port}"
+def bracketed(host: str) -> str:
+    """A host as it stands in an address: with brackets around IPv6."""
+    return f"[{host}]" if ":" in host else host
 
 
 def make_target(url: str, api: str, access: Access) -> Target:
     """The Target of `api` (completions or chat) of the server at `url`."""
     parts = urlsplit(address_of(url, GENERATION[api]))
     tls = parts.scheme == "https"
-    where, proxy_headers = None, {}
-    if access.proxy:
-        proxy = urlsplit(access.proxy)
-        where = (proxy.hostname or "", proxy.port or 80)
-        if proxy.username:
-            pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()
-            proxy_headers["Proxy-Authorization"] = "Basic " + base64.b64encode(pair).decode()
-    return Target(
-        host=parts.hostname or "",
-        port=parts.port or (443 if tls else 80),
-        path=quote(parts.path + (f"?{parts.query}" if parts.query else ""), safe="%/?:@!$&'()*+,;=[]"),
-        tls=tls,
-        access=access,
-        proxy=where,
-        proxy_headers=proxy_headers,
-    )
+    path = quote(parts.path + (f"?{parts.query}" if parts.query else ""), safe="%/?:@!$&'()*+,;=[]")
+    return Target(parts.hostname or "", parts.port or (443 if tls else 80), path, tls, access)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import orjson
 
 from benchbench.errors import EngineError
-from benchbench.openai.client import http_session
+from benchbench.openai.client import http_session, json_object
 from benchbench.openai.target import GENERATION, Access, prompt_field, untimed_body
 
 if TYPE_CHECKING:
@@ -79,6 +79,28 @@ class Fitted:
     lead: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """Who is asked how many tokens a text is; `extra` is what the sweep adds to each request."""
+
+    url: str
+    model: str
+    api: str
+    access: Access
+    extra: Mapping[str, Any]
+
+    def tokenized(self, text: str) -> int:
+        """By POST /tokenize. Raises EngineError, as `used` does."""
+        added = {"add_generation_prompt" if self.api == "chat" else "add_special_tokens": True}
+        body = {**added, **self.extra, "model": self.model, **prompt_field(self.api, text)}
+        return _number(_post(self.url, self.access, "/tokenize", body, TOKENIZE_S), "count")
+
+    def used(self, text: str) -> int:
+        """By the usage of a request for one token."""
+        body = untimed_body(self.model, self.api, text, 1, self.extra)
+        return _number(_post(self.url, self.access, GENERATION[self.api], body, GENERATE_S), "usage", "prompt_tokens")
+
+
 def find_counter(
     url: str,
     model: str,
@@ -93,18 +115,15 @@ def find_counter(
     A local tokenizer is compared with the server's usage where there is one, and a constant difference (template,
     BOS) is counted in. Raises EngineError when none works or nobody answers.
     """
-    extra = dict(extra_body or {})
-    tokenized = partial(_tokenized, url, model, api, access, extra)
-    used = partial(_used, url, model, api, access, extra)
-    refusals = []
-    ways: list[tuple[str, Callable[[], Counter]]] = [("POST /tokenize", partial(_trusted, tokenized, "POST /tokenize"))]
+    server = _Server(url, model, api, access, extra_body or {})
+    ways = [("POST /tokenize", partial(_trusted, server.tokenized))]
     if tokenizer is not None:
-        ways.append((f"tokenizer {Path(tokenizer).name}", partial(_local_counter, tokenizer, used, api)))
-    probe = "usage.prompt_tokens of requests for one token"
-    ways.append((probe, partial(_trusted, used, probe)))
+        ways.append((f"tokenizer {Path(tokenizer).name}", partial(_local_counter, tokenizer, server)))
+    ways.append(("usage.prompt_tokens of requests for one token", partial(_trusted, server.used)))
+    refusals = []
     for name, way in ways:
         try:
-            return way()
+            return way(name)
         except EngineError as error:
             if error.gone:
                 raise
@@ -121,64 +140,49 @@ def _trusted(count: Count, how: str) -> Counter:
     return Counter(count, how)
 
 
-def _local_counter(path: str, used: Count, api: str) -> Counter:
-    encode = _local_count(path)
-    counted = [encode(text) for text in _SAMPLES]
-    how = f"tokenizer {Path(path).name}"
+def _local_counter(path: str, server: _Server, how: str) -> Counter:
     try:
-        reported = [used(text) for text in _SAMPLES]
-    except EngineError as error:
-        if error.gone:
-            raise
-        if api == "chat":
-            message = f"cannot tell what the chat template adds ({error.message})"
-            raise EngineError(message, "prompts.tokenizer") from None
-        return Counter(encode, f"{how}, not compared with the server ({error.message})")
-    offsets = {server - local for server, local in zip(reported, counted, strict=True)}
-    if len(offsets) > 1:
-        message = f"it is another model's: {counted} tokens in two samples where the server counts {reported}"
-        raise EngineError(message, "prompts.tokenizer")
-    offset = offsets.pop()
-    return Counter(lambda text: encode(text) + offset, f"{how}, {offset:+d} tokens by the server's usage")
-
-
-def _local_count(path: str) -> Count:
-    try:
-        library = importlib.import_module("tokenizers")
+        loaded = importlib.import_module("tokenizers").Tokenizer.from_file(str(_tokenizer_file(path)))
     except ImportError:
         raise EngineError("needs the package tokenizers", "prompts.tokenizer") from None
-    try:
-        loaded = library.Tokenizer.from_file(str(_tokenizer_file(path)))
     except Exception as error:  # noqa: BLE001 - the library raises bare Exception
         raise EngineError(f"cannot be read: {error}", "prompts.tokenizer") from None
     loaded.no_truncation()
     loaded.no_padding()
-    return lambda text: len(loaded.encode(text).ids)
+    local = [len(loaded.encode(text).ids) for text in _SAMPLES]
+    try:
+        reported = [server.used(text) for text in _SAMPLES]
+    except EngineError as error:
+        if error.gone:
+            raise
+        if server.api == "chat":
+            message = f"cannot tell what the chat template adds ({error.message})"
+            raise EngineError(message, "prompts.tokenizer") from None
+        reported, how = local, f"{how}, not compared with the server ({error.message})"
+    else:
+        how = f"{how}, {reported[0] - local[0]:+d} tokens by the server's usage"
+    offset = reported[0] - local[0]
+    if reported[1] - local[1] != offset:
+        message = f"it is another model's: {local} tokens in two samples where the server counts {reported}"
+        raise EngineError(message, "prompts.tokenizer")
+    return Counter(lambda text: len(loaded.encode(text).ids) + offset, how)
 
 
 def _tokenizer_file(path: str) -> Path:
     return Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
 
 
-def _tokenized(url: str, model: str, api: str, access: Access, extra: Mapping[str, Any], text: str) -> int:
-    added = {"add_generation_prompt": True} if api == "chat" else {"add_special_tokens": True}
-    body = {**added, **extra, "model": model, **prompt_field(api, text)}
-    return _positive(_post(url, access, "/tokenize", body, TOKENIZE_S).get("count"), "count")
-
-
-def _used(url: str, model: str, api: str, access: Access, extra: Mapping[str, Any], text: str) -> int:
-    usage = _post(url, access, GENERATION[api], untimed_body(model, api, text, 1, extra), GENERATE_S).get("usage")
-    return _positive(usage.get("prompt_tokens") if isinstance(usage, dict) else None, "usage.prompt_tokens")
-
-
-def _positive(value: object, name: str) -> int:
-    if type(value) is not int or value < 1:
-        raise EngineError(f"no {name} in the answer", "prompts.tokenizer")
-    return value
+def _number(answer: Any, *names: str) -> int:  # noqa: ANN401 - JSON
+    """The count that stands under these names, one within the other."""
+    for name in names:
+        answer = answer.get(name) if isinstance(answer, dict) else None
+    if type(answer) is not int or answer < 1:
+        raise EngineError(f"no {'.'.join(names)} in the answer", "prompts.tokenizer")
+    return answer
 
 
 def _post(url: str, access: Access, route: str, body: Mapping[str, Any], answer_s: float) -> dict[str, Any]:
-    """The JSON object that a POST is answered with; EngineError for all else."""
+    """The JSON object that a POST is answered with (empty for other content); EngineError without such an answer."""
     import aiohttp
 
     async def answered() -> tuple[int, bytes]:
@@ -187,18 +191,13 @@ def _post(url: str, access: Access, route: str, body: Mapping[str, Any], answer_
 
     try:
         status, data = asyncio.run(answered())
-        answer = orjson.loads(data) if status == 200 else {}
     except aiohttp.ClientConnectorError as error:
         raise EngineError(f"no server answers POST {route}: {error.strerror}", "engine.url", gone=True) from None
     except (aiohttp.ClientError, OSError) as error:
         raise EngineError(f"POST {route} failed ({type(error).__name__})", "prompts.tokenizer") from None
-    except orjson.JSONDecodeError:
-        answer = None
     if status != 200:
         raise EngineError(f"POST {route} answers with status {status}", "prompts.tokenizer")
-    if not isinstance(answer, dict):
-        raise EngineError(f"POST {route} answers with no JSON object", "prompts.tokenizer")
-    return answer
+    return json_object(status, data)
 
 
 def fit_vocabulary(count: Count, words: Iterable[str]) -> Fitted:
@@ -256,7 +255,10 @@ def vocabulary_range(url: str, model: str, access: Access, tokenizer: str | None
     or nobody answers.
     """
     if tokenizer is not None:
-        return ordinary_range(_read_tokenizer(tokenizer))
+        try:
+            return ordinary_range(orjson.loads(_tokenizer_file(tokenizer).read_bytes()))
+        except (OSError, orjson.JSONDecodeError) as error:
+            raise EngineError(f"cannot be read: {error}", "prompts.tokenizer") from None
     body = {"model": model, "prompt": _BROAD, "add_special_tokens": False}
     try:
         tokens = _post(url, access, "/tokenize", body, TOKENIZE_S).get("tokens")
@@ -268,13 +270,6 @@ def vocabulary_range(url: str, model: str, access: Access, tokenizer: str | None
         return None
     highest = max(tokens)
     return min(LOWEST_ID, highest // 4), highest + 1
-
-
-def _read_tokenizer(path: str) -> Any:  # noqa: ANN401 - JSON
-    try:
-        return orjson.loads(_tokenizer_file(path).read_bytes())
-    except (OSError, orjson.JSONDecodeError) as error:
-        raise EngineError(f"cannot be read: {error}", "prompts.tokenizer") from None
 
 
 def ordinary_range(data: Any) -> tuple[int, int] | None:  # noqa: ANN401 - JSON
