@@ -80,21 +80,21 @@ def checkout(git: Git, name: str, hooks: Hooks, measured: str | None = None) -> 
     if shutil.which("git") is None:
         raise EngineError("git is not installed", key)
     hooks.logs.mkdir(parents=True, exist_ok=True)
-    local = None if _REMOTE.match(git.repo) else _common_folder(git.repo, key)
-    source = git.repo if local is None else str(local)
+    local = not _REMOTE.match(git.repo)
+    repo = str(Path(git.repo).expanduser().absolute()) if local else git.repo
+    theirs = [*_GIT, "-C", repo] if local else None
+    source = str(_common_folder(repo, theirs, key)) if theirs else repo
     stem = source.rstrip("/").removesuffix("/.git").removesuffix(".git")
     label = re.sub(r"[^\w.-]", "-", re.split(r"[/:]", stem)[-1])
     folder = store_path("git").absolute() / f"{label}-{_hash(source)}"
     folder.mkdir(parents=True, exist_ok=True)
     work = _Work(git, name, hooks, key, folder, source, hooks.logs / f"build-{name}.log")
     with work.locked():
-        commit = work.fetch_local() if local is not None else work.fetch_remote()
+        commit = work.commit(theirs)
         if measured not in {None, commit}:
             raise MovedRefError(f"{git.ref} is now at {commit}, this run measured {measured}", f"{key}.ref")
         path = work.built(commit)
-    dirty, diff = ((), "") if local is None else _changes(git.repo)
-    repo = git.repo if local is None else str(Path(git.repo).expanduser().absolute())
-    return Checkout(path, commit, git.ref, repo, dirty, diff, work.log)
+    return Checkout(path, commit, git.ref, repo, *(_changes(theirs) if theirs else ((), "")), work.log)
 
 
 def moved_into(engine: Launched, folder: Path) -> Launched:
@@ -147,27 +147,22 @@ class _Work:
                     self.hooks.turn(f"building {self.name}", self.begun, line)
             yield
 
-    def fetch_local(self) -> str:
-        """The commit of the ref, as the user's repository has it."""
-        where = [*_GIT, "-C", str(Path(self.git.repo).expanduser())]
-        commit = self._commit(where, self.git.ref)
-        if commit is None:
-            raise self._unknown(where)
-        if not self._has(commit):
-            self._fetch(commit)
-        return commit
-
-    def fetch_remote(self) -> str:
-        """The commit of the ref, as the URL has it; a commit's full name needs no look there once it is here."""
+    def commit(self, theirs: Sequence[str] | None) -> str:
+        """The commit of the ref, as the user's repository (`theirs`: git in it) or the URL has it; it is here then."""
         ref = self.git.ref
-        if _SHA.fullmatch(ref) and self._has(ref):
-            return ref
-        self._fetch()
-        commit = self._commit(self.mirror, ref)
-        if commit is None and not ref.startswith("-") and self._git("fetch", "--", self.source, ref) is None:
-            commit = self._commit(self.mirror, "FETCH_HEAD")  # HEAD, refs/pull/1/head, or a commit of no branch
+        if theirs is not None:
+            commit = _commit(theirs, ref)
+            if commit is not None and not _commit(self.mirror, commit):
+                self._fetch(commit)
+        elif _SHA.fullmatch(ref) and _commit(self.mirror, ref):
+            return ref  # a commit's full name needs no look there once it is here
+        else:
+            self._fetch()
+            commit = _commit(self.mirror, ref)
+            if commit is None and not ref.startswith("-") and self._git("fetch", "--", self.source, ref) is None:
+                commit = _commit(self.mirror, "FETCH_HEAD")  # HEAD, refs/pull/1/head, or a commit of no branch
         if commit is None:
-            raise self._unknown(self.mirror)
+            raise self._unknown(theirs or self.mirror)
         return commit
 
     def _fetch(self, *commits: str) -> None:
@@ -222,15 +217,6 @@ class _Work:
                 self.hooks.turn(f"building {self.name}", self.begun, process.last_line(), [process.events_fd])
         return process.code, [plain(line) for line in process.tail(10)]
 
-    def _has(self, commit: str) -> bool:
-        return self._commit(self.mirror, commit) is not None
-
-    def _commit(self, where: Sequence[str], ref: str) -> str | None:
-        if ref.startswith("-"):
-            return None
-        done = _read([*where, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}"])
-        return done.stdout.decode().strip() if done.returncode == 0 else None
-
     def _unknown(self, where: Sequence[str]) -> EngineError:
         """The error for a ref that there is not, with names that are like it, or else the youngest."""
         form = "--format=%(refname:lstrip=2)"
@@ -240,6 +226,13 @@ class _Work:
         more = f" and {len(names) - len(some)} more" if len(names) > len(some) else ""
         message = f"no commit has this name in {mask_text(self.git.repo)}: {self.git.ref}"
         return EngineError(message, f"{self.key}.ref", allowed=", ".join(some) + more)
+
+
+def _commit(where: Sequence[str], ref: str) -> str | None:
+    if ref.startswith("-"):
+        return None
+    done = _read([*where, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}"])
+    return done.stdout.decode().strip() if done.returncode == 0 else None
 
 
 def _environment() -> dict[str, str]:
@@ -256,20 +249,18 @@ def _read(argv: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
     )
 
 
-def _common_folder(repo: str, key: str) -> Path:
+def _common_folder(folder: str, where: Sequence[str], key: str) -> Path:
     """Where a repository on this host keeps its objects, the same for all its worktrees."""
-    folder = Path(repo).expanduser().absolute()
-    if not folder.is_dir():
+    if not Path(folder).is_dir():
         raise EngineError(f"no such folder: {folder}", f"{key}.repo")
-    done = _read([*_GIT, "-C", str(folder), "rev-parse", "--git-common-dir"])
+    done = _read([*where, "rev-parse", "--git-common-dir"])
     if done.returncode:
         raise EngineError(f"is not a git repository that can be read: {_reason(done.stderr)}", f"{key}.repo")
-    return (folder / os.fsdecode(done.stdout.rstrip(b"\n"))).resolve()
+    return (Path(folder) / os.fsdecode(done.stdout.rstrip(b"\n"))).resolve()
 
 
-def _changes(repo: str) -> tuple[tuple[str, ...], str]:
+def _changes(where: Sequence[str]) -> tuple[tuple[str, ...], str]:
     """What the user has changed and not committed: lines of `git status`, and the diff. A bare repository has none."""
-    where = [*_GIT, "-C", str(Path(repo).expanduser())]
     status = _read([*where, "status", "--porcelain"]).stdout.decode(errors="replace").splitlines()
     if not status:
         return (), ""

@@ -87,26 +87,23 @@ def _prepared(plan: Plan, url: str, access: Access) -> Opened:
     """Ask the server what it is, and find out how prompts get their exact lengths."""
     model = plan.spec.model
     capabilities = attach(url, model, access)
-    opened = Opened(url, None, None, access, capabilities, capabilities.notes)
+    notes, vocab, texts, overhead = list(capabilities.notes), None, None, 0
     if capabilities.reset_prefix_cache is False and any(cell.rounds.reset_prefix_cache for cell in plan.cells):
-        note = "rounds.reset_prefix_cache: the server has no such route (vLLM has it in its development mode)"
-        opened = replace(opened, notes=(*opened.notes, note))
+        notes.append("rounds.reset_prefix_cache: the server has no such route (vLLM has it in its development mode)")
     ids = next((cell for cell in plan.cells if cell.prompts.kind == "token_ids"), None)
     if ids is not None:
         vocab = ids.prompts.vocab
         if vocab is None and (vocab := vocabulary_range(url, model, access, ids.prompts.tokenizer)):
-            note = f"prompt token ids are drawn from {vocab[0]} to {vocab[1] - 1}, as the tokenizer told"
-            opened = replace(opened, notes=(*opened.notes, note))
+            notes.append(f"prompt token ids are drawn from {vocab[0]} to {vocab[1] - 1}, as the tokenizer told")
         if vocab is None:
             message = "is required: neither the server (POST /tokenize) nor a tokenizer tells its vocabulary"
             raise EngineError(message, "prompts.vocab", allowed="[low, high)")
-        opened = replace(opened, vocab=vocab)
     text = next((cell for cell in plan.cells if cell.prompts.kind == "text"), None)
     if text is not None:
         fitted, how = _fitted(text, url, access)
-        notes = (*opened.notes, how)
-        opened = replace(opened, texts=partial(exact_texts, fitted), text_overhead=fitted.overhead, notes=notes)
-    return opened
+        texts, overhead = partial(exact_texts, fitted), fitted.overhead
+        notes.append(how)
+    return Opened(url, vocab, texts, access, capabilities, tuple(notes), overhead)
 
 
 def _fitted(cell: Cell, url: str, access: Access) -> tuple[Fitted, str]:
@@ -117,9 +114,8 @@ def _fitted(cell: Cell, url: str, access: Access) -> tuple[Fitted, str]:
     except EngineError as error:
         if error.gone:
             raise
-        return Fitted(
-            tuple(WORDS), 0, WORDS[0]
-        ), f"lengths of text prompts are not exact, about one token a word: {error}"
+        note = f"lengths of text prompts are not exact, about one token a word: {error}"
+        return Fitted(tuple(WORDS), 0, WORDS[0]), note
     fitted = fit_vocabulary(counter.count, WORDS)
     return fitted, (
         f"text prompts have exact lengths, counted by {counter.how}: {len(fitted.words)} words of one token each, "
