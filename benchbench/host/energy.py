@@ -7,7 +7,7 @@ apart; windows that are not covered have no numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
@@ -126,8 +126,8 @@ def usage(windows: Sequence[Window], samples: pa.Table | None) -> Usage | None:
     uses = [_use(track, windows) for track in _tracks(samples)]
     gpus = tuple(use for use in uses if use.device != "host")
     host = next((use for use in uses if use.device == "host"), None)
-    energies = [_total([gpu.energy_j[place] for gpu in gpus]) for place in range(len(windows))]
-    known = [(window, joules) for window, joules in zip(windows, energies, strict=True) if joules is not None]
+    energies = zip(windows, *(gpu.energy_j for gpu in gpus), strict=True) if gpus else ()
+    known = [(window, sum(parts)) for window, *parts in energies if None not in parts]
     joules = sum(joule for _, joule in known)
     seconds = sum(window.seconds for window, _ in known)
     return Usage(
@@ -166,11 +166,6 @@ def _tracks(samples: pa.Table) -> list[_Track]:
     return tracks
 
 
-def _total(parts: Sequence[float | None]) -> float | None:
-    known = [part for part in parts if part is not None]
-    return sum(known) if known and len(known) == len(parts) else None
-
-
 def _use(track: _Track, windows: Sequence[Window]) -> DeviceUse:
     origin, values = windows[0].begin_ns, track.values
     t = (track.time_ns - origin) / 1e9  # from a near origin: floats of 1970's ns are 200 ns apart
@@ -180,37 +175,29 @@ def _use(track: _Track, windows: Sequence[Window]) -> DeviceUse:
         if _covering(t, *span) is not None:
             inside |= (t >= span[0]) & (t <= span[1])
     source, at, steps = _steps(t, values)
-    heat = values["hotspot_c"] if _mean(values["hotspot_c"][inside]) is not None else values["temperature_c"]
-    words = [text for text, within in zip(track.throttle, inside, strict=True) if within and text is not None]
-    clocks = _known(values["core_clock_mhz"][inside])
+    within = {name: column[inside] for name, column in values.items()}
+    hottest = _reduced(within["hotspot_c"], np.max)
+    words = [text for text, covered in zip(track.throttle, inside, strict=True) if covered and text is not None]
     return DeviceUse(
         device=track.device,
         name=track.name,
         energy_j=tuple(_energy(at, steps, span) for span in spans),
         source=source,
-        power_w=_mean(values["power_w"][inside]),
-        core_clock_mhz=_mean(clocks),
-        core_clock_mhz_min=float(clocks.min()) if len(clocks) else None,
-        temperature_c_max=_max(heat[inside]),
-        memory_bytes_max=_max(values["memory_used_bytes"][inside]),
-        utilisation=_mean(values["utilisation"][inside]),
-        cpu_share=_mean(values["cpu_share"][inside]),
+        power_w=_reduced(within["power_w"], np.mean),
+        core_clock_mhz=_reduced(within["core_clock_mhz"], np.mean),
+        core_clock_mhz_min=_reduced(within["core_clock_mhz"], np.min),
+        temperature_c_max=hottest if hottest is not None else _reduced(within["temperature_c"], np.max),
+        memory_bytes_max=_reduced(within["memory_used_bytes"], np.max),
+        utilisation=_reduced(within["utilisation"], np.mean),
+        cpu_share=_reduced(within["cpu_share"], np.mean),
         throttle=tuple(sorted({word for text in words for word in text.split(";") if word})) if words else None,
     )
 
 
-def _known(values: Floats) -> Floats:
-    return values[~np.isnan(values)]
-
-
-def _mean(values: Floats) -> float | None:
-    known = _known(values)
-    return float(known.mean()) if len(known) else None
-
-
-def _max(values: Floats) -> float | None:
-    known = _known(values)
-    return float(known.max()) if len(known) else None
+def _reduced(values: Floats, statistic: Callable[[Floats], Any]) -> float | None:
+    """A statistic of those that are known; None when none is."""
+    known = values[~np.isnan(values)]
+    return float(statistic(known)) if len(known) else None
 
 
 def _covering(t: Floats, begin: float, end: float) -> slice | None:
@@ -253,17 +240,14 @@ def _steps(t: Floats, values: Mapping[str, Floats]) -> tuple[Source | None, Floa
         return "power", at, steps
     counted, drawn = np.diff(counter[readings]), np.diff(np.concatenate([[0.0], np.cumsum(steps)])[readings])
     good = (counted >= 0) & (drawn > 0) & (np.diff(at[readings]) <= MAX_PAUSE_S)
-    if not counted[good].sum() or not _agree(counted[good].sum(), drawn[good].sum(), np.diff(at[readings])[good].sum()):
+    joules, expected, seconds = (column[good].sum() for column in (counted, drawn, np.diff(at[readings])))
+    # A short one may differ from the power, as some powers lag by a second.
+    contradicts = seconds >= HEALTH_S and not 1 / HEALTH_FACTOR <= joules / expected <= HEALTH_FACTOR
+    if not joules or contradicts:
         return "power", at, steps
     scale = np.where(good, counted / np.where(good, drawn, 1.0), 1.0)
-    widths = np.diff(readings)
-    steps[readings[0] : readings[-1]] *= np.repeat(scale, widths)
+    steps[readings[0] : readings[-1]] *= np.repeat(scale, np.diff(readings))
     return "counter", at, steps
-
-
-def _agree(counted: float, drawn: float, seconds: float) -> bool:
-    """Whether counter and power tell the same story; a short one may differ, as some powers lag by a second."""
-    return seconds < HEALTH_S or 1 / HEALTH_FACTOR <= counted / drawn <= HEALTH_FACTOR
 
 
 def throttled(gpus: Sequence[DeviceUse]) -> tuple[str, ...]:
@@ -279,20 +263,15 @@ def stragglers(gpus: Sequence[DeviceUse], share: float) -> tuple[str, ...]:
     other busy GPUs of the same name, as `gpu3: 1500 MHz, the others 2100 MHz`.
     """
     slower = []
-    for gpu in gpus:
-        peers = [peer for peer in gpus if peer.name == gpu.name and peer is not gpu and not _idle(peer)]
-        for mine, theirs, unit in (
-            (gpu.core_clock_mhz, [peer.core_clock_mhz for peer in peers], "MHz"),
-            (gpu.power_w, [peer.power_w for peer in peers], "W"),
-        ):
+    busy = [gpu for gpu in gpus if gpu.utilisation is None or gpu.utilisation >= IDLE_SHARE]
+    for gpu in busy:
+        peers = [peer for peer in busy if peer.name == gpu.name and peer is not gpu]
+        for column, unit in (("core_clock_mhz", "MHz"), ("power_w", "W")):
+            mine, theirs = getattr(gpu, column), [getattr(peer, column) for peer in peers]
             known = [value for value in theirs if value is not None]
             if mine is None or not known:
                 continue
-            if not _idle(gpu) and mine < (1 - share) * median(known):
+            if mine < (1 - share) * median(known):
                 slower.append(f"{gpu.device}: {mine:.0f} {unit}, the others {median(known):.0f} {unit}")
             break
     return tuple(slower)
-
-
-def _idle(gpu: DeviceUse) -> bool:
-    return gpu.utilisation is not None and gpu.utilisation < IDLE_SHARE

@@ -54,6 +54,12 @@ _AMD_RESIDENCIES: Final = {
 }
 
 
+_AMD_COLUMNS = (  # of gpu_metrics
+    *("power_w", "energy_j", "core_clock_mhz", "memory_clock_mhz"),
+    *("temperature_c", "hotspot_c", "utilisation", "throttle"),
+)
+
+
 @dataclass(slots=True)
 class Read:
     """One question to a library, and the columns that its answer may fill."""
@@ -171,10 +177,17 @@ def _absent(error: Exception) -> bool:
     return isinstance(error, AttributeError | TypeError | KeyError)  # another version of the library
 
 
-def _number(value: Any) -> float | None:  # noqa: ANN401 - anything that a library says
-    """A measured quantity; None for what stands for "none": N/A, all ones, and 0, which no living device has."""
+def _number(value: Any, unit: float = 1.0) -> float | None:  # noqa: ANN401 - anything that a library says
+    """A measured quantity in units of `unit`; None for what stands for "none": N/A, all ones, and 0, which no living
+    device has.
+    """
     good = isinstance(value, int | float) and value > 0 and value not in _ALL_ONES
-    return float(value) if good else None
+    return value * unit if good else None
+
+
+def _single(column: str, ask: Callable[[], Value], pause_s: float = 0.0) -> Read:
+    """A question for one column."""
+    return Read((column,), lambda: {column: ask()}, pause_s)
 
 
 def _first(*values: Any) -> float | None:  # noqa: ANN401 - anything that a library says
@@ -212,43 +225,27 @@ def _nvidia_devices(before: int) -> list[Device]:
 def _nvidia(nvml: Any, index: int, place: int) -> Device:  # noqa: ANN401 - a module
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
 
-    def nvml_read(column: str, function: str, *arguments: int, scale: float = 1.0, pause_s: float = 0.0) -> Read:
-        def ask() -> dict[str, Value]:
-            value = _number(getattr(nvml, function)(handle, *arguments))
-            return {column: None if value is None else value * scale}
-
-        return Read((column,), ask, pause_s)
-
-    def power_now() -> dict[str, Value]:
+    def power_now() -> float | None:
         (reply,) = nvml.nvmlDeviceGetFieldValues(handle, [nvml.NVML_FI_DEV_POWER_INSTANT])
         if reply.nvmlReturn:
             raise nvml.NVMLError(reply.nvmlReturn)
-        value = _number(reply.value.uiVal)
-        return {"power_w": None if value is None else value / 1e3}
+        return _number(reply.value.uiVal, 1e-3)
 
-    def throttle(function: str) -> Read:
-        return Read(("throttle",), lambda: {"throttle": _words(getattr(nvml, function)(handle), _NVIDIA_WORDS)})
-
-    def utilisation() -> dict[str, Value]:
-        return {"utilisation": _share(nvml.nvmlDeviceGetUtilizationRates(handle).gpu)}
-
-    def memory() -> dict[str, Value]:
-        return {"memory_used_bytes": float(nvml.nvmlDeviceGetMemoryInfo(handle).used)}
-
+    gpu, sm, mem = nvml.NVML_TEMPERATURE_GPU, nvml.NVML_CLOCK_SM, nvml.NVML_CLOCK_MEM
     reads = [
-        nvml_read("energy_j", "nvmlDeviceGetTotalEnergyConsumption", scale=1e-3, pause_s=COUNTER_PAUSE_S),
-        Read(("power_w",), power_now),
-        nvml_read(
-            "power_w", "nvmlDeviceGetPowerUsage", scale=1e-3
-        ),  # the mean of the last second, on most since Ampere
-        nvml_read("core_clock_mhz", "nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
-        nvml_read("memory_clock_mhz", "nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM),
-        nvml_read("temperature_c", "nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
-        nvml_read("temperature_c", "nvmlDeviceGetTemperatureV", nvml.NVML_TEMPERATURE_GPU),  # from CUDA 14 on
-        Read(("utilisation",), utilisation),
-        Read(("memory_used_bytes",), memory),
-        throttle("nvmlDeviceGetCurrentClocksEventReasons"),
-        throttle("nvmlDeviceGetCurrentClocksThrottleReasons"),  # its name before driver 535
+        _single("energy_j", lambda: _number(nvml.nvmlDeviceGetTotalEnergyConsumption(handle), 1e-3), COUNTER_PAUSE_S),
+        _single("power_w", power_now),
+        # The mean of the last second, on most since Ampere.
+        _single("power_w", lambda: _number(nvml.nvmlDeviceGetPowerUsage(handle), 1e-3)),
+        _single("core_clock_mhz", lambda: _number(nvml.nvmlDeviceGetClockInfo(handle, sm))),
+        _single("memory_clock_mhz", lambda: _number(nvml.nvmlDeviceGetClockInfo(handle, mem))),
+        _single("temperature_c", lambda: _number(nvml.nvmlDeviceGetTemperature(handle, gpu))),
+        _single("temperature_c", lambda: _number(nvml.nvmlDeviceGetTemperatureV(handle, gpu))),  # from CUDA 14 on
+        _single("utilisation", lambda: _share(nvml.nvmlDeviceGetUtilizationRates(handle).gpu)),
+        _single("memory_used_bytes", lambda: float(nvml.nvmlDeviceGetMemoryInfo(handle).used)),
+        _single("throttle", lambda: _words(nvml.nvmlDeviceGetCurrentClocksEventReasons(handle), _NVIDIA_WORDS)),
+        # Its name before driver 535.
+        _single("throttle", lambda: _words(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle), _NVIDIA_WORDS)),
     ]
     facts = _facts(
         {"device": f"gpu{place}", "vendor": "NVIDIA", "index": index},
@@ -258,8 +255,8 @@ def _nvidia(nvml: Any, index: int, place: int) -> Device:  # noqa: ANN401 - a mo
         driver=nvml.nvmlSystemGetDriverVersion,
         power_limit_w=lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1e3,
         memory_total_bytes=lambda: nvml.nvmlDeviceGetMemoryInfo(handle).total,
-        core_clock_mhz_max=lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM),
-        memory_clock_mhz_max=lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_MEM),
+        core_clock_mhz_max=lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, sm),
+        memory_clock_mhz_max=lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, mem),
     )
     never = {nvml.NVML_ERROR_NOT_SUPPORTED, nvml.NVML_ERROR_NO_PERMISSION, nvml.NVML_ERROR_FUNCTION_NOT_FOUND}
     return Device(f"gpu{place}", facts, reads, lambda error: getattr(error, "value", None) in never)
@@ -301,8 +298,7 @@ def _amd(amdsmi: Any, handle: Any, index: int, place: int) -> Device:  # noqa: A
 
     def power() -> float | None:
         reply = amdsmi.amdsmi_get_power_info(handle)
-        names = ("current_socket_power", "average_socket_power", "socket_power")
-        return _first(*(reply.get(name) for name in names))
+        return _first(*(reply.get(f"{kind}socket_power") for kind in ("current_", "average_", "")))
 
     def power_limit() -> float | None:
         reply = _number(amdsmi.amdsmi_get_power_cap_info(handle)["power_cap"])
@@ -321,29 +317,19 @@ def _amd(amdsmi: Any, handle: Any, index: int, place: int) -> Device:  # noqa: A
         hotspot_limit_c=lambda: temperature(hotspot, amdsmi.AmdSmiTemperatureMetric.CRITICAL),
     )
     reads = [
-        Read(_METRICS, _amd_metrics(amdsmi, handle, facts.get("hotspot_limit_c"))),
-        Read(("memory_used_bytes",), lambda: {"memory_used_bytes": amdsmi.amdsmi_get_gpu_memory_usage(handle, vram)}),
+        Read(_AMD_COLUMNS, _amd_metrics(amdsmi, handle, facts.get("hotspot_limit_c"))),
+        _single("memory_used_bytes", lambda: amdsmi.amdsmi_get_gpu_memory_usage(handle, vram)),
         # For devices without gpu_metrics (guests), and what it leaves out.
-        Read(("power_w",), lambda: {"power_w": power()}),
-        Read(("core_clock_mhz",), lambda: {"core_clock_mhz": clock(gfx, "clk")}),
-        Read(("memory_clock_mhz",), lambda: {"memory_clock_mhz": clock(mem, "clk")}),
-        Read(("hotspot_c",), lambda: {"hotspot_c": temperature(hotspot, now)}),
-        Read(("temperature_c",), lambda: {"temperature_c": temperature(edge, now)}),
-        Read(("utilisation",), lambda: {"utilisation": _share(amdsmi.amdsmi_get_gpu_activity(handle)["gfx_activity"])}),
+        _single("power_w", power),
+        _single("core_clock_mhz", lambda: clock(gfx, "clk")),
+        _single("memory_clock_mhz", lambda: clock(mem, "clk")),
+        _single("hotspot_c", lambda: temperature(hotspot, now)),
+        _single("temperature_c", lambda: temperature(edge, now)),
+        _single("utilisation", lambda: _share(amdsmi.amdsmi_get_gpu_activity(handle)["gfx_activity"])),
     ]
-    wrapper = amdsmi.amdsmi_wrapper
-    never = {
-        wrapper.AMDSMI_STATUS_NOT_SUPPORTED,
-        wrapper.AMDSMI_STATUS_NOT_YET_IMPLEMENTED,
-        wrapper.AMDSMI_STATUS_NO_PERM,
-    }
+    statuses = ("NOT_SUPPORTED", "NOT_YET_IMPLEMENTED", "NO_PERM")
+    never = {getattr(amdsmi.amdsmi_wrapper, f"AMDSMI_STATUS_{status}") for status in statuses}
     return Device(f"gpu{place}", facts, reads, lambda error: getattr(error, "err_code", None) in never)
-
-
-_METRICS = (
-    *("power_w", "energy_j", "core_clock_mhz", "memory_clock_mhz"),
-    *("temperature_c", "hotspot_c", "utilisation", "throttle"),
-)
 
 
 def _amd_metrics(amdsmi: Any, handle: Any, limit_c: float | None) -> Callable[[], dict[str, Value]]:  # noqa: ANN401
@@ -360,13 +346,11 @@ def _amd_metrics(amdsmi: Any, handle: Any, limit_c: float | None) -> Callable[[]
         if status:
             raise amdsmi.AmdSmiLibraryException(status)
         clocks = [clock for clock in map(_number, metrics.current_gfxclks) if clock is not None]
-        energy = _number(metrics.energy_accumulator)  # RDNA3's stands at 0
+        mean_clock = sum(clocks) / len(clocks) if clocks else None
         return {
             "power_w": _first(metrics.current_socket_power, metrics.average_socket_power),
-            "energy_j": None if energy is None else energy * _AMD_ENERGY_J,
-            "core_clock_mhz": sum(clocks) / len(clocks)
-            if clocks
-            else _first(metrics.current_gfxclk, metrics.average_gfxclk_frequency),
+            "energy_j": _number(metrics.energy_accumulator, _AMD_ENERGY_J),  # RDNA3's stands at 0
+            "core_clock_mhz": mean_clock or _first(metrics.current_gfxclk, metrics.average_gfxclk_frequency),
             "memory_clock_mhz": _first(metrics.current_uclk, metrics.average_uclk_frequency),
             "temperature_c": _number(metrics.temperature_edge),
             "hotspot_c": _number(metrics.temperature_hotspot),
