@@ -85,7 +85,7 @@ def test_each_tools_figures_are_its_own(
     assert result.values["tpot_ms"] == pytest.approx(tpot_ms, rel=1e-4)
     assert result.values["run_tok_s"] == pytest.approx(run_tok_s, rel=1e-4)
     assert 725 < result.values["e2el_ms"] < 745
-    assert result.values["run_tok_s"] * result.values["round_s"] == pytest.approx(16 * 64, rel=1e-3)
+    assert result.values["run_tok_s"] * result.values["round_s"] == pytest.approx(16 * 64, rel=0.01)
 
 
 def test_details_agree_with_what_vllm_made_of_them(tmp_path: Path) -> None:

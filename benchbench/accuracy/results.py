@@ -112,13 +112,11 @@ def _scores(data: Mapping[str, Any], file: Path, metrics: Mapping[str, str]) -> 
     for task, values in data["results"].items():
         if task in parts:
             continue
-        metric = metrics.get(task) or next((name for name, value in values.items() if _is_share(name, value)), None)
-        if metric is None or not _is_share(metric, values.get(metric)):
-            allowed = ", ".join(name for name, value in values.items() if _is_share(name, value))
-            named = f" as {metric}" if metric else ""
-            raise ValueError(
-                f"{file}: {task} has no share of right answers{named} (allowed: {allowed or 'none of its metrics'})"
-            )
+        shares = [name for name, value in values.items() if _is_share(name, value)]
+        metric = metrics.get(task) or next(iter(shares), "")
+        if metric not in shares:
+            named, allowed = f" as {metric}" if metric else "", ", ".join(shares) or "none of its metrics"
+            raise ValueError(f"{file}: {task} has no share of right answers{named} (allowed: {allowed})")
         leaves = list(_leaves(task, groups))
         name, _, chosen = metric.partition(",")
         stderr = values.get(f"{name}_stderr,{chosen}")

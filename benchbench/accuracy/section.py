@@ -35,9 +35,8 @@ def read_evaluation(path: Path) -> Evaluation:
         runs = about["runs"].items()
         notes = [f"{what}: {note}" for what, run in runs for note in [*run.get("notes", ()), run.get("failed")] if note]
         notes += [f"only {about['limit']:g} of each task's questions (--limit)"] if about["limit"] else []
-        base = (
-            about["base"] if about["base"] in kept or about["published"] else None
-        )  # all of its tasks may have failed
+        has_base = about["base"] in kept or about["published"]  # all of its tasks may have failed
+        base = about["base"] if has_base else None
         return evaluation_of(about["name"], kept, base, about["published"], about["metrics"], notes)
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{manifest}: not what bench eval writes ({type(error).__name__}: {error})") from None
@@ -71,13 +70,12 @@ def evaluation_of(
 
 def recoveries(evaluation: Evaluation) -> Iterator[Row]:
     """Benchmark by benchmark: its first score, each side's, and each candidate's recovery."""
-    base = evaluation.sides.get(evaluation.base or "", ())
     rows: list[Score] = []
     for side in (*evaluation.candidates, evaluation.base or ""):
         rows += [score for score in evaluation.sides.get(side, ()) if match(score, rows) is None]
     for row in rows:
         scores = {side: score for side, listed in evaluation.sides.items() if (score := match(row, listed))}
-        of = match(row, base)
+        of = scores.get(evaluation.base or "")
         yield row, scores, {name: recover(of, scores[name]) for name in evaluation.candidates if of and name in scores}
 
 

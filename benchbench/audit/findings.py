@@ -51,17 +51,15 @@ def audit(claims: Claims) -> list[Finding]:
     """
     measured = [row for row in claims.rows if row.get("status") != "invalid"]
     rows = [{**row, "sys_tok_s": None} if _total_line(row) else row for row in measured]
-    alike: dict[tuple[object, ...], list[Row]] = defaultdict(list)
-    for row in rows:
-        alike[tuple(row.get(key) for key in ("table", "variant", "load", "batch", "rate"))].append(row)
+    alike = _groups(rows, "table", "variant", "load", "batch", "rate")
     findings = [
         *_parameters(claims),
         *_memory(claims),
         *_faster(claims, rows),
         *_total(measured),
         *_rates(rows),
-        *_falling_ttft(alike.values()),
-        *_decoding(alike.values()),
+        *_falling_ttft(alike),
+        *_decoding(alike),
         *_scaling(rows),
         *_status(claims.rows),
     ]
@@ -80,6 +78,14 @@ def _finding(
             arithmetic=tuple(lines),
             explanations=tuple(key for key in EXPLANATIONS if key in explanations),
         )
+
+
+def _groups(rows: Iterable[Row], *keys: str) -> list[list[Row]]:
+    """The rows by their values of these keys."""
+    groups: dict[tuple[object, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[tuple(row.get(key) for key in keys)].append(row)
+    return list(groups.values())
 
 
 def name_of(row: Row) -> str:
@@ -117,11 +123,10 @@ def _parameters(claims: Claims) -> Iterator[Finding]:
     share = top / experts if experts and top else 0.0
     if active and (active < parameters * share * (1 - ROUNDING) or active > parameters):
         least = f"; top-{top} of {experts} experts are at least {billions(parameters * share)}" if share else ""
-        what, line = (
-            "The active parameters do not fit the routing.",
-            f"{billions(active)} active of {billions(parameters)}{least}",
+        what, line = "The active parameters do not fit the routing.", f"{billions(active)} active of "
+        yield from _finding(
+            "active_share", what, [f"{line}{billions(parameters)}{least}"], "parameters", impossible=True
         )
-        yield from _finding("active_share", what, [line], "parameters", impossible=True)
 
 
 def _memory(claims: Claims) -> Iterator[Finding]:
@@ -167,29 +172,23 @@ def _faster(claims: Claims, rows: Sequence[Row]) -> Iterator[Finding]:
         likely = bounds(platform, **of, batch=row["batch"], likely=True)
         ttft, tpot, rate = (_number(row, name) for name in ("ttft_ms", "tpot_ms", "sys_tok_s"))
         if ttft and limit.ttft_s and ttft / 1e3 < limit.ttft_s:
-            lines["ttft"].append(_ttft_line(row, ttft / 1e3, limit, single, model))
+            lines["ttft_bound"].append(_ttft_line(row, ttft / 1e3, limit, single, model))
             first |= bool(single.ttft_s and ttft / 1e3 >= single.ttft_s)
         if tpot and limit.tpot_s and tpot / 1e3 < limit.tpot_s:
-            lines["tpot"].append(f"{name_of(row)}: {tpot:.2f} ms, at least {limit.tpot_s * 1e3:.2f} ms")
-        for name, most in (("sys_tok_s", limit.sys_tok_s), ("likely", likely.sys_tok_s)):
+            lines["tpot_bound"].append(f"{name_of(row)}: {tpot:.2f} ms, at least {limit.tpot_s * 1e3:.2f} ms")
+        for code, most in (("sys_tok_s_bound", limit.sys_tok_s), ("sys_tok_s_likely", likely.sys_tok_s)):
             if rate and most and rate > most:
-                lines[name].append(f"{name_of(row)}: {rate:.1f} tok/s, at most {most:.1f} tok/s")
+                lines[code].append(f"{name_of(row)}: {rate:.1f} tok/s, at most {most:.1f} tok/s")
                 break
-    common = {"parameters", "hardware", "length"}
-    causes = {
-        "ttft": common | {"cached"} | ({"first", "methods"} if first else set()),
-        "tpot": common | {"speculative"},
-        "sys_tok_s": common | {"cached", "speculative"},
-        "likely": common | {"cached", "speculative", "routing"},
-    }
-    titles = {
-        "ttft": ("ttft_bound", "TTFT is below what the hardware allows."),
-        "tpot": ("tpot_bound", "TPOT is below what the hardware allows."),
-        "sys_tok_s": ("sys_tok_s_bound", "Sys tok/s is above what the hardware allows."),
-        "likely": ("sys_tok_s_likely", "Sys tok/s is above what the hardware allows under uniform routing."),
-    }
-    for metric, (code, what) in titles.items():
-        yield from _finding(code, what, lines[metric], *causes[metric], impossible=metric != "likely")
+    above = "Sys tok/s is above what the hardware allows"
+    for code, what, *causes in (
+        ("ttft_bound", "TTFT is below what the hardware allows.", "cached", *(("first", "methods") if first else ())),
+        ("tpot_bound", "TPOT is below what the hardware allows.", "speculative"),
+        ("sys_tok_s_bound", f"{above}.", "cached", "speculative"),
+        ("sys_tok_s_likely", f"{above} under uniform routing.", "cached", "speculative", "routing"),
+    ):
+        causes += ["parameters", "hardware", "length"]
+        yield from _finding(code, what, lines[code], *causes, impossible=code != "sys_tok_s_likely")
 
 
 def _ttft_line(row: Row, ttft_s: float, limit: Bounds, single: Bounds, model: ModelFacts) -> str:
@@ -262,13 +261,7 @@ def _falling_ttft(groups: Iterable[Sequence[Row]]) -> Iterator[Finding]:
     lines = []
     for group in groups:
         for row in group:
-            shorter = [
-                other
-                for other in group
-                if other["input"] < row["input"]
-                and (row.get("load") in {None, "static"} or other["output"] == row["output"])
-                and _falls(other, row)
-            ]
+            shorter = [other for other in group if _falls(other, row)]
             if shorter:
                 other = max(shorter, key=lambda other: float(other["ttft_ms"]))
                 longer, slower = row["input"] / other["input"], row["ttft_ms"] / other["ttft_ms"]
@@ -281,6 +274,11 @@ def _falling_ttft(groups: Iterable[Sequence[Row]]) -> Iterator[Finding]:
 
 
 def _falls(shorter: Row, longer: Row) -> bool:
+    """Whether TTFT is certainly lower at the longer input. In other loads than static it depends on the output too."""
+    if shorter["input"] >= longer["input"]:
+        return False
+    if longer.get("load") not in {None, "static"} and shorter["output"] != longer["output"]:
+        return False
     before, after = _number(shorter, "ttft_ms"), _number(longer, "ttft_ms")
     if before is None or after is None or after >= before * (1 - NOISE):
         return False
@@ -327,18 +325,13 @@ def _decoding(groups: Iterable[Sequence[Row]]) -> Iterator[Finding]:
 
 def _scaling(rows: Sequence[Row]) -> Iterator[Finding]:
     lines = []
-    shapes: dict[tuple[object, ...], list[tuple[int, float, Row]]] = defaultdict(list)
-    for row in rows:
-        if row.get("batch") and (rate := _number(row, "sys_tok_s")):
-            key = tuple(row.get(name) for name in ("table", "variant", "load", "input", "output"))
-            shapes[key].append((row["batch"], rate, row))
-    for points in shapes.values():
-        points.sort(key=lambda point: point[0])
-        for (small, slow, _), (large, fast, row) in pairwise(points):
-            if fast / slow > large / small * (1 + NOISE):
-                lines.append(
-                    f"{name_of(row)}: {fast / slow:.1f}x the tok/s of batch={small} with {large / small:.3g}x it"
-                )
+    known = [row for row in rows if row.get("batch") and _number(row, "sys_tok_s")]
+    for group in _groups(known, "table", "variant", "load", "input", "output"):
+        for small, large in pairwise(sorted(group, key=lambda row: int(row["batch"]))):
+            faster, times = large["sys_tok_s"] / small["sys_tok_s"], large["batch"] / small["batch"]
+            if faster > times * (1 + NOISE):
+                line = f"{faster:.1f}x the tok/s of batch={small['batch']} with {times:.3g}x it"
+                lines.append(f"{name_of(large)}: {line}")
     what = "Throughput grows faster than the batch."
     yield from _finding("scaling", what, lines, "methods", "cached", "length")
 

@@ -20,23 +20,17 @@ def audit_markdown(claims: Claims, findings: Sequence[Finding], name: str) -> st
     for number, finding in enumerate(findings, 1):
         lines += ["", f"## {number}. {finding.severity.capitalize()}: {finding.what}", ""]
         lines += [f"- {escape_markdown(line)}" for line in finding.arithmetic]
-        if finding.explanations:
-            lines += [
-                "",
-                f"Would be explained if {'; or if '.join(EXPLANATIONS[key] for key in finding.explanations)}.",
-            ]
+        if causes := [EXPLANATIONS[key] for key in finding.explanations]:
+            lines += ["", f"Would be explained if {'; or if '.join(causes)}."]
     return "\n".join(line.rstrip() for line in lines).rstrip("\n") + "\n"
 
 
 def _basis(claims: Claims) -> list[str]:
     model, device, count = shape_for_bounds(claims), claims.device, claims.count
     if model is None or device is None or not count:
-        lacks = [
-            *(["active parameters"] if model is None else []),
-            *([] if device else ["a known accelerator"]),
-            *([] if count else ["their number"]),
-        ]
-        return [f"Not compared with the hardware's bounds; unknown: {', '.join(lacks)}."]
+        facts = {"active parameters": model, "a known accelerator": device, "their number": count}
+        unknown = ", ".join(name for name, fact in facts.items() if not fact)
+        return [f"Not compared with the hardware's bounds; unknown: {unknown}."]
     active = model.active_parameters or model.parameters or 0
     peak, dtype = device.peak(model.compute_dtype) / 1e12, model.compute_dtype or "fastest dtype"
     each = f"{peak:.1f} TFLOP/s ({dtype}) and {device.bandwidth_bytes_s / 1e9:.0f} GB/s"
