@@ -9,32 +9,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from benchbench.openai.target import Access, Target, address_of, make_target
-from benchbench.spec import Cell
+from benchbench.spec import Cell, make_plan, spec_from_mapping
+
+if TYPE_CHECKING:
+    from benchbench.engines.simulator import SimulatorProcess
 
 TTFT_S = 0.1
 INPUT_TOKENS = 128
-Truth = Mapping[str, tuple[int, npt.NDArray[np.int64]]]
-
-
-@dataclass(frozen=True, slots=True)
-class ClientError:
-    """One client's error against the truth, ms; CPU in us a token, prompts to records all counted."""
-
-    ttft_error_ms_mean: float
-    ttft_error_ms_p99: float
-    itl_error_ms_p99: float
-    lag_ms_p99: float | None
-    cpu_us_per_token: float
-    tokens: int
-    shared_share: float | None = None
+Stamps = Mapping[str, tuple[int, npt.NDArray[np.int64]]]  # by request: received and written there, sent and read here
+Errors = dict[str, float | None]
 
 
 def check_self(streams: int, rate: float, seconds: float, url: str | None = None) -> dict[str, Any]:
@@ -42,33 +32,30 @@ def check_self(streams: int, rate: float, seconds: float, url: str | None = None
 
     Against the simulator, or a server at `url` that has GET /truth. Raises SimulatorError, WorkerDiedError, OSError.
     """
-    from benchbench.engines.simulator import SimulatorProcess
-
-    options = {"law": {"kind": "fixed", "ttft_s": TTFT_S, "itl_s": 1 / rate}, "max_num_seqs": max(streams, 256)}
-    errors: dict[str, Any] = {"streams": streams, "rate": rate, "seconds": seconds}
-    with SimulatorProcess("fixed", options=options) as simulator:
-        where = url or simulator.url
-        output = max(2, round(rate * seconds))
-        errors |= {"server": url or "simulator", "tokens_per_stream": output}
-        errors["benchbench"] = asdict(_ours(where, streams, output))
-        errors["aiohttp"] = asdict(_aiohttp(where, streams, output))
-    return errors
+    output = max(2, round(rate * seconds))
+    about = {"streams": streams, "rate": rate, "seconds": seconds, "server": url or "simulator"}
+    with _simulator(streams, rate) as simulator:
+        clients = {"benchbench": _ours, "aiohttp": _aiohttp}
+        errors = {name: client(url or simulator.url, streams, output) for name, client in clients.items()}
+    return {**about, "tokens_per_stream": output, **errors}
 
 
 def measure_instrument(streams: int, rate: float, seconds: float) -> dict[str, Any]:
     """Our client alone against the simulator: its errors, and the event rate that they hold at (`tok_s`)."""
-    from benchbench.engines.simulator import SimulatorProcess
-
-    options = {"law": {"kind": "fixed", "ttft_s": TTFT_S, "itl_s": 1 / rate}, "max_num_seqs": max(streams, 256)}
     output = min(4096, max(2, round(rate * seconds)))
-    with SimulatorProcess("fixed", options=options) as simulator:
-        errors = asdict(_ours(simulator.url, streams, output))
+    with _simulator(streams, rate) as simulator:
+        errors = _ours(simulator.url, streams, output)
     return {"streams": streams, "rate": rate, "tok_s": streams * rate, **errors}
 
 
-def _cell(url: str, streams: int, output: int) -> Cell:
-    from benchbench.spec import make_plan, spec_from_mapping
+def _simulator(streams: int, rate: float) -> SimulatorProcess:
+    from benchbench.engines.simulator import SimulatorProcess
 
+    law = {"kind": "fixed", "ttft_s": TTFT_S, "itl_s": 1 / rate}
+    return SimulatorProcess("fixed", options={"law": law, "max_num_seqs": max(streams, 256)})
+
+
+def _cell(url: str, streams: int, output: int) -> Cell:
     spec = spec_from_mapping(
         {
             "name": "check",
@@ -81,7 +68,7 @@ def _cell(url: str, streams: int, output: int) -> Cell:
     return make_plan(spec).cells[0]
 
 
-def _read_truth(url: str) -> Truth:
+def _read_truth(url: str) -> Stamps:
     """Id -> (received ns, write ns), and empty the server's memory."""
     from urllib.request import ProxyHandler, build_opener
 
@@ -92,7 +79,7 @@ def _read_truth(url: str) -> Truth:
     return {row["id"]: (row["received_ns"], np.array(row["writes_ns"], np.int64)) for row in rows}
 
 
-def _ours(url: str, streams: int, output: int) -> ClientError:
+def _ours(url: str, streams: int, output: int) -> Errors:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -100,8 +87,7 @@ def _ours(url: str, streams: int, output: int) -> ClientError:
     from benchbench.loadgen.worker import HttpWorker
     from benchbench.store.requests import RequestStatus, round_table
 
-    cell = _cell(url, streams, output)
-    target = make_target(url, "completions", Access())
+    cell, target = _cell(url, streams, output), make_target(url, "completions", Access())
     with HttpWorker() as worker:
         worker.ready()
         worker.run(make_job(cell, target, (1000, 30000), "warmup", 0, 0, output=2))
@@ -122,12 +108,9 @@ def _ours(url: str, streams: int, output: int) -> ClientError:
 
 
 def _error(
-    stamps: Mapping[str, tuple[int, npt.NDArray[np.int64]]],
-    truth: Truth,
-    cpu_ns: int,
-    lag_ms: float | None,
-    shared: float | None,
-) -> ClientError:
+    stamps: Stamps, truth: Stamps, cpu_ns: int, lag_ms: float | None = None, shared: float | None = None
+) -> Errors:
+    """A client's error against the truth, ms; CPU in us a token, prompts to records all counted."""
     ttft, itl, tokens = [], [], 0
     for key, (sent, events) in stamps.items():
         received, writes = truth[key]
@@ -135,33 +118,32 @@ def _error(
         ttft.append((int(events[0]) - sent) - (int(writes[0]) - received))
         itl.append(np.abs(np.diff(events[:count]) - np.diff(writes[:count])))
         tokens += len(events)
-    return ClientError(
-        ttft_error_ms_mean=float(np.mean(ttft)) / 1e6,
-        ttft_error_ms_p99=float(np.percentile(ttft, 99)) / 1e6,
-        itl_error_ms_p99=float(np.percentile(np.concatenate(itl), 99)) / 1e6,
-        lag_ms_p99=lag_ms,
-        cpu_us_per_token=cpu_ns / 1e3 / tokens,
-        tokens=tokens,
-        shared_share=shared,
-    )
+    return {
+        "ttft_error_ms_mean": float(np.mean(ttft)) / 1e6,
+        "ttft_error_ms_p99": float(np.percentile(ttft, 99)) / 1e6,
+        "itl_error_ms_p99": float(np.percentile(np.concatenate(itl), 99)) / 1e6,
+        "lag_ms_p99": lag_ms,
+        "cpu_us_per_token": cpu_ns / 1e3 / tokens,
+        "tokens": tokens,
+        "shared_share": shared,
+    }
 
 
-def _aiohttp(url: str, streams: int, output: int) -> ClientError:
+def _aiohttp(url: str, streams: int, output: int) -> Errors:
     """The same load by the common way: aiohttp, lines iterated, JSON parsed, the clock read at each line."""
     from benchbench.loadgen.prompts import bodies, round_generator
 
-    cell = _cell(url, streams, output)
-    target = make_target(url, "completions", Access())
+    cell, target = _cell(url, streams, output), make_target(url, "completions", Access())
     asyncio.run(_gather(target, bodies(cell, round_generator(cell, "warmup", 1, 0), streams, 2, (1000, 30000))))
     _read_truth(url)
     cpu = time.process_time_ns()
     requests = bodies(cell, round_generator(cell, "measured", 1, 0), streams, output, (1000, 30000))
     stamps = asyncio.run(_gather(target, requests))
     cpu = time.process_time_ns() - cpu
-    return _error(stamps, _read_truth(url), cpu, None, None)
+    return _error(stamps, _read_truth(url), cpu)
 
 
-async def _gather(target: Target, requests: list[bytes]) -> dict[str, tuple[int, npt.NDArray[np.int64]]]:
+async def _gather(target: Target, requests: list[bytes]) -> Stamps:
     import aiohttp
 
     connector = aiohttp.TCPConnector(limit=0)
