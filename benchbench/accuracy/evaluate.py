@@ -171,12 +171,8 @@ class EvaluationRun:
             facts = {"engine": asdict(opened.capabilities), "start": masked(dict(opened.start))}
             self.engines[name] = {**self.engines.get(name, {}), **facts}
             for task in todo:
-                self._task(f"{name}/{_label(task)}", opened, hooks, [program, *self._words(spec, opened, task)])
-                partial = self.out / "partial"
-                if partial.exists():
-                    target = self._target(name, task)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    partial.rename(target)
+                argv = [program, *self._words(spec, opened, task)]
+                self._task(f"{name}/{_label(task)}", opened, hooks, argv, self._target(name, task))
 
     def _words(self, spec: SweepSpec, opened: Opened, task: Task) -> list[str]:
         """lm-eval's arguments; its results come into the folder `partial`."""
@@ -190,15 +186,18 @@ class EvaluationRun:
         words += [] if request.limit is None else ["--limit", f"{request.limit:g}"]
         return words + ([] if request.include_path is None else ["--include_path", str(request.include_path)])
 
-    def _task(self, what: str, opened: Opened, hooks: Hooks, argv: list[str]) -> None:
-        """One process of lm-eval, which is gone afterwards. Raises EngineError, LaunchStoppedError and OSError."""
+    def _task(self, what: str, opened: Opened, hooks: Hooks, argv: list[str], target: Path) -> None:
+        """One process of lm-eval, which is gone afterwards; its results become `target`.
+
+        Raises EngineError, LaunchStoppedError and OSError.
+        """
+        partial = self.out / "partial"
         log = hooks.logs / f"eval-{_file_name(what)}.log"
         log.parent.mkdir(exist_ok=True)
         log.unlink(missing_ok=True)
-        shutil.rmtree(self.out / "partial", ignore_errors=True)
-        key = api_key(opened)
+        shutil.rmtree(partial, ignore_errors=True)
         begun, watch = time.monotonic(), opened.watch
-        with EngineProcess(argv, _environment(opened, key), None, log, grace_s=5.0) as process:
+        with EngineProcess(argv, _environment(api_key(opened)), None, log, grace_s=5.0) as process:
             while process.died() is None:
                 watched = [process.events_fd, *(watch[:1] if watch else ())]
                 ready = hooks.turn(f"lm-eval {what}", begun, process.last_line(), watched)
@@ -207,10 +206,12 @@ class EvaluationRun:
         text = log.read_text(errors="replace")
         notes = [f"{meaning}: {count:,}" for sign, meaning in _WARNED.items() if (count := text.count(sign))]
         run = {"command": masked(argv), "log": f"logs/{log.name}", "notes": notes}
-        if process.code != 0 or not (self.out / "partial").exists():
-            last = process.last_line() or "no output"
-            run["failed"] = f"lm-eval ended with exit code {process.code}: {last}"
-            shutil.rmtree(self.out / "partial", ignore_errors=True)
+        if process.code == 0 and partial.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial.rename(target)
+        else:
+            run["failed"] = f"lm-eval ended with exit code {process.code}: {process.last_line() or 'no output'}"
+            shutil.rmtree(partial, ignore_errors=True)
         self.runs[what] = run
         self.observer.note(f"{what}: {run['failed']} (whole log: {log})" if "failed" in run else f"{what}: done")
 

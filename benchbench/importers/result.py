@@ -116,21 +116,16 @@ def _length(mean: float | None, target: float | None) -> tuple[int, bool]:
     return round(target), abs((mean or 0.0) - target) > max(1.0, TOLERANCE * target)
 
 
-def at(data: Any, path: str) -> Any:  # noqa: ANN401 - JSON
-    """The value at `path` (keys with dots between), None where there is none."""
-    for key in path.split("."):
-        data = data.get(key) if isinstance(data, dict) else None
-    return data
-
-
 def numbers(data: dict[str, Any], paths: Mapping[str, str], tool: str) -> dict[str, float]:
-    """The numbers at these paths, by column; those that are absent, null, NaN or below 0 are left out.
+    """The numbers at these paths (keys with dots between), by column; absent, null, NaN or below 0: left out.
 
     Raises ValueError for what is no number.
     """
     values = {}
     for column, path in paths.items():
-        value = at(data, path)
+        value: Any = data
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
         if isinstance(value, bool) or not isinstance(value, int | float | None):
             raise ValueError(f"{tool}: {path}: not a number")  # noqa: TRY004 - the file is wrong, not the caller
         if value is not None and 0 <= value < 1e18:
