@@ -197,7 +197,7 @@ class EvaluationRun:
         log.unlink(missing_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         begun, watch = time.monotonic(), opened.watch
-        with EngineProcess(argv, _environment(api_key(opened)), None, log, grace_s=5.0) as process:
+        with EngineProcess(argv, _environment(opened, api_key(opened)), None, log, grace_s=5.0) as process:
             while process.died() is None:
                 watched = [process.events_fd, *(watch[:1] if watch else ())]
                 ready = hooks.turn(f"lm-eval {what}", begun, process.last_line(), watched)
