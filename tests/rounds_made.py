@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from benchbench.loadgen.job import Job
 from benchbench.store.requests import RoundColumns, round_table
 
 # A wall clock's size: ns since 1970 do not fit a float's 53 bits, so arithmetic in floats shows.
@@ -31,6 +32,20 @@ class Made:
     cached: int | None = None
     lag: Sequence[int] = field(default=())
     metrics: str = ""  # JSON of what the server says of the request
+
+
+def job(asked_input: list[int], asked_output: list[int], *, exact: bool) -> Job:
+    """What a round's decoding must know of it."""
+    return Job(
+        payloads=[b""] * len(asked_output),
+        due_ns=[0] * len(asked_output),
+        in_flight=1,
+        asked_input=asked_input,
+        asked_output=asked_output,
+        first_token_s=1.0,
+        stall_s=1.0,
+        exact=exact,
+    )
 
 
 def columns_of(requests: Sequence[Made]) -> RoundColumns:

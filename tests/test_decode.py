@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rounds_made import job
 
 from benchbench.loadgen.columns import collect, compact, decode_log
 from benchbench.loadgen.exchange import Exchange, Log, to_stamp
@@ -53,7 +54,6 @@ def exchange_of(reads: list[bytes]) -> Exchange:
 
 def decode(exchange: Exchange, start: int = 0) -> Response:
     (answer,) = decode_log([exchange], exchange.log, start)
-    assert answer is not None
     return answer
 
 
@@ -288,7 +288,7 @@ def test_no_json_raises_and_its_record_can_be_written(events: list[object], size
     exchange = Exchange(0, b"", Log())
     for begin in range(0, len(raw), size):
         exchange.log.add(0, raw[begin : begin + size], to_stamp(begin), begin)
-    columns = collect([exchange], exchange.log, [4], [4], exact=False)
+    columns = collect([exchange], exchange.log, job([4], [4], exact=False))
     record = round_table(columns, {}, {}).to_pylist()[0]
     assert len(record["event_ns"]) == len(record["event_tokens"])
     assert all(count > 0 for count in record["event_tokens"])

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from answers import CHUNKED, DONE, LAST_CHUNK, chunk, error, head
-from rounds_made import MS, T0
+from rounds_made import MS, T0, job
 from test_summary import FACTS, cell
 
 from benchbench.analysis.summary import summarise, summary_row
@@ -370,7 +370,7 @@ def carry(form: Form, cuts: int = 1) -> tuple[dict[str, Any], dict[str, Any]]:
             stamp_ns = T0 + round(ms * MS)
             exchange.took(data[begin : begin + size], to_stamp(stamp_ns), stamp_ns)
     exchange.end_ns = T0 + round(form.reads[-1][0] * MS)
-    columns = collect([exchange], log, [4], [N], exact=form.exact)
+    columns = collect([exchange], log, job([4], [N], exact=form.exact))
     table = round_table(columns, {"phase": "measured"}, FACTS)
     info = cell(
         batch=1, requests=1, output=N, rounds_min=1, rounds_max=1, output_mode="exact" if form.exact else "as_served"

@@ -18,7 +18,7 @@ import numpy as np
 from benchbench.fidelity.answers import Finished
 from benchbench.inprocess.async_llm import InprocessEngine, Tokens
 from benchbench.linux import clock_offset_ns
-from benchbench.loadgen.columns import columns_of
+from benchbench.loadgen.columns import NO_ANSWER, columns_of
 from benchbench.loadgen.exchange import Exchange, Failure, Log
 from benchbench.loadgen.job import DirectJob, RoundFacts
 from benchbench.loadgen.response import Response
@@ -235,6 +235,8 @@ class DirectRound:
         for index, response in enumerate(self._responses):
             response.output_tokens = sum(response.event_tokens)
             if (finished := self._finished.get(index)) is None:
+                if not response.event_read:
+                    self._responses[index] = Response(problem=NO_ANSWER)
                 continue
             response.done = True
             response.input_tokens, response.cached_tokens = finished.input_tokens, finished.cached_tokens
@@ -243,15 +245,8 @@ class DirectRound:
                 response.problem = (ErrorKind.STREAM, f"the engine ended the request: {finished.finish_reason}")
             elif not response.event_read:
                 response.problem = (ErrorKind.PROTOCOL, "the engine finished without a token")
-        return columns_of(
-            self._exchanges,
-            [r if r.done or r.event_read else None for r in self._responses],
-            np.array(self._stamps, np.int64),
-            np.array(self._lags, np.int64),
-            self.job.asked_input,
-            self.job.asked_output,
-            exact=self.job.exact,
-        )
+        stamps, lags = np.array(self._stamps, np.int64), np.array(self._lags, np.int64)
+        return columns_of(self._exchanges, self._responses, stamps, lags, self.job)
 
 
 def why(error: BaseException) -> str:

@@ -13,6 +13,7 @@ import orjson
 
 from benchbench.loadgen.decode import Decoder
 from benchbench.loadgen.exchange import Exchange, Failure, Log, to_ns
+from benchbench.loadgen.job import Job
 from benchbench.loadgen.response import Response
 from benchbench.store.requests import ErrorKind, ErrorPhase, RequestStatus
 
@@ -20,24 +21,26 @@ if TYPE_CHECKING:
     from benchbench.store.requests import RoundColumns
 
 
-def failure_of(exchange: Exchange, response: Response | None, asked_output: int, *, exact: bool) -> Failure | None:
+NO_ANSWER = (ErrorKind.PROTOCOL, "no answer")
+
+
+def failure_of(exchange: Exchange, response: Response, asked_output: int, *, exact: bool) -> Failure | None:
     """Why a request failed; None when it is good.
 
     A status is told before a broken connection (a server may refuse and close), that before what decoding found.
     `exact`: another number of output tokens than asked is a failure, as is none at all.
     """
-    kind, detail = response.problem if response is not None and response.problem is not None else (None, "")
+    kind, detail = response.problem or (None, "")
     if kind is ErrorKind.STATUS:
         return Failure(kind, ErrorPhase.WAIT, detail)
     if (failure := exchange.failure) is not None:
         if kind is ErrorKind.STREAM:
             return failure._replace(detail=detail)
         broken = failure.kind in {ErrorKind.STALL, ErrorKind.STREAM}
-        if not (broken and response is not None and response.is_whole):  # all was said, only the end is missing
+        if not (broken and response.is_whole):  # all was said, only the end is missing
             return failure
-    if response is None or kind is not None:
-        phase = ErrorPhase.STREAM if response is not None and response.event_read else ErrorPhase.WAIT
-        return Failure(kind or ErrorKind.PROTOCOL, phase, detail or "no answer")
+    if kind is not None:
+        return Failure(kind, ErrorPhase.STREAM if response.event_read else ErrorPhase.WAIT, detail)
     got = response.output_tokens if response.output_tokens is not None else sum(response.event_tokens)
     if exact and got != asked_output:
         kind = ErrorKind.SHORT_OUTPUT if got < asked_output else ErrorKind.LONG_OUTPUT
@@ -46,78 +49,61 @@ def failure_of(exchange: Exchange, response: Response | None, asked_output: int,
     return None
 
 
-def collect(
-    exchanges: Sequence[Exchange],
-    log: Log,
-    asked_input: Sequence[int],
-    asked_output: Sequence[int],
-    *,
-    exact: bool,
-    start: int = 0,
-) -> RoundColumns:
+def collect(exchanges: Sequence[Exchange], log: Log, job: Job, start: int = 0) -> RoundColumns:
     """Decode a round's log (from `start` on; what is before has been decoded) and judge its exchanges, by index."""
     stamps = log.stamps_ns()
     lags = np.array(log.users, np.int64) - stamps
-    responses = decode_log(exchanges, log, start)
-    return columns_of(exchanges, responses, stamps, lags, asked_input, asked_output, exact=exact)
+    return columns_of(exchanges, decode_log(exchanges, log, start), stamps, lags, job)
 
 
 def columns_of(
     exchanges: Sequence[Exchange],
-    responses: Sequence[Response | None],
+    responses: Sequence[Response],
     stamps_ns: npt.NDArray[np.int64],
     lags_ns: npt.NDArray[np.int64],
-    asked_input: Sequence[int],
-    asked_output: Sequence[int],
-    *,
-    exact: bool,
+    job: Job,
 ) -> RoundColumns:
     """The columns of a round; `Response.event_read` are places in `stamps_ns` and `lags_ns`."""
     failures = [
-        failure_of(e, response, asked_output[e.index], exact=exact)
-        for e, response in zip(exchanges, responses, strict=True)
+        failure_of(exchange, response, job.asked_output[exchange.index], exact=job.exact)
+        for exchange, response in zip(exchanges, responses, strict=True)
     ]
-    where = [response.event_read if response is not None else [] for response in responses]
-    tokens = [response.event_tokens if response is not None else [] for response in responses]
-    at = np.fromiter(chain.from_iterable(where), np.int64)
+    at = np.fromiter(chain.from_iterable(r.event_read for r in responses), np.int64)
     columns: dict[str, Any] = {
         "index": np.array([e.index for e in exchanges], np.int32),
-        "asked_input_tokens": np.array(asked_input, np.int32),
-        "asked_output_tokens": np.array(asked_output, np.int32),
+        "asked_input_tokens": np.array(job.asked_input, np.int32),
+        "asked_output_tokens": np.array(job.asked_output, np.int32),
         "http_status": np.array([e.framing.status or -1 for e in exchanges], np.int32),
         "resent": np.array([e.resent for e in exchanges], np.int32),
         "reused": np.array([e.reused for e in exchanges], np.bool_),
-        "event_offsets": np.cumsum([0, *map(len, where)]).astype(np.int32),
+        "event_offsets": np.cumsum([0, *(len(r.event_read) for r in responses)]).astype(np.int32),
         "event_ns": stamps_ns[at],
-        "event_tokens": np.fromiter(chain.from_iterable(tokens), np.int32),
+        "event_tokens": np.fromiter(chain.from_iterable(r.event_tokens for r in responses), np.int32),
         "lag_ns": lags_ns[at],
         "status": [RequestStatus.OK if failure is None else RequestStatus.FAILED for failure in failures],
-        "error_kind": ["" if failure is None else failure.kind for failure in failures],
-        "error_phase": ["" if failure is None else failure.phase for failure in failures],
-        "error_detail": ["" if failure is None else failure.detail for failure in failures],
-        "server_metrics": [
-            orjson.dumps(r.server_metrics).decode() if r and r.server_metrics else "" for r in responses
-        ],
+        "server_metrics": [orjson.dumps(r.server_metrics).decode() if r.server_metrics else "" for r in responses],
     }
+    for name in Failure._fields:
+        columns[f"error_{name}"] = ["" if failure is None else getattr(failure, name) for failure in failures]
     for name in ("scheduled_ns", "connect_ns", "connected_ns", "tls_ns", "sent_ns", "headers_ns", "end_ns"):
         columns[name] = np.array([getattr(e, name) or -1 for e in exchanges], np.int64)
     for name in ("input_tokens", "output_tokens", "cached_tokens"):
-        values = [getattr(r, name) if r is not None else None for r in responses]
-        columns[name] = np.array([-1 if v is None else v for v in values], np.int32)
+        counts = [getattr(r, name) for r in responses]
+        columns[name] = np.array([-1 if count is None else count for count in counts], np.int32)
     for name in ("tokens_from", "finish_reason", "response_id"):
-        columns[name] = [getattr(r, name) if r is not None else "" for r in responses]
+        columns[name] = [getattr(r, name) for r in responses]
     return columns  # type: ignore[return-value]
 
 
-def decode_log(exchanges: Sequence[Exchange], log: Log, start: int = 0) -> list[Response | None]:
-    """The responses of a round's exchanges, whose indices are their places; None for one that received nothing.
+def decode_log(exchanges: Sequence[Exchange], log: Log, start: int = 0) -> list[Response]:
+    """The responses of a round's exchanges, whose indices are their places.
 
     `start`: reads before it were decoded by `compact`. Exchange by exchange, so that a decoder stays in the cache.
     """
     owners = np.array(log.owners[start:], np.int64)
     order = (np.argsort(owners, kind="stable") + start).tolist()
     ends = np.cumsum(np.bincount(owners, minlength=len(exchanges))).tolist() if len(exchanges) else []
-    responses: list[Response | None] = []
+    responses: list[Response] = []
     reads, begin = log.reads, 0
 
     def when(read: int) -> int:
@@ -126,12 +112,14 @@ def decode_log(exchanges: Sequence[Exchange], log: Log, start: int = 0) -> list[
     for exchange, end in zip(exchanges, ends, strict=True):
         decoder = exchange.decoder
         if decoder is None:
+            if begin == end:
+                responses.append(Response(problem=NO_ANSWER))
+                continue
             decoder = Decoder()
         for at in order[begin:end]:
             decoder.feed(reads[at], at)
         closed, cut = exchange.framing.until_close and exchange.framing.done, exchange.failure is not None
-        received = end > begin or exchange.decoder is not None
-        responses.append(decoder.response(when, closed=closed, cut=cut) if received else None)
+        responses.append(decoder.response(when, closed=closed, cut=cut))
         begin = end
     return responses
 

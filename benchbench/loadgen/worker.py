@@ -131,15 +131,9 @@ class HttpWorker(Worker):
         # own: Linux shares the CPU out by sessions first (autogroup), and a busy server in another would get as much as
         # this whole process. Only a session whose priority may be raised is better than that.
         raised = may_raise_priority()
+        words = map(str, (theirs.fileno(), os.getpid(), int(raised)))
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "benchbench.loadgen.worker",
-                str(theirs.fileno()),
-                str(os.getpid()),
-                str(int(raised)),
-            ],
+            [sys.executable, "-m", "benchbench.loadgen.worker", *words],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -214,21 +208,11 @@ def main(fd: int, parent: int, *, raised: bool) -> None:
         try:
             driver = Round(job, pool, commands)
             exchanges = driver.run()
-            columns = (
-                None
-                if driver.facts.cancelled
-                else collect(
-                    exchanges,
-                    driver.log,
-                    job.asked_input,
-                    job.asked_output,
-                    exact=job.exact,
-                    start=driver.liveness.decoded,
-                )
-            )
+            done, log, start = not driver.facts.cancelled, driver.log, driver.liveness.decoded
+            columns = collect(exchanges, log, job, start) if done else None
             before, spent = spent, time.process_time_ns()
             pipe.send((columns, {**asdict(driver.facts), "worker_cpu_ns": spent - before, "priority": priority}))
-            del driver, exchanges, columns, job
+            del driver, exchanges, log, columns, job
             gc.collect()  # here, where nothing waits for us
         except Exception as error:  # noqa: BLE001 - the sweep reports it; without a reply it would wait for ever
             pipe.send(RuntimeError(f"{type(error).__name__}: {error}"))
