@@ -12,7 +12,7 @@ import numpy.typing as npt
 import orjson
 
 from benchbench.loadgen.decode import Decoder
-from benchbench.loadgen.exchange import Exchange, Failure, Log, to_ns
+from benchbench.loadgen.exchange import Exchange, Failure, Log, WireError, to_ns
 from benchbench.loadgen.job import Job
 from benchbench.loadgen.response import Response
 from benchbench.store.requests import ErrorKind, ErrorPhase, RequestStatus
@@ -133,7 +133,7 @@ def compact(exchanges: Mapping[int, Exchange], log: Log, start: int, count: int)
     for at in range(start, min(start + count, len(log.reads))):
         exchange, data = exchanges[log.owners[at]], log.reads[at]
         if at >= exchange.followed and not exchange.framing.done:
-            with contextlib.suppress(ValueError):  # no HTTP: decoding says so
+            with contextlib.suppress(WireError):  # no HTTP: decoding says so
                 exchange.framing.follow(data)  # it must not miss bytes that are about to go
             exchange.followed = at + 1
         if exchange.decoder is None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from benchbench.linux import ANCILLARY, READ, WRITE, Poller, enable_stamps
-from benchbench.loadgen.exchange import Exchange, to_ns, to_stamp
+from benchbench.loadgen.exchange import Exchange, WireError, to_ns, to_stamp
 from benchbench.openai.target import Target
 
 READ_SIZE = 65_536
@@ -32,14 +32,6 @@ class State(Enum):
     IDLE = 4
     BUSY = 5
     CLOSED = 6
-
-
-class WireError(Exception):
-    """A connection that failed. `detail` is a sentence for the record; `clean` means the peer closed without reset."""
-
-    def __init__(self, detail: str, *, clean: bool = False) -> None:
-        super().__init__(detail)
-        self.detail, self.clean = detail, clean
 
 
 class Connection:
@@ -217,7 +209,7 @@ class Connection:
         if exchange is not None and exchange.framing.status and exchange.framing.until_close:
             exchange.framing.done = True
             return True
-        raise WireError("connection closed by the server", clean=True)
+        raise WireError("connection closed by the server")
 
     def finish(self) -> Exchange:
         """Take the completed exchange off; the connection is idle again, or closed when the server wants that."""

@@ -13,18 +13,9 @@ from typing import Any
 import httptools
 import orjson
 
+from benchbench.loadgen import server_words
 from benchbench.loadgen.reported_usage import ReportedUsage
 from benchbench.loadgen.response import Response
-from benchbench.loadgen.server_words import (
-    DETAIL,
-    error_in,
-    finish_of,
-    is_broken,
-    message_of,
-    no_stream,
-    quoted,
-    reported,
-)
 from benchbench.loadgen.token_counts import EMPTY, OUTPUT, ROLE, Events, count_tokens, has_output
 from benchbench.store.requests import ErrorKind
 
@@ -32,14 +23,8 @@ MAX_LINE = 8 << 20
 OTHER_BYTES = 65_536  # of a body that is no event stream
 BOM = b"\xef\xbb\xbf"
 GZIP = b"\x1f\x8b"
-_ODD = (
-    AttributeError,
-    KeyError,
-    TypeError,
-    ValueError,
-    OverflowError,
-    RecursionError,
-)  # that unknown forms raise
+# What unknown forms raise.
+_ODD = (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError)
 
 
 class Decoder:
@@ -86,7 +71,7 @@ class Decoder:
             self._headers.clear()
             return
         self._status = status
-        self._is_stream = no_stream(status, self._headers, b"") is None
+        self._is_stream = server_words.no_stream(status, self._headers, b"") is None
 
     def on_body(self, body: bytes) -> None:
         self._pieces.append(body)
@@ -166,7 +151,7 @@ class Decoder:
             data, self._data = b"\n".join(self._data), []
             self._payload(data, at)
             if self._data:
-                self._fail(ErrorKind.PROTOCOL, f"an event is not JSON: {quoted(data.strip())}")
+                self._fail(ErrorKind.PROTOCOL, f"an event is not JSON: {server_words.quoted(data.strip())}")
                 self._data = []
         self._name = ""
 
@@ -199,23 +184,23 @@ class Decoder:
                 error = error if isinstance(other, json.JSONDecodeError) else other
         elif not text.startswith(b"{"):
             event = None
-        if self._name and error_in({}, self._name):
-            self._fail(ErrorKind.STREAM, reported(text.decode("utf-8", "replace")))
+        if self._name and server_words.error_in({}, self._name):
+            self._fail(ErrorKind.STREAM, server_words.reported(text.decode("utf-8", "replace")))
         elif event is not text:
-            self._fail(ErrorKind.PROTOCOL, f"an event is not a JSON object: {quoted(text)}")
+            self._fail(ErrorKind.PROTOCOL, f"an event is not a JSON object: {server_words.quoted(text)}")
         elif not isinstance(error, orjson.JSONDecodeError):
             form = f"{type(error).__name__}: {error}"
-            self._fail(ErrorKind.PROTOCOL, f"an event has an unknown form ({form}): {quoted(text)}")
+            self._fail(ErrorKind.PROTOCOL, f"an event has an unknown form ({form}): {server_words.quoted(text)}")
         elif in_lines and text:
             self._data.append(payload)
         elif text:
-            self._fail(ErrorKind.PROTOCOL, f"an event is not JSON ({error}): {quoted(text)}")
+            self._fail(ErrorKind.PROTOCOL, f"an event is not JSON ({error}): {server_words.quoted(text)}")
 
     def _fail(self, kind: ErrorKind, detail: str) -> None:
         """The first failure stands, but for a server's own words."""
         problem = self._response.problem
         if problem is None or (kind is ErrorKind.STREAM and problem[0] is not kind):
-            self._response.problem = (kind, detail[:DETAIL].encode("utf-8", "replace").decode())
+            self._response.problem = (kind, detail[: server_words.DETAIL].encode("utf-8", "replace").decode())
 
     def _end(self, at: int) -> None:
         if self._ended[1] < len(self._events):
@@ -242,17 +227,17 @@ class Decoder:
 
     def _beside(self, event: dict[str, Any], at: int) -> list[Any]:
         """Take an event that has no choices, or may be an error; returns the choices that there are all the same."""
-        message = error_in(event, self._name)
+        message = server_words.error_in(event, self._name)
         choices = event.get("choices") or []
         if message is not None:
-            self._fail(ErrorKind.STREAM, reported(message))
+            self._fail(ErrorKind.STREAM, server_words.reported(message))
             return []
         if not choices:
             count = self._facts(event, {})
             if count:
                 self._end(at)
             elif count is None:
-                self._words = self._words or message_of(event)
+                self._words = self._words or server_words.message_of(event)
             if count or self._total is None:
                 self._total = count
         return choices
@@ -267,15 +252,15 @@ class Decoder:
 
     def _error_of(self, part: dict[str, Any]) -> None:
         if error := part.get("error"):
-            self._fail(ErrorKind.STREAM, reported(message_of(error) or str(error)))
+            self._fail(ErrorKind.STREAM, server_words.reported(server_words.message_of(error) or str(error)))
 
     def _finished(self, event: dict[str, Any], choice: dict[str, Any], reason: object) -> str:
         """Note why a choice ended, and what else its last event says."""
-        if not (text := finish_of(reason)):
+        if not (text := server_words.finish_of(reason)):
             return ""
         self._response.finish_reason = text
-        if is_broken(reason):
-            words = message_of(choice.get("error") or choice.get("message"))
+        if server_words.is_broken(reason):
+            words = server_words.message_of(choice.get("error") or choice.get("message"))
             self._fail(ErrorKind.STREAM, f"the server ended the request: {text}{words and f' ({words})'}")
         self._running_total = max(self._running_total, self._facts(event, choice) or -1)
         return text
@@ -316,7 +301,7 @@ class Decoder:
         if has_ended and not response.finish_reason:
             self._add((self._ended[0], ROLE, -1, None, True, 0))  # no event closes the stream, but they do
         head = (self._status, self._headers, bytes(self._other))
-        problem = no_stream(*head) if self._status and not self._is_stream else None
+        problem = server_words.no_stream(*head) if self._status and not self._is_stream else None
         if not self._status or self._broken:
             problem = problem or (ErrorKind.PROTOCOL, self._broken or "the answer ended before its HTTP head did")
         if problem:
@@ -333,8 +318,8 @@ class Decoder:
         """An error may stand in the stream without `data:`."""
         try:
             data = orjson.loads(self._other)
-            if isinstance(data, dict) and (message := error_in(data, self._name)) is not None:
-                self._fail(ErrorKind.STREAM, reported(message))
+            if isinstance(data, dict) and (message := server_words.error_in(data, self._name)) is not None:
+                self._fail(ErrorKind.STREAM, server_words.reported(message))
         except _ODD:
             return
 
@@ -343,15 +328,15 @@ class Decoder:
         response, words = self._response, ""
         if self._other:
             form = "it is compressed (gzip)" if self._other[:2] == GZIP else "among its lines is"
-            words = f"; {form} {quoted(bytes(self._other))}"
+            words = f"; {form} {server_words.quoted(bytes(self._other))}"
         if not self._complete:
             return ErrorKind.PROTOCOL, "the response ended in the middle of its framing"
         if self._words and not (cut or response.finish_reason):
-            return ErrorKind.STREAM, reported(self._words)[:DETAIL]
+            return ErrorKind.STREAM, server_words.reported(self._words)[: server_words.DETAIL]
         if not response.event_read:
-            return ErrorKind.PROTOCOL, f"the stream ended without a token{words}"[:DETAIL]
+            return ErrorKind.PROTOCOL, f"the stream ended without a token{words}"[: server_words.DETAIL]
         if not (cut or response.finish_reason or response.done or has_ended):
-            return ErrorKind.STREAM, f"the stream ended without finish_reason and [DONE]{words}"[:DETAIL]
+            return ErrorKind.STREAM, f"the stream ended without finish_reason and [DONE]{words}"[: server_words.DETAIL]
         return None
 
     def _settle(self, when: Callable[[int], int]) -> None:

@@ -14,17 +14,26 @@ import httptools
 import numpy as np
 import numpy.typing as npt
 
+from benchbench.store.requests import ErrorKind, ErrorPhase
+
 if TYPE_CHECKING:
     from benchbench.loadgen.decode import Decoder
-    from benchbench.store.requests import ErrorKind, ErrorPhase
 
 _TIMESPEC = struct.Struct("qq")
+
+
+class WireError(Exception):
+    """What ended a connection or made its bytes useless, in a sentence for the record. `kind`: PROTOCOL for no HTTP."""
+
+    def __init__(self, detail: str, kind: ErrorKind = ErrorKind.STREAM) -> None:
+        super().__init__(detail)
+        self.kind = kind
 
 
 class Framing:
     """Follows one HTTP/1.1 response as far as its end: chunked, by length, or until the connection closes.
 
-    `follow` raises `ValueError` with a sentence when the bytes are not HTTP. Attributes: `status` (0 before the
+    `follow` raises `WireError` when the bytes are not HTTP. Attributes: `status` (0 before the
     head), `keep_alive`, `chunked`, `until_close`, `done`.
     """
 
@@ -55,9 +64,10 @@ class Framing:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if not self.status:
-                raise ValueError(f"not an HTTP response ({error}): it begins {data[:60]!r}") from None
+                detail = f"not an HTTP response ({error}): it begins {data[:60]!r}"
+                raise WireError(detail, ErrorKind.PROTOCOL) from None
             if not self.done:
-                raise ValueError(f"broken HTTP framing: {error}") from None
+                raise WireError(f"broken HTTP framing: {error}", ErrorKind.PROTOCOL) from None
         return self.done
 
 
@@ -121,7 +131,7 @@ class Exchange:
     decoder: Decoder | None = None  # made early when undecoded bytes exceed their bound
 
     def took(self, data: bytes, stamp: bytes, user: int) -> bool:
-        """Keep one read; True when the response is complete. Raises `ValueError` on bytes that are not HTTP."""
+        """Keep one read; True when the response is complete. Raises `WireError` on bytes that are not HTTP."""
         self.log.add(self.index, data, stamp, user)
         self.received += 1
         if self.framing.status and self.framing.chunked:

@@ -31,7 +31,7 @@ class _Stream:
     tail: bytes = b""  # the end of the last read without `data:`
     data_ns: int = 0
     token_ns: int = 0
-    told: int = 0  # tokens in all, by the server's running usage
+    reported: int = 0  # tokens in all, by the server's running usage
     checks: list[int] = field(default_factory=list)
 
 
@@ -123,8 +123,8 @@ def _is_token(payload: bytes, stream: _Stream) -> bool:
     try:
         event = orjson.loads(payload)
         count = (event.get("usage") or {}).get("completion_tokens")
-        if type(count) is int and count > stream.told:
-            stream.told = count
+        if type(count) is int and count > stream.reported:
+            stream.reported = count
             return True
         return any(map(_has_output, event.get("choices") or ()))
     except (AttributeError, TypeError, orjson.JSONDecodeError):

@@ -13,8 +13,8 @@ from typing import Any
 
 from benchbench.linux import ANCILLARY, clock_offset_ns, exact_wait
 from benchbench.loadgen.columns import compact
-from benchbench.loadgen.connection import READ_SIZE, Connection, Pool, State, WireError
-from benchbench.loadgen.exchange import Exchange, Failure, Log, to_stamp
+from benchbench.loadgen.connection import READ_SIZE, Connection, Pool, State
+from benchbench.loadgen.exchange import Exchange, Failure, Log, WireError, to_stamp
 from benchbench.loadgen.job import RoundFacts, RoundJob
 from benchbench.loadgen.liveness import Liveness
 from benchbench.store.requests import ErrorKind, ErrorPhase
@@ -136,20 +136,19 @@ class Round:
             self._drop(conn)
             if conn in self.pool.idle:
                 self.pool.idle.remove(conn)
-            return
-        if phase is ErrorPhase.CONNECT:
-            if self.pool.other_address(conn):
-                self._again(conn, exchange)
-            else:
-                self._fail_on(conn, ErrorKind.CONNECT, error.detail)
+        elif error.kind is ErrorKind.PROTOCOL:
+            self._fail_on(conn, error.kind, str(error))
+        elif phase is ErrorPhase.CONNECT and self.pool.other_address(conn):
+            self._again(conn, exchange)
+        elif phase is ErrorPhase.CONNECT:
+            self._fail_on(conn, ErrorKind.CONNECT, str(error))
         elif conn.was_idle and not exchange.resent:
             exchange.resent = 1
             exchange.sent_ns = exchange.sent_ns or _now()
             self.facts.resent += 1
             self._again(conn, exchange)
         else:
-            kind = ErrorKind.SEND if phase is ErrorPhase.SEND else ErrorKind.STREAM
-            self._fail_on(conn, kind, error.detail)
+            self._fail_on(conn, ErrorKind.SEND if phase is ErrorPhase.SEND else ErrorKind.STREAM, str(error))
 
     def _again(self, conn: Connection, exchange: Exchange) -> None:
         if conn in self._armed:
@@ -269,7 +268,7 @@ class Round:
             except BlockingIOError:
                 continue
             except OSError as error:
-                self._trouble(self._by_fd[fd], error)
+                self._broken(self._by_fd[fd], WireError(f"connection lost: {error.strerror}"))
                 continue
             user = _now()
             if data and ancillary:
@@ -277,38 +276,33 @@ class Round:
                 reads(data)
                 stamps(ancillary[0][2])
                 users(user)
-                if not data.endswith(b"\r\n\r\n") and len(data) >= 5:
-                    continue
-            self._leave_hot(self._by_fd[fd], data, ancillary, user)
+                if data.endswith(b"\r\n\r\n") or len(data) < 5:
+                    conn = self._by_fd[fd]
+                    self._advance(conn, conn.ends, data)
+            else:
+                conn = self._by_fd[fd]
+                self._advance(conn, conn.received, data, to_stamp(user), user)
         if self._gone:  # only now: no event of this turn may meet a connection that was dropped
             self._give_up()
         return len(events)
 
-    def _leave_hot(self, conn: Connection, data: bytes, ancillary: list[tuple[int, int, bytes]], user: int) -> None:
-        """A read of the hot path that may be the last (already kept), or that is no common one."""
-        try:
-            complete = conn.ends(data) if data and ancillary else conn.received(data, to_stamp(user), user)
-        except (WireError, ValueError) as error:
-            self._trouble(conn, error)
-            return
-        self._settle(conn, complete=complete)
-
     def _move(self, fd: int, mask: int) -> None:
         """An event that is not on the hot path."""
         conn = self._by_fd.get(fd)
-        if conn is None:
-            reason = self.commands(fd)
-            self._cancelled |= reason is None
-            self._gone = reason or ""
+        if conn is not None:
+            self._advance(conn, conn.on_event, mask)
             return
-        try:
-            complete = conn.on_event(mask)
-        except (WireError, ValueError) as error:
-            self._trouble(conn, error)
-            return
-        self._settle(conn, complete=complete)
+        reason = self.commands(fd)
+        self._cancelled |= reason is None
+        self._gone = reason or ""
 
-    def _settle(self, conn: Connection, *, complete: bool) -> None:
+    def _advance(self, conn: Connection, step: Callable[..., bool], *args: object) -> None:
+        """Move a connection on by `step`, which tells whether its response is complete."""
+        try:
+            complete = step(*args)
+        except WireError as error:
+            self._broken(conn, error)
+            return
         if complete:
             self._finish(conn)
         elif conn.hot:
@@ -324,13 +318,6 @@ class Round:
         if exchange is None or not exchange.sent_ns:
             return ErrorPhase.SEND
         return ErrorPhase.STREAM if self.liveness.has_data(exchange.index) else ErrorPhase.WAIT
-
-    def _trouble(self, conn: Connection, error: WireError | OSError | ValueError) -> None:
-        if isinstance(error, ValueError):
-            self._fail_on(conn, ErrorKind.PROTOCOL, str(error))
-        else:
-            lost = error if isinstance(error, WireError) else WireError(f"connection lost: {error.strerror}")
-            self._broken(conn, lost)
 
     def _finish(self, conn: Connection) -> None:
         del self._busy[conn]

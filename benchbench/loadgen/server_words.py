@@ -13,17 +13,8 @@ DETAIL = 300  # characters of a server's message that a record keeps
 
 # The first of them that says something is the message.
 _MESSAGES = (
-    "message",
-    "detail",
-    "error",
-    "errors",
-    "error_message",
-    "error_msg",
-    "msg",
-    "reason",
-    "description",
-    "text",
-)
+    "message", "detail", "error", "errors", "error_message", "error_msg", "msg", "reason", "description", "text",
+)  # fmt: skip
 # Finish reasons of a generation that did not end as the model or the limit of tokens would have it: parts of words.
 _BROKEN = (
     *("error", "abort", "cancel", "fail", "filter", "timeout", "timed", "insufficient", "interrupt", "refus", "safety"),
