@@ -144,7 +144,7 @@ def test_the_youngest_is_preempted_and_computes_its_tokens_again() -> None:
     model = linear(kv_tokens=40)
     submit_all(model, [(0, 15, 12), (1, 15, 12)])
     events = run(model)
-    assert model.counters["preemptions"] == 1
+    assert model.counters["num_preemptions_total"] == 1
     # 15 + 15 prompt tokens leave 10 places: both decode until they are used, then the older goes on alone.
     assert when(events, 0) == list(range(1, 13))
     assert when(events, 1)[:5] == [2, 3, 4, 5, 6]
@@ -160,7 +160,7 @@ def test_a_known_prefix_is_not_computed_but_for_its_last_token() -> None:
     events = run(model)
     assert [event.cached_tokens for event in events] == [0, 32, 16]
     assert [event.planned_ns / SECOND for event in events] == [49, 49 + 17, 49 + 17 + 33]
-    assert (model.counters["cache_queries"], model.counters["cache_hits"]) == (144, 48)
+    assert (model.counters["prefix_cache_queries_total"], model.counters["prefix_cache_hits_total"]) == (144, 48)
     model.reset_prefix_cache()
     model.submit(3, 200 * SECOND, 48, 1, blocks)
     assert [event.cached_tokens for event in run(model)] == [0]

@@ -35,17 +35,15 @@ class Ledger:
     def __init__(self, model_name: str, model: Model) -> None:
         self.model_name, self.model = model_name, model
         self.finished: deque[Truth] = deque(maxlen=MAX_REQUESTS)
-        self.generation_tokens = 0
-        self._prompt_tokens = self._begun = 0
-        self._ttft_s = self._queue_s = 0.0  # sums over the requests that begun
+        self.counters = model.counters
         self._started_s = time.time()
         self._ends = Counter({"stop": 0, "length": 0, "abort": 0, "error": 0})
 
     def first_token(self, truth: Truth, planned_ns: int, scheduled_ns: int) -> None:
-        self._begun += 1
-        self._prompt_tokens += truth.prompt_tokens
-        self._ttft_s += (planned_ns - truth.received_ns) / 1e9
-        self._queue_s += max(0, scheduled_ns - truth.received_ns) / 1e9
+        self.counters["prompt_tokens_total"] += truth.prompt_tokens
+        for name, at_ns in (("time_to_first_token", planned_ns), ("request_queue_time", scheduled_ns)):
+            self.counters[f"{name}_seconds_sum"] += max(0, at_ns - truth.received_ns) / 1e9
+            self.counters[f"{name}_seconds_count"] += 1
 
     def end(self, truth: Truth, reason: str) -> None:
         truth.finish_reason = reason
@@ -58,20 +56,8 @@ class Ledger:
 
     def metrics(self) -> bytes:
         """Prometheus text, in vLLM's names; of its histograms the sums and counts."""
-        counts, profile = self.model.counters, self.model.profile
-        values = {
-            "num_requests_running": self.model.running,
-            "num_requests_waiting": self.model.waiting,
-            "prefix_cache_queries_total": counts["cache_queries"],
-            "prefix_cache_hits_total": counts["cache_hits"],
-            "num_preemptions_total": counts["preemptions"],
-            "prompt_tokens_total": self._prompt_tokens,
-            "generation_tokens_total": self.generation_tokens,
-            "time_to_first_token_seconds_sum": self._ttft_s,
-            "time_to_first_token_seconds_count": self._begun,
-            "request_queue_time_seconds_sum": self._queue_s,
-            "request_queue_time_seconds_count": self._begun,
-        }
+        model, profile = self.model, self.model.profile
+        values = {"num_requests_running": model.running, "num_requests_waiting": model.waiting, **self.counters}
         labels = f'engine="0",model_name="{self.model_name}"'
         lines = [f"vllm:{name}{{{labels}}} {float(value)}" for name, value in values.items()]
         for reason, count in self._ends.items():

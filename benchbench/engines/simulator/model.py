@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from collections import Counter, deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,6 +19,12 @@ from benchbench.engines.simulator.profiles import FixedLaw, SimProfile
 
 BLOCK_TOKENS = 16  # tokens of one prefix-cache block
 SEND_GAP_NS = 100_000  # between two requests of a batch sent at once
+COUNTERS = (  # as vLLM names them
+    *("num_preemptions_total", "prefix_cache_queries_total", "prefix_cache_hits_total"),
+    *("prompt_tokens_total", "generation_tokens_total"),
+    *("time_to_first_token_seconds_sum", "time_to_first_token_seconds_count"),
+    *("request_queue_time_seconds_sum", "request_queue_time_seconds_count"),
+)
 
 
 class Emission(NamedTuple):
@@ -55,12 +61,12 @@ class _Engine:
     """What both models have: who is known, and how the engine strays from its law by the profile's faults.
 
     A round begins when a request meets an engine without any; a static or closed round of a client is one. Times are
-    ns on the caller's clock. `counters`: totals of `preemptions`, `cache_queries` and `cache_hits` (tokens).
+    ns on the caller's clock. `counters`: totals (COUNTERS), of which the model counts those that are its own.
     """
 
     def __init__(self, profile: SimProfile) -> None:
         self.profile = profile
-        self.counters: Counter[str] = Counter()
+        self.counters: dict[str, float] = dict.fromkeys(COUNTERS, 0)
         self._known: dict[int, _Sequence] = {}
         self._waiting: deque[_Sequence] = deque()
         self._per_event, self._stall = profile.tokens_per_event, profile.faults.stall
@@ -115,8 +121,7 @@ class PrefixCache:
     """An LRU set of prompt blocks. A hit saves the computing of a block, not its place in the KV budget."""
 
     def __init__(self, blocks: int) -> None:
-        self._capacity = blocks
-        self._blocks: dict[int, None] = {}
+        self._capacity, self._blocks = blocks, OrderedDict[int, None]()
 
     def hit_tokens(self, blocks: Sequence[int], prompt_tokens: int) -> int:
         """Tokens of the longest known prefix; the last prompt token is always computed, as in vLLM."""
@@ -127,10 +132,10 @@ class PrefixCache:
     def add(self, blocks: Sequence[int]) -> None:
         """Put blocks at the young end; the oldest go when it is full."""
         for block in blocks:
-            self._blocks.pop(block, None)
             self._blocks[block] = None
+            self._blocks.move_to_end(block)
         while len(self._blocks) > self._capacity:
-            del self._blocks[next(iter(self._blocks))]
+            self._blocks.popitem(last=False)
 
 
 class BatchModel(_Engine):
@@ -237,7 +242,7 @@ class BatchModel(_Engine):
         victim = self._running.pop()
         self.kv_used -= victim.computed
         victim.computed = 0
-        self.counters["preemptions"] += 1
+        self.counters["num_preemptions_total"] += 1
         self._waiting.appendleft(victim)
 
     def _admit(self, start: int, budget: int) -> None:
@@ -257,8 +262,8 @@ class BatchModel(_Engine):
             if sequence.start < 0:
                 sequence.start, sequence.cached = start, hit
                 if self._cache:
-                    self.counters["cache_queries"] += sequence.prompt
-                    self.counters["cache_hits"] += hit
+                    self.counters["prefix_cache_queries_total"] += sequence.prompt
+                    self.counters["prefix_cache_hits_total"] += hit
 
     def _compute(self, end: int) -> None:
         """What the planned step makes of each of its requests, told at `end`."""

@@ -94,20 +94,19 @@ class Answer:
         ids = self._ids(0, self.generated)
         with_ids = generation.return_token_ids
         prompt_ids = {"prompt_token_ids": generation.prompt if with_ids else None}
-        ending: dict[str, Any] = {
-            "logprobs": self._logprobs(ids),
-            "finish_reason": generation.finish_reason,
-            "stop_reason": None,
-        }
-        ending["token_ids"] = ids if with_ids else None
-        answer: dict[str, Any] = dict(self._base)
+        choice: dict[str, Any] = {"index": 0}
         if generation.chat:
             message: dict[str, Any] = {"role": "assistant", "content": self._text(ids)}
-            message |= {"reasoning_content": None, "tool_calls": []}
-            answer |= {"choices": [{"index": 0, "message": message, **ending}], **prompt_ids}
+            choice["message"] = {**message, "reasoning_content": None, "tool_calls": []}
         else:
-            more = {"prompt_logprobs": None, **prompt_ids, "routed_experts": None}
-            answer["choices"] = [{"index": 0, "text": self._text(ids), **ending, **more}]
+            choice["text"] = self._text(ids)
+        choice |= {"logprobs": self._logprobs(ids), "finish_reason": generation.finish_reason, "stop_reason": None}
+        choice["token_ids"] = ids if with_ids else None
+        answer: dict[str, Any] = {**self._base, "choices": [choice]}
+        if generation.chat:
+            answer |= prompt_ids
+        else:
+            choice |= {"prompt_logprobs": None, **prompt_ids, "routed_experts": None}
         answer |= {"service_tier": None, "system_fingerprint": VERSION}
         if not self.profile.faults.missing_usage:
             usage, details = self._usage(), "prompt_tokens_details"
@@ -166,11 +165,8 @@ class Answer:
     def _usage(self) -> dict[str, Any]:
         faults, prompt, generated = self.profile.faults, len(self.generation.prompt), self.generated
         prompt, generated = prompt + faults.wrong_usage.prompt_tokens, generated + faults.wrong_usage.completion_tokens
-        usage: dict[str, Any] = {
-            "prompt_tokens": prompt,
-            "total_tokens": prompt + generated,
-            "completion_tokens": generated,
-        }
+        usage: dict[str, Any] = {"prompt_tokens": prompt, "total_tokens": prompt + generated}
+        usage["completion_tokens"] = generated
         cached = self.cached_tokens if self.profile.report_cached else None
         cached = cached if faults.cached_tokens is None else faults.cached_tokens
         if cached is not None:

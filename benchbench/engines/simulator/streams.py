@@ -141,7 +141,7 @@ class Streams:
             answer.cached_tokens = truth.cached_tokens = cached
             self.ledger.first_token(truth, planned_ns, scheduled_ns)
         stream.written += n_tokens
-        self.ledger.generation_tokens += n_tokens
+        self.ledger.counters["generation_tokens_total"] += n_tokens
         if answer.generation.stream:
             data, stream.ready = stream.ready or answer.token_event(n_tokens), b""
             if not finished:
