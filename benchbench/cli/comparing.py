@@ -13,7 +13,6 @@ import orjson
 from benchbench.analysis.runs import Run, open_run
 from benchbench.comparison.pairs import METRICS, Pair, Side, differences, noise_of, pair, sides_of
 from benchbench.comparison.tables import (
-    NAMES,
     SHOWN,
     comparison_csv,
     comparison_github,
@@ -21,7 +20,7 @@ from benchbench.comparison.tables import (
     comparison_table,
     noise_table,
 )
-from benchbench.comparison.verdicts import PRIMARY, Noise
+from benchbench.comparison.verdicts import PRIMARY, TITLES, Effect, Noise
 from benchbench.spec import SweepSpec, spec_from_mapping
 from benchbench.store.local_results import NOISE, store
 from benchbench.store.run_directory import replace_file
@@ -152,16 +151,12 @@ def _breaks(comparison: Pair, limit: float | None) -> list[str]:
         if comparison.fidelity == "not_measured":
             return ["outputs were not compared (fidelity: strict or report in the sweep)"]
         return ["outputs differ"] if comparison.fidelity == "differs" and comparison.fidelity_mode == "strict" else []
-    cells = [(NAMES[c.metric].split(" (")[0], c.cell, c) for c in comparison.compared.cells if c.metric in PRIMARY]
-    wholes = [
-        (NAMES[w.metric].split(" (")[0], "geometric mean", w)
-        for w in comparison.compared.overall
-        if w.metric in PRIMARY
-    ]
+    effects: list[tuple[str, Effect]] = [("geometric mean", overall) for overall in comparison.compared.overall]
+    effects += [(cell.cell, cell) for cell in comparison.compared.cells]
     return [
-        f"{metric} of {what} is {100 * (1 - judged.ratio.point):.1f} % slower"
-        for metric, what, judged in (*wholes, *cells)
-        if judged.verdict == "slower" and 1 - judged.ratio.point > limit
+        f"{TITLES[effect.metric]} of {what} is {100 * (1 - effect.ratio.point):.1f} % slower"
+        for what, effect in effects
+        if effect.metric in PRIMARY and effect.verdict == "slower" and 1 - effect.ratio.point > limit
     ]
 
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 STOPPED, BAD_INPUT, INVALID, NOT_MET = 1, 2, 3, 4
 INTERRUPTED = 130
 FOLDER = click.Path(path_type=Path)
+# Options of several commands.
+SETS = click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Change one value of the sweep.")
+COLUMNS = click.option("--columns", metavar="A,B,...", help="Columns of summary.csv to show.")
+PIVOT = click.option("--pivot", metavar="AXIS:COLUMN", help="One column for each value of an axis, as batch:sys_tok_s.")
 
 
 def one_line(text: object) -> str:

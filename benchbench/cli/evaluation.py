@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchbench.cli.console import BAD_INPUT, FOLDER, STOPPED, fail, located, spec_of
+from benchbench.cli.console import BAD_INPUT, FOLDER, SETS, STOPPED, fail, located, spec_of
 
 if TYPE_CHECKING:
     from benchbench.accuracy.evaluate import EvaluationRequest
@@ -31,7 +31,7 @@ _HIDDEN = {"auth_token", "header"}  # they would be read in the list of processe
 @click.option("--concurrent", default=32, show_default=True, type=click.IntRange(1), help="Requests in flight.")
 @click.option("--model-arg", "args", multiple=True, metavar="KEY=VALUE", help="As tokenizer=DIR, max_gen_toks=2048.")
 @click.option("--lm-eval", "program", default="lm_eval", show_default=True, help="The program to run.")
-@click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Change one value of the sweep.")
+@SETS
 @click.option("--out", type=FOLDER, metavar="DIR", help="Where to, or what to continue (default: runs/NAME-eval-TIME).")
 @click.option("--format", "form", type=click.Choice(["md", "json"]), default="md", show_default=True)
 def evaluate(file: str | None, sets: tuple[str, ...], out: Path | None, form: str, **given: Any) -> None:  # noqa: ANN401 - click's

@@ -10,7 +10,7 @@ import click
 
 from benchbench.cli import page, publish, stored, sweep
 from benchbench.cli.audit import audit
-from benchbench.cli.console import BAD_INPUT, FOLDER, NOT_MET, STOPPED, Group, fail, plan_of, refusing, spec_of
+from benchbench.cli.console import BAD_INPUT, FOLDER, NOT_MET, SETS, STOPPED, Group, fail, plan_of, refusing, spec_of
 from benchbench.cli.evaluation import evaluate
 from benchbench.cli.importing import import_results
 from benchbench.version import __version__
@@ -24,7 +24,7 @@ def main() -> None:
 
 @main.command()
 @click.argument("files", nargs=-1, required=True)
-@click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Change one value first.")
+@SETS
 def validate(files: tuple[str, ...], sets: tuple[str, ...]) -> None:
     """Check sweep FILES without running them."""
     from benchbench.spec import SpecError, load_spec, make_plan
@@ -97,7 +97,7 @@ def compare(run: Path, others: tuple[str, ...], form: str, metrics: tuple[str, .
 
 @main.command()
 @click.argument("file", required=False)
-@click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Change one value of the sweep.")
+@SETS
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def env(file: str | None, sets: tuple[str, ...], form: str) -> None:
     """Print what a run records of its surroundings: this tool, this host and, with FILE, its engine.
@@ -112,7 +112,7 @@ def env(file: str | None, sets: tuple[str, ...], form: str) -> None:
 
 @main.command()
 @click.argument("file", required=False)
-@click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Change one value of the sweep.")
+@SETS
 @click.option("--only", metavar="SELECTION", help="Only the cells that match.")
 @click.option("--self", "own", is_flag=True, help="The instrument alone, beside an aiohttp client.")
 @click.option("--streams", default=256, show_default=True, type=click.IntRange(1, 8192), help="With --self.")
@@ -120,18 +120,7 @@ def env(file: str | None, sets: tuple[str, ...], form: str) -> None:
 @click.option("--seconds", default=4.0, show_default=True, type=float, help="Length of the streams.")
 @click.option("--url", help="Another server with GET /truth instead of the simulator (--self).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (--self).")
-def check(
-    file: str | None,
-    sets: tuple[str, ...],
-    only: str | None,
-    *,
-    own: bool,
-    streams: int,
-    rate: float,
-    seconds: float,
-    url: str | None,
-    as_json: bool,
-) -> None:
+def check(file: str | None, sets: tuple[str, ...], only: str | None, *, own: bool, **options: Any) -> None:  # noqa: ANN401 - click's
     """Before a sweep: is the server of FILE what it needs, and how large is the instrument's own error?
 
     With FILE: sends a few small batches, estimates time and KV need, then measures the instrument at the sweep's
@@ -144,9 +133,9 @@ def check(
         fail(BAD_INPUT, "bench check: needs a sweep FILE or --self, one of them")
     try:
         if file is None:
-            checks.check_instrument(streams, rate, seconds, url, as_json=as_json)
+            checks.check_instrument(**options)
         else:
-            checks.check_file(file, sets, plan_of(spec_of(file, sets), only), seconds)
+            checks.check_file(file, sets, plan_of(spec_of(file, sets), only), options["seconds"])
     except OSError as error:
         fail(STOPPED, f"bench check: {error}")
 

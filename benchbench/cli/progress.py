@@ -49,11 +49,6 @@ def rounds_of(cell: Cell) -> str:
     return f"{cell.rounds.min}" + (f"-{cell.rounds.max}" if cell.rounds.max > cell.rounds.min else "")
 
 
-def _cells(plan: Plan) -> int:
-    """How often a cell is measured: in each start of a sweep with variants."""
-    return sum(len(start.cells) for start in plan.sessions)
-
-
 class Lines(Observer):
     """One line a finished cell, and at most one a minute for long ones."""
 
@@ -69,7 +64,8 @@ class Lines(Observer):
 
     def begin(self, plan: Plan, out: Path, left: int) -> None:
         self._of = left
-        self._say(f"{plan.spec.name}: {left} of {_cells(plan)} cells to measure, into {out}")
+        cells = sum(len(start.cells) for start in plan.sessions)  # of a sweep with variants, in each start
+        self._say(f"{plan.spec.name}: {left} of {cells} cells to measure, into {out}")
 
     def round(self, cell: Cell, phase: str, number: int, left_s: float | None) -> None:
         self._left = left_s
@@ -90,10 +86,11 @@ class Lines(Observer):
             self._say(f"{what}: {duration_text(seconds)}, {line}")
 
 
-class Bar(Observer):
+class Bar(Lines):
     """A rich bar that is redrawn when a round begins or a cell ends; it shows when the running round should end."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, stream: TextIO) -> None:
+        super().__init__(stream)
         self._progress = progress
         self._task = progress.add_task("starting", total=None, left="")
 
@@ -101,7 +98,7 @@ class Bar(Observer):
         self._progress.console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
 
     def begin(self, plan: Plan, out: Path, left: int) -> None:
-        self._say(f"{plan.spec.name}: {left} of {_cells(plan)} cells, into {out}")
+        super().begin(plan, out, left)
         self._progress.update(self._task, total=left, completed=0, left="", refresh=True)
 
     def round(self, cell: Cell, phase: str, number: int, left_s: float | None) -> None:
@@ -113,9 +110,6 @@ class Bar(Observer):
         self._say(row_text(cell, row))
         self._progress.advance(self._task)
         self._progress.refresh()
-
-    def note(self, text: str) -> None:
-        self._say(f"note: {text}")
 
     def starting(self, what: str, seconds: float, line: str) -> None:
         text = f"{what}  {duration_text(seconds)}  {one_line(line)[:60]}"
@@ -134,4 +128,4 @@ def observer_for(stream: TextIO) -> Iterator[Observer]:
     columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"), TextColumn("{task.fields[left]}"))
     progress = Progress(*columns, console=Console(file=stream), auto_refresh=False, transient=True)
     with progress:
-        yield Bar(progress)
+        yield Bar(progress, stream)

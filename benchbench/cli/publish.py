@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchbench.cli.console import BAD_INPUT, FOLDER, NOT_MET, fail, one_line
+from benchbench.cli.console import BAD_INPUT, COLUMNS, FOLDER, NOT_MET, PIVOT, fail, one_line
 
 if TYPE_CHECKING:
     from benchbench.analysis.runs import Run
@@ -23,8 +23,8 @@ SECTIONS = ("performance", "model", "evaluation", "comparison")
 @click.option("--model", type=FOLDER, metavar="FOLDER", help="Of --section model: config.json and safetensors.")
 @click.option("--evaluation", type=FOLDER, metavar="FOLDER", help="Of --section evaluation: lm-eval's results.")
 @click.option("--only", "words", multiple=True, metavar="SELECTION", help="Only these cells: 'batch>=8,input=128'.")
-@click.option("--columns", metavar="A,B,...", help="Columns of summary.csv to show.")
-@click.option("--pivot", metavar="AXIS:COLUMN", help="One column for each value of an axis, as batch:sys_tok_s.")
+@COLUMNS
+@PIVOT
 @click.option("--dry-run", is_flag=True, help="Print the difference and write nothing.")
 @click.option("--check", is_flag=True, help="Write nothing; exit 4 where the card differs from the run.")
 def publish(run: Path, card: Path, after: str | None, **options: Any) -> None:  # noqa: ANN401 - click's

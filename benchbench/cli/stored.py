@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchbench.cli.console import BAD_INPUT, FOLDER, fail, refusing
+from benchbench.cli.console import BAD_INPUT, COLUMNS, FOLDER, PIVOT, fail, refusing
 
 if TYPE_CHECKING:
     from benchbench.analysis.summary import CellSummary
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("runs", type=FOLDER, nargs=-1, required=True, metavar="RUN...")
 @click.option("--format", "form", type=click.Choice(["md", "csv", "json", "github"]), default="md", show_default=True)
-@click.option("--columns", metavar="A,B,...", help="Columns of summary.csv to show.")
-@click.option("--pivot", metavar="AXIS:COLUMN", help="One column for each value of an axis, as batch:sys_tok_s.")
+@COLUMNS
+@PIVOT
 @click.option("--include-invalid", is_flag=True, help="Show invalid cells too, struck through.")
 def table(runs: tuple[Path, ...], form: str, columns: str | None, pivot: str | None, *, include_invalid: bool) -> None:
     """Print the table of a RUN, or of several side by side, recomputed from their records.
@@ -94,15 +94,10 @@ def plot(run: Path, out: Path | None, cell: str | None, formats: tuple[str, ...]
         keys = [known.key for known in opened.cells]
         if cell is not None and cell not in keys:
             fail(BAD_INPUT, f"bench plot: no cell {cell} in this run (allowed: {', '.join(keys)})")
-        files = draw_plots(
-            opened.rows,
-            timeline_of(opened, opened.rows, cell),
-            out or run / "plots",
-            opened.title,
-            formats or ("png", "svg"),
-        )
+        to: tuple[Path, str, Sequence[str]] = (out or run / "plots", opened.title, formats or ("png", "svg"))
+        files = draw_plots(opened.rows, timeline_of(opened, opened.rows, cell), *to)
         if opened.has_records and (pairs := pairs_of(opened)):
-            files += draw_comparisons(pairs, out or run / "plots", opened.title, formats or ("png", "svg"))
+            files += draw_comparisons(pairs, *to)
     for path in files:
         click.echo(path)
 

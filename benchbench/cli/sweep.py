@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchbench.cli.console import FOLDER, INVALID, STOPPED, fail, located, one_line, plan_of, refusing, spec_of
+from benchbench.cli.console import FOLDER, INVALID, SETS, STOPPED, fail, located, one_line, plan_of, refusing, spec_of
 from benchbench.cli.signals import Stop
 
 if TYPE_CHECKING:
@@ -21,30 +21,20 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("file")
-@click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Change one value of the sweep.")
+@SETS
 @click.option("--only", metavar="SELECTION", help="Only the cells that match, e.g. 'batch>=8,input=128'.")
 @click.option("--out", type=FOLDER, metavar="DIR", help="Run directory (default: runs/NAME-TIME).")
 @click.option("--resume", is_flag=True, help="Continue the run in --out (or the latest of this name).")
 @click.option("--dry-run", is_flag=True, help="Print the plan without running it.")
 @click.option("--plots/--no-plots", default=True, help="Draw the plots at the end.")
 @click.option("--strict", is_flag=True, help="Exit with 3 if any cell is invalid.")
-def sweep(
-    file: str,
-    sets: tuple[str, ...],
-    only: str | None,
-    out: Path | None,
-    *,
-    resume: bool,
-    dry_run: bool,
-    plots: bool,
-    strict: bool,
-) -> None:
+def sweep(file: str, sets: tuple[str, ...], only: str | None, out: Path | None, **flags: bool) -> None:
     """Measure every cell of the sweep FILE; print the table.
 
     Exit: 0 complete, 1 stopped and can be resumed, 2 bad input, 3 invalid cells (--strict), 130 on Ctrl-C.
     """
     spec = spec_of(file, sets)
-    if dry_run:
+    if flags["dry_run"]:
         from benchbench.cli.dry_run import plan_text
 
         click.echo(plan_text(plan_of(spec, only)))
@@ -54,16 +44,17 @@ def sweep(
     for note in spec.notes:
         print(one_line(f"note: {note}"), file=sys.stderr)
     with _terminal(file, sets) as (observer, stop):
-        outcome = run_sweep(spec, out, only=only, resume=resume, plots=plots, observer=observer, stop=stop.fd)
+        wanted = {name: flags[name] for name in ("resume", "plots")}
+        outcome = run_sweep(spec, out, only=only, **wanted, observer=observer, stop=stop.fd)
     _end(spec, outcome, stop, (file, sets), "sweep")
-    if strict and any(row["status"] == "invalid" for row in outcome.rows):
+    if flags["strict"] and any(row["status"] == "invalid" for row in outcome.rows):
         fail(INVALID, "bench: some cells are invalid")
 
 
 @click.command()
 @click.argument("file")
 @click.option("--blocks", type=click.IntRange(2), help="Starts of each of the two (default: the sweep's, else 6).")
-@click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Change one value of the sweep.")
+@SETS
 @click.option("--only", metavar="SELECTION", help="Only the cells that match.")
 @click.option("--out", type=FOLDER, metavar="DIR", help="Run directory (default: runs/NAME-noise-TIME).")
 @click.option("--resume", is_flag=True, help="Continue the run in --out (or the latest of this name).")

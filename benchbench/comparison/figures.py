@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from benchbench.analysis.stats import two_stage_estimate
 from benchbench.comparison.pairs import Pair
 from benchbench.comparison.tables import cells_of, headline
-from benchbench.comparison.verdicts import PRIMARY, Effect
+from benchbench.comparison.verdicts import PRIMARY, TITLES, Effect
 from benchbench.figures import sheet as sheets
 from benchbench.figures.plots import write_figures
 
@@ -32,7 +32,6 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 SIDES = (("#E69F00", "s", (0, (5, 2))), ("#0072B2", "o", "-"))  # base, candidate
 PANELS = 12
-_TITLES = {"sys_tok_s": "Sys tok/s", "ttft": "TTFT"}
 
 
 def draw_comparisons(
@@ -117,7 +116,7 @@ def _ratio_panels(
         _ratios(axes, points, margin)
         axes.tick_params(axis="y", length=0, labelsize=min(9.0, row_in * 45))
         axes.grid(visible=False, axis="y")
-        axes.set_xlabel(f"{_TITLES[metric]}: % better")
+        axes.set_xlabel(f"{TITLES[metric]}: % better")
     return figure
 
 
@@ -205,17 +204,16 @@ def _curves(pair: Pair, title: str) -> Figure | None:
 def _panel(axes: Axes, pair: Pair, own: Sequence[tuple[float, str]]) -> None:
     top = 0.0
     for side, (colour, marker, dash) in zip(("base", "candidate"), SIDES, strict=True):
-        means = [
-            (load, estimate)
-            for load, label in own
-            if (estimate := two_stage_estimate(values := _values(pair, label, side), len(values)))
-        ]
-        loads, points = [load for load, _ in means], [mean.point for _, mean in means]
-        axes.plot(loads, points, color=colour, marker=marker, linestyle=dash, linewidth=1.2, markersize=4)
-        lows = [mean.low if mean.low is not None else mean.point for _, mean in means]
-        highs = [mean.high if mean.high is not None else mean.point for _, mean in means]
+        means: list[tuple[float, float, float, float]] = []  # load, mean, and the interval's ends
+        for load, label in own:
+            values = _values(pair, label, side)
+            if mean := two_stage_estimate(values, len(values)):
+                low, high = (mean.point if end is None else end for end in (mean.low, mean.high))
+                means.append((load, mean.point, low, high))
+        style = {"color": colour, "marker": marker, "linestyle": dash, "linewidth": 1.2, "markersize": 4}
+        top = max(top, *sheets.draw_curve(axes, means, **style))
+        loads, _, lows, highs = zip(*means, strict=True)
         axes.vlines(loads, lows, highs, color=colour, linewidth=1.0)
-        top = max(top, *points)
     sheets.log2_axis(axes, [load for load, _ in own], "")
     sheets.value_axis(axes, [0.0, 1.02 * top], "", wide=math.inf)
     axes.tick_params(labelsize=8)

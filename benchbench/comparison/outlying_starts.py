@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import expm1, log
+from math import expm1
 from statistics import fmean, median
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from benchbench.comparison.verdicts import BETTER, PRIMARY, Sample
+from benchbench.comparison.verdicts import BETTER, PRIMARY, Sample, grids_of
 
 FAR = 0.05  # of logs, about 5 %
 MADS = 6  # times 1.4826 MAD, which estimates a normal's standard deviation
@@ -16,7 +16,7 @@ MADS = 6  # times 1.4826 MAD, which estimates a normal's standard deviation
 class OutlyingStart(NamedTuple):
     """`change`: of the metric, from the median of the side's starts, as a share; geometric mean over `cells`."""
 
-    side: Literal["base", "candidate"]
+    side: str  # base or candidate
     metric: str
     block: int
     change: float
@@ -30,21 +30,16 @@ def outlying_starts(samples: Sequence[Sample]) -> list[OutlyingStart]:
     its own median, so that three blocks are enough to have one.
     """
     outlying: list[OutlyingStart] = []
-    for metric in PRIMARY:
+    for grid in grids_of([sample for sample in samples if sample.metric in PRIMARY], paired=False):
         offsets: list[OutlyingStart] = []
-        for side in ("base", "candidate"):
-            cells: dict[str, dict[int, float]] = {}
-            for sample in samples:
-                value = sample.base if side == "base" else sample.candidate
-                if sample.metric == metric and value is not None:
-                    cells.setdefault(sample.cell, {})[sample.block] = BETTER[metric] * log(value)
+        for side, cells in (("base", grid.base), ("candidate", grid.new)):
             starts: dict[int, list[float]] = {}
             for logs in (logs for logs in cells.values() if len(logs) > 2):
                 middle = median(logs.values())
                 for block, value in logs.items():
                     starts.setdefault(block, []).append(value - middle)
             offsets += [
-                OutlyingStart("base" if side == "base" else "candidate", metric, block, fmean(logs), len(logs))
+                OutlyingStart(side, grid.metric, block, fmean(logs), len(logs))
                 for block, logs in sorted(starts.items())
             ]
         spread = 1.4826 * median(abs(start.change) for start in offsets) if offsets else 0.0

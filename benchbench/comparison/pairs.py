@@ -21,7 +21,7 @@ from benchbench.analysis.runs import Run
 from benchbench.analysis.summary import FIGURES, CellSummary, like_outputs, metrics_of
 from benchbench.analysis.validity import Reason, status_of
 from benchbench.comparison.outlying_starts import outlying_starts
-from benchbench.comparison.verdicts import Comparisons, Noise, Sample, compare, noise
+from benchbench.comparison.verdicts import BETTER, TITLES, Comparisons, Noise, Sample, compare, noise
 from benchbench.fidelity.answers import answers_of
 from benchbench.fidelity.judge import Fidelity, unmeasured
 from benchbench.fidelity.judge import judge as judge_fidelity
@@ -31,12 +31,11 @@ from benchbench.store.requests import round_facts
 
 K = TypeVar("K")
 R = TypeVar("R")
-METRICS = ("sys_tok_s", "ttft", "tpot", "e2el")
+METRICS = tuple(BETTER)
 INCIDENTS = {
     *(Reason.NO_DATA, Reason.REQUEST_FAILED, Reason.FOREIGN_LOAD, Reason.CLOCK_STEP),
     *(Reason.SHARED_READS, Reason.FIRST_TOKEN_SHARED),
 }
-_NAMES = {"sys_tok_s": "Sys tok/s", "ttft": "TTFT"}
 _ALIKE = ("load", "requests", "prompts", "output_mode", "capped")  # of a cell, on both sides
 
 
@@ -122,7 +121,7 @@ def pair(base: Side, candidate: Side, margin: float = 0.01, floor: Iterable[Nois
     for side, values in ((base, old), (candidate, new)):
         notes += _side_notes(side, values)
     for start in outlying_starts(samples):
-        name, metric = {"base": base.name, "candidate": candidate.name}[start.side], _NAMES[start.metric]
+        name, metric = {"base": base.name, "candidate": candidate.name}[start.side], TITLES[start.metric]
         off = f"{100 * abs(start.change):.1f} % {'above' if start.change > 0 else 'below'} the median of its starts"
         notes.append(f"{name}: the start in block {start.block} is far off: {metric} {off} ({start.cells} cells)")
     commits = [(side.name, side.run.manifest.get("variants", {}).get(side.variant)) for side in (base, candidate)]

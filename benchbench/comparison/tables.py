@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchbench.comparison.pairs import Pair
-from benchbench.comparison.verdicts import MORE_MAX, PRIMARY, Comparison, Effect, Noise, Overall
+from benchbench.comparison.verdicts import MORE_MAX, PRIMARY, TITLES, Comparison, Effect, Noise, Overall
 from benchbench.report.markdown import escape_markdown, write_table
 from benchbench.report.summary_table import Row
+from benchbench.spec.cell import CellInfo
 
 SHOWN = ("sys_tok_s", "ttft", "tpot")
-NAMES = {"sys_tok_s": "Sys tok/s", "ttft": "TTFT (ms)", "tpot": "TPOT (ms)", "e2el": "E2EL (ms)"}
+NAMES = {metric: title if metric == "sys_tok_s" else f"{title} (ms)" for metric, title in TITLES.items()}
 _TO = "\N{EN DASH}"
 
 
@@ -28,8 +29,8 @@ def cells_of(pair: Pair, metrics: Sequence[str]) -> list[Comparison]:
     """The compared cells, metric by metric, from small shapes to large."""
 
     def order(comparison: Comparison) -> tuple[Any, ...]:
-        cell, metric = pair.cells[comparison.cell], comparison.metric
-        return SHOWN.index(metric) if metric in SHOWN else 9, cell.input, cell.output, cell.batch or cell.rate
+        cell = pair.cells[comparison.cell]
+        return list(TITLES).index(comparison.metric), cell.input, cell.output, cell.batch or cell.rate
 
     return sorted((comparison for comparison in pair.compared.cells if comparison.metric in metrics), key=order)
 
@@ -131,7 +132,7 @@ def notes(pair: Pair) -> list[str]:
     lines += [f"geometric mean without {_named(cells)}: not valid in every start" for cells in sorted(partial)]
     for relative in pair.compared.relative:
         if relative.verdict in {"faster", "slower"}:
-            (ratio, interval), metric = ratio_text(relative), NAMES[relative.metric].partition(" (")[0]
+            (ratio, interval), metric = ratio_text(relative), TITLES[relative.metric]
             lines.append(
                 f"{relative.cell} is {relative.verdict} relative to the other cells: "
                 f"its {metric} ratio is {ratio} times their mean's (95 % CI {interval})"
@@ -164,13 +165,16 @@ def ratio_table(
     rows: list[list[str]] = []
     for metric in metrics if not pair.absent else ():
         for comparison in [] if overall_only else cells_of(pair, [metric]):
-            cell, values = pair.cells[comparison.cell], (comparison.base, comparison.candidate)
-            shape = [str(cell.input), str(cell.output), f"{cell.rate:g}" if cell.batch is None else str(cell.batch)]
-            shape += [f"{value:.1f}" if metric == "sys_tok_s" else f"{1e3 * value:.2f}" for value in values]
-            rows.append([NAMES[metric], *shape, *_ratio_texts(comparison)])
+            values = (comparison.base, comparison.candidate)
+            texts = [f"{value:.1f}" if metric == "sys_tok_s" else f"{1e3 * value:.2f}" for value in values]
+            rows.append([NAMES[metric], *_axes(pair.cells[comparison.cell]), *texts, *_ratio_texts(comparison)])
         if overall := headline(pair, metric):
             rows.append([NAMES[metric], f"mean of {cell_count(pair, overall)}", *4 * [_TO], *_ratio_texts(overall)])
     return [*head, "Ratio", "95 % CI", "Verdict", "MDE"], rows
+
+
+def _axes(cell: CellInfo) -> list[str]:
+    return [str(cell.input), str(cell.output), f"{cell.rate:g}" if cell.batch is None else str(cell.batch)]
 
 
 def ratio_text(effect: Effect) -> tuple[str, str]:
@@ -220,21 +224,19 @@ def noise_table(noises: Sequence[Noise], pair: Pair) -> str:
     head = ["Metric", "Input", "Output", "Batch", "Noise per start", "MDE of one test", "MDE, Holm-corrected"]
     rows = []
     for noise in (noise for noise in noises if noise.metric in SHOWN):
-        cell = pair.cells[noise.cells[0]]
-        shape = [str(cell.input), str(cell.output), f"{cell.rate:g}" if cell.batch is None else str(cell.batch)]
-        shape = shape if len(noise.cells) == 1 else [f"mean of {len(noise.cells)}", _TO, _TO]
+        count = len(noise.cells)
+        shape = _axes(pair.cells[noise.cells[0]]) if count == 1 else [f"mean of {count}", _TO, _TO]
         shares = f"{100 * noise.sd:.2f} %", percent(noise.mde, most=1), percent(noise.mde_family, most=1)
-        rows.append([NAMES[noise.metric].partition(" (")[0], *shape, *shares])
+        rows.append([TITLES[noise.metric], *shape, *shares])
     effects = [*pair.compared.cells, *pair.compared.overall]
     detected = sum(effect.verdict in {"faster", "slower"} for effect in effects)
     result = f"{pair.base} against {pair.candidate}, over {pair.blocks} blocks: "
-    if detected:
-        result += (
-            f"{detected} difference{'s'[: detected > 1]} detected between equal builds. By chance 5 % of A/A runs "
-        )
-        result += "have one in a family (cells, means); more often, the machine is not in a steady state."
-    else:
-        result += "no difference detected, as expected."
+    result += (
+        f"{detected} difference{'s'[: detected > 1]} detected between equal builds. By chance 5 % of A/A runs have one "
+        "in a family (cells, means); more often, the machine is not in a steady state."
+        if detected
+        else "no difference detected, as expected."
+    )
     return "\n".join([*write_table(head, rows), "", result, *(f"- {note}" for note in notes(pair))]) + "\n"
 
 
@@ -282,34 +284,29 @@ def _cell_record(pair: Pair, comparison: Comparison) -> Row:
 
 
 def _effect_record(pair: Pair, effect: Effect) -> Row:
-    names = ("p_adjusted", "mde", "verdict")
-    more = ("p_value", "mde_family", "noise", "more_blocks")
     return {
         "metric": effect.metric,
         "ratio": {end: getattr(effect.ratio, end) for end in ("point", "low", "high")},
-        **{name: getattr(effect, name) for name in names},
+        **{name: getattr(effect, name) for name in ("p_adjusted", "mde", "verdict")},
         "fidelity": pair.fidelity,
         "starts": effect.ratio.n,
-        **{name: getattr(effect, name) for name in more},
+        **{name: getattr(effect, name) for name in ("p_value", "mde_family", "noise", "more_blocks")},
         "warnings": list(effect.warnings),
     }
 
 
 def _pair_record(pair: Pair, metrics: Sequence[str]) -> Row:
-    overall = headline(pair)
-    empty = {"ratio": None, "verdict": "undecided"}
-    known = overall is not None and not pair.absent
+    overall = None if pair.absent else headline(pair)
+    effect = _effect_record(pair, overall) if overall else {"ratio": None, "verdict": "undecided"}
+    relative = [relative for relative in pair.compared.relative if relative.metric in metrics]
     return {
         "base": pair.base,
         "candidate": pair.candidate,
-        **({name: _effect_record(pair, overall)[name] for name in empty} if overall and known else empty),
+        "ratio": effect["ratio"],
+        "verdict": effect["verdict"],
         "sentence": sentence(pair),
         "fidelity": pair.fidelity,
-        "relative": [
-            {"cell": relative.cell, **_effect_record(pair, relative)}
-            for relative in pair.compared.relative
-            if relative.metric in metrics
-        ],
+        "relative": [{"cell": contrast.cell, **_effect_record(pair, contrast)} for contrast in relative],
         "means": [_effect_record(pair, overall) for overall in pair.compared.overall if overall.metric in metrics],
         "blocks": pair.blocks,
         "interleaved": pair.interleaved,

@@ -49,6 +49,7 @@ from benchbench.analysis.stats import (
 Verdict = Literal["equivalent", "faster", "slower", "undecided"]
 
 PRIMARY = ("sys_tok_s", "ttft")
+TITLES = {"sys_tok_s": "Sys tok/s", "ttft": "TTFT", "tpot": "TPOT", "e2el": "E2EL"}
 BETTER = {"sys_tok_s": 1, "ttft": -1, "tpot": -1, "e2el": -1}  # 1: more is better, -1: less is
 CONFIDENCE = 0.95
 ALPHA = 0.05
@@ -154,7 +155,7 @@ def compare(
     if not margin > 0:
         raise ValueError(f"margin must be above 0, not {margin}")
     rules = _Rules(paired, math.log1p(margin), {(frozenset(noise.cells), noise.metric): noise for noise in floor})
-    grids = _grids(samples, paired)
+    grids = grids_of(samples, paired=paired)
     means = [grid.mean() for grid in grids]
     relative = [contrast for grid in grids if grid.metric in PRIMARY for contrast in grid.relative()]
     warnings = [] if paired else ["not interleaved: the change is confounded with drift between the runs"]
@@ -162,20 +163,21 @@ def compare(
         f"no geometric mean of {mean.metric}: no cell has a value in every start" for mean in means if not mean.cells
     ]
     return Comparisons(
-        cells=tuple(
-            Comparison(cell=c.cells[0], base=c.geometric(c.base), candidate=c.geometric(c.new), **effect)
-            for c, effect in _effects([contrast for grid in grids for contrast in grid.contrasts()], rules)
-        ),
+        cells=_compared([contrast for grid in grids for contrast in grid.contrasts()], rules),
         overall=tuple(
             Overall(cells=c.cells, left_out=c.left_out, **effect)
             for c, effect in _effects([mean for mean in means if mean.cells], rules)
         ),
-        relative=tuple(
-            Comparison(cell=c.cells[0], base=c.geometric(c.base), candidate=c.geometric(c.new), **effect)
-            for c, effect in _effects(relative, replace(rules, floor={}))
-        ),
+        relative=_compared(relative, replace(rules, floor={})),
         left_out=tuple((cell, grid.metric) for grid in grids for cell in grid.base if cell not in grid.both),
         warnings=tuple(warnings),
+    )
+
+
+def _compared(contrasts: Sequence[_Contrast], rules: _Rules) -> tuple[Comparison, ...]:
+    return tuple(
+        Comparison(cell=c.cells[0], base=c.geometric(c.base), candidate=c.geometric(c.new), **effect)
+        for c, effect in _effects(contrasts, rules)
     )
 
 
@@ -185,7 +187,7 @@ def noise(samples: Iterable[Sample]) -> tuple[Noise, ...]:
     sd = sd(d) / sqrt(2) with blocks - 1 degrees of freedom. What has no spread is left out. Whether A and A differ,
     which they must not, is what `compare` of the same samples says.
     """
-    grids = _grids(samples, paired=True)
+    grids = grids_of(samples)
     cells = [contrast for grid in grids for contrast in grid.contrasts()]
     means = [mean for grid in grids if len((mean := grid.mean()).cells) > 1]
     return tuple(
@@ -229,7 +231,7 @@ class _Contrast:
 
 
 @dataclass(frozen=True, slots=True)
-class _Grid:
+class Grid:
     """One metric: cell -> block -> log of which more is better. When paired, both sides have the same blocks."""
 
     metric: str
@@ -272,8 +274,9 @@ class _Grid:
         return (full if all(blocks for _, blocks in kept) else []), kept
 
 
-def _grids(samples: Iterable[Sample], paired: bool) -> list[_Grid]:
-    grids: dict[str, _Grid] = {}
+def grids_of(samples: Iterable[Sample], *, paired: bool = True) -> list[Grid]:
+    """The values of each metric, in the order of first appearance. Raises ValueError, as `compare`."""
+    grids: dict[str, Grid] = {}
     seen = set()
     for sample in samples:
         where = f"cell {sample.cell}, {sample.metric}, block {sample.block}"
@@ -282,7 +285,7 @@ def _grids(samples: Iterable[Sample], paired: bool) -> list[_Grid]:
         if where in seen:
             raise ValueError(f"{where}: given twice")
         seen.add(where)
-        grid = grids.setdefault(sample.metric, _Grid(sample.metric, {}, {}, set()))
+        grid = grids.setdefault(sample.metric, Grid(sample.metric, {}, {}, set()))
         grid.blocks.add(sample.block)
         for side, value in ((grid.base, sample.base), (grid.new, sample.candidate)):
             values = side.setdefault(sample.cell, {})
@@ -306,9 +309,8 @@ def _effects(contrasts: Sequence[_Contrast], rules: _Rules) -> Iterator[tuple[_C
     families: dict[str, dict[int, float]] = {}
     for index, (contrast, shift) in enumerate(zip(contrasts, shifts, strict=True)):
         if shift.parts:
-            families.setdefault("primary" if contrast.metric in PRIMARY else contrast.metric, {})[index] = t_p_value(
-                shift
-            )
+            family = families.setdefault("primary" if contrast.metric in PRIMARY else contrast.metric, {})
+            family[index] = t_p_value(shift)
     tested = {}
     for family in families.values():
         for index, adjusted in zip(family, holm(list(family.values())), strict=True):

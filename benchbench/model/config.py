@@ -114,6 +114,7 @@ def read_model(path: str | Path, kv: str | None = None) -> ModelFacts:
     dtype = dtype_word(config.get("dtype") or config.get("torch_dtype"))
     counted, size, shards = count_weights(file.parent, shape["layers"], quantization)
     stored = None if scheme and not quantization else dtype
+    by_scheme = quantization.weight_dtype if quantization else stored
     weights = counted or weights_of_shape(config, shape, kinds, quantization, stored)
     cache = kv_cache(config, shape, kinds, min(BITS[kv or kv_dtype(scheme) or dtype or "bf16"], 16) // 8)
     names = raw.get("architectures")
@@ -124,11 +125,7 @@ def read_model(path: str | Path, kv: str | None = None) -> ModelFacts:
         **(_parameters(weights, shape, is_known_mixture(config, shape)) if weights else {}),
         weight_bytes=size,
         shards=shards,
-        weight_dtype=max(counted.dtypes, key=lambda word: counted.dtypes[word])
-        if counted
-        else quantization.weight_dtype
-        if quantization
-        else stored,
+        weight_dtype=max(counted.dtypes, key=counted.dtypes.__getitem__) if counted else by_scheme,
         compute_dtype=_compute_dtype(quantization) if scheme else dtype,
         kv_bytes_per_token=cache.per_token,
         window_kv_bytes_per_token=cache.window_per_token,

@@ -10,14 +10,12 @@ from typing import Any, Literal, NamedTuple
 Kind = Literal["full", "window", "state", "unknown"]
 Config = Mapping[str, Any]
 
-_FULL = {"full_attention", "attention", "global_attention", "full", "global"}
-_WINDOW = {"sliding_attention", "sliding_window_attention", "local_attention", "sliding", "local"}
-_STATE = {"linear_attention", "mamba", "mamba2", "recurrent", "conv", "mlp", "moe", "gated_deltanet", "kda"}
-_KINDS: dict[object, Kind] = {
-    **dict.fromkeys(_FULL, "full"),
-    **dict.fromkeys(_WINDOW, "window"),
-    **dict.fromkeys(_STATE, "state"),
+_WORDS: dict[Kind, str] = {
+    "full": "full_attention attention global_attention full global",
+    "window": "sliding_attention sliding_window_attention local_attention sliding local",
+    "state": "linear_attention mamba mamba2 recurrent conv mlp moe gated_deltanet kda",
 }
+_KINDS: dict[object, Kind] = {word: kind for kind, words in _WORDS.items() for word in words.split()}
 _NEMOTRON: dict[str, Kind] = {"*": "full", "M": "state", "-": "state", "E": "state"}
 _WINDOWS = ("sliding_window", "attention_window_size", "sliding_window_size")
 _LISTS = ("layer_types", "layers_block_type", "block_types", "layer_block_type")

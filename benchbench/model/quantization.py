@@ -83,17 +83,11 @@ def _of(part: object, weights: str, inputs: str, method: str) -> Quantization | 
     """A layer's scheme from the keys under which the two libraries state weights and activations."""
     if not isinstance(part, Mapping) or not (weight := _spec(part.get(weights))):
         return None
-    activation = _spec(part.get(inputs), of_tokens=True) or (None, None, None, None)
-    return Quantization(
-        method=method,
-        weight_dtype=weight[0],
-        weight_granularity=weight[1],
-        weight_symmetric=weight[2],
-        activation_dtype=activation[0],
-        activation_granularity=activation[1],
-        activation_symmetric=activation[2],
-        activation_dynamic=activation[3],
-    )
+    activation = _spec(part.get(inputs), of_tokens=True) or ()
+    facts: dict[str, Any] = dict(zip(("weight_dtype", "weight_granularity", "weight_symmetric"), weight, strict=False))
+    names = ("activation_dtype", "activation_granularity", "activation_symmetric", "activation_dynamic")
+    facts |= zip(names, activation, strict=False)
+    return Quantization(method=method, **facts)
 
 
 def _spec(spec: object, of_tokens: bool = False) -> tuple[str, str, bool | None, bool | None] | None:
