@@ -91,19 +91,20 @@ def mask_text(text: str, secrets: Collection[str] = ()) -> str:
     """`text` (a log line, an error message) without the known `secrets`, nor the start of one that was cut off, and
     without what looks like one: user info and telling queries of URLs, Bearer tokens, values of telling names.
     """
-    for secret in sorted(secrets, key=len, reverse=True):
-        text = _without(text, secret)
+    text = without(text, secrets)
     text = _QUERY.sub(_queried, _USERINFO.sub(f"{MASK}@", text))
     text = _HEADER.sub(rf"\1\2{MASK}", _SCHEME.sub(rf"\1 {MASK}", text))
     return _NAMED.sub(_hidden, _OPTIONED.sub(_hidden, text))
 
 
-def _without(text: str, secret: str) -> str:
-    start = secret[:8]
-    if len(secret) < SHORTEST or start not in text:
-        return text
-    head, *tails = text.split(start)
-    return head + "".join(MASK + tail[_in_common(tail, secret[len(start) :]) :] for tail in tails)
+def without(text: str, secrets: Collection[str]) -> str:
+    """`text` without the known `secrets`, nor the start of one that was cut off."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        start = secret[:8]
+        if len(secret) >= SHORTEST and start in text:
+            head, *tails = text.split(start)
+            text = head + "".join(MASK + tail[_in_common(tail, secret[len(start) :]) :] for tail in tails)
+    return text
 
 
 def _in_common(a: str, b: str) -> int:

@@ -25,7 +25,7 @@ from answers import (
     models,
     whole,
 )
-from driving import LABEL, records, summary, sweeping, write_sweep
+from driving import LABEL, bench, records, summary, sweeping, write_sweep
 from driving import run_impatiently as run
 from servers import ScriptedServer
 
@@ -246,6 +246,11 @@ ECHOES: dict[str, Callable[[str], Script]] = {
     "not SSE": lambda key: [whole(200, {"you sent": key})],
     "not JSON": lambda key: [CHUNKED, chunk(f"data: {'y' * 40} {key}\n\n".encode()), LAST_CHUNK],
     "not HTTP": lambda key: [f"you sent {key}\r\n".encode(), CLOSE],
+    "as the answer's id": lambda key: [
+        CHUNKED,
+        chunk(event({"id": key, "choices": [{"text": "a", "finish_reason": key}]})),
+        LAST_CHUNK,
+    ],
     "refusal": lambda key: [error(401, f"Incorrect API key provided: {key}")],
 }
 
@@ -259,11 +264,12 @@ def test_a_key_that_the_server_echoes_is_nowhere(
     with ScriptedServer(lambda ask: echo(f"{ask.headers['authorization'][7:]} {ask.headers['x-team']}")) as server:
         engine = {"kind": "endpoint", "url": server.url, "api_key_env": "MY_KEY", "headers_env": {"X-Team": "TEAM"}}
         result = run(server, engine=engine)
+        check = bench("check", "s.yaml", "--seconds", "0.1")
         assert server.asks[0].headers["authorization"] == f"Bearer {SECRET}"
         assert server.gets[0].headers["authorization"] == f"Bearer {SECRET}"
     said = [path.read_bytes() for path in Path("run").rglob("*") if path.is_file()]
-    said += [row["error_detail"].encode() for row in records(Path("run"))]  # the files are compressed
-    said += [result.stdout.encode(), result.stderr.encode()]
+    said += [str(row).encode() for row in records(Path("run"))]  # the files are compressed
+    said += [text.encode() for text in (result.stdout, result.stderr, check.stdout, check.stderr)]
     for part in (SECRET[:9], SECRET[::-1][:9]):
         assert not [data for data in said if part.encode() in data]
 

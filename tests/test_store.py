@@ -63,6 +63,20 @@ def test_a_file_is_replaced_whole_and_only_when_it_is_on_disk(tmp_path: Path, mo
     assert path.read_bytes() == b"new"
 
 
+def test_a_link_that_was_planted_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "card.md"
+    victim.write_bytes(b"mine")
+    (tmp_path / ".card.md.tmp").symlink_to(victim)
+    replace_file(path, b"new")
+    monkeypatch.setattr(os, "urandom", lambda _: b"guessed")
+    planted = tmp_path / f".bench-{b'guessed'.hex()}.tmp"
+    planted.symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        replace_file(path, b"newer")
+    assert (victim.read_bytes(), path.read_bytes()) == (b"mine", b"new")
+    assert planted.is_symlink()
+
+
 def test_a_round_that_was_cut_off_in_writing_never_was(run: RunDirectory) -> None:
     table = table_of(REQUESTS)
     for number in (10_000, 2, 0):

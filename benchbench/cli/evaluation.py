@@ -42,6 +42,7 @@ def evaluate(file: str | None, sets: tuple[str, ...], out: Path | None, form: st
     """
     from benchbench.accuracy.section import evaluation_json, evaluation_of, evaluation_section, read_evaluation
     from benchbench.errors import RunError
+    from benchbench.store.run_directory import replace_file
 
     failed: list[str] = []
     try:
@@ -57,7 +58,7 @@ def evaluate(file: str | None, sets: tuple[str, ...], out: Path | None, form: st
         texts = {"md": evaluation_section(evaluation), "json": evaluation_json(evaluation)}
         if out is not None:
             for suffix, text in texts.items():
-                (out / f"evaluation.{suffix}").write_text(text)
+                replace_file(out / f"evaluation.{suffix}", text.encode())
         click.echo(texts[form].rstrip("\n"))
     except (RunError, ValueError, OSError) as error:
         fail(BAD_INPUT, *failed, f"bench eval: {error}")

@@ -15,6 +15,7 @@ from benchbench.engines.vllm import failure, flags, python_of, start_process
 from benchbench.errors import EngineError, LaunchStoppedError, WorkerDiedError
 from benchbench.linux import renice
 from benchbench.loadgen.worker import Worker
+from benchbench.secrets import mask_text
 from benchbench.spec import VllmInprocessEngine
 from benchbench.version import __version__
 
@@ -93,8 +94,8 @@ class InprocessWorker(Worker):
         """
         columns, facts = super().run(job, stop)
         if died := facts["engine_died"]:
-            reason = self._word() or f"{died} {diagnose(self.process.text()).reason}".strip()
-            facts["engine_died"] = reason
+            died = mask_text(died)  # as it stands in the details
+            facts["engine_died"] = reason = self._word() or f"{died} {diagnose(self.process.text()).reason}".strip()
             if columns is not None:
                 details = columns["error_detail"]
                 details[:] = [reason if detail and detail in died else detail for detail in details]

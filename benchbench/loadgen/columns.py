@@ -15,6 +15,7 @@ from benchbench.loadgen.decode import Decoder
 from benchbench.loadgen.exchange import Exchange, Failure, Log, WireError, to_ns
 from benchbench.loadgen.job import Job
 from benchbench.loadgen.response import Response
+from benchbench.secrets import mask_text, without
 from benchbench.store.requests import ErrorKind, ErrorPhase, RequestStatus
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ def columns_of(
         "status": [RequestStatus.OK if failure is None else RequestStatus.FAILED for failure in failures],
         "server_metrics": [orjson.dumps(r.server_metrics).decode() if r.server_metrics else "" for r in responses],
     }
+    # Servers quote what they refuse.
+    failures = [f and f._replace(detail=mask_text(f.detail, job.secrets)) for f in failures]
     for name in Failure._fields:
         columns[f"error_{name}"] = ["" if failure is None else getattr(failure, name) for failure in failures]
     for name in ("scheduled_ns", "connect_ns", "connected_ns", "tls_ns", "sent_ns", "headers_ns", "end_ns"):
@@ -91,7 +94,7 @@ def columns_of(
         counts = [getattr(r, name) for r in responses]
         columns[name] = np.array([-1 if count is None else count for count in counts], np.int32)
     for name in ("tokens_from", "finish_reason", "response_id"):
-        columns[name] = [getattr(r, name) for r in responses]
+        columns[name] = [without(getattr(r, name), job.secrets) for r in responses]
     return columns  # type: ignore[return-value]
 
 

@@ -26,6 +26,11 @@ class Job:
     paced: bool = False
     start_ns: int = 0
 
+    @property
+    def secrets(self) -> frozenset[str]:
+        """What an answer may quote and no file may hold."""
+        return frozenset()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundJob(Job):
@@ -33,6 +38,10 @@ class RoundJob(Job):
 
     target: Target
     connect_s: float
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        return self.target.access.secrets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

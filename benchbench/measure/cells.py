@@ -15,7 +15,6 @@ from benchbench.loadgen.worker import Worker
 from benchbench.measure.failures import check_server, death_of, first_failure
 from benchbench.measure.observer import Observer, Pace
 from benchbench.openai.server_counters import ServerView
-from benchbench.secrets import mask_text
 from benchbench.spec import Cell
 from benchbench.store.requests import RequestStatus
 from benchbench.store.run_directory import RunDirectory
@@ -231,9 +230,6 @@ def _store(
     if facts["cancelled"]:
         raise InterruptedSweep
     opened, view = driver.opened, driver.view
-    # Servers quote what they refuse.
-    details, secrets = columns["error_detail"], opened.access.secrets
-    columns["error_detail"] = [mask_text(detail, secrets) if detail else "" for detail in details]
     death = facts.get("engine_died") or death_of(opened, columns)
     if opened.url and not death:
         check_server(columns, opened.target(cell), answered=driver.answered)

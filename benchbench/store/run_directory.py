@@ -32,10 +32,13 @@ def replace_file(path: Path, data: bytes, like: os.stat_result | None = None) ->
     """Write `path` so that a reader sees the old or the whole new content, also after a crash.
 
     `like`: whose mode and, where that is allowed, owner the file gets. A failed write leaves nothing behind.
+    What it writes to has a random name and did not exist before: a link that somebody planted is not followed.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".bench-{os.urandom(8).hex()}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o666)
     try:
-        with temporary.open("wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             if like is not None:
                 with contextlib.suppress(PermissionError):
                     os.fchown(file.fileno(), like.st_uid, like.st_gid)
@@ -94,12 +97,9 @@ class RunDirectory:
         except OSError:
             self.close()
             raise RunError(f"{self.path}: another sweep is running in this folder") from None
-        for leftover in [
-            *self.records.glob(".*.tmp"),
-            *self.path.glob("telemetry/.*.tmp"),
-            *self.path.glob("fidelity/.*.tmp"),
-        ]:
-            leftover.unlink()
+        for folder in (".", "records", "telemetry", "fidelity"):
+            for leftover in self.path.glob(f"{folder}/.*.tmp"):
+                leftover.unlink()
 
     def close(self) -> None:
         if self._lock is not None:
