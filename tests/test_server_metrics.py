@@ -259,5 +259,5 @@ def test_nobody_there_says_nothing() -> None:
 
 def test_nothing_heavy_is_imported_before_it_is_used() -> None:
     names = "sys.modules.keys() & {'aiohttp', 'prometheus_client', 'tokenizers', 'numpy'}"
-    code = f"import sys, benchbench.openai.server_metrics, benchbench.openai.token_lengths; sys.exit({names} or None)"
+    code = f"import sys, benchbench.openai.server_metrics, benchbench.engines.token_lengths; sys.exit({names} or None)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -21,9 +21,7 @@ from hypothesis import strategies as st
 from servers import ScriptedServer
 
 from benchbench.engines.simulator import SimulatorProcess
-from benchbench.errors import EngineError
-from benchbench.openai.target import Access
-from benchbench.openai.token_lengths import (
+from benchbench.engines.token_lengths import (
     MIN_WORDS,
     exact_texts,
     find_counter,
@@ -31,6 +29,8 @@ from benchbench.openai.token_lengths import (
     ordinary_range,
     vocabulary_range,
 )
+from benchbench.errors import EngineError
+from benchbench.openai.target import Access
 
 WORDS = [f"w{k}" for k in range(120)]
 # One token each for the simulator (four letters and the space before them), and some that are two or three.

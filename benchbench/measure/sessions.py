@@ -14,6 +14,7 @@ from typing import Any
 from benchbench.engines.git_checkout import Checkout, checkout, moved_into
 from benchbench.engines.open import Opened, open_engine, start_facts
 from benchbench.engines.process import Hooks
+from benchbench.engines.token_lengths import LOWEST_ID
 from benchbench.engines.vllm import next_log
 from benchbench.errors import EngineDiedError, EngineError, MovedRefError, StoppedError, WorkerDiedError
 from benchbench.fidelity.ask import answer, owed
@@ -25,7 +26,6 @@ from benchbench.measure.manifest import write_manifest
 from benchbench.measure.observer import Observer, Pace
 from benchbench.model.config import ModelFacts
 from benchbench.openai.client import Capabilities
-from benchbench.openai.token_lengths import LOWEST_ID
 from benchbench.spec import Cell, Plan, Session, VllmInprocessEngine, VllmServeEngine
 from benchbench.store.run_directory import RunDirectory, replace_file
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchbench.openai.token_lengths import WORDS
+from benchbench.engines.token_lengths import WORDS
 
 SPECIAL = ("<s>", "</s>", "<pad>", "<|user|>", "<|assistant|>", "<|end|>")
 TEMPLATE = (
