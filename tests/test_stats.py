@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from benchbench.analysis.stats import Estimate, two_stage_estimate
+from benchbench.analysis.stats import Estimate, two_stage_estimate, welch_shift
 
 VALUES = st.lists(st.floats(1e-6, 1e6), min_size=2, max_size=20)
 
@@ -26,6 +26,22 @@ def test_the_interval_is_students(values: list[float], confidence: float) -> Non
     assert found.point == pytest.approx(mean, rel=1e-9)
     assert found.low == pytest.approx(max(0.0, mean - half), rel=1e-7, abs=1e-9 * mean)
     assert found.high == pytest.approx(mean + half, rel=1e-7)
+
+
+def test_what_can_be_negative_has_an_interval_on_both_sides_of_zero() -> None:
+    interval = two_stage_estimate([-1.0, 2.0], 2)
+    assert interval is not None
+    half = float(stats.t.ppf(0.975, 1)) * 1.5
+    assert (interval.low, interval.high) == (pytest.approx(0.5 - half), pytest.approx(0.5 + half))
+    never_negative = two_stage_estimate([0.0, 2.0], 2)
+    assert never_negative is not None
+    assert never_negative.low == 0.0
+
+
+def test_noise_of_unlike_many_starts_is_pooled_by_degrees_of_freedom() -> None:
+    shift = welch_shift([1.0, 3.0], [4.0, 5.0, 9.0, 2.0])
+    variances = np.var([1.0, 3.0], ddof=1), np.var([4.0, 5.0, 9.0, 2.0], ddof=1)
+    assert shift.noise == pytest.approx(math.sqrt((variances[0] + 3 * variances[1]) / 4))
 
 
 def test_one_round_has_no_interval_and_none_no_mean() -> None:

@@ -144,6 +144,19 @@ def test_shared_reads_blame_the_client_only_where_its_lag_does() -> None:
     assert remedy(Reason.DRIFT, GOOD, BUDGETS) == Reason.DRIFT.remedy
 
 
+def test_where_nothing_was_good_only_that_is_said() -> None:
+    for all_bad in ({"failed": 160}, {"failed": 100, "wrong_length": 60}):
+        reasons = status_of(replace(GOOD, buffered=0, warmup_agreed=False, **all_bad), BUDGETS)[1]
+        assert Reason.UNSTABLE_WARMUP not in reasons
+    assert Reason.UNSTABLE_WARMUP in status_of(replace(GOOD, failed=159, warmup_agreed=False), BUDGETS)[1]
+
+
+def test_buffered_streams_are_a_share_of_the_good_ones() -> None:
+    some_bad = replace(GOOD, failed=60, wrong_length=20, buffered=40)
+    assert Reason.BUFFERED_STREAM not in status_of(some_bad, BUDGETS)[1]
+    assert Reason.BUFFERED_STREAM in status_of(replace(some_bad, buffered=41), BUDGETS)[1]
+
+
 def test_budgets_are_the_callers() -> None:
     strict = Validity(
         shared_suspect=0.009, shared_invalid=0.009, send_skew=0.24, late_send=0.24, client_lag=0.4,
