@@ -292,7 +292,7 @@ def test_burstiness_belongs_to_gamma(load: Any) -> None:
     assert "only arrival: gamma" in messages(load, text + "load: {kind: open, burstiness: 0.5}")[0]
 
 
-H200 = ["h200/llama8b", "h200/m2-int8", "h200/llama8b-inprocess"]
+H200 = [f"h200/{path.stem}" for path in sorted((SWEEPS / "h200").glob("*.yaml"))]
 
 
 @pytest.mark.parametrize("name", ["quickstart", "w7900d", "endpoint", "vllm-cpu", *H200])
