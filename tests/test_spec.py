@@ -114,8 +114,17 @@ def test_no_file_and_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ("load: {kind: closed, requests: 1}", "s.yaml:5: load.requests: 1 requests cannot keep a batch of 2 in flight"),
         ("slo: {ttft_ms: 1e-3, tpot_ms: 0}", "s.yaml:5: slo.tpot_ms: must be above 0, is 0"),
         ("prompts: {vocab: [1]}", "s.yaml:5: prompts.vocab: must be two token ids [low, high), has 1"),
-        ("variants: {main: {}}", "s.yaml:5: variants: needs at least two variants to compare"),
-        ("blocks: 2", "s.yaml:5: blocks: needs variants"),
+        (
+            "variants: {main: {}}",
+            "s.yaml:5: variants: needs at least two variants to compare, or blocks: how often to start the one",
+        ),
+        (
+            "blocks: 2",
+            (
+                "s.yaml:5: blocks: needs an engine that the sweep starts: a server that is attached to is not started "
+                "again (allowed: simulator, vllm_serve, vllm_inprocess; or two variants)"
+            ),
+        ),
         (
             "variants: {a: {}, b: {gut: 1}}",
             "s.yaml:5: variants.b.gut: unknown key, did you mean git? (allowed: engine, git)",

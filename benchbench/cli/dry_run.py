@@ -34,7 +34,11 @@ def plan_text(plan: Plan) -> str:
         round_s = round_seconds(cell)
         seconds = None if round_s is None or seconds is None else seconds + steps / cell.output * round_s * starts
         took = "" if round_s is None else f", about {round_s:.1f} s a round"
-        rounds = f"{cell.rounds.min} rounds in each of {starts} starts" if cell.variant else f"{_rounds(cell)} rounds"
+        rounds = (
+            f"{cell.rounds.min} rounds in each of {starts} starts"
+            if plan.spec.block_count
+            else f"{_rounds(cell)} rounds"
+        )
         lines.append(
             f"{number:4} {cell.label} {cell.load.kind}: {warmups}{'+' * auto} warm-up, {rounds} "
             f"of {cell.requests} requests{took}  [{cell.key}]"
@@ -52,15 +56,13 @@ def plan_text(plan: Plan) -> str:
         f"{len(plan.cells)} cells, {least}{requests} requests, {prompts} input tokens, {tokens} output tokens; "
         f"time: {estimate}"
     )
-    return "\n".join(
-        lines + (_power(plan.spec, max(1, len(plan.cells) // len(plan.spec.variants)), blocks) if blocks else [])
-    )
+    return "\n".join(lines + (_power(plan.spec, len(plan.sessions[0].cells), blocks) if blocks else []))
 
 
 def _starts(plan: Plan) -> list[str]:
     """The order of the starts, a line a block, and how many rounds they measure."""
     blocks: dict[int | None, list[str]] = {}
-    for start in plan.sessions:
+    for start in plan.sessions if plan.spec.variants else ():
         blocks.setdefault(start.block, []).append(start.variant)
     rounds = sum(cell.rounds.min for start in plan.sessions for cell in start.cells)
     lines = [f"block {block}: {', '.join(variants)}" for block, variants in blocks.items()]
@@ -79,11 +81,13 @@ def _power(spec: SweepSpec, cells: int, blocks: int) -> list[str]:
         source = f"as measured over {measured['blocks']} blocks of A against A"
     single, mean = (f"{100 * noise[name]:.2g} %" for name in ("cell", "mean"))
     where = f"noise per start {single} in a cell and {mean} in the mean ({source})"
-    lines = [f"Power to find a change in Sys tok/s with {blocks} blocks, {where}:"]
+    paired = len(spec.variants) > 1
+    design = f"{blocks} blocks" if paired else f"{blocks} starts against {blocks} of another run"
+    lines = [f"Power to find a change in Sys tok/s with {design}, {where}:"]
     for effect in EFFECTS:
         chances = [
-            power(effect, noise["cell"], blocks, cells * len(PRIMARY)),
-            power(effect, noise["mean"], blocks, len(PRIMARY)),
+            power(effect, noise["cell"], blocks, cells * len(PRIMARY), paired=paired),
+            power(effect, noise["mean"], blocks, len(PRIMARY), paired=paired),
         ]
         cell, whole = (f"{100 * chance:.0f} %" for chance in chances)
         lines.append(f"  {100 * effect:g} %: {cell} in one cell of {cells}, {whole} in the geometric mean")

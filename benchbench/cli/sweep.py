@@ -104,7 +104,7 @@ def _show(spec: SweepSpec, outcome: Outcome) -> None:
         click.echo(outcome.table)
         for remedy in _remedies(outcome.rows):
             click.echo(remedy)
-        if spec.rounds.max > spec.rounds.min and not spec.variants:
+        if spec.rounds.max > spec.rounds.min and spec.block_count is None:
             click.echo(_cost(outcome.rows))
     if outcome.plots:
         click.echo("Plots:\n" + "\n".join(f"  {path}" for path in outcome.plots if path.suffix == ".png"))

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
+from time import gmtime, strftime
 from typing import Any, NamedTuple, TypeVar
 
 from benchbench.analysis.evidence import evidence_of
@@ -108,7 +109,8 @@ def pair(base: Side, candidate: Side, margin: float = 0.01, floor: Iterable[Nois
     unpaired = _unpaired(old, new, base.name, candidate.name)
     labels = [label for label in old.cells if label in new.cells and label not in unpaired]
     labels = [label for label in labels if label not in old.dropped and label not in new.dropped]
-    blocks = max(_planned(base.run), _planned(candidate.run))
+    planned = (_planned(base.run), _planned(candidate.run))
+    blocks = max(planned)
     samples = tuple(
         Sample(label, metric, block, *(side.means[label][metric].get(block) for side in (old, new)))
         for metric in METRICS
@@ -131,7 +133,7 @@ def pair(base: Side, candidate: Side, margin: float = 0.01, floor: Iterable[Nois
         candidate=candidate.name,
         cells={label: old.cells[label] for label in labels},
         samples=samples,
-        compared=compare(samples, paired=within, margin=margin, floor=floor),
+        compared=compare(samples, paired=within, margin=margin, floor=floor, planned=min(planned)),
         planned_cells=len(old.cells.keys() | new.cells.keys()),
         blocks=blocks,
         interleaved=within,
@@ -197,7 +199,7 @@ def _words(value: object) -> str:
 
 def _planned(run: Run) -> int:
     spec = run.manifest["spec"]
-    return (spec["blocks"] or DEFAULT_BLOCKS) if spec["variants"] else 1
+    return int(spec["blocks"] or (DEFAULT_BLOCKS if spec["variants"] else 1))
 
 
 def _values(side: Side) -> _Values:
@@ -274,10 +276,23 @@ def _confounded(base: Side, candidate: Side) -> list[str]:
     """What an experiment like this leaves confounded."""
     if base.run is not candidate.run:
         hosts = {side.run.manifest["host"].get("name") for side in (base, candidate)}
-        return ["the runs are of different hosts"] if len(hosts) > 1 else []
+        days = [_days(side.run) for side in (base, candidate)]
+        notes = ["the runs are of different hosts"] if len(hosts) > 1 else []
+        if all(days) and days[0] != days[1]:
+            notes.append(
+                f"the runs are of different days ({days[0]} and {days[1]}), which the interval does not contain"
+            )
+        return notes
     if base.run.manifest["spec"]["engine"]["kind"] == "endpoint":
         return ["no server was restarted between blocks: the change is confounded with the variance between starts"]
     return []
+
+
+def _days(run: Run) -> str:
+    """The days (UTC) of the run's starts, the first and the last; empty where it does not tell."""
+    times = [start["time_ns"] for start in run.manifest["starts"] if "time_ns" in start]
+    days = [strftime("%Y-%m-%d", gmtime(time / 1e9)) for time in ({min(times), max(times)} if times else ())]
+    return " to ".join(sorted(set(days)))
 
 
 def _side_notes(side: Side, values: _Values) -> list[str]:

@@ -75,7 +75,8 @@ def _overall_text(pair: Pair, overall: Overall) -> str:
         return text
     if overall.mde_family is None:
         return f"{text}: {overall.warnings[-1]}"
-    text += f"; MDE of {overall.ratio.n} blocks {mde_text(overall)}, "
+    unit = "blocks" if pair.interleaved else "starts"
+    text += f"; MDE of {overall.ratio.n} {unit} {mde_text(overall)}, "
     if overall.more_blocks is None:
         return text + f"{MORE_MAX} more would probably not decide"
     return (

@@ -144,18 +144,24 @@ class Noise:
 
 
 def compare(
-    samples: Iterable[Sample], *, paired: bool = True, margin: float = 0.01, floor: Iterable[Noise] = ()
+    samples: Iterable[Sample],
+    *,
+    paired: bool = True,
+    margin: float = 0.01,
+    floor: Iterable[Noise] = (),
+    planned: int | None = None,
 ) -> Comparisons:
     """All metrics and cells in the order of first appearance, and each metric's geometric mean.
 
-    `paired=False` is for two runs that were not interleaved: Welch's t over starts. With a `floor` nothing is
+    `paired=False` is for two runs that were not interleaved: Welch's t over starts, of which the run with fewer has
+    `planned` (by default as many as there are blocks). With a `floor` nothing is
     faster or slower whose ratio lies within `Noise.bound` of its cells. Raises ValueError for an unknown metric, a
     value not above 0, a cell given twice for a block, or a margin not above 0.
     """
     if not margin > 0:
         raise ValueError(f"margin must be above 0, not {margin}")
     rules = _Rules(paired, math.log1p(margin), {(frozenset(noise.cells), noise.metric): noise for noise in floor})
-    grids = grids_of(samples, paired=paired)
+    grids = grids_of(samples, paired=paired, planned=planned)
     means = [grid.mean() for grid in grids]
     relative = [contrast for grid in grids if grid.metric in PRIMARY for contrast in grid.relative()]
     warnings = [] if paired else ["not interleaved: the change is confounded with drift between the runs"]
@@ -203,15 +209,17 @@ def noise(samples: Iterable[Sample]) -> tuple[Noise, ...]:
     )
 
 
-def power(effect: float, sd: float, blocks: int, tests: int = 1) -> float:
-    """Chance that `blocks` blocks find an effect (0.02: 2 % better) at noise `sd` > 0 per start, as one of `tests`.
+def power(effect: float, sd: float, blocks: int, tests: int = 1, *, paired: bool = True) -> float:
+    """Chance that `blocks` blocks, or two runs of so many starts, find an effect (0.02: 2 % better) at noise `sd` > 0
+    per start, as one of `tests`.
 
     Noncentral t at 5 % / tests, Holm's worst case; 0 for a single block. `tests` is cells x PRIMARY for a cell, and
     len(PRIMARY) for a geometric mean.
     """
     if blocks < 2:
         return 0.0
-    return chance_to_decide(math.log1p(effect), sd * math.sqrt(2 / blocks), blocks - 1, ALPHA / tests)
+    degrees = (blocks - 1) * (1 if paired else 2)
+    return chance_to_decide(math.log1p(effect), sd * math.sqrt(2 / blocks), degrees, ALPHA / tests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +246,7 @@ class Grid:
     base: dict[str, dict[int, float]]
     new: dict[str, dict[int, float]]
     blocks: set[int]
+    planned: int | None = None
 
     @property
     def both(self) -> list[str]:
@@ -246,14 +255,14 @@ class Grid:
     def contrasts(self) -> Iterator[_Contrast]:
         for cell in self.both:
             sides = (list(self.base[cell].values()), list(self.new[cell].values()))
-            yield _Contrast(self.metric, (cell,), (), *sides, len(self.blocks))
+            yield _Contrast(self.metric, (cell,), (), *sides, self.planned or len(self.blocks))
 
     def mean(self) -> _Contrast:
         """The mean over those cells that every start has; a start with fewer than half of the cells does not count."""
         full, kept = self._full()
         left_out = tuple(cell for cell in self.both if cell not in full)
         base, new = ([fmean(side[cell][b] for cell in full) for b in blocks] if full else [] for side, blocks in kept)
-        return _Contrast(self.metric, tuple(full), left_out, base, new, len(self.blocks))
+        return _Contrast(self.metric, tuple(full), left_out, base, new, self.planned or len(self.blocks))
 
     def relative(self) -> Iterator[_Contrast]:
         """Each cell of the mean minus the mean of the others, start by start; none of fewer than three cells."""
@@ -261,7 +270,7 @@ class Grid:
         for cell in full if len(full) > 2 else []:
             others = [other for other in full if other != cell]
             base, new = ([side[cell][b] - fmean(side[o][b] for o in others) for b in blocks] for side, blocks in kept)
-            yield _Contrast(self.metric, (cell,), (), base, new, len(self.blocks))
+            yield _Contrast(self.metric, (cell,), (), base, new, self.planned or len(self.blocks))
 
     def _full(self) -> tuple[list[str], list[tuple[dict[str, dict[int, float]], list[int]]]]:
         """The cells that all starts have which count, and each side with those starts' blocks."""
@@ -274,7 +283,7 @@ class Grid:
         return (full if all(blocks for _, blocks in kept) else []), kept
 
 
-def grids_of(samples: Iterable[Sample], *, paired: bool = True) -> list[Grid]:
+def grids_of(samples: Iterable[Sample], *, paired: bool = True, planned: int | None = None) -> list[Grid]:
     """The values of each metric, in the order of first appearance. Raises ValueError, as `compare`."""
     grids: dict[str, Grid] = {}
     seen = set()
@@ -285,7 +294,7 @@ def grids_of(samples: Iterable[Sample], *, paired: bool = True) -> list[Grid]:
         if where in seen:
             raise ValueError(f"{where}: given twice")
         seen.add(where)
-        grid = grids.setdefault(sample.metric, Grid(sample.metric, {}, {}, set()))
+        grid = grids.setdefault(sample.metric, Grid(sample.metric, {}, {}, set(), planned))
         grid.blocks.add(sample.block)
         for side, value in ((grid.base, sample.base), (grid.new, sample.candidate)):
             values = side.setdefault(sample.cell, {})

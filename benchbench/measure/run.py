@@ -157,7 +157,7 @@ def _conclude(run: RunDirectory, state: State, message: str, now: Rows, *, plots
         run.write_summary(rows, UNITS)
         table = _table(run, rows)
         replace_file(run.path / "table.md", table.encode())
-        pairs = _compare(run) if run.manifest()["spec"]["variants"] else []
+        pairs = _compare(run) if len(run.manifest()["spec"]["variants"]) > 1 else []
         verdicts = tuple(sentence_of(pair) for pair in pairs)
         if plots and state == "complete" and any(row["rounds"] for row in rows):
             drawn = _draw(run, rows, pairs)

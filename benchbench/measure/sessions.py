@@ -152,11 +152,12 @@ class Sessions:
     def _failed(self, session: Session, error: Exception) -> None:
         self.run.journal("start_failed", block=session.block, variant=session.variant, reason=str(error))
         what, lines = f"failed in block {session.block}", list[str]()
+        name = f"variant {session.variant}" if session.variant else "the engine"
         if isinstance(error, EngineError):
             lines = [*([f"allowed: {error.allowed}"] if error.allowed else []), *error.lines]
             if session.variant not in self.able:
                 self.unable[session.variant], what = error, "cannot start, and is left out"
-        for line in (f"variant {session.variant} {what}: {error}", *(f"  {line}" for line in lines)):
+        for line in (f"{name} {what}: {error}", *(f"  {line}" for line in lines)):
             self.observer.note(line)
 
     @contextlib.contextmanager

@@ -124,14 +124,21 @@ def _starved(spec: schema.SweepSpec) -> Iterator[Fault]:
 
 def _variant_faults(data: dict[str, Any], known: list[Fault]) -> Iterator[Fault]:
     """What is wrong among the variants, and in the sweep that each of them makes."""
-    variants = data.get("variants")
+    variants, blocks = data.get("variants"), data.get("blocks")
+    engine = data.get("engine")
+    single = not variants or (isinstance(variants, dict) and len(variants) < 2)
+    if blocks is not None and single and isinstance(engine, dict) and engine.get("kind") == "endpoint":
+        message = "needs an engine that the sweep starts: a server that is attached to is not started again"
+        yield Fault(("blocks",), message, "simulator, vllm_serve, vllm_inprocess; or two variants")
     if not variants or not isinstance(variants, dict):
-        yield from (Fault((key,), "needs variants") for key in ("baseline", "blocks") if data.get(key) is not None)
+        if data.get("baseline") is not None:
+            yield Fault(("baseline",), "needs variants")
         return
     if data.get("baseline") is not None and data["baseline"] not in list(variants):
         yield Fault(("baseline",), f"unknown variant {show(data['baseline'])}", ", ".join(map(str, variants)))
-    if len(variants) < 2:
-        yield Fault(("variants",), "needs at least two variants to compare")
+    if single and blocks is None:
+        message = "needs at least two variants to compare, or blocks: how often to start the one"
+        yield Fault(("variants",), message)
     base = {key: value for key, value in data.items() if key not in {"overrides", "variants", "baseline", "blocks"}}
     for name, variant in variants.items():
         engine = variant.get("engine", {}) if isinstance(variant, dict) else None

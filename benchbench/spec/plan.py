@@ -101,7 +101,7 @@ class Cell:
 class Session:
     """One life of an engine, from its start to its end, and the cells measured in it, in order.
 
-    `block` counts from 0; every block has one session of each variant. None in a sweep without variants.
+    `block` counts from 0; every block has one session of each variant. None in a sweep without variants and blocks.
     """
 
     block: int | None

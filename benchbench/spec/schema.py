@@ -254,7 +254,7 @@ class SweepSpec(Section):
     telemetry: Telemetry = Field(Telemetry(), description="what is sampled of GPUs and host")
     variants: dict[Name, Variant] = Field(default={}, description="builds to compare: name -> what differs")
     baseline: Text | None = Field(None, description="the variant that others are compared with; empty: the first")
-    blocks: Count | None = Field(None, description="starts of each variant; empty: 6")
+    blocks: Count | None = Field(None, description="starts of each variant (empty: 6), or of the one engine")
     cool_to: Positive | None = Field(
         None, description="degrees C above idle that GPUs must cool down to before the next start; empty: no wait"
     )
@@ -264,8 +264,8 @@ class SweepSpec(Section):
 
     @property
     def block_count(self) -> int | None:
-        """Starts of each variant; None in a sweep without variants."""
-        return (self.blocks or DEFAULT_BLOCKS) if self.variants else None
+        """Starts of each variant, or of the one engine; None where neither variants nor blocks are asked for."""
+        return (self.blocks or DEFAULT_BLOCKS) if self.variants else self.blocks
 
     @property
     def caption(self) -> list[str]:
