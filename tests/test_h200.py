@@ -31,6 +31,8 @@ def module(path: Path) -> ModuleType:
 @pytest.mark.parametrize("file", sorted(H200.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_variants_model_is_there_and_holds_the_longest_request(file: Path) -> None:
     for cell in make_plan(load_spec(file)).cells:
+        if cell.engine.kind == "endpoint":
+            continue
         args = cell.engine.model_dump()["args"]
         config = json.loads((H200.parent.parent / args["model"] / "config.json").read_text())
         assert cell.input + cell.output <= args["max-model-len"] <= config["max_position_embeddings"]
