@@ -20,7 +20,7 @@ from benchbench.analysis.runs import open_run
 from benchbench.cli import publish
 from benchbench.errors import CardError
 from benchbench.publish.card import SECTIONS, performance_section, with_sections
-from benchbench.report.provenance import provenance, provenance_text, setting
+from benchbench.publish.provenance import provenance, provenance_text, setting
 from benchbench.report.summary_table import table_parts
 
 BEGIN, END = "<!-- bench:performance -->", "<!-- /bench:performance -->"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from benchbench.errors import ModelError
 from benchbench.model.config import ModelFacts, read_model
 from benchbench.model.quantization import Quantization, read_quantization
-from benchbench.report.model_section import model_section
+from benchbench.publish.model_section import model_section
 
 GOLDEN = Path(__file__).parent / "golden"
 CONFIGS = Path(__file__).parent / "data" / "configs"

@@ -107,7 +107,7 @@ def _section(name: str, run: Run, options: dict[str, Any]) -> str:
 
 def _model(folder: Path) -> str:
     from benchbench.model.config import read_model
-    from benchbench.report.model_section import model_section
+    from benchbench.publish.model_section import model_section
 
     return model_section(read_model(folder))
 

@@ -27,7 +27,7 @@ def table(runs: tuple[Path, ...], form: str, columns: str | None, pivot: str | N
     github is Markdown for a job's summary. Markdown rounds by the 95 % intervals, CSV and JSON do not.
     """
     from benchbench.analysis.runs import open_run, side_by_side
-    from benchbench.report.provenance import provenance_text
+    from benchbench.publish.provenance import provenance_text
     from benchbench.report.summary_table import csv_table, json_table
 
     with refusing():

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from benchbench.analysis.runs import Run
 from benchbench.errors import CardError
+from benchbench.publish.provenance import provenance_text, setting
 from benchbench.report.markdown import escape_markdown
-from benchbench.report.provenance import provenance_text, setting
 from benchbench.report.summary_table import Parts
 
 SECTIONS = ("performance", "model", "evaluation", "comparison")

@@ -71,7 +71,7 @@ def setting(run: Run) -> str:
     engine = " and ".join(dict.fromkeys(_engine(manifest, start, commit=False) for start in starts))
     if _simulated(manifest):
         hardware = manifest["spec"].get("hardware")
-        like = f", which imitates {_times(hardware['count'], hardware['name'])}" if hardware else ""
+        like = f", which imitates {hardware['count']}x {hardware['name']}" if hardware else ""
         return f"{engine}{like}, no measurement of hardware"
     degrees = {_parallel(_flags(manifest, start)) for start in starts}
     split = f" with {degrees.pop()}" if len(degrees) == 1 and degrees != {""} else ""
@@ -79,11 +79,7 @@ def setting(run: Run) -> str:
 
 
 def _file(file: Mapping[str, Any]) -> str:
-    about = [
-        file["tool"],
-        file.get("version") or f"version {UNKNOWN}",
-        f"of {file['date']}" if file.get("date") else "",
-    ]
+    about = [file["tool"], file.get("version") or f"version {UNKNOWN}", file.get("date") and f"of {file['date']}"]
     return f"{file['name']} ({', '.join(filter(None, about))}; sha256 {str(file['sha256'])[:12]})"
 
 
@@ -201,10 +197,6 @@ def _parallel(flags: Sequence[str] | None) -> str:
     return ", ".join(f"{short}={values[-1]}" for short, values in degrees.items() if values)
 
 
-def _times(count: int, name: str) -> str:
-    return f"{count}x {name}"
-
-
 def _accelerators(manifest: Mapping[str, Any]) -> str:
     """As the sweep states them, else as sampled; memory from the samples, where the names agree."""
     hardware, devices = manifest["spec"].get("hardware"), manifest.get("devices") or []
@@ -214,7 +206,7 @@ def _accelerators(manifest: Mapping[str, Any]) -> str:
     for name, count in stated:
         sizes = {gpu["memory_total_bytes"] for gpu in devices if gpu.get("memory_total_bytes") and gpu["name"] == name}
         each = f" ({max(sizes) / 2**30:.0f} GiB{' each' if count > 1 else ''})" if sizes else ""
-        texts.append(_times(count, name) + each)
+        texts.append(f"{count}x {name}{each}")
     return " and ".join(texts)
 
 

@@ -43,20 +43,10 @@ TITLES = {
     "compare_curves": "Sys tok/s of both sides",
     "compare_blocks": "Drift and variance from block to block",
 }
-_INKS = {
-    "#ffffff": "paper",
-    "#000000": "ink",
-    "#333333": "ink",
-    "#444444": "ink",
-    "#555555": "dim",
-    "#666666": "dim",
-    "#777777": "dim",
-    "#888888": "dim",
-    "#bbbbbb": "mute",
-    "#dddddd": "line",
-    "#eeeeee": "band",
-    "#f2f2f2": "band",
-}
+_INKS = {"#ffffff": "paper", "#bbbbbb": "mute", "#dddddd": "line"}
+_INKS |= dict.fromkeys(("#000000", "#333333", "#444444"), "ink")
+_INKS |= dict.fromkeys(("#555555", "#666666", "#777777", "#888888"), "dim")
+_INKS |= dict.fromkeys(("#eeeeee", "#f2f2f2"), "band")
 _HREF = "{http://www.w3.org/1999/xlink}href"
 
 
@@ -168,8 +158,8 @@ def inline(svg: str, prefix: str, title: str, description: str) -> str:
         if element.tag == "defs":
             for sheet in [child for child in element if child.tag.endswith("style")]:
                 element.remove(sheet)
-    keep = {name: root.attrib[name] for name in ("viewBox",)}
-    root.attrib = {**keep, "role": "img", "aria-labelledby": f"{prefix}-title {prefix}-description"}
+    labels = f"{prefix}-title {prefix}-description"
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-labelledby": labels}
     for place, (tag, of, words) in enumerate((("title", "title", title), ("desc", "description", description))):
         element = ET.Element(tag, {"id": f"{prefix}-{of}"})
         element.text = words
