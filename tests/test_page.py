@@ -19,6 +19,7 @@ from benchbench.comparison.pairs import pair, sides_of
 from benchbench.comparison.tables import sentence
 from benchbench.publish import document as pages
 from benchbench.publish.document import page
+from benchbench.safe_text import printable
 from benchbench.store.run_directory import RunDirectory
 
 HOSTILE = """<script>alert(1)</script>"><img src=x onerror=alert(1)>]]>{{7*7}}{%x%}\u202eabc--><b>&lt;\x1b[2J"""
@@ -134,7 +135,7 @@ def test_it_says_peak_verdict_status_and_remedy(written: Path, hostile: Path) ->
     best = max(row["sys_tok_s"] for row in rows)
     assert f"Peak throughput: {best:.0f}" in everything or f"Peak throughput: {best:.1f}" in everything
     assert "8 cells: 7 valid, 0 suspect, 1 invalid" in everything
-    assert pages.without_controls(sentence(pair(*sides_of(open_run(hostile))))) in everything
+    assert printable(sentence(pair(*sides_of(open_run(hostile))))) in everything
     assert "95 % CI over server starts (paired over 3 blocks)" in everything
     assert "read error_kind and error_detail in records/; fix the server or lower the load" in everything
     assert "as asked, 6 failed" in everything

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchbench.cli.console import FOLDER, NOT_MET, refusing
+from benchbench.cli.console import FOLDER, NOT_MET, refusing, show
 
 if TYPE_CHECKING:
     from benchbench.audit.claims import Claims
@@ -40,11 +40,9 @@ def audit(source: Path, form: str, **options: Any) -> None:  # noqa: ANN401 - cl
         claims = _corrected(_claims(source), **options)
     findings = find(claims)
     if form == "json":
-        click.echo(
-            json.dumps({"claims": asdict(claims), "findings": [asdict(finding) for finding in findings]}, indent=2)
-        )
+        show(json.dumps({"claims": asdict(claims), "findings": [asdict(finding) for finding in findings]}, indent=2))
     else:
-        click.echo(audit_markdown(claims, findings, source.name).rstrip("\n"))
+        show(audit_markdown(claims, findings, source.name).rstrip("\n"))
     if any(finding.severity == "impossible" for finding in findings):
         raise SystemExit(NOT_MET)
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-import click
-
-from benchbench.cli.console import located
+from benchbench.cli.console import located, show
 from benchbench.cli.progress import observer_for
 from benchbench.errors import CheckFailedError
 from benchbench.selftest.instrument_check import check_self, check_text, measure_instrument
@@ -21,7 +19,7 @@ def check_instrument(streams: int, rate: float, seconds: float, url: str | None,
     errors = check_self(streams, rate, seconds, url)
     if url is None:
         store({"streams": streams, "rate": rate, "tok_s": streams * rate, **errors["benchbench"]})
-    click.echo(json.dumps(errors, indent=2) if as_json else check_text(errors))
+    show(json.dumps(errors, indent=2) if as_json else check_text(errors))
 
 
 def check_file(file: str, sets: tuple[str, ...], plan: Plan, seconds: float) -> None:
@@ -30,11 +28,11 @@ def check_file(file: str, sets: tuple[str, ...], plan: Plan, seconds: float) -> 
         with observer_for(sys.stderr) as observer:
             result = check_sweep(plan, observer.starting)
         for line in result.lines:
-            click.echo(line)
+            show(line)
         if result.streams:
             measured = measure_instrument(result.streams, result.rate, seconds)
             store(measured)
-            click.echo(sentence(measured))
+            show(sentence(measured))
     if result.problems:
         raise CheckFailedError(1, *(f"bench check: {problem}" for problem in result.problems))
-    click.echo("ready" if result.streams else "nothing was checked")
+    show("ready" if result.streams else "nothing was checked")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from benchbench.errors import BenchError, CheckFailedError, EngineError, SimulatorError, WorkerDiedError
+from benchbench.safe_text import printable, printable_lines
 
 if TYPE_CHECKING:
     from benchbench.spec import Plan, SweepSpec
@@ -24,15 +25,15 @@ COLUMNS = click.option("--columns", metavar="A,B,...", help="Columns of summary.
 PIVOT = click.option("--pivot", metavar="AXIS:COLUMN", help="One column for each value of an axis, as batch:sys_tok_s.")
 
 
-def one_line(text: object) -> str:
-    """`text` with line ends and control characters written out: a server's words may hold any."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+def show(text: object) -> None:
+    """Lines to stdout. All that a command prints goes through here: names and labels may hold anything."""
+    click.echo(printable_lines(str(text)))
 
 
 def fail(code: int, *lines: object) -> NoReturn:
     """Each of `lines` to stderr on one line, then exit."""
     for line in lines:
-        print(one_line(line), file=sys.stderr)
+        print(printable(line), file=sys.stderr)
     sys.exit(code)
 
 

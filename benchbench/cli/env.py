@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from benchbench.cli.console import one_line
 from benchbench.engines.open import access_of
 from benchbench.engines.vllm import python_of
 from benchbench.errors import EngineError
@@ -18,6 +17,7 @@ from benchbench.host.engine_provenance import engine_environment, side_of
 from benchbench.host.environment import environment, spec_hash
 from benchbench.host.gpus import device_facts
 from benchbench.openai.client import attach
+from benchbench.safe_text import printable
 from benchbench.secrets import masked
 from benchbench.spec import EndpointEngine, Engine, SweepSpec, VllmInprocessEngine, VllmServeEngine
 from benchbench.spec.plan import variant_spec
@@ -66,28 +66,28 @@ def text(facts: Mapping[str, Any]) -> str:
 def _lines(facts: Mapping[str, Any], indent: str) -> Iterator[str]:
     for key, value in facts.items():
         words = key if key.isupper() else key.replace("_", " ")  # variables of the environment stay as they are
-        name = f"{indent}{one_line(words)}:"
+        name = f"{indent}{printable(words)}:"
         if value is None or value in ("", [], (), {}):
             continue
         if key == "packages":
             listed = ", ".join(f"{package}=={version}" for package, version in value.items())
             yield name
-            yield textwrap.indent(textwrap.fill(one_line(listed), WIDTH, break_on_hyphens=False), indent + "  ")
+            yield textwrap.indent(textwrap.fill(printable(listed), WIDTH, break_on_hyphens=False), indent + "  ")
         elif key == "server_info":
             yield f"{name} {', '.join(value)} (with --format json)"
         elif isinstance(value, Mapping):
             yield name
             yield from _lines(value, indent + "  ")
         elif key == "command":
-            yield f"{name} {one_line(shlex.join(value))}"
+            yield f"{name} {printable(shlex.join(value))}"
         elif key == "notes":
-            yield from (f"{indent}note: {one_line(note)}" for note in value)
+            yield from (f"{indent}note: {printable(note)}" for note in value)
         elif key == "devices":
             yield from _lines({str(device["device"]): {**device, "device": None} for device in value}, indent)
         elif key.endswith("_bytes"):
             size = f"{value / 2**30:.1f} GiB" if value >= 2**30 else f"{value / 2**20:.1f} MiB"
             yield f"{name.removesuffix(' bytes:')}: {size}"
         elif isinstance(value, list | tuple):
-            yield f"{name} {one_line(', '.join(map(str, value)))}"
+            yield f"{name} {printable(', '.join(map(str, value)))}"
         else:
-            yield f"{name} {one_line({True: 'yes', False: 'no'}[value] if isinstance(value, bool) else value)}"
+            yield f"{name} {printable({True: 'yes', False: 'no'}[value] if isinstance(value, bool) else value)}"

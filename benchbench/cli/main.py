@@ -10,7 +10,19 @@ import click
 
 from benchbench.cli import page, publish, stored, sweep
 from benchbench.cli.audit import audit
-from benchbench.cli.console import BAD_INPUT, FOLDER, NOT_MET, SETS, STOPPED, Group, fail, plan_of, refusing, spec_of
+from benchbench.cli.console import (
+    BAD_INPUT,
+    FOLDER,
+    NOT_MET,
+    SETS,
+    STOPPED,
+    Group,
+    fail,
+    plan_of,
+    refusing,
+    show,
+    spec_of,
+)
 from benchbench.cli.evaluation import evaluate
 from benchbench.cli.importing import import_results
 from benchbench.version import __version__
@@ -36,7 +48,7 @@ def validate(files: tuple[str, ...], sets: tuple[str, ...]) -> None:
         except SpecError as error:
             problems += error.problems
         else:
-            click.echo(f"{file}: {len(plan.cells)} cells")
+            show(f"{file}: {len(plan.cells)} cells")
     if problems:
         fail(BAD_INPUT, *problems)
 
@@ -46,7 +58,7 @@ def schema() -> None:
     """Print the JSON Schema of sweep files, for editors."""
     from benchbench.spec import json_schema
 
-    click.echo(json.dumps(json_schema(), indent=2))
+    show(json.dumps(json_schema(), indent=2))
 
 
 @main.command()
@@ -90,7 +102,7 @@ def compare(run: Path, others: tuple[str, ...], form: str, metrics: tuple[str, .
         gates = options.pop("gates")
         pairs = comparing.pairs_of_options(run, others, **options)
         broken = comparing.broken(pairs, gates)
-        click.echo(comparing.text(pairs, form, metrics).rstrip("\n"))
+        show(comparing.text(pairs, form, metrics).rstrip("\n"))
     if broken:
         fail(NOT_MET, *(f"bench compare: {reason}" for reason in broken))
 
@@ -107,7 +119,7 @@ def env(file: str | None, sets: tuple[str, ...], form: str) -> None:
     from benchbench.cli import env as surroundings
 
     facts = surroundings.facts_of(spec_of(file, sets) if file else None)
-    click.echo(json.dumps(facts, indent=2) if form == "json" else surroundings.text(facts))
+    show(json.dumps(facts, indent=2) if form == "json" else surroundings.text(facts))
 
 
 @main.command()

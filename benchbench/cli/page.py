@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from benchbench.cli.console import BAD_INPUT, FOLDER, fail, refusing
+from benchbench.cli.console import BAD_INPUT, FOLDER, fail, refusing, show
 
 
 @click.command()
@@ -35,4 +35,4 @@ def report(runs: tuple[Path, ...], out: Path) -> None:
         replace_file(out, text.encode())
     except OSError as error:
         fail(BAD_INPUT, f"bench report: {out}: cannot write here: {error.strerror}")
-    click.echo(out)
+    show(out)

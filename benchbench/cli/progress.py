@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from benchbench.cli.console import one_line
 from benchbench.measure.observer import Observer
+from benchbench.safe_text import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -59,7 +59,7 @@ class Lines(Observer):
         self._left: float | None = None
 
     def _say(self, text: str) -> None:
-        print(one_line(text), file=self._stream, flush=True)
+        print(printable(text), file=self._stream, flush=True)
         self._last = time.monotonic()
 
     def begin(self, plan: Plan, out: Path, left: int) -> None:
@@ -95,7 +95,7 @@ class Bar(Lines):
         self._task = progress.add_task("starting", total=None, left="")
 
     def _say(self, text: str) -> None:
-        self._progress.console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
+        self._progress.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def begin(self, plan: Plan, out: Path, left: int) -> None:
         super().begin(plan, out, left)
@@ -112,7 +112,7 @@ class Bar(Lines):
         self._progress.refresh()
 
     def starting(self, what: str, seconds: float, line: str) -> None:
-        text = f"{what}  {duration_text(seconds)}  {one_line(line)[:60]}"
+        text = f"{what}  {duration_text(seconds)}  {printable(line)[:60]}"
         self._progress.update(self._task, description=text, left="", refresh=True)
 
 

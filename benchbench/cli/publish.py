@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchbench.cli.console import BAD_INPUT, COLUMNS, FOLDER, NOT_MET, PIVOT, fail, one_line
+from benchbench.cli.console import BAD_INPUT, COLUMNS, FOLDER, NOT_MET, PIVOT, fail, show
 
 if TYPE_CHECKING:
     from benchbench.analysis.runs import Run
@@ -49,19 +49,19 @@ def publish(run: Path, card: Path, after: str | None, **options: Any) -> None:  
         fail(BAD_INPUT, f"bench publish: {card}: {error}")
     if options["dry_run"] or options["check"]:
         for line in difference(before, changed, str(card)):
-            click.echo(one_line(line.removesuffix("\n")))
+            show(line.removesuffix("\n"))
         if options["check"] and changed != before:
             what = " and ".join(texts)
             fail(NOT_MET, f"bench publish: {card}: {what} differ{'s'[: len(texts) == 1]} from what {run} gives")
         return
     if changed == before:
-        click.echo(f"{card}: nothing to change")
+        show(f"{card}: nothing to change")
         return
     try:
         _write(card, changed)
     except OSError as error:
         fail(BAD_INPUT, f"bench publish: {card}: cannot write: {error.strerror}")
-    click.echo(f"{card}: {', '.join(texts)} written")
+    show(f"{card}: {', '.join(texts)} written")
 
 
 def _read(card: Path) -> str:

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Sequence
 from types import FrameType
 
-import click
+from benchbench.cli.console import show
 
 
 def serve_simulator(profile: str, port: int, scale: float, models: Sequence[str], options: Sequence[str]) -> None:
@@ -28,5 +28,5 @@ def serve_simulator(profile: str, port: int, scale: float, models: Sequence[str]
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    click.echo(f"simulator, profile {profile}, at {server.url} serving {', '.join(models)}; Ctrl-C ends it")
+    show(f"simulator, profile {profile}, at {server.url} serving {', '.join(models)}; Ctrl-C ends it")
     server.run()

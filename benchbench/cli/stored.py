@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchbench.cli.console import BAD_INPUT, COLUMNS, FOLDER, PIVOT, fail, refusing
+from benchbench.cli.console import BAD_INPUT, COLUMNS, FOLDER, PIVOT, fail, refusing, show
 
 if TYPE_CHECKING:
     from benchbench.analysis.summary import CellSummary
@@ -42,7 +42,7 @@ def table(runs: tuple[Path, ...], form: str, columns: str | None, pivot: str | N
             parts = parts_of(rows, columns, pivot, list(dict.fromkeys(lines)), include_invalid=include_invalid)
             names_of_runs = " and ".join(dict.fromkeys(run.name for run in opened))
             text = parts.markdown() if form == "md" else parts.github(names_of_runs)
-        click.echo(text.rstrip("\n"))
+        show(text.rstrip("\n"))
 
 
 def _names(columns: str | None) -> list[str] | None:
@@ -99,7 +99,7 @@ def plot(run: Path, out: Path | None, cell: str | None, formats: tuple[str, ...]
         if opened.has_records and (pairs := pairs_of(opened)):
             files += draw_comparisons(pairs, *to)
     for path in files:
-        click.echo(path)
+        show(path)
 
 
 @click.command()
@@ -115,7 +115,7 @@ def explain(run: Path, cells: tuple[str, ...]) -> None:
 
     with refusing():
         for summary in chosen(open_run(run).summaries, cells):
-            click.echo(explain_cell(summary) + "\n")
+            show(explain_cell(summary) + "\n")
 
 
 def chosen(summaries: Sequence[CellSummary], words: Sequence[str]) -> list[CellSummary]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchbench.cli.console import FOLDER, INVALID, SETS, STOPPED, fail, located, one_line, plan_of, refusing, spec_of
+from benchbench.cli.console import FOLDER, INVALID, SETS, STOPPED, fail, located, plan_of, refusing, show, spec_of
 from benchbench.cli.signals import Stop
+from benchbench.safe_text import printable
 
 if TYPE_CHECKING:
     from benchbench.measure.observer import Observer
@@ -37,12 +38,12 @@ def sweep(file: str, sets: tuple[str, ...], only: str | None, out: Path | None, 
     if flags["dry_run"]:
         from benchbench.cli.dry_run import plan_text
 
-        click.echo(plan_text(plan_of(spec, only)))
+        show(plan_text(plan_of(spec, only)))
         return
     from benchbench.measure.run import sweep as run_sweep
 
     for note in spec.notes:
-        print(one_line(f"note: {note}"), file=sys.stderr)
+        print(printable(f"note: {note}"), file=sys.stderr)
     with _terminal(file, sets) as (observer, stop):
         wanted = {name: flags[name] for name in ("resume", "plots")}
         outcome = run_sweep(spec, out, only=only, **wanted, observer=observer, stop=stop.fd)
@@ -74,7 +75,7 @@ def noise(
         outcome = run_sweep(spec, out, only=only, resume=resume, observer=observer, stop=stop.fd)
     _end(spec, outcome, stop, (file, sets), "noise")
     with refusing():
-        click.echo(comparing.keep_noise(outcome.path))
+        show(comparing.keep_noise(outcome.path))
 
 
 @contextlib.contextmanager
@@ -101,18 +102,18 @@ def _end(spec: SweepSpec, outcome: Outcome, stop: Stop, source: tuple[str, tuple
 def _show(spec: SweepSpec, outcome: Outcome) -> None:
     """The table, what its reasons mean, and where the files are."""
     if any(row["rounds"] for row in outcome.rows):
-        click.echo(outcome.table)
+        show(outcome.table)
         for remedy in _remedies(outcome.rows):
-            click.echo(remedy)
+            show(remedy)
         if spec.rounds.max > spec.rounds.min and spec.block_count is None:
-            click.echo(_cost(outcome.rows))
+            show(_cost(outcome.rows))
     if outcome.plots:
-        click.echo("Plots:\n" + "\n".join(f"  {path}" for path in outcome.plots if path.suffix == ".png"))
+        show("Plots:\n" + "\n".join(f"  {path}" for path in outcome.plots if path.suffix == ".png"))
     if outcome.verdicts:
-        click.echo("\n".join(outcome.verdicts))
-        click.echo(f"Comparison: {outcome.path / 'compare.md'}, or: bench compare {outcome.path}")
+        show("\n".join(outcome.verdicts))
+        show(f"Comparison: {outcome.path / 'compare.md'}, or: bench compare {outcome.path}")
     if outcome.state == "complete":
-        click.echo(f"Run: {outcome.path}" + (f" ({outcome.message})" if outcome.message else ""))
+        show(f"Run: {outcome.path}" + (f" ({outcome.message})" if outcome.message else ""))
 
 
 def _cost(rows: Sequence[Mapping[str, Any]], fixed: int = 10) -> str:

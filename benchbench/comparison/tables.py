@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -13,6 +11,7 @@ from benchbench.comparison.pairs import Pair
 from benchbench.comparison.verdicts import MORE_MAX, PRIMARY, TITLES, Comparison, Effect, Noise, Overall
 from benchbench.report.markdown import escape_markdown, write_table
 from benchbench.report.summary_table import Row
+from benchbench.safe_text import csv_text
 from benchbench.spec.cell import CellInfo
 
 SHOWN = ("sys_tok_s", "ttft", "tpot")
@@ -268,11 +267,7 @@ def comparison_csv(pairs: Sequence[Pair], metrics: Sequence[str] = SHOWN) -> str
     for record in _plain(comparison_record(pairs, metrics)["cells"]):
         ratio = {f"ratio_{name}": value for name, value in record.pop("ratio").items()}
         rows.append(record | ratio | {"warnings": "; ".join(record["warnings"])})
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else ["base", "candidate"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(list(rows[0]) if rows else ["base", "candidate"], rows)
 
 
 def _cell_record(pair: Pair, comparison: Comparison) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from benchbench.errors import UnknownFormatError
@@ -11,11 +12,13 @@ from benchbench.importers.guidellm import read_guidellm
 from benchbench.importers.markdown_results import read_markdown
 from benchbench.importers.result import ImportedResult
 from benchbench.importers.vllm_bench import read_vllm_bench
+from benchbench.safe_text import printable
 
 ALLOWED = (
     "allowed: JSON of vllm bench serve, AIPerf's profile_export_aiperf.json, GuideLLM's JSON, "
     "a Markdown table with Input, Output, Batch and TTFT (ms) or Sys tok/s"
 )
+_LABELS = ("tool", "version", "date", "model", "variant")
 _VLLM_BENCH = {"total_output_tokens", "output_throughput", "duration"}
 
 
@@ -28,11 +31,15 @@ def read(data: bytes) -> list[ImportedResult]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UnknownFormatError(f"not text: {error.reason} at byte {error.start} ({ALLOWED})") from None
-    if text.lstrip()[:1] == "{":
-        return _read_json(text)
-    if not (results := read_markdown(text)):
+    results = _read_json(text) if text.lstrip()[:1] == "{" else read_markdown(text)
+    if not results:
         raise UnknownFormatError(f"no result that can be imported ({ALLOWED})")
-    return results
+    return [_printable(result) for result in results]
+
+
+def _printable(result: ImportedResult) -> ImportedResult:
+    labels: dict[str, Any] = {name: printable(getattr(result, name)) for name in _LABELS}
+    return replace(result, **labels)
 
 
 def _read_json(text: str) -> list[ImportedResult]:

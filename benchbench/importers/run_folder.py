@@ -20,6 +20,7 @@ from benchbench.host.environment import environment, spec_hash
 from benchbench.importers.read import read
 from benchbench.importers.result import ImportedResult
 from benchbench.report.summary_table import markdown_table
+from benchbench.safe_text import printable
 from benchbench.store.run_directory import RunDirectory, replace_file
 
 RANKS = (50, 90, 99)
@@ -30,10 +31,10 @@ class Source:
     """A result file: its name, what its folder in `vllm bench sweep` says of the server, and its bytes."""
 
     def __init__(self, path: Path) -> None:
-        self.name = path.name
+        self.name = printable(path.name)
         folder = path.resolve().parent.name
         server = folder.removeprefix("SERVE--").partition("BENCH--")[0].rstrip("-")
-        self.variant = server if folder.startswith("SERVE--") else ""
+        self.variant = printable(server) if folder.startswith("SERVE--") else ""
         self.data = path.read_bytes()
 
 
@@ -96,7 +97,7 @@ def rows_of(results: Sequence[Sourced]) -> list[dict[str, Any]]:
     for (source, result), facts in zip(results, varied, strict=True):
         varying = {key: value for key, value in facts.items() if value and len(values[key]) > 1}
         words = [str(varying.pop("tool", "")), result.variant or source.variant]
-        words += [f"{key}={value}" for key, value in varying.items()]
+        words += [printable(f"{key}={value}") for key, value in varying.items()]
         groups[" ".join(filter(None, words)), *(getattr(result, axis) for axis in _AXES)].append(result)
     return [_row(identity, group) for identity, group in groups.items()]
 

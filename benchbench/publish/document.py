@@ -1,7 +1,7 @@
 """A report of runs: one HTML file that loads nothing and runs nothing. Contents here, looks in `page.html.j2`. Pure.
 
 Made of the same texts as tables and comparisons in the terminal. The template escapes every text, after
-`without_controls` has written out its control characters.
+`printable` has written out its control characters.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from benchbench.report.summary_table import (
     number,
     table_parts,
 )
+from benchbench.safe_text import printable
 from benchbench.spec.cell import cell_name
 
 FEW_ROWS = 40  # a longer table of cells is folded
@@ -64,9 +65,9 @@ def page(runs: Sequence[Run]) -> str:
     title = runs[0].title if len(runs) == 1 else ", ".join(dict.fromkeys(run.name for run in runs))
     timeline = timeline_of(runs[0], runs[0].rows) if len(runs) == 1 else None
     with style():
-        figures = list(page_figures(rows, timeline, without_controls(title)))
+        figures = list(page_figures(rows, timeline, printable(title)))
         comparisons = [
-            _comparison(pairs, [*comparison_page_figures(pairs, without_controls(run.title), f"compare{place}")])
+            _comparison(pairs, [*comparison_page_figures(pairs, printable(run.title), f"compare{place}")])
             for place, (run, pairs) in enumerate(compared)
         ]
     closing = dict.fromkeys(line for run in runs for line in run.caption)
@@ -90,15 +91,8 @@ def page(runs: Sequence[Run]) -> str:
     return text
 
 
-def without_controls(text: str) -> str:
-    """Text without control characters, also those that turn the direction of writing: they are written out."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def _clean(row: Row) -> Row:
-    return {name: without_controls(value) if isinstance(value, str) else value for name, value in row.items()}
+    return {name: printable(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
 def _template() -> Any:  # noqa: ANN401 - jinja2's
@@ -108,7 +102,7 @@ def _template() -> Any:  # noqa: ANN401 - jinja2's
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        finalize=lambda value: without_controls(value) if type(value) is str else value,
+        finalize=lambda value: printable(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     ).get_template("page.html.j2")
@@ -212,9 +206,7 @@ def _provenance(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 
 def _pairs(run: Run) -> list[Pair]:
     pairs = pairs_of(run) if run.has_records else []
-    return [
-        replace(pair, base=without_controls(pair.base), candidate=without_controls(pair.candidate)) for pair in pairs
-    ]
+    return [replace(pair, base=printable(pair.base), candidate=printable(pair.candidate)) for pair in pairs]
 
 
 def _verdicts(pairs: Sequence[Pair]) -> list[str]:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from benchbench.safe_text import printable
+
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
@@ -20,8 +22,8 @@ class MarkdownTable(NamedTuple):
 
 def escape_markdown(text: str) -> str:
     """Text that Markdown shows as it stands, in a table too; underscores within words are left alone."""
-    text = re.sub(r"([\\`*\[\]<>|~#$&])|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
-    return " ".join(text.split())
+    text = printable(" ".join(text.split()))
+    return re.sub(r"([\\`*\[\]<>|~#$&])|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
 
 
 def write_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:

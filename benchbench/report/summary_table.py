@@ -6,8 +6,6 @@ is None. A machine's table never holds an invalid cell unless it is asked for, a
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -18,6 +16,7 @@ from benchbench.analysis.runs import OWN
 from benchbench.analysis.steadiness import order_warnings
 from benchbench.analysis.summary import COLUMNS, like_outputs
 from benchbench.report.markdown import escape_markdown, write_table
+from benchbench.safe_text import csv_text
 from benchbench.spec.cell import cell_name, output_text
 
 Row = dict[str, Any]
@@ -111,11 +110,7 @@ def csv_table(rows: Sequence[Row], columns: Sequence[str] | None = None, include
     is appended where it is missing. Raises ValueError if a column is not a key of the rows.
     """
     names, records = _records(rows, columns, include_invalid)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
+    return csv_text(names, records)
 
 
 def json_table(rows: Sequence[Row], columns: Sequence[str] | None = None, include_invalid: bool = False) -> str:

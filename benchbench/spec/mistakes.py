@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from benchbench.errors import BenchError
+from benchbench.safe_text import printable
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -55,7 +56,7 @@ class Problem:
         place = self.file if self.line is None else f"{self.file}:{self.line}"
         parts = [place, self.path, self.message] if self.path else [place, self.message]
         text = ": ".join(parts) + (f" (allowed: {self.allowed})" if self.allowed else "")
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        return printable(text)
 
 
 class SpecError(BenchError):

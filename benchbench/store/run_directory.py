@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from benchbench.errors import RunError
+from benchbench.safe_text import csv_text
 from benchbench.store.facts import Manifest
 from benchbench.store.requests import FORMAT_VERSION
 
@@ -249,9 +250,6 @@ class RunDirectory:
 
         `units`: the columns and their units ("": none), which Parquet keeps as each field's metadata `unit`.
         """
-        import csv
-        import io
-
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -261,8 +259,4 @@ class RunDirectory:
         buffer = pa.BufferOutputStream()
         pq.write_table(table, buffer)
         replace_file(self.path / "summary.parquet", buffer.getvalue().to_pybytes())
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(units), extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        replace_file(self.path / "summary.csv", text.getvalue().encode())
+        replace_file(self.path / "summary.csv", csv_text(list(units), rows).encode())
