@@ -25,205 +25,135 @@ _BETWEEN_REMEDY = (
 _SHARED_REMEDY = f"if the client's lag is large, {_CLIENT_REMEDY}; if it is small, {_BETWEEN_REMEDY}"
 
 
-class Reason(Enum):
-    """code, status it forces, what it means, what to do about it."""
+def _suspect(meaning: str, remedy: str) -> tuple[Status, str, str]:
+    return "suspect", meaning, remedy
 
-    NO_DATA = "no_data", "invalid", "no round was finished", "run the sweep again with --resume"
-    REQUEST_FAILED = (
-        "request_failed",
-        "invalid",
-        "requests failed",
-        "read error_kind and error_detail in records/; fix the server or lower the load",
+
+def _invalid(meaning: str, remedy: str) -> tuple[Status, str, str]:
+    return "invalid", meaning, remedy
+
+
+class Reason(Enum):
+    """The status it forces, what it means, what to do about it. Its code is its name in small letters."""
+
+    NO_DATA = _invalid("no round was finished", "run the sweep again with --resume")
+    REQUEST_FAILED = _invalid(
+        "requests failed", "read error_kind and error_detail in records/; fix the server or lower the load"
     )
-    OUTPUT_LENGTH = (
-        "output_length",
-        "invalid",
+    OUTPUT_LENGTH = _invalid(
         "answers were shorter or longer than asked",
         "use a server that honours ignore_eos and min_tokens, or measure with output: as_served",
     )
-    INPUT_LENGTH = (
-        "input_length",
-        "invalid",
-        "the server counted other input tokens than asked",
-        "send token ids, or name the tokenizer (prompts.tokenizer)",
+    INPUT_LENGTH = _invalid(
+        "the server counted other input tokens than asked", "send token ids, or name the tokenizer (prompts.tokenizer)"
     )
-    INPUT_UNVERIFIED = (
-        "input_unverified",
-        "suspect",
-        "the server does not report input tokens",
-        "use a server that answers stream_options.include_usage",
+    INPUT_UNVERIFIED = _suspect(
+        "the server does not report input tokens", "use a server that answers stream_options.include_usage"
     )
-    OUTPUT_UNVERIFIED = (
-        "output_unverified",
-        "suspect",
+    OUTPUT_UNVERIFIED = _suspect(
         "the server reports neither usage nor token ids: events were counted as tokens",
         "use a server that answers stream_options.include_usage",
     )
-    SERVER_COUNT_MISMATCH = (
-        "server_count_mismatch",
-        "invalid",
+    SERVER_COUNT_MISMATCH = _invalid(
         "the server's counts contradict what it sent: usage against its events, or /metrics below what came",
         "report it to the server's makers; until then trust neither count",
     )
-    FOREIGN_LOAD = (
-        "foreign_load",
-        "invalid",
+    FOREIGN_LOAD = _invalid(
         "the server served tokens that are not ours: somebody else was loading it",
         "measure when nobody else uses the server",
     )
-    REPLICAS = (
-        "replicas",
-        "suspect",
+    REPLICAS = _suspect(
         "/metrics came from different processes: several replicas behind one address, or a restart",
         "attach to one replica, so that its counts can be checked",
     )
-    CACHED_PREFIX = (
-        "cached_prefix",
-        "invalid",
+    CACHED_PREFIX = _invalid(
         "prompt tokens came from the prefix cache",
         "change seed, set rounds.reset_prefix_cache, or turn the server's prefix cache off",
     )
-    PREEMPTED = (
-        "preempted",
-        "invalid",
+    PREEMPTED = _invalid(
         "the server preempted requests for want of KV cache and computed their tokens again",
         "lower the batch or the lengths, or give the server more KV cache",
     )
-    UNSTABLE_WARMUP = (
-        "unstable_warmup",
-        "suspect",
+    UNSTABLE_WARMUP = _suspect(
         "no two successive warm-up rounds agreed",
         "look for what else runs on the server; raise validity.warmup_agree if its noise is known",
     )
-    TOO_FEW_ROUNDS = (
-        "too_few_rounds",
-        "suspect",
+    TOO_FEW_ROUNDS = _suspect(
         "fewer rounds than the asked interval of Sys tok/s needs",
         "raise rounds.max or rounds.budget_s, or ask for less precision (rounds.rel_ci)",
     )
-    DRIFT = (
-        "drift",
-        "suspect",
+    DRIFT = _suspect(
         "Sys tok/s changed over the rounds by more than rounds.rel_ci",
         "look for heat, clocks or a filling cache; warm up longer",
     )
-    SHARED_READS_SOME = (
-        "shared_reads",
-        "suspect",
-        "several token events came in one read, so their ITL is not known",
-        _SHARED_REMEDY,
+    SHARED_READS_SOME = _suspect("several token events came in one read, so their ITL is not known", _SHARED_REMEDY)
+    SHARED_READS = _invalid("too many token events shared a read", _SHARED_REMEDY)
+    FIRST_TOKEN_SHARED = _invalid(
+        "a first token's read also held a later token, so its TTFT is not known", _SHARED_REMEDY
     )
-    SHARED_READS = (
-        "shared_reads",
-        "invalid",
-        "too many token events shared a read",
-        _SHARED_REMEDY,
-    )
-    FIRST_TOKEN_SHARED = (
-        "first_token_shared",
-        "invalid",
-        "a first token's read also held a later token, so its TTFT is not known",
-        _SHARED_REMEDY,
-    )
-    GROUPED_TOKENS = (
-        "grouped_tokens",
-        "suspect",
+    GROUPED_TOKENS = _suspect(
         "events held several tokens, beyond validity.grouped of them, so ITL is between events",
         "start the server with --stream-interval 1; TPOT holds where token ids or running usage tell their number",
     )
-    BUFFERED_STREAM = (
-        "buffered_stream",
-        "invalid",
-        "whole answers came in one or two reads",
-        _SHARED_REMEDY,
-    )
-    DELAYED_STREAM = (
-        "delayed_stream",
-        "suspect",
+    BUFFERED_STREAM = _invalid("whole answers came in one or two reads", _SHARED_REMEDY)
+    DELAYED_STREAM = _suspect(
         "TTFT is longer than the server's own by more than 25 % of it and 5 ms: something between delays the stream",
         _BETWEEN_REMEDY,
     )
-    QUEUED = (
-        "queued",
-        "suspect",
+    QUEUED = _suspect(
         "requests waited in the server's queue until others had ended: it runs fewer at once than the batch",
         "raise the server's limit (vLLM: --max-num-seqs), or lower the batch",
     )
-    SEND_SKEW = (
-        "send_skew",
-        "suspect",
-        "the requests of a batch were not sent together",
-        "give the client a quieter core, or raise validity.send_skew",
+    SEND_SKEW = _suspect(
+        "the requests of a batch were not sent together", "give the client a quieter core, or raise validity.send_skew"
     )
-    LATE_SENDS = (
-        "late_sends",
-        "suspect",
+    LATE_SENDS = _suspect(
         "requests were sent later than scheduled (refills of a closed load, arrivals of an open one)",
         "give the client a quieter core, or lower the load",
     )
-    RESENT = (
-        "resent",
-        "suspect",
+    RESENT = _suspect(
         "requests were sent again, since the server closed their idle connection: their TTFT holds both sends",
         "raise its keep-alive timeout (vLLM: VLLM_HTTP_TIMEOUT_KEEP_ALIVE), or look for what drops connections",
     )
-    CLIENT_LAG = (
-        "client_lag",
-        "suspect",
+    CLIENT_LAG = _suspect(
         "the client read tokens late, measured against the gaps between them",
         "give the client a quieter core, or lower the batch",
     )
-    CLOCK_STEP = (
-        "clock_step",
-        "invalid",
+    CLOCK_STEP = _invalid(
         "the wall clock stepped against the monotonic clock during a round",
         "let the clock settle (chrony, ntpd), then measure again",
     )
-    USER_STAMPS = (
-        "user_stamps",
-        "suspect",
-        "no kernel receive stamps on this platform: times are taken after the read",
-        "run the client on Linux",
+    USER_STAMPS = _suspect(
+        "no kernel receive stamps on this platform: times are taken after the read", "run the client on Linux"
     )
-    SHORT_WINDOW = (
-        "short_window",
-        "suspect",
+    SHORT_WINDOW = _suspect(
         "fewer than 4 x batch requests: no steady window, all figures are of the whole run, its cold start included",
         "raise load.requests to 5 x batch, the default",
     )
-    THROTTLED = (
-        "throttled",
-        "suspect",
+    THROTTLED = _suspect(
         "a GPU was slowed by heat, a hardware slowdown or a power brake during a round (its power cap is no reason)",
         "cool it; look at its fans, its power supply and what the host's own limits are",
     )
-    STRAGGLER = (
-        "straggler",
-        "suspect",
+    STRAGGLER = _suspect(
         "one GPU clocked lower than its peers by more than validity.straggler",
         "look at its temperature, clocks and links",
     )
-    FASTER_THAN_HARDWARE = (
-        "faster_than_hardware",
-        "invalid",
+    FASTER_THAN_HARDWARE = _invalid(
         "the numbers are beyond what the hardware's bandwidth and compute allow",
         "look for cached prefixes, wrong lengths, several tokens a pass (`speculative`), or wrong hardware facts",
     )
-    FASTER_THAN_LIKELY = (
-        "faster_than_likely",
-        "suspect",
+    FASTER_THAN_LIKELY = _suspect(
         "Sys tok/s is more than the hardware allows if requests choose their experts evenly",
         "look for equal prompts, cached prefixes, several tokens a pass (`speculative`), or wrong hardware facts",
     )
-    IMPORTED = (
-        "imported",
-        "suspect",
+    IMPORTED = _suspect(
         "another tool measured it, so that none of these checks was made",
         "measure the cell with bench sweep; docs/imports.md says which numbers can be set side by side",
     )
 
-    def __init__(self, code: str, status: Status, meaning: str, remedy: str) -> None:
-        self.code, self.status, self.meaning, self.remedy = code, status, meaning, remedy
+    def __init__(self, status: Status, meaning: str, remedy: str) -> None:
+        self.code = self.name.lower().removesuffix("_some")  # two degrees of one reason have one code
+        self.status, self.meaning, self.remedy = status, meaning, remedy
 
 
 @dataclass(frozen=True, slots=True)
