@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtr, stdtrit
 
-from benchbench.analysis.stats import detectable
+from benchbench.comparison.shifts import detectable
 from benchbench.comparison.verdicts import Sample, Verdict, compare, power
 
 Floats = NDArray[np.float64]
@@ -99,7 +99,7 @@ def t_test(d: Floats) -> Floats:
 
 
 def holm(p: Floats) -> Floats:
-    """stats.holm for each row."""
+    """shifts.holm for each row."""
     order = np.argsort(p, axis=-1)
     steps = np.take_along_axis(p, order, axis=-1) * np.arange(p.shape[-1], 0, -1)
     adjusted = np.empty_like(p)

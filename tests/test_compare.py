@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from scripts import load_benchmark
 
-from benchbench.analysis.stats import chance_to_decide, detectable, holm
 from benchbench.comparison.outlying_starts import outlying_starts
+from benchbench.comparison.shifts import chance_to_decide, detectable, holm
 from benchbench.comparison.verdicts import (
     BETTER,
     PRIMARY,

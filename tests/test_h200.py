@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from benchbench.analysis.roofline import platform_of, touched_bytes
+from benchbench.model.roofline import platform_of, touched_bytes
 from benchbench.model.served import served_models, served_on
 from benchbench.spec import load_spec, make_plan, spec_from_mapping
 

@@ -16,7 +16,12 @@ from hypothesis import strategies as st
 from rounds_made import table_of
 from test_summary import FACTS, cell, stream
 
-from benchbench.analysis.roofline import (
+from benchbench.analysis.runs import open_run
+from benchbench.analysis.summary import summarise, summary_row
+from benchbench.analysis.utilization import utilization_of
+from benchbench.figures.plots import draw_plots
+from benchbench.model.config import ModelFacts
+from benchbench.model.roofline import (
     Platform,
     bounds,
     experts_touched,
@@ -24,12 +29,7 @@ from benchbench.analysis.roofline import (
     platform_of,
     step_bytes,
     touched_bytes,
-    utilization_of,
 )
-from benchbench.analysis.runs import open_run
-from benchbench.analysis.summary import summarise, summary_row
-from benchbench.figures.plots import draw_plots
-from benchbench.model.config import ModelFacts
 from benchbench.model.served import served_model, served_on, speculative_decoding
 from benchbench.report.explanation import explain
 from benchbench.spec import load_spec, spec_from_mapping

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from benchbench.analysis.stats import Estimate, two_stage_estimate, welch_shift
+from benchbench.analysis.stats import Estimate, two_stage_estimate
+from benchbench.comparison.shifts import welch_shift
 
 VALUES = st.lists(st.floats(1e-6, 1e6), min_size=2, max_size=20)
 

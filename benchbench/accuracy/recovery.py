@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 
 from benchbench.accuracy.results import Score
-from benchbench.analysis.stats import Estimate, Floats
+from benchbench.analysis.stats import Estimate
+from benchbench.store.arrow import Floats
 
 CONFIDENCE = 0.95
 _Z = 1.959963984540054  # of the normal distribution, for 95 %

@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchbench.analysis.roofline import Platform, platform_of
 from benchbench.analysis.summary import COLUMNS, CellSummary, summarise, summary_row
 from benchbench.errors import RunError
 from benchbench.host.energy import MAX_GAP_S, window_of
+from benchbench.model.roofline import Platform, platform_of
 from benchbench.spec.cell import CellInfo
 from benchbench.store.facts import Manifest
 from benchbench.store.local_results import closing

@@ -19,11 +19,12 @@ from benchbench.analysis.metrics import (
     pooled,
     round_metrics,
 )
-from benchbench.analysis.roofline import Platform, Utilization, utilization_of
 from benchbench.analysis.stats import Estimate, two_stage_estimate
 from benchbench.analysis.steadiness import order_of
+from benchbench.analysis.utilization import Utilization, utilization_of
 from benchbench.analysis.validity import Evidence, Reason, Status, status_of
 from benchbench.host.energy import Usage, stragglers, throttled, usage, window_of
+from benchbench.model.roofline import Platform
 from benchbench.spec.cell import CellInfo
 from benchbench.store.arrow import Floats
 from benchbench.store.requests import round_facts

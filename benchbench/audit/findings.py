@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
-from benchbench.analysis.roofline import Bounds, Platform, bounds
 from benchbench.audit.claims import Claims, Row, Span
 from benchbench.model.config import ModelFacts, billions
 from benchbench.model.quantization import BITS
+from benchbench.model.roofline import Bounds, Platform, bounds
 from benchbench.spec.cell import cell_name
 
 ROUNDING, NOISE, DECODE_NOISE = 0.03, 0.10, 0.05

@@ -34,17 +34,8 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any, Literal
 
-from benchbench.analysis.stats import (
-    Estimate,
-    Shift,
-    chance_to_decide,
-    detectable,
-    holm,
-    paired_shift,
-    t_p_value,
-    t_quantile,
-    welch_shift,
-)
+from benchbench.analysis.stats import Estimate, t_quantile
+from benchbench.comparison.shifts import Shift, chance_to_decide, detectable, holm, paired_shift, t_p_value, welch_shift
 
 Verdict = Literal["equivalent", "faster", "slower", "undecided"]
 

@@ -193,9 +193,9 @@ def measure_cell(driver: Driver, cell: Cell, missing: int) -> None:
 
 def _sum_up(driver: Driver, cell: Cell, rounds: _Rounds) -> None:
     """Sum the cell up as it will be summed up again from its files, telemetry's too."""
-    from benchbench.analysis.roofline import platform_of
     from benchbench.analysis.runs import samples_of
     from benchbench.analysis.summary import summarise, summary_row
+    from benchbench.model.roofline import platform_of
 
     driver.sampler.flush()
     for note in driver.sampler.notes():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from benchbench.analysis.metrics import RoundMetrics, percentile, pooled
-from benchbench.analysis.roofline import Platform, Utilization, touched_bytes
 from benchbench.analysis.stats import Estimate
 from benchbench.analysis.steadiness import drift, outlier_rounds
 from benchbench.analysis.summary import CellSummary
+from benchbench.analysis.utilization import Utilization
 from benchbench.analysis.validity import Evidence, Reason, remedy
 from benchbench.host.energy import DeviceUse, Usage
+from benchbench.model.roofline import Platform, touched_bytes
 
 
 def explain(summary: CellSummary) -> str:
