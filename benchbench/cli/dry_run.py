@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from benchbench.cli.progress import duration_text
+from benchbench.engines.git_checkout import built_alike
 from benchbench.measure.cells import WARMUP_TOKENS
 from benchbench.spec import SimulatorEngine
 
@@ -48,7 +49,7 @@ def plan_text(plan: Plan) -> str:
     open_ended = any(cell.rounds.max > cell.rounds.min and not blocks for cell in plan.cells)
     least = "at least " if open_ended or any(cell.rounds.warmup == "auto" for cell in plan.cells) else ""
     if blocks:
-        lines += _starts(plan)
+        lines += [*_starts(plan), *(f"warning: {warning}" for warning in built_alike(plan.spec.variants))]
         estimate += f", and {len(plan.sessions)} starts of a server" + " with their rest" * (
             plan.spec.cool_to is not None
         )

@@ -39,6 +39,7 @@ def main() -> None:
 @SETS
 def validate(files: tuple[str, ...], sets: tuple[str, ...]) -> None:
     """Check sweep FILES without running them."""
+    from benchbench.engines.git_checkout import built_alike
     from benchbench.spec import SpecError, load_spec, make_plan
 
     problems: list[object] = []
@@ -49,6 +50,8 @@ def validate(files: tuple[str, ...], sets: tuple[str, ...]) -> None:
             problems += error.problems
         else:
             show(f"{file}: {len(plan.cells)} cells")
+            for warning in built_alike(plan.spec.variants):
+                show(f"{file}: warning: {warning}")
     if problems:
         fail(BAD_INPUT, *problems)
 

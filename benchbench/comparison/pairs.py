@@ -21,6 +21,7 @@ from benchbench.analysis.metrics import RoundMetrics, by_start
 from benchbench.analysis.runs import Run
 from benchbench.analysis.summary import FIGURES, CellSummary, like_outputs, metrics_of
 from benchbench.analysis.validity import Reason, status_of
+from benchbench.comparison.loaded_builds import loaded_notes
 from benchbench.comparison.outlying_starts import outlying_starts
 from benchbench.comparison.verdicts import BETTER, TITLES, Comparisons, Noise, Sample, compare, noise
 from benchbench.fidelity.answers import answers_of
@@ -119,7 +120,12 @@ def pair(base: Side, candidate: Side, margin: float = 0.01, floor: Iterable[Nois
     )
     absent = next((reason for side in (base, candidate) if (reason := _absent(side))), "")
     fidelity = _fidelity(base, candidate)
-    notes = [*(f"{label} is left out: {why}" for label, why in unpaired.items()), *_confounded(base, candidate)]
+    loaded = loaded_notes(*((side.name, side.run.manifest, side.variant) for side in (base, candidate)))
+    notes = [
+        *loaded,
+        *(f"{label} is left out: {why}" for label, why in unpaired.items()),
+        *_confounded(base, candidate),
+    ]
     for side, values in ((base, old), (candidate, new)):
         notes += _side_notes(side, values)
     for start in outlying_starts(samples):

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from benchbench.comparison.loaded_builds import SAME
 from benchbench.comparison.pairs import Pair
 from benchbench.comparison.verdicts import MORE_MAX, PRIMARY, TITLES, Comparison, Effect, Noise, Overall
 from benchbench.report.markdown import escape_markdown, write_table
@@ -48,6 +49,7 @@ def sentence(pair: Pair) -> str:
         parts = [_overall_text(pair, overall)]
     else:
         parts = [f"no overall verdict on {pair.candidate}: no cell has Sys tok/s in every start"]
+    parts += [SAME] if any(note.startswith(SAME) for note in pair.notes) else []
     primary = [comparison for comparison in pair.compared.cells if comparison.metric in PRIMARY]
     faster, slower = (_with_verdict(primary, verdict) for verdict in ("faster", "slower"))
     if faster and (overall is None or overall.verdict == "undecided"):

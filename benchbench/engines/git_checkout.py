@@ -21,7 +21,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from benchbench.engines.process import EngineProcess, Hooks
 from benchbench.engines.vllm import Launched
 from benchbench.errors import EngineError, MovedRefError
 from benchbench.secrets import mask_text, masked, secrets_of
-from benchbench.spec import Git, VllmServeEngine
+from benchbench.spec import Git, Variant, VllmServeEngine
 from benchbench.store.local_results import store_path
 from benchbench.store.run_directory import replace_file
 
@@ -95,6 +95,31 @@ def checkout(git: Git, name: str, hooks: Hooks, measured: str | None = None) -> 
             raise MovedRefError(f"{git.ref} is now at {commit}, this run measured {measured}", f"{key}.ref")
         path = work.built(commit)
     return Checkout(path, commit, git.ref, repo, *(_changes(theirs) if theirs else ((), "")), work.log)
+
+
+def built_alike(variants: Mapping[str, Variant]) -> list[str]:
+    """Variants that are built from the same files as things stand, in sentences; only repositories on this host count.
+
+    What is built of a ref is the tree of its commit: two commits may have the same.
+    """
+    same: dict[tuple[str, tuple[str, ...]], list[tuple[str, str]]] = {}
+    for name, variant in variants.items() if shutil.which("git") else ():
+        if (git := variant.git) is None or _REMOTE.match(git.repo) or not Path(git.repo).expanduser().is_dir():
+            continue
+        where = [*_GIT, "-C", str(Path(git.repo).expanduser())]
+        commit = _commit(where, git.ref)
+        tree = commit and _read([*where, "rev-parse", f"{commit}^{{tree}}"]).stdout.decode().strip()
+        if commit and tree:
+            same.setdefault((tree, git.build), []).append((name, f"{git.ref} (commit {commit[:12]})"))
+    sentences = []
+    for group in same.values():
+        if len(group) > 1:
+            names, refs = zip(*group, strict=True)
+            alike = " have the same files" if len(set(refs)) > 1 else ""
+            sentences.append(
+                f"variants {' and '.join(names)} build the same code: {' and '.join(dict.fromkeys(refs))}{alike}"
+            )
+    return sentences
 
 
 def moved_into(engine: Launched, folder: Path) -> Launched:

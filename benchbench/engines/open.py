@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchbench.engines.log_backends import chosen_backends
 from benchbench.engines.process import EngineProcess, Hooks
 from benchbench.engines.token_lengths import WORDS, Fitted, exact_texts, find_counter, fit_vocabulary, vocabulary_range
 from benchbench.errors import EngineError
@@ -130,6 +131,7 @@ def start_facts(env: Mapping[str, Any], process: EngineProcess, ready_s: float) 
         "env": env,
         "log": f"{process.log.parent.name}/{process.log.name}",
         "ready_s": ready_s,
+        "backends": chosen_backends(process.text()),
         "ranks": list(process.ranks.values()),
         "fresh_caches": list(CACHE_VARIABLES) if process.scratch else [],
     }

@@ -66,9 +66,9 @@ def engine_environment(
     """What is known of an engine on this host; what is not is absent, with a sentence in `notes`. Secrets are masked.
 
     `env`: its whole environment; by default that of process `pid`. `python`: its interpreter; by default the one that
-    process `pid` runs. With neither there is nothing to tell. Keys: `command`, `affinity`, `env` (the variables that
-    steer kernels), `python`, `packages` (name: version), `sources` (packages that run from a checkout: path, commit,
-    dirty), `vllm` and `torch` (version, commit, hip, cuda).
+    process `pid` runs. With neither there is nothing to tell. Keys: `pid`, `command`, `affinity`, `env` (the variables
+    that steer kernels), `python`, `packages` (name: version), `sources` (packages that run from a checkout: path,
+    commit, dirty), `vllm` and `torch` (version, commit, hip, cuda).
     """
     facts: dict[str, Any] = {}
     notes: list[str] = []
@@ -79,7 +79,7 @@ def engine_environment(
         try:
             process = psutil.Process(pid)
             command = process.cmdline()
-            facts["command"] = command
+            facts |= {"pid": pid, "command": command}
             if hasattr(process, "cpu_affinity"):
                 facts["affinity"] = ranges(process.cpu_affinity() or [])
             env = process.environ() if env is None else env

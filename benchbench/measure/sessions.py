@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from benchbench.engines.git_checkout import Checkout, checkout, moved_into
+from benchbench.engines.git_checkout import Checkout, built_alike, checkout, moved_into
 from benchbench.engines.open import Opened, open_engine, start_facts
 from benchbench.engines.process import Hooks
 from benchbench.engines.token_lengths import LOWEST_ID
@@ -79,6 +79,8 @@ class Sessions:
         measured = {start["variant"] for start in earlier.get("starts", [])}
         commits = {name: facts["commit"] for name, facts in earlier.get("variants", {}).items() if name in measured}
         hooks = Hooks(self.run.path / "logs", self.observer.starting, self.stop)
+        for warning in built_alike(self.plan.spec.variants):
+            self.observer.note(warning)
         for name, session in {todo.session.variant: todo.session for todo in reversed(self.todo)}.items():
             if not name or (git := self.plan.spec.variants[name].git) is None:
                 continue

@@ -1,0 +1,129 @@
+"""What code an engine has loaded: the libraries and code objects that its processes map, and the Python beside them.
+
+Read after a start and before its first round, never while one runs. Linux only; elsewhere nothing is known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import psutil
+
+THREADS = 8  # that hash; the libraries of a GPU build have gigabytes
+MOST_FILES = 20_000  # of one package; a folder with more is no package
+
+_MAPPED = re.compile(r"\.so(?:\.[\w.]+)?$|\.(?:hsaco|cubin|co|fatbin)$")
+_SUFFIXES = (".py", ".json", ".csv", ".co", ".hsaco", ".cubin")  # of a package: also its tuned configurations
+_DIGESTS: dict[tuple[int, int, int, int], str] = {}  # device, inode, mtime and size of a file that was read
+
+
+def loaded_code(pid: int | None) -> dict[str, Any]:
+    """What process `pid` and its descendants have loaded; empty where nothing can be found out.
+
+    Keys: `libraries` (path: digest of each file that they map), `python` (name: digest, of each package that has such
+    a library, and of the program: a script with what stands beside it, or a package), `unread` (mapped files that were
+    replaced or deleted since then, or that cannot be read) and `digest` (of names and contents: equal where the same
+    code is loaded, wherever it lies). Digests are the first 16 digits of SHA-256.
+    """
+    import psutil
+
+    if pid is None:
+        return {}
+    try:
+        main = psutil.Process(pid)
+        processes = [main, *main.children(recursive=True)]
+    except psutil.Error:
+        return {}
+    mapped = sorted({path for process in processes for path in _mapped(process.pid)})
+    if not mapped:
+        return {}
+    root = Path(f"/proc/{pid}/root")  # its own files, also where it runs in a container
+    with ThreadPoolExecutor(THREADS) as pool:
+        digests = pool.map(lambda path: _digest(root / path[1:]), mapped)
+        libraries = {path: digest for path, digest in zip(mapped, digests, strict=True) if digest}
+        packages = {folder.name: folder for path in libraries if (folder := _package(root / path[1:]))}
+        packages |= _program(main, root, {folder.parent for folder in packages.values()})
+        python = {name: digest for name, folder in packages.items() if (digest := _folder_digest(folder, pool))}
+    unread = [path for path in mapped if path not in libraries]
+    parts = [(Path(path).name, digest) for path, digest in libraries.items()]
+    parts += [*python.items(), *((Path(path).name, "") for path in unread)]
+    digest = _of_text("\n".join(sorted(map(" ".join, parts))))
+    return {"digest": digest, "libraries": libraries, "python": dict(sorted(python.items())), "unread": unread}
+
+
+def _mapped(pid: int) -> Iterator[str]:
+    """Paths of the libraries and code objects that a process maps; of deleted ones with " (deleted)" after them."""
+    with contextlib.suppress(OSError), Path(f"/proc/{pid}/maps").open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            path = line.rstrip("\n").split(maxsplit=5)[5:]
+            if path and path[0].startswith("/") and _MAPPED.search(path[0].removesuffix(" (deleted)")):
+                yield path[0]
+
+
+def _digest(file: Path) -> str:
+    """Of a file's content; empty if it cannot be read."""
+    try:
+        with file.open("rb") as data:
+            stat = os.fstat(data.fileno())
+            key = (stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            if key not in _DIGESTS:
+                _DIGESTS[key] = hashlib.file_digest(data, "sha256").hexdigest()[:16]
+    except OSError:
+        return ""
+    return _DIGESTS[key]
+
+
+def _of_text(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _package(library: Path) -> Path | None:
+    """The outermost package that a library is part of, if it is."""
+    package = None
+    for folder in library.parents:
+        if not (folder / "__init__.py").is_file():
+            return package
+        package = folder
+    return package
+
+
+def _program(process: psutil.Process, root: Path, installed: Iterable[Path]) -> dict[str, Path]:
+    """By its name, the folder of the Python file that a process runs, or the package of that name (`-m`, a command)."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error, OSError):
+        words, folder = process.cmdline(), root / process.cwd().removeprefix("/")
+        word = next((word for word in words[1:] if not word.startswith("-")), "")
+        file = folder / (root / word[1:] if word.startswith("/") else word)
+        if file.suffix == ".py" and file.is_file():
+            return {file.name: file.parent}
+        name = file.name.partition(".")[0]
+        packages = [path for base in (folder, *installed) if name and (path := base / name).is_dir()]
+        return {name: packages[0]} if packages else {}
+    return {}
+
+
+def _folder_digest(folder: Path, pool: ThreadPoolExecutor) -> str:
+    """Of the names and contents of a package's files; empty for a folder that has too many."""
+    files: list[Path] = []
+    for path, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not _is_foreign(Path(path, name)))
+        files += [Path(path, name) for name in sorted(names) if name.endswith(_SUFFIXES)]
+        if len(files) > MOST_FILES:
+            return ""
+    digests: Iterable[str] = pool.map(_digest, files)
+    lines = [f"{file.relative_to(folder)} {digest}" for file, digest in zip(files, digests, strict=True)]
+    return _of_text("\n".join(lines))
+
+
+def _is_foreign(folder: Path) -> bool:
+    """Whether a folder beside a script is no part of it: hidden, packages of an environment, tests."""
+    return folder.name.startswith((".", "__")) or folder.name == "site-packages" or (folder / "pyvenv.cfg").exists()

@@ -1,0 +1,199 @@
+"""What an engine has loaded: two builds that are the same are said to be, and what differs has its name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from driving import bench, write_sweep
+from test_git_variants import commit, git
+
+from benchbench.comparison.loaded_builds import loaded_notes
+from benchbench.engines.log_backends import chosen_backends
+from benchbench.host.loaded_code import loaded_code
+
+needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="a C extension is built, and gcc is not installed")
+needs_proc = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="what is loaded is read from /proc")
+
+KERNEL = "int steps(int n) { return n * %d; }\n"
+SERVE = """import ctypes, pathlib, sys
+kernel = ctypes.CDLL(str(pathlib.Path(__file__).parent / "kernel.so"))
+print("(EngineCore pid=7) INFO 11-28 10:00:00 [cuda.py:507] Using BACKEND attention backend out of ...", flush=True)
+given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+from benchbench.cli.main import main
+main(["sim", "--port", given["--port"], "--model", given["--model"]])
+"""
+
+
+@pytest.fixture
+def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A server with a kernel in C: `comment` compiles to the same, `kernel` does not, `again` has main's files."""
+    (tmp_path / "gitconfig").write_text("[user]\nname=x\nemail=x@x\n[init]\ndefaultBranch=main\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "engine"
+    folder.mkdir()
+    git(folder, "init", "-q")
+    commit(folder, **{"kernel.c": KERNEL % 2, "serve.py": SERVE.replace("BACKEND", "FLASH_ATTN")})
+    for branch, files in {
+        "comment": {"kernel.c": "/* faster, surely */\n" + KERNEL % 2},
+        "kernel": {"kernel.c": KERNEL % 3, "serve.py": SERVE.replace("BACKEND", "TRITON_ATTN")},
+    }.items():
+        git(folder, "checkout", "-qb", branch, "main")
+        commit(folder, **files)
+    git(folder, "checkout", "-qb", "again", "main")
+    git(folder, "commit", "-q", "--allow-empty", "-m", "nothing")
+    return folder
+
+
+def sweep_of(repo: Path, **refs: str) -> Path:
+    engine = {"kind": "vllm_serve", "command": [sys.executable, "serve.py"], "ready": {"timeout_s": 60}}
+    build = ["gcc -shared -fPIC -O1 -o kernel.so kernel.c"]
+    variants = {name: {"git": {"repo": str(repo), "ref": ref, "build": build}} for name, ref in refs.items()}
+    return write_sweep(Path("s.yaml"), "", engine=engine, variants=variants, blocks=2)
+
+
+def compared(sweep: Path) -> tuple[list[str], str]:
+    """The notes of the verdict, and what the sweep said."""
+    result = bench("sweep", sweep, "--out", "run", "--no-plots")
+    assert result.exit_code == 0, result.stderr
+    notes: list[str] = json.loads(bench("compare", "run", "--format", "json").stdout)["pairs"][0]["notes"]
+    return notes, result.stdout + result.stderr
+
+
+@needs_gcc
+@needs_proc
+def test_two_branches_that_compile_to_the_same_kernel_loaded_the_same_code(repo: Path) -> None:
+    sweep = sweep_of(repo, old="main", new="comment")
+    assert "warning" not in bench("validate", sweep).stdout + bench("sweep", sweep, "--dry-run").stdout
+    notes, result = compared(sweep)
+    assert notes[0].startswith("both builds loaded the same code (")
+    overall = json.loads(bench("compare", "run", "--format", "json").stdout)["overall"]
+    assert "; both builds loaded the same code; " in overall["sentence"]
+    assert "both builds loaded the same code" in result
+    manifest = json.loads(Path("run/manifest.json").read_text())
+    digests = {start["loaded"] for start in manifest["starts"]}
+    assert len(digests) == 1
+    facts = manifest["loaded"][digests.pop()]
+    assert "serve.py" in facts["python"]
+    assert any(path.endswith("/kernel.so") for path in facts["libraries"])
+    assert {start["backends"]["attention backend"][0] for start in manifest["starts"]} == {"FLASH_ATTN"}
+
+
+@needs_gcc
+@needs_proc
+def test_what_differs_between_two_builds_is_named(repo: Path) -> None:
+    notes, _ = compared(sweep_of(repo, old="main", new="kernel"))
+    assert notes[0] == (
+        "of what the builds loaded, 1 library differs (kernel.so); Python of serve.py differs; "
+        "attention backend FLASH_ATTN -> TRITON_ATTN"
+    )
+
+
+def test_two_refs_with_the_same_files_are_warned_of_before_anything_is_built(repo: Path) -> None:
+    short = {name: git(repo, "rev-parse", name)[:12] for name in ("main", "again")}
+    warning = (
+        f"variants old and new build the same code: main (commit {short['main']}) and again (commit {short['again']}) "
+        "have the same files"
+    )
+    sweep = sweep_of(repo, old="main", new="again")
+    assert f"warning: {warning}" in bench("validate", sweep).stdout
+    assert f"warning: {warning}" in bench("sweep", sweep, "--dry-run").stdout
+    assert not Path("cache/benchbench/git").exists()
+    if shutil.which("gcc"):
+        assert f"note: {warning}" in compared(sweep)[1]
+    sweep = sweep_of(repo, old="main", new="main")
+    assert f"build the same code: main (commit {short['main']})\n" in bench("validate", sweep).stdout
+
+
+@needs_proc
+def test_a_library_that_was_replaced_under_a_running_process_is_not_taken_for_what_it_runs(tmp_path: Path) -> None:
+    library = tmp_path / "kernel.so"
+    shutil.copy(next(path for path in loaded_code_of_python()["libraries"] if ".so" in path), library)
+    code = "import mmap, sys; f = open(sys.argv[1]); m = mmap.mmap(f.fileno(), 0, prot=1); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(library)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        process.stdout.readline()
+        first = loaded_code(process.pid)
+        assert str(library) in first["libraries"]
+        other = tmp_path / "other.so"
+        other.write_bytes(b"another build")
+        other.replace(library)
+        second = loaded_code(process.pid)
+        process.communicate(b"\n")
+    assert second["unread"] == [f"{library} (deleted)"]
+    assert second["digest"] != first["digest"]
+
+
+def loaded_code_of_python() -> dict[str, Any]:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        facts: dict[str, Any] = {}
+        while not facts.get("libraries"):
+            facts = loaded_code(process.pid)
+        process.communicate(b"\n")
+    return facts
+
+
+def manifest_of(*libraries: dict[str, str], **more: Any) -> dict[str, Any]:
+    loaded = {str(k): {"libraries": one, "python": {}, "unread": []} for k, one in enumerate(libraries)}
+    return {"starts": [{"variant": "", "loaded": key, **more} for key in loaded], "loaded": loaded}
+
+
+def test_starts_of_one_build_that_loaded_different_code_are_named_and_old_runs_say_nothing() -> None:
+    base: Any = manifest_of({"/a/k.so": "1", "/a/t.so": "5"}, {"/b/k.so": "1"})
+    other: Any = manifest_of({"/c/k.so": "1"})
+    assert loaded_notes(("a", base, ""), ("b", other, "")) == [
+        "both builds loaded the same code (1 library): only flags, variables and data can differ",
+        "a: not all of its starts loaded the same code (t.so)",
+    ]
+    assert loaded_notes(("a", base, ""), ("b", {"starts": [{"variant": ""}]}, ""))[1:] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "name"),
+    [
+        (
+            "Using FLASH_ATTN attention backend out of potential backends: ['FLASH_ATTN'].",
+            "attention backend",
+            "FLASH_ATTN",
+        ),
+        ("Using AttentionBackendEnum.TRITON_ATTN backend.", "attention backend", "TRITON_ATTN"),
+        ("Using ROCM_ATTN backend (selected via --attention-backend).", "attention backend", "ROCM_ATTN"),
+        ("Using Flash Attention backend.", "attention backend", "Flash Attention"),
+        ("Using CUTLASS_MLA MLA prefill backend.", "MLA prefill backend", "CUTLASS_MLA"),
+        ("Using FlashAttention version 3", "FlashAttention version", "3"),
+        ("Using 'MARLIN' MxFp8 MoE backend (user-requested).", "MoE backend", "MARLIN"),
+        ("Using TRITON Unquantized MoE backend out of potential backends: ['TRITON'].", "MoE backend", "TRITON"),
+        ("Using TritonExperts MoE backend", "MoE backend", "TritonExperts"),
+        ("Using CutlassExpertsMxfp4 for MXFP4 MoE", "MoE backend", "CutlassExpertsMxfp4"),
+        ("Using FlashInferKernel for NVFP4 GEMM", "GEMM kernel", "FlashInferKernel"),
+        ("Using MarlinLinearKernel for AutoGPTQLinearMethod", "GEMM kernel", "MarlinLinearKernel"),
+        (
+            "Using backend AttentionBackendEnum.FLASH_ATTN for vit attention",
+            "ViT attention backend",
+            "AttentionBackendEnum.FLASH_ATTN",
+        ),
+        (
+            "Using ['CUSTOM', 'PYNCCL'] all-reduce backends (in dispatch order) for group",
+            "all-reduce backends",
+            "['CUSTOM', 'PYNCCL']",
+        ),
+    ],
+)
+def test_lines_in_which_vllm_says_what_it_has_chosen(line: str, kind: str, name: str) -> None:
+    log = f"(EngineCore_DP0 pid=15871) INFO 11-23 18:29:43 [cuda.py:507] {line}\n"
+    assert chosen_backends(log + log) == {kind: [name]}
+
+
+def test_other_lines_choose_nothing() -> None:
+    assert (
+        chosen_backends("Using None for EOS token id because it is not initialized\nUsing max model len 4096\n") == {}
+    )
