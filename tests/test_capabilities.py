@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,13 @@ def found(routes: Mapping[str, Script], **model: Any) -> Capabilities:
 
 
 def test_an_ordinary_vllm_is_known_without_a_note() -> None:
-    assert found(VLLM, max_model_len=4096) == Capabilities(
+    capabilities = found(VLLM, max_model_len=4096)
+    assert capabilities.cache_config is not None
+    assert (capabilities.cache_config["enable_prefix_caching"], capabilities.cache_config["block_size"]) == (
+        "True",
+        "128",
+    )
+    assert replace(capabilities, cache_config=None) == Capabilities(
         ("sim",), 4096, "vllm", "vllm", "0.32.0", metrics=True, tokenize=True, reset_prefix_cache=False
     )
 

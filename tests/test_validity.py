@@ -36,6 +36,7 @@ CHANGES: dict[Reason, dict[str, Any]] = {
     Reason.SERVER_COUNT_MISMATCH: {"usage_wrong": 1},
     Reason.FOREIGN_LOAD: {"foreign_tokens": 8},
     Reason.REPLICAS: {"replicas": True},
+    Reason.MIXED_ENGINES: {"engines": 2},
     Reason.CACHED_PREFIX: {"cached_tokens": 4},
     Reason.PREEMPTED: {"preemptions": 3},
     Reason.UNSTABLE_WARMUP: {"warmup_agreed": False},

@@ -130,6 +130,7 @@ def evidence_of(
         drift=drifts,
         drift_confirmed=confirmed,
         warmup_agreed=warmed_up(cell, warmups),
+        engines=len({fact["identity"] for fact in facts if fact.get("identity")}),
         **counts,
         **_server(facts),
     )

@@ -66,6 +66,10 @@ class Reason(Enum):
         "/metrics came from different processes: several replicas behind one address, or a restart",
         "attach to one replica, so that its counts can be checked",
     )
+    MIXED_ENGINES = _invalid(
+        "its rounds are of different engines: another model, build, flags or server",
+        "measure each engine in a run, or a variant, of its own",
+    )
     CACHED_PREFIX = _invalid(
         "prompt tokens came from the prefix cache",
         "change seed, set rounds.reset_prefix_cache, or turn the server's prefix cache off",
@@ -189,6 +193,7 @@ class Evidence:
     resent: int = 0  # requests sent twice
     # The server's own view, from /metrics
     replicas: bool = False
+    engines: int = 1  # different ones that its rounds name
     foreign_tokens: int | None = None
     missing_tokens: int | None = None
     preemptions: int | None = None
@@ -246,6 +251,7 @@ def _server(evidence: Evidence, budgets: Validity) -> dict[Reason, bool]:
         Reason.SERVER_COUNT_MISMATCH: evidence.usage_wrong > 0 or (evidence.missing_tokens or 0) > 0,
         Reason.FOREIGN_LOAD: (evidence.foreign_tokens or 0) > budgets.foreign_tokens,
         Reason.REPLICAS: evidence.replicas,
+        Reason.MIXED_ENGINES: evidence.engines > 1,
         Reason.CACHED_PREFIX: cached > budgets.cached_tokens + evidence.common_tokens,
         Reason.PREEMPTED: (evidence.preemptions or 0) > budgets.preemptions,
         Reason.DELAYED_STREAM: _long_wait(evidence.outside_s, evidence.ttft_s),

@@ -45,6 +45,7 @@ class Driver:
     opened: Opened
     observer: Observer
     stop: int | None
+    identity: str  # by which the start is known again
     attempts: dict[tuple[str, str, int], int]
     sampler: Sampler
     block: int | None = None
@@ -238,6 +239,7 @@ def _store(
         facts["server"] = None if death else view.after(counters, columns)
     if step.pilot is not None:
         facts["pilot"] = step.pilot
+    facts["identity"] = driver.identity
     facts["common_tokens"] = opened.common_tokens(cell) * len(columns["index"])
     labels = {
         "cell": cell.key,

@@ -5,11 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from benchbench.engines.open import Opened
+from benchbench.errors import EngineError
+from benchbench.measure.identity import Identity, changes, digest_of, requested, served
 from benchbench.model.config import ModelFacts
-from benchbench.spec import Plan, Session
+from benchbench.model.weights import fingerprint
+from benchbench.spec import EndpointEngine, Plan, Session, SweepSpec
 from benchbench.store.run_directory import RunDirectory
 
 
@@ -22,10 +26,11 @@ def write_manifest(
     devices: list[dict[str, Any]] | None = None,
     variants: Mapping[str, dict[str, Any]] | None = None,
     models: Mapping[str, ModelFacts | None] | None = None,
-) -> None:
-    """Write it anew. With `only`, cells of an earlier, wider plan stay in it; starts before this one always do.
+) -> str:
+    """Write it anew; return the name of the start's identity, which its rounds carry ("" without a start).
 
-    `variants`: by name, the commits that those with `git` are built from. `models`: that of `served_models`.
+    With `only`, cells of an earlier, wider plan stay in it; starts before this one always do. `variants`: by name, the
+    commits that those with `git` are built from. Raises EngineError when the run has rounds of another engine.
     """
     from benchbench.host.environment import environment, spec_hash
     from benchbench.model.served import served_on, speculative_decoding
@@ -39,11 +44,13 @@ def write_manifest(
     entries |= {cell.key: cell.info.to_entry() for cell in plan.cells}
     devices = earlier.get("devices", []) if devices is None else devices
     starts, notes, loaded = earlier.get("starts", []), [*plan.spec.notes], earlier.get("loaded", {})
-    engine, side = earlier.get("engine"), earlier.get("engine_environment")
+    engine, side, digest = earlier.get("engine"), earlier.get("engine_environment"), ""
     if session is not None and opened is not None:
         notes += opened.notes
         start, code = _start(plan, session, opened)
         engine, side = start["engine"], start["environment"]
+        identity = requested(spec, session.variant) | _served(plan.of_session(session).spec, start, devices)
+        digest = _carried_on(run, starts, start, masked(identity))
         starts, loaded = [*starts, start], {**loaded, **code}
     run.write_manifest(
         {
@@ -68,6 +75,7 @@ def write_manifest(
             **environment(),
         }
     )
+    return digest
 
 
 def _start(plan: Plan, session: Session, opened: Opened) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -83,3 +91,25 @@ def _start(plan: Plan, session: Session, opened: Opened) -> tuple[dict[str, Any]
         return start, {}
     start["loaded"] = code.pop("digest")
     return start, {start["loaded"]: code}
+
+
+def _served(spec: SweepSpec, start: Mapping[str, Any], devices: list[dict[str, Any]]) -> Identity:
+    if isinstance(spec.engine, EndpointEngine):
+        return served(start["engine"], start["environment"], devices, "")
+    args, cwd = getattr(spec.engine, "args", {}), getattr(spec.engine, "cwd", None)
+    weights = fingerprint(Path(cwd or ".") / str(args.get("model", spec.model)))
+    return served(start["engine"], {**start["environment"], "command": ()}, devices, weights)
+
+
+def _carried_on(run: RunDirectory, earlier: list[dict[str, Any]], start: dict[str, Any], identity: Identity) -> str:
+    """Note the identity of a start, and its name: that of the variant's earlier starts, if it has rounds already."""
+    known = [other for other in earlier if other["variant"] == start["variant"] and "identity" in other]
+    start |= {"identity": identity, "identity_digest": digest_of(identity)}
+    if not known or start["variant"] not in run.measured_variants():
+        return str(start["identity_digest"])
+    if different := changes(known[-1]["identity"], identity):
+        raise EngineError(
+            f"this run has rounds of another engine ({'; '.join(different)}): use another --out", "engine"
+        )
+    start["identity_digest"] = known[-1]["identity_digest"]
+    return str(start["identity_digest"])

@@ -14,15 +14,19 @@ from benchbench.errors import (
     InterruptedSweep,
     LaunchStoppedError,
     ModelError,
+    RunError,
     StoppedError,
     WorkerDiedError,
 )
 from benchbench.fidelity.ask import owed
 from benchbench.measure.cells import missing_rounds
+from benchbench.measure.identity import changes, requested
 from benchbench.measure.observer import Observer
 from benchbench.measure.sessions import Sessions, Todo
 from benchbench.model.served import served_models
+from benchbench.secrets import masked
 from benchbench.spec import Plan, SweepSpec, make_plan
+from benchbench.spec.cell import cell_name
 from benchbench.store.run_directory import RunDirectory, replace_file
 
 if TYPE_CHECKING:
@@ -83,6 +87,8 @@ def sweep(
     run = RunDirectory(Path(out) if out is not None else default_out(spec, resume=resume))
     run.open_for_writing(resume=resume)
     try:
+        for note in _goes_on(run, plan, only) if resume else ():
+            (observer or Observer()).note(note)
         todo = _lacking(run, plan)
         if not todo and _is_concluded(run, plan):
             rows = _rows(run, {})
@@ -105,6 +111,26 @@ def sweep(
         return _conclude(run, "complete", "", sessions.rows, plots=plots)
     finally:
         run.close()
+
+
+def _goes_on(run: RunDirectory, plan: Plan, only: str | None) -> list[str]:
+    """Notes on what a resumed run loses by its plan. Raises RunError when the plan's engines are not the run's own."""
+    measured = run.measured_variants()
+    if not measured:
+        return []
+    manifest, spec = run.manifest(), masked(plan.spec.model_dump(mode="json"))
+    for variant in sorted(measured & {session.variant for session in plan.sessions}):
+        if different := changes(requested(manifest["spec"], variant), requested(spec, variant)):
+            whose = f"variant {variant} of this run" if variant else "this run"
+            raise RunError(
+                f"{run.path}: {whose} was measured with another engine ({'; '.join(different)}): "
+                "use another --out, or give the new engine a name of its own under variants"
+            )
+    kept = {cell.key for cell in plan.cells}
+    lost = [e for e in manifest["plan"] if e["key"] not in kept and run.finished_rounds(e["key"])]
+    if only is not None or not lost:
+        return []
+    return [f"{len(lost)} measured cells are not in the sweep any more: out of the table, {cell_name(lost[0])} first"]
 
 
 def _lacking(run: RunDirectory, plan: Plan) -> deque[Todo]:

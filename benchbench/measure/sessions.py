@@ -180,8 +180,8 @@ class Sessions:
                     opened = replace(engine, notes=(*engine.notes, *sampler.notes()))
                     for note in [*opened.notes, *_too_long(plan, opened.capabilities)]:
                         observer.note(note)
-                    self.manifest(session, opened, sampler.facts())
                     yield Driver(
+                        identity=self.manifest(session, opened, sampler.facts()),
                         run=self.run,
                         worker=worker,
                         opened=opened,
@@ -199,10 +199,10 @@ class Sessions:
 
     def manifest(
         self, session: Session | None = None, opened: Opened | None = None, devices: list[dict[str, Any]] | None = None
-    ) -> None:
-        """Write the manifest, with the start of this session in it."""
+    ) -> str:
+        """Write the manifest, with the start of this session in it; return the name of its identity."""
         variants = {name: source.facts for name, source in self.checkouts.items()}
-        write_manifest(self.run, self.plan, self.only, session, opened, devices, variants, self.models)
+        return write_manifest(self.run, self.plan, self.only, session, opened, devices, variants, self.models)
 
     def _rest(self, sampler: Sampler, before: Mapping[str, float]) -> None:
         """Wait until the GPUs' memory is free again and they are cool, so that no start is handicapped by another."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -37,6 +38,14 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ModelError(f"{file}: must be a JSON object")
     return data
+
+
+def fingerprint(folder: Path) -> str:
+    """Of a checkpoint's configuration and the names and sizes of its weights; "" where there is no such folder."""
+    if not (folder / "config.json").is_file():
+        return ""
+    sizes = sorted((file.name, file.stat().st_size) for file in folder.glob("*.safetensors"))
+    return hashlib.sha256((folder / "config.json").read_bytes() + repr(sizes).encode()).hexdigest()[:16]
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -29,6 +30,8 @@ Request = Callable[..., Awaitable[tuple[int, bytes]]]
 
 _KINDS = {"vllm": "vllm", "benchbench": "benchbench simulator"}  # by the owner that /v1/models names
 _BUILD = ("VLLM_BUILD_COMMIT", "VLLM_IMAGE_TAG")
+_CACHE_CONFIG = re.compile(rb"^vllm:cache_config_info\{(.*)\} ", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
 _NO_METRICS = (
     "no /metrics of vLLM's kind: preemptions, foreign load and prefix hits are not checked "
     "(but for cached tokens that its answers report)"
@@ -41,7 +44,8 @@ class Capabilities:
 
     `kind`: "vllm", "benchbench simulator", or "openai" for any other that lists its models. `metrics`: it counts in
     vLLM's way, so that preemptions, prefix hits and foreign load are checked. `tokenize`, `reset_prefix_cache`: whether
-    the route is there. `server_info`: vLLM's configuration in its development mode, masked and cut short. Whether
+    the route is there. `server_info`: vLLM's configuration in its development mode, masked and cut short;
+    `cache_config`: what its metrics tell of its cache (block size, dtype, prefix caching). Whether
     answers tell cached tokens and the server's own times, only answers show.
     """
 
@@ -54,6 +58,7 @@ class Capabilities:
     tokenize: bool | None = None
     reset_prefix_cache: bool | None = None
     server_info: Mapping[str, Any] | None = None
+    cache_config: Mapping[str, str] | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -147,6 +152,8 @@ async def _probe(request: Request) -> dict[str, Any]:
         fields["version"] = None if version is None else str(version)[:100]
         status, body = await request("/metrics")
         fields["metrics"] = status == 200 and b"vllm:" in body
+        labels = _CACHE_CONFIG.search(body) if fields["metrics"] else None
+        fields["cache_config"] = dict(_LABEL.findall(labels[1].decode(errors="replace"))) if labels else None
         nowhere, _ = await request("/no-such-route")
         for route in ("tokenize", "reset_prefix_cache"):
             status, _ = await request(f"/{route}")

@@ -56,3 +56,4 @@ class StoredRoundFacts(TypedDict, total=False):
     server: dict[str, Any] | None  # what the server counted, by /metrics
     common_tokens: int  # that all prompts share by their form
     pilot: Any
+    identity: str  # of the start it is from: `identity_digest` of the manifest's starts

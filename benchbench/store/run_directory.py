@@ -195,6 +195,11 @@ class RunDirectory:
                     self._finished.setdefault(whose, []).append(int(number))
         return sorted(self._finished.get(f"{cell}-{phase}", []))
 
+    def measured_variants(self) -> set[str]:
+        """The variants of which there are rounds; "" without variants."""
+        entries = self.manifest()["plan"] if (self.path / "manifest.json").exists() else []
+        return {entry["variant"] for entry in entries if self.finished_rounds(entry["key"])}
+
     def read_round(self, cell: str, phase: str, number: int) -> pa.Table:
         """The table of a finished round, its facts in the metadata. Raises FileNotFoundError for another."""
         import pyarrow as pa

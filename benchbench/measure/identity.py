@@ -1,0 +1,94 @@
+"""What a run measures. A run holds one engine a variant, so that no table shows two servers as one. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from benchbench.spec.engine_sections import ENGINE_KEYS
+from benchbench.spec.plan import merge
+
+Identity = dict[str, Any]
+"""Values by path, as `engine.args.max-num-seqs`, secrets masked. What is not known is absent."""
+
+# How an engine is reached and kept alive, not what it is.
+_FREE = {"host", "port", "proxy", "ca_file", "insecure", "api_key_env", "headers_env", "ready", "restarts"}
+# Of vLLM's cache configuration: measured at each start, or of one engine among several.
+_MEASURED = ("num_gpu_blocks", "num_cpu_blocks", "kv_cache_size", "kv_cache_max", "kv_cache_memory", "engine", "_")
+
+
+def requested(spec: Mapping[str, Any], variant: str) -> Identity:
+    """What a sweep, as a manifest keeps it, asks of a variant's engine."""
+    given = spec.get("variants", {}).get(variant, {})
+    engine = merge({"engine": spec["engine"]}, {"engine": given.get("engine") or {}})["engine"]
+    keys = [key for key in ("kind", *ENGINE_KEYS[engine["kind"]]) if key in engine and key not in _FREE]
+    return {"model": spec["model"]} | {
+        path: value for key in keys for path, value in _paths(f"engine.{key}", engine[key])
+    }
+
+
+def served(
+    capabilities: Mapping[str, Any], environment: Mapping[str, Any], devices: Sequence[Mapping[str, Any]], weights: str
+) -> Identity:
+    """What a started engine tells of itself, and its host of it.
+
+    `capabilities` as `Capabilities`, `environment` as `engine_environment`, `devices` as the sampler's facts, `weights`
+    by `fingerprint`. The command line says nothing of an engine that we launch: it has another port each time.
+    """
+    builds = {name: environment.get(name, {}) for name in ("vllm", "torch")}
+    cache = capabilities.get("cache_config") or {}
+    facts = {
+        "server": capabilities.get("kind"),
+        "server version": capabilities.get("version"),
+        "max_model_len": capabilities.get("max_model_len"),
+        "weights": weights,
+        "command": " ".join(environment.get("command", ())),
+        "GPUs": sorted({str(device.get("name")) for device in devices if device.get("index") is not None}),
+        "driver": sorted({str(device["driver"]) for device in devices if device.get("driver")}),
+        **{f"{name} {key}": value for name, build in builds.items() for key, value in build.items()},
+        **{f"commit of {name}": source.get("commit") for name, source in environment.get("sources", {}).items()},
+        **{f"cache {key}": value for key, value in cache.items() if not key.startswith(_MEASURED)},
+    }
+    return {name: value for name, value in facts.items() if value not in (None, "", [])}
+
+
+def changes(before: Identity, now: Identity) -> list[str]:
+    """What differs, in words; only of what both tell, since an earlier version told less.
+
+    A part of a section (a flag, a variable) that only one has does differ.
+    """
+    paths = [
+        path
+        for path in {**before, **now}
+        if (path in before and path in now) or (_section(path) in before and _section(path) in now)
+    ]
+    return [
+        f"{path}: {_words(before.get(path))} -> {_words(now.get(path))}"
+        for path in paths
+        if before.get(path) != now.get(path)
+    ]
+
+
+def digest_of(identity: Identity) -> str:
+    """A name for an identity, which each round carries."""
+    return hashlib.sha256(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+
+
+def _paths(path: str, value: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - JSON
+    if not isinstance(value, Mapping):
+        yield path, value
+        return
+    yield f"{path}.", None  # the section itself, so that one without parts is known too
+    for key, part in value.items():
+        yield f"{path}.{key}", part
+
+
+def _section(path: str) -> str:
+    return f"{path.rpartition('.')[0]}."
+
+
+def _words(value: Any) -> str:  # noqa: ANN401 - JSON
+    return "not set" if value is None else str(value)

@@ -1,0 +1,151 @@
+"""A run holds one engine a variant: what was measured with another is refused, and never stands in one cell with it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from driving import BENCH, bench, summary
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchbench.measure.identity import changes, requested, served
+
+SWEEP: dict[str, Any] = {
+    "name": "t",
+    "model": "sim",
+    "engine": {"kind": "simulator", "profile": "tiny", "scale": 0.5},
+    "grid": {"input": 32, "output": 8, "batch": [1, 2]},
+    "rounds": {"warmup": 0, "min": 2, "max": 2},
+    "prompts": {"kind": "token_ids", "vocab": [1000, 30000]},
+}
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def write(**changed: Any) -> None:
+    Path("s.yaml").write_text(yaml.safe_dump({**SWEEP, **changed}))
+
+
+def files() -> dict[str, bytes]:
+    """What a refused sweep must leave as it is."""
+    return {str(path): path.read_bytes() for path in Path("run").rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"model": "another"}, "model: sim -> another"),
+        ({"engine": {**SWEEP["engine"], "scale": 0.1}}, "engine.scale: 0.5 -> 0.1"),
+        ({"engine": {**SWEEP["engine"], "options": {"seed": 7}}}, "engine.options.seed: not set -> 7"),
+        ({"engine": {"kind": "endpoint", "url": "http://127.0.0.1:9"}}, "engine.kind: simulator -> endpoint"),
+    ],
+)
+def test_another_engine_is_refused_before_anything_is_started(changed: dict[str, Any], words: str) -> None:
+    write()
+    assert bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--only", "batch=1").exit_code == 0
+    before = files()
+    write(**changed)
+    refused = bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--resume", "--only", "batch=2")
+    assert refused.exit_code == 2
+    assert f"this run was measured with another engine ({words})" in " ".join(refused.stderr.split())
+    assert files() == before
+    write()
+    assert bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--resume").exit_code == 0
+    assert [row["rounds"] for row in summary(Path("run"))] == [2, 2]
+
+
+def test_a_new_variant_joins_by_its_name_and_one_that_changed_is_refused() -> None:
+    slow = {"engine": {"scale": 1.0}}
+    more = {"blocks": 2, "rounds": {"warmup": 0, "min": 1, "max": 1}}
+    write(variants={"a": {}, "b": slow}, **more)
+    assert bench("sweep", "s.yaml", "--out", "run", "--no-plots").exit_code == 0
+    write(variants={"a": {}, "b": slow, "c": slow}, **more)
+    assert bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--resume").exit_code == 0
+    assert {row["variant"] for row in summary(Path("run"))} == {"a", "b", "c"}
+    write(variants={"a": {}, "b": {"engine": {"scale": 0.7}}, "c": slow}, **more)
+    refused = bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--resume", "--set", "blocks=3")
+    assert refused.exit_code == 2
+    assert "variant b of this run was measured with another engine (engine.scale: 1.0 -> 0.7)" in refused.stderr
+
+
+@contextlib.contextmanager
+def simulator(port: int, *flags: str) -> Iterator[None]:
+    words = [*BENCH, "sim", "--port", str(port), "--profile", "tiny", *flags]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert "http://" in process.stdout.readline()
+            yield
+        finally:
+            process.send_signal(signal.SIGINT)
+
+
+def test_a_server_started_again_goes_on_and_with_other_flags_is_refused() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    resume = ("sweep", "s.yaml", "--out", "run", "--no-plots", "--resume", "--only")
+    write(engine={"kind": "endpoint", "url": f"http://127.0.0.1:{port}"})
+    with simulator(port, "--scale", "0.5"):
+        assert bench(*resume, "batch=1").exit_code == 0
+    with simulator(port, "--scale", "0.5"):
+        assert bench(*resume, "batch=2").exit_code == 0
+    before = {name: data for name, data in files().items() if "records" in name}
+    with simulator(port, "--scale", "1"):
+        refused = bench(*resume, "batch=2", "--set", "rounds={min: 3, max: 3, warmup: 0}")
+    assert refused.exit_code == 2
+    assert "this run has rounds of another engine (command:" in " ".join(refused.stderr.split())
+    assert {name: data for name, data in files().items() if "records" in name} == before
+    starts = orjson.loads(Path("run/manifest.json").read_bytes())["starts"]
+    assert {start["identity_digest"] for start in starts} == {starts[0]["identity_digest"]}
+
+
+def test_rounds_of_two_engines_in_one_cell_are_invalid() -> None:
+    write(grid={"input": 32, "output": 8, "batch": 1})
+    assert bench("sweep", "s.yaml", "--out", "run", "--no-plots").exit_code == 0
+    assert "mixed_engines" not in (summary(Path("run"))[0]["reasons"] or "")
+    last = max(Path("run/records").glob("*-measured-*.parquet"))
+    table = pq.read_table(last)
+    facts = orjson.loads(table.schema.metadata[b"benchbench"])
+    other = orjson.dumps({**facts, "identity": "0" * 16})
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"benchbench": other}), last)
+    printed = bench("explain", "run").stdout
+    assert "mixed_engines" in printed
+    assert "invalid" in printed
+
+
+JSON = st.dictionaries(st.text("abc", min_size=1, max_size=3), st.integers() | st.text(max_size=3), max_size=4)
+
+
+@given(JSON, JSON)
+def test_flags_that_differ_are_named_and_no_others(before: dict[str, Any], now: dict[str, Any]) -> None:
+    specs = [
+        {"model": "m", "engine": {"kind": "vllm_serve", "args": args, "port": len(args)}, "variants": {}}
+        for args in (before, now)
+    ]
+    named = {line.partition(":")[0] for line in changes(requested(specs[0], ""), requested(specs[1], ""))}
+    assert named == {f"engine.args.{key}" for key in {**before, **now} if before.get(key) != now.get(key)}
+
+
+def test_what_only_one_side_tells_is_no_difference_and_sizes_measured_at_a_start_are_none() -> None:
+    told = {"kind": "vllm", "version": "1", "cache_config": {"block_size": "16", "num_gpu_blocks": "8192"}}
+    again = {**told, "cache_config": {"block_size": "16", "num_gpu_blocks": "8191"}}
+    assert changes(served(told, {}, [], ""), served({**again, "max_model_len": 8}, {}, [], "w")) == []
+    other = {**told, "version": "2", "cache_config": {"block_size": "32"}}
+    assert changes(served(told, {}, [], ""), served(other, {}, [], "")) == [
+        "server version: 1 -> 2",
+        "cache block_size: 16 -> 32",
+    ]
