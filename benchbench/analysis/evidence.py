@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -95,10 +96,7 @@ def evidence_of(
     facts: Sequence[Mapping[str, Any]],
 ) -> Evidence:
     """Sum up the measured rounds: their tables, metrics and facts, in one order."""
-    counts: dict[str, Any] = dict.fromkeys(_COUNTED, 0)
-    for table in tables:
-        for name, count in _requests(table).items():
-            counts[name] += count
+    counts: dict[str, Any] = sum(map(_requests, tables), Counter())
     lag = percentile(pooled(rounds, "lag_s"), 99)
     late = percentile(pooled(rounds, "late_s"), 99) if not cell.capped else None
     ttft, gaps = pooled(rounds, "ttft_s"), pooled(rounds, "itl_s")
@@ -136,13 +134,7 @@ def evidence_of(
     )
 
 
-_COUNTED = (
-    *("failed", "wrong_length", "resent", "grouped", "cached_tokens"),
-    *("input_wrong", "input_unknown", "output_unknown", "usage_wrong"),
-)
-
-
-def _requests(table: pa.Table) -> dict[str, int]:
+def _requests(table: pa.Table) -> Counter[str]:
     """Counts over the requests of one round; lengths are judged on successful ones."""
     status, kinds = table["status"].to_pylist(), table["error_kind"].to_pylist()
     ok = np.array([text == RequestStatus.OK for text in status], np.bool_)
@@ -150,19 +142,17 @@ def _requests(table: pa.Table) -> dict[str, int]:
     output, cached = array_of(table["output_tokens"]), array_of(table["cached_tokens"])
     offsets, tokens = lists_of(table["event_tokens"])
     sums = np.add.reduceat(np.append(tokens, 0), offsets[:-1]) * (np.diff(offsets) > 0) if len(ok) else tokens
-    return {
-        "failed": sum(
-            text != RequestStatus.OK and kind not in _LENGTHS for text, kind in zip(status, kinds, strict=True)
-        ),
-        "wrong_length": sum(kind in _LENGTHS for kind in kinds),
-        "resent": int(array_of(table["resent"]).sum()),
-        "grouped": int((tokens > 1).sum()),
-        "cached_tokens": int(cached[cached > 0].sum()),
-        "input_wrong": int((ok & (reported >= 0) & (reported != requested)).sum()),
-        "input_unknown": int((ok & (reported < 0)).sum()),
-        "output_unknown": int((ok & (output < 0)).sum()),
-        "usage_wrong": int(((output >= 0) & (output != sums)).sum()),
-    }
+    return Counter(
+        failed=sum(text != RequestStatus.OK and kind not in _LENGTHS for text, kind in zip(status, kinds, strict=True)),
+        wrong_length=sum(kind in _LENGTHS for kind in kinds),
+        resent=int(array_of(table["resent"]).sum()),
+        grouped=int((tokens > 1).sum()),
+        cached_tokens=int(cached[cached > 0].sum()),
+        input_wrong=int((ok & (reported >= 0) & (reported != requested)).sum()),
+        input_unknown=int((ok & (reported < 0)).sum()),
+        output_unknown=int((ok & (output < 0)).sum()),
+        usage_wrong=int(((output >= 0) & (output != sums)).sum()),
+    )
 
 
 def _server(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

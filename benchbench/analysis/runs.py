@@ -6,7 +6,7 @@ summary.parquet: then these rows are all that is known.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,16 +110,10 @@ class Run:
 
     def requests(self) -> pd.DataFrame:
         """One row a request, measured and warm-up rounds; events are lists (ns and tokens)."""
-        self.need_records()
         import pandas as pd
         import pyarrow as pa
 
-        tables = [
-            self.directory.read_round(cell.key, phase, number).replace_schema_metadata()
-            for cell in self.cells
-            for phase in ("warmup", "measured")
-            for number in self.directory.finished_rounds(cell.key, phase)
-        ]
+        tables = [table.replace_schema_metadata() for _, table in self._rounds()]
         if not tables:
             return pd.DataFrame()
         frame: pd.DataFrame = pa.concat_tables(tables, promote_options="default").to_pandas()
@@ -134,16 +128,18 @@ class Run:
 
     def rounds(self) -> pd.DataFrame:
         """One row a finished round: the instrument's own facts (longest loop turn, CPU, clock step ...)."""
-        self.need_records()
         import pandas as pd
 
-        rows = []
+        return pd.DataFrame([{**names, **round_facts(table)} for names, table in self._rounds()])
+
+    def _rounds(self) -> Iterator[tuple[dict[str, Any], pa.Table]]:
+        """Each finished round: its names (cell, phase, round), and its table."""
+        self.need_records()
         for cell in self.cells:
             for phase in ("warmup", "measured"):
                 for number in self.directory.finished_rounds(cell.key, phase):
-                    facts = round_facts(self.directory.read_round(cell.key, phase, number))
-                    rows.append({"cell": cell.key, "phase": phase, "round": number, **facts})
-        return pd.DataFrame(rows)
+                    names = {"cell": cell.key, "phase": phase, "round": number}
+                    yield names, self.directory.read_round(cell.key, phase, number)
 
 
 def side_by_side(runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -173,12 +173,11 @@ def _pooled_ms(summary: CellSummary, array: str, rank: int) -> float | None:
     return None if value is None else value * 1e3
 
 
-def _average(values: Floats) -> float | None:
-    return float(values.mean()) if len(values) else None
+def _of(values: Floats, figure: Callable[[Floats], Any]) -> float | None:
+    return float(figure(values)) if len(values) else None
 
 
-def _edge(values: Floats, edge: Callable[[Floats], Any]) -> float | None:
-    return float(edge(values)) if len(values) else None
+_average = partial(_of, figure=np.mean)
 
 
 def _share(part: float, whole: float) -> float | None:
@@ -231,8 +230,8 @@ COLUMNS = {
         _mean("req_s", "Req/s", "req/s", 2, lambda r: r.req_s),
         *_percentiles("lag_s", "Client lag", 3, (99,)),
         _plain("cell.rate", "req/s", "Rate (req/s)"),
-        _mean("ttft_ms_first", "TTFT first", "ms", 1, lambda r: _edge(r.ttft_s, np.min)),
-        _mean("ttft_ms_last", "TTFT last", "ms", 1, lambda r: _edge(r.ttft_s, np.max)),
+        _mean("ttft_ms_first", "TTFT first", "ms", 1, lambda r: _of(r.ttft_s, np.min)),
+        _mean("ttft_ms_last", "TTFT last", "ms", 1, lambda r: _of(r.ttft_s, np.max)),
         *_interval(*_TPOT),
         *_interval(*_E2EL),
         *_percentiles("e2el_s", "E2EL", 1, (50, 90, 99)),

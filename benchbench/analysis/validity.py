@@ -160,25 +160,25 @@ class Reason(Enum):
         self.status, self.meaning, self.remedy = status, meaning, remedy
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """What a cell's measured rounds showed, summed or at their worst. None: not known, so not judged."""
 
     rounds: int
     rounds_needed: int
     requests: int
-    failed: int  # other than for their length
-    wrong_length: int
+    failed: int = 0  # other than for their length
+    wrong_length: int = 0
     events: int
     shared_events: int
     first_shared: int
     buffered: int
-    grouped: int  # events that held several tokens
-    cached_tokens: int  # as usage says
-    input_wrong: int  # requests whose reported input differs from the asked
-    input_unknown: int
-    output_unknown: int
-    usage_wrong: int  # requests whose reported output differs from the events they got
+    grouped: int = 0  # events that held several tokens
+    cached_tokens: int = 0  # as usage says
+    input_wrong: int = 0  # requests whose reported input differs from the asked
+    input_unknown: int = 0
+    output_unknown: int = 0
+    usage_wrong: int = 0  # requests whose reported output differs from the events they got
     clock_step_ns: int
     kernel_stamps: bool
     windowed: bool

@@ -21,7 +21,7 @@ from benchbench.comparison.tables import cells_of, headline, sentence
 from benchbench.comparison.verdicts import PRIMARY
 from benchbench.figures import sheet as sheets
 from benchbench.figures.plots import Timeline, figures
-from benchbench.report.summary_table import Row, number, rounded
+from benchbench.report.summary_table import Row, rounded, valued
 from benchbench.spec.cell import cell_name
 
 if TYPE_CHECKING:
@@ -108,8 +108,7 @@ def _description(name: str, rows: Sequence[Row], timeline: Timeline | None) -> s
 
 def _ends(rows: Sequence[Row], name: str, unit: str) -> str:
     """The smallest and the largest of a column, and in which cells."""
-    known = [(value, row) for row in rows if (value := number(row, name)) is not None]
-    if not known:
+    if not (known := valued(rows, name)):
         return "unknown"
     low, high = (end(known, key=lambda pair: pair[0]) for end in (min, max))
     return " to ".join(f"{rounded(value, 1)}{unit} ({cell_name(row)})" for value, row in (low, high))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from benchbench.analysis.metrics import RoundMetrics, percentile, pooled
-from benchbench.analysis.stats import Estimate
 from benchbench.analysis.steadiness import drift, outlier_rounds
 from benchbench.analysis.summary import CellSummary
 from benchbench.analysis.utilization import Utilization
@@ -51,13 +50,15 @@ def explain(summary: CellSummary) -> str:
     return "\n".join(lines)
 
 
+def _percent(share: float, places: int = 0, sign: str = "") -> str:
+    return f"{share * 100:{sign}.{places}f} %"
+
+
 def _requests(evidence: Evidence) -> str:
     good = evidence.requests - evidence.failed - evidence.wrong_length
-    resent = f", {evidence.resent} sent again" if evidence.resent else ""
-    return (
-        f"{good} of {evidence.requests} as asked, {evidence.failed} failed, {evidence.wrong_length} of another length"
-        + resent
-    )
+    text = f"{good} of {evidence.requests} as asked, {evidence.failed} failed"
+    text += f", {evidence.wrong_length} of another length"
+    return text + (f", {evidence.resent} sent again" if evidence.resent else "")
 
 
 def _input(evidence: Evidence, prompts: str) -> str:
@@ -68,12 +69,11 @@ def _input(evidence: Evidence, prompts: str) -> str:
 
 
 def _output(evidence: Evidence, mode: str) -> str:
-    mode_text = "exactly as asked, else a failure" if mode == "exact" else "as served"
-    parts = [f"{mode_text}; {evidence.output_unknown} requests without usage and token ids"]
-    parts.append(f"{evidence.usage_wrong} whose usage contradicts what was received")
-    if evidence.grouped:
-        parts.append(f"{evidence.grouped} of {evidence.events} events held several tokens")
-    return ", ".join(parts)
+    text = "exactly as asked, else a failure" if mode == "exact" else "as served"
+    text += f"; {evidence.output_unknown} requests without usage and token ids"
+    text += f", {evidence.usage_wrong} whose usage contradicts what was received"
+    grouped = f", {evidence.grouped} of {evidence.events} events held several tokens"
+    return text + (grouped if evidence.grouped else "")
 
 
 def _known(count: int | None, words: str) -> str:
@@ -105,11 +105,9 @@ def _times(summary: CellSummary) -> str:
     waited = "" if server.queue_s is None else f", {server.queue_s * 1e3:.2f} of them in its queue"
     itl = "" if server.itl_s is None else f"; mean ITL {server.itl_s * 1e3:.2f} ms"
     ours = f", our TPOT {tpot.point * 1e3:.2f}" if itl and tpot else ""
-    by, outside = (
-        (f"{server.requests} of its answers", "API server, HTTP, network and client")
-        if server.source == "requests"
-        else ("/metrics", "HTTP, network and client")
-    )
+    by, outside = "/metrics", "HTTP, network and client"
+    if server.source == "requests":
+        by, outside = f"{server.requests} of its answers", f"API server, {outside}"
     return (
         f"mean TTFT {server.ttft_s * 1e3:.2f} ms by {by}{waited}; ours is "
         f"{(server.ttft_s + server.outside_s) * 1e3:.2f}: {server.outside_s * 1e3:+.2f} ms by {outside}{itl}{ours}"
@@ -126,17 +124,9 @@ def _warmup(summary: CellSummary) -> str:
 
 def _rounds(summary: CellSummary) -> str:
     evidence, cell = summary.evidence, summary.cell
-    sys_tok_s = summary.estimates["sys_tok_s"]
-    width = _width(sys_tok_s)
-    reached = "no interval" if width is None else f"Sys tok/s known to ±{width:.2%}".replace("%", " %")
-    needed = f"{evidence.rounds_needed} needed for ±{cell.rel_ci:.1%}".replace("%", " %")
-    return f"{evidence.rounds} measured, {needed}; {reached}"
-
-
-def _width(estimate: Estimate | None) -> float | None:
-    if estimate is None or estimate.high is None or not estimate.point:
-        return None
-    return (estimate.high - estimate.point) / estimate.point
+    mean, high = summary.estimate("sys_tok_s"), summary.estimate("sys_tok_s", "high")
+    reached = f"Sys tok/s known to ±{_percent((high - mean) / mean, 2)}" if mean and high is not None else "no interval"
+    return f"{evidence.rounds} measured, {evidence.rounds_needed} needed for ±{_percent(cell.rel_ci, 1)}; {reached}"
 
 
 _DRIFT = {
@@ -151,11 +141,8 @@ def _steadiness(rounds: tuple[RoundMetrics, ...]) -> str:
     odd = ", ".join(str(number) for number in outlier_rounds(values)) or "none"
     if fitted is None:
         return f"too few rounds to see a drift; outlier rounds: {odd}"
-    return (
-        f"Sys tok/s changed by {fitted[0]:+.2%} over the rounds (p = {fitted[1]:.2g}); outlier rounds: {odd}".replace(
-            "% over", " % over"
-        )
-    )
+    change = _percent(fitted[0], 2, "+")
+    return f"Sys tok/s changed by {change} over the rounds (p = {fitted[1]:.2g}); outlier rounds: {odd}"
 
 
 def _client(summary: CellSummary) -> str:
@@ -180,12 +167,9 @@ def _roofline(utilization: Utilization) -> str:
     bound += [f"Sys tok/s at most {limits.sys_tok_s:,.1f}"] if limits.sys_tok_s else []
     likely = utilization.likely.sys_tok_s
     bound += [f"{likely:,.1f} if experts are chosen evenly"] if likely and likely != limits.sys_tok_s else []
-    shares = [
-        ("MFU of prefill", utilization.mfu),
-        ("MBU of decode", utilization.mbu),
-        ("of the speed of light", utilization.sol),
-    ]
-    used = [f"{value:.1%} {name}".replace("%", " %") for name, value in shares if value is not None]
+    shares = {"MFU of prefill": utilization.mfu, "MBU of decode": utilization.mbu}
+    shares["of the speed of light"] = utilization.sol
+    used = [f"{_percent(value, 1)} {name}" for name, value in shares.items() if value is not None]
     return "; ".join(", ".join(part) or "unknown" for part in (bound, used)) + f"; from {_facts(platform)}"
 
 
@@ -205,9 +189,9 @@ def _facts(platform: Platform) -> str:
 def _telemetry(used: Usage | None, rounds: int) -> dict[str, str]:
     if used is None:
         return {"telemetry": "none of these times"}
-    devices = {"energy": _energy(used, rounds)} if used.gpus else {}
-    devices |= {gpu.device: _device(gpu) for gpu in used.gpus}
-    return devices | ({"host": _device(used.host)} if used.host else {})
+    lines = {"energy": _energy(used, rounds)} if used.gpus else {}
+    lines |= {gpu.device: _device(gpu) for gpu in used.gpus}
+    return lines | ({"host": _device(used.host)} if used.host else {})
 
 
 def _energy(used: Usage, rounds: int) -> str:
@@ -228,9 +212,9 @@ def _device(use: DeviceUse) -> str:
     if use.temperature_c_max is not None:
         parts.append(f"{use.temperature_c_max:.0f} °C at most")
     if use.utilisation is not None:
-        parts.append(f"busy {use.utilisation:.0%}".replace("%", " %"))
+        parts.append(f"busy {_percent(use.utilisation)}")
     if use.cpu_share is not None:
-        parts.append(f"CPU {use.cpu_share:.0%}".replace("%", " %"))
+        parts.append(f"CPU {_percent(use.cpu_share)}")
     if use.memory_bytes_max is not None:
         parts.append(f"memory {use.memory_bytes_max / 2**30:.1f} GiB at most")
     if use.throttle is not None:

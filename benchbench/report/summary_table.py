@@ -130,6 +130,11 @@ def number(row: Row, name: str) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
+def valued(rows: Iterable[Row], name: str) -> list[tuple[float, Row]]:
+    """(number, row) of the rows that have one under this key."""
+    return [(value, row) for row in rows if (value := number(row, name)) is not None]
+
+
 def decimals(most: int, half_width: float | None) -> int:
     """How many decimals a number has whose 95 % interval is `half_width` to each side: `most`, or fewer.
 
@@ -166,11 +171,7 @@ def in_order(rows: Iterable[Row]) -> list[Row]:
 
 def _order(row: Row) -> tuple[Any, ...]:
     axes = (number(row, name) for name in ("input", "output", "batch", "rate"))
-    return (
-        row.get("variant") or "",
-        *(-1.0 if value is None else value for value in axes),
-        row.get("load") or "",
-    )
+    return (row.get("variant") or "", *(-1.0 if value is None else value for value in axes), row.get("load") or "")
 
 
 def _allowed(rows: Iterable[Row]) -> list[str]:
@@ -246,13 +247,12 @@ def _is_measured(row: Row, name: str) -> bool:
 
 def _headlines(rows: Sequence[Row]) -> list[str]:
     lines = []
-    rated = [(value, row) for row in rows if (value := number(row, "sys_tok_s")) is not None]
+    rated = valued(rows, "sys_tok_s")
     if rated:
         peak, row = max(rated, key=lambda pair: pair[0])
         text = _text(row, "sys_tok_s", peak)
         lines.append(f"Peak throughput: {text} tok/s ({cell_name(row)}){_star(row)}")
-    waits = [(value, row) for row in rows if (value := number(row, "ttft_ms")) is not None]
-    if waits:
+    if waits := valued(rows, "ttft_ms"):
         ends = [end(waits, key=lambda pair: pair[0]) for end in (min, max)]
         text = _DASH.join(_text(row, "ttft_ms", wait) for wait, row in ends)
         lines.append(f"TTFT range: {text} ms{_star(*(row for _, row in ends))}")
@@ -287,8 +287,6 @@ def _scaling(rated: Sequence[tuple[float, Row]]) -> list[str]:
 
 
 def _caption(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
-    if not rows:
-        return []
     loads = _loads(rows)
     lines = [_BATCH_MEANS[load] for load in loads if ("rate" if load == "open" else "batch") in names]
     if any(" of " in output_text(row) for row in rows):
@@ -305,7 +303,7 @@ def _caption(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
     if "run_tok_s" in names and own:
         meanings.append("Run tok/s: output tokens of the round / (last token - first send), ramps included.")
     lines += [" ".join(meanings)] if meanings else []
-    rounds = [int(value) for row in rows if (value := number(row, "rounds")) is not None]
+    rounds = [int(value) for value, _ in valued(rows, "rounds")]
     return [*lines, _rounds_line(rows, rounds)] if rounds else lines
 
 
@@ -313,7 +311,7 @@ def _rounds_line(rows: Sequence[Row], rounds: Sequence[int]) -> str:
     few, many = min(rounds), max(rounds)
     count = f"{few}" if few == many else f"{few} to {many}"
     line, over = f"{count} round{'s'[: many > 1]} per cell", "rounds"
-    if starts := [int(value) for row in rows if (value := number(row, "starts")) is not None]:
+    if starts := [int(value) for value, _ in valued(rows, "starts")]:
         line, over = f"{line}, in {max(starts)} start{'s'[: max(starts) > 1]} of the engine", "starts"
     spans = {"TTFT": _widest(rows, "ttft_ms"), "Sys tok/s": _widest(rows, "sys_tok_s")}
     shown = ((name, max(width, 0.001)) for name, width in spans.items() if width is not None)  # never "±0.0 %"
@@ -336,15 +334,14 @@ def _widest(rows: Sequence[Row], name: str) -> float | None:
 def _notes(rows: Sequence[Row], include_invalid: bool) -> list[str]:
     suspect = in_order(row for row in rows if row.get("status") == "suspect")
     invalid = in_order(row for row in rows if row.get("status") == "invalid")
-    lines = order_warnings(rows)
+    blocks = ["\n".join(order_warnings(rows))]
     if suspect:
-        lines += [""] if lines else []
-        lines.append(f"Numbers marked * are suspect: {_by_reason(suspect)}.")
+        blocks.append(f"Numbers marked * are suspect: {_by_reason(suspect)}.")
     if invalid:
         cells = f"{len(invalid)} cell{'s'[: len(invalid) > 1]}"
         done = "struck through as invalid, not to be used" if include_invalid else "left out as invalid"
-        lines += ([""] if lines else []) + [f"{cells} {done}: {_by_reason(invalid)}."]
-    return lines
+        blocks.append(f"{cells} {done}: {_by_reason(invalid)}.")
+    return "\n\n".join(filter(None, blocks)).splitlines()
 
 
 def _by_reason(rows: Sequence[Row]) -> str:
