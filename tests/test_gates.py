@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 from driving import bench
-from runs_made import BRANCHES, Tell, made_run
+from hypothesis import given
+from hypothesis import strategies as st
+from runs_made import BRANCHES, FAILED, Tell, made_run
 
 from benchbench.analysis.runs import open_run
-from benchbench.comparison.pairs import pair, sides_of
+from benchbench.comparison.pairs import Pair, pair, sides_of
 from benchbench.comparison.tables import notes
+from benchbench.comparison.verdicts import Sample, compare
+from benchbench.gates.gate_checks import judge_pair
+from benchbench.gates.rules import rule_of
+from benchbench.gates.texts import sentences
 from benchbench.spec import Cell, Session
+from benchbench.store.local_results import NOISE, store
 
 DAY_NS = 86_400 * 10**9
 SINGLE = {name: value for name, value in BRANCHES.items() if name != "variants"}
@@ -71,3 +80,223 @@ def test_a_sweep_of_one_build_starts_it_as_often_as_asked() -> None:
     run = open_run(Path("run"))
     assert [start["block"] for start in run.manifest["starts"]] == [0, 1, 2]
     assert [(row["variant"], row["rounds"], row["starts"]) for row in run.rows] == [("", 6, 3)] * 2
+
+
+# ---- Gates on a comparison --------------------------------------------------------------------------------
+
+
+def gated(*words: object, code: int = 0) -> str:
+    """stderr of bench compare, which ends with this code."""
+    result = bench("compare", *words)
+    assert result.exit_code == code, result.stderr + result.stdout
+    return result.stderr
+
+
+def test_two_ordinary_runs_pass_no_gate_and_are_told_a_way() -> None:
+    base, new = (single(name, build(speed, seed=name), blocks=None) for name, speed in (("a", 1.0), ("b", 0.67)))
+    for gate in ("slower", "slower>5%", "tpot>5%"):
+        err = gated(base, new, "--fail-on", gate, code=4)
+        assert "cannot be judged: only one start of one side, so no interval (measure both with blocks: 6" in err
+    unknown = gated(base, new, "--fail-on", "ratio<0.9", code=4)
+    assert "cannot be judged: the noise between starts is unknown (bench noise measures it" in unknown
+
+
+def test_points_of_ordinary_runs_are_judged_against_stored_noise() -> None:
+    runs = {
+        name: single(name, build(speed, seed=name), blocks=None) for name, speed in (("a", 1), ("b", 0.8), ("c", 1))
+    }
+    noise = {"name": "branches", "blocks": 6, "cell": 0.004, "mean": 0.003}
+    store(noise, NOISE)
+    assert "Sys tok/s of geometric mean: ratio 0.8" in gated(runs["a"], runs["b"], "--fail-on", "ratio<0.95", code=4)
+    assert gated(runs["a"], runs["c"], "--fail-on", "ratio<0.95") == ""
+    assert "0.999 lies inside the noise" in gated(runs["a"], runs["c"], "--fail-on", "ratio<0.999", code=4)
+    store({**noise, "cell": 0.2}, NOISE)
+    inside = gated(runs["a"], runs["b"], "--fail-on", "ratio<0.95", code=4)
+    assert inside.count("0.95 lies inside the noise") == 4  # of the cells; the mean fails
+
+
+def test_a_certain_change_fails_though_it_is_equivalent_or_inside_a_margin() -> None:
+    run = made_run(Path("run"), BRANCHES, branch(0.993, noise=0.0002))
+    assert "equivalent" in bench("compare", run).stdout
+    assert "Sys tok/s of geometric mean" in gated(run, "--fail-on", "slower", code=4)
+    assert "0.6 % slower" in gated(run, "--fail-on", "slower>0.3%", code=4)
+    assert gated(run, "--fail-on", "slower>1%") == ""
+    worse = made_run(Path("worse"), BRANCHES, branch(0.95, noise=0.0005))
+    assert "equivalent" in bench("compare", worse, "--margin", "8%").stdout
+    assert "slower>3%" in gated(worse, "--margin", "8%", "--fail-on", "slower>3%", code=4)
+
+
+def branch(decode: float, noise: float = 0.003, prefill: float = 1.0) -> Tell:
+    """main, and a candidate whose decode and prefill are so many times as fast."""
+
+    def tell(cell: Cell, start: Session, k: int) -> tuple[float, float]:
+        own = random.Random(f"{start.variant} {start.block}").gauss(1, noise)
+        own *= random.Random(f"{start.variant} {cell.key} {start.block} {k}").gauss(1, noise / 2)
+        first, fast = (prefill, decode) if start.variant == "int8-moe" else (1.0, 1.0)
+        return (4 + cell.input / 500) * own / first, (10 + (cell.batch or 0)) * own / fast
+
+    return tell
+
+
+def test_each_metric_has_gates_of_its_own() -> None:
+    run = made_run(Path("run"), {**BRANCHES, "slo": {"tpot_ms": 50}}, branch(1.0, 0.001, prefill=0.8))
+    err = gated(run, "--fail-on", "ttft>20%", code=4)
+    assert "int8-moe against main: TTFT of geometric mean: 25.0 % longer" in err.replace("24.9", "25.0").replace(
+        "25.1", "25.0"
+    )
+    for gate in ("ttft>30%", "tpot>1%", "e2el>50%", "sys_tok_s>10%", "goodput>10%"):
+        assert gated(run, "--fail-on", gate) == ""
+    unset = made_run(Path("unset"), BRANCHES, branch(1.0))
+    assert "Goodput of in=128 out=8 batch=1: cannot be judged" in gated(unset, "--fail-on", "goodput>5%", code=4)
+
+
+def test_goodput_of_nothing_is_not_left_out_of_its_mean() -> None:
+    """A start whose requests all missed the limit has goodput 0, of which there is no logarithm."""
+
+    def tell(cell: Cell, start: Session, k: int) -> tuple[float, float]:
+        ttft, itl = branch(1.0)(cell, start, k)
+        return ttft, 90.0 if (start.variant, start.block) == ("int8-moe", 2) else itl
+
+    run = made_run(Path("run"), {**BRANCHES, "slo": {"tpot_ms": 50}}, tell)
+    assert "Goodput of in=128 out=8 batch=1: cannot be judged" in gated(run, "--fail-on", "goodput>90%", code=4)
+    assert "Goodput is 0 in a start, so it has no ratio" in bench("compare", run).stdout
+
+
+def test_a_cell_that_is_not_compared_is_not_passed() -> None:
+    def tell(cell: Cell, start: Session, k: int) -> tuple[float, float] | str:
+        lost = start.variant == "int8-moe" and (cell.input, cell.batch) == (1024, 4)
+        return "cached_prefix" if lost else branch(1.0)(cell, start, k)
+
+    err = gated(made_run(Path("run"), BRANCHES, tell), "--fail-on", "slower>5%", code=4)
+    assert "Sys tok/s of in=1024 out=8 batch=4: cannot be judged: dropped as invalid of int8-moe (cached_prefix)" in err
+    small = single("small", build(seed=2), grid={"input": 128, "output": 8, "batch": [1, 4]})
+    large = single("large", build(seed=1))
+    assert "(--allow-unlike compares them anyway)" in gated(large, small, "--fail-on", "slower>5%", code=2)
+    assert "not judged" not in gated(large, small, "--allow-unlike", "--fail-on", "slower>5%")
+
+
+def test_a_limit_below_what_the_design_finds_is_said() -> None:
+    run = made_run(Path("run"), {**BRANCHES, "blocks": 2}, branch(1.0, 0.01))
+    err = gated(run, "--fail-on", "slower>1%")
+    assert "slower>1%: 10 of 10 tests find larger changes only, with 80 % power (MDE " in err
+    assert gated(made_run(Path("quiet"), BRANCHES, branch(1.0, 0.0005)), "--fail-on", "slower>5%") == ""
+
+
+# ---- Properties ------------------------------------------------------------------------------------------
+
+LOGS = st.lists(st.floats(-0.3, 0.3), min_size=3, max_size=6)
+
+
+def made_pair(shifts: list[list[float]], blocks: int, missing: dict[str, str], *, swap: bool = False) -> Pair:
+    """Cells whose candidate's logs are these, beside a baseline of 0 with small luck."""
+    samples = []
+    for number, logs in enumerate(shifts):
+        for block in range(blocks):
+            luck = random.Random(f"{number} {block}").gauss(0, 0.001)
+            sides = (math.exp(luck), math.exp(logs[block % len(logs)] + 2 * luck))
+            samples += [
+                Sample(f"c{number}", metric, block, *sides[:: -1 if swap else 1]) for metric in ("sys_tok_s", "tpot")
+            ]
+    compared = compare(samples)
+    labels = dict.fromkeys(sample.cell for sample in samples)
+    return Pair(
+        base="a", candidate="b", cells=labels, samples=tuple(samples), compared=compared,  # type: ignore[arg-type]
+        planned_cells=len(labels) + len(missing), missing=missing, blocks=blocks, interleaved=True, margin=0.01,
+        absent="", notes=(), fidelity="not_measured", fidelity_note="", fidelity_mode="off",
+    )  # fmt: skip
+
+
+def outcomes(pair: Pair, gate: str) -> dict[str, str]:
+    return {check.what: check.outcome for check in judge_pair(pair, [rule_of(gate)])}
+
+
+@given(st.lists(LOGS, min_size=1, max_size=4), st.integers(2, 5), st.floats(0.1, 20), st.floats(1.01, 3))
+def test_what_a_loose_gate_fails_a_tight_one_fails(
+    shifts: list[list[float]], blocks: int, limit: float, factor: float
+) -> None:
+    pair = made_pair(shifts, blocks, {})
+    for name in ("slower", "sys_tok_s", "tpot"):
+        loose, tight = (outcomes(pair, f"{name}>{share:.4f}%") for share in (limit * factor, limit))
+        assert {what for what, outcome in loose.items() if outcome == "failed"} <= {
+            what for what, outcome in tight.items() if outcome == "failed"
+        }
+    failed = {what for what, outcome in outcomes(pair, "sys_tok_s>0.01%").items() if outcome == "failed"}
+    back = {what.replace("b against a", "") for what in failed}
+    other = outcomes(made_pair(shifts, blocks, {}, swap=True), "sys_tok_s>0.01%")
+    assert not back & {what.replace("b against a", "") for what, outcome in other.items() if outcome == "failed"}
+
+
+@given(st.lists(LOGS, max_size=3), st.integers(1, 4), st.booleans())
+def test_nothing_passes_that_was_not_judged(shifts: list[list[float]], blocks: int, lost: bool) -> None:
+    pair = made_pair(shifts, blocks, {"gone": "the server died"} if lost else {})
+    for gate in ("slower", "slower>5%", "tpot>5%", "ratio<0.9", "fidelity", "goodput>5%"):
+        checks = judge_pair(pair, [rule_of(gate)])
+        assert checks
+        if lost or not shifts or blocks < 2 or gate in {"ratio<0.9", "fidelity", "goodput>5%"}:
+            assert any(check.outcome == "not judged" for check in checks)
+        assert set(sentences(checks)) == {f"{c.gate}: {c.what}: {c.sentence}" for c in checks if c.outcome != "passed"}
+
+
+# ---- Limits on one run -----------------------------------------------------------------------------------
+
+
+def test_limits_on_the_rows_of_one_run() -> None:
+    run = single("run", build(), blocks=None)
+    highest = max(row["ttft_ms_p99"] for row in open_run(run).rows)
+    assert bench("table", run, "--fail-on", f"ttft_ms_p99>{highest}", "--fail-on", "failed>0").exit_code == 0
+    result = bench("table", run, "--fail-on", f"ttft_ms_p99>={highest}")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (4, 1)
+    assert "ttft_ms_p99 of in=1024 out=8 batch=" in result.stderr
+    assert result.stdout.startswith("| Input |")
+    for gate, words in (
+        ("ttft_ms_p98>5", "unknown column (allowed: "),
+        ("ttft_ms_p99", "must be a column and its limit (allowed: as 'ttft_ms_p99>500')"),
+    ):
+        wrong = bench("table", run, "--fail-on", gate)
+        assert (wrong.exit_code, words in wrong.stderr) == (2, True)
+
+
+def test_a_row_without_the_number_or_that_is_invalid_is_not_passed() -> None:
+    run = single("run", lambda cell, start, k: FAILED if cell.batch == 4 else build()(cell, start, k), blocks=None)
+    result = bench("table", run, "--fail-on", "ttft_ms_p99>1e9")
+    assert (result.exit_code, result.stderr.count("cannot be judged: invalid (request_failed)")) == (4, 2)
+    unset = bench("table", single("unset", build(), blocks=None), "--fail-on", "goodput_req_s<1")
+    assert (unset.exit_code, unset.stderr.count("cannot be judged: there is no number")) == (4, 4)
+
+
+# ---- Where nobody looks at the table -----------------------------------------------------------------------
+
+
+def test_junit_has_a_case_for_each_check() -> None:
+    run = made_run(Path("run"), BRANCHES, branch(0.9))
+    result = bench("compare", run, "--fail-on", "slower>1%", "--fail-on", "fidelity", "--format", "junit")
+    assert result.exit_code == 4
+    suites = ET.fromstring(result.stdout)  # noqa: S314 - our own
+    counts = [(suite.get("name"), suite.get("tests"), suite.get("failures"), suite.get("errors")) for suite in suites]
+    assert counts[1] == ("fidelity", "1", "0", "1")
+    assert counts[0][:2] == ("slower>1%", "10")
+    failures = suites.findall(".//failure")
+    assert str(len(failures)) == counts[0][2]
+    assert all(" % slower" in failure.get("message", "") for failure in failures)
+    ungated = bench("compare", run, "--format", "junit")
+    assert (ungated.exit_code, "give one with --fail-on" in ungated.stderr) == (2, True)
+    table = bench("table", run, "--fail-on", "failed>0", "--format", "junit")
+    assert (table.exit_code, table.stdout.count("<testcase ")) == (0, 8)
+
+
+def test_github_gets_annotations_and_a_summary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
+    run = made_run(Path("run"), {**BRANCHES, "blocks": 3}, branch(0.9, 0.001))
+    result = bench("compare", run, "--fail-on", "slower>1%", "--fail-on", "tpot>0.01%")
+    lines = result.stderr.splitlines()
+    assert result.exit_code == 4
+    assert all(line.startswith(("::error title=bench::bench compare: ", "::warning title=bench::")) for line in lines)
+    assert any("%25 slower" in line for line in lines)
+    summary = Path("summary.md").read_text()
+    assert "### int8-moe against main" in summary
+    assert "| `slower>1%` | **failed** |" in summary
+    assert bench("table", run, "--fail-on", "failed>0").exit_code == 0
+    assert "| `failed>0` | passed | 8 | 0 | 0 |" in Path("summary.md").read_text()
+    bad = bench("table", "nowhere")
+    assert bad.stderr.startswith("::error title=bench::bench table: nowhere: not a run directory")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
@@ -20,12 +19,13 @@ from benchbench.comparison.tables import (
     comparison_table,
     noise_table,
 )
-from benchbench.comparison.verdicts import PRIMARY, TITLES, Effect, Noise
+from benchbench.comparison.verdicts import PRIMARY, Noise
+from benchbench.gates.gate_checks import NoiseOf
+from benchbench.gates.rules import percent_of
 from benchbench.spec import SweepSpec, spec_from_mapping
-from benchbench.store.local_results import NOISE, store
+from benchbench.store.local_results import NOISE, store, stored
 from benchbench.store.run_directory import replace_file
 
-GATES = "slower, 'slower>1%', fidelity"
 _FORMS = {
     "md": comparison_table,
     "json": comparison_json,
@@ -43,8 +43,8 @@ def pairs_of_options(
     margin: str,
     noise: Path | None,
     allow_unlike: bool,
-) -> list[Pair]:
-    """The comparisons that the command line asks for. Raises ValueError and RunError."""
+) -> list[tuple[Pair, NoiseOf | None]]:
+    """The comparisons that the command line asks for, each with what is known of noise. Raises ValueError, RunError."""
     first, second, names = open_run(run), None, list(others)
     if len(names) == 1 or (names and _is_run(names[0]) and names[0] not in first.manifest["spec"]["variants"]):
         second = open_run(names.pop(0))
@@ -64,9 +64,21 @@ def pairs_of_options(
         aa = open_run(noise)
         floor = noise_of(aa)[0]
         notes += _refused(differences(aa, first), f"the noise run {noise} and {run}", allow=allow_unlike)
-    share = _share(margin, "--margin")
-    pairs = [pair(*both, share, floor) for both in sides]
-    return [replace(of_sides, notes=(*notes, *of_sides.notes)) for of_sides in pairs]
+    share = percent_of(margin, "--margin")
+    pairs = [pair(*both, share, floor, subset=allow_unlike) for both in sides]
+    pairs = [replace(of_sides, notes=(*notes, *of_sides.notes)) for of_sides in pairs]
+    return [(of_sides, _noise_of_sys_tok_s(first, of_sides, floor)) for of_sides in pairs]
+
+
+def _noise_of_sys_tok_s(run: Run, of_sides: Pair, floor: Sequence[Noise]) -> NoiseOf | None:
+    """By the A/A run that was named, else by the last one of this sweep on this host."""
+    if floor:
+        return {frozenset(n.cells): (n.sd, n.degrees) for n in floor if n.metric == PRIMARY[0]}
+    if (known := stored(NOISE, name=run.manifest["spec"]["name"])) is None:
+        return None
+    degrees = known["blocks"] - 1
+    means = {frozenset(overall.cells): (known["mean"], degrees) for overall in of_sides.compared.overall}
+    return means | {frozenset([label]): (known["cell"], degrees) for label in of_sides.cells}
 
 
 def _is_run(name: str) -> bool:
@@ -108,56 +120,11 @@ def _side(run: Run, sides: Sequence[Side], name: str, option: str) -> Side:
     raise ValueError(f"{option} {name}: no variant of {run.path} (allowed: {allowed})")
 
 
-def _share(text: str, option: str) -> float:
-    percent = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*%\s*", text)
-    if not percent or not float(percent[1]):
-        raise ValueError(f"{option} {text}: must be percent above 0 (allowed: as 1% or 0.5%)")
-    return float(percent[1]) / 100
-
-
 def text(pairs: Sequence[Pair], form: str, metrics: Sequence[str]) -> str:
     """The comparisons in one of the formats. Raises ValueError for an unknown metric."""
     if wrong := [name for name in metrics if name not in METRICS]:
         raise ValueError(f"--metric {wrong[0]}: unknown (allowed: {', '.join(METRICS)})")
     return _FORMS[form](pairs, tuple(metrics) or SHOWN)
-
-
-def broken(pairs: Iterable[Pair], gates: Sequence[str]) -> list[str]:
-    """What breaks a gate of `--fail-on`, a sentence each. What could not be judged breaks a gate too."""
-    failures = []
-    rules = [_gate(gate) for gate in gates]
-    for comparison in pairs:
-        for rule in rules:
-            failures += [
-                f"{comparison.candidate} against {comparison.base}: {why}" for why in _breaks(comparison, rule)
-            ]
-    return failures
-
-
-def _gate(text: str) -> float | None:
-    """The share of `slower>1%`, 0 for `slower`, None for `fidelity`."""
-    kind, _, limit = (part.strip() for part in text.partition(">"))
-    if kind == "fidelity" and not limit:
-        return None
-    if kind != "slower" or (">" in text and not limit):
-        raise ValueError(f"--fail-on {text}: unknown (allowed: {GATES})")
-    return _share(limit, f"--fail-on {kind}>") if limit else 0.0
-
-
-def _breaks(comparison: Pair, limit: float | None) -> list[str]:
-    if comparison.absent or not comparison.compared.cells:
-        return [comparison.absent or "there is nothing to compare"]
-    if limit is None:
-        if comparison.fidelity == "not_measured":
-            return ["outputs were not compared (fidelity: strict or report in the sweep)"]
-        return ["outputs differ"] if comparison.fidelity == "differs" and comparison.fidelity_mode == "strict" else []
-    effects: list[tuple[str, Effect]] = [("geometric mean", overall) for overall in comparison.compared.overall]
-    effects += [(cell.cell, cell) for cell in comparison.compared.cells]
-    return [
-        f"{TITLES[effect.metric]} of {what} is {100 * (1 - effect.ratio.point):.1f} % slower"
-        for what, effect in effects
-        if effect.metric in PRIMARY and effect.verdict == "slower" and 1 - effect.ratio.point > limit
-    ]
 
 
 # ---- Noise ----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 STOPPED, BAD_INPUT, INVALID, NOT_MET = 1, 2, 3, 4
 INTERRUPTED = 130
+FORMS = ("md", "csv", "json", "github")  # of a table
+GITHUB = "GITHUB_ACTIONS"  # "true" in a job of GitHub Actions
 FOLDER = click.Path(path_type=Path)
 # Options of several commands.
 SETS = click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Change one value of the sweep.")
@@ -30,10 +33,18 @@ def show(text: object) -> None:
     click.echo(printable_lines(str(text)))
 
 
+def announce(kind: str, text: object) -> None:
+    """A line on stderr; in a job of GitHub Actions as an annotation of this kind: error, warning."""
+    line = printable(text)
+    if os.environ.get(GITHUB) == "true":
+        line = f"::{kind} title=bench::{line.replace('%', '%25')}"
+    print(line, file=sys.stderr)
+
+
 def fail(code: int, *lines: object) -> NoReturn:
     """Each of `lines` to stderr on one line, then exit."""
     for line in lines:
-        print(printable(line), file=sys.stderr)
+        announce("error", line)
     sys.exit(code)
 
 

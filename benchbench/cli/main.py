@@ -13,7 +13,7 @@ from benchbench.cli.audit import audit
 from benchbench.cli.console import (
     BAD_INPUT,
     FOLDER,
-    NOT_MET,
+    FORMS,
     SETS,
     STOPPED,
     Group,
@@ -24,6 +24,7 @@ from benchbench.cli.console import (
     spec_of,
 )
 from benchbench.cli.evaluation import evaluate
+from benchbench.cli.gating import conclude, fail_on
 from benchbench.cli.importing import import_results
 from benchbench.version import __version__
 
@@ -91,23 +92,29 @@ def sim(profile: str, port: int, scale: float, models: tuple[str, ...], options:
 @click.option("--margin", default="1%", show_default=True, help="Differences within this are equivalent.")
 @click.option("--noise", type=FOLDER, metavar="RUN", help="A run of bench noise: call nothing inside its noise.")
 @click.option("--allow-unlike", is_flag=True, help="Compare runs of unlike models, shapes, loads, GPUs or drivers.")
-@click.option("--fail-on", "gates", multiple=True, metavar="WHAT", help="Exit 4 on 'slower>1%', slower or fidelity.")
-@click.option("--format", "form", type=click.Choice(["md", "json", "csv", "github"]), default="md", show_default=True)
+@fail_on("slower, 'slower>2%', 'ttft>5%' (tpot, e2el, sys_tok_s, goodput), 'ratio<0.9', fidelity")
+@click.option("--format", "form", type=click.Choice([*FORMS, "junit"]), default="md", show_default=True)
 def compare(run: Path, others: tuple[str, ...], form: str, metrics: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - click's
     """Is one build faster than another? Compares the variants of RUN, or two runs, start by start.
 
     An argument after RUN that is a run's folder is the other run; else two names of RUN's variants.
-    Exit: 0, 2 bad input, 4 what --fail-on forbids.
+
+    Exit: 0, 2 bad input, 4 a gate did not pass, or could not be judged.
     """
     from benchbench.cli import comparing
+    from benchbench.gates.gate_checks import blind_spots, judge_pair
+    from benchbench.gates.rules import rule_of
+    from benchbench.gates.texts import junit
 
     with refusing():
-        gates = options.pop("gates")
+        rules = [rule_of(gate) for gate in options.pop("gates")]
         pairs = comparing.pairs_of_options(run, others, **options)
-        broken = comparing.broken(pairs, gates)
-        show(comparing.text(pairs, form, metrics).rstrip("\n"))
-    if broken:
-        fail(NOT_MET, *(f"bench compare: {reason}" for reason in broken))
+        checks = [check for pair, noise in pairs for check in judge_pair(pair, rules, noise)]
+        compared = [pair for pair, _ in pairs]
+        text = junit(checks, "bench compare") if form == "junit" else comparing.text(compared, form, metrics)
+        show(text.rstrip("\n"))
+        warnings = [warning for pair in compared for warning in blind_spots(pair, rules)]
+        conclude("bench compare", checks, warnings, comparing.text(compared, "github", metrics) if rules else "")
 
 
 @main.command()

@@ -8,41 +8,68 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchbench.cli.console import BAD_INPUT, COLUMNS, FOLDER, PIVOT, fail, refusing, show
+from benchbench.cli.console import BAD_INPUT, COLUMNS, FOLDER, FORMS, PIVOT, fail, refusing, show
+from benchbench.cli.gating import conclude, fail_on
 
 if TYPE_CHECKING:
+    from benchbench.analysis.runs import Run
     from benchbench.analysis.summary import CellSummary
     from benchbench.report.summary_table import Parts, Row
 
 
 @click.command()
 @click.argument("runs", type=FOLDER, nargs=-1, required=True, metavar="RUN...")
-@click.option("--format", "form", type=click.Choice(["md", "csv", "json", "github"]), default="md", show_default=True)
+@click.option("--format", "form", type=click.Choice([*FORMS, "junit"]), default="md", show_default=True)
 @COLUMNS
 @PIVOT
 @click.option("--include-invalid", is_flag=True, help="Show invalid cells too, struck through.")
-def table(runs: tuple[Path, ...], form: str, columns: str | None, pivot: str | None, *, include_invalid: bool) -> None:
+@fail_on("a column of summary.csv and its limit, as 'ttft_ms_p99>500', of any cell")
+def table(
+    runs: tuple[Path, ...],
+    form: str,
+    columns: str | None,
+    pivot: str | None,
+    gates: tuple[str, ...],
+    *,
+    include_invalid: bool,
+) -> None:
     """Print the table of a RUN, or of several side by side, recomputed from their records.
 
     github is Markdown for a job's summary. Markdown rounds by the 95 % intervals, CSV and JSON do not.
+
+    Exit: 0, 2 bad input, 4 a gate did not pass, or could not be judged.
     """
     from benchbench.analysis.runs import open_run, side_by_side
-    from benchbench.publish.provenance import provenance_text
+    from benchbench.analysis.summary import COLUMNS as KNOWN
+    from benchbench.gates.gate_checks import judge_rows
+    from benchbench.gates.rules import threshold_of
+    from benchbench.gates.texts import junit
     from benchbench.report.summary_table import csv_table, json_table
 
     with refusing():
         opened = [open_run(run) for run in runs]
         rows = opened[0].rows if len(opened) == 1 else side_by_side(opened)
-        if form in {"csv", "json"}:
-            rows, names = machine_rows(rows, columns, pivot, include_invalid=include_invalid)
-            text = (csv_table if form == "csv" else json_table)(rows, names, include_invalid)
+        checks = judge_rows(rows, [threshold_of(gate, KNOWN) for gate in gates])
+        if form == "junit":
+            text = junit(checks, "bench table")
+        elif form in {"csv", "json"}:
+            chosen, names = machine_rows(rows, columns, pivot, include_invalid=include_invalid)
+            text = (csv_table if form == "csv" else json_table)(chosen, names, include_invalid)
         else:
-            github = form == "github"
-            lines = [line for run in opened for line in ([f"{provenance_text(run)}."] if github else run.caption)]
-            parts = parts_of(rows, columns, pivot, list(dict.fromkeys(lines)), include_invalid=include_invalid)
-            names_of_runs = " and ".join(dict.fromkeys(run.name for run in opened))
-            text = parts.markdown() if form == "md" else parts.github(names_of_runs)
+            text = _markdown(opened, rows, columns, pivot, form, include_invalid=include_invalid)
         show(text.rstrip("\n"))
+        conclude("bench table", checks, [], _markdown(opened, rows, None, None, "github", include_invalid=True))
+
+
+def _markdown(
+    runs: Sequence[Run], rows: list[Row], columns: str | None, pivot: str | None, form: str, *, include_invalid: bool
+) -> str:
+    from benchbench.publish.provenance import provenance_text
+
+    github = form == "github"
+    lines = [line for run in runs for line in ([f"{provenance_text(run)}."] if github else run.caption)]
+    parts = parts_of(rows, columns, pivot, list(dict.fromkeys(lines)), include_invalid=include_invalid)
+    return parts.github(" and ".join(dict.fromkeys(run.name for run in runs))) if github else parts.markdown()
 
 
 def _names(columns: str | None) -> list[str] | None:

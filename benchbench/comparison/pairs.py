@@ -53,7 +53,8 @@ class Side(NamedTuple):
 class Pair:
     """A baseline and a candidate, compared. `cells`: label, as in `Sample.cell`, -> what the cell is.
 
-    `planned_cells`: cells that either side planned. `absent` says why there is nothing to compare, else it is empty.
+    `planned_cells`: cells that either side planned. `missing`: those that are not compared, with the reason. `absent`
+    says why there is nothing to compare, else it is empty.
     `notes` are sentences that belong to the result.
     `fidelity` is matches, differs or not_measured, `fidelity_note` its sentence, `fidelity_mode` the sweep's key.
     """
@@ -64,6 +65,7 @@ class Pair:
     samples: tuple[Sample, ...]
     compared: Comparisons
     planned_cells: int
+    missing: Mapping[str, str]
     blocks: int
     interleaved: bool
     margin: float
@@ -100,9 +102,12 @@ def pairs_of(run: Run) -> list[Pair]:
     return [pair(base, other) for other in others]
 
 
-def pair(base: Side, candidate: Side, margin: float = 0.01, floor: Iterable[Noise] = ()) -> Pair:
+def pair(
+    base: Side, candidate: Side, margin: float = 0.01, floor: Iterable[Noise] = (), *, subset: bool = False
+) -> Pair:
     """Compare two variants of one run, block by block, or (not interleaved) two runs, start by start.
 
+    `subset`: the runs may have cells that the other one lacks; these are not `missing`.
     Raises ValueError for a margin that is not above 0.
     """
     within = base.run is candidate.run
@@ -112,12 +117,12 @@ def pair(base: Side, candidate: Side, margin: float = 0.01, floor: Iterable[Nois
     labels = [label for label in labels if label not in old.dropped and label not in new.dropped]
     planned = (_planned(base.run), _planned(candidate.run))
     blocks = max(planned)
-    samples = tuple(
-        Sample(label, metric, block, *(side.means[label][metric].get(block) for side in (old, new)))
-        for metric in METRICS
-        for label in labels
-        for block in range(blocks)
-    )
+    samples, zeros = _samples(old, new, labels, blocks)
+    missing = {
+        label: why for label, why in unpaired.items() if not subset or label in old.cells.keys() & new.cells.keys()
+    }
+    for side, values in ((base, old), (candidate, new)):
+        missing |= {label: f"dropped as invalid of {side.name} ({why})" for label, why in values.dropped.items()}
     absent = next((reason for side in (base, candidate) if (reason := _absent(side))), "")
     fidelity = _fidelity(base, candidate)
     loaded = loaded_notes(*((side.name, side.run.manifest, side.variant) for side in (base, candidate)))
@@ -126,6 +131,7 @@ def pair(base: Side, candidate: Side, margin: float = 0.01, floor: Iterable[Nois
         *(f"{label} is left out: {why}" for label, why in unpaired.items()),
         *_confounded(base, candidate),
     ]
+    notes += [f"{label}: {TITLES[metric]} is 0 in a start, so it has no ratio" for metric, label in zeros]
     for side, values in ((base, old), (candidate, new)):
         notes += _side_notes(side, values)
     for start in outlying_starts(samples):
@@ -141,6 +147,7 @@ def pair(base: Side, candidate: Side, margin: float = 0.01, floor: Iterable[Nois
         samples=samples,
         compared=compare(samples, paired=within, margin=margin, floor=floor, planned=min(planned)),
         planned_cells=len(old.cells.keys() | new.cells.keys()),
+        missing=missing,
         blocks=blocks,
         interleaved=within,
         margin=margin,
@@ -150,6 +157,24 @@ def pair(base: Side, candidate: Side, margin: float = 0.01, floor: Iterable[Nois
         fidelity_note=fidelity[1],
         fidelity_mode=str(base.run.manifest["spec"].get("fidelity", "off")),
     )
+
+
+def _samples(
+    old: _Values, new: _Values, labels: Sequence[str], blocks: int
+) -> tuple[tuple[Sample, ...], list[tuple[str, str]]]:
+    """What is compared, and the (metric, cell) of which a start has 0: that has no ratio.
+
+    To leave out that start alone would be selection.
+    """
+    values = {(m, label): [side.means[label][m] for side in (old, new)] for m in METRICS for label in labels}
+    zeros = [at for at, sides in values.items() if any(0 in side.values() for side in sides)]
+    samples = tuple(
+        Sample(label, metric, block, *(side.get(block) for side in sides))
+        for (metric, label), sides in values.items()
+        if (metric, label) not in zeros and (metric != "goodput_req_s" or any(sides))
+        for block in range(blocks)
+    )
+    return samples, zeros
 
 
 def noise_of(run: Run) -> tuple[tuple[Noise, ...], Pair]:
@@ -228,7 +253,7 @@ def _values(side: Side) -> _Values:
                 values.lost[block, label] = why
                 continue
             for metric in METRICS:
-                if of_rounds := [value for r in rounds if (value := FIGURES[metric](r))]:
+                if of_rounds := [value for r in rounds if (value := FIGURES[metric](r)) is not None]:
                     values.means[label][metric][block] = fmean(of_rounds)
     return values
 

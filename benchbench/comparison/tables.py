@@ -16,7 +16,9 @@ from benchbench.safe_text import csv_text
 from benchbench.spec.cell import CellInfo
 
 SHOWN = ("sys_tok_s", "ttft", "tpot")
-NAMES = {metric: title if metric == "sys_tok_s" else f"{title} (ms)" for metric, title in TITLES.items()}
+UNITS = {"sys_tok_s": "tok/s", "goodput_req_s": "req/s"}  # of the others: s
+NAMES = {**{metric: f"{title} (ms)" for metric, title in TITLES.items()}, "sys_tok_s": "Sys tok/s"}
+NAMES["goodput_req_s"] = "Goodput (req/s)"
 _TO = "\N{EN DASH}"
 
 
@@ -168,7 +170,7 @@ def ratio_table(
     for metric in metrics if not pair.absent else ():
         for comparison in [] if overall_only else cells_of(pair, [metric]):
             values = (comparison.base, comparison.candidate)
-            texts = [f"{value:.1f}" if metric == "sys_tok_s" else f"{1e3 * value:.2f}" for value in values]
+            texts = [f"{value:.1f}" if metric in UNITS else f"{1e3 * value:.2f}" for value in values]
             rows.append([NAMES[metric], *_axes(pair.cells[comparison.cell]), *texts, *_ratio_texts(comparison)])
         if overall := headline(pair, metric):
             rows.append([NAMES[metric], f"mean of {cell_count(pair, overall)}", *4 * [_TO], *_ratio_texts(overall)])
@@ -275,10 +277,9 @@ def comparison_csv(pairs: Sequence[Pair], metrics: Sequence[str] = SHOWN) -> str
 def _cell_record(pair: Pair, comparison: Comparison) -> Row:
     cell = pair.cells[comparison.cell]
     shape = {name: getattr(cell, name) for name in ("input", "output", "batch", "rate", "load")}
-    values = {"base_value": comparison.base, "candidate_value": comparison.candidate}
-    unit = "tok/s" if comparison.metric == "sys_tok_s" else "s"
-    effect = _effect_record(pair, comparison)
-    return {"base": pair.base, "candidate": pair.candidate, **shape, **effect, **values, "unit": unit}
+    values: Row = {"base_value": comparison.base, "candidate_value": comparison.candidate}
+    values["unit"] = UNITS.get(comparison.metric, "s")
+    return {"base": pair.base, "candidate": pair.candidate, **shape, **_effect_record(pair, comparison), **values}
 
 
 def _effect_record(pair: Pair, effect: Effect) -> Row:

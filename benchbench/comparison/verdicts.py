@@ -40,8 +40,8 @@ from benchbench.comparison.shifts import Shift, chance_to_decide, detectable, ho
 Verdict = Literal["equivalent", "faster", "slower", "undecided"]
 
 PRIMARY = ("sys_tok_s", "ttft")
-TITLES = {"sys_tok_s": "Sys tok/s", "ttft": "TTFT", "tpot": "TPOT", "e2el": "E2EL"}
-BETTER = {"sys_tok_s": 1, "ttft": -1, "tpot": -1, "e2el": -1}  # 1: more is better, -1: less is
+TITLES = {"sys_tok_s": "Sys tok/s", "ttft": "TTFT", "tpot": "TPOT", "e2el": "E2EL", "goodput_req_s": "Goodput"}
+BETTER = {"sys_tok_s": 1, "ttft": -1, "tpot": -1, "e2el": -1, "goodput_req_s": 1}  # 1: more is better, -1: less is
 CONFIDENCE = 0.95
 ALPHA = 0.05
 POWER = 0.8
@@ -72,6 +72,7 @@ class Effect:
     is 2 %), that a test at 5 % finds with power 80 % at this noise and this many starts; `mde_family`: the same for
     5 % / m, Holm's worst case of m tests in the family. `more_blocks`, of the undecided only: how many more decide
     with probability 80 % if effect and noise are as seen; None above MORE_MAX. `ratio.n`: starts of the smaller side.
+    `significant`: p after Holm <= 0.05 and outside of the noise floor, whatever the verdict.
     """
 
     metric: str
@@ -83,6 +84,7 @@ class Effect:
     mde_family: float | None
     more_blocks: int | None
     verdict: Verdict
+    significant: bool
     warnings: tuple[str, ...]
 
 
@@ -331,7 +333,7 @@ def _untested(shift: Shift) -> dict[str, Any]:
         method, warning = "no spread", "no variance between starts (copies, or a deterministic server), so no interval"
     empty = dict.fromkeys(("p_value", "p_adjusted", "noise", "mde", "mde_family", "more_blocks"))
     ratio = Estimate(_exp(shift.point), None, None, CONFIDENCE, min(shift.starts), method)
-    return {"ratio": ratio, **empty, "verdict": "undecided", "warnings": (warning,)}
+    return {"ratio": ratio, **empty, "verdict": "undecided", "significant": False, "warnings": (warning,)}
 
 
 def _test(
@@ -349,12 +351,13 @@ def _test(
     if rules.floor and floor is None:
         warnings.append("not in the noise run: no noise floor applied")
     verdict: Verdict = "undecided"
+    significant = p_adjusted <= ALPHA and abs(shift.point) > bound
     if abs(shift.point) + t_quantile(1 - ALPHA, degrees) * error < rules.margin:
         verdict = "equivalent"
-    elif p_adjusted <= ALPHA and abs(shift.point) <= bound:
-        warnings.append(f"within the noise floor of {100 * (_exp(bound) - 1):.2f} %: no verdict")
-    elif p_adjusted <= ALPHA:
+    elif significant:
         verdict = "faster" if shift.point > 0 else "slower"
+    elif p_adjusted <= ALPHA:
+        warnings.append(f"within the noise floor of {100 * (_exp(bound) - 1):.2f} %: no verdict")
     return {
         "ratio": Estimate(_exp(shift.point), low, high, CONFIDENCE, min(shift.starts), method),
         "p_value": p_value,
@@ -364,6 +367,7 @@ def _test(
         "mde_family": _exp(detectable(degrees, ALPHA / tests, POWER) * error) - 1,
         "more_blocks": _more_blocks(shift, tests, rules.margin, floor) if verdict == "undecided" else None,
         "verdict": verdict,
+        "significant": significant,
         "warnings": tuple(warnings),
     }
 

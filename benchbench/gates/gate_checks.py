@@ -1,0 +1,154 @@
+"""Whether a comparison, or a run's rows, pass their gates. What cannot be judged does not pass. Pure.
+
+A change fails a gate if it is significant (5 % after Holm's correction, and outside of the noise floor where one is
+given), for the worse, and larger than the gate allows. The verdict `equivalent` and its margin play no part: a certain
+-0.7 % fails `slower`. Of unchanged builds a family (cells, geometric means) fails `slower` 2.5 times in 100, so a gate
+at most 5 times (benchmarks/gates.py); with a limit less often.
+
+`ratio<R` looks at the points alone, for runs of one start. It can be judged where R lies outside of the noise:
+
+    1 / R > exp(t(1 - 0.05 / m; df) sd sqrt(2 / n))      sd, df: noise of a start, from A/A; m tests; n starts a side
+
+so that of unchanged builds at most 5 in 100 have any ratio below R.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from benchbench.analysis.stats import t_quantile
+from benchbench.comparison.pairs import Pair
+from benchbench.comparison.verdicts import ALPHA, BETTER, TITLES, Comparison, Effect, Overall
+from benchbench.gates.rules import Rule, Threshold, worse_by
+from benchbench.spec.cell import cell_name
+
+Outcome = Literal["passed", "failed", "not judged"]
+NoiseOf = Mapping[frozenset[str], tuple[float, int]]  # cells -> sd of one start (logs), degrees of freedom
+MEAN = "geometric mean"
+MORE_STARTS = "measure both with blocks: 6, or gate points with 'ratio<0.95'"
+
+
+class Check(NamedTuple):
+    """One thing that was judged. `gate`: its text; `what`: metric and cell; `sentence`: what was found."""
+
+    gate: str
+    what: str
+    outcome: Outcome
+    sentence: str
+
+
+def judge_pair(pair: Pair, rules: Sequence[Rule], noise: NoiseOf | None = None) -> list[Check]:
+    """Each gate on a comparison, in the order of `rules`. `noise`: of Sys tok/s, from an A/A run; None: unknown."""
+    return [check for rule in rules for check in _judge(pair, rule, noise)]
+
+
+def _judge(pair: Pair, rule: Rule, noise: NoiseOf | None) -> Iterator[Check]:
+    between = f"{pair.candidate} against {pair.base}"
+    if pair.absent or not pair.planned_cells:
+        yield Check(rule.text, between, "not judged", pair.absent or "there is nothing to compare")
+    elif rule.kind == "fidelity":
+        yield _fidelity(pair, rule, between)
+    else:
+        for metric in rule.metrics:
+            for label, why in _lacking(pair, metric):
+                what = f"{between}: {TITLES[metric]} of {label}"
+                yield Check(rule.text, what, "not judged", f"cannot be judged: {why}")
+        effects = _effects(pair, rule.metrics)
+        for of, effect in effects:
+            what = f"{between}: {of}"
+            point = rule.kind == "ratio"
+            yield _point(rule, what, effect, noise, len(effects)) if point else _change(rule, what, effect)
+
+
+def _effects(pair: Pair, metrics: Sequence[str]) -> list[tuple[str, Comparison | Overall]]:
+    """The geometric means first, each with what it is of."""
+    effects: list[tuple[str, Comparison | Overall]] = [(MEAN, overall) for overall in pair.compared.overall]
+    effects += [(comparison.cell, comparison) for comparison in pair.compared.cells]
+    return [(f"{TITLES[effect.metric]} of {of}", effect) for of, effect in effects if effect.metric in metrics]
+
+
+def _lacking(pair: Pair, metric: str) -> list[tuple[str, str]]:
+    """The cells that were planned and have no ratio of this metric, with the reason."""
+    compared = {comparison.cell for comparison in pair.compared.cells if comparison.metric == metric}
+    valueless = {label: f"no {TITLES[metric]} of both builds" for label in pair.cells if label not in compared}
+    return [*pair.missing.items(), *valueless.items()]
+
+
+def _fidelity(pair: Pair, rule: Rule, what: str) -> Check:
+    if pair.fidelity == "not_measured":
+        unasked = pair.fidelity_mode == "off"
+        why = "outputs were not compared (fidelity: strict or report in the sweep)" if unasked else pair.fidelity_note
+        return Check(rule.text, what, "not judged", why)
+    differs = pair.fidelity == "differs" and pair.fidelity_mode == "strict"
+    return Check(
+        rule.text, what, "failed" if differs else "passed", f"outputs {'differ' if differs else pair.fidelity}"
+    )
+
+
+def _change(rule: Rule, what: str, effect: Effect) -> Check:
+    if effect.p_value is None:
+        why = f"cannot be judged: {effect.warnings[-1]}"
+        return Check(rule.text, what, "not judged", why + (f" ({MORE_STARTS})" if effect.ratio.n < 2 else ""))
+    as_latency = rule.kind == "metric"
+    worse = worse_by(effect, as_latency=as_latency)
+    longer = as_latency and BETTER[effect.metric] < 0
+    sentence = (
+        f"{100 * abs(worse):.1f} % {('longer', 'shorter')[worse < 0] if longer else ('slower', 'faster')[worse < 0]}"
+    )
+    if effect.significant and worse > 0 and rule.exceeded(effect):
+        return Check(rule.text, what, "failed", sentence)
+    if effect.significant:
+        return Check(rule.text, what, "passed", sentence)
+    return Check(rule.text, what, "passed", f"no significant change ({sentence})")
+
+
+def _point(rule: Rule, what: str, effect: Comparison | Overall, noise: NoiseOf | None, tests: int) -> Check:
+    """A point against a limit that must lie outside of the noise."""
+    cells = frozenset(effect.cells if isinstance(effect, Overall) else (effect.cell,))
+    if noise is None or cells not in noise:
+        why = "cannot be judged: the noise between starts is unknown (bench noise measures it, --noise names its run)"
+        return Check(rule.text, what, "not judged", why)
+    sd, degrees = noise[cells]
+    bound = math.exp(-t_quantile(1 - ALPHA / tests, degrees) * sd * math.sqrt(2 / effect.ratio.n))
+    if rule.limit >= bound:
+        why = f"cannot be judged: {rule.limit:g} lies inside the noise (below {bound:.3f} is outside); more starts help"
+        return Check(rule.text, what, "not judged", why)
+    return Check(
+        rule.text, what, "failed" if effect.ratio.point < rule.limit else "passed", f"ratio {effect.ratio.point:.3f}"
+    )
+
+
+def blind_spots(pair: Pair, rules: Iterable[Rule]) -> list[str]:
+    """Gates whose limit is below what the design finds, a sentence each: they pass what they are there for."""
+    sentences = []
+    for rule in rules:
+        mdes = [effect.mde_family for _, effect in _effects(pair, rule.metrics) if effect.mde_family is not None]
+        small = [mde for mde in mdes if mde > rule.limit]
+        if rule.kind in {"slower", "metric"} and rule.limit and small:
+            low, high = (f"{100 * mde:.1f}" if mde < 10 else ">1000" for mde in (min(small), max(small)))
+            span = f"{low} %" if low == high else f"{low} to {high} %"
+            few = f"{len(small)} of {len(mdes)} tests find larger changes only"
+            sentences.append(f"{rule.text}: {few}, with 80 % power (MDE {span}); more starts lower that")
+    return sentences
+
+
+def judge_rows(rows: Sequence[Mapping[str, Any]], thresholds: Sequence[Threshold]) -> list[Check]:
+    """Each limit on each row of a run; an invalid cell, or one without the number, is not judged."""
+    checks = []
+    for threshold in thresholds:
+        if not rows:
+            checks.append(Check(threshold.text, threshold.column, "not judged", "the run has no cells"))
+        for row in rows:
+            value, what = row[threshold.column], f"{threshold.column} of {cell_name(row, ' ')}"
+            if row["status"] == "invalid":
+                checks.append(
+                    Check(threshold.text, what, "not judged", f"cannot be judged: invalid ({row['reasons']})")
+                )
+            elif not isinstance(value, int | float) or not math.isfinite(value):
+                checks.append(Check(threshold.text, what, "not judged", "cannot be judged: there is no number"))
+            else:
+                outcome: Outcome = "failed" if threshold.broken(value) else "passed"
+                checks.append(Check(threshold.text, what, outcome, f"is {value:.6g}"))
+    return checks
