@@ -1,32 +1,40 @@
-"""Which requests of a closed load show a server's steady state; Markdown on stdout, a minute.
+"""What a closed load shows of a server's steady state; Markdown on stdout, a quarter of an hour.
 
-The simulator's engine (continuous batching, chunked prefill) is driven in virtual time. Its steady state is that of a
-run of 120 x batch requests without its ends. Runs of 4, 5 and 8 x batch are held against it, by four choices of
-requests: all; those sent between the B-th and the (N-B)-th completion; those of them that also ended by then; and the
-rule of benchbench.analysis.metrics, through `round_metrics` itself. Batch, prompt and output are those of CASES.
+The simulator's engine (continuous batching, chunked prefill) is driven in virtual time, by the rules of the load
+generator itself: `first_outputs`, which spreads the lengths of the first wave, and `Quota`, which keeps the batch full.
+Its steady state is that of a run of LONG requests without its ends. Runs of 4, 5 and 8 x batch are held against it:
+
+- all: every request, of a load as most tools make it: a first wave of full length, and N requests in all
+- sent and ended in the window: of the same load, between the B-th and the (N-B)-th completion
+- the rule: `round_metrics` of a load as ours
+
+Batch, prompt and output are those of CASES.
 """
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from benchbench.analysis.metrics import RoundMetrics, round_metrics
+from benchbench.analysis.metrics import round_metrics
 from benchbench.engines.simulator.model import BatchModel
 from benchbench.engines.simulator.profiles import SimProfile
+from benchbench.loadgen.job import Job, Quota
+from benchbench.loadgen.prompts import SPARE_BATCHES, first_outputs
 from benchbench.store.arrow import lists, numbers, texts
 
 Floats = NDArray[np.float64]
 Lengths = Callable[[random.Random, int], int]
 
 REFILL_NS = 300_000  # from a request's last token to the next one's arrival
-LONG, FROM, UNTIL = 120, 20, 4  # x batch: requests of the long run, of which the first and the last are left out
-RUNS = 100
+LONG, ENDS = 40_000, 10  # requests of the long run; x batch: those left out at either end
+POOL = 40_000  # requests that the runs of a row have in all
 SHORT = (4, 5, 8)
 LAW = {"kind": "linear", "base_s": 0.01, "per_seq_s": 3e-4, "per_prefill_token_s": 1e-5}
 HEAVY = {"kind": "linear", "base_s": 0.005, "per_seq_s": 1e-3, "per_prefill_token_s": 3e-5}
@@ -35,37 +43,67 @@ LENGTHS: dict[str, Lengths] = {
     "half to all": lambda rng, output: rng.randint(output // 2, output),
     "exponential": lambda rng, output: max(2, min(4 * output, int(rng.expovariate(1 / output)))),
 }
+LIMIT = {"equal": 1, "half to all": 1, "exponential": 4}  # tokens asked for at most, x output
 CASES = [(LAW, 8, 256, 64), (HEAVY, 8, 256, 64), (LAW, 32, 512, 128)]
 METRICS = ("ttft_s", "tpot_s", "e2el_s")
 
 
 class Run(NamedTuple):
-    """Requests in the order of sending: when each was sent, and the times of its tokens, ns."""
+    """Requests in the order of sending: when each was sent, and the times of its tokens, ns. `spare`: beyond N."""
 
     sent: list[int]
     tokens: list[list[int]]
+    spare: int
 
 
-def closed_run(law: dict[str, object], batch: int, total: int, prompt: int, length: Callable[[], int]) -> Run:
-    """`batch` kept in flight until `total` were sent."""
+def closed_run(
+    law: dict[str, object],
+    batch: int,
+    total: int,
+    prompt: int,
+    length: Callable[[], int],
+    first: Sequence[int] = (),
+    spare: int = 0,
+) -> Run:
+    """`batch` kept in flight until `total` and as many of the `spare` ones as it takes were sent.
+
+    `first`: the most tokens of each request of the first wave.
+    """
     settings = {"law": law, "max_num_seqs": 256, "max_num_batched_tokens": 2048, "kv_tokens": 10**8}
     engine = BatchModel(SimProfile.model_validate(settings))
-    run = Run([], [])
+    sent, received = list[int](), list[list[int]]()
+    quota = Quota(_job(total + spare, batch, spare))
 
     def send(now: int) -> None:
-        if len(run.sent) < total:
-            engine.submit(len(run.sent), now, prompt, length())
-            run.sent.append(now)
-            run.tokens.append([])
+        if len(sent) < quota.sendable:
+            number, tokens = len(sent), length()
+            engine.submit(number, now, prompt, min([tokens, *first[number : number + 1]]))
+            sent.append(now)
+            received.append([])
 
     for place in range(batch):
         send(1 + place * 100_000)
     while (due := engine.next_due_ns()) is not None:
         for event in engine.take_due(due):
-            run.tokens[event.request_id].append(event.planned_ns)
+            received[event.request_id].append(event.planned_ns)
             if event.finished:
+                quota.ended(event.request_id)
                 send(event.planned_ns + REFILL_NS)
-    return run
+    return Run(sent, received, max(0, len(sent) - total))
+
+
+def _job(count: int, batch: int, spare: int) -> Job:
+    lengths = [1] * count
+    return Job(
+        payloads=[b""] * count,
+        due_ns=lengths,
+        in_flight=batch,
+        asked_input=lengths,
+        asked_output=lengths,
+        spare=spare,
+        first_token_s=1.0,
+        stall_s=1.0,
+    )
 
 
 def table_of(run: Run) -> pa.Table:
@@ -75,7 +113,7 @@ def table_of(run: Run) -> pa.Table:
     events = np.array([time for tokens in run.tokens for time in tokens], np.int64)
     lengths, sent = numbers(np.array(counts, np.int32)), numbers(np.array(run.sent, np.int64))
     one_each = lists(offsets, np.ones(len(events), np.int32))
-    return pa.table(
+    table = pa.table(
         {
             "status": texts(["ok"] * len(counts)),
             "sent_ns": sent,
@@ -89,6 +127,7 @@ def table_of(run: Run) -> pa.Table:
             "lag_ns": one_each,
         }
     )
+    return table.replace_schema_metadata({"benchbench": json.dumps({"spare_sent": run.spare})})
 
 
 def latencies(run: Run, chosen: NDArray[np.bool_]) -> dict[str, Floats]:
@@ -96,49 +135,56 @@ def latencies(run: Run, chosen: NDArray[np.bool_]) -> dict[str, Floats]:
     first, last = (np.array([tokens[end] for tokens in run.tokens])[chosen] for end in (0, -1))
     steps = np.array([len(tokens) - 1 for tokens in run.tokens])[chosen]
     sent = np.array(run.sent)[chosen]
-    return {"ttft_s": (first - sent) / 1e9, "tpot_s": (last - first) / 1e9 / steps, "e2el_s": (last - sent) / 1e9}
+    many = steps > 0
+    return {
+        "ttft_s": (first - sent) / 1e9,
+        "tpot_s": (last - first)[many] / 1e9 / steps[many],
+        "e2el_s": (last - sent) / 1e9,
+    }
 
 
 def truth(run: Run, batch: int) -> tuple[dict[str, Floats], float]:
     """Latencies and tok/s of the steady part of a long run."""
-    total = len(run.sent)
+    total, left = len(run.sent), ENDS * batch
     place = np.arange(total)
     ends = np.sort([tokens[-1] for tokens in run.tokens])
-    begin, end = ends[FROM * batch], ends[total - UNTIL * batch]
+    begin, end = ends[left], ends[total - left]
     times = np.concatenate([np.array(tokens) for tokens in run.tokens])
     rate = float(((times > begin) & (times <= end)).sum() / (end - begin) * 1e9)
-    return latencies(run, (place >= FROM * batch) & (place < total - UNTIL * batch)), rate
+    return latencies(run, (place >= left) & (place < total - left)), rate
 
 
-def choices(run: Run, batch: int, metrics: RoundMetrics) -> dict[str, dict[str, Floats]]:
-    """The latencies that each choice of requests gives for one run."""
+def usual(run: Run, batch: int) -> dict[str, dict[str, Floats]]:
+    """The latencies that other choices of requests give for one run of the usual load."""
     sent, last = np.array(run.sent), np.array([tokens[-1] for tokens in run.tokens])
     ends = np.sort(last)
     begin, end = ends[batch - 1], ends[len(ends) - batch - 1]
-    within = (sent > begin) & (sent < end)
     return {
         "all": latencies(run, np.ones(len(sent), np.bool_)),
-        "sent in the window": latencies(run, within),
-        "sent and ended in it": latencies(run, within & (last <= end)),
-        "the rule": {name: getattr(metrics, name) for name in METRICS},
+        "sent and ended in the window": latencies(run, (sent > begin) & (last <= end)),
     }
 
 
 def errors(
-    law: dict[str, object], batch: int, prompt: int, output: int, kind: str, runs: int = RUNS
+    law: dict[str, object], batch: int, prompt: int, output: int, kind: str, pool: int = POOL
 ) -> Iterator[tuple[int, str, list[float]]]:
-    """(N / batch, choice, errors in %: mean and p99 of TTFT, TPOT, E2EL, then Sys tok/s), pooled over `runs` runs."""
+    """(N / batch, choice, errors in %: mean and p99 of TTFT, TPOT, E2EL, then Sys tok/s), pooled over the runs."""
     rng = random.Random(kind)
+    first = first_outputs(batch, LIMIT[kind] * output)
+    spare = 0 if kind == "equal" else SPARE_BATCHES * batch
     length = lambda: LENGTHS[kind](rng, output)  # noqa: E731 - the generator goes on from run to run
-    known, rate = truth(closed_run(law, batch, LONG * batch, prompt, length), batch)
+    total = LONG // 10 if kind == "equal" else LONG
+    known, rate = truth(closed_run(law, batch, total, prompt, length, first, spare), batch)
     for times in SHORT:
         pools: dict[str, dict[str, list[Floats]]] = {}
         rates = []
-        for _ in range(1 if kind == "equal" else runs):
-            run = closed_run(law, batch, times * batch, prompt, length)
+        for _ in range(1 if kind == "equal" else pool // (times * batch)):
+            run = closed_run(law, batch, times * batch, prompt, length, first, spare)
             metrics = round_metrics(table_of(run), load="closed", in_flight=batch)
             rates.append(metrics.sys_tok_s or 0.0)
-            for choice, figures in choices(run, batch, metrics).items():
+            shown = usual(closed_run(law, batch, times * batch, prompt, length), batch)
+            shown["the rule"] = {name: getattr(metrics, name) for name in METRICS}
+            for choice, figures in shown.items():
                 for name, values in figures.items():
                     pools.setdefault(choice, {}).setdefault(name, []).append(values)
         for choice, figures in pools.items():

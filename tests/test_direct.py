@@ -337,9 +337,21 @@ def test_prompts_and_times_are_those_of_http(changes: dict[str, Any]) -> None:
     theirs, ours = make_job(http, target, VOCAB, *place), make_direct_job(direct, VOCAB, *place)
     prompts = [json.loads(one.split(b"\r\n\r\n", 1)[1])["prompt"] for one in theirs.payloads]
     assert [np.frombuffer(one, "<i4").tolist() for one in ours.payloads] == prompts
-    common = ("due_ns", "in_flight", "asked_input", "asked_output", "first_token_s", "stall_s", "exact", "paced")
+    common = (
+        "due_ns",
+        "in_flight",
+        "asked_input",
+        "asked_output",
+        "first_token_s",
+        "stall_s",
+        "exact",
+        "paced",
+        "spare",
+    )
     assert [getattr(ours, name) for name in common] == [getattr(theirs, name) for name in common]
-    assert make_direct_job(direct, VOCAB, *place, output=2).asked_output == [2] * direct.requests
+    short = make_direct_job(direct, VOCAB, *place, output=2)
+    assert short.asked_output == make_job(http, target, VOCAB, *place, output=2).asked_output
+    assert (max(short.asked_output), len(short.asked_output)) == (2, direct.requests)
 
 
 def test_over_http_too_a_round_that_begins_when_its_server_is_gone_fails_at_once() -> None:
@@ -404,14 +416,14 @@ def test_a_process_drives_all_loads_and_its_rounds_are_records_like_any(tmp_path
         for changes in LOADS:
             (cell,) = cells(**changes)
             columns, told = run(worker, cell)
-            assert tokens_of(columns) == [[1] * 8] * cell.requests
+            assert tokens_of(columns) == [[1] * count for count in columns["asked_output_tokens"]]
             assert columns["input_tokens"].tolist() == [16] * cell.requests
             assert columns["cached_tokens"].tolist() == [0] * cell.requests
             assert set(columns["tokens_from"]) == {"ids"}
             assert set(columns["finish_reason"]) == {"length"}
             server = told["server"]
             assert (server["foreign_tokens"], server["missing_tokens"], server["preemptions"]) == (0, 0, 0)
-            assert server["generation_tokens"] == 8 * cell.requests
+            assert server["generation_tokens"] == sum(columns["asked_output_tokens"])
             assert (told["stamps"], told["kernel_stamps"], told["engine_died"]) == ("in process", True, "")
             assert json.loads(columns["server_metrics"][0]).keys() == {
                 *("time_to_first_token_ms", "generation_time_ms", "mean_itl_ms", "queue_time_ms", "tokens_per_second"),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from benchbench.engines.open import access_of
 from benchbench.errors import EngineError
 from benchbench.loadgen.arrivals import due_offsets_ns
+from benchbench.loadgen.job import Quota
 from benchbench.loadgen.prompts import bodies, make_job, round_generator
 from benchbench.openai.target import Access, make_target
 from benchbench.spec import Cell, EndpointEngine, make_plan, spec_from_mapping
@@ -39,7 +40,7 @@ def words(generator: np.random.Generator, count: int, tokens: int) -> list[str]:
 
 def made(cell: Cell, phase: str = "measured", number: int = 0, attempt: int = 0) -> list[bytes]:
     source = VOCAB if cell.prompts.kind == "token_ids" else words
-    return bodies(cell, round_generator(cell, phase, number, attempt), cell.requests, cell.output, source)
+    return bodies(cell, round_generator(cell, phase, number, attempt), [cell.output] * cell.requests, source)
 
 
 @pytest.mark.parametrize("kind", ["token_ids", "text"])
@@ -77,7 +78,7 @@ def test_variants_of_an_engine_are_asked_the_same() -> None:
 def test_token_ids_lie_in_the_vocabulary_and_use_all_of_it(low: int, wide: int, seed: int) -> None:
     high = min(low + wide, 2**31 - 1)
     cell = cells(grid={"input": 100, "output": 8, "batch": 2})[0]
-    for body in bodies(cell, np.random.default_rng(seed), 2, 8, (low, high)):
+    for body in bodies(cell, np.random.default_rng(seed), [8, 8], (low, high)):
         ids = json.loads(body)["prompt"]
         assert len(ids) == 100
         assert set(ids) == set(range(low, high))
@@ -125,10 +126,34 @@ def test_a_job_asks_what_the_cell_says() -> None:
     job = make_job(closed, TARGET, VOCAB, "measured", 0, 0)
     assert (len(job.payloads), job.in_flight, job.due_ns, job.paced, job.exact) == (20, 4, [0] * 20, False, True)
     assert (job.connect_s, job.first_token_s, job.stall_s) == (1.0, 300.0, 3.0)
-    assert (job.asked_input, job.asked_output) == ([16] * 20, [8] * 20)
+    assert (job.asked_input, job.asked_output) == ([16] * 20, [8, 6, 4, 2] + [8] * 16)
     short = make_job(closed, TARGET, VOCAB, "warmup", 0, 0, output=2)
-    assert short.asked_output == [2] * 20
-    assert json.loads(short.payloads[0].split(b"\r\n\r\n", 1)[1])["max_tokens"] == 2
+    assert short.asked_output == [2, 2, 1, 1] + [2] * 16
+    limits = [json.loads(payload.split(b"\r\n\r\n", 1)[1])["max_tokens"] for payload in short.payloads]
+    assert limits == short.asked_output
+    three = cells(load={"kind": "closed", "requests": 15})[0]  # of less than 4 batches all figures are of the whole run
+    assert make_job(three, TARGET, VOCAB, "measured", 0, 0).asked_output == [8] * 15
+
+
+def test_a_closed_load_whose_answers_end_by_themselves_has_spare_prompts() -> None:
+    served = cells(load={"kind": "closed"}, output="as_served")[0]
+    job = make_job(served, TARGET, VOCAB, "measured", 0, 0)
+    assert (served.requests, job.spare, len(job.payloads), job.asked_output[-1]) == (20, 16, 36, 8)
+    exact = make_job(cells(load={"kind": "closed"})[0], TARGET, VOCAB, "measured", 0, 0)
+    assert (exact.spare, len(exact.payloads)) == (0, 20)
+
+
+def test_a_closed_load_is_kept_full_until_the_steady_requests_have_ended() -> None:
+    job = make_job(cells(load={"kind": "closed"}, output="as_served")[0], TARGET, VOCAB, "measured", 0, 0)
+    quota = Quota(job)
+    assert (quota.asked, quota.sendable) == (20, 36)
+    for index in (*range(15), 16, 17, 18):  # steady are those before the 15th, which B others follow after the next
+        assert quota.sendable == (36 if index < 15 else 20)
+        quota.ended(index)
+    assert quota.sendable == 20
+    given_up = Quota(job)
+    given_up.close()
+    assert given_up.sendable == 20
     arrivals = {"kind": "open", "rate": 8, "arrival": "constant", "requests": 5, "max_concurrency": 3}
     job = make_job(cells(grid={"input": 16, "output": 8}, load=arrivals)[0], TARGET, VOCAB, "measured", 0, 0)
     assert (job.in_flight, job.paced) == (3, True)

@@ -361,7 +361,7 @@ def test_speculative_decoding_is_not_bounded_by_reading() -> None:
 
 
 def test_events_of_several_tokens_count_as_one_pass_each() -> None:
-    evidence = replace(static_cell(16, 20).evidence, requests=10)  # of 3 tokens each: 20 follow the first
+    evidence = replace(static_cell(16, 20).evidence, requests=10, tokens=30)  # 20 follow the first
     of = dict.fromkeys(("ttft", "tpot", "sys_tok_s"))
     for grouped, events, share in ((0, 30, 1.0), (2, 28, 0.9), (10, 20, 0.5)):
         utilization = utilization_of(cell(), PLATFORM, of, replace(evidence, grouped=grouped, events=events))

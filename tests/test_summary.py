@@ -65,8 +65,8 @@ def static_rounds() -> list[pa.Table]:
 
 
 def closed_round() -> pa.Table:
-    """Two in flight, eight in all, one of which broke after its first token; the rest 10 ms to the first of 3."""
-    waves = [stream(10, 5, sent_ms=20 * (k // 2) + k % 2) for k in range(8)]
+    """Two in flight, ten in all, one of which broke after its first token; the rest 10 ms to the first of 3."""
+    waves = [stream(10, 5, sent_ms=20 * (k // 2) + k % 2) for k in range(10)]
     broken = stream(10, 5, sent_ms=41, tokens=1)
     waves[5] = Made(broken.events, "failed", broken.scheduled, broken.sent, 61 * MS, told_input=None)
     return table_of(waves, FACTS)
@@ -82,7 +82,7 @@ def golden_cells() -> list[CellSummary]:
     slo = Slo(ttft_ms=30.5)
     return [
         summarise(cell(slo=slo), static_rounds()),
-        summarise(cell(load="closed", requests=8, rounds_min=1, key="c1"), [closed_round()]),
+        summarise(cell(load="closed", requests=10, rounds_min=1, key="c1"), [closed_round()]),
         summarise(cell(load="open", batch=None, rate=10.0, rounds_min=1, key="o1"), [open_round()]),
         summarise(cell(key="none", variant="kernel"), []),
     ]
@@ -299,11 +299,11 @@ def test_events_of_several_tokens_are_told() -> None:
     ("static", False, ()),
 ])  # fmt: skip
 def test_sends_that_were_late_for_their_time(load: str, reasons: tuple[Reason, ...], *, capped: bool) -> None:
-    requests = [stream(10, 5, sent_ms=20 * (k // 2) + k % 2) for k in range(8)]
+    requests = [stream(10, 5, sent_ms=20 * (k // 2) + k % 2) for k in range(10)]
     for request in requests:
         request.scheduled = (request.sent or 0) - 3 * MS  # of a TTFT of 10 ms
     table = table_of(requests, FACTS)
-    info = cell(load=load, capped=capped, requests=8, rounds_min=1, validity=Validity.model_construct(send_skew=10))
+    info = cell(load=load, capped=capped, requests=10, rounds_min=1, validity=Validity.model_construct(send_skew=10))
     assert summarise(info, [table]).reasons == reasons
 
 
@@ -343,8 +343,8 @@ def test_the_worst_round_speaks_for_the_cell(fact: dict[str, Any]) -> None:
     assert summarise(cell(), rounds).reasons == (reason,)
 
 
-@pytest.mark.parametrize(("requests", "short"), [(7, True), (8, False)])
-def test_a_closed_load_needs_four_batches(requests: int, *, short: bool) -> None:
+@pytest.mark.parametrize(("requests", "short"), [(7, True), (9, True), (10, False)])
+def test_a_closed_load_needs_five_batches(requests: int, *, short: bool) -> None:
     table = table_of([stream(10, 5, sent_ms=20 * (k // 2) + k % 2) for k in range(requests)], FACTS)
     summary = summarise(cell(load="closed", requests=requests, rounds_min=1), [table])
     assert summary.reasons == ((Reason.SHORT_WINDOW,) if short else ())

@@ -73,6 +73,9 @@ def test_records_agree_with_the_simulators_truth(changes: dict[str, Any], option
     for row in rows:
         _agrees(row, truth[row["response_id"]])
     load = changes.get("load", {"kind": "static"})
+    spread = [7, 5, 3] if load["kind"] == "closed" else []  # the first wave of a batch of 3
+    lengths = [row["asked_output_tokens"] for row in rows if row["phase"] == "measured" and row["round"] == 0]
+    assert lengths == spread + [7] * (len(lengths) - len(spread))
     count = load.get("requests", 3)
     assert Counter((row["phase"], row["round"]) for row in rows) == {
         ("warmup", 0): count,
@@ -88,11 +91,29 @@ def test_records_agree_with_the_simulators_truth(changes: dict[str, Any], option
         _due(of_round, load)
 
 
+def test_a_closed_load_stays_full_until_the_longest_of_its_steady_answers_has_ended() -> None:
+    """Twenty requests, four in flight: steady are the eighth to the fifteenth. Lengths follow from the prompts."""
+    options = {**FAST, "mean_output_tokens": 8.0}
+    with SimulatorProcess("fixed", options=options) as simulator:
+        changes: dict[str, Any] = {"output": "as_served", "grid": {"input": 24, "output": 60, "batch": 4}}
+        rounds = {"warmup": 0, "min": 2, "max": 2}
+        run(simulator.url, load={"kind": "closed"}, rounds=rounds, **changes)
+    sent = [found.requests for found in benchbench.open_run("run").summaries[0].rounds]
+    rows = records(Path("run"))
+    for number, count in enumerate(sent):
+        of_round = [row for row in rows if row["round"] == number]
+        assert len(of_round) == count >= 20
+        last_ns = max(row["end_ns"] for row in of_round[7:15])
+        assert sum(row["end_ns"] > last_ns for row in of_round) >= 3, "the others were in flight"
+        assert all(row["sent_ns"] < last_ns for row in of_round[20:]), "a spare request was sent when they had ended"
+    assert max(sent) > 20, "no answer was so long that it took a spare request"
+
+
 def _agrees(row: dict[str, Any], true: dict[str, Any]) -> None:
     """Counts exactly, and times as far as causes go before effects."""
     assert (row["status"], row["http_status"], row["finish_reason"]) == ("ok", 200, "length"), row
     assert row["event_tokens"] == true["tokens"]
-    assert (row["output_tokens"], sum(row["event_tokens"])) == (7, 7)
+    assert row["output_tokens"] == sum(row["event_tokens"]) == row["asked_output_tokens"]
     assert row["input_tokens"] == true["prompt_tokens"]
     stamps, writes = row["event_ns"], true["writes_ns"]
     assert len(stamps) == len(writes) == len(row["lag_ns"])

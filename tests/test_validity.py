@@ -17,8 +17,9 @@ from benchbench.spec import Validity
 
 PAGE = Path(__file__).parents[1] / "docs" / "validity.md"
 GOOD = Evidence(
-    rounds=5, rounds_needed=5, requests=160, failed=0, wrong_length=0, events=1000, shared_events=10, first_shared=0,
-    buffered=80, grouped=10, cached_tokens=3, input_wrong=0, input_unknown=0, output_unknown=0, usage_wrong=0,
+    rounds=5, rounds_needed=5, requests=160, failed=0, wrong_length=0, tokens=1000, events=1000, shared_events=10,
+    first_shared=0, buffered=80, grouped=10, cached_tokens=3,
+    input_wrong=0, input_unknown=0, output_unknown=0, usage_wrong=0,
     clock_step_ns=1_000_000, kernel_stamps=True, windowed=True, ttft_s=0.1, itl_s=0.01, send_skew_s=0.025,
     late_p99_s=0.025, lag_p99_s=0.005, drift=False, drift_confirmed=False, warmup_agreed=True,
     foreign_tokens=7, missing_tokens=0, preemptions=2, prefix_hits=3, common_tokens=1,

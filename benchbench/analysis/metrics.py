@@ -11,13 +11,13 @@ Definitions (vLLM's `calculate_metrics` where equal; n is a request's output tok
     Sys tok/s    = output tokens in the window / window                    [tokens/s]
 
 The window is, in static and open loads, first send of the round to last token; in a closed load of N >= 4 B requests,
-B in flight, from the B-th to the (N-B)-th completion. "Received" is the kernel's time of the read that completed the
+B in flight, from the B-th to the B-th last completion. "Received" is the kernel's time of the read that completed the
 event.
 
-A closed load's latencies are of the steady requests: in order of sending, TTFT of those from the refill at the B-th
-completion to the last refill but one (N - 2B), all else of those that B refills follow (N - 3B), so that the batch was
-full while they ran. The others are the cold wave of the first B, and those that end while the load empties out
-(benchmarks/closed_steady.py measures what they would cost).
+A closed load's latencies are all of one population, the steady requests: in the order of sending those from the refill
+at the B-th completion to the one that B others follow, N - 3B in all (spare requests, which keep the batch full until
+the last of them has ended, are not counted in N). The others are the cold wave of the first B, those sent as it ended,
+and those that end while the load empties out (benchmarks/closed_steady.py measures what they would cost).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from benchbench.spec.schema import Slo
+from benchbench.spec.schema import STEADY_BATCHES, WINDOW_BATCHES, Slo
 from benchbench.store.arrow import Floats, Ints, array_of, lists_of
 from benchbench.store.requests import RequestStatus, round_facts
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _NS = 1e-9
 NO_SLO = Slo()
+LATE = 0.1  # of the steady requests, and of their mean E2EL
 
 
 def _seconds(ns: Ints) -> Floats:
@@ -48,8 +49,7 @@ def _seconds(ns: Ints) -> Floats:
 class RoundMetrics:
     """One round. Arrays have one entry a successful request, except `itl_s` and `lag_s` (one a gap, one an event).
 
-    In a closed load with a window, TTFT is of the requests sent within it, TPOT, E2EL and ITL of those that also ran
-    in a full batch.
+    In a closed load with a window, TTFT, TPOT, E2EL, ITL, lengths and the share of goodput are of its steady requests.
     """
 
     requests: int
@@ -66,9 +66,10 @@ class RoundMetrics:
     req_s: float | None
     goodput_req_s: float | None
     windowed: bool  # False: a closed load too short for its window, whose figures are of the whole round
+    settled: bool  # False: a closed load of fewer than 2 B steady requests, or whose batch emptied while they ran
     ttft_cold_s: Floats  # of the first batch of a closed load
     ttft_all_s: Floats  # of every request, whatever the load
-    output_tokens: Floats  # received, of every request
+    output_tokens: Floats  # received
     duration_s: float
     shared_events: int  # token events whose read held another token event of the same request
     first_shared: int  # requests whose first token's read also held a later token
@@ -147,7 +148,9 @@ def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo
     counts = np.diff(c.offsets)
     good = c.ok & (counts > 0)
     span = _window(c, good, load, in_flight)
-    cold, steady, settled = _populations(c, good, load, in_flight if span else None)
+    facts = round_facts(table)
+    asked = len(c.ok) - facts.get("spare_sent", 0)
+    cold, steady = _populations(c, good, asked, in_flight if span and load == "closed" else None)
     first_at, last_at = c.offsets[:-1][good], c.offsets[1:][good] - 1
     first, last, sent = c.events[first_at], c.events[last_at], c.sent[good]
     output = c.output[good]
@@ -156,7 +159,7 @@ def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo
     many = following > 0
     tpot_all = np.divide(_seconds(last - first), following, out=np.full(len(output), np.nan), where=many)
     met = _met(ttft, tpot_all, e2el, slo)
-    gaps, inside = _gaps(c, np.flatnonzero(good)[settled])
+    gaps, inside = _gaps(c, np.flatnonzero(good)[steady])
     whole = _window(c, good, "open", None)
     shared, first_shared, buffered = _sharing(c)
     rates = _rates(c, good, load, span or whole)
@@ -167,18 +170,19 @@ def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo
         ttft_s=ttft[steady],
         ttft_cold_s=ttft[cold],
         ttft_all_s=ttft,
-        output_tokens=output.astype(np.float64),
+        output_tokens=output[steady].astype(np.float64),
         ttft_scheduled_s=_seconds(first - c.scheduled[good])[steady],
-        tpot_s=tpot_all[many & settled],
-        e2el_s=e2el[settled],
+        tpot_s=tpot_all[many & steady],
+        e2el_s=e2el[steady],
         itl_s=_seconds(gaps[inside]),
         lag_s=_seconds(c.lag),
         sys_tok_s=rates[0],
         run_tok_s=_rates(c, good, "open", whole)[0],
         total_tok_s=rates[1],
         req_s=rates[2],
-        goodput_req_s=_goodput(rates[2], met[settled]) if slo.is_set else None,
+        goodput_req_s=_goodput(rates[2], met[steady]) if slo.is_set else None,
         windowed=span is not None or load != "closed",
+        settled=load != "closed" or _settled(asked, in_flight or 1, span, last[steady], e2el[steady]),
         duration_s=float(whole[1] - whole[0]) * _NS if whole else 0.0,
         shared_events=shared,
         first_shared=first_shared,
@@ -186,7 +190,7 @@ def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo
         late_s=_seconds((c.sent - c.scheduled)[(c.sent > 0) & (c.scheduled > 0) & (load != "static")]),
         send_skew_s=float(started.max() - started.min()) * _NS if load == "static" and len(started) else 0.0,
         block=table["block"][0].as_py() if "block" in table.column_names and len(table) else None,
-        pilot=round_facts(table).get("pilot"),
+        pilot=facts.get("pilot"),
     )
 
 
@@ -204,22 +208,30 @@ def _goodput(req_s: float | None, met: npt.NDArray[np.bool_]) -> float | None:
 
 
 def _populations(
-    c: _Columns, good: npt.NDArray[np.bool_], load: str, in_flight: int | None
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Of the `good` requests: the cold wave, those sent in the steady state, those of them that also ran in it.
+    c: _Columns, good: npt.NDArray[np.bool_], asked: int, in_flight: int | None
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Of the `good` requests: the cold wave, and the steady ones.
 
     By the order of sending, in which lengths play no part: to take those that *ended* in the window instead would
-    prefer short ones. Without a window (`in_flight` None) and in other loads all are steady and none is cold.
+    prefer short ones. `in_flight`: None without a window and in other loads, where all are steady and none is cold.
     """
     everyone = np.ones(int(good.sum()), np.bool_)
-    if load != "closed" or in_flight is None:
-        return ~everyone, everyone, everyone
+    if in_flight is None:
+        return ~everyone, everyone
     rank = np.empty(len(c.sent), np.int64)
     rank[np.argsort(c.sent, kind="stable")] = np.arange(len(rank))
     rank = rank[good]
-    last = len(c.sent) - 1
-    steady = (rank >= 2 * in_flight - 1) & (rank < last)
-    return rank < in_flight, steady, steady & (rank < last - in_flight)
+    return rank < in_flight, (rank >= 2 * in_flight - 1) & (rank < asked - in_flight - 1)
+
+
+def _settled(asked: int, in_flight: int, span: tuple[int, int] | None, last: Ints, e2el: Floats) -> bool:
+    """Whether the steady requests are enough, and at most LATE of them ran on, by more than LATE of their time, while
+    the batch emptied: as where answers of very unequal lengths had used up all spare requests.
+    """
+    if span is None or asked < STEADY_BATCHES * in_flight:
+        return False
+    late = _seconds(last - span[1]) > LATE * (e2el.mean() if len(e2el) else 0.0)
+    return not len(late) or float(late.mean()) <= LATE
 
 
 def _gaps(c: _Columns, requests: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
@@ -258,7 +270,7 @@ def _window(c: _Columns, good: npt.NDArray[np.bool_], load: str, in_flight: int 
     ends[good] = c.events[c.offsets[1:][good] - 1]
     ends.sort()
     batch = in_flight or 1
-    if len(ends) < 4 * batch or ends[0] < 0:
+    if len(ends) < WINDOW_BATCHES * batch or ends[0] < 0:
         return None
     begin, end = int(ends[batch - 1]), int(ends[len(ends) - batch - 1])
     return (begin, end) if end > begin else None

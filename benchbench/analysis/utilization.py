@@ -42,7 +42,7 @@ def utilization_of(
     """
     if cell.output_mode != "exact":
         return None
-    seen = replace(platform, passes=min(platform.passes, _passes(cell, evidence)))
+    seen = replace(platform, passes=min(platform.passes, _passes(evidence)))
     batch = cell.requests if cell.load == "open" else cell.batch or 1
     of: dict[str, Any] = {"input": cell.input, "output": cell.output, "batch": batch}
     limits, likely = (bounds(seen, **of, load=cell.load, likely=which) for which in (False, True))
@@ -60,9 +60,9 @@ def utilization_of(
     return Utilization(platform, limits, likely, mfu, mbu, sol, tuple(too_fast), () if too_fast else tuple(unlikely))
 
 
-def _passes(cell: CellInfo, evidence: Evidence) -> float:
+def _passes(evidence: Evidence) -> float:
     """Passes of the model per token after the first, at least: tokens of one pass come in one event, or in several."""
-    following = evidence.requests * (cell.output - 1)
+    following = evidence.tokens - evidence.requests
     events = max(0, evidence.events - evidence.requests)
     return min(1.0, events / following) if following and evidence.grouped else 1.0
 

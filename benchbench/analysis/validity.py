@@ -131,8 +131,8 @@ class Reason(Enum):
         "no kernel receive stamps on this platform: times are taken after the read", "run the client on Linux"
     )
     SHORT_WINDOW = _suspect(
-        "fewer than 4 x batch requests: no steady window, all figures are of the whole run, its cold start included",
-        "raise load.requests to 5 x batch, the default",
+        "fewer than 2 x batch requests are of the steady state; with less than 4 x batch figures are of the whole run",
+        "raise load.requests to 5 x batch, the default, or where answers differ much in length to 10 x batch",
     )
     THROTTLED = _suspect(
         "a GPU was slowed by heat, a hardware slowdown or a power brake during a round (its power cap is no reason)",
@@ -169,6 +169,7 @@ class Evidence:
     requests: int
     failed: int = 0  # other than for their length
     wrong_length: int = 0
+    tokens: int = 0
     events: int
     shared_events: int
     first_shared: int

@@ -209,6 +209,7 @@ def _drivers(run: Run) -> list[str]:
 _CONDITIONS: dict[str, Any] = {
     "model": lambda run: run.manifest["spec"]["model"],
     "load": lambda run: run.manifest["spec"]["load"],
+    "first waves": lambda run: {cell.load: "spread" for cell in run.cells if cell.spread} or None,
     "shapes": lambda run: sorted({cell.shape for cell in run.cells}),
     "prompts": lambda run: run.manifest["spec"]["prompts"]["kind"],
     "output": lambda run: run.manifest["spec"]["output"],

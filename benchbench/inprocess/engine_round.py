@@ -20,7 +20,7 @@ from benchbench.inprocess.async_llm import InprocessEngine, Tokens
 from benchbench.linux import clock_offset_ns
 from benchbench.loadgen.columns import NO_ANSWER, columns_of
 from benchbench.loadgen.exchange import Exchange, Failure, Log
-from benchbench.loadgen.job import DirectJob, RoundFacts
+from benchbench.loadgen.job import DirectJob, Quota, RoundFacts
 from benchbench.loadgen.response import Response
 from benchbench.loadgen.server_words import DETAIL, is_broken
 from benchbench.store.requests import ErrorKind, ErrorPhase
@@ -76,7 +76,7 @@ class DirectRound:
         self._lags: list[int] = []
         self._flying: dict[int, _Flight] = {}
         self._places: set[asyncio.Task[None]] = set()
-        self._ended = 0
+        self._ended, self._quota = 0, Quota(job)
         self._over = asyncio.Event()
         self._begun_ns = 0
         self._log = Log()  # stays empty: there are no bytes
@@ -89,7 +89,7 @@ class DirectRound:
     def die(self, reason: str) -> None:
         """The engine is dead: what is open has failed, and so has what was still to come."""
         self.died = self.died or reason
-        while len(self._exchanges) < len(self.job.payloads):
+        while len(self._exchanges) < self._quota.asked:
             self._take()
         for exchange in self._exchanges:
             if not exchange.end_ns:
@@ -112,6 +112,7 @@ class DirectRound:
             self.facts.clock_step_ns = max(self.facts.clock_step_ns, abs(clock_offset_ns() - offset_ns))
             self._check()
         self.facts.turn_max_ns = self.turns.longest_ns if self.turns else 0
+        self.facts.spare_sent = len(self._exchanges) - self._quota.asked
         self.facts.cpu_ns, self.facts.wall_ns = time.process_time_ns() - cpu_ns, _now() - wall_ns
         for task in self._places:
             task.cancel()
@@ -128,7 +129,7 @@ class DirectRound:
 
         Nothing stands between the end of a request and the sending of the next.
         """
-        while not self._over.is_set() and len(self._exchanges) < len(self.job.payloads):
+        while not self._over.is_set() and len(self._exchanges) < self._quota.sendable:
             exchange = self._take(first=first)
             first = False
             if self.job.paced:
@@ -146,7 +147,7 @@ class DirectRound:
                 if not exchange.end_ns:
                     exchange.end_ns = _now()
                     self._finished[exchange.index] = finished
-                    self._count_end()
+                    self._count_end(exchange)
             if self._flying.pop(exchange.index, None) is None:
                 return  # given up meanwhile, and another place opened instead
 
@@ -181,9 +182,10 @@ class DirectRound:
 
     # -- what goes wrong
 
-    def _count_end(self) -> None:
+    def _count_end(self, exchange: Exchange) -> None:
         self._ended += 1
-        if self._ended == len(self.job.payloads):
+        self._quota.ended(exchange.index)
+        if self._ended == max(self._quota.asked, len(self._exchanges)):
             self._over.set()
 
     def _fail(self, exchange: Exchange, kind: ErrorKind, detail: str) -> None:
@@ -191,7 +193,7 @@ class DirectRound:
         phase = ErrorPhase.STREAM if events else ErrorPhase.WAIT if exchange.sent_ns else ErrorPhase.SEND
         exchange.failure = Failure(kind, phase, detail[:DETAIL])
         exchange.end_ns = _now()
-        self._count_end()
+        self._count_end(exchange)
 
     def _broken(self, exchange: Exchange, error: Exception) -> None:
         if gone := self.engine.gone():

@@ -72,8 +72,8 @@ def columns_of(
     at = np.fromiter(chain.from_iterable(r.event_read for r in responses), np.int64)
     columns: dict[str, Any] = {
         "index": np.array([e.index for e in exchanges], np.int32),
-        "asked_input_tokens": np.array(job.asked_input, np.int32),
-        "asked_output_tokens": np.array(job.asked_output, np.int32),
+        "asked_input_tokens": np.array(job.asked_input[: len(exchanges)], np.int32),
+        "asked_output_tokens": np.array(job.asked_output[: len(exchanges)], np.int32),
         "http_status": np.array([e.framing.status or -1 for e in exchanges], np.int32),
         "resent": np.array([e.resent for e in exchanges], np.int32),
         "reused": np.array([e.reused for e in exchanges], np.bool_),

@@ -12,7 +12,8 @@ class Job:
     """One round. `due_ns`: offsets from the start, ascending (all 0 unless open). `start_ns`: wall clock, 0 = now.
 
     `exact`: a request whose output length is not the asked one has failed. `paced`: an open load, whose requests become
-    due by `due_ns` and not as others end.
+    due by `due_ns` and not as others end. `spare`: so many of the last requests are sent only where a closed load would
+    else empty out too early (`Quota`).
     """
 
     payloads: list[bytes]
@@ -24,6 +25,7 @@ class Job:
     stall_s: float
     exact: bool = True
     paced: bool = False
+    spare: int = 0
     start_ns: int = 0
 
     @property
@@ -68,6 +70,28 @@ class AnswerJob:
     top: int
 
 
+class Quota:
+    """How many requests of a job are sent: `asked`, and spare ones until those have ended that a closed load's figures
+    are of (all but the last B + 1, `analysis.metrics`). So the batch stays full as long as the longest of them runs.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.asked, self._most = len(job.payloads) - job.spare, len(job.payloads)
+        self._last = self.asked - job.in_flight - 1
+        self._running = max(0, self._last) if job.spare else 0
+
+    @property
+    def sendable(self) -> int:
+        return self._most if self._running else self.asked
+
+    def close(self) -> None:
+        """Send no spare requests any more."""
+        self._running = 0
+
+    def ended(self, index: int) -> None:
+        self._running -= bool(self._running) and index < self._last
+
+
 @dataclass(slots=True)
 class RoundFacts:
     """The instrument's own view of a round, times in ns."""
@@ -79,6 +103,7 @@ class RoundFacts:
     wall_ns: int = 0
     connects: int = 0
     resent: int = 0
+    spare_sent: int = 0
     kernel_stamps: bool = True
     held_max_bytes: int = 0
     decoded_early_bytes: int = 0

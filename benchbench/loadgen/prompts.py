@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from benchbench.loadgen.job import DirectJob, RoundJob
 from benchbench.openai.target import Target, prompt_field
 from benchbench.spec import Cell, VllmInprocessEngine
 
+SPARE_BATCHES = 4  # x batch: prompts beyond those asked for, where answers end by themselves
 # Where prompts come from: token ids [low, high), or a maker of (generator, count, tokens) -> texts.
 Source = tuple[int, int] | Callable[[np.random.Generator, int, int], list[str]]
 
@@ -35,29 +36,41 @@ def token_ids(cell: Cell, generator: np.random.Generator, count: int, vocab: tup
     return generator.integers(*vocab, (count, cell.input), np.int32)
 
 
-def bodies(cell: Cell, generator: np.random.Generator, count: int, output: int, source: Source) -> list[bytes]:
-    """`count` request bodies with fresh prompts of `cell.input` tokens each.
+def bodies(cell: Cell, generator: np.random.Generator, outputs: Sequence[int], source: Source) -> list[bytes]:
+    """Request bodies with fresh prompts of `cell.input` tokens each, for so many output tokens.
 
     Token ids are uniform over `source` = [low, high); texts are what `source(generator, count, tokens)` makes.
     `extra_body` of the engine goes over everything.
     """
-    engine = cell.engine
-    fields = {
-        "model": cell.model,
-        "max_tokens": output,
-        "temperature": 0,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    if cell.output_mode == "exact":
-        fields |= {"min_tokens": output, "ignore_eos": True, "return_token_ids": True}
-    rest = orjson.dumps(fields | engine.extra_body)[1:]
+    engine, rest = cell.engine, dict[int, bytes]()
+    for output in {*outputs}:
+        fields = {
+            "model": cell.model,
+            "max_tokens": output,
+            "temperature": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if cell.output_mode == "exact":
+            fields |= {"min_tokens": output, "ignore_eos": True, "return_token_ids": True}
+        rest[output] = b"," + orjson.dumps(fields | engine.extra_body)[1:]
     if isinstance(source, tuple):
-        ids = token_ids(cell, generator, count, source)
-        prompts = [orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in ids]
-        return [b'{"prompt":' + prompt + b"," + rest for prompt in prompts]
-    texts = source(generator, count, cell.input)
-    return [orjson.dumps(prompt_field(engine.api, text))[:-1] + b"," + rest for text in texts]
+        ids = token_ids(cell, generator, len(outputs), source)
+        prompts = [b'{"prompt":' + orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in ids]
+    else:
+        texts = source(generator, len(outputs), cell.input)
+        prompts = [orjson.dumps(prompt_field(engine.api, text))[:-1] for text in texts]
+    return [prompt + rest[output] for prompt, output in zip(prompts, outputs, strict=True)]
+
+
+def first_outputs(batch: int, output: int) -> list[int]:
+    """Output tokens of the first wave of a closed load: spread evenly from `output` down to output / batch.
+
+    Sent at once and of one length, it would end at once, and so would all waves after it. Of these lengths, it ends as
+    requests do in the steady state, one after the other, and the load is steady from then on. The last one is the
+    shortest: if it were the first, its refill would wait for the prompts of those behind it.
+    """
+    return [-(-output * place // batch) for place in range(batch, 0, -1)]
 
 
 def make_job(
@@ -65,8 +78,8 @@ def make_job(
 ) -> RoundJob:
     """Everything the worker needs for one round of a cell; `output` overrides the cell's output tokens."""
     generator = round_generator(cell, phase, number, attempt)
-    common = _common(cell, generator, tokens := output or cell.output)
-    texts = bodies(cell, generator, cell.requests, tokens, source)
+    common = _common(cell, generator, output or cell.output)
+    texts = bodies(cell, generator, common["asked_output"], source)
     payloads = [target.request(body) for body in texts]
     return RoundJob(**common, payloads=payloads, target=target, connect_s=cell.timeouts.connect_s)
 
@@ -77,9 +90,10 @@ def make_direct_job(
     """The same for the in-process engine: the same prompts, as token ids in [low, high), at the same times."""
     generator = round_generator(cell, phase, number, attempt)
     common = _common(cell, generator, output or cell.output)
+    ids = token_ids(cell, generator, len(common["asked_output"]), vocab)
     return DirectJob(
         **common,
-        payloads=[row.tobytes() for row in token_ids(cell, generator, cell.requests, vocab).astype("<i4")],
+        payloads=[row.tobytes() for row in ids.astype("<i4")],
         detokenize=isinstance(cell.engine, VllmInprocessEngine) and cell.engine.detokenize,
         reset_prefix_cache=cell.rounds.reset_prefix_cache,
     )
@@ -87,17 +101,23 @@ def make_direct_job(
 
 def _common(cell: Cell, generator: np.random.Generator, output: int) -> dict[str, Any]:
     """The fields of `Job` but the payloads; the generator's first numbers are the arrival times."""
-    count, load = cell.requests, cell.load
+    count, load, spare = cell.requests, cell.load, 0
+    outputs = [output] * count
     if load.kind == "open":
         due = due_offsets_ns(count, cell.rate or 0.0, load.arrival, load.burstiness, generator)
         in_flight = load.max_concurrency or count
     else:
         due, in_flight = [0] * count, cell.batch or 1
+    if cell.spread:
+        outputs[:in_flight] = first_outputs(in_flight, output)
+        spare = SPARE_BATCHES * in_flight if cell.output_mode == "as_served" else 0
+        outputs += [output] * spare
     return {
         "due_ns": due,
         "in_flight": in_flight,
-        "asked_input": [cell.input] * count,
-        "asked_output": [output] * count,
+        "asked_input": [cell.input] * len(outputs),
+        "asked_output": outputs,
+        "spare": spare,
         "first_token_s": cell.timeouts.first_token_s,
         "stall_s": cell.timeouts.stall_s,
         "exact": cell.output_mode == "exact",

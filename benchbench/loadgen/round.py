@@ -15,7 +15,7 @@ from benchbench.linux import ANCILLARY, clock_offset_ns, exact_wait
 from benchbench.loadgen.columns import compact
 from benchbench.loadgen.connection import READ_SIZE, Connection, Pool, State
 from benchbench.loadgen.exchange import Exchange, Failure, Log, WireError, to_stamp
-from benchbench.loadgen.job import RoundFacts, RoundJob
+from benchbench.loadgen.job import Quota, RoundFacts, RoundJob
 from benchbench.loadgen.liveness import Liveness
 from benchbench.store.requests import ErrorKind, ErrorPhase
 
@@ -46,6 +46,7 @@ class Round:
         self._armed: deque[Connection] = deque()  # bound to a request that is not sent yet, in order of due time
         self._busy: dict[Connection, int] = {}  # -> monotonic ns since when it connects or waits for its server
         self._done: list[Exchange] = []
+        self._quota = Quota(job)
         self.log = Log()
         self._exchanges: dict[int, Exchange] = {}  # by index
         self.liveness = Liveness(self.log, job)
@@ -104,15 +105,20 @@ class Round:
     def _fail(self, exchange: Exchange, kind: ErrorKind, phase: ErrorPhase, detail: str) -> None:
         exchange.failure = Failure(kind, phase, detail)
         exchange.end_ns = _now()
+        self._end(exchange)
+
+    def _end(self, exchange: Exchange) -> None:
         self._done.append(exchange)
+        self._quota.ended(exchange.index)
 
     def _give_up(self) -> None:
         """Fail all that is not finished: the server is known to be gone."""
         reason, self._gone = self._gone, ""
-        for index in range(self._next, len(self.job.payloads)):
+        for index in range(self._next, self._quota.asked):
             exchange = self._exchanges[index] = Exchange(index, self.job.payloads[index], self.log, 0)
             self._fail(exchange, ErrorKind.CONNECT, ErrorPhase.CONNECT, reason)
-        self._next = len(self.job.payloads)
+        self._next = max(self._next, self._quota.asked)
+        self._quota.close()
         for conn in list(self._busy):
             self._fail_on(conn, ErrorKind.STREAM, reason)
 
@@ -170,7 +176,7 @@ class Round:
                 self._drop(conn, reset=True)
         self._watch_clock()
         self.facts.cpu_ns, self.facts.wall_ns = time.process_time_ns() - cpu, _now() - wall
-        self.facts.cancelled = self._cancelled
+        self.facts.cancelled, self.facts.spare_sent = self._cancelled, self._next - self._quota.asked
         return sorted(self._done, key=lambda exchange: exchange.index)
 
     def _prepare(self) -> None:
@@ -196,10 +202,10 @@ class Round:
             self._refill()  # places of requests that could not connect
 
     def _drive(self) -> None:
-        total, idle_s = len(self.job.payloads), self._check_ns / 1e9
+        asked, idle_s = self._quota.asked, self._check_ns / 1e9
         self._woke_ns = checked = _now()
         self.facts.turn_max_ns = 0
-        while len(self._done) < total and not self._cancelled:
+        while len(self._done) < max(asked, self._next) and not self._cancelled:
             wait = self._start_due() if self._armed or self.job.paced else idle_s
             if not self._look(wait) and self.liveness.received - self._freed > HELD_BYTES:
                 self._decode_some()
@@ -323,7 +329,7 @@ class Round:
         del self._busy[conn]
         self._hot.pop(conn.fd, None)
         exchange = conn.finish()
-        self._done.append(exchange)
+        self._end(exchange)
         if conn.state is State.IDLE:
             self.pool.idle.append(conn)
         else:
@@ -334,7 +340,7 @@ class Round:
         """Closed load: a place is free, so the next request goes out now, before anything else is done."""
         if self.job.paced or not self._begun_ns or self._cancelled:
             return
-        while self._next < len(self.job.payloads) and len(self._busy) < self.job.in_flight:
+        while self._next < self._quota.sendable and len(self._busy) < self.job.in_flight:
             conn = self._arm(_now())
             if conn is not None and conn.ready:
                 self._armed.remove(conn)

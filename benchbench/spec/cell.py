@@ -44,6 +44,7 @@ class CellInfo(BaseModel):
     rate: float | None
     load: str
     requests: int
+    spread: bool = False  # a closed load whose first wave has spread lengths
     rounds_min: int
     rounds_max: int
     rel_ci: float

@@ -15,7 +15,20 @@ from pydantic import Field, TypeAdapter
 from benchbench.spec.cell import CellInfo
 from benchbench.spec.engine_sections import Engine
 from benchbench.spec.mistakes import Problem, SpecError
-from benchbench.spec.schema import ClosedLoad, Load, OpenLoad, Prompts, Rounds, Slo, SweepSpec, Timeouts, Validity
+from benchbench.spec.schema import (
+    STEADY_BATCHES,
+    WINDOW_BATCHES,
+    ClosedLoad,
+    Load,
+    OpenLoad,
+    Prompts,
+    Rounds,
+    Slo,
+    StaticLoad,
+    SweepSpec,
+    Timeouts,
+    Validity,
+)
 from benchbench.spec.select import SelectionError, parse_selection
 
 _ENGINE: TypeAdapter[Engine] = TypeAdapter(Annotated[Engine, Field(discriminator="kind")])
@@ -68,6 +81,7 @@ class Cell:
             rate=self.rate,
             load=self.load.kind,
             requests=self.requests,
+            spread=self.spread,
             rounds_min=self.rounds.min,
             rounds_max=self.rounds.max,
             rel_ci=self.rounds.rel_ci,
@@ -87,9 +101,12 @@ class Cell:
     @property
     def requests(self) -> int:
         """Requests of one round: the batch (static), else the load's `requests` (closed: 5 x batch if unset)."""
-        if isinstance(self.load, (ClosedLoad, OpenLoad)) and self.load.requests is not None:
-            return self.load.requests
-        return (self.batch or 1) * (4 if isinstance(self.load, ClosedLoad) else 1)
+        return (None if isinstance(self.load, StaticLoad) else self.load.requests) or self.batch or 1
+
+    @property
+    def spread(self) -> bool:
+        """Whether a closed load is long enough for a window; then the lengths of its first wave are spread."""
+        return isinstance(self.load, ClosedLoad) and self.requests >= WINDOW_BATCHES * (self.batch or 1)
 
     @property
     def tokens(self) -> int:
@@ -266,7 +283,7 @@ def _cell(spec: SweepSpec, shape: Shape, index: int, variant: str) -> Cell:
     if isinstance(load, OpenLoad):
         load = load.model_copy(update={"rate": shape.rate})
     elif isinstance(load, ClosedLoad) and load.requests is None:
-        load = load.model_copy(update={"requests": 5 * (shape.batch or 1)})
+        load = load.model_copy(update={"requests": STEADY_BATCHES * (shape.batch or 1)})
     return Cell(
         key=_key(spec, shape, load, variant),
         variant=variant,
@@ -300,6 +317,8 @@ def _key(spec: SweepSpec, shape: Shape, load: Load, variant: str) -> str:
         "seed": spec.seed,
         "output_mode": spec.output,
     }
+    if load.kind == "closed":
+        content["first_wave"] = "spread"  # before version 0.2 all were of one length
     if variant and (git := spec.variants[variant].git):
         content["git"] = git.model_dump(mode="json")
     if spec.speculative:

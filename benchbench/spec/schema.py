@@ -47,6 +47,11 @@ class StaticLoad(Section):
     kind: Literal["static"] = Field(description="static: a batch sent at once, all awaited")
 
 
+# Requests of a closed load, in batches: fewer than the first have no window in which the batch is full, fewer than the
+# second less than two batches of requests that are of its steady state (`analysis.metrics`).
+WINDOW_BATCHES, STEADY_BATCHES = 4, 5
+
+
 class ClosedLoad(Section):
     """`batch` requests kept in flight: each that ends is replaced."""
 

@@ -48,6 +48,7 @@ class StoredRoundFacts(TypedDict, total=False):
     wall_ns: int
     connects: int
     resent: int
+    spare_sent: int  # requests beyond the asked number, which kept a closed load full
     kernel_stamps: bool
     held_max_bytes: int
     decoded_early_bytes: int
