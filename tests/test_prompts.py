@@ -146,7 +146,7 @@ def test_a_closed_load_whose_answers_end_by_themselves_has_spare_prompts() -> No
 def test_a_closed_load_is_kept_full_until_the_steady_requests_have_ended() -> None:
     job = make_job(cells(load={"kind": "closed"}, output="as_served")[0], TARGET, VOCAB, "measured", 0, 0)
     quota = Quota(job)
-    assert (quota.asked, quota.sendable) == (20, 36)
+    assert (quota.planned, quota.sendable) == (20, 36)
     for index in (*range(15), 16, 17, 18):  # steady are those before the 15th, which B others follow after the next
         assert quota.sendable == (36 if index < 15 else 20)
         quota.ended(index)

@@ -149,8 +149,8 @@ def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo
     good = c.ok & (counts > 0)
     span = _window(c, good, load, in_flight)
     facts = round_facts(table)
-    asked = len(c.ok) - facts.get("spare_sent", 0)
-    cold, steady = _populations(c, good, asked, in_flight if span and load == "closed" else None)
+    planned = len(c.ok) - facts.get("spare_sent", 0)
+    cold, steady = _populations(c, good, planned, in_flight if span and load == "closed" else None)
     first_at, last_at = c.offsets[:-1][good], c.offsets[1:][good] - 1
     first, last, sent = c.events[first_at], c.events[last_at], c.sent[good]
     output = c.output[good]
@@ -182,7 +182,7 @@ def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo
         req_s=rates[2],
         goodput_req_s=_goodput(rates[2], met[steady]) if slo.is_set else None,
         windowed=span is not None or load != "closed",
-        settled=load != "closed" or _settled(asked, in_flight or 1, span, last[steady], e2el[steady]),
+        settled=load != "closed" or _settled(planned, in_flight or 1, span, last[steady], e2el[steady]),
         duration_s=float(whole[1] - whole[0]) * _NS if whole else 0.0,
         shared_events=shared,
         first_shared=first_shared,
@@ -208,7 +208,7 @@ def _goodput(req_s: float | None, met: npt.NDArray[np.bool_]) -> float | None:
 
 
 def _populations(
-    c: _Columns, good: npt.NDArray[np.bool_], asked: int, in_flight: int | None
+    c: _Columns, good: npt.NDArray[np.bool_], planned: int, in_flight: int | None
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Of the `good` requests: the cold wave, and the steady ones.
 
@@ -221,14 +221,14 @@ def _populations(
     rank = np.empty(len(c.sent), np.int64)
     rank[np.argsort(c.sent, kind="stable")] = np.arange(len(rank))
     rank = rank[good]
-    return rank < in_flight, (rank >= 2 * in_flight - 1) & (rank < asked - in_flight - 1)
+    return rank < in_flight, (rank >= 2 * in_flight - 1) & (rank < planned - in_flight - 1)
 
 
-def _settled(asked: int, in_flight: int, span: tuple[int, int] | None, last: Ints, e2el: Floats) -> bool:
+def _settled(planned: int, in_flight: int, span: tuple[int, int] | None, last: Ints, e2el: Floats) -> bool:
     """Whether the steady requests are enough, and at most LATE of them ran on, by more than LATE of their time, while
     the batch emptied: as where answers of very unequal lengths had used up all spare requests.
     """
-    if span is None or asked < STEADY_BATCHES * in_flight:
+    if span is None or planned < STEADY_BATCHES * in_flight:
         return False
     late = _seconds(last - span[1]) > LATE * (e2el.mean() if len(e2el) else 0.0)
     return not len(late) or float(late.mean()) <= LATE

@@ -89,7 +89,7 @@ class DirectRound:
     def die(self, reason: str) -> None:
         """The engine is dead: what is open has failed, and so has what was still to come."""
         self.died = self.died or reason
-        while len(self._exchanges) < self._quota.asked:
+        while len(self._exchanges) < self._quota.planned:
             self._take()
         for exchange in self._exchanges:
             if not exchange.end_ns:
@@ -112,7 +112,7 @@ class DirectRound:
             self.facts.clock_step_ns = max(self.facts.clock_step_ns, abs(clock_offset_ns() - offset_ns))
             self._check()
         self.facts.turn_max_ns = self.turns.longest_ns if self.turns else 0
-        self.facts.spare_sent = len(self._exchanges) - self._quota.asked
+        self.facts.spare_sent = len(self._exchanges) - self._quota.planned
         self.facts.cpu_ns, self.facts.wall_ns = time.process_time_ns() - cpu_ns, _now() - wall_ns
         for task in self._places:
             task.cancel()
@@ -185,7 +185,7 @@ class DirectRound:
     def _count_end(self, exchange: Exchange) -> None:
         self._ended += 1
         self._quota.ended(exchange.index)
-        if self._ended == max(self._quota.asked, len(self._exchanges)):
+        if self._ended == max(self._quota.planned, len(self._exchanges)):
             self._over.set()
 
     def _fail(self, exchange: Exchange, kind: ErrorKind, detail: str) -> None:

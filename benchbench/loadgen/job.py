@@ -71,18 +71,18 @@ class AnswerJob:
 
 
 class Quota:
-    """How many requests of a job are sent: `asked`, and spare ones until those have ended that a closed load's figures
+    """How many requests of a job are sent: `planned`, and spare ones until those have ended that a closed load's figures
     are of (all but the last B + 1, `analysis.metrics`). So the batch stays full as long as the longest of them runs.
     """
 
     def __init__(self, job: Job) -> None:
-        self.asked, self._most = len(job.payloads) - job.spare, len(job.payloads)
-        self._last = self.asked - job.in_flight - 1
+        self.planned, self._most = len(job.payloads) - job.spare, len(job.payloads)
+        self._last = self.planned - job.in_flight - 1
         self._running = max(0, self._last) if job.spare else 0
 
     @property
     def sendable(self) -> int:
-        return self._most if self._running else self.asked
+        return self._most if self._running else self.planned
 
     def close(self) -> None:
         """Send no spare requests any more."""

@@ -114,10 +114,10 @@ class Round:
     def _give_up(self) -> None:
         """Fail all that is not finished: the server is known to be gone."""
         reason, self._gone = self._gone, ""
-        for index in range(self._next, self._quota.asked):
+        for index in range(self._next, self._quota.planned):
             exchange = self._exchanges[index] = Exchange(index, self.job.payloads[index], self.log, 0)
             self._fail(exchange, ErrorKind.CONNECT, ErrorPhase.CONNECT, reason)
-        self._next = max(self._next, self._quota.asked)
+        self._next = max(self._next, self._quota.planned)
         self._quota.close()
         for conn in list(self._busy):
             self._fail_on(conn, ErrorKind.STREAM, reason)
@@ -176,7 +176,7 @@ class Round:
                 self._drop(conn, reset=True)
         self._watch_clock()
         self.facts.cpu_ns, self.facts.wall_ns = time.process_time_ns() - cpu, _now() - wall
-        self.facts.cancelled, self.facts.spare_sent = self._cancelled, self._next - self._quota.asked
+        self.facts.cancelled, self.facts.spare_sent = self._cancelled, self._next - self._quota.planned
         return sorted(self._done, key=lambda exchange: exchange.index)
 
     def _prepare(self) -> None:
@@ -202,10 +202,10 @@ class Round:
             self._refill()  # places of requests that could not connect
 
     def _drive(self) -> None:
-        asked, idle_s = self._quota.asked, self._check_ns / 1e9
+        planned, idle_s = self._quota.planned, self._check_ns / 1e9
         self._woke_ns = checked = _now()
         self.facts.turn_max_ns = 0
-        while len(self._done) < max(asked, self._next) and not self._cancelled:
+        while len(self._done) < max(planned, self._next) and not self._cancelled:
             wait = self._start_due() if self._armed or self.job.paced else idle_s
             if not self._look(wait) and self.liveness.received - self._freed > HELD_BYTES:
                 self._decode_some()
