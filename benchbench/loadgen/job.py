@@ -72,7 +72,8 @@ class AnswerJob:
 
 class Quota:
     """How many requests of a job are sent: `planned`, and spare ones until those that its figures are of have ended
-    (all but the last B + 1 of a closed load, see `analysis.metrics`). So the batch stays full as long as the longest of them runs.
+    (all but the last B + 1 of a closed load, see `analysis.metrics`). So the batch stays full as long as the longest of
+    them runs.
     """
 
     def __init__(self, job: Job) -> None:
