@@ -6,6 +6,9 @@ import itertools
 import os
 import random
 import signal
+import subprocess
+import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -19,8 +22,13 @@ import yaml
 from answers import CHUNKED, HANG, Ask, Script, chunk, completion, events
 from driving import Sweeping, bench, records, summary, sweeping, write_sweep
 from servers import ScriptedServer
+from test_server_metrics import made
 
 from benchbench import open_run
+from benchbench.errors import InterruptedSweep
+from benchbench.openai import client, server_counters, server_metrics
+from benchbench.openai.server_counters import ServerView
+from benchbench.openai.target import Access
 
 KILLS = 20
 ROUNDS = 5  # so many that some are left for each kill, also on a busy machine
@@ -241,3 +249,85 @@ def test_a_torn_journal_line_is_skipped_and_not_lengthened() -> None:
         *("round_begun", "cell_done"),
         *("round_begun", "cell_done", "complete"),
     ]
+
+
+# ---- A server that does not answer, a signal that comes early ---------------------------------------------
+
+
+def interrupted_while(work: Callable[[int], object], asked: Callable[[], object]) -> None:
+    """`work` has a descriptor to be stopped by: it must end by InterruptedSweep once it waits and that is readable."""
+    read, write = os.pipe()
+    ends: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work(read)
+        except InterruptedSweep as end:
+            ends.append(end)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    until(asked, "the page was asked for")
+    os.write(write, b"x")
+    thread.join(20)
+    os.close(read)
+    os.close(write)
+    assert len(ends) == 1
+
+
+def test_a_page_that_hangs_holds_up_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_metrics, "LOOK_S", 1e6)
+    monkeypatch.setattr(client, "ANSWER_S", 1e6)
+    with ScriptedServer(routes={"/metrics": (HANG,)}) as server:
+        interrupted_while(
+            lambda stop: ServerView(server.url, Access(), has_metrics=True, stop=stop).before(), lambda: server.gets
+        )
+    with ScriptedServer(routes={"/metrics": (HANG,)}) as server:
+        asked = lambda: [get for get in server.gets if get.path == "/metrics"]  # noqa: E731
+        interrupted_while(lambda stop: client.attach(server.url, "sim", Access(), stop), asked)
+
+
+def test_a_page_that_hangs_costs_one_look_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (server_metrics, server_counters):
+        monkeypatch.setattr(module, "LOOK_S", 0.2)
+    with ScriptedServer(routes={"/metrics": (HANG,)}) as server:
+        view = ServerView(server.url, Access(), has_metrics=True)
+        assert view.after({"generation_tokens": 0.0}, made(8, 4)) is None
+        assert len(server.gets) == 1
+
+
+EARLY = """
+import importlib.abc, os, signal, sys, time
+
+MODULE = sys.argv[1]
+
+class Interrupting(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == MODULE:
+            sys.meta_path.remove(self)
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.1)
+            except KeyboardInterrupt:  # as an interrupt in a callback is ignored, amid imports
+                pass
+
+sys.meta_path.insert(0, Interrupting())
+from benchbench.cli.entry import run
+sys.argv[:2] = ["bench"]
+run()
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "codes", "said"),
+    [
+        ("benchbench.cli.main", {-signal.SIGINT}, ""),
+        ("benchbench.measure.run", {130}, "bench: interrupted"),
+    ],
+)
+def test_an_interrupt_amid_imports_ends_it_without_a_traceback(module: str, codes: set[int], said: str) -> None:
+    Path("s.yaml").write_text(yaml.safe_dump(SIMULATED))
+    words = [sys.executable, "-c", EARLY, module, "sweep", "s.yaml", "--out", "run", "--no-plots"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode in codes, done.stderr.strip()) == (True, said)
+    assert not Path("run").exists()

@@ -19,6 +19,11 @@ class Stop:
         self._caught_once = False
         self._before: dict[signal.Signals, Any] = {}
 
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if the signal has come: for where nothing has begun that `fd` would stop."""
+        if self._caught_once:
+            raise KeyboardInterrupt
+
     def __enter__(self) -> Self:
         for number in _CODES:
             self._before[number] = signal.signal(number, self._caught)

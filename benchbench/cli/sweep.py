@@ -34,19 +34,21 @@ def sweep(file: str, sets: tuple[str, ...], only: str | None, out: Path | None, 
 
     Exit: 0 complete, 1 stopped and can be resumed, 2 bad input, 3 invalid cells (--strict), 130 on Ctrl-C.
     """
-    spec = spec_of(file, sets)
-    if flags["dry_run"]:
-        from benchbench.cli.dry_run import plan_text
+    with Stop() as stop:  # from here on no signal is lost: an interrupt may come amid an import that ignores it
+        spec = spec_of(file, sets)
+        if flags["dry_run"]:
+            from benchbench.cli.dry_run import plan_text
 
-        show(plan_text(plan_of(spec, only)))
-        return
-    from benchbench.measure.run import sweep as run_sweep
+            show(plan_text(plan_of(spec, only)))
+            return
+        from benchbench.measure.run import sweep as run_sweep
 
-    for note in spec.notes:
-        print(printable(f"note: {note}"), file=sys.stderr)
-    with _terminal(file, sets) as (observer, stop):
-        wanted = {name: flags[name] for name in ("resume", "plots")}
-        outcome = run_sweep(spec, out, only=only, **wanted, observer=observer, stop=stop.fd)
+        for note in spec.notes:
+            print(printable(f"note: {note}"), file=sys.stderr)
+        with _terminal(file, sets) as observer:
+            stop.check()
+            wanted = {name: flags[name] for name in ("resume", "plots")}
+            outcome = run_sweep(spec, out, only=only, **wanted, observer=observer, stop=stop.fd)
     _end(spec, outcome, stop, (file, sets), "sweep")
     if flags["strict"] and any(row["status"] == "invalid" for row in outcome.rows):
         fail(INVALID, "bench: some cells are invalid")
@@ -71,7 +73,7 @@ def noise(
 
     with refusing():
         spec = comparing.against_itself(spec_of(file, sets), blocks)
-    with _terminal(file, sets) as (observer, stop):
+    with Stop() as stop, _terminal(file, sets) as observer:
         outcome = run_sweep(spec, out, only=only, resume=resume, observer=observer, stop=stop.fd)
     _end(spec, outcome, stop, (file, sets), "noise")
     with refusing():
@@ -79,11 +81,11 @@ def noise(
 
 
 @contextlib.contextmanager
-def _terminal(file: str, sets: tuple[str, ...]) -> Iterator[tuple[Observer, Stop]]:
+def _terminal(file: str, sets: tuple[str, ...]) -> Iterator[Observer]:
     from benchbench.cli.progress import observer_for
 
-    with Stop() as stop, observer_for(sys.stderr) as observer, located(file, sets):
-        yield observer, stop
+    with observer_for(sys.stderr) as observer, located(file, sets):
+        yield observer
 
 
 def _end(spec: SweepSpec, outcome: Outcome, stop: Stop, source: tuple[str, tuple[str, ...]], command: str) -> None:

@@ -74,20 +74,20 @@ def open_engine(plan: Plan, hooks: Hooks) -> Iterator[Opened]:
     if isinstance(engine, EndpointEngine):
         access = access_of(engine, _connect_s(plan))
         preload()
-        yield _prepared(plan, engine.url, access)
+        yield _prepared(plan, engine.url, access, hooks.stop)
     elif isinstance(engine, VllmServeEngine):
         preload()
         with _served(engine, plan, hooks) as opened:
             yield opened
     elif isinstance(engine, SimulatorEngine):
         with _simulator(engine, plan, preload) as url:
-            yield _prepared(plan, url, Access())
+            yield _prepared(plan, url, Access(), hooks.stop)
 
 
-def _prepared(plan: Plan, url: str, access: Access) -> Opened:
+def _prepared(plan: Plan, url: str, access: Access, stop: int | None) -> Opened:
     """Ask the server what it is, and find out how prompts get their exact lengths."""
     model = plan.spec.model
-    capabilities = attach(url, model, access)
+    capabilities = attach(url, model, access, stop)
     notes, vocab, texts, overhead = list(capabilities.notes), None, None, 0
     if capabilities.reset_prefix_cache is False and any(cell.rounds.reset_prefix_cache for cell in plan.cells):
         notes.append("rounds.reset_prefix_cache: the server has no such route (vLLM has it in its development mode)")
@@ -146,7 +146,7 @@ def _served(engine: VllmServeEngine, plan: Plan, hooks: Hooks) -> Iterator[Opene
     from benchbench.engines.vllm import serve
 
     with serve(engine, plan.spec.model, hooks, _connect_s(plan)) as served:
-        opened, process = _prepared(plan, served.url, served.access), served.process
+        opened, process = _prepared(plan, served.url, served.access, hooks.stop), served.process
         start = {**start_facts(engine.env, process, served.ready_s), "argv": list(served.argv)}
         yield replace(opened, watch=(process.events_fd, process.died), start=start)
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from benchbench.engines.open import Opened
-from benchbench.errors import EngineError, InterruptedSweep, WorkerDiedError
+from benchbench.errors import EngineError, WorkerDiedError
 from benchbench.fidelity.answers import GreedyAnswer, StartAnswers, Unit, answers_table
 from benchbench.fidelity.greedy_request import TOP, read_answer, requests_for
 from benchbench.loadgen.job import AnswerJob
@@ -22,6 +22,7 @@ from benchbench.openai.target import GENERATION
 from benchbench.secrets import mask_text
 from benchbench.spec import Session, SweepSpec
 from benchbench.spec.plan import shapes
+from benchbench.stopping import unless_stopped
 from benchbench.store.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def answer(
         if isinstance(worker, Answering):
             unit, answers = _in_process(worker, questions, stop)
         else:
-            unit, answers = asyncio.run(_unless_stopped(stop, _over_http(opened, spec, questions)))
+            unit, answers = asyncio.run(unless_stopped(stop, _over_http(opened, spec, questions)))
     except (EngineError, WorkerDiedError, ValueError, aiohttp.ClientError, OSError) as error:
         died = opened.watch and opened.watch[1]()
         reason = mask_text(died or str(error) or type(error).__name__, opened.access.secrets)
@@ -144,19 +145,3 @@ async def _over_http(opened: Opened, spec: SweepSpec, questions: Questions) -> t
     if len({unit for unit, _ in answers}) > 1:
         raise ValueError("the answers name their tokens in different ways")
     return answers[0][0], [answer for _, answer in answers]
-
-
-async def _unless_stopped(
-    stop: int | None, work: Coroutine[Any, Any, tuple[Unit, list[GreedyAnswer]]]
-) -> tuple[Unit, list[GreedyAnswer]]:
-    """Raises InterruptedSweep when the descriptor `stop` becomes readable."""
-    task, loop = asyncio.ensure_future(work), asyncio.get_running_loop()
-    if stop is not None:
-        loop.add_reader(stop, task.cancel)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        raise InterruptedSweep from None
-    finally:
-        if stop is not None:
-            loop.remove_reader(stop)

@@ -54,11 +54,11 @@ class Driver:
     answered: bool = False  # some request has succeeded
     noisy: list[bool] = field(default_factory=list)  # of each cell measured in this session
     failing: set[str] = field(default_factory=set)  # cells whose first failure the observer knows
-    view: ServerView | None = field(init=False)  # an engine without a server counts for itself
+    view: ServerView | None = field(init=False, default=None)  # an engine without a server counts for itself
 
     def __post_init__(self) -> None:
-        opened = self.opened
-        self.view = ServerView(opened.url, opened.access, opened.capabilities.metrics) if opened.url else None
+        if url := self.opened.url:
+            self.view = ServerView(url, self.opened.access, self.opened.capabilities.metrics, self.stop)
 
 
 class Step(NamedTuple):

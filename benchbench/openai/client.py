@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from benchbench.errors import EngineError
 from benchbench.openai.target import MODELS, Access, address_of
 from benchbench.secrets import masked
+from benchbench.stopping import unless_stopped
 from benchbench.version import __version__
 
 ANSWER_BYTES = 1 << 20
@@ -62,16 +63,16 @@ class Capabilities:
     notes: tuple[str, ...] = ()
 
 
-def attach(url: str, model: str, access: Access) -> Capabilities:
+def attach(url: str, model: str, access: Access, stop: int | None = None) -> Capabilities:
     """Ask the server at `url` what it is.
 
-    Raises EngineError when nobody listens, when the credentials are refused, or when a vLLM server lists other
-    models than `model` (other servers take any name, so there it is a note).
+    Raises EngineError when nobody listens, when the credentials are refused, or when a vLLM server lists other models
+    than `model` (other servers take any name, so there it is a note); InterruptedSweep when `stop` becomes readable.
     """
     if access.proxy and url.startswith("http:"):
         # Requests go through a CONNECT tunnel; what a proxy says to a plain GET would be its own words.
         return Capabilities(notes=("a plain-http server behind a proxy is not asked what it is",))
-    return asyncio.run(_attach(url, model, access))
+    return asyncio.run(unless_stopped(stop, _attach(url, model, access)))
 
 
 @contextlib.asynccontextmanager

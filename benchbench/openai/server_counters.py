@@ -4,49 +4,56 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchbench.openai.client import http_session
-from benchbench.openai.server_metrics import Counts, grown, look
+from benchbench.openai.server_metrics import LOOK_S, Counts, grown, look
 from benchbench.openai.target import Access
+from benchbench.stopping import T, unless_stopped
 from benchbench.store.requests import RequestStatus
 
 if TYPE_CHECKING:
     from benchbench.store.requests import RoundColumns
 
 LOOKS, PAUSE_S = 5, 0.05  # after a round, until its last tokens are counted
+GRACE_S = 0.5  # once the sweep is to stop: a server that answers loses no finished round its counts
 
 
 class ServerView:
     """Looks at `/metrics` of the server at `url` where it has any: once a round, since a look after one
-    round is also the look before the next.
+    round is also the look before the next. When the descriptor `stop` becomes readable, what waits for a server that
+    does not answer raises InterruptedSweep.
     """
 
-    def __init__(self, url: str, access: Access, has_metrics: bool) -> None:
-        self._url, self._access, self._has_metrics = url, access, has_metrics
+    def __init__(self, url: str, access: Access, has_metrics: bool, stop: int | None = None) -> None:
+        self._url, self._access, self._has_metrics, self._stop = url, access, has_metrics, stop
         self._last: Counts | None = None
         self._can_reset = True
 
     def before(self) -> Counts | None:
         """The counts before a round."""
         if self._has_metrics and self._last is None:
-            self._last = asyncio.run(look(self._url, self._access))
+            self._last = self._asked(look(self._url, self._access))
         return self._last
 
     def reset_prefix_cache(self) -> None:
         """Empty the server's prefix cache, where it can (vLLM's development mode has the route)."""
         if self._can_reset:
-            self._can_reset = asyncio.run(self._reset())
+            self._can_reset = self._asked(self._reset())
 
     def after(self, before: Counts | None, columns: RoundColumns) -> dict[str, Any] | None:
         """What the server counted in the round, as `counted` tells; None when it has no metrics."""
         looking = partial(look, self._url, self._access)
-        self._last = None if before is None else asyncio.run(settled(looking, before, columns))
+        self._last = None if before is None else self._asked(settled(looking, before, columns))
         return None if before is None or self._last is None else counted(before, self._last, columns)
+
+    def _asked(self, question: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run(unless_stopped(self._stop, question, GRACE_S))
 
     async def _reset(self) -> bool:
         import aiohttp
@@ -72,9 +79,10 @@ async def settled(
     for attempt in range(LOOKS):
         if attempt:
             await asyncio.sleep(PAUSE_S)
-        last = await looking() or last
-        if last and last.get("generation_tokens", math.inf) >= expected:
-            break
+        begun, page = time.monotonic(), await looking()
+        last = page or last
+        if time.monotonic() - begun > LOOK_S / 2 or (last and last.get("generation_tokens", math.inf) >= expected):
+            break  # a look that hangs is not repeated
     return last
 
 

@@ -7,6 +7,7 @@ never 0: nothing was counted, rather than none.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 from collections import defaultdict
@@ -22,6 +23,7 @@ seconds; and of the server `kv_tokens` (the KV cache's capacity over all engines
 """
 
 PAGE_BYTES = 16 << 20  # a rank's page has some 70 kB
+LOOK_S = 5.0  # for a page, its connection included
 
 # Name: the metrics that it is the sum of. A tier behind a KV connector saves prefill as the GPU's own cache does;
 # requests finish in every way, aborts included.
@@ -50,7 +52,7 @@ async def look(url: str, access: Access) -> Counts | None:
     import aiohttp
 
     try:
-        async with http_session(url, access, limit=PAGE_BYTES) as request:
+        async with asyncio.timeout(LOOK_S), http_session(url, access, limit=PAGE_BYTES) as request:
             status, body = await request("/metrics")
         counts = parse(body.decode(errors="replace")) if status == 200 and len(body) <= PAGE_BYTES else {}
     except (aiohttp.ClientError, OSError, ValueError):
