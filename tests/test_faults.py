@@ -188,7 +188,7 @@ FAULTS: dict[str, Fault] = {
         "invalid",
         "request_failed",
         {"seed": 3, **faults(reset_share=0.01)},
-        {"grid": {"output": 4, "batch": 16}, "load": {"kind": "closed", "requests": 64}},
+        {"grid": {"output": 4, "batch": 16}, "load": {"kind": "closed", "requests": 80}},
         also=fails_as("stream"),
     ),
     "streams that are cut": Fault(
