@@ -18,9 +18,9 @@ from test_table import published
 from benchbench.audit.claims import Claims, claims_of_card, claims_of_csv
 from benchbench.audit.findings import audit
 from benchbench.audit.findings_text import audit_markdown
+from benchbench.model.accelerators import accelerator
 from benchbench.model.config import ModelFacts
 from benchbench.report.summary_table import csv_table, markdown_table
-from benchbench.spec.accelerators import accelerator
 
 HERE = Path(__file__).parent
 CARD = HERE / "data" / "published-card.md"

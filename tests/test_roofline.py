@@ -20,6 +20,7 @@ from benchbench.analysis.runs import open_run
 from benchbench.analysis.summary import summarise, summary_row
 from benchbench.analysis.utilization import utilization_of
 from benchbench.figures.plots import draw_plots
+from benchbench.model.accelerators import Accelerator, accelerator, given_accelerator, known
 from benchbench.model.config import ModelFacts
 from benchbench.model.roofline import (
     Platform,
@@ -30,10 +31,9 @@ from benchbench.model.roofline import (
     step_bytes,
     touched_bytes,
 )
-from benchbench.model.served import served_model, served_on, speculative_decoding
+from benchbench.model.served import hardware_notes, served_model, served_on, speculative_decoding
 from benchbench.report.explanation import explain
 from benchbench.spec import load_spec, spec_from_mapping
-from benchbench.spec.accelerators import Accelerator, accelerator, known
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 M2 = served_model(load_spec(SWEEPS / "w7900d.yaml"))
@@ -503,16 +503,16 @@ def test_the_accelerators_are_the_sweeps_or_those_that_telemetry_names() -> None
     assert device["source"].endswith("figures of the sweep")
     manifest = {"model_facts": {"parameters": 9, "later": 1}, "accelerator": json.loads(json.dumps(device))}
     platform = platform_of(manifest)
-    assert platform == Platform(ModelFacts(parameters=9), named.hardware.accelerator, 2)
+    assert platform == Platform(ModelFacts(parameters=9), given_accelerator(named.hardware), 2)
     assert platform_of({}) is platform_of({**manifest, "model_facts": None}) is None
 
 
 def test_an_unknown_accelerator_needs_its_figures() -> None:
     unknown = spec(hardware={"name": "Blue 9000", "tflop_s": {"bf16": 10}})
     assert served_on(unknown, []) is None
-    assert "hardware.bandwidth_gb_s" in unknown.notes[0]
+    assert "hardware.bandwidth_gb_s" in hardware_notes(unknown.hardware)[0]
     own = spec(hardware={"name": "Blue 9000", "tflop_s": {"bf16": 10}, "bandwidth_gb_s": 100, "memory_gb": 8})
-    assert own.notes == []
+    assert hardware_notes(own.hardware) == []
     assert (served_on(own, []) or {})["memory_bytes"] == 8_000_000_000
 
 

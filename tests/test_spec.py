@@ -17,7 +17,6 @@ from benchbench.spec import (
     ClosedLoad,
     EndpointEngine,
     OpenLoad,
-    Problem,
     SimulatorEngine,
     SpecError,
     SweepSpec,
@@ -26,11 +25,12 @@ from benchbench.spec import (
     make_plan,
     spec_from_mapping,
 )
+from benchbench.spec.mistakes import Problem
 
 HERE = Path(__file__).parent
 SWEEPS = HERE.parent / "sweeps"
 
-ENDPOINT_KEYS = "kind, url, api, api_key_env, headers_env, ca_file, insecure, proxy, extra_body"
+ENDPOINT_KEYS = "api, extra_body, kind, url, api_key_env, headers_env, ca_file, insecure, proxy"
 KINDS = "endpoint, simulator, vllm_serve, vllm_inprocess"
 MINIMAL = """\
 name: s

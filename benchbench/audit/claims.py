@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from benchbench.model.accelerators import Accelerator, accelerator
 from benchbench.model.config import ModelFacts
 from benchbench.model.quantization import dtype_word
 from benchbench.report.markdown import read_tables
-from benchbench.spec.accelerators import Accelerator, accelerator
 
 if TYPE_CHECKING:
     from benchbench.analysis.runs import Run

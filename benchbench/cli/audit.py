@@ -68,9 +68,9 @@ def _corrected(claims: Claims, **options: Any) -> Claims:  # noqa: ANN401 - clic
     from dataclasses import replace
 
     from benchbench.audit.claims import count_of
+    from benchbench.model.accelerators import accelerator, known
     from benchbench.model.config import read_model
     from benchbench.model.quantization import BITS
-    from benchbench.spec.accelerators import accelerator, known
 
     if path := options["model"]:
         model = read_model(path)

@@ -42,8 +42,9 @@ def sweep(file: str, sets: tuple[str, ...], only: str | None, out: Path | None, 
             show(plan_text(plan_of(spec, only)))
             return
         from benchbench.measure.run import sweep as run_sweep
+        from benchbench.model.served import hardware_notes
 
-        for note in spec.notes:
+        for note in (*spec.notes, *hardware_notes(spec.hardware)):
             print(printable(f"note: {note}"), file=sys.stderr)
         with _terminal(file, sets) as observer:
             stop.check()

@@ -33,7 +33,7 @@ def write_manifest(
     commits that those with `git` are built from. Raises EngineError when the run has rounds of another engine.
     """
     from benchbench.host.environment import environment, spec_hash
-    from benchbench.model.served import served_on, speculative_decoding
+    from benchbench.model.served import hardware_notes, served_on, speculative_decoding
     from benchbench.secrets import masked
     from benchbench.store.local_results import stored
 
@@ -43,10 +43,9 @@ def write_manifest(
     entries = {entry["key"]: entry for entry in earlier.get("plan", [])} if only is not None else {}
     entries |= {cell.key: cell.info.to_entry() for cell in plan.cells}
     devices = earlier.get("devices", []) if devices is None else devices
-    starts, notes, loaded = earlier.get("starts", []), [*plan.spec.notes], earlier.get("loaded", {})
-    engine, side, digest = earlier.get("engine"), earlier.get("engine_environment"), ""
+    starts, loaded, digest = earlier.get("starts", []), earlier.get("loaded", {}), ""
+    engine, side = earlier.get("engine"), earlier.get("engine_environment")
     if session is not None and opened is not None:
-        notes += opened.notes
         start, code = _start(plan, session, opened)
         engine, side = start["engine"], start["environment"]
         identity = requested(spec, session.variant) | _served(plan.of_session(session).spec, start, devices)
@@ -59,7 +58,7 @@ def write_manifest(
             "spec_sha256": spec_hash(spec),
             "only": only,
             "plan": list(entries.values()),
-            "notes": notes,
+            "notes": [*plan.spec.notes, *hardware_notes(plan.spec.hardware), *(opened.notes if opened else ())],
             "engine": engine,
             "engine_environment": side,
             "starts": starts,

@@ -49,9 +49,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from benchbench.model.accelerators import Accelerator
 from benchbench.model.config import ModelFacts
 from benchbench.model.quantization import BITS
-from benchbench.spec.accelerators import Accelerator
 
 ROUNDING = 1e-3  # data sheets print four digits: no nearer than this to a bound is beyond it
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from benchbench.errors import ModelError
+from benchbench.model.accelerators import accelerator, given_accelerator, known_names
 from benchbench.model.config import ModelFacts, read_model
-from benchbench.spec import SimulatorEngine, SweepSpec
-from benchbench.spec.accelerators import accelerator
+from benchbench.spec import Hardware, SimulatorEngine, SweepSpec
 from benchbench.spec.plan import variant_spec
 
 _NO_PARTS: dict[str, Any] = {"expert_bytes": None, "dense_bytes": None}
@@ -75,7 +75,8 @@ def served_on(spec: SweepSpec, devices: Sequence[Mapping[str, Any]]) -> dict[str
     if isinstance(spec.engine, SimulatorEngine) and not (named and named.tflop_s and named.bandwidth_gb_s):
         return None
     if named:
-        return {**asdict(named.accelerator), "count": named.count} if named.accelerator else None
+        figures = given_accelerator(named)
+        return {**asdict(figures), "count": named.count} if figures else None
     names = {str(device.get("name")) for device in devices}
     device = accelerator(names.pop()) if len(names) == 1 else None
     if device is None:
@@ -83,6 +84,14 @@ def served_on(spec: SweepSpec, devices: Sequence[Mapping[str, Any]]) -> dict[str
     ranks = max(math.prod(_number(flags.get(name)) for name in _RANKS) for flags in _flags(spec))
     launched = "args" in type(spec.engine).model_fields
     return {**asdict(device), "count": min(len(devices), ranks) if launched else len(devices)}
+
+
+def hardware_notes(hardware: Hardware | None) -> list[str]:
+    """A sentence that says what a sweep's hardware lacks for a roofline, where it lacks something."""
+    if hardware is None or given_accelerator(hardware):
+        return []
+    needed = "hardware.tflop_s and hardware.bandwidth_gb_s"
+    return [f"no roofline: hardware.name is none of {', '.join(known_names())}, so it needs {needed}"]
 
 
 def speculative_decoding(spec: SweepSpec) -> dict[str, Any] | None:

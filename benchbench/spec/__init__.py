@@ -9,25 +9,20 @@ from benchbench.spec.engine_sections import (
     VllmServeEngine,
 )
 from benchbench.spec.load import load_spec, locate, spec_from_mapping
-from benchbench.spec.machine import Hardware, ModelFactsGiven
-from benchbench.spec.mistakes import Problem, SpecError
+from benchbench.spec.machine import Hardware
+from benchbench.spec.mistakes import SpecError
 from benchbench.spec.plan import Cell, Plan, Session, make_plan
 from benchbench.spec.schema import (
     ClosedLoad,
     Git,
-    Load,
     OpenLoad,
-    Product,
-    Prompts,
-    Rounds,
     Slo,
     StaticLoad,
     SweepSpec,
-    Timeouts,
     Validity,
     Variant,
 )
-from benchbench.spec.select import Selection, SelectionError, parse_selection
+from benchbench.spec.select import SelectionError, parse_selection
 
 __all__ = [
     "Cell",
@@ -36,15 +31,8 @@ __all__ = [
     "Engine",
     "Git",
     "Hardware",
-    "Load",
-    "ModelFactsGiven",
     "OpenLoad",
     "Plan",
-    "Problem",
-    "Product",
-    "Prompts",
-    "Rounds",
-    "Selection",
     "SelectionError",
     "Session",
     "SimulatorEngine",
@@ -52,7 +40,6 @@ __all__ = [
     "SpecError",
     "StaticLoad",
     "SweepSpec",
-    "Timeouts",
     "Validity",
     "Variant",
     "VllmInprocessEngine",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
-from benchbench.spec.engine_sections import ENGINE_KEYS
+from benchbench.spec.engine_sections import ENGINE_KEYS, Engine
 from benchbench.spec.load import OVERRIDABLE
 from benchbench.spec.schema import SweepSpec
 
@@ -24,14 +24,8 @@ def json_schema() -> dict[str, Any]:
         "description": properties["grid"]["description"],
         "anyOf": [product, {"type": "array", "items": product, "minItems": 1}],
     }
-    names = {
-        "endpoint": "EndpointEngine",
-        "simulator": "SimulatorEngine",
-        "vllm_serve": "VllmServeEngine",
-        "vllm_inprocess": "VllmInprocessEngine",
-    }
-    for kind, name in names.items():
-        own = definitions[name]["properties"]
+    for kind, section in zip(ENGINE_KEYS, get_args(Engine), strict=True):
+        own = definitions[section.__name__]["properties"]
         for other, keys in ENGINE_KEYS.items():
             for key in keys:
                 own.setdefault(key, {"description": f"of engine kind {other}: kept, not used by {kind}"})

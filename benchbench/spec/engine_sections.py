@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, get_args
 
 from pydantic import (
     Field,
@@ -38,27 +38,6 @@ CACHE_VARIABLES = (
     *("VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"),
     *("MIOPEN_USER_DB_PATH", "MIOPEN_CUSTOM_CACHE_DIR"),
 )
-ENGINE_KEYS: Final[dict[str, tuple[str, ...]]] = {
-    "endpoint": ("url", "api", "api_key_env", "headers_env", "ca_file", "insecure", "proxy", "extra_body"),
-    "simulator": ("profile", "scale", "port", "api", "extra_body", "options"),
-    "vllm_serve": (
-        *("command", "args", "env", "python", "venv", "cwd", "host", "port", "ready", "restarts", "nice"),
-        *("api", "api_key_env", "extra_body", "fresh_caches"),
-    ),
-    "vllm_inprocess": (
-        "args",
-        "env",
-        "python",
-        "venv",
-        "cwd",
-        "ready",
-        "restarts",
-        "nice",
-        "detokenize",
-        "fresh_caches",
-    ),
-}
-"""Keys by engine kind: those of another kind are kept as data, so that `--set engine.kind=...` works."""
 
 
 class _Engine(Section):
@@ -85,14 +64,20 @@ class _Engine(Section):
         return dumped | self._other
 
 
-class EndpointEngine(_Engine):
+class _Served(_Engine):
+    """What requests over HTTP may say."""
+
+    api: Api = Field("completions", description="completions (takes token ids or text) or chat (takes text)")
+    extra_body: Json = Field(default={}, description="fields added to every request's JSON body")
+
+
+class EndpointEngine(_Served):
     """A server that runs already and speaks OpenAI's API."""
 
     kind: Literal["endpoint"] = Field(description="endpoint: attach to a server that runs already")
     url: Url = Field(
         description="http:// or https:// address before /v1; may have a base path, a query and an IPv6 host"
     )
-    api: Api = Field("completions", description="completions (takes token ids or text) or chat (takes text)")
     api_key_env: Variable | None = Field(None, description="environment variable that holds the bearer token")
     headers_env: dict[Header, Variable] = Field(
         default={}, description="further request headers: header name -> environment variable with its value"
@@ -102,18 +87,15 @@ class EndpointEngine(_Engine):
     proxy: Proxy | None = Field(
         None, description="http://host:port of a CONNECT proxy; never taken from the environment"
     )
-    extra_body: Json = Field(default={}, description="fields added to every request's JSON body")
 
 
-class SimulatorEngine(_Engine):
+class SimulatorEngine(_Served):
     """The embedded simulator of a continuous-batching server, started and stopped with the sweep."""
 
     kind: Literal["simulator"] = Field(description="simulator: the embedded server, needs no GPU")
     profile: Text = Field("fixed", description="profile with the step-time law: fixed, w7900d or another")
     scale: Positive = Field(1.0, description="factor on every duration: 0.1 is ten times as fast")
     port: int = Field(0, ge=0, le=65535, description="TCP port on 127.0.0.1; 0 picks a free one")
-    api: Api = Field("completions", description="completions (takes token ids or text) or chat (takes text)")
-    extra_body: Json = Field(default={}, description="fields added to every request's JSON body")
     options: Json = Field(default={}, description="values that replace those of the profile")
 
 
@@ -160,7 +142,7 @@ class _Launched(_Engine):
         return value
 
 
-class VllmServeEngine(_Launched):
+class VllmServeEngine(_Launched, _Served):
     """A vLLM server that the sweep launches, owns and stops."""
 
     kind: Literal["vllm_serve"] = Field(description="vllm_serve: launch a vLLM server")
@@ -169,11 +151,9 @@ class VllmServeEngine(_Launched):
     )
     host: Loopback = Field("127.0.0.1", description="loopback address to bind: 127.0.0.1, ::1 or localhost")
     port: int = Field(0, ge=0, le=65535, description="TCP port; 0 picks a free one")
-    api: Api = Field("completions", description="completions (takes token ids or text) or chat (takes text)")
     api_key_env: Variable | None = Field(
         None, description="environment variable with the key that the server shall ask for; it gets it as VLLM_API_KEY"
     )
-    extra_body: Json = Field(default={}, description="fields added to every request's JSON body")
 
 
 class VllmInprocessEngine(_Launched):
@@ -194,3 +174,9 @@ class VllmInprocessEngine(_Launched):
 
 
 Engine = EndpointEngine | SimulatorEngine | VllmServeEngine | VllmInprocessEngine
+
+ENGINE_KEYS: Final[dict[str, tuple[str, ...]]] = {
+    get_args(section.model_fields["kind"].annotation)[0]: tuple(key for key in section.model_fields if key != "kind")
+    for section in get_args(Engine)
+}
+"""Keys by engine kind: those of another kind are kept as data, so that `--set engine.kind=...` works."""

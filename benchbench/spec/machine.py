@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from benchbench.spec.accelerators import Accelerator, accelerator
 from benchbench.spec.mistakes import show
 from benchbench.spec.values import Amount, Count, Dtype, Positive, Section, Text, problem
 
@@ -23,23 +21,6 @@ class Hardware(Section):
     )
     bandwidth_gb_s: Positive | None = Field(None, description="memory bandwidth of one, in GB/s")
     memory_gb: Positive | None = Field(None, description="memory of one, in GB")
-
-    @property
-    def accelerator(self) -> Accelerator | None:
-        """One of them: as known by name, with the figures given; None where neither says peak and bandwidth."""
-        known = accelerator(self.name)
-        given: dict[str, float] = {dtype: tera * 1e12 for dtype, tera in self.tflop_s.items()}
-        if not known and not (given and self.bandwidth_gb_s):
-            return None
-        base = known or Accelerator(name=self.name, flop_s={}, bandwidth_bytes_s=0.0, memory_bytes=0, source="")
-        changed = bool(given or self.bandwidth_gb_s or self.memory_gb)
-        return replace(
-            base,
-            flop_s={**base.flop_s, **given},
-            bandwidth_bytes_s=self.bandwidth_gb_s * 1e9 if self.bandwidth_gb_s else base.bandwidth_bytes_s,
-            memory_bytes=int(self.memory_gb * 1e9) if self.memory_gb else base.memory_bytes,
-            source="; ".join(filter(None, (base.source, "figures of the sweep" if changed else ""))),
-        )
 
 
 class ModelFactsGiven(Section):

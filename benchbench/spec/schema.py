@@ -13,7 +13,6 @@ from pydantic import (
     model_validator,
 )
 
-from benchbench.spec.accelerators import known_names
 from benchbench.spec.engine_sections import ENGINE_KEYS, Engine, SimulatorEngine, VllmInprocessEngine
 from benchbench.spec.machine import Hardware, ModelFactsGiven, Speculative
 from benchbench.spec.mistakes import show
@@ -289,8 +288,4 @@ class SweepSpec(Section):
         owners = {
             key: ", ".join(kind for kind, keys in ENGINE_KEYS.items() if key in keys) for key in self.engine.other
         }
-        notes = [f"engine.{key} belongs to {kinds}: kept, not used" for key, kinds in owners.items()]
-        if self.hardware and not self.hardware.accelerator:
-            names, needed = ", ".join(known_names()), "hardware.tflop_s and hardware.bandwidth_gb_s"
-            notes += [f"no roofline: hardware.name is none of {names}, so it needs {needed}"]
-        return notes
+        return [f"engine.{key} belongs to {kinds}: kept, not used" for key, kinds in owners.items()]

@@ -51,22 +51,21 @@ def _text(value: str) -> str:
     return value
 
 
-def _name(value: str) -> str:
-    if "/" in value or "\\" in value or value.startswith("."):
-        raise problem(f"must be usable as a folder name (no slash, no leading dot), is {show(value)}")
-    return value
+def _matching(pattern: str, message: str, allowed: str = "") -> AfterValidator:
+    """Refuses text that is not wholly of the pattern, and shows it."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise problem(f"{message}, is {show(value)}", allowed)
+        return value
+
+    return AfterValidator(check)
 
 
 def _variable(value: str) -> str:
     # The value is not shown: this is where a pasted secret would stand.
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
         raise problem("must be the name of an environment variable, never the secret itself")
-    return value
-
-
-def _header(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", value):
-        raise problem(f"must be the name of an HTTP header, is {show(value)}")
     return value
 
 
@@ -150,18 +149,6 @@ def _variables(value: dict[str, Any]) -> dict[str, Any]:
     return {key: item if isinstance(item, str) else json.dumps(item) for key, item in value.items()}
 
 
-def _loopback(value: str) -> str:
-    if value not in {"::1", "localhost"} and not re.fullmatch(r"127(\.\d{1,3}){3}", value):
-        raise problem(f"must be a loopback address, is {show(value)}", "127.0.0.1, ::1, localhost")
-    return value
-
-
-def _path(value: str) -> str:
-    if not value.startswith("/"):
-        raise problem(f"must be a path such as /health, is {show(value)}")
-    return value
-
-
 def _warmup(value: object) -> object:
     if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**6):
         return value
@@ -216,8 +203,11 @@ Json = Annotated[dict[str, Any], AfterValidator(json_mapping)]
 Flags = Annotated[dict[str, Any], AfterValidator(json_mapping), AfterValidator(_flags)]
 Variables = Annotated[dict[str, str | int | float | bool], AfterValidator(_variables)]
 Command = Annotated[tuple[Text, ...], BeforeValidator(as_tuple), Field(min_length=1)]
-Loopback = Annotated[str, AfterValidator(_loopback)]
-Path = Annotated[Text, AfterValidator(_path)]
+Loopback = Annotated[
+    str,
+    _matching(r"::1|localhost|127(\.\d{1,3}){3}", "must be a loopback address", allowed="127.0.0.1, ::1, localhost"),
+]
+Path = Annotated[Text, _matching("/.*", "must be a path such as /health")]
 Counts = Annotated[tuple[Count, ...], BeforeValidator(one_or_many), _axis("integer", minimum=1)]
 Rates = Annotated[tuple[Positive, ...], BeforeValidator(one_or_many), _axis("number", exclusiveMinimum=0)]
 Warmup = Annotated[
@@ -229,9 +219,9 @@ Vocab = Annotated[tuple[TokenId, TokenId], BeforeValidator(_pair), AfterValidato
 Indices = Annotated[
     tuple[Annotated[int, Field(ge=0, le=1023)], ...], BeforeValidator(one_or_many), _axis("integer", minimum=0)
 ]
-Header = Annotated[str, AfterValidator(_header)]
+Header = Annotated[str, _matching(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", "must be the name of an HTTP header")]
 Proxy = Annotated[str, AfterValidator(_proxy)]
-Name = Annotated[Text, AfterValidator(_name)]
+Name = Annotated[Text, _matching(r"[^./\\][^/\\]*", "must be usable as a folder name (no slash, no leading dot)")]
 Api = Literal["completions", "chat"]
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from benchbench.spec import Hardware
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,3 +65,20 @@ def accelerator(name: str) -> Accelerator | None:
     named = set(re.findall(r"[a-z0-9]+", text))
     fitting = [(len(words & named), figures) for model, words, figures in known() if model in named]
     return max(fitting, key=lambda fit: fit[0])[1] if fitting else None
+
+
+def given_accelerator(hardware: Hardware) -> Accelerator | None:
+    """One device of a sweep: as known by name, with the figures given; None where neither says peak and bandwidth."""
+    known_one = accelerator(hardware.name)
+    given: dict[str, float] = {dtype: tera * 1e12 for dtype, tera in hardware.tflop_s.items()}
+    if not known_one and not (given and hardware.bandwidth_gb_s):
+        return None
+    base = known_one or Accelerator(name=hardware.name, flop_s={}, bandwidth_bytes_s=0.0, memory_bytes=0, source="")
+    changed = bool(given or hardware.bandwidth_gb_s or hardware.memory_gb)
+    return replace(
+        base,
+        flop_s={**base.flop_s, **given},
+        bandwidth_bytes_s=hardware.bandwidth_gb_s * 1e9 if hardware.bandwidth_gb_s else base.bandwidth_bytes_s,
+        memory_bytes=int(hardware.memory_gb * 1e9) if hardware.memory_gb else base.memory_bytes,
+        source="; ".join(filter(None, (base.source, "figures of the sweep" if changed else ""))),
+    )
