@@ -67,7 +67,7 @@ def test_a_summary_that_is_broken_or_missing_is_named(runs: tuple[Path, Path], t
     (broken / "summary.parquet").write_bytes(b"PAR1 no")
     result = bench("table", broken)
     assert result.exit_code == 2
-    assert "summary.parquet: not a summary that can be read" in result.stderr
+    assert "summary.parquet: damaged, or no file of this tool" in result.stderr
     (broken / "summary.parquet").unlink()
     assert "holds no numbers" in bench("table", broken).stderr
 

@@ -23,6 +23,7 @@ from benchbench.store import arrow as make
 from benchbench.store.requests import FORMAT_VERSION, round_facts, round_table
 from benchbench.store.run_directory import RunDirectory, replace_file
 
+MANIFEST = {"spec": {"engine": {"kind": "simulator"}}, "plan": []}
 REQUESTS = [
     Made([(5, 1), (9, 3)], told=4, cached=2, end=9, lag=[7, 8]),
     Made([], "failed", sent=None, end=None, told_input=None),
@@ -90,7 +91,7 @@ def test_a_round_that_was_cut_off_in_writing_never_was(run: RunDirectory) -> Non
     assert run.finished_rounds("bb") == []
     assert [len(one) for one in run.read_cell("aa")] == [3, 3, 3]
     run.close()
-    run.write_manifest({})
+    run.write_manifest(MANIFEST)
     again = RunDirectory(run.path)
     again.open_for_writing(resume=True)
     again.close()
@@ -179,11 +180,11 @@ def test_what_is_no_run_is_told_apart(tmp_path: Path) -> None:
 
 
 def test_a_run_is_not_written_over_without_being_asked(run: RunDirectory) -> None:
-    run.write_manifest({"plan": []})
+    run.write_manifest(MANIFEST)
     run.close()
     with pytest.raises(RunError, match="--resume"):
         RunDirectory(run.path).open_for_writing(resume=False)
-    assert RunDirectory.existing(run.path).manifest() == {"format": FORMAT_VERSION, "plan": []}
+    assert RunDirectory.existing(run.path).manifest() == {"format": FORMAT_VERSION} | MANIFEST
 
 
 def test_a_later_format_is_neither_read_nor_continued(run: RunDirectory) -> None:
@@ -194,9 +195,18 @@ def test_a_later_format_is_neither_read_nor_continued(run: RunDirectory) -> None
         RunDirectory.existing(run.path)
     with pytest.raises(RunError, match="this version reads up to"):
         RunDirectory(run.path).open_for_writing(resume=True)
-    manifest.write_bytes(b'{"format": 1')
-    with pytest.raises(RunError, match="not JSON"):
-        RunDirectory.existing(run.path)
+    damaged = [
+        b'{"format": 1',
+        b"[]",
+        b"{}",
+        b"\xff",
+        b'{"spec": {}, "plan": []}',
+        orjson.dumps(MANIFEST | {"format": "x"}),
+    ]
+    for text in damaged:
+        manifest.write_bytes(text)
+        with pytest.raises(RunError, match=r"manifest.json: damaged, or not of this tool .*: put back a copy of it"):
+            RunDirectory.existing(run.path)
 
 
 def test_the_summary_keeps_missing_numbers_missing(run: RunDirectory) -> None:

@@ -70,7 +70,7 @@ class Run:
         if self.imported is None:
             lines = closing(self.manifest["spec"], lines, self.manifest.get("instrument"))
             lines += [] if self.has_records else ["Records are not kept here: these numbers are the stored summary's."]
-        return lines
+        return lines + (self.directory.notes() if self.rows else [])  # what was not read is known once it was tried
 
     def need_records(self) -> None:
         """Raises RunError, which says why there are none, for a run without records."""
@@ -81,8 +81,12 @@ class Run:
     @cached_property
     def cells(self) -> list[CellInfo]:
         """The plan's cells, in the order in which they were written in the sweep."""
-        entries = sorted(self.manifest["plan"], key=lambda entry: entry["index"])
-        return [CellInfo.model_validate(entry) for entry in entries]
+        try:
+            entries = sorted(self.manifest["plan"], key=lambda entry: entry["index"])
+            return [CellInfo.model_validate(entry) for entry in entries]
+        except (KeyError, TypeError, ValueError) as error:  # pydantic's is a ValueError
+            reason = " ".join(str(error).split())[:200]
+            raise RunError(f"{self.path}/manifest.json: its plan is damaged ({reason}): put back a copy") from None
 
     @cached_property
     def summaries(self) -> list[CellSummary]:

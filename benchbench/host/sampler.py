@@ -21,6 +21,7 @@ import orjson
 from benchbench.host.engine_provenance import is_loopback
 from benchbench.spec import EndpointEngine, Engine, SimulatorEngine
 from benchbench.spec.schema import Telemetry
+from benchbench.store.parquet_files import parquet_bytes
 from benchbench.store.run_directory import replace_file
 
 if TYPE_CHECKING:
@@ -148,16 +149,12 @@ class Sampler:
             rows, self._rows = self._rows, _Rows()
         if not rows.times:
             return
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         names = {device.label: device.facts.get("name") for device in self.devices}
-        buffer = pa.BufferOutputStream()
         facts = {**self._facts, "first_ns": rows.times[0], "last_ns": rows.times[-1], "notes": list(self._notes)}
-        pq.write_table(_table(rows, names, facts), buffer, compression="snappy")
         self.directory.mkdir(exist_ok=True)
-        number = 1 + max((int(path.stem) for path in self.directory.glob("*.parquet")), default=-1)
-        replace_file(self.directory / f"{number:04d}.parquet", buffer.getvalue().to_pybytes())
+        numbers = [int(path.stem) for path in self.directory.glob("*.parquet") if path.stem.isdecimal()]
+        data = parquet_bytes(_table(rows, names, facts), compression="snappy")
+        replace_file(self.directory / f"{max(numbers, default=-1) + 1:04d}.parquet", data)
 
     # -- in the thread
 

@@ -200,7 +200,8 @@ def _table(run: RunDirectory, rows: list[dict[str, Any]]) -> str:
     from benchbench.store.local_results import closing
 
     manifest = run.manifest()
-    return markdown_table(rows, closing=closing(manifest["spec"], manifest["caption"], manifest["instrument"]))
+    caption = closing(manifest["spec"], manifest["caption"], manifest["instrument"])
+    return markdown_table(rows, closing=[*caption, *run.notes()])
 
 
 def _compare(run: RunDirectory) -> list[Pair]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,10 +24,15 @@ import orjson
 from benchbench.errors import RunError
 from benchbench.safe_text import csv_text
 from benchbench.store.facts import Manifest
-from benchbench.store.requests import FORMAT_VERSION
+from benchbench.store.parquet_files import parquet_bytes, read_parquet
+from benchbench.store.requests import FORMAT_VERSION, problem_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_RECORD = re.compile(r"([^.].*-(?:warmup|measured))-(\d{4,})\.parquet")
+_AGAIN = "remove it, and bench sweep --resume measures this round again"
+_WITHOUT = "remove it, and these answers are not compared"
 
 
 def replace_file(path: Path, data: bytes, like: os.stat_result | None = None) -> None:
@@ -52,6 +58,18 @@ def replace_file(path: Path, data: bytes, like: os.stat_result | None = None) ->
         temporary.unlink(missing_ok=True)
 
 
+def _format_of(manifest: Manifest) -> int:
+    """The format. Raises ValueError, AttributeError, KeyError and TypeError for what is no manifest."""
+    version = int(manifest.get("format", 0))
+    if version <= FORMAT_VERSION and not (manifest["spec"]["engine"]["kind"] and isinstance(manifest["plan"], list)):
+        raise ValueError("it names no engine and no plan")
+    return version
+
+
+def _identity(cell: str, phase: str, number: int) -> bytes:
+    return f"cell {cell}, {phase} round {number}".encode()
+
+
 def _touch(span: tuple[int, int], spans: Sequence[tuple[int, int]]) -> bool:
     return any(span[0] <= last and span[1] >= first for first, last in spans)
 
@@ -64,6 +82,7 @@ class RunDirectory:
         self.records = path / "records"
         self._lock: int | None = None
         self._finished: dict[str, list[int]] | None = None  # by `CELL-PHASE`; of the folder as it was when last asked
+        self._unread: dict[Path, str] = {}  # and why
         self._spans: dict[Path, tuple[int, int]] = {}  # of the files of telemetry, which do not change
 
     @classmethod
@@ -130,24 +149,18 @@ class RunDirectory:
 
     def write_round(self, table: pa.Table, cell: str, phase: str, number: int) -> None:
         """Store a round's table (`requests.round_table`): from then on the round is finished."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        buffer = pa.BufferOutputStream()
-        pq.write_table(table, buffer, compression="snappy", use_dictionary=False, write_statistics=False)
-        replace_file(self._round_path(cell, phase, number), buffer.getvalue().to_pybytes())
+        metadata = {**(table.schema.metadata or {}), b"record": _identity(cell, phase, number)}
+        data = parquet_bytes(
+            table.replace_schema_metadata(metadata), compression="snappy", use_dictionary=False, write_statistics=False
+        )
+        replace_file(self._round_path(cell, phase, number), data)
         self._finished = None
 
     def write_answers(self, table: pa.Table, variant: str, block: int) -> None:
         """Store what a variant answered in a block (`answers.answers_table`)."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        buffer = pa.BufferOutputStream()
-        pq.write_table(table, buffer)
         path = self.answers_path(variant, block)
         path.parent.mkdir(exist_ok=True)
-        replace_file(path, buffer.getvalue().to_pybytes())
+        replace_file(path, parquet_bytes(table))
 
     def answers_path(self, variant: str, block: int) -> Path:
         """Where these answers are, once they are stored."""
@@ -159,12 +172,14 @@ class RunDirectory:
     # -- reading
 
     def manifest(self) -> Manifest:
-        """Raises RunError when it is no JSON, or of a later format."""
+        """Raises RunError when it is damaged, or of a later format."""
+        path = self.path / "manifest.json"
         try:
-            data: Manifest = orjson.loads((self.path / "manifest.json").read_bytes())
-        except orjson.JSONDecodeError as error:
-            raise RunError(f"{self.path}/manifest.json: not JSON: {error}") from None
-        version = data.get("format", 0)
+            data: Manifest = orjson.loads(path.read_bytes())
+            version = _format_of(data)
+        except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise RunError(f"{path}: damaged, or not of this tool ({reason}): put back a copy of it") from None
         if version > FORMAT_VERSION:
             raise RunError(f"{self.path}: written in format {version}; this version reads up to {FORMAT_VERSION}")
         return data
@@ -174,25 +189,31 @@ class RunDirectory:
         path = self.path / "journal.jsonl"
         for line in path.read_bytes().splitlines() if path.exists() else []:
             with contextlib.suppress(orjson.JSONDecodeError):
-                yield orjson.loads(line)
+                event = orjson.loads(line)
+                if isinstance(event, dict) and "event" in event:
+                    yield event
 
     def attempts(self) -> dict[tuple[str, str, int], int]:
         """How often each round, by (cell, phase, number), was begun."""
         counts: dict[tuple[str, str, int], int] = {}
         for event in self.events():
-            if event.get("event") == "round_begun":
+            if event["event"] == "round_begun":
                 key = (event["cell"], event["phase"], event["round"])
                 counts[key] = counts.get(key, 0) + 1
         return counts
 
     def finished_rounds(self, cell: str, phase: str = "measured") -> list[int]:
-        """Numbers of the finished rounds of a cell, ascending. The folder is listed once, and after a write of ours."""
+        """Numbers of the finished rounds of a cell, ascending. The folder is listed once, and after a write of ours.
+
+        What else lies there (`._x.parquet` of macOS, `x (1).parquet` of a browser) is not read, and said in `notes`.
+        """
         if self._finished is None:
             self._finished = {}
             for path in self.records.iterdir() if self.records.is_dir() else ():
-                if path.suffix == ".parquet":
-                    whose, _, number = path.stem.rpartition("-")
-                    self._finished.setdefault(whose, []).append(int(number))
+                if match := _RECORD.fullmatch(path.name):
+                    self._finished.setdefault(match[1], []).append(int(match[2]))
+                elif path.suffix == ".parquet":
+                    self._unread[path] = "not the name of a record: remove it"
         return sorted(self._finished.get(f"{cell}-{phase}", []))
 
     def measured_variants(self) -> set[str]:
@@ -200,14 +221,23 @@ class RunDirectory:
         entries = self.manifest()["plan"] if (self.path / "manifest.json").exists() else []
         return {entry["variant"] for entry in entries if self.finished_rounds(entry["key"])}
 
-    def read_round(self, cell: str, phase: str, number: int) -> pa.Table:
-        """The table of a finished round, its facts in the metadata. Raises FileNotFoundError for another."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+    def notes(self) -> list[str]:
+        """What lies in the folder and was not read so far, and why."""
+        return [f"Not read: {path.relative_to(self.path)} ({why})." for path, why in sorted(self._unread.items())]
 
-        # Of a file this small most of the time would go to threads and to the layer of file systems.
-        with pq.ParquetFile(pa.BufferReader(self._round_path(cell, phase, number).read_bytes())) as file:
-            return file.read(use_threads=False)
+    def read_round(self, cell: str, phase: str, number: int) -> pa.Table:
+        """The table of a finished round, its facts in the metadata.
+
+        Raises FileNotFoundError for another, RunError for a file that is damaged, of another kind, or another round's.
+        """
+        path = self._round_path(cell, phase, number)
+        table = read_parquet(path, _AGAIN)
+        if problem := problem_of(table):
+            raise RunError(f"{path}: no record of this tool ({problem}): {_AGAIN}")
+        identity = (table.schema.metadata or {}).get(b"record")
+        if identity not in {None, _identity(cell, phase, number)}:
+            raise RunError(f"{path}: holds another round ({identity.decode()}): {_AGAIN}")
+        return table
 
     def read_cell(self, cell: str, phase: str = "measured") -> list[pa.Table]:
         """The tables of a cell's finished rounds, in order."""
@@ -215,39 +245,42 @@ class RunDirectory:
 
     def read_answers(self, variant: str) -> dict[int, pa.Table]:
         """What a variant answered, by block."""
-        import pyarrow.parquet as pq
-
         names = [path.stem.rpartition("-") for path in (self.path / "fidelity").glob("*.parquet")]
-        blocks = sorted(int(block) for name, _, block in names if name == variant)
-        return {block: pq.read_table(self.answers_path(variant, block), partitioning=None) for block in blocks}
+        blocks = sorted(int(block) for name, _, block in names if name == variant and block.isdecimal())
+        return {block: read_parquet(self.answers_path(variant, block), _WITHOUT) for block in blocks}
 
     def read_summary(self) -> list[dict[str, Any]]:
         """The rows of summary.parquet, one a cell. Raises RunError when it is not there or can't be read."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         path = self.path / "summary.parquet"
-        try:
-            with pq.ParquetFile(path) as file:
-                rows: list[dict[str, Any]] = file.read().to_pylist()
-        except (OSError, pa.ArrowException) as error:
-            raise RunError(f"{path}: not a summary that can be read: {error}") from None
+        table = read_parquet(path, "put back a copy of it")
+        if missing := {"key", "variant", "status", "input", "output"}.difference(table.schema.names):
+            raise RunError(f"{path}: no summary of this tool (no column {min(missing)}): put back a copy of it")
+        rows: list[dict[str, Any]] = table.to_pylist()
         return rows
 
     def read_telemetry(self, spans: Sequence[tuple[int, int]] = ((0, 2**63 - 1),)) -> pa.Table | None:
-        """The samples of all files that touch one of these spans, ns, in order of writing; None when there are none."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        """The samples of all files that touch one of these spans, ns, in order of writing; None when there are none.
 
-        tables = []
+        A file that cannot be read is left out, and said in `notes`.
+        """
+        import pyarrow as pa
+
+        tables: list[pa.Table] = []
         for path in sorted((self.path / "telemetry").glob("*.parquet")):
-            if path in self._spans and not _touch(self._spans[path], spans):
+            if path in self._unread or (path in self._spans and not _touch(self._spans[path], spans)):
                 continue
-            with pq.ParquetFile(path) as file:  # pq.read_table imports pandas
-                facts = orjson.loads(file.schema_arrow.metadata[b"benchbench"])
-                self._spans[path] = facts["first_ns"], facts["last_ns"]
-                if _touch(self._spans[path], spans):
-                    tables.append(file.read().replace_schema_metadata())
+            try:
+                table = read_parquet(path, "its samples are missing")
+                facts = orjson.loads(table.schema.metadata[b"benchbench"])
+                self._spans[path] = int(facts["first_ns"]), int(facts["last_ns"])
+            except (RunError, KeyError, TypeError, ValueError) as error:
+                self._unread[path] = str(error).removeprefix(f"{path}: ")
+                continue
+            table = table.replace_schema_metadata()
+            if tables and table.schema != tables[0].schema:
+                self._unread[path] = "other columns than in the files before: its samples are missing"
+            elif _touch(self._spans[path], spans):
+                tables.append(table)
         return pa.concat_tables(tables) if tables else None
 
     def write_summary(self, rows: Sequence[Mapping[str, Any]], units: Mapping[str, str]) -> None:
@@ -255,13 +288,8 @@ class RunDirectory:
 
         `units`: the columns and their units ("": none), which Parquet keeps as each field's metadata `unit`.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         from benchbench.store.arrow import column, table_with_units
 
         table = table_with_units({name: column([row.get(name) for row in rows]) for name in units}, units)
-        buffer = pa.BufferOutputStream()
-        pq.write_table(table, buffer)
-        replace_file(self.path / "summary.parquet", buffer.getvalue().to_pybytes())
+        replace_file(self.path / "summary.parquet", parquet_bytes(table))
         replace_file(self.path / "summary.csv", csv_text(list(units), rows).encode())
