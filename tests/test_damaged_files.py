@@ -118,7 +118,6 @@ FOREIGN: dict[str, Callable[[Path], bytes]] = {
             table.schema.get_field_index("sent_ns"), "sent_ns", pa.array(["x"] * len(table))
         )
     ),
-    "no facts": lambda file: parquet_bytes(pq.read_table(file).replace_schema_metadata({"benchbench": "no"})),
     "empty": lambda _: b"",
     "a text": lambda _: b"<html>not found</html>",
 }

@@ -21,6 +21,7 @@ from benchbench.host import gpus as devices
 from benchbench.host import sampler as telemetry
 from benchbench.host.gpus import Device, Read
 from benchbench.host.sampler import Sampler, Scope, next_due, scope_of
+from benchbench.host.samples import read_telemetry
 from benchbench.spec import spec_from_mapping
 from benchbench.spec.schema import Telemetry
 from benchbench.store.run_directory import RunDirectory
@@ -57,7 +58,7 @@ def sampler() -> Iterator[Sampler]:
 
 
 def rows() -> list[dict[str, Any]]:
-    samples = RunDirectory(Path()).read_telemetry()
+    samples = read_telemetry(RunDirectory(Path()))
     return [] if samples is None else samples.to_pylist()
 
 
@@ -102,13 +103,13 @@ def test_only_the_files_of_a_time_are_read(sampler: Sampler) -> None:
     sampler.flush()
     edge = max(row["time_ns"] for row in first)
     run = RunDirectory(Path())
-    early, late = run.read_telemetry([(0, edge)]), run.read_telemetry([(1, 2), (edge + 1, 2 * edge)])
+    early, late = read_telemetry(run, [(0, edge)]), read_telemetry(run, [(1, 2), (edge + 1, 2 * edge)])
     assert early is not None
     assert late is not None
     assert early.to_pylist() == first
     assert early.num_rows + late.num_rows == len(rows())
-    assert run.read_telemetry([(0, first[0]["time_ns"] - 1)]) is None
-    assert run.read_telemetry([]) is None
+    assert read_telemetry(run, [(0, first[0]["time_ns"] - 1)]) is None
+    assert read_telemetry(run, []) is None
 
 
 @given(st.floats(0, 1e6), st.floats(0, 1e3), st.sampled_from([0.01, 0.1, 0.5]))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from benchbench.analysis.summary import COLUMNS, CellSummary, summarise, summary_row
 from benchbench.errors import RunError
 from benchbench.host.energy import MAX_GAP_S, window_of
+from benchbench.host.samples import read_telemetry
 from benchbench.model.roofline import Platform, platform_of
 from benchbench.spec.cell import CellInfo
 from benchbench.store.facts import Manifest
@@ -127,7 +128,7 @@ class Run:
         """One row a sample of a device (`time_ns`, `device`; see docs/definitions.md); empty without telemetry."""
         import pandas as pd
 
-        samples = self.directory.read_telemetry()
+        samples = read_telemetry(self.directory)
         return pd.DataFrame() if samples is None else samples.to_pandas()
 
     def rounds(self) -> pd.DataFrame:
@@ -174,7 +175,7 @@ def cell_summary(run: RunDirectory, cell: CellInfo, platform: Platform | None = 
 def samples_of(run: RunDirectory, tables: Sequence[pa.Table]) -> pa.Table | None:
     """The stored telemetry that can concern these rounds."""
     windows = [window for table in tables if (window := window_of(table))]
-    return run.read_telemetry([(w.begin_ns - _MARGIN_NS, w.end_ns + _MARGIN_NS) for w in windows])
+    return read_telemetry(run, [(w.begin_ns - _MARGIN_NS, w.end_ns + _MARGIN_NS) for w in windows])
 
 
 def open_run(path: str | Path) -> Run:

@@ -15,6 +15,7 @@ import fcntl
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 _RECORD = re.compile(r"([^.].*-(?:warmup|measured))-(\d{4,})\.parquet")
 _AGAIN = "remove it, and bench sweep --resume measures this round again"
-_WITHOUT = "remove it, and these answers are not compared"
 
 
 def replace_file(path: Path, data: bytes, like: os.stat_result | None = None) -> None:
@@ -70,10 +70,6 @@ def _identity(cell: str, phase: str, number: int) -> bytes:
     return f"cell {cell}, {phase} round {number}".encode()
 
 
-def _touch(span: tuple[int, int], spans: Sequence[tuple[int, int]]) -> bool:
-    return any(span[0] <= last and span[1] >= first for first, last in spans)
-
-
 class RunDirectory:
     """A run on disk. Reading needs no lock; `open_for_writing` takes one and holds it until `close`."""
 
@@ -82,8 +78,8 @@ class RunDirectory:
         self.records = path / "records"
         self._lock: int | None = None
         self._finished: dict[str, list[int]] | None = None  # by `CELL-PHASE`; of the folder as it was when last asked
-        self._unread: dict[Path, str] = {}  # and why
-        self._spans: dict[Path, tuple[int, int]] = {}  # of the files of telemetry, which do not change
+        self.unread: dict[Path, str] = {}  # files that were left out, and why
+        self.telemetry_spans: dict[Path, tuple[int, int]] = {}  # of the files that were read, which do not change
 
     @classmethod
     def existing(cls, path: str | Path) -> RunDirectory:
@@ -149,10 +145,8 @@ class RunDirectory:
 
     def write_round(self, table: pa.Table, cell: str, phase: str, number: int) -> None:
         """Store a round's table (`requests.round_table`): from then on the round is finished."""
-        metadata = {**(table.schema.metadata or {}), b"record": _identity(cell, phase, number)}
-        data = parquet_bytes(
-            table.replace_schema_metadata(metadata), compression="snappy", use_dictionary=False, write_statistics=False
-        )
+        record = _identity(cell, phase, number)
+        data = parquet_bytes(table, record, compression="snappy", use_dictionary=False, write_statistics=False)
         replace_file(self._round_path(cell, phase, number), data)
         self._finished = None
 
@@ -195,12 +189,8 @@ class RunDirectory:
 
     def attempts(self) -> dict[tuple[str, str, int], int]:
         """How often each round, by (cell, phase, number), was begun."""
-        counts: dict[tuple[str, str, int], int] = {}
-        for event in self.events():
-            if event["event"] == "round_begun":
-                key = (event["cell"], event["phase"], event["round"])
-                counts[key] = counts.get(key, 0) + 1
-        return counts
+        begun = [event for event in self.events() if event["event"] == "round_begun"]
+        return Counter((event["cell"], event["phase"], event["round"]) for event in begun)
 
     def finished_rounds(self, cell: str, phase: str = "measured") -> list[int]:
         """Numbers of the finished rounds of a cell, ascending. The folder is listed once, and after a write of ours.
@@ -213,7 +203,7 @@ class RunDirectory:
                 if match := _RECORD.fullmatch(path.name):
                     self._finished.setdefault(match[1], []).append(int(match[2]))
                 elif path.suffix == ".parquet":
-                    self._unread[path] = "not the name of a record: remove it"
+                    self.unread[path] = "not the name of a record: remove it"
         return sorted(self._finished.get(f"{cell}-{phase}", []))
 
     def measured_variants(self) -> set[str]:
@@ -223,12 +213,12 @@ class RunDirectory:
 
     def notes(self) -> list[str]:
         """What lies in the folder and was not read so far, and why."""
-        return [f"Not read: {path.relative_to(self.path)} ({why})." for path, why in sorted(self._unread.items())]
+        return [f"Not read: {path.relative_to(self.path)} ({why})." for path, why in sorted(self.unread.items())]
 
     def read_round(self, cell: str, phase: str, number: int) -> pa.Table:
         """The table of a finished round, its facts in the metadata.
 
-        Raises FileNotFoundError for another, RunError for a file that is damaged, of another kind, or another round's.
+        Raises RunError for a file that is damaged, missing, of another kind, or another round's.
         """
         path = self._round_path(cell, phase, number)
         table = read_parquet(path, _AGAIN)
@@ -247,7 +237,8 @@ class RunDirectory:
         """What a variant answered, by block."""
         names = [path.stem.rpartition("-") for path in (self.path / "fidelity").glob("*.parquet")]
         blocks = sorted(int(block) for name, _, block in names if name == variant and block.isdecimal())
-        return {block: read_parquet(self.answers_path(variant, block), _WITHOUT) for block in blocks}
+        remedy = "remove it, and these answers are not compared"
+        return {block: read_parquet(self.answers_path(variant, block), remedy) for block in blocks}
 
     def read_summary(self) -> list[dict[str, Any]]:
         """The rows of summary.parquet, one a cell. Raises RunError when it is not there or can't be read."""
@@ -255,33 +246,7 @@ class RunDirectory:
         table = read_parquet(path, "put back a copy of it")
         if missing := {"key", "variant", "status", "input", "output"}.difference(table.schema.names):
             raise RunError(f"{path}: no summary of this tool (no column {min(missing)}): put back a copy of it")
-        rows: list[dict[str, Any]] = table.to_pylist()
-        return rows
-
-    def read_telemetry(self, spans: Sequence[tuple[int, int]] = ((0, 2**63 - 1),)) -> pa.Table | None:
-        """The samples of all files that touch one of these spans, ns, in order of writing; None when there are none.
-
-        A file that cannot be read is left out, and said in `notes`.
-        """
-        import pyarrow as pa
-
-        tables: list[pa.Table] = []
-        for path in sorted((self.path / "telemetry").glob("*.parquet")):
-            if path in self._unread or (path in self._spans and not _touch(self._spans[path], spans)):
-                continue
-            try:
-                table = read_parquet(path, "its samples are missing")
-                facts = orjson.loads(table.schema.metadata[b"benchbench"])
-                self._spans[path] = int(facts["first_ns"]), int(facts["last_ns"])
-            except (RunError, KeyError, TypeError, ValueError) as error:
-                self._unread[path] = str(error).removeprefix(f"{path}: ")
-                continue
-            table = table.replace_schema_metadata()
-            if tables and table.schema != tables[0].schema:
-                self._unread[path] = "other columns than in the files before: its samples are missing"
-            elif _touch(self._spans[path], spans):
-                tables.append(table)
-        return pa.concat_tables(tables) if tables else None
+        return list(table.to_pylist())
 
     def write_summary(self, rows: Sequence[Mapping[str, Any]], units: Mapping[str, str]) -> None:
         """summary.parquet and summary.csv: every cell whatever its status; missing numbers are null and empty.
