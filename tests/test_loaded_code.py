@@ -150,11 +150,28 @@ def manifest_of(*libraries: dict[str, str], **more: Any) -> dict[str, Any]:
 def test_starts_of_one_build_that_loaded_different_code_are_named_and_old_runs_say_nothing() -> None:
     base: Any = manifest_of({"/a/k.so": "1", "/a/t.so": "5"}, {"/b/k.so": "1"})
     other: Any = manifest_of({"/c/k.so": "1"})
+    same = "both builds loaded the same code (1 library): only flags, variables and data can differ"
     assert loaded_notes(("a", base, ""), ("b", other, "")) == [
-        "both builds loaded the same code (1 library): only flags, variables and data can differ",
+        same,
         "a: not all of its starts loaded the same code (t.so)",
     ]
     assert loaded_notes(("a", base, ""), ("b", {"starts": [{"variant": ""}]}, ""))[1:] == []
+    old = manifest_of(
+        {"/c/k.so": "1"}, environment={"packages": {"torch": "2.9"}}, backends={"KV cache layout": ["NHD"]}
+    )
+    new = manifest_of(
+        {"/c/k.so": "1"},
+        environment={"packages": {"torch": "2.10"}},
+        backends={"KV cache layout": ["NHD"], "MoE backend": ["A"]},
+    )
+    assert loaded_notes(("b", old, ""), ("c", new, "")) == [  # type: ignore[arg-type] # the parts that are looked at
+        "of what the builds loaded, MoE backend none -> A; torch 2.9 -> 2.10"
+    ]
+    other["loaded"]["0"]["unread"] = ["/c/kernels.so (deleted)"]
+    assert loaded_notes(("b", other, ""), ("b", other, "")) == [
+        f"as far as it could be read, {same}",
+        "loaded, but replaced on disk since then or not readable: kernels.so (deleted)",
+    ]
 
 
 @pytest.mark.parametrize(

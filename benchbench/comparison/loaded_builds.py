@@ -39,16 +39,17 @@ def loaded_notes(base: tuple[str, Manifest, str], candidate: tuple[str, Manifest
     ]
     if old is None or new is None:
         return notes
-    changes = _changes(old, new)
-    if old.code == new.code:
+    unread = sorted({Path(path).name for build in (old, new) for path in build.unread})
+    changes, packages = _changes(old, new), _changed(old.packages, new.packages)
+    if old.code == new.code and not packages:
         libraries = sum(kind == "library" for kind, _, _ in old.code)
         python = _named(_names(entry for entry in old.code if entry[0] == "Python"))
         of = f"{libraries} librar{'y' if libraries == 1 else 'ies'}" + (f", Python of {python}" if python else "")
         more = f"; {'; '.join(changes)}" if changes else ""
-        notes.insert(0, f"{SAME} ({of}): only flags, variables and data can differ{more}")
-    elif changes:
-        notes.insert(0, f"of what the builds loaded, {'; '.join(changes)}")
-    unread = sorted({Path(path).name for build in (old, new) for path in build.unread})
+        known = SAME if not unread else "as far as it could be read, both builds loaded the same code"
+        notes.insert(0, f"{known} ({of}): only flags, variables and data can differ{more}")
+    elif changes or packages:
+        notes.insert(0, f"of what the builds loaded, {'; '.join([*changes, *packages])}")
     if unread:
         notes.append(f"loaded, but replaced on disk since then or not readable: {_named(unread)}")
     return notes
@@ -87,11 +88,14 @@ def _changes(old: _Build, new: _Build) -> list[str]:
         )
     if python := _names(entry for entry in differing if entry[0] == "Python"):
         changes.append(f"Python of {_named(python)} differs")
-    for before, after in ((old.backends, new.backends), (old.packages, new.packages)):
-        kinds = [kind for kind in {**before, **after} if before.get(kind) != after.get(kind)]
-        changes += [f"{kind} {before.get(kind, 'none')} -> {after.get(kind, 'none')}" for kind in kinds[:SHOWN]]
-        changes += [f"{len(kinds) - SHOWN} more"] if len(kinds) > SHOWN else []
-    return changes
+    return changes + _changed(old.backends, new.backends)
+
+
+def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """`torch 2.9 -> 2.10`, where both sides are known."""
+    kinds = [kind for kind in {**before, **after} if before.get(kind) != after.get(kind)] if before and after else []
+    changes = [f"{kind} {before.get(kind, 'none')} -> {after.get(kind, 'none')}" for kind in kinds[:SHOWN]]
+    return changes + ([f"{len(kinds) - SHOWN} more"] if len(kinds) > SHOWN else [])
 
 
 def _names(entries: Iterable[tuple[str, str, str]]) -> list[str]:

@@ -52,6 +52,8 @@ def loaded_code(pid: int | None) -> dict[str, Any]:
         packages = {folder.name: folder for path in libraries if (folder := _package(root / path[1:]))}
         packages |= _program(main, root, {folder.parent for folder in packages.values()})
         python = {name: digest for name, folder in packages.items() if (digest := _folder_digest(folder, pool))}
+    if not libraries:
+        return {}
     unread = [path for path in mapped if path not in libraries]
     parts = [(Path(path).name, digest) for path, digest in libraries.items()]
     parts += [*python.items(), *((Path(path).name, "") for path in unread)]
