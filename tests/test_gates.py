@@ -13,6 +13,7 @@ from driving import bench
 from hypothesis import given
 from hypothesis import strategies as st
 from runs_made import BRANCHES, FAILED, Tell, made_run
+from scripts import load_benchmark
 
 from benchbench.analysis.runs import open_run
 from benchbench.comparison.pairs import Pair, pair, sides_of
@@ -24,6 +25,7 @@ from benchbench.gates.texts import sentences
 from benchbench.spec import Cell, Session
 from benchbench.store.local_results import NOISE, store
 
+SIMULATION = load_benchmark("gates")
 DAY_NS = 86_400 * 10**9
 SINGLE = {name: value for name, value in BRANCHES.items() if name != "variants"}
 
@@ -300,3 +302,44 @@ def test_github_gets_annotations_and_a_summary(monkeypatch: pytest.MonkeyPatch) 
     assert "| `failed>0` | passed | 8 | 0 | 0 |" in Path("summary.md").read_text()
     bad = bench("table", "nowhere")
     assert bad.stderr.startswith("::error title=bench::bench table: nowhere: not a run directory")
+
+
+# ---- A baseline that is made anew --------------------------------------------------------------------------
+
+
+def test_overwrite_replaces_a_run_and_nothing_else() -> None:
+    Path("s.yaml").write_text(
+        "{name: s, model: sim, engine: {kind: simulator, scale: 0.2}, telemetry: {enabled: false},\n"
+        " grid: {input: 8, output: 4, batch: [1, 2]}, rounds: {warmup: 0, min: 1, max: 1}}"
+    )
+    sweep = ("sweep", "s.yaml", "--out", "run", "--no-plots")
+    assert bench(*sweep, "--overwrite").exit_code == 0  # nothing is there
+    before = {path.name for path in Path("run/records").iterdir()}
+    Path("run/mine.txt").write_text("kept")
+    refused = bench(*sweep)
+    assert (refused.exit_code, "--overwrite" in refused.stderr) == (2, True)
+    assert bench(*sweep, "--overwrite", "--only", "batch=1").exit_code == 0
+    after = {path.name for path in Path("run/records").iterdir()}
+    assert after < before
+    assert len(open_run(Path("run")).rows) == 1
+    assert Path("run/mine.txt").read_text() == "kept"
+    assert bench(*sweep, "--overwrite", "--resume").exit_code == 2
+    assert bench(*sweep, "--overwrite", "--only", "batch=99").exit_code == 2  # bad input deletes nothing
+    assert len(open_run(Path("run")).rows) == 1
+    Path("other").mkdir()
+    Path("other/mine.txt").write_text("kept")
+    assert "holds no run" in bench("sweep", "s.yaml", "--out", "other", "--overwrite").stderr
+
+
+# ---- How often a gate is wrong -----------------------------------------------------------------------------
+
+
+def test_false_alarms_are_as_rare_as_stated() -> None:
+    """At most 5 unchanged builds in 100, at a fixed seed; with the standard error of 2,000 runs."""
+    for design in (SIMULATION.Design(3, 5), SIMULATION.Design(6, 18)):
+        cells, means, either = SIMULATION.rates(design, 0.0, 0.0, 2000)
+        assert max(cells, means) < 0.025 + 0.0105
+        assert either < 0.05 + 0.0145
+        assert SIMULATION.rates(design, 0.0, 0.02, 2000)[2] < either
+        assert SIMULATION.check(design, 0.01, 0.01, 4) == 4
+    assert SIMULATION.ratio_rate(5, 2000) < 0.05 + 0.0145

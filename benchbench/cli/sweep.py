@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchbench.cli.console import FOLDER, INVALID, SETS, STOPPED, fail, located, plan_of, refusing, show, spec_of
+from benchbench.cli.console import (
+    BAD_INPUT,
+    FOLDER,
+    INVALID,
+    SETS,
+    STOPPED,
+    fail,
+    located,
+    plan_of,
+    refusing,
+    show,
+    spec_of,
+)
 from benchbench.cli.signals import Stop
 from benchbench.safe_text import printable
 
@@ -19,6 +32,11 @@ if TYPE_CHECKING:
     from benchbench.measure.run import Outcome
     from benchbench.spec import SweepSpec
 
+_OWN = (  # what a run has in its folder; the manifest last: as long as it is there, so is the run
+    *("records", "fidelity", "telemetry", "logs", "git", "plots", "journal.jsonl", "summary.csv", "summary.parquet"),
+    *("table.md", "compare.md", "compare.json", "noise.json", "manifest.json"),
+)
+
 
 @click.command()
 @click.argument("file")
@@ -26,6 +44,7 @@ if TYPE_CHECKING:
 @click.option("--only", metavar="SELECTION", help="Only the cells that match, e.g. 'batch>=8,input=128'.")
 @click.option("--out", type=FOLDER, metavar="DIR", help="Run directory (default: runs/NAME-TIME).")
 @click.option("--resume", is_flag=True, help="Continue the run in --out (or the latest of this name).")
+@click.option("--overwrite", is_flag=True, help="Delete a run that is in --out.")
 @click.option("--dry-run", is_flag=True, help="Print the plan without running it.")
 @click.option("--plots/--no-plots", default=True, help="Draw the plots at the end.")
 @click.option("--strict", is_flag=True, help="Exit with 3 if any cell is invalid.")
@@ -44,6 +63,11 @@ def sweep(file: str, sets: tuple[str, ...], only: str | None, out: Path | None, 
         from benchbench.measure.run import sweep as run_sweep
         from benchbench.model.served import hardware_notes
 
+        if flags["overwrite"]:
+            if flags["resume"] or out is None:
+                fail(BAD_INPUT, "bench sweep: --overwrite needs --out, and goes not with --resume")
+            plan_of(spec, only)  # bad input deletes nothing
+            _clear(out)
         for note in (*spec.notes, *hardware_notes(spec.hardware)):
             print(printable(f"note: {note}"), file=sys.stderr)
         with _terminal(file, sets) as observer:
@@ -79,6 +103,26 @@ def noise(
     _end(spec, outcome, stop, (file, sets), "noise")
     with refusing():
         show(comparing.keep_noise(outcome.path))
+
+
+def _clear(out: Path) -> None:
+    """Delete the run that is in `out`, if there is one; what is not a run's own stays. Raises RunError: in use."""
+    from benchbench.store.run_directory import RunDirectory
+
+    if not (out / "manifest.json").exists():
+        return
+    run = RunDirectory(out)
+    run.open_for_writing(resume=True)
+    try:
+        for path in (out / name for name in _OWN):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        fail(BAD_INPUT, f"bench sweep: {error.filename}: cannot be deleted: {error.strerror}")
+    finally:
+        run.close()
 
 
 @contextlib.contextmanager

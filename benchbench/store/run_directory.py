@@ -96,7 +96,7 @@ class RunDirectory:
         """Make the directory if need be and lock it. Raises RunError: exists without `resume`, or in use."""
         exists = (self.path / "manifest.json").exists()
         if exists and not resume:
-            raise RunError(f"{self.path}: there is a run already (use --resume to continue it, or another --out)")
+            raise RunError(f"{self.path}: there is a run already (use --resume, --overwrite, or another --out)")
         if exists:
             self.manifest()  # raises for one that this version can't continue
         if self.path.exists() and not self.path.is_dir():
