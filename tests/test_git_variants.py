@@ -218,6 +218,25 @@ def made(repo: object, ref: str, **more: Any) -> Any:
     return checkout(Git(repo=str(repo), ref=ref), "x", Hooks(Path("logs").absolute(), **more))
 
 
+@pytest.mark.parametrize("url", ["../kernels-library", "absolute"])
+def test_submodules_are_checked_out_at_their_commits(repo: Path, tmp_path: Path, url: str) -> None:
+    library = tmp_path / "kernels-library"
+    library.mkdir()
+    git(library, "init", "-q")
+    commit(library, header="1\n")
+    with (tmp_path / "gitconfig").open("a") as file:
+        file.write('[protocol "file"]\nallow=always\n')  # else git takes submodules from the network only
+    git(repo, "submodule", "--quiet", "add", str(library) if url == "absolute" else url, "library")
+    git(repo, "commit", "-qm", "A submodule")
+    commit(library, header="2\n")
+    for source in (repo, f"file://{repo}"):
+        tree = made(source, "main").path
+        assert (tree / "library" / "header").read_text() == "1\n"
+        assert git(tree, "status", "--porcelain") == ""
+    assert git(repo, "status", "--porcelain") == ""
+    assert not Path("hooked").exists()
+
+
 @pytest.mark.parametrize("ref", ["main", "v1", "SHA", "HEAD", "refs/pull/7/head"])
 def test_commits_of_a_url_and_of_a_folder_are_the_same(repo: Path, ref: str) -> None:
     sha = commit(repo, speed="1\n")

@@ -213,12 +213,22 @@ class _Work:
         shutil.rmtree(tree, ignore_errors=True)
         start = self.log.stat().st_size if self.log.exists() else 0
         failed = self._git("worktree", "add", "--force", "--detach", str(tree), commit)
+        if failed is None and (tree / ".gitmodules").exists():
+            where = [*_GIT, "-c", f"remote.origin.url={self._origin()}", "-C", str(tree)]
+            failed = self._git("submodule", "update", "--init", "--recursive", "--progress", where=where)
         if failed is not None:
             raise EngineError(f"cannot be checked out: {failed}", self.key)
         for command in self.git.build:
             self._build(command, tree)
         replace_file(done, self.log.read_bytes()[start:])
         return tree
+
+    def _origin(self) -> str:
+        """What relative URLs of submodules are relative to: where the user's repository is from, else itself."""
+        if _REMOTE.match(self.git.repo):
+            return self.git.repo
+        folder = str(Path(self.git.repo).expanduser().absolute())
+        return _read([*_GIT, "-C", folder, "config", "remote.origin.url"]).stdout.decode().strip() or folder
 
     def _build(self, command: str, tree: Path) -> None:
         code, tail = self._run(["/bin/sh", "-c", command], tree, _environment())
@@ -227,9 +237,9 @@ class _Work:
             message = f"`{mask_text(command)}` failed (exit code {code}){last}"
             raise EngineError(message, f"{self.key}.build", lines=(*tail, f"whole log: {self.log}"))
 
-    def _git(self, *words: str) -> str | None:
-        """A command of git that may take long: why it failed, None if it did not."""
-        code, tail = self._run([*self.mirror, *words], self.folder, _environment() | _READ_ONLY)
+    def _git(self, *words: str, where: Sequence[str] = ()) -> str | None:
+        """A command of git that may take long, in the mirror if not elsewhere: why it failed, None if it did not."""
+        code, tail = self._run([*(where or self.mirror), *words], self.folder, _environment() | _READ_ONLY)
         return None if code == 0 else _reason("\n".join(tail).encode())
 
     def _run(self, argv: Sequence[str], cwd: Path, env: dict[str, str]) -> tuple[int | None, list[str]]:
