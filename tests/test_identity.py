@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from driving import BENCH, bench, summary
+from answers import HANG
+from driving import BENCH, bench, summary, sweeping
 from hypothesis import given
 from hypothesis import strategies as st
+from servers import ScriptedServer
 
 from benchbench.measure.identity import changes, requested, served
 
@@ -125,6 +129,54 @@ def test_rounds_of_two_engines_in_one_cell_are_invalid() -> None:
     printed = bench("explain", "run").stdout
     assert "mixed_engines" in printed
     assert "invalid" in printed
+
+
+def test_the_words_to_continue_with_are_the_whole_command_and_resume_takes_the_stored_sets() -> None:
+    scale, only = "engine.scale=0.25", "batch=1,input=32"
+    with ScriptedServer(lambda _ask: [HANG]) as server:
+        write(engine={"kind": "endpoint", "url": server.url})
+        words = ("sweep", "s.yaml", "--set", "timeouts={first_token_s: 30.0}", "--only", only, "--out", "my run")
+        with sweeping(*words[1:]) as sweep:
+            while not server.asks:
+                time.sleep(0.01)
+            sweep.process.send_signal(signal.SIGINT)
+            _, _, printed = sweep.end()
+    command = printed.partition("continue with: ")[2].splitlines()[0]
+    assert shlex.split(command)[1:] == [*words[:-2], "--resume", "--out", "my run"]
+    write()
+    assert bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--only", "batch=1", "--set", scale).exit_code == 0
+    assert bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--resume").exit_code == 0
+    assert [row["rounds"] for row in summary(Path("run"))] == [2, 2]
+    manifest = orjson.loads(Path("run/manifest.json").read_bytes())
+    assert (manifest["spec"]["engine"]["scale"], manifest["sets"]) == (0.25, [scale])
+
+
+def test_a_secret_that_is_set_is_in_no_file_and_not_in_the_words_to_continue_with() -> None:
+    write(engine={"kind": "endpoint", "url": "http://127.0.0.1:9", "extra_body": {"api_key": "x"}})
+    failed = bench("sweep", "s.yaml", "--out", "run", "--set", "engine.extra_body.api_key=planted-secret")
+    assert failed.exit_code == 1
+    assert "api_key=***" in failed.stderr
+    assert "planted" not in failed.stderr
+
+
+def test_what_never_began_leaves_no_folder_and_resume_takes_the_latest_run_with_rounds() -> None:
+    write()
+    assert bench("sweep", "s.yaml", "--no-plots", "--only", "batch=1").exit_code == 0
+    (run,) = Path("runs").iterdir()
+    write(engine={"kind": "endpoint", "url": "http://127.0.0.1:9"})
+    failed = bench("sweep", "s.yaml", "--no-plots")
+    assert failed.exit_code == 1
+    assert "nobody answers" in failed.stderr
+    assert list(Path("runs").iterdir()) == [run]
+    Path("runs/t-29991231-000000/records").mkdir(parents=True)
+    write()
+    resumed = bench("sweep", "s.yaml", "--no-plots", "--resume")
+    assert resumed.exit_code == 0
+    assert f"Run: {run}" in resumed.stdout
+    shown = bench("table", run, "runs/t-29991231-000000")
+    assert shown.exit_code == 0
+    assert shown.stderr == "note: skipped: runs/t-29991231-000000: not a run directory (it has no manifest.json)\n"
+    assert bench("table", "runs/t-29991231-000000").exit_code == 2
 
 
 JSON = st.dictionaries(st.text("abc", min_size=1, max_size=3), st.integers() | st.text(max_size=3), max_size=4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ import click
 
 from benchbench.cli.console import BAD_INPUT, COLUMNS, FOLDER, FORMS, PIVOT, fail, refusing, show
 from benchbench.cli.gating import conclude, fail_on
+from benchbench.errors import RunError
+from benchbench.safe_text import printable
 
 if TYPE_CHECKING:
     from benchbench.analysis.runs import Run
@@ -39,7 +42,7 @@ def table(
 
     Exit: 0, 2 bad input, 4 a gate did not pass, or could not be judged.
     """
-    from benchbench.analysis.runs import open_run, side_by_side
+    from benchbench.analysis.runs import side_by_side
     from benchbench.analysis.summary import COLUMNS as KNOWN
     from benchbench.gates.gate_checks import judge_rows
     from benchbench.gates.rules import threshold_of
@@ -47,7 +50,7 @@ def table(
     from benchbench.report.summary_table import csv_table, json_table
 
     with refusing():
-        opened = [open_run(run) for run in runs]
+        opened = _opened(runs)
         rows = opened[0].rows if len(opened) == 1 else side_by_side(opened)
         checks = judge_rows(rows, [threshold_of(gate, KNOWN) for gate in gates])
         if form == "junit":
@@ -70,6 +73,24 @@ def _markdown(
     lines = [line for run in runs for line in ([f"{provenance_text(run)}."] if github else run.caption)]
     parts = parts_of(rows, columns, pivot, list(dict.fromkeys(lines)), include_invalid=include_invalid)
     return parts.github(" and ".join(dict.fromkeys(run.name for run in runs))) if github else parts.markdown()
+
+
+def _opened(paths: Sequence[Path]) -> list[Run]:
+    """The runs; of several paths, as `runs/NAME-*` gives them, those that are no run are skipped with a note."""
+    from benchbench.analysis.runs import open_run
+
+    runs: list[Run] = []
+    faults: list[RunError] = []
+    for path in paths:
+        try:
+            runs.append(open_run(path))
+        except RunError as error:
+            faults.append(error)
+    if not runs:
+        raise faults[0]
+    for fault in faults:
+        print(printable(f"note: skipped: {fault}"), file=sys.stderr)
+    return runs
 
 
 def _names(columns: str | None) -> list[str] | None:

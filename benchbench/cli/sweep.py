@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ def sweep(file: str, sets: tuple[str, ...], only: str | None, out: Path | None, 
     Exit: 0 complete, 1 stopped and can be resumed, 2 bad input, 3 invalid cells (--strict), 130 on Ctrl-C.
     """
     with Stop() as stop:  # from here on no signal is lost: an interrupt may come amid an import that ignores it
-        spec = spec_of(file, sets)
+        spec, sets = _spec_of(file, sets, out, resume=flags["resume"])
         if flags["dry_run"]:
             from benchbench.cli.dry_run import plan_text
 
@@ -73,8 +74,8 @@ def sweep(file: str, sets: tuple[str, ...], only: str | None, out: Path | None, 
         with _terminal(file, sets) as observer:
             stop.check()
             wanted = {name: flags[name] for name in ("resume", "plots")}
-            outcome = run_sweep(spec, out, only=only, **wanted, observer=observer, stop=stop.fd)
-    _end(spec, outcome, stop, (file, sets), "sweep")
+            outcome = run_sweep(spec, out, only=only, sets=sets, **wanted, observer=observer, stop=stop.fd)
+    _end(spec, outcome, stop, (file, sets), _command("sweep", file, sets, only))
     if flags["strict"] and any(row["status"] == "invalid" for row in outcome.rows):
         fail(INVALID, "bench: some cells are invalid")
 
@@ -97,10 +98,12 @@ def noise(
     from benchbench.measure.run import sweep as run_sweep
 
     with refusing():
-        spec = comparing.against_itself(spec_of(file, sets), blocks)
+        sweep_spec, sets = _spec_of(file, sets, out, resume=resume and out is not None)
+        spec = comparing.against_itself(sweep_spec, blocks)
     with Stop() as stop, _terminal(file, sets) as observer:
-        outcome = run_sweep(spec, out, only=only, resume=resume, observer=observer, stop=stop.fd)
-    _end(spec, outcome, stop, (file, sets), "noise")
+        outcome = run_sweep(spec, out, only=only, sets=sets, resume=resume, observer=observer, stop=stop.fd)
+    counted = [] if blocks is None else ["--blocks", str(blocks)]
+    _end(spec, outcome, stop, (file, sets), [*_command("noise", file, sets, only), *counted])
     with refusing():
         show(comparing.keep_noise(outcome.path))
 
@@ -133,12 +136,36 @@ def _terminal(file: str, sets: tuple[str, ...]) -> Iterator[Observer]:
         yield observer
 
 
-def _end(spec: SweepSpec, outcome: Outcome, stop: Stop, source: tuple[str, tuple[str, ...]], command: str) -> None:
+def _spec_of(file: str, sets: tuple[str, ...], out: Path | None, *, resume: bool) -> tuple[SweepSpec, tuple[str, ...]]:
+    """The sweep and what is --set in it: on --resume what the run was begun with, too."""
+    spec = spec_of(file, sets)
+    if resume:
+        from benchbench.measure.run import default_out, stored_sets
+
+        stored = stored_sets(out or default_out(spec, resume=True))
+        sets = (*(given for given in stored if given not in sets), *sets)
+        spec = spec_of(file, sets)
+    return spec, sets
+
+
+def _command(command: str, file: str, sets: tuple[str, ...], only: str | None) -> list[str]:
+    """The words of a command that does the same again; a secret that was --set is to be given anew."""
+    from benchbench.secrets import masked
+
+    words = ["bench", command, file]
+    for given in masked(sets):
+        words += ["--set", given]
+    return words if only is None else [*words, "--only", only]
+
+
+def _end(
+    spec: SweepSpec, outcome: Outcome, stop: Stop, source: tuple[str, tuple[str, ...]], command: list[str]
+) -> None:
     """Show the outcome; one that is not complete ends the process. `source`: the sweep's file, with what was --set."""
     from benchbench.spec import locate
 
     _show(spec, outcome)
-    again = f"continue with: bench {command} {source[0]} --resume --out {outcome.path}"
+    again = f"continue with: {shlex.join([*command, '--resume', '--out', str(outcome.path)])}"
     if outcome.state == "interrupted":
         fail(stop.code, f"bench: interrupted; {again}")
     if outcome.state == "stopped":

@@ -20,7 +20,7 @@ from benchbench.store.run_directory import RunDirectory
 def write_manifest(
     run: RunDirectory,
     plan: Plan,
-    only: str | None,
+    given: Mapping[str, Any],
     session: Session | None = None,
     opened: Opened | None = None,
     devices: list[dict[str, Any]] | None = None,
@@ -29,8 +29,9 @@ def write_manifest(
 ) -> str:
     """Write it anew; return the name of the start's identity, which its rounds carry ("" without a start).
 
-    With `only`, cells of an earlier, wider plan stay in it; starts before this one always do. `variants`: by name, the
-    commits that those with `git` are built from. Raises EngineError when the run has rounds of another engine.
+    `given`: `only` and `sets`, which stood beside the file. With `only`, cells of an earlier, wider plan stay in it;
+    starts before this one always do. `variants`: by name, the commits that those with `git` are built from. Raises
+    EngineError when the run has rounds of another engine.
     """
     from benchbench.host.environment import environment, spec_hash
     from benchbench.model.served import hardware_notes, served_on, speculative_decoding
@@ -40,7 +41,7 @@ def write_manifest(
     facts = {name: asdict(model) if model else None for name, model in (models or {}).items()}
     of_all, spec = facts.pop("", None), masked(plan.spec.model_dump(mode="json"))
     earlier = run.manifest() if (run.path / "manifest.json").exists() else {}
-    entries = {entry["key"]: entry for entry in earlier.get("plan", [])} if only is not None else {}
+    entries = {entry["key"]: entry for entry in earlier.get("plan", [])} if given["only"] is not None else {}
     entries |= {cell.key: cell.info.to_entry() for cell in plan.cells}
     devices = earlier.get("devices", []) if devices is None else devices
     starts, loaded, digest = earlier.get("starts", []), earlier.get("loaded", {}), ""
@@ -56,7 +57,7 @@ def write_manifest(
             "created_ns": earlier.get("created_ns", time.time_ns()),
             "spec": spec,
             "spec_sha256": spec_hash(spec),
-            "only": only,
+            **given,
             "plan": list(entries.values()),
             "notes": [*plan.spec.notes, *hardware_notes(plan.spec.hardware), *(opened.notes if opened else ())],
             "engine": engine,

@@ -24,12 +24,14 @@ from benchbench.measure.identity import changes, requested
 from benchbench.measure.observer import Observer
 from benchbench.measure.sessions import Sessions, Todo
 from benchbench.model.served import served_models
-from benchbench.secrets import masked
+from benchbench.secrets import MASK, masked
 from benchbench.spec import Plan, SweepSpec, make_plan
 from benchbench.spec.cell import cell_name
 from benchbench.store.run_directory import RunDirectory, replace_file
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from benchbench.comparison.pairs import Pair
 
 State = Literal["complete", "stopped", "interrupted"]
@@ -55,12 +57,18 @@ class Outcome:
 
 
 def default_out(spec: SweepSpec, *, resume: bool) -> Path:
-    """`runs/NAME-TIME`; with `resume` the latest run of that name, if there is one."""
+    """`runs/NAME-TIME`; with `resume` the latest run of that name that has rounds, if there is one."""
     if resume:
-        earlier = sorted(Path("runs").glob(f"{spec.name}-[0-9]*"))
+        earlier = sorted(Path("runs").glob(f"{spec.name}-[0-9]*/records/*-measured-*.parquet"))
         if earlier:
-            return earlier[-1]
+            return earlier[-1].parents[1]
     return Path("runs") / f"{spec.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def stored_sets(out: Path) -> tuple[str, ...]:
+    """What was --set when the run at `out` was begun, secrets left out; nothing where there is no run."""
+    known = (out / "manifest.json").exists()
+    return tuple(given for given in RunDirectory(out).manifest().get("sets", ()) if MASK not in given) if known else ()
 
 
 def sweep(
@@ -68,6 +76,7 @@ def sweep(
     out: str | Path | None = None,
     *,
     only: str | None = None,
+    sets: Sequence[str] = (),
     resume: bool = False,
     plots: bool = True,
     observer: Observer | None = None,
@@ -75,9 +84,10 @@ def sweep(
 ) -> Outcome:
     """Carry a sweep out and leave a run directory.
 
-    `only`: a selection such as "batch>=8,input=128". `stop`: a descriptor; when it becomes readable, the running
-    round is dropped and the sweep ends in state "interrupted". A KeyboardInterrupt ends it the same way and is
-    raised again. Raises SpecError (selection), EngineError (model, credentials ...) and RunError (directory).
+    `only`: a selection such as "batch>=8,input=128". `sets`: what was --set in the spec, for the manifest. `stop`: a
+    descriptor; when it becomes readable, the running round is dropped and the sweep ends in state "interrupted". A
+    KeyboardInterrupt ends it the same way and is raised again. Where nothing was measured and no engine has left a log,
+    no folder stays. Raises SpecError (selection), EngineError (model, credentials ...) and RunError (directory).
     """
     plan = make_plan(spec, only)
     try:
@@ -93,7 +103,7 @@ def sweep(
         if not todo and _is_concluded(run, plan):
             rows = _rows(run, {})
             return Outcome(run.path, "complete", "nothing left to do", rows, [], _table(run, rows))
-        sessions = Sessions(plan, only, run, observer or Observer(), stop, todo, models)
+        sessions = Sessions(plan, {"only": only, "sets": masked(sets)}, run, observer or Observer(), stop, todo, models)
         try:
             sessions.prepare()
             while sessions.todo:
@@ -110,6 +120,7 @@ def sweep(
             return replace(_conclude(run, state, message, sessions.rows, plots=False), key=key)
         return _conclude(run, "complete", "", sessions.rows, plots=plots)
     finally:
+        run.drop_if_empty()
         run.close()
 
 

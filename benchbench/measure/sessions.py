@@ -51,7 +51,7 @@ class Sessions:
     """What all sessions of a sweep share. `idle_c`: each GPU's temperature before the first of them."""
 
     plan: Plan
-    only: str | None
+    given: Mapping[str, Any]  # beside the file: `only` and `sets`, for the manifest
     run: RunDirectory
     observer: Observer
     stop: int | None
@@ -202,7 +202,7 @@ class Sessions:
     ) -> str:
         """Write the manifest, with the start of this session in it; return the name of its identity."""
         variants = {name: source.facts for name, source in self.checkouts.items()}
-        return write_manifest(self.run, self.plan, self.only, session, opened, devices, variants, self.models)
+        return write_manifest(self.run, self.plan, self.given, session, opened, devices, variants, self.models)
 
     def _rest(self, sampler: Sampler, before: Mapping[str, float]) -> None:
         """Wait until the GPUs' memory is free again and they are cool, so that no start is handicapped by another."""

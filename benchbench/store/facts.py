@@ -16,6 +16,7 @@ class Manifest(TypedDict, total=False):
     spec: dict[str, Any]  # as resolved, secrets masked
     spec_sha256: str
     only: str | None
+    sets: list[str]  # what was --set, secrets masked
     plan: list[dict[str, Any]]  # `spec.cell.CellInfo` reads an entry
     notes: list[str]
     engine: dict[str, Any] | None  # what the server is and can do; with variants that of the latest start

@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import os
 import re
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -77,6 +78,7 @@ class RunDirectory:
         self.path = path
         self.records = path / "records"
         self._lock: int | None = None
+        self._is_new = False  # the folder, by this object
         self._finished: dict[str, list[int]] | None = None  # by `CELL-PHASE`; of the folder as it was when last asked
         self.unread: dict[Path, str] = {}  # files that were left out, and why
         self.telemetry_spans: dict[Path, tuple[int, int]] = {}  # of the files that were read, which do not change
@@ -103,6 +105,7 @@ class RunDirectory:
             raise RunError(f"{self.path}: not a folder")
         if not exists and self.path.is_dir() and any(self.path.iterdir()) and not (self.path / ".lock").exists():
             raise RunError(f"{self.path}: the folder is not empty and holds no run")
+        self._is_new = not self.path.exists()
         try:
             self.records.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
@@ -116,6 +119,11 @@ class RunDirectory:
         for folder in (".", "records", "telemetry", "fidelity"):
             for leftover in self.path.glob(f"{folder}/.*.tmp"):
                 leftover.unlink()
+
+    def drop_if_empty(self) -> None:
+        """Remove a folder that `open_for_writing` made when it holds no round and no log."""
+        if self._is_new and not any((self.path / "logs").glob("*")) and not any(self.records.iterdir()):
+            shutil.rmtree(self.path)
 
     def close(self) -> None:
         if self._lock is not None:
