@@ -197,7 +197,7 @@ def test_a_changed_spec_reuses_no_other_cells_rounds_and_more_rounds_reuse_the_o
         assert asked_by(rounds_of(5), "timeouts.stall_s=9", "validity.cached_tokens=5") == 0
         assert summary(Path("run"))[0]["rounds"] == 5
         for change in ("seed=1", "grid.input=9", "output=as_served", "engine.extra_body={top_k: 1}"):
-            assert asked_by(change) == 2
+            assert asked_by(rounds_of(2), change) == 2
             (row,) = summary(Path("run"))
             assert (row["rounds"], row["requests"]) == (2, 2)
             assert len(records(Path("run"))) == len(server.asks)

@@ -9,13 +9,13 @@ from typing import Any
 import orjson
 
 from benchbench.spec.engine_sections import ENGINE_KEYS
-from benchbench.spec.plan import merge
+from benchbench.spec.plan import NOT_IN_KEY, merge
 
 Identity = dict[str, Any]
 """Values by path, as `engine.args.max-num-seqs`, secrets masked. What is not known is absent."""
 
-# How an engine is reached and kept alive, not what it is.
-_FREE = {"host", "port", "proxy", "ca_file", "insecure", "api_key_env", "headers_env", "ready", "restarts"}
+# How an engine is reached, asked and kept alive, not what it is: what is asked is part of a cell's key.
+_FREE = NOT_IN_KEY | {"proxy", "api", "extra_body"}
 # Of vLLM's cache configuration: measured at each start, or of one engine among several.
 _MEASURED = ("num_gpu_blocks", "num_cpu_blocks", "kv_cache_size", "kv_cache_max", "kv_cache_memory", "engine", "_")
 
