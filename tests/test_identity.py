@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import pyarrow.parquet as pq
 import pytest
 import yaml
 from answers import HANG
@@ -23,6 +22,8 @@ from hypothesis import strategies as st
 from servers import ScriptedServer
 
 from benchbench.measure.identity import changes, requested, served
+from benchbench.store.requests import round_facts
+from benchbench.store.run_directory import RunDirectory
 
 SWEEP: dict[str, Any] = {
     "name": "t",
@@ -121,14 +122,14 @@ def test_rounds_of_two_engines_in_one_cell_are_invalid() -> None:
     write(grid={"input": 32, "output": 8, "batch": 1})
     assert bench("sweep", "s.yaml", "--out", "run", "--no-plots").exit_code == 0
     assert "mixed_engines" not in (summary(Path("run"))[0]["reasons"] or "")
-    last = max(Path("run/records").glob("*-measured-*.parquet"))
-    table = pq.read_table(last)
-    facts = orjson.loads(table.schema.metadata[b"benchbench"])
-    other = orjson.dumps({**facts, "identity": "0" * 16})
-    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"benchbench": other}), last)
-    printed = bench("explain", "run").stdout
-    assert "mixed_engines" in printed
-    assert "invalid" in printed
+    run = RunDirectory(Path("run"))
+    key = summary(run.path)[0]["key"]
+    table = run.read_round(key, "measured", 1)
+    other = orjson.dumps({**round_facts(table), "identity": "0" * 16})
+    run.write_round(table.replace_schema_metadata({b"benchbench": other}), key, "measured", 1)
+    explained = bench("explain", "run")
+    assert "mixed_engines" in explained.stdout, explained.stderr
+    assert "invalid" in explained.stdout
 
 
 def test_the_words_to_continue_with_are_the_whole_command_and_resume_takes_the_stored_sets() -> None:
