@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 import random
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
+import yaml
 from driving import bench
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +21,7 @@ from runs_made import BRANCHES, FAILED, Tell, made_run
 from scripts import load_benchmark
 
 from benchbench.analysis.runs import open_run
+from benchbench.cli.main import main
 from benchbench.comparison.pairs import Pair, pair, sides_of
 from benchbench.comparison.tables import notes
 from benchbench.comparison.verdicts import Sample, compare
@@ -343,3 +349,59 @@ def test_false_alarms_are_as_rare_as_stated() -> None:
         assert SIMULATION.rates(design, 0.0, 0.02, 2000)[2] < either
         assert SIMULATION.check(design, 0.01, 0.01, 4) == 4
     assert SIMULATION.ratio_rate(5, 2000) < 0.05 + 0.0145
+
+
+# ---- docs/ci.md ------------------------------------------------------------------------------------------
+
+
+def steps_of(event: str) -> dict[str, str]:
+    """The commands of the page's workflow that an event runs, by their names."""
+    page = (Path(__file__).parents[1] / "docs" / "ci.md").read_text(encoding="utf-8")
+    sweep, workflow = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    Path("bench.yaml").write_text(sweep)
+    steps = yaml.safe_load(workflow)["jobs"]["speed"]["steps"]
+    here = [
+        step for step in steps if step.get("if", f"github.event_name == '{event}'") == f"github.event_name == '{event}'"
+    ]
+    return {step["name"]: step["run"] for step in here if "run" in step}
+
+
+def shell(command: str, **env: str) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": "summary.md", **env}
+    words = ["bash", "-e", "-o", "pipefail", "-c", command]  # as GitHub runs a step
+    return subprocess.run(words, env=env, capture_output=True, text=True, check=False, timeout=200)
+
+
+def test_the_workflow_runs_as_it_is_written() -> None:
+    """How its numbers turn out on a busy machine is another matter, and the next test's."""
+    done = {name: shell(command) for event in ("push", "pull_request") for name, command in steps_of(event).items()}
+    assert list(done) == ["Check the sweep", "Measure main", "Measure the pull request", "Limits", "Compare"]
+    codes = {name: step.returncode for name, step in done.items()}
+    assert (codes["Check the sweep"], codes["Measure the pull request"]) == (0, 0), done
+    assert codes["Measure main"] in {0, 3}, done["Measure main"].stderr  # --strict
+    assert {codes["Limits"], codes["Compare"]} <= {0, 4}, (done["Limits"].stderr, done["Compare"].stderr)
+    for name in ("baseline", "candidate"):
+        assert {row["starts"] for row in open_run(Path(name)).rows} == {3}
+    assert ET.parse("gate.xml").getroot().tag == "testsuites"  # noqa: S314 - our own
+    assert "### speed" in Path("summary.md").read_text()
+
+
+@pytest.mark.parametrize(("speed", "code"), [(1.0, 0), (0.85, 4)])
+def test_the_workflow_fails_a_slower_build_and_no_other(speed: float, code: int) -> None:
+    single("baseline", build(seed=1))
+    single("candidate", build(speed, seed=2), day=1)
+    compare_step = shell(steps_of("pull_request")["Compare"])
+    assert compare_step.returncode == code, compare_step.stderr
+    assert ("::error title=bench::bench compare: slower>5%25: " in compare_step.stderr) == bool(code)
+    assert len(ET.parse("gate.xml").findall(".//failure")) == (10 if code else 0)  # noqa: S314 - our own
+    assert "different days (1970-01-01 and 1970-01-02)" in Path("summary.md").read_text()
+
+
+def test_every_exit_code_that_a_command_names_is_in_the_table() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "definitions.md").read_text(encoding="utf-8")
+    table = page.partition("## Exit codes")[2]
+    known = set(re.findall(r"^\| (\d+) \|", table, re.MULTILINE)) | {"143", "129"}
+    for command in main.commands.values():
+        for line in re.findall(r"Exit: (.*?)\n\n", (command.help or "") + "\n\n", re.DOTALL):
+            assert set(re.findall(r"(?:^|, )(\d+)\b", line)) <= known, command.name
