@@ -272,6 +272,16 @@ def test_unlike_runs_are_refused_or_their_differences_printed(
     assert f"unlike: {told.partition(' against')[0]}" in allowed.stdout
 
 
+def test_a_closed_load_of_before_its_first_wave_was_spread_is_another_load() -> None:
+    closed = {**SINGLE, "load": {"kind": "closed"}}
+    old, _ = (made_run(Path(name), closed, times()) / "manifest.json" for name in ("old", "new"))
+    manifest = json.loads(old.read_text(encoding="utf-8"))
+    for entry in manifest["plan"]:
+        assert entry.pop("spread")
+    old.write_text(json.dumps(manifest), encoding="utf-8")
+    assert "first waves: none against closed=spread" in bench("compare", "old", "new").stderr
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

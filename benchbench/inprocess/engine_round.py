@@ -193,6 +193,7 @@ class DirectRound:
         phase = ErrorPhase.STREAM if events else ErrorPhase.WAIT if exchange.sent_ns else ErrorPhase.SEND
         exchange.failure = Failure(kind, phase, detail[:DETAIL])
         exchange.end_ns = _now()
+        self._quota.close()
         self._count_end(exchange)
 
     def _broken(self, exchange: Exchange, error: Exception) -> None:

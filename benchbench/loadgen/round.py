@@ -100,11 +100,14 @@ class Round:
         self._by_fd.pop(conn.fd, None)
         self._hot.pop(conn.fd, None)
         self._busy.pop(conn, None)
+        if conn in self._armed:
+            self._armed.remove(conn)
         conn.close(reset=reset)
 
     def _fail(self, exchange: Exchange, kind: ErrorKind, phase: ErrorPhase, detail: str) -> None:
         exchange.failure = Failure(kind, phase, detail)
         exchange.end_ns = _now()
+        self._quota.close()  # such a round has no figures, and its server may be gone
         self._end(exchange)
 
     def _end(self, exchange: Exchange) -> None:
@@ -118,15 +121,12 @@ class Round:
             exchange = self._exchanges[index] = Exchange(index, self.job.payloads[index], self.log, 0)
             self._fail(exchange, ErrorKind.CONNECT, ErrorPhase.CONNECT, reason)
         self._next = max(self._next, self._quota.planned)
-        self._quota.close()
         for conn in list(self._busy):
             self._fail_on(conn, ErrorKind.STREAM, reason)
 
     def _fail_on(self, conn: Connection, kind: ErrorKind, detail: str) -> None:
         exchange = conn.exchange
         phase = self._phase(conn)
-        if conn in self._armed:
-            self._armed.remove(conn)
         self._drop(conn, reset=True)
         if exchange is not None:
             self._fail(exchange, kind, phase, detail)
@@ -157,8 +157,6 @@ class Round:
             self._fail_on(conn, ErrorKind.SEND if phase is ErrorPhase.SEND else ErrorKind.STREAM, str(error))
 
     def _again(self, conn: Connection, exchange: Exchange) -> None:
-        if conn in self._armed:
-            self._armed.remove(conn)
         self._drop(conn)
         self._fresh(exchange)
 
@@ -176,7 +174,7 @@ class Round:
                 self._drop(conn, reset=True)
         self._watch_clock()
         self.facts.cpu_ns, self.facts.wall_ns = time.process_time_ns() - cpu, _now() - wall
-        self.facts.cancelled, self.facts.spare_sent = self._cancelled, self._next - self._quota.planned
+        self.facts.cancelled, self.facts.spare_sent = self._cancelled, max(0, self._next - self._quota.planned)
         return sorted(self._done, key=lambda exchange: exchange.index)
 
     def _prepare(self) -> None:
