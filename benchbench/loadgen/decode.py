@@ -16,7 +16,7 @@ import orjson
 from benchbench.loadgen import server_words
 from benchbench.loadgen.reported_usage import ReportedUsage
 from benchbench.loadgen.response import Response
-from benchbench.loadgen.token_counts import EMPTY, OUTPUT, ROLE, Events, count_tokens, has_output
+from benchbench.loadgen.token_counts import EMPTY, OUTPUT, ROLE, Events, count_tokens, has_output, parts_of
 from benchbench.store.requests import ErrorKind
 
 MAX_LINE = 8 << 20
@@ -214,7 +214,7 @@ class Decoder:
         for choice in choices:
             delta = choice.get("delta")
             output = choice.get("text") if delta is None else delta.get("content") if type(delta) is dict else delta
-            holds = OUTPUT if output and type(output) is str else self._holds(choice, output, delta)
+            holds = OUTPUT if output and type(output) is str else self._holds(choice)
             if reason := choice.get("finish_reason"):
                 reason = self._finished(event, choice, reason)
             if "error" in choice:
@@ -242,9 +242,9 @@ class Decoder:
                 self._total = count
         return choices
 
-    def _holds(self, choice: dict[str, Any], output: object, delta: object) -> int:
+    def _holds(self, choice: dict[str, Any]) -> int:
         """What a choice without plain text holds."""
-        parts = delta if type(delta) is dict else {"text": output, "message": choice.get("message")}
+        parts = parts_of(choice)
         self._error_of(parts)
         if has_output(parts):
             return OUTPUT

@@ -10,13 +10,12 @@ import re
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any
 
 import orjson
 
 from benchbench.loadgen.exchange import Log
 from benchbench.loadgen.job import RoundJob
-from benchbench.loadgen.token_counts import has_output
+from benchbench.loadgen.token_counts import has_output, parts_of
 from benchbench.store.requests import ErrorKind
 
 LOOKS = 8  # streams parsed in one check, some 30 us each; the others' turn comes with the next
@@ -126,12 +125,7 @@ def _is_token(payload: bytes, stream: _Stream) -> bool:
         if type(count) is int and count > stream.reported:
             stream.reported = count
             return True
-        return any(map(_has_output, event.get("choices") or ()))
+        choices = event.get("choices") or ()
+        return any(choice.get("token_ids") or has_output(parts_of(choice)) for choice in choices)
     except (AttributeError, TypeError, orjson.JSONDecodeError):
         return False
-
-
-def _has_output(choice: dict[str, Any]) -> bool:
-    delta = choice.get("delta")
-    parts = delta if delta is not None else {"text": choice.get("text"), "message": choice.get("message")}
-    return bool(choice.get("token_ids")) or has_output(parts)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROLE, EMPTY, OUTPUT = -1, 0, 1  # what an event holds: a role alone, nothing, output
 NEARLY_ALL = 0.9  # of the events with output: a usage that grows with so many is a running one
@@ -134,6 +134,14 @@ def _spread(events: Events, total: int, when: Callable[[int], int]) -> list[int]
     parts = list(accumulate(scaled))
     ends = [int(total * part / parts[-1] + 1e-6) for part in parts]
     return [end - begin for begin, end in pairwise([0, *ends])]
+
+
+def parts_of(choice: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a choice that may hold generated output: a delta's fields, or its text and message."""
+    delta = choice.get("delta")
+    if type(delta) is dict:
+        return delta
+    return {"text": choice.get("text") if delta is None else delta, "message": choice.get("message")}
 
 
 def has_output(value: object) -> bool:
