@@ -69,7 +69,7 @@ def chunk(data: bytes) -> bytes:
 def events(ask: Ask, tokens: int | None = None, *, usage: bool = True) -> list[bytes]:
     """The events of a completion of `tokens` tokens (as many as asked), with ids where they were asked for."""
     body = ask.json
-    asked = body["max_tokens"]
+    asked = body.get("max_tokens") or body["max_completion_tokens"]
     count = asked if tokens is None else tokens
     with_ids = body.get("return_token_ids", False)
     made = []

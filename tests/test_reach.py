@@ -106,6 +106,55 @@ def test_base_path_query_headers_and_extra_body_reach_the_server(monkeypatch: py
     assert (ask.json["top_k"], ask.json["temperature"]) == (3, 0.5)
 
 
+def without_tokenize(ask: Ask) -> Script:
+    return [error(404, "not here")] if "tokenize" in ask.path else completion(ask)
+
+
+@pytest.mark.parametrize(
+    ("base", "path", "generation", "metrics"),
+    [
+        ("", None, "/v1/chat/completions", "/metrics"),
+        ("/openai/v1/", None, "/openai/v1/chat/completions", "/openai/metrics"),
+        ("/v1beta/openai/", None, "/v1beta/openai/chat/completions", "/metrics"),
+        ("/api/paas/v4", None, "/api/paas/v4/chat/completions", "/api/paas/metrics"),
+        ("/v1/openai", None, "/v1/openai/chat/completions", "/metrics"),
+        ("/v1/chat/completions", None, "/v1/chat/completions", "/metrics"),
+        ("/team?tier=a", None, "/team/v1/chat/completions?tier=a", "/team/metrics?tier=a"),
+        (
+            "/openai/deployments/gpt?api-version=2024-10-21",
+            None,
+            "/openai/deployments/gpt/chat/completions?api-version=2024-10-21",
+            "/metrics?api-version=2024-10-21",
+        ),
+        ("/inference", "/", "/inference/chat/completions", "/inference/metrics"),
+        ("/a/v2/b", "/v1", "/a/v2/b/v1/chat/completions", "/a/v2/b/metrics"),
+        ("/openai/v3/", "/v3", "/openai/v3/chat/completions", "/openai/metrics"),
+    ],
+)
+def test_the_api_stands_where_the_url_or_the_sweep_says(
+    base: str, path: str | None, generation: str, metrics: str
+) -> None:
+    with ScriptedServer(without_tokenize) as server:
+        engine = {"kind": "endpoint", "url": server.url + base, "path": path, "api": "chat"}
+        run(server.url, engine=engine, prompts={"kind": "text"}, output="as_served")
+        assert {ask.path for ask in server.asks if "tokenize" not in ask.path} == {generation}
+        gets = [get.path for get in server.gets]
+    assert gets[0] == generation.replace("chat/completions", "models")
+    assert metrics in gets
+    query = generation.partition("?")[2]
+    assert all(get.endswith(query) for get in gets)
+
+
+@pytest.mark.parametrize("api", ["completions", "chat"])
+def test_the_field_that_limits_an_answer_can_be_the_newer_one(api: str) -> None:
+    with ScriptedServer(without_tokenize) as server:
+        engine = {"kind": "endpoint", "url": server.url, "api": api, "max_tokens_field": "max_completion_tokens"}
+        run(server.url, engine=engine, prompts={"kind": "text"}, output="as_served")
+        asks = [ask.json for ask in server.asks if "tokenize" not in ask.path]
+    assert {ask["max_completion_tokens"] for ask in asks if ask.get("stream")} == {6}
+    assert not any("max_tokens" in ask for ask in asks)
+
+
 def test_only_and_set_choose_what_is_asked() -> None:
     with ScriptedServer() as server:
         grid = {"input": [8, 9], "output": 6, "batch": [1, 2]}

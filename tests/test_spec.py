@@ -30,7 +30,7 @@ from benchbench.spec.mistakes import Problem
 HERE = Path(__file__).parent
 SWEEPS = HERE.parent / "sweeps"
 
-ENDPOINT_KEYS = "api, extra_body, kind, url, api_key_env, headers_env, ca_file, insecure, proxy"
+ENDPOINT_KEYS = "api, max_tokens_field, extra_body, kind, url, path, api_key_env, headers_env, ca_file, insecure, proxy"
 KINDS = "endpoint, simulator, vllm_serve, vllm_inprocess"
 MINIMAL = """\
 name: s

@@ -219,7 +219,7 @@ class EvaluationRun:
 def model_args(spec: SweepSpec, opened: Opened) -> dict[str, Any]:
     """Arguments of lm-eval's model of an OpenAI endpoint. Raises EngineError for a server that they cannot describe."""
     engine, url = spec.engine, opened.url
-    where = address_of(url, GENERATION[engine.api])
+    where = address_of(url, GENERATION[engine.api], opened.access.path)
     if mask_text(where) != where:
         raise EngineError("lm-eval would write the secret in this address into its results", "engine.url")
     args: dict[str, Any] = {"model": spec.model, "base_url": where, "timeout": TIMEOUT_S}

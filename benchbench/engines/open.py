@@ -111,7 +111,9 @@ def _fitted(cell: Cell, url: str, access: Access) -> tuple[Fitted, str]:
     """Words of known lengths, and a sentence that says by whom they were counted."""
     engine = cell.engine
     try:
-        counter = find_counter(url, cell.model, engine.api, access, cell.prompts.tokenizer, engine.extra_body)
+        counter = find_counter(
+            url, cell.model, engine.api, access, cell.prompts.tokenizer, engine.extra_body, engine.max_tokens_field
+        )
     except EngineError as error:
         if error.gone:
             raise
@@ -190,4 +192,4 @@ def access_of(engine: EndpointEngine, connect_s: float) -> Access:
             raise EngineError("its value holds characters that no HTTP header may", key)
     if engine.ca_file is not None and not Path(engine.ca_file).is_file():
         raise EngineError(f"no such file: {engine.ca_file}", "engine.ca_file")
-    return Access(headers, engine.ca_file, engine.insecure, engine.proxy, connect_s)
+    return Access(headers, engine.ca_file, engine.insecure, engine.proxy, connect_s, engine.path)

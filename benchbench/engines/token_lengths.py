@@ -88,6 +88,7 @@ class _Server:
     api: str
     access: Access
     extra: Mapping[str, Any]
+    limit: str
 
     def tokenized(self, text: str) -> int:
         """By POST /tokenize. Raises EngineError, as `used` does."""
@@ -97,7 +98,7 @@ class _Server:
 
     def used(self, text: str) -> int:
         """By the usage of a request for one token."""
-        body = untimed_body(self.model, self.api, text, 1, self.extra)
+        body = untimed_body(self.model, self.api, text, 1, self.extra, self.limit)
         return _number(_post(self.url, self.access, GENERATION[self.api], body, GENERATE_S), "usage", "prompt_tokens")
 
 
@@ -108,14 +109,15 @@ def find_counter(
     access: Access,
     tokenizer: str | None = None,
     extra_body: Mapping[str, Any] | None = None,
+    limit: str = "max_tokens",
 ) -> Counter:
     """The first of POST /tokenize, the local `tokenizer` (a tokenizer.json or its folder) and a usage probe that works.
 
-    `extra_body` is what the sweep adds to each request: it may change the chat template.
+    `extra_body` is what the sweep adds to each request: it may change the chat template. `limit`: its max_tokens_field.
     A local tokenizer is compared with the server's usage where there is one, and a constant difference (template,
     BOS) is counted in. Raises EngineError when none works or nobody answers.
     """
-    server = _Server(url, model, api, access, extra_body or {})
+    server = _Server(url, model, api, access, extra_body or {}, limit)
     ways = [("POST /tokenize", partial(_trusted, server.tokenized))]
     if tokenizer is not None:
         ways.append((f"tokenizer {Path(tokenizer).name}", partial(_local_counter, tokenizer, server)))

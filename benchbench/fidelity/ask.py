@@ -134,6 +134,7 @@ async def _over_http(opened: Opened, spec: SweepSpec, questions: Questions) -> t
                 output=questions.output,
                 exact=questions.exact,
                 extra=engine.extra_body,
+                limit=engine.max_tokens_field,
             )
             status, body = await request(route, forms[form])
             while status in {400, 422} and not answers and form + 1 < len(forms):

@@ -18,7 +18,14 @@ _PREFIX = "token_id:"  # how vLLM names a token where return_tokens_as_token_ids
 
 
 def requests_for(
-    *, model: str, api: str, prompt: Sequence[int] | str, output: int, exact: bool, extra: Mapping[str, Any]
+    *,
+    model: str,
+    api: str,
+    prompt: Sequence[int] | str,
+    output: int,
+    exact: bool,
+    extra: Mapping[str, Any],
+    limit: str = "max_tokens",
 ) -> list[dict[str, Any]]:
     """The same request in four forms, the most telling first: a server may refuse log-probabilities, vLLM's own
     fields, or both.
@@ -27,7 +34,7 @@ def requests_for(
         logprobs: dict[str, Any] = {"logprobs": True, "top_logprobs": TOP}
     else:
         logprobs = {"logprobs": TOP}
-    body = untimed_body(model, api, prompt, output, extra) | {"temperature": 0, "seed": 0}
+    body = untimed_body(model, api, prompt, output, extra, limit) | {"temperature": 0, "seed": 0}
     if exact:
         body |= {"min_tokens": output, "ignore_eos": True}
     ids = {"return_token_ids": True, "return_tokens_as_token_ids": True}

@@ -46,7 +46,7 @@ def bodies(cell: Cell, generator: np.random.Generator, outputs: Sequence[int], s
     for output in {*outputs}:
         fields = {
             "model": cell.model,
-            "max_tokens": output,
+            engine.max_tokens_field: output,
             "temperature": 0,
             "stream": True,
             "stream_options": {"include_usage": True},

@@ -106,7 +106,10 @@ async def http_session(
                 "proxy": access.proxy,
                 "timeout": timeout,
             }
-            async with asyncio.timeout(total_s), session.request(method, address_of(url, route), **options) as response:
+            async with (
+                asyncio.timeout(total_s),
+                session.request(method, address_of(url, route, access.path), **options) as response,
+            ):
                 content = b""
                 async for piece in response.content.iter_chunked(65_536):
                     content += piece

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import socket
 import ssl
 from collections.abc import Mapping, Sequence
@@ -10,20 +11,38 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from benchbench.spec.values import base_url
 from benchbench.version import __version__
 
 GENERATION = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 MODELS = "/v1/models"
 Prompt = str | Sequence[int]
 # Fields of a sweep's extra_body that are of a stream or of several answers: one untimed answer is asked without them.
-_OF_A_STREAM = {"stream", "stream_options", "min_tokens", "max_completion_tokens", "n", "best_of", "echo"}
+_OF_A_STREAM = {"stream", "stream_options", "min_tokens", "max_tokens", "max_completion_tokens", "n", "best_of", "echo"}
 
 
-def address_of(url: str, route: str) -> str:
-    """The address of a route of the server at `url`, whose base path and query are kept."""
-    query = urlsplit(url).query
-    return base_url(url) + route + (f"{'&' if '?' in route else '?'}{query}" if query else "")
+# The path of an API in that of a URL: its last part, or all from the first part that names a version or is Azure's.
+_API_PATH = re.compile(r"(.*)(/v1)|(.*?)(/(?:v\d+\w*|openai/deployments)(?:/.*)?)")
+
+
+def address_of(url: str, route: str, path: str | None = None) -> str:
+    """The address of a route of the server at `url`, whose base path and query are kept.
+
+    Routes that begin with /v1 stand under the API's path: `path`, else what `url` names (`/openai/v1`, `/api/paas/v4`,
+    `/v1beta/openai`, `/openai/deployments/NAME`, or all of a chat or completions route), else /v1. The others stand
+    beside it.
+    """
+    parts = urlsplit(url)
+    base = parts.path.rstrip("/")
+    for generation in ("/chat/completions", "/completions"):
+        base = base.removesuffix(generation)
+    if path is not None:
+        root, api = base.removesuffix(path.rstrip("/")), path.rstrip("/")
+    else:
+        named = _API_PATH.fullmatch(base)
+        root, api = [part for part in named.groups() if part is not None] if named else (base, "/v1")
+    route = api + route.removeprefix("/v1") if route.startswith("/v1/") else route
+    query = f"{'&' if '?' in route else '?'}{parts.query}" if parts.query else ""
+    return f"{parts.scheme}://{parts.netloc}{root}{route}{query}"
 
 
 def prompt_field(api: str, prompt: Prompt) -> dict[str, Any]:
@@ -31,10 +50,14 @@ def prompt_field(api: str, prompt: Prompt) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": prompt}]} if api == "chat" else {"prompt": prompt}
 
 
-def untimed_body(model: str, api: str, prompt: Prompt, output: int, extra: Mapping[str, Any]) -> dict[str, Any]:
-    """A request for one answer of at most `output` tokens that is not streamed; `extra` is the sweep's extra_body."""
+def untimed_body(
+    model: str, api: str, prompt: Prompt, output: int, extra: Mapping[str, Any], limit: str = "max_tokens"
+) -> dict[str, Any]:
+    """A request for one answer of at most `output` tokens that is not streamed; `extra` is the sweep's extra_body, and
+    `limit` its max_tokens_field.
+    """
     kept = {key: value for key, value in extra.items() if key not in _OF_A_STREAM}
-    return {**kept, "model": model, "max_tokens": output, **prompt_field(api, prompt)}
+    return {**kept, "model": model, limit: output, **prompt_field(api, prompt)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +69,7 @@ class Access:
     insecure: bool = False
     proxy: str | None = None
     connect_s: float = 10.0
+    path: str | None = None  # of the API, where its URL does not tell
 
     @property
     def secrets(self) -> frozenset[str]:
@@ -120,7 +144,7 @@ def bracketed(host: str) -> str:
 
 def make_target(url: str, api: str, access: Access) -> Target:
     """The Target of `api` (completions or chat) of the server at `url`."""
-    parts = urlsplit(address_of(url, GENERATION[api]))
+    parts = urlsplit(address_of(url, GENERATION[api], access.path))
     tls = parts.scheme == "https"
     path = quote(parts.path + (f"?{parts.query}" if parts.query else ""), safe="%/?:@!$&'()*+,;=[]")
     return Target(parts.hostname or "", parts.port or (443 if tls else 80), path, tls, access)

@@ -26,6 +26,7 @@ from benchbench.spec.values import (
     Proxy,
     Section,
     Text,
+    TokenLimit,
     Url,
     Variable,
     Variables,
@@ -68,6 +69,9 @@ class _Served(_Engine):
     """What requests over HTTP may say."""
 
     api: Api = Field("completions", description="completions (takes token ids or text) or chat (takes text)")
+    max_tokens_field: TokenLimit = Field(
+        "max_tokens", description="the field that limits an answer; newer models of OpenAI take max_completion_tokens"
+    )
     extra_body: Json = Field(default={}, description="fields added to every request's JSON body")
 
 
@@ -77,6 +81,9 @@ class EndpointEngine(_Served):
     kind: Literal["endpoint"] = Field(description="endpoint: attach to a server that runs already")
     url: Url = Field(
         description="http:// or https:// address before /v1; may have a base path, a query and an IPv6 host"
+    )
+    path: Path | None = Field(
+        None, description="path of the API, as /v4, / where there is none; empty: as url names it, else /v1"
     )
     api_key_env: Variable | None = Field(None, description="environment variable that holds the bearer token")
     headers_env: dict[Header, Variable] = Field(
@@ -171,6 +178,11 @@ class VllmInprocessEngine(_Launched):
     def extra_body(self) -> dict[str, Any]:
         """There are no request bodies."""
         return {}
+
+    @property
+    def max_tokens_field(self) -> TokenLimit:
+        """As above."""
+        return "max_tokens"
 
 
 Engine = EndpointEngine | SimulatorEngine | VllmServeEngine | VllmInprocessEngine

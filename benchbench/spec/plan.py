@@ -35,6 +35,7 @@ _ENGINE: TypeAdapter[Engine] = TypeAdapter(Annotated[Engine, Field(discriminator
 
 # Engine fields that reach the server or its speed in no way: everything else is part of a cell's key.
 NOT_IN_KEY = {"api_key_env", "headers_env", "ca_file", "insecure", "host", "port", "ready", "restarts"}
+LATER_KEYS = {"fresh_caches": False, "path": None, "max_tokens_field": "max_tokens"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,8 +306,9 @@ def _cell(spec: SweepSpec, shape: Shape, index: int, variant: str) -> Cell:
 def _key(spec: SweepSpec, shape: Shape, load: Load, variant: str) -> str:
     left_out = NOT_IN_KEY | spec.engine.other.keys()
     engine = {key: value for key, value in spec.engine.model_dump(mode="json").items() if key not in left_out}
-    if not engine.get("fresh_caches"):  # keys of runs from before it stay what they were
-        engine.pop("fresh_caches", None)
+    for key, default in LATER_KEYS.items():  # keys of runs from before them stay what they were
+        if engine.get(key) == default:
+            engine.pop(key, None)
     content = {
         "variant": variant,
         "model": spec.model,

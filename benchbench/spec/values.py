@@ -223,14 +223,4 @@ Header = Annotated[str, _matching(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", "must be the n
 Proxy = Annotated[str, AfterValidator(_proxy)]
 Name = Annotated[Text, _matching(r"[^./\\][^/\\]*", "must be usable as a folder name (no slash, no leading dot)")]
 Api = Literal["completions", "chat"]
-
-
-def base_path(path: str) -> str:
-    """The path under which a server's routes stand: without a trailing `/` or `/v1`, which people copy along."""
-    return path.rstrip("/").removesuffix("/v1")
-
-
-def base_url(url: str) -> str:
-    """The server's root: `url` without its query and without a trailing `/` or `/v1`."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}{base_path(parts.path)}"
+TokenLimit = Literal["max_tokens", "max_completion_tokens"]
