@@ -31,10 +31,14 @@ def load_spec(path: str | Path, sets: Sequence[str] = ()) -> schema.SweepSpec:
 
     Raises SpecError with all that is wrong, the file's problems by line, then those of `sets`.
     """
+    return _checked(_document(path, sets))
+
+
+def _document(path: str | Path, sets: Sequence[str]) -> Document:
     document = read_yaml(Path(path), str(path))
     for text in sets:
         document.put(text)
-    return _checked(document)
+    return document
 
 
 def spec_from_mapping(data: dict[str, Any], source: str = "<spec>") -> schema.SweepSpec:
@@ -220,8 +224,4 @@ def _own_faults(index: int, override: Any) -> Iterator[Fault]:  # noqa: ANN401 #
 
 def locate(path: str | Path, sets: Sequence[str], key: str, message: str, allowed: str = "") -> Problem:
     """A problem that was found later than in loading (a refused key, an unknown model), with its place in the file."""
-    document = read_yaml(Path(path), str(path))
-    for text in sets:
-        document.put(text)
-    place = document.locate(Fault(tuple(key.split(".")), message))
-    return Problem(place.file, place.line, place.path, message, allowed)
+    return _document(path, sets).locate(Fault(tuple(key.split(".")), message, allowed))

@@ -36,6 +36,7 @@ _ENGINE: TypeAdapter[Engine] = TypeAdapter(Annotated[Engine, Field(discriminator
 # Engine fields that reach the server or its speed in no way: everything else is part of a cell's key.
 NOT_IN_KEY = {"api_key_env", "headers_env", "ca_file", "insecure", "host", "port", "ready", "restarts"}
 LATER_KEYS = {"fresh_caches": False, "path": None, "max_tokens_field": "max_tokens"}
+FROM_SPEC = ("model", "engine", "rounds", "prompts", "timeouts", "slo", "validity", "seed")  # a cell's, as they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +73,10 @@ class Cell:
     @property
     def info(self) -> CellInfo:
         """The cell as a run stores it."""
+        alike = ("key", "index", "variant", *Shape._fields, "requests", "output_mode", "slo", "validity")
         return CellInfo(
-            key=self.key,
-            index=self.index,
-            variant=self.variant,
-            input=self.input,
-            output=self.output,
-            batch=self.batch,
-            rate=self.rate,
+            **{name: getattr(self, name) for name in alike},
             load=self.load.kind,
-            requests=self.requests,
             spread=self.spread,
             rounds_min=self.rounds.min,
             rounds_max=self.rounds.max,
@@ -89,9 +84,6 @@ class Cell:
             warmup=self.rounds.warmup,
             capped=isinstance(self.load, OpenLoad) and self.load.max_concurrency is not None,
             prompts=self.prompts.kind,
-            output_mode=self.output_mode,
-            slo=self.slo,
-            validity=self.validity,
         )
 
     @property
@@ -288,18 +280,11 @@ def _cell(spec: SweepSpec, shape: Shape, index: int, variant: str) -> Cell:
     return Cell(
         key=_key(spec, shape, load, variant),
         variant=variant,
-        model=spec.model,
-        engine=spec.engine,
         **shape._asdict(),
         load=load,
-        rounds=spec.rounds,
-        prompts=spec.prompts,
-        timeouts=spec.timeouts,
-        slo=spec.slo,
         output_mode=spec.output,
-        validity=spec.validity,
-        seed=spec.seed,
         index=index,
+        **{name: getattr(spec, name) for name in FROM_SPEC},
     )
 
 

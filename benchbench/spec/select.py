@@ -38,28 +38,19 @@ class SelectionError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
-    """`field op value`, as `batch >= 8`."""
-
-    field: str
-    op: str
-    value: float | str
-
-    def holds(self, cell: Mapping[str, Any]) -> bool:
-        """False also where the cell lacks the field (an open cell has no batch), whatever the operator."""
-        actual = cell.get(self.field)
-        return actual is not None and OPERATORS[self.op](actual, self.value)
-
-
-@dataclass(frozen=True, slots=True)
 class Selection:
-    """Conditions that must all hold."""
+    """Conditions (field, operator, value), as `batch >= 8`, that must all hold."""
 
-    conditions: tuple[Condition, ...]
+    conditions: tuple[tuple[str, str, float | str], ...]
 
     def matches(self, cell: Mapping[str, Any]) -> bool:
-        """`cell` maps input, output, batch, rate and variant to their values; absent and None are alike."""
-        return all(condition.holds(cell) for condition in self.conditions)
+        """`cell` maps input, output, batch, rate and variant to their values; absent and None are alike.
+
+        No condition holds where the cell lacks the field (an open cell has no batch), whatever the operator.
+        """
+        return all(
+            cell.get(field) is not None and OPERATORS[op](cell[field], value) for field, op, value in self.conditions
+        )
 
 
 def parse_selection(text: str) -> Selection:
@@ -71,7 +62,7 @@ def parse_selection(text: str) -> Selection:
     return Selection(tuple(_condition(part) for part in text.split(",")))
 
 
-def _condition(part: str) -> Condition:
+def _condition(part: str) -> tuple[str, str, float | str]:
     match = _CONDITION.fullmatch(part)
     if match is None:
         raise SelectionError(f"cannot read {part.strip()!r} as a condition like batch>=8")
@@ -81,8 +72,8 @@ def _condition(part: str) -> Condition:
     if field == "variant":
         if op not in {"=", "==", "!="}:
             raise SelectionError(f"variant is a name: {op} cannot order it", "= == !=")
-        return Condition(field, op, value)
+        return field, op, value
     if not _NUMBER.fullmatch(value) or not math.isfinite(float(value)):
         raise SelectionError(f"{field} is compared with a number, not {value!r}")
     number = float(value)
-    return Condition(field, op, int(number) if number.is_integer() else number)
+    return field, op, int(number) if number.is_integer() else number
