@@ -126,9 +126,11 @@ def problem_of(table: pa.Table) -> str:
     """Why a table is none of `round_table`, by columns that every version wrote; empty when it is one."""
     import pyarrow as pa
 
-    types = {"status": pa.string(), "output_tokens": pa.int32(), "event_tokens": pa.list_(pa.int32())}
-    types |= dict.fromkeys(("scheduled_ns", "sent_ns", "end_ns"), pa.int64())
-    types |= dict.fromkeys(("event_ns", "lag_ns"), pa.list_(pa.int64()))
+    types = {"event_tokens": pa.list_(pa.int32())} | dict.fromkeys(("event_ns", "lag_ns"), pa.list_(pa.int64()))
+    types |= dict.fromkeys(("status", "error_kind", "error_phase", "error_detail", "finish_reason"), pa.string())
+    types |= dict.fromkeys(("connect_ns", "scheduled_ns", "sent_ns", "headers_ns", "end_ns"), pa.int64())
+    types |= dict.fromkeys(("output_tokens", "cached_tokens", "resent"), pa.int32())
+    types |= dict.fromkeys(("asked_input_tokens", "asked_output_tokens", "input_tokens"), pa.int32())
     for name, kind in types.items():
         if name not in table.schema.names or table.schema.field(name).type != kind:
             return f"no column {name} of {kind}"
