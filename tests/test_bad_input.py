@@ -24,7 +24,7 @@ from answers import (
     head,
     models,
 )
-from driving import BENCH, bench, records, write_sweep
+from driving import BENCH, CARRIED_OUT, bench, records, write_sweep
 from driving import run_impatiently as run
 from servers import ScriptedServer
 
@@ -132,7 +132,7 @@ def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
 
 def test_a_run_is_not_overwritten_and_a_second_sweep_is_kept_out() -> None:
     with ScriptedServer() as server:
-        assert run(server).exit_code == 0
+        assert run(server).exit_code in CARRIED_OUT
         before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
         again = run(server)
         assert again.exit_code == 2
@@ -172,7 +172,7 @@ def test_a_round_that_cannot_be_written_stops_the_sweep_and_resumes() -> None:
             full = run(server, grid=grid)
         resumable(full, "cannot write run: File too large")
         assert records(Path("run")) == []
-        assert run(server, "--resume", grid=grid).exit_code == 0
+        assert run(server, "--resume", grid=grid).exit_code in CARRIED_OUT
     assert [row["status"] for row in records(Path("run"))] == ["ok"] * 8
     assert not list(Path("run").rglob("*.tmp"))
 
@@ -204,7 +204,7 @@ def test_a_full_disk_stops_the_sweep_and_resumes_when_there_is_room(kilobytes: i
         assert last.startswith("bench: cannot write disk/run")
         assert last.endswith(": No space left on device; continue with: bench sweep s.yaml --resume --out disk/run")
         enlarge()
-        assert bench("sweep", "s.yaml", "--out", "disk/run", "--no-plots", "--resume").exit_code == 0
+        assert bench("sweep", "s.yaml", "--out", "disk/run", "--no-plots", "--resume").exit_code in CARRIED_OUT
         assert [row["status"] for row in records(disk / "run")] == ["ok"] * 8
         assert not list(disk.rglob("*.tmp"))
 
@@ -237,7 +237,7 @@ def test_a_server_that_dies_stops_the_sweep_and_another_takes_it_up() -> None:
         assert [row["output"] for row in records(Path("run"))] == [4]
         port = server.port
     with ScriptedServer(port=port) as server:
-        assert run(server, "--resume", grid=grid).exit_code == 0
+        assert run(server, "--resume", grid=grid).exit_code in CARRIED_OUT
         assert len(server.asks) == 2
     assert sorted(row["output"] for row in records(Path("run"))) == [4, 5, 6]
 

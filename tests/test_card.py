@@ -13,7 +13,7 @@ import pytest
 from driving import bench
 from hypothesis import given
 from hypothesis import strategies as st
-from runs_made import BRANCHES, made_run
+from runs_made import BRANCHES, FAILED, made_run
 from test_table import row
 
 from benchbench.analysis.runs import open_run
@@ -301,6 +301,35 @@ def test_what_cannot_be_published_is_one_line_and_changes_nothing(
     assert said in told.stderr
     assert told.stderr.count("\n") == 1
     assert card.read_bytes() == b"# M\r\n"
+
+
+def test_a_run_without_a_valid_cell_leaves_a_good_card_alone(stored: Path, tmp_path: Path) -> None:
+    spoiled = made_run(tmp_path / "spoiled", BRANCHES, lambda *_: FAILED)
+    card = tmp_path / "c.md"
+    card.write_text("# M\n")
+    assert bench("publish", stored, "--card", card, "--after", "# M").exit_code == 0
+    good = card.read_text()
+    for section in ("performance", "comparison"):
+        refused = bench("publish", spoiled, "--card", card, "--after", "# M", "--section", section)
+        assert (refused.exit_code, card.read_text()) == (2, good)
+        assert refused.stderr == (
+            f"bench publish: {spoiled}: has no valid cell (request_failed): nothing to publish (or use --allow-empty)\n"
+        )
+    assert bench("publish", spoiled, "--card", card, "--allow-empty").exit_code == 0
+    assert "8 cells left out as invalid" in card.read_text()
+
+
+def test_a_table_below_the_heading_already_is_named(stored: Path, tmp_path: Path) -> None:
+    table = "| Batch | tok/s |\n|---|---|\n| 1 | 20 |\n"
+    card = tmp_path / "c.md"
+    card.write_text(f"# M\n\n{table}\n## Performance\n\nBy hand:\n\n{table}| 4 | 70 |\n\n## License\n\n{table}")
+    first = bench("publish", stored, "--card", card, "--after", "## Performance")
+    what = f"note: {card}: below '## Performance' stands a table already, lines 11 to 14: it stays, below the new one\n"
+    assert (first.exit_code, first.stderr) == (0, what)
+    again = bench("publish", stored, "--card", card, "--after", "## Performance")
+    assert (again.stdout, again.stderr) == (f"{card}: nothing to change\n", "")
+    two = bench("publish", stored, "--card", card, "--after", "## Performance", "--section", "comparison", "--dry-run")
+    assert two.stderr.count("lines ") == 1  # the table that is ours is none of them
 
 
 def test_a_card_that_cannot_be_read_is_named(stored: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from driving import Sweeping, bench, records, summary, sweeping, write_sweep
+from driving import CARRIED_OUT, Sweeping, bench, records, summary, sweeping, write_sweep
 
 STANDIN = [sys.executable, str(Path(__file__).with_name("standin_vllm.py"))]
 SLOW = {"option": "law.itl_s=0.02"}
@@ -68,7 +68,7 @@ def test_a_launched_server_is_measured_described_and_gone_afterwards(
     sweep = write_sweep(Path("s.yaml"), "", engine=engine(port=port, args={"tensor-parallel-size": 2}))
     with sweeping(sweep, "--out", "run", "--no-plots") as running:
         code, out, err = running.end()
-        assert code == 0, err
+        assert code in CARRIED_OUT, err
         assert running.descendants() == []
     assert "| 8 | 6 | 1 |" in out
     assert {row["status"] for row in records(Path("run"))} == {"ok"}
@@ -94,7 +94,7 @@ def test_a_server_that_dies_in_mid_cell_costs_that_cell_and_is_started_again(vic
         time.sleep(0.3)
         server_of(running, victim).kill()
         code, _, err = running.end()
-        assert code == 0, err
+        assert code in CARRIED_OUT, err
         assert running.descendants() == []
     died, whole = summary(Path("run"))
     assert (died["status"], died["failed"]) == ("invalid", 2)
@@ -119,7 +119,7 @@ def test_without_restarts_left_the_sweep_stops_and_can_be_resumed() -> None:
         assert "engine.restarts" in err
         assert "--resume" in err
     again = bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--resume")
-    assert again.exit_code == 0, again.stderr
+    assert again.exit_code in CARRIED_OUT, again.stderr
     assert [row["failed"] for row in summary(Path("run"))] == [2, 0]
 
 
@@ -153,7 +153,7 @@ def test_one_file_on_two_kinds_of_engine_gives_runs_that_table_side_by_side() ->
     sweep = write_sweep(Path("s.yaml"), "", engine=engine(profile="fixed"))
     for kind in ("vllm_serve", "simulator"):
         result = bench("sweep", sweep, "--out", kind, "--no-plots", "--set", f"engine.kind={kind}")
-        assert result.exit_code == 0, result.stderr
+        assert result.exit_code in CARRIED_OUT, result.stderr
     table = bench("table", "vllm_serve", "simulator", "--include-invalid").stdout
     assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")] == [
         "Variant",

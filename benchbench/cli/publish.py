@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from benchbench.cli.console import BAD_INPUT, COLUMNS, FOLDER, NOT_MET, PIVOT, fail, show
+from benchbench.cli.stored import chosen_rows, parts_of
+from benchbench.safe_text import printable
 
 if TYPE_CHECKING:
     from benchbench.analysis.runs import Run
@@ -25,6 +28,7 @@ SECTIONS = ("performance", "model", "evaluation", "comparison")
 @click.option("--only", "words", multiple=True, metavar="SELECTION", help="Only these cells: 'batch>=8,input=128'.")
 @COLUMNS
 @PIVOT
+@click.option("--allow-empty", is_flag=True, help="Write the section even if no cell is valid or suspect.")
 @click.option("--dry-run", is_flag=True, help="Print the difference and write nothing.")
 @click.option("--check", is_flag=True, help="Write nothing; exit 4 where the card differs from the run.")
 def publish(run: Path, card: Path, after: str | None, **options: Any) -> None:  # noqa: ANN401 - click's
@@ -35,7 +39,7 @@ def publish(run: Path, card: Path, after: str | None, **options: Any) -> None:  
     """
     from benchbench.analysis.runs import open_run
     from benchbench.errors import CardError, RunError
-    from benchbench.publish.card import difference, with_sections
+    from benchbench.publish.card import difference, tables_below, with_sections
 
     try:
         before = _read(card)
@@ -45,6 +49,9 @@ def publish(run: Path, card: Path, after: str | None, **options: Any) -> None:  
         fail(BAD_INPUT, f"bench publish: {error}")
     try:
         changed = with_sections(before, texts, after)
+        for lines in tables_below(before, texts, after) if after else ():
+            note = f"note: {card}: below {after!r} stands a table already, lines {lines}: it stays, below the new one"
+            print(printable(note), file=sys.stderr)
     except CardError as error:
         fail(BAD_INPUT, f"bench publish: {card}: {error}")
     if options["dry_run"] or options["check"]:
@@ -85,8 +92,12 @@ def _write(card: Path, text: str) -> None:
 
 def _section(name: str, run: Run, options: dict[str, Any]) -> str:
     """A section's text. Raises ValueError and RunError."""
+    if name in {"performance", "comparison"} and not options["allow_empty"]:
+        rows = chosen_rows(run.rows, options["words"]) if name == "performance" else run.rows
+        if all(row["status"] == "invalid" for row in rows):
+            reasons = "; ".join(sorted({row["reasons"] for row in rows}))
+            raise ValueError(f"{run.path}: has no valid cell ({reasons}): nothing to publish (or use --allow-empty)")
     if name == "performance":
-        from benchbench.cli.stored import chosen_rows, parts_of
         from benchbench.publish.card import performance_section
 
         rows = chosen_rows(run.rows, options["words"])

@@ -52,7 +52,8 @@ _OWN = (  # what a run has in its folder; the manifest last: as long as it is th
 def sweep(file: str, sets: tuple[str, ...], only: str | None, out: Path | None, **flags: bool) -> None:
     """Measure every cell of the sweep FILE; print the table.
 
-    Exit: 0 complete, 1 stopped and can be resumed, 2 bad input, 3 invalid cells (--strict), 130 on Ctrl-C.
+    Exit: 0 complete, 1 stopped and can be resumed, 2 bad input, 3 all cells (of a variant) are invalid, with --strict
+    any cell, 130 on Ctrl-C.
     """
     with Stop() as stop:  # from here on no signal is lost: an interrupt may come amid an import that ignores it
         spec, sets = _spec_of(file, sets, out, resume=flags["resume"])
@@ -76,6 +77,8 @@ def sweep(file: str, sets: tuple[str, ...], only: str | None, out: Path | None, 
             wanted = {name: flags[name] for name in ("resume", "plots")}
             outcome = run_sweep(spec, out, only=only, sets=sets, **wanted, observer=observer, stop=stop.fd)
     _end(spec, outcome, stop, (file, sets), _command("sweep", file, sets, only))
+    if lines := _useless(outcome):
+        fail(INVALID, *lines)
     if flags["strict"] and any(row["status"] == "invalid" for row in outcome.rows):
         fail(INVALID, "bench: some cells are invalid")
 
@@ -171,6 +174,15 @@ def _end(
     if outcome.state == "stopped":
         message = f"{outcome.message}; {again}"
         fail(STOPPED, locate(*source, outcome.key, message) if outcome.key else f"bench: {message}")
+
+
+def _useless(outcome: Outcome) -> list[str]:
+    """A line for the run, or each variant, of which every cell is invalid: such a sweep has measured nothing."""
+    statuses: dict[str, set[str]] = {}
+    for row in outcome.rows:
+        statuses.setdefault(row["variant"] or "", set()).add(row["status"])
+    of = {name: f" of variant {name}" if name else "" for name, have in statuses.items() if have == {"invalid"}}
+    return [f"bench: no cell{whose} is valid (see bench explain {outcome.path})" for whose in of.values()]
 
 
 def _show(spec: SweepSpec, outcome: Outcome) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchbench.analysis.runs import Run
 from benchbench.errors import CardError
 from benchbench.publish.provenance import provenance_text, setting
-from benchbench.report.markdown import escape_markdown
+from benchbench.report.markdown import escape_markdown, read_tables
 from benchbench.report.summary_table import Parts
 
 SECTIONS = ("performance", "model", "evaluation", "comparison")
@@ -57,6 +57,23 @@ def with_sections(card: str, sections: Mapping[str, str], after: str | None = No
     if not sections.keys() <= _places(list(_lines(text))).keys():
         raise CardError(f"the text of {' and '.join(sections)} would hide its own markers")
     return text
+
+
+def tables_below(card: str, names: Iterable[str], after: str) -> list[str]:
+    """The lines ("5 to 9") of tables between the heading `after` and the next one, where a section is to be inserted.
+
+    None where the card has all sections `names`; those between markers are no such tables.
+    """
+    lines = list(_lines(card))
+    places = _places(lines)
+    if set(names) <= places.keys():
+        return []
+    headings = [k for k, line in enumerate(lines) if line.plain and _HEADING.fullmatch(line.text.rstrip("\r\n"))]
+    start = next((k for k in headings if lines[k].text.strip() == after.strip()), len(lines))
+    end = next((k for k in headings if k > start), len(lines))
+    ours = {k for place in places.values() for k in place}
+    tables = [table for table in read_tables(card) if start < table.line - 1 < end and table.line - 1 not in ours]
+    return [f"{table.line} to {table.rows[-1][0] if table.rows else table.line + 1}" for table in tables]
 
 
 def _inserted(blocks: Mapping[str, str], lines: Sequence[_Line], at: int, end: str) -> list[str]:
