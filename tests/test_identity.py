@@ -145,7 +145,8 @@ def test_the_words_to_continue_with_are_the_whole_command_and_resume_takes_the_s
     command = printed.partition("continue with: ")[2].splitlines()[0]
     assert shlex.split(command)[1:] == [*words[:-2], "--resume", "--out", "my run"]
     write()
-    assert bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--only", "batch=1", "--set", scale).exit_code in CARRIED_OUT
+    first = bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--only", "batch=1", "--set", scale)
+    assert first.exit_code in CARRIED_OUT
     assert bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--resume").exit_code in CARRIED_OUT
     assert [row["rounds"] for row in summary(Path("run"))] == [2, 2]
     manifest = orjson.loads(Path("run/manifest.json").read_bytes())
