@@ -11,15 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from benchbench.errors import BenchError
-from benchbench.spec.mistakes import Problem, SpecError, faults_of, known_keys
-from benchbench.spec.values import Count, Section, Share, problem
-from benchbench.spec.yaml_document import read_yaml
 
 PROFILE_DIR = Path(__file__).parent / "profiles"
 
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
 
 
@@ -27,10 +27,14 @@ class ProfileError(BenchError):
     """A profile that cannot be used; the message names each wrong key and what is allowed."""
 
 
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
 # ---- How long a step takes ------------------------------------------------------------------------------
 
 
-class FixedLaw(Section):
+class FixedLaw(_Part):
     """Every request alone: first token `ttft_s` after its last byte, then one every `itl_s`."""
 
     kind: Literal["fixed"] = "fixed"
@@ -38,7 +42,7 @@ class FixedLaw(Section):
     itl_s: Seconds
 
 
-class LinearLaw(Section):
+class LinearLaw(_Part):
     """t = base + per_seq * decoding + per_prefill_token * prefill tokens + per_kv_token * KV tokens."""
 
     kind: Literal["linear"] = "linear"
@@ -55,7 +59,7 @@ class LinearLaw(Section):
         return self.base_s + self.per_seq_s * decoding + prefill_s + kv_s
 
 
-class TableLaw(Section):
+class TableLaw(_Part):
     """A lookup. `decode_s[i][b]` is a decode step at prompt length `inputs[i]` and batch `batches[b]`.
 
     Between entries it is linear in the input and in log2(batch); outside them it is clamped. A step
@@ -74,9 +78,9 @@ class TableLaw(Section):
     def _fits(self) -> Self:
         for name, axis in (("inputs", self.inputs), ("batches", self.batches)):
             if not axis or list(axis) != sorted(set(axis)) or axis[0] < 1:
-                raise problem(f"{name} must be ascending numbers from 1 on")
+                raise PydanticCustomError("bench", f"{name} must be ascending numbers from 1 on")
         if [len(row) for row in self.decode_s] != [len(self.batches)] * len(self.inputs):
-            raise problem("decode_s must have one row per input and one column per batch")
+            raise PydanticCustomError("bench", "decode_s must have one row per input and one column per batch")
         return self
 
     def step_s(self, decoding: int, mean_prompt: float, prefill_tokens: int, kv_tokens: int) -> float:  # noqa: ARG002 - one law of two
@@ -101,35 +105,35 @@ def _between(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
 # ---- How it misbehaves ----------------------------------------------------------------------------------
 
 
-class Stall(Section):
+class Stall(_Part):
     """Every `every`-th step (fixed law: token of a request) takes `for_s` longer."""
 
     every: Count
     for_s: Seconds
 
 
-class SlowFirst(Section):
+class SlowFirst(_Part):
     """The first `count` rounds take `factor` times as long, as when kernels are being tuned."""
 
     count: int = Field(ge=0)
     factor: float = Field(ge=0)
 
 
-class WrongUsage(Section):
+class WrongUsage(_Part):
     """Tokens added to what `usage` truthfully says."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
 
-class ShortOutput(Section):
+class ShortOutput(_Part):
     """That share of the requests ends `tokens` early (negative: late) with finish reason `stop`."""
 
     share: Share = 1.0
     tokens: int = 1
 
 
-class Status(Section):
+class Status(_Part):
     """That share of the requests is answered with an HTTP error; `retry_after` is the header, in seconds."""
 
     code: int = Field(503, ge=400, le=599)
@@ -137,7 +141,7 @@ class Status(Section):
     retry_after: int | None = None
 
 
-class Faults(Section):
+class Faults(_Part):
     """Ways to misbehave. Who is hit by a share follows from the profile's seed and the request's number.
 
     wrong_usage, missing_usage, cached_tokens: what `usage` says (`cached_tokens`: a lie about hits).
@@ -172,7 +176,7 @@ class Faults(Section):
 # ---- The whole ------------------------------------------------------------------------------------------
 
 
-class SimProfile(Section):
+class SimProfile(_Part):
     """One simulated engine: `law` says how fast, the limits are vLLM's, the rest is what it tells clients.
 
     Without `ignore_eos`, outputs have a length drawn from the seed and the prompt with mean
@@ -205,7 +209,8 @@ class SimProfile(Section):
     @model_validator(mode="after")
     def _holds_a_request(self) -> Self:
         if self.kv_tokens < self.max_model_len:
-            raise problem(f"kv_tokens ({self.kv_tokens}) must be at least max_model_len ({self.max_model_len})")
+            message = f"kv_tokens ({self.kv_tokens}) must be at least max_model_len ({self.max_model_len})"
+            raise PydanticCustomError("bench", message)
         return self
 
 
@@ -218,6 +223,9 @@ def load_profile(name_or_path: str | Path, overrides: Mapping[str, Any] | None =
 
     Raises ProfileError for unknown names and keys, wrong types and values out of range.
     """
+    from benchbench.spec.mistakes import Problem, SpecError, faults_of, known_keys
+    from benchbench.spec.yaml_document import read_yaml
+
     source, path = str(name_or_path), PROFILE_DIR / f"{name_or_path}.yaml"
     if not path.is_file():
         path = Path(name_or_path)
