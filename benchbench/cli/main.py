@@ -88,7 +88,7 @@ def sim(profile: str, port: int, scale: float, models: tuple[str, ...], options:
 @click.argument("others", nargs=-1, metavar="[RUN_B | BASE CANDIDATE]")
 @click.option("--base", metavar="NAME", help="The variant to compare with (default: the sweep's baseline).")
 @click.option("--candidate", metavar="NAME", help="The variant to judge (default: each of the others).")
-@click.option("--metric", "metrics", multiple=True, help="Show sys_tok_s, ttft, tpot or e2el only; families stay.")
+@click.option("--metric", "metrics", multiple=True, help="Show this only: sys_tok_s, ttft, tpot, e2el, goodput_req_s.")
 @click.option("--margin", default="1%", show_default=True, help="Differences within this are equivalent.")
 @click.option("--noise", type=FOLDER, metavar="RUN", help="A run of bench noise: call nothing inside its noise.")
 @click.option("--allow-unlike", is_flag=True, help="Compare runs of unlike models, shapes, loads, GPUs or drivers.")

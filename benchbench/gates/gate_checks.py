@@ -59,7 +59,7 @@ def _judge(pair: Pair, rule: Rule, noise: NoiseOf | None) -> Iterator[Check]:
         for of, effect in effects:
             what = f"{between}: {of}"
             point = rule.kind == "ratio"
-            yield _point(rule, what, effect, noise, len(effects)) if point else _change(rule, what, effect)
+            yield _point(rule, what, effect, noise, len(effects)) if point else _change(pair, rule, what, effect)
 
 
 def _effects(pair: Pair, metrics: Sequence[str]) -> list[tuple[str, Comparison | Overall]]:
@@ -72,7 +72,7 @@ def _effects(pair: Pair, metrics: Sequence[str]) -> list[tuple[str, Comparison |
 def _lacking(pair: Pair, metric: str) -> list[tuple[str, str]]:
     """The cells that were planned and have no ratio of this metric, with the reason."""
     compared = {comparison.cell for comparison in pair.compared.cells if comparison.metric == metric}
-    valueless = {label: f"no {TITLES[metric]} of both builds" for label in pair.cells if label not in compared}
+    valueless = {label: f"a build has no {TITLES[metric]}" for label in pair.cells if label not in compared}
     return [*pair.missing.items(), *valueless.items()]
 
 
@@ -87,10 +87,10 @@ def _fidelity(pair: Pair, rule: Rule, what: str) -> Check:
     )
 
 
-def _change(rule: Rule, what: str, effect: Effect) -> Check:
+def _change(pair: Pair, rule: Rule, what: str, effect: Effect) -> Check:
     if effect.p_value is None:
         why = f"cannot be judged: {effect.warnings[-1]}"
-        return Check(rule.text, what, "not judged", why + (f" ({MORE_STARTS})" if effect.ratio.n < 2 else ""))
+        return Check(rule.text, what, "not judged", why + (f" ({MORE_STARTS})" if pair.blocks < 2 else ""))
     as_latency = rule.kind == "metric"
     worse = worse_by(effect, as_latency=as_latency)
     longer = as_latency and BETTER[effect.metric] < 0

@@ -13,8 +13,15 @@ _MARKS = {"passed": "passed", "failed": "**failed**", "not judged": "**not judge
 
 
 def sentences(checks: Iterable[Check]) -> list[str]:
-    """What did not pass, a line each."""
-    return [f"{check.gate}: {check.what}: {check.sentence}" for check in checks if check.outcome != "passed"]
+    """What did not pass: a line each that failed, and one for all that a gate cannot judge for the same reason."""
+    findings: dict[tuple[str, ...], list[str]] = {}
+    for gate, what, outcome, sentence in checks:
+        if outcome != "passed":
+            findings.setdefault((gate, sentence, what if outcome == "failed" else ""), []).append(what)
+    return [
+        f"{gate}: {what[0]}{f' and {len(what) - 1} more' if len(what) > 1 else ''}: {sentence}"
+        for (gate, sentence, _), what in findings.items()
+    ]
 
 
 def gates_markdown(checks: Sequence[Check], warnings: Sequence[str]) -> str:
