@@ -35,9 +35,9 @@ def loaded_code(pid: int | None) -> dict[str, Any]:
     """
     import psutil
 
-    if pid is None:
-        return {}
     try:
+        if pid is None or pid in {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}:
+            return {}  # a server within whoever runs us is a test's
         main = psutil.Process(pid)
         processes = [main, *main.children(recursive=True)]
     except psutil.Error:
@@ -114,13 +114,16 @@ def _program(process: psutil.Process, root: Path, installed: Iterable[Path]) -> 
 
 
 def _folder_digest(folder: Path, pool: ThreadPoolExecutor) -> str:
-    """Of the names and contents of a package's files; empty for a folder that has too many."""
+    """Of the names and contents of a package's files; empty for a folder that has too many, or cannot be read."""
     files: list[Path] = []
-    for path, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not _is_foreign(Path(path, name)))
-        files += [Path(path, name) for name in sorted(names) if name.endswith(_SUFFIXES)]
-        if len(files) > MOST_FILES:
-            return ""
+    try:
+        for path, folders, names in os.walk(folder):
+            folders[:] = sorted(name for name in folders if not _is_foreign(Path(path, name)))
+            files += [Path(path, name) for name in sorted(names) if name.endswith(_SUFFIXES)]
+            if len(files) > MOST_FILES:
+                return ""
+    except OSError:
+        return ""
     digests: Iterable[str] = pool.map(_digest, files)
     lines = [f"{file.relative_to(folder)} {digest}" for file, digest in zip(files, digests, strict=True)]
     return _of_text("\n".join(lines))
