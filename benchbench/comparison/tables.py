@@ -149,7 +149,9 @@ def notes(pair: Pair) -> list[str]:
 
 def caption(pair: Pair) -> str:
     """What the columns mean."""
-    design = f"paired over {pair.blocks} blocks" if pair.interleaved else "two runs, not interleaved"
+    counted = max((comparison.ratio.n for comparison in pair.compared.cells if comparison.ratio), default=0)
+    blocks = f"{counted} of {pair.blocks}" if counted < pair.blocks else f"{pair.blocks}"
+    design = f"paired over {blocks} blocks" if pair.interleaved else "two runs, not interleaved"
     return (
         f"Ratio above 1: {pair.candidate} is better, for latencies too (base / candidate). 95 % CI over server starts "
         f"({design}). Verdict: 5 % level after Holm; equivalent: within {100 * pair.margin:g} %. "
