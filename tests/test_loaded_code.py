@@ -133,6 +133,20 @@ def test_a_library_that_was_replaced_under_a_running_process_is_not_taken_for_wh
     assert second["digest"] != first["digest"]
 
 
+@needs_proc
+def test_a_script_among_too_many_files_is_not_taken_for_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchbench.host.loaded_code.MOST_FILES", 2)
+    for name in ("a.py", "b.py", "serve.py"):
+        (tmp_path / name).write_text("input()\n")
+    with subprocess.Popen([sys.executable, str(tmp_path / "serve.py")], stdin=subprocess.PIPE) as process:
+        facts: dict[str, Any] = {}
+        while not facts:
+            facts = loaded_code(process.pid)
+        process.communicate(b"\n")
+    assert "serve.py" in facts["unread"]
+    assert "serve.py" not in facts["python"]
+
+
 def loaded_code_of_python() -> dict[str, Any]:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         facts: dict[str, Any] = {}

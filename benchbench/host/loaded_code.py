@@ -30,8 +30,8 @@ def loaded_code(pid: int | None) -> dict[str, Any]:
 
     Keys: `libraries` (path: digest of each file that they map), `python` (name: digest, of each package that has such
     a library, and of the program: a script with what stands beside it, or a package), `unread` (mapped files that were
-    replaced or deleted since then, or that cannot be read) and `digest` (of names and contents: equal where the same
-    code is loaded, wherever it lies). Digests are the first 16 digits of SHA-256.
+    replaced or deleted since then, and what else cannot be read) and `digest` (of names and contents: equal where the
+    same code is loaded, wherever it lies). Digests are the first 16 digits of SHA-256.
     """
     import psutil
 
@@ -51,14 +51,19 @@ def loaded_code(pid: int | None) -> dict[str, Any]:
         libraries = {path: digest for path, digest in zip(mapped, digests, strict=True) if digest}
         packages = {folder.name: folder for path in libraries if (folder := _package(root / path[1:]))}
         packages |= _program(main, root, {folder.parent for folder in packages.values()})
-        python = {name: digest for name, folder in packages.items() if (digest := _folder_digest(folder, pool))}
+        python = {name: _folder_digest(folder, pool) for name, folder in sorted(packages.items())}
     if not libraries:
         return {}
-    unread = [path for path in mapped if path not in libraries]
+    unread = [path for path in mapped if path not in libraries] + [name for name in python if not python[name]]
     parts = [(Path(path).name, digest) for path, digest in libraries.items()]
-    parts += [*python.items(), *((Path(path).name, "") for path in unread)]
+    parts += [*python.items(), *((path, "") for path in unread)]
     digest = _of_text("\n".join(sorted(map(" ".join, parts))))
-    return {"digest": digest, "libraries": libraries, "python": dict(sorted(python.items())), "unread": unread}
+    return {
+        "digest": digest,
+        "libraries": libraries,
+        "python": {name: digest for name, digest in python.items() if digest},
+        "unread": unread,
+    }
 
 
 def _mapped(pid: int) -> Iterator[str]:
