@@ -169,7 +169,8 @@ def side_by_side(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def cell_summary(run: RunDirectory, cell: CellInfo, platform: Platform | None = None) -> CellSummary:
     """The summary of one cell from its stored rounds, the telemetry of their time, and what was served on what."""
     tables = run.read_cell(cell.key)
-    return summarise(cell, tables, run.read_cell(cell.key, "warmup"), samples_of(run, tables), platform)
+    warmups, spoiled = run.read_cell(cell.key, "warmup"), run.spoiled_rounds(cell.key)
+    return summarise(cell, tables, warmups, samples_of(run, tables), platform, spoiled)
 
 
 def samples_of(run: RunDirectory, tables: Sequence[pa.Table]) -> pa.Table | None:

@@ -50,6 +50,7 @@ class CellSummary:
     facts: tuple[Mapping[str, Any], ...]
     usage: Usage | None
     utilization: Utilization | None = None
+    spoiled: int = 0  # rounds that were set aside and measured again: nothing else here knows of them
 
     def estimate(self, column: str, end: str = "point") -> float | None:
         """Mean over rounds (`end` point) or end of its interval (low, high), in the column's unit."""
@@ -64,6 +65,7 @@ def summarise(
     warmups: Sequence[pa.Table] = (),
     samples: pa.Table | None = None,
     platform: Platform | None = None,
+    spoiled: int = 0,
 ) -> CellSummary:
     """Summary of a cell from the tables of its measured rounds and of its warm-up rounds, in order, and telemetry's.
 
@@ -87,7 +89,7 @@ def summarise(
         unlikely=utilization.unlikely if utilization else (),
     )
     status, reasons = status_of(evidence, cell.validity)
-    return CellSummary(cell, rounds, before, estimates, evidence, status, reasons, facts, used, utilization)
+    return CellSummary(cell, rounds, before, estimates, evidence, status, reasons, facts, used, utilization, spoiled)
 
 
 def metrics_of(cell: CellInfo, tables: Sequence[pa.Table]) -> tuple[RoundMetrics, ...]:
@@ -282,6 +284,7 @@ COLUMNS = {
         _mean("output_tokens", "Output received", "tokens", 1, lambda r: _average(r.output_tokens)),
         Column("lag1", "Lag-1 autocorrelation", "", 2, lambda s: _order(s)[0]),
         Column("trend", "Trend over rounds", "", 2, lambda s: _order(s)[1]),
+        _plain("spoiled", "rounds", "Spoiled rounds"),
     )
 }
 UNITS = {name: column.unit for name, column in COLUMNS.items()}

@@ -34,7 +34,18 @@ if TYPE_CHECKING:
     from benchbench.spec import SweepSpec
 
 _OWN = (  # what a run has in its folder; the manifest last: as long as it is there, so is the run
-    *("records", "fidelity", "telemetry", "logs", "git", "plots", "journal.jsonl", "summary.csv", "summary.parquet"),
+    *(
+        "records",
+        "spoiled",
+        "fidelity",
+        "telemetry",
+        "logs",
+        "git",
+        "plots",
+        "journal.jsonl",
+        "summary.csv",
+        "summary.parquet",
+    ),
     *("table.md", "compare.md", "compare.json", "noise.json", "manifest.json"),
 )
 
@@ -45,11 +56,12 @@ _OWN = (  # what a run has in its folder; the manifest last: as long as it is th
 @click.option("--only", metavar="SELECTION", help="Only the cells that match, e.g. 'batch>=8,input=128'.")
 @click.option("--out", type=FOLDER, metavar="DIR", help="Run directory (default: runs/NAME-TIME).")
 @click.option("--resume", is_flag=True, help="Continue the run in --out (or the latest of this name).")
+@click.option("--retry", metavar="invalid|REASON", help="With --resume: measure again the rounds that it spoiled.")
 @click.option("--overwrite", is_flag=True, help="Delete a run that is in --out.")
 @click.option("--dry-run", is_flag=True, help="Print the plan without running it.")
 @click.option("--plots/--no-plots", default=True, help="Draw the plots at the end.")
 @click.option("--strict", is_flag=True, help="Exit with 3 if any cell is invalid.")
-def sweep(file: str, sets: tuple[str, ...], only: str | None, out: Path | None, **flags: bool) -> None:
+def sweep(file: str, sets: tuple[str, ...], only: str | None, out: Path | None, **flags: Any) -> None:  # noqa: ANN401 - click's
     """Measure every cell of the sweep FILE; print the table.
 
     Exit: 0 complete, 1 stopped and can be resumed, 2 bad input, 3 all cells (of a variant) are invalid, with --strict
@@ -70,11 +82,13 @@ def sweep(file: str, sets: tuple[str, ...], only: str | None, out: Path | None, 
                 fail(BAD_INPUT, "bench sweep: --overwrite needs --out, and goes not with --resume")
             plan_of(spec, only)  # bad input deletes nothing
             _clear(out)
+        if flags["retry"] and not flags["resume"]:
+            fail(BAD_INPUT, "bench sweep: --retry needs --resume")
         for note in (*spec.notes, *hardware_notes(spec.hardware)):
             print(printable(f"note: {note}"), file=sys.stderr)
         with _terminal(file, sets) as observer:
             stop.check()
-            wanted = {name: flags[name] for name in ("resume", "plots")}
+            wanted: dict[str, Any] = {name: flags[name] for name in ("resume", "retry", "plots")}
             outcome = run_sweep(spec, out, only=only, sets=sets, **wanted, observer=observer, stop=stop.fd)
     _end(spec, outcome, stop, (file, sets), _command("sweep", file, sets, only))
     if lines := _useless(outcome):

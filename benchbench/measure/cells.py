@@ -203,7 +203,8 @@ def _sum_up(driver: Driver, cell: Cell, rounds: _Rounds) -> None:
         driver.observer.note(note)
     platform, tables = platform_of(driver.run.manifest(), cell.variant), rounds.tables["measured"]
     samples = samples_of(driver.run, tables)
-    row = summary_row(summarise(cell.info, tables, rounds.tables["warmup"], samples, platform))
+    spoiled = driver.run.spoiled_rounds(cell.key)
+    row = summary_row(summarise(cell.info, tables, rounds.tables["warmup"], samples, platform, spoiled))
     driver.rows[cell.key] = row
     driver.run.journal("cell_done", cell=cell.key, status=row["status"], reasons=row["reasons"])
     driver.observer.row(cell, row)

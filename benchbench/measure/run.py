@@ -22,6 +22,7 @@ from benchbench.fidelity.ask import owed
 from benchbench.measure.cells import missing_rounds
 from benchbench.measure.identity import changes, requested
 from benchbench.measure.observer import Observer
+from benchbench.measure.retry import set_aside
 from benchbench.measure.sessions import Sessions, Todo
 from benchbench.model.served import served_models
 from benchbench.secrets import MASK, masked
@@ -71,20 +72,22 @@ def stored_sets(out: Path) -> tuple[str, ...]:
     return tuple(given for given in RunDirectory(out).manifest().get("sets", ()) if MASK not in given) if known else ()
 
 
-def sweep(
+def sweep(  # noqa: PLR0913 - the options of the command
     spec: SweepSpec,
     out: str | Path | None = None,
     *,
     only: str | None = None,
     sets: Sequence[str] = (),
     resume: bool = False,
+    retry: str | None = None,
     plots: bool = True,
     observer: Observer | None = None,
     stop: int | None = None,
 ) -> Outcome:
     """Carry a sweep out and leave a run directory.
 
-    `only`: a selection such as "batch>=8,input=128". `sets`: what was --set in the spec, for the manifest. `stop`: a
+    `only`: a selection such as "batch>=8,input=128". `retry`: of a resumed run, "invalid" or a reason's code: what it
+    spoiled is measured again. `sets`: what was --set in the spec, for the manifest. `stop`: a
     descriptor; when it becomes readable, the running round is dropped and the sweep ends in state "interrupted". A
     KeyboardInterrupt ends it the same way and is raised again. Where nothing was measured and no engine has left a log,
     no folder stays. Raises SpecError (selection), EngineError (model, credentials ...) and RunError (directory).
@@ -99,6 +102,9 @@ def sweep(
     try:
         for note in _goes_on(run, plan, only) if resume else ():
             (observer or Observer()).note(note)
+        if retry and resume and (run.path / "manifest.json").exists():
+            for note in set_aside(run, plan, retry):
+                (observer or Observer()).note(note)
         todo = _lacking(run, plan)
         if not todo and _is_concluded(run, plan):
             rows = _rows(run, {})
@@ -146,7 +152,12 @@ def _goes_on(run: RunDirectory, plan: Plan, only: str | None) -> list[str]:
 
 def _lacking(run: RunDirectory, plan: Plan) -> deque[Todo]:
     """The sessions that lack any rounds or answers, without the cells that were given up."""
-    given_up = {(event["cell"], event.get("block")) for event in run.events() if event["event"] == "cell_given_up"}
+    given_up = set[tuple[str, int | None]]()
+    for event in run.events():
+        if event["event"] == "cell_given_up":
+            given_up.add((event["cell"], event.get("block")))
+        elif event["event"] == "cell_retried":
+            given_up = {place for place in given_up if place[0] != event["cell"]}
     todo = deque[Todo]()
     for session in plan.sessions:
         open_cells = [cell for cell in session.cells if (cell.key, session.block) not in given_up]

@@ -126,7 +126,9 @@ def _rounds(summary: CellSummary) -> str:
     evidence, cell = summary.evidence, summary.cell
     mean, high = summary.estimate("sys_tok_s"), summary.estimate("sys_tok_s", "high")
     reached = f"Sys tok/s known to ±{_percent((high - mean) / mean, 2)}" if mean and high is not None else "no interval"
-    return f"{evidence.rounds} measured, {evidence.rounds_needed} needed for ±{_percent(cell.rel_ci, 1)}; {reached}"
+    again = f"; {summary.spoiled} more were spoiled, are set aside and were measured again" if summary.spoiled else ""
+    needed = f"{evidence.rounds_needed} needed for ±{_percent(cell.rel_ci, 1)}"
+    return f"{evidence.rounds} measured, {needed}; {reached}{again}"
 
 
 _DRIFT = {

@@ -313,6 +313,8 @@ def _rounds_line(rows: Sequence[Row], rounds: Sequence[int]) -> str:
     line, over = f"{count} round{'s'[: many > 1]} per cell", "rounds"
     if starts := [int(value) for value, _ in valued(rows, "starts")]:
         line, over = f"{line}, in {max(starts)} start{'s'[: max(starts) > 1]} of the engine", "starts"
+    if again := sum(int(value) for value, _ in valued(rows, "spoiled")):
+        line = f"{line}, {again} spoiled round{'s'[: again > 1]} set aside and measured again"
     spans = {"TTFT": _widest(rows, "ttft_ms"), "Sys tok/s": _widest(rows, "sys_tok_s")}
     shown = ((name, max(width, 0.001)) for name, width in spans.items() if width is not None)  # never "±0.0 %"
     widths = [f"{name} ±{width:.1%}".replace("%", " %") for name, width in shown]

@@ -3,6 +3,7 @@
 manifest.json     what was asked: spec as resolved, plan, versions, host, git state, format version
 journal.jsonl     what happened, one line each, append-only
 records/          one Parquet file a finished round, `CELL-PHASE-NUMBER.parquet`; its presence means finished
+spoiled/          rounds that were measured again (`--retry`), `CELL-PHASE-NUMBER.TIME.parquet`: in no figure
 fidelity/         what each start of a variant answered, `VARIANT-BLOCK.parquet`
 telemetry/        what GPUs and host did meanwhile (`telemetry.Sampler`), one Parquet file a cell
 summary.parquet, summary.csv, table.md, plots/    made from the records, at any time again
@@ -157,6 +158,18 @@ class RunDirectory:
         data = parquet_bytes(table, record, compression="snappy", use_dictionary=False, write_statistics=False)
         replace_file(self._round_path(cell, phase, number), data)
         self._finished = None
+
+    def set_aside(self, cell: str, number: int) -> None:
+        """Move a measured round to `spoiled/`, out of the figures: its number is free for another round."""
+        path = self._round_path(cell, "measured", number)
+        (self.path / "spoiled").mkdir(exist_ok=True)
+        earlier = len(list(self.path.glob(f"spoiled/{path.stem}.*")))
+        path.rename(self.path / "spoiled" / f"{path.stem}.{earlier}.parquet")
+        self._finished = None
+
+    def spoiled_rounds(self, cell: str) -> int:
+        """How many of a cell's measured rounds were set aside."""
+        return len(list(self.path.glob(f"spoiled/{cell}-measured-*.parquet")))
 
     def write_answers(self, table: pa.Table, variant: str, block: int) -> None:
         """Store what a variant answered in a block (`answers.answers_table`)."""
