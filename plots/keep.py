@@ -24,7 +24,7 @@ def keep(run: Path, folder: Path) -> None:
     git = (manifest.get("tool") or {}).get("git")
     told = [(manifest.get("host"), "name", "kernel"), (manifest.get("instrument"), "host"), (git, "path")]
     told += [(start, "pid", "ranks", "log") for start in manifest.get("starts", [])]
-    told += [(device, "uuid", "bus_id") for device in manifest.get("devices", [])]
+    told += [(device, "uuid", "hip_uuid", "bus_id") for device in manifest.get("devices", [])]
     for facts, *keys in told:
         for key in keys:
             (facts or {}).pop(key, None)

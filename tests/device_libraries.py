@@ -117,6 +117,11 @@ NAVI31 = {
     "energy_accumulator": 0, "average_gfxclk_frequency": 1702, "average_uclk_frequency": 1124, "current_gfxclk": 1702,
     "current_uclk": 1124, "throttle_status": 0x2, "indep_throttle_status": 1 << 36,
 }  # fmt: skip
+NAVI31_IDLE = {  # of a Navi 31 at rest (Linux 6.8, gpu_metrics 1.3), reported with its hotspot bit set
+    "temperature_edge": 38, "temperature_hotspot": 41, "average_gfx_activity": 0, "average_socket_power": 10,
+    "energy_accumulator": 0, "average_gfxclk_frequency": 5, "average_uclk_frequency": 29, "current_gfxclk": 5,
+    "indep_throttle_status": 1 << 36,
+}  # fmt: skip
 MI300X = {
     "temperature_hotspot": 58, "average_gfx_activity": 100, "current_socket_power": 720, "energy_accumulator": 3 << 16,
     "current_gfxclk": 2100, "current_gfxclks": [2100, 2102, 2104], "current_uclk": 1300, "prochot_residency_acc": 5,
@@ -136,6 +141,8 @@ class FakeAmdsmi(ModuleType):
     def __init__(self, metrics: dict[str, Any] | None, *, count: int = 2, structure: Any = Metrics) -> None:
         super().__init__("amdsmi")
         self.metrics, self.calls, self.count, self.critical = metrics, Counter[str](), count, 110
+        self.enumeration: list[tuple[str, int, str]] = []  # UUID, HIP's index, HIP's UUID; ROCm before 6.4 has none
+        self.power: dict[str, Any] = {"current_socket_power": "N/A", "average_socket_power": 230}
         self.amdsmi_wrapper = SimpleNamespace(
             amdsmi_gpu_metrics_t=structure,
             amdsmi_get_gpu_metrics_info=self._metrics,
@@ -167,7 +174,17 @@ class FakeAmdsmi(ModuleType):
         return {"market_name": "AMD Radeon PRO W7900D", "oam_id": "N/A"}
 
     def amdsmi_get_gpu_device_uuid(self, handle: int) -> str:
-        return f"{handle}7ff744b-0000-1000-80{handle}d-e4f9d3a0f1b2"
+        return (
+            self.enumeration[handle][0] if self.enumeration else f"{handle}7ff744b-0000-1000-80{handle}d-e4f9d3a0f1b2"
+        )
+
+    def amdsmi_get_gpu_enumeration_info(self, handle: int) -> dict[str, Any]:
+        if not self.enumeration:
+            raise AttributeError
+        _, hip_id, hip_uuid = self.enumeration[handle]
+        return {"drm_render": 128 + handle, "drm_card": handle, "hsa_id": 2 + hip_id} | {
+            "hip_id": hip_id, "hip_uuid": hip_uuid,
+        }  # fmt: skip
 
     def amdsmi_get_gpu_device_bdf(self, handle: int) -> str:
         return f"0000:0{handle}:00.0"
@@ -186,7 +203,7 @@ class FakeAmdsmi(ModuleType):
 
     def amdsmi_get_power_info(self, _: int) -> dict[str, Any]:
         self.calls["power"] += 1
-        return {"current_socket_power": "N/A", "average_socket_power": 230, "power_limit": 0xFFFF_FFFF}
+        return self.power | {"power_limit": 0xFFFF_FFFF}
 
     def amdsmi_get_clock_info(self, _: int, kind: str) -> dict[str, Any]:
         clk = {"gfx": 1650, "mem": 1124}[kind]

@@ -13,6 +13,7 @@ from device_libraries import (
     GPU_IS_LOST,
     MI300X,
     NAVI31,
+    NAVI31_IDLE,
     NOT_SUPPORTED,
     FakeAmdsmi,
     FakeNvml,
@@ -137,6 +138,50 @@ def test_navi31_has_no_energy_counter_and_its_hotspot_bit_means_nothing_when_coo
     unlimited = install(monkeypatch, amdsmi=amdsmi)[0]
     amdsmi.metrics["indep_throttle_status"] = 1 << 36
     assert unlimited.sample()["throttle"] == ""
+
+
+def test_an_idle_navi31_as_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = install(monkeypatch, amdsmi=FakeAmdsmi(dict(NAVI31_IDLE)))[0].sample()
+    del row["memory_used_bytes"]
+    assert row == {
+        "power_w": 10, "energy_j": None, "core_clock_mhz": 5, "memory_clock_mhz": 29, "temperature_c": 38,
+        "hotspot_c": 41, "utilisation": 0.0, "throttle": "",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("power", "watts"),  # of an MI200, an MI300 and a Radeon with ROCm 7, as reported
+    [
+        ({"current_socket_power": "N/A", "average_socket_power": 94}, 94),
+        ({"current_socket_power": 717, "average_socket_power": "N/A"}, 717),
+        ({"socket_power": 40, "current_socket_power": "N/A", "average_socket_power": 40}, 40),
+    ],
+)
+def test_which_power_field_there_is(monkeypatch: pytest.MonkeyPatch, power: dict[str, Any], watts: int) -> None:
+    amdsmi = FakeAmdsmi(None)
+    amdsmi.power = power
+    assert install(monkeypatch, amdsmi=amdsmi)[0].sample()["power_w"] == watts
+
+
+def test_rocms_variables_count_in_hips_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    amdsmi = FakeAmdsmi(dict(MI300X))  # two of an MI325X host, where amd-smi's order is the reverse of HIP's
+    amdsmi.enumeration = [
+        ("9fff74b9-0000-1000-8044-4a2fb30adeb0", 7, "GPU-9f444a2fb30adeb0"),
+        ("b7ff74b9-0000-1000-80d1-81671a192e45", 6, "GPU-b7d181671a192e45"),
+    ]
+    devices = install(monkeypatch, amdsmi=amdsmi)
+    assert [device.facts["hip_id"] for device in devices] == [7, 6]
+    for environment, left in [
+        ({}, [0, 1]),
+        ({"HIP_VISIBLE_DEVICES": "0"}, [1]),
+        ({"ROCR_VISIBLE_DEVICES": "1"}, [0]),
+        ({"ROCR_VISIBLE_DEVICES": "1,GPU-b7d181671a192e45", "HIP_VISIBLE_DEVICES": "1"}, [1]),
+        ({"HIP_VISIBLE_DEVICES": "7"}, None),
+    ]:
+        found, notes = visible(devices, None, environment)
+        assert bool(notes) == (left is None)
+        assert [device.facts["index"] for device in found] == ([0, 1] if left is None else left)
+    assert visible(devices, (0,), {})[0] == devices[:1]
 
 
 def test_mi300_counts_energy_and_throttling_by_what_grows(monkeypatch: pytest.MonkeyPatch) -> None:

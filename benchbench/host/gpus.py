@@ -143,7 +143,8 @@ def visible(
     devices: Sequence[Device], gpus: Sequence[int] | None, environment: Mapping[str, str]
 ) -> tuple[list[Device], list[str]]:
     """The devices that count, and what could not be understood: by index in `gpus`, else those that `environment`
-    leaves an engine by ROCR_, HIP_ and CUDA_VISIBLE_DEVICES, else all.
+    leaves an engine by ROCR_, HIP_ and CUDA_VISIBLE_DEVICES, else all. ROCm's variables count in HIP's order, which
+    may be another than `amd-smi list`'s (the reverse, on an MI325X).
     """
     if gpus is not None:
         return [devices[k] for k in gpus if k < len(devices)], [
@@ -152,7 +153,11 @@ def visible(
     amd = any(device.facts["vendor"] == "AMD" for device in devices)
     names = ["ROCR_VISIBLE_DEVICES"] if amd else []
     names += ["HIP_VISIBLE_DEVICES" if amd and "HIP_VISIBLE_DEVICES" in environment else "CUDA_VISIBLE_DEVICES"]
+    if not any(name in environment for name in names):
+        return list(devices), []
     left = list(devices)
+    if all("hip_id" in device.facts for device in devices):
+        left.sort(key=lambda device: int(device.facts["hip_id"]))
     for name in names:  # on ROCm the second counts within what the first leaves
         if name in environment:
             picked = [_pick(left, word.strip()) for word in environment[name].split(",") if word.strip()]
@@ -165,7 +170,8 @@ def visible(
 def _pick(devices: Sequence[Device], word: str) -> Device | None:
     if word.isdigit():
         return devices[int(word)] if int(word) < len(devices) else None
-    same = [device for device in devices if str(device.facts.get("uuid", "")).lower().startswith(word.lower())]
+    ids = [(device, str(device.facts.get(name, ""))) for device in devices for name in ("uuid", "hip_uuid")]
+    same = [device for device, text in ids if text.lower().startswith(word.lower())]
     return same[0] if len(same) == 1 else None
 
 
@@ -308,6 +314,8 @@ def _amd(amdsmi: Any, handle: Any, index: int, place: int) -> Device:  # noqa: A
         {"device": f"gpu{place}", "vendor": "AMD", "index": index},
         name=lambda: amdsmi.amdsmi_get_gpu_asic_info(handle)["market_name"],
         uuid=lambda: amdsmi.amdsmi_get_gpu_device_uuid(handle),
+        hip_id=lambda: amdsmi.amdsmi_get_gpu_enumeration_info(handle)["hip_id"],  # from ROCm 6.4 on
+        hip_uuid=lambda: amdsmi.amdsmi_get_gpu_enumeration_info(handle)["hip_uuid"],
         bus_id=lambda: amdsmi.amdsmi_get_gpu_device_bdf(handle),
         driver=lambda: amdsmi.amdsmi_get_gpu_driver_info(handle)["driver_version"],
         power_limit_w=power_limit,
