@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from servers import ScriptedServer
 
-from benchbench.measure.identity import changes, requested, served
+from benchbench.measure.identity import changes, known, requested, served
 from benchbench.store.requests import round_facts
 from benchbench.store.run_directory import RunDirectory
 
@@ -84,6 +84,56 @@ def test_a_new_variant_joins_by_its_name_and_one_that_changed_is_refused() -> No
     refused = bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--resume", "--set", "blocks=3")
     assert refused.exit_code == 2
     assert "variant b of this run was measured with another engine (engine.scale: 1.0 -> 0.7)" in refused.stderr
+
+
+def test_another_engine_is_refused_though_the_cells_of_the_first_have_left_the_plan() -> None:
+    write(grid={"input": 32, "output": 8, "batch": 1})
+    assert bench("sweep", "s.yaml", "--out", "run", "--no-plots").exit_code == 0
+    path = Path("run/manifest.json")
+    manifest = orjson.loads(path.read_bytes())
+    path.write_bytes(orjson.dumps({**manifest, "plan": []}))  # as left by a resumed sweep that ended before any round
+    write(grid={"input": 32, "output": 8, "batch": 2}, engine={**SWEEP["engine"], "scale": 0.1})
+    refused = bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--resume")
+    assert refused.exit_code == 2
+    assert "engine.scale: 0.5 -> 0.1" in refused.stderr
+
+
+def test_rows_of_engines_that_the_sweep_names_no_more_leave_the_table_and_that_is_noted() -> None:
+    write()
+    assert bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--only", "batch=1").exit_code == 0
+    builds = {"a": {}, "b": {"engine": {"scale": 0.1}}}
+    write(variants=builds, blocks=2, rounds={"warmup": 0, "min": 1, "max": 1})
+    resumed = bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--resume", "--only", "batch=2")
+    assert resumed.exit_code == 0
+    assert "1 measured cells are not in the sweep any more" in resumed.stderr
+    assert {row["variant"] for row in summary(Path("run"))} == {"a", "b"}
+
+
+def test_a_run_that_does_not_say_what_it_measured_is_resumed_with_a_note() -> None:
+    write()
+    assert bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--only", "batch=1").exit_code == 0
+    path = Path("run/manifest.json")
+    manifest = orjson.loads(path.read_bytes())
+    starts = [{key: start[key] for key in ("block", "variant", "time_ns")} for start in manifest["starts"]]
+    path.write_bytes(orjson.dumps({**manifest, "starts": starts}))
+    resumed = bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--resume")
+    assert resumed.exit_code == 0
+    assert "earlier rounds do not say what server" in " ".join(resumed.stderr.split())
+    assert [row["rounds"] for row in summary(Path("run"))] == [2, 2]
+    write(engine={**SWEEP["engine"], "scale": 0.1})
+    assert bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--resume").exit_code == 2
+
+
+def test_what_any_start_told_is_held_against_the_next() -> None:
+    starts = [
+        {"variant": "", "identity": {"command": "serve -a"}, "identity_digest": "1"},
+        {"variant": "b", "identity": {"command": "serve -b"}, "identity_digest": "2"},
+        {"variant": "", "identity": {"driver": "6"}, "identity_digest": "1"},
+    ]
+    before, digest = known(starts, "")
+    assert (before, digest) == ({"command": "serve -a", "driver": "6"}, "1")
+    assert changes(before, {"command": "serve -c"}) == ["command: serve -a -> serve -c"]
+    assert known(starts, "c") == ({}, "")
 
 
 @contextlib.contextmanager

@@ -25,9 +25,9 @@ def requested(spec: Mapping[str, Any], variant: str) -> Identity:
     given = spec.get("variants", {}).get(variant, {})
     engine = merge({"engine": spec["engine"]}, {"engine": given.get("engine") or {}})["engine"]
     keys = [key for key in ("kind", *ENGINE_KEYS[engine["kind"]]) if key in engine and key not in _FREE]
-    return {"model": spec["model"]} | {
-        path: value for key in keys for path, value in _paths(f"engine.{key}", engine[key])
-    }
+    built = {"git.build": given["git"]["build"]} if given.get("git") else {}
+    asked = {path: value for key in keys for path, value in _paths(f"engine.{key}", engine[key])}
+    return {"model": spec["model"], **built, **asked}
 
 
 def served(
@@ -53,6 +53,28 @@ def served(
         **{f"cache {key}": value for key, value in cache.items() if not key.startswith(_MEASURED)},
     }
     return {name: value for name, value in facts.items() if value not in (None, "", [])}
+
+
+def known(starts: Sequence[Mapping[str, Any]], variant: str) -> tuple[Identity, str]:
+    """All that a variant's engine told over its starts (a manifest's), and the name that its rounds carry.
+
+    Both are empty where no start has an identity, as in runs of an earlier version.
+    """
+    of_variant = [start for start in starts if start["variant"] == variant and "identity" in start]
+    digest = str(of_variant[-1]["identity_digest"]) if of_variant else ""
+    identity: Identity = {}
+    for start in of_variant:
+        identity |= start["identity"] if start["identity_digest"] == digest else {}
+    return identity, digest
+
+
+def not_compared(before: Identity) -> str:
+    """What a resumed run cannot compare, in words; "" when that is nothing of weight. `before`: by `known`."""
+    if not before:
+        return "earlier rounds do not say what server, weights and driver they are of: only the sweep is compared"
+    if before["engine.kind"] == "endpoint" and "command" not in before:
+        return "the server does not tell its flags: that it was started again with others is seen only where they show"
+    return ""
 
 
 def changes(before: Identity, now: Identity) -> list[str]:

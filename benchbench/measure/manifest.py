@@ -10,10 +10,11 @@ from typing import Any
 
 from benchbench.engines.open import Opened
 from benchbench.errors import EngineError
-from benchbench.measure.identity import Identity, changes, digest_of, requested, served
+from benchbench.measure.identity import Identity, changes, digest_of, known, requested, served
 from benchbench.model.config import ModelFacts
 from benchbench.model.weights import fingerprint
 from benchbench.spec import EndpointEngine, Plan, Session, SweepSpec
+from benchbench.store.facts import Manifest
 from benchbench.store.run_directory import RunDirectory
 
 
@@ -40,8 +41,8 @@ def write_manifest(
 
     facts = {name: asdict(model) if model else None for name, model in (models or {}).items()}
     of_all, spec = facts.pop("", None), masked(plan.spec.model_dump(mode="json"))
-    earlier = run.manifest() if (run.path / "manifest.json").exists() else {}
-    entries = {entry["key"]: entry for entry in earlier.get("plan", [])} if given["only"] is not None else {}
+    earlier: Manifest = run.manifest() if (run.path / "manifest.json").exists() else {}
+    entries = {entry["key"]: entry for entry in staying(earlier, plan, given["only"])}
     entries |= {cell.key: cell.info.to_entry() for cell in plan.cells}
     devices = earlier.get("devices", []) if devices is None else devices
     starts, loaded, digest = earlier.get("starts", []), earlier.get("loaded", {}), ""
@@ -78,6 +79,12 @@ def write_manifest(
     return digest
 
 
+def staying(earlier: Manifest, plan: Plan, only: str | None) -> list[dict[str, Any]]:
+    """The cells of an earlier plan that stay in the run beside this plan's: with `only`, those of variants it has."""
+    variants = {*plan.spec.variants} or {""}
+    return [entry for entry in earlier.get("plan", []) if only is not None and entry["variant"] in variants]
+
+
 def _start(plan: Plan, session: Session, opened: Opened) -> tuple[dict[str, Any], dict[str, Any]]:
     """The entry of a start that is ready, and by its digest what code it has loaded."""
     from benchbench.host.engine_provenance import side_of
@@ -98,18 +105,19 @@ def _served(spec: SweepSpec, start: Mapping[str, Any], devices: list[dict[str, A
         return served(start["engine"], start["environment"], devices, "")
     args, cwd = getattr(spec.engine, "args", {}), getattr(spec.engine, "cwd", None)
     weights = fingerprint(Path(cwd or ".") / str(args.get("model", spec.model)))
-    return served(start["engine"], {**start["environment"], "command": ()}, devices, weights)
+    # The command line has another port each time, and a length that follows from free memory may be another one.
+    told = {**start["engine"], "max_model_len": None}
+    return served(told, {**start["environment"], "command": ()}, devices, weights)
 
 
 def _carried_on(run: RunDirectory, earlier: list[dict[str, Any]], start: dict[str, Any], identity: Identity) -> str:
     """Note the identity of a start, and its name: that of the variant's earlier starts, if it has rounds already."""
-    known = [other for other in earlier if other["variant"] == start["variant"] and "identity" in other]
-    start |= {"identity": identity, "identity_digest": digest_of(identity)}
-    if not known or start["variant"] not in run.measured_variants():
-        return str(start["identity_digest"])
-    if different := changes(known[-1]["identity"], identity):
+    before, digest = known(earlier, start["variant"])
+    if not before or start["variant"] not in run.measured_variants():
+        digest = digest_of(identity)
+    elif different := changes(before, identity):
         raise EngineError(
             f"this run has rounds of another engine ({'; '.join(different)}): use another --out", "engine"
         )
-    start["identity_digest"] = known[-1]["identity_digest"]
-    return str(start["identity_digest"])
+    start |= {"identity": identity, "identity_digest": digest}
+    return digest

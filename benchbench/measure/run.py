@@ -20,7 +20,8 @@ from benchbench.errors import (
 )
 from benchbench.fidelity.ask import owed
 from benchbench.measure.cells import missing_rounds
-from benchbench.measure.identity import changes, requested
+from benchbench.measure.identity import changes, known, not_compared, requested
+from benchbench.measure.manifest import staying
 from benchbench.measure.observer import Observer
 from benchbench.measure.retry import set_aside
 from benchbench.measure.sessions import Sessions, Todo
@@ -135,19 +136,21 @@ def _goes_on(run: RunDirectory, plan: Plan, only: str | None) -> list[str]:
     measured = run.measured_variants()
     if not measured:
         return []
-    manifest, spec = run.manifest(), masked(plan.spec.model_dump(mode="json"))
+    manifest, spec, notes = run.manifest(), masked(plan.spec.model_dump(mode="json")), set[str]()
     for variant in sorted(measured & {session.variant for session in plan.sessions}):
-        if different := changes(requested(manifest["spec"], variant), requested(spec, variant)):
+        before, _ = known(manifest.get("starts", []), variant)
+        if different := changes(before or requested(manifest["spec"], variant), requested(spec, variant)):
             whose = f"variant {variant} of this run" if variant else "this run"
             raise RunError(
                 f"{run.path}: {whose} was measured with another engine ({'; '.join(different)}): "
                 "use another --out, or give the new engine a name of its own under variants"
             )
-    kept = {cell.key for cell in plan.cells}
-    lost = [e for e in manifest["plan"] if e["key"] not in kept and run.finished_rounds(e["key"])]
-    if only is not None or not lost:
-        return []
-    return [f"{len(lost)} measured cells are not in the sweep any more: out of the table, {cell_name(lost[0])} first"]
+        notes |= {not_compared(before)} - {""}
+    kept = {cell.key for cell in plan.cells} | {entry["key"] for entry in staying(manifest, plan, only)}
+    lost = [cell_name(e) for e in manifest["plan"] if e["key"] not in kept and run.finished_rounds(e["key"])]
+    if lost:
+        notes.add(f"{len(lost)} measured cells are not in the sweep any more: out of the table, {lost[0]} first")
+    return sorted(notes)
 
 
 def _lacking(run: RunDirectory, plan: Plan) -> deque[Todo]:

@@ -228,9 +228,15 @@ class RunDirectory:
         return sorted(self._finished.get(f"{cell}-{phase}", []))
 
     def measured_variants(self) -> set[str]:
-        """The variants of which there are rounds; "" without variants."""
-        entries = self.manifest()["plan"] if (self.path / "manifest.json").exists() else []
-        return {entry["variant"] for entry in entries if self.finished_rounds(entry["key"])}
+        """The variants of which there are rounds; "" without variants.
+
+        Where some are of cells that have left the plan, any variant that was started may have rounds.
+        """
+        manifest: Manifest = self.manifest() if (self.path / "manifest.json").exists() else {}
+        variants = {e["key"]: e["variant"] for e in manifest.get("plan", [])}
+        keys = {path.name.partition("-measured-")[0] for path in self.records.glob("*-measured-*.parquet")}
+        started = {start["variant"] for start in manifest.get("starts", [])} if keys - variants.keys() else set()
+        return started | {variants[key] for key in keys & variants.keys()}
 
     def notes(self) -> list[str]:
         """What lies in the folder and was not read so far, and why."""
