@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from servers import ScriptedServer
 
-from benchbench.measure.identity import changes, known, requested, served
+from benchbench.measure.identity import changes, known, rebuilt, requested, served
 from benchbench.store.requests import round_facts
 from benchbench.store.run_directory import RunDirectory
 
@@ -136,6 +136,19 @@ def test_what_any_start_told_is_held_against_the_next() -> None:
     assert known(starts, "c") == ({}, "")
 
 
+def test_code_that_was_built_anew_is_named_and_caches_and_results_are_not() -> None:
+    before = {
+        "libraries": {"/p/vllm/_C.so": "1", "/p/torch/a.so": "1", "/home/u/.triton/cache/k.so": "1", "/p/old.so": "1"},
+        "python": {"vllm": "1", "torch": "1", "server.py": "1"},
+    }
+    now = {
+        "libraries": {"/p/vllm/_C.so": "2", "/p/torch/a.so": "1", "/home/u/.triton/cache/k.so": "2", "/p/new.so": "1"},
+        "python": {"vllm": "2", "torch": "1", "server.py": "2"},
+    }
+    assert rebuilt(before, now) == ["/p/vllm/_C.so: changed", "Python of vllm: changed"]
+    assert rebuilt({}, now) == rebuilt(before, {}) == []
+
+
 @contextlib.contextmanager
 def simulator(port: int, *flags: str) -> Iterator[None]:
     words = [*BENCH, "sim", "--port", str(port), "--profile", "tiny", *flags]
@@ -164,8 +177,17 @@ def test_a_server_started_again_goes_on_and_with_other_flags_is_refused() -> Non
     assert refused.exit_code == 2
     assert "this run has rounds of another engine (command:" in " ".join(refused.stderr.split())
     assert {name: data for name, data in files().items() if "records" in name} == before
-    starts = orjson.loads(Path("run/manifest.json").read_bytes())["starts"]
-    assert {start["identity_digest"] for start in starts} == {starts[0]["identity_digest"]}
+    path = Path("run/manifest.json")
+    manifest = orjson.loads(path.read_bytes())
+    assert {start["identity_digest"] for start in manifest["starts"]} == {manifest["starts"][0]["identity_digest"]}
+    loaded = manifest["loaded"][manifest["starts"][-1]["loaded"]]
+    library = next(iter(loaded["libraries"]))
+    loaded["libraries"][library] = "built before"
+    path.write_bytes(orjson.dumps(manifest))
+    with simulator(port, "--scale", "0.5"):
+        refused = bench(*resume, "batch=2", "--set", "rounds={min: 3, max: 3, warmup: 0}")
+    assert refused.exit_code == 2
+    assert f"this run has rounds of another engine ({library}: changed)" in refused.stderr
 
 
 def test_rounds_of_two_engines_in_one_cell_are_invalid() -> None:

@@ -10,6 +10,7 @@ import orjson
 
 from benchbench.spec.engine_sections import ENGINE_KEYS
 from benchbench.spec.plan import NOT_IN_KEY, merge
+from benchbench.store.facts import Manifest
 
 Identity = dict[str, Any]
 """Values by path, as `engine.args.max-num-seqs`, secrets masked. What is not known is absent."""
@@ -66,6 +67,27 @@ def known(starts: Sequence[Mapping[str, Any]], variant: str) -> tuple[Identity, 
     for start in of_variant:
         identity |= start["identity"] if start["identity_digest"] == digest else {}
     return identity, digest
+
+
+def code_before(manifest: Manifest, variant: str, before_ns: int) -> Mapping[str, Any]:
+    """What the last start of a variant before this time had loaded, as `loaded_code`; empty if that is not known."""
+    starts = [s for s in manifest.get("starts", []) if s["variant"] == variant and s["time_ns"] < before_ns]
+    return manifest.get("loaded", {}).get(starts[-1].get("loaded", ""), {}) if starts else {}
+
+
+def rebuilt(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The libraries (by path) and Python packages that both have loaded and that have another content now, in words.
+
+    Left out are caches, which are written anew, and a script with the files beside it, which may be results.
+    """
+    parts = [
+        {
+            **{path: digest for path, digest in loaded.get("libraries", {}).items() if "cache" not in path},
+            **{f"Python of {k}": v for k, v in loaded.get("python", {}).items() if not k.endswith(".py")},
+        }
+        for loaded in (before, now)
+    ]
+    return [f"{name}: changed" for name, digest in parts[0].items() if parts[1].get(name, digest) != digest]
 
 
 def not_compared(before: Identity) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchbench.engines.open import Opened
 from benchbench.errors import EngineError
-from benchbench.measure.identity import Identity, changes, digest_of, known, requested, served
+from benchbench.measure.identity import Identity, changes, code_before, digest_of, known, rebuilt, requested, served
 from benchbench.model.config import ModelFacts
 from benchbench.model.weights import fingerprint
 from benchbench.spec import EndpointEngine, Plan, Session, SweepSpec
@@ -51,7 +51,7 @@ def write_manifest(
         start, code = _start(plan, session, opened)
         engine, side = start["engine"], start["environment"]
         identity = requested(spec, session.variant) | _served(plan.of_session(session).spec, start, devices)
-        digest = _carried_on(run, starts, start, masked(identity))
+        digest = _carried_on(run, earlier, start, masked(identity), code.get(start.get("loaded", ""), {}))
         starts, loaded = [*starts, start], {**loaded, **code}
     run.write_manifest(
         {
@@ -110,12 +110,18 @@ def _served(spec: SweepSpec, start: Mapping[str, Any], devices: list[dict[str, A
     return served(told, {**start["environment"], "command": ()}, devices, weights)
 
 
-def _carried_on(run: RunDirectory, earlier: list[dict[str, Any]], start: dict[str, Any], identity: Identity) -> str:
-    """Note the identity of a start, and its name: that of the variant's earlier starts, if it has rounds already."""
-    before, digest = known(earlier, start["variant"])
-    if not before or start["variant"] not in run.measured_variants():
+def _carried_on(
+    run: RunDirectory, earlier: Manifest, start: dict[str, Any], identity: Identity, code: Mapping[str, Any]
+) -> str:
+    """Note the identity of a start, and its name: that of the variant's earlier starts, if it has rounds already.
+
+    Code is held against that of before a resume only: within a sweep, what engines compile as they go may differ.
+    """
+    variant = start["variant"]
+    before, digest = known(earlier.get("starts", []), variant)
+    if not before or variant not in run.measured_variants():
         digest = digest_of(identity)
-    elif different := changes(before, identity):
+    elif different := changes(before, identity) + rebuilt(code_before(earlier, variant, run.opened_ns), code):
         raise EngineError(
             f"this run has rounds of another engine ({'; '.join(different)}): use another --out", "engine"
         )

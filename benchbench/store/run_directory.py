@@ -78,6 +78,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.records = path / "records"
+        self.opened_ns = 0  # when it was opened for writing
         self._lock: int | None = None
         self._is_new = False  # the folder, by this object
         self._finished: dict[str, list[int]] | None = None  # by `CELL-PHASE`; of the folder as it was when last asked
@@ -97,6 +98,7 @@ class RunDirectory:
 
     def open_for_writing(self, *, resume: bool) -> None:
         """Make the directory if need be and lock it. Raises RunError: exists without `resume`, or in use."""
+        self.opened_ns = time.time_ns()
         exists = (self.path / "manifest.json").exists()
         if exists and not resume:
             raise RunError(f"{self.path}: there is a run already (use --resume, --overwrite, or another --out)")
