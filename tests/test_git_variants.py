@@ -185,12 +185,13 @@ def test_a_ref_that_has_moved_is_not_mixed_with_what_was_measured(repo: Path) ->
     assert bench("sweep", sweep, "--out", "run", "--no-plots", "--set", "blocks=1").exit_code in CARRIED_OUT
     old, measured = git(repo, "rev-parse", "main"), records(Path("run"))
     new = commit(repo, speed="0.03\n")
-    result = bench("sweep", sweep, "--out", "run", "--no-plots", "--resume")
+    again = ("sweep", sweep, "--out", "run", "--no-plots", "--resume", "--set", "blocks=2")
+    result = bench(*again)
     assert result.exit_code == 2
     assert f"variants.a.git.ref: main is now at {new}, this run measured {old}" in result.stderr
     assert records(Path("run")) == measured
     git(repo, "reset", "-q", "--hard", old)
-    result = bench("sweep", sweep, "--out", "run", "--no-plots", "--resume")
+    result = bench(*again)
     assert result.exit_code in CARRIED_OUT, result.stderr
     assert [row["rounds"] for row in summary(Path("run"))] == [2, 2]
 
