@@ -88,7 +88,7 @@ def test_a_new_variant_joins_by_its_name_and_one_that_changed_is_refused() -> No
 
 def test_another_engine_is_refused_though_the_cells_of_the_first_have_left_the_plan() -> None:
     write(grid={"input": 32, "output": 8, "batch": 1})
-    assert bench("sweep", "s.yaml", "--out", "run", "--no-plots").exit_code == 0
+    assert bench("sweep", "s.yaml", "--out", "run", "--no-plots").exit_code in CARRIED_OUT
     path = Path("run/manifest.json")
     manifest = orjson.loads(path.read_bytes())
     path.write_bytes(orjson.dumps({**manifest, "plan": []}))  # as left by a resumed sweep that ended before any round
@@ -100,24 +100,24 @@ def test_another_engine_is_refused_though_the_cells_of_the_first_have_left_the_p
 
 def test_rows_of_engines_that_the_sweep_names_no_more_leave_the_table_and_that_is_noted() -> None:
     write()
-    assert bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--only", "batch=1").exit_code == 0
+    assert bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--only", "batch=1").exit_code in CARRIED_OUT
     builds = {"a": {}, "b": {"engine": {"scale": 0.1}}}
     write(variants=builds, blocks=2, rounds={"warmup": 0, "min": 1, "max": 1})
     resumed = bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--resume", "--only", "batch=2")
-    assert resumed.exit_code == 0
+    assert resumed.exit_code in CARRIED_OUT
     assert "1 measured cells are not in the sweep any more" in resumed.stderr
     assert {row["variant"] for row in summary(Path("run"))} == {"a", "b"}
 
 
 def test_a_run_that_does_not_say_what_it_measured_is_resumed_with_a_note() -> None:
     write()
-    assert bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--only", "batch=1").exit_code == 0
+    assert bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--only", "batch=1").exit_code in CARRIED_OUT
     path = Path("run/manifest.json")
     manifest = orjson.loads(path.read_bytes())
     starts = [{key: start[key] for key in ("block", "variant", "time_ns")} for start in manifest["starts"]]
     path.write_bytes(orjson.dumps({**manifest, "starts": starts}))
     resumed = bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--resume")
-    assert resumed.exit_code == 0
+    assert resumed.exit_code in CARRIED_OUT
     assert "earlier rounds do not say what server" in " ".join(resumed.stderr.split())
     assert [row["rounds"] for row in summary(Path("run"))] == [2, 2]
     write(engine={**SWEEP["engine"], "scale": 0.1})

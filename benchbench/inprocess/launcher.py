@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -11,12 +13,16 @@ from socket import socketpair
 from typing import TYPE_CHECKING, Any
 
 from benchbench.engines.log_diagnosis import diagnose
-from benchbench.engines.vllm import failure, flags, python_of, start_process
+from benchbench.engines.open import Opened, start_facts
+from benchbench.engines.process import Hooks
+from benchbench.engines.token_lengths import LOWEST_ID
+from benchbench.engines.vllm import failure, flags, next_log, python_of, start_process
 from benchbench.errors import EngineError, LaunchStoppedError, WorkerDiedError
 from benchbench.linux import renice
 from benchbench.loadgen.worker import Worker
+from benchbench.openai.client import Capabilities
 from benchbench.secrets import mask_text
-from benchbench.spec import VllmInprocessEngine
+from benchbench.spec import Plan, VllmInprocessEngine
 from benchbench.version import __version__
 
 if TYPE_CHECKING:
@@ -127,3 +133,35 @@ class InprocessWorker(Worker):
 
 def _stopped() -> float:
     raise LaunchStoppedError
+
+
+@contextlib.contextmanager
+def open_inprocess(engine: VllmInprocessEngine, plan: Plan, hooks: Hooks) -> Iterator[tuple[Opened, InprocessWorker]]:
+    """The in-process engine, once it has generated a token, and its worker, for as long as the block runs.
+
+    Raises EngineError, LaunchStoppedError, WorkerDiedError and, when no log can be written, OSError.
+    """
+    with InprocessWorker(engine, plan.spec.model, next_log(hooks.logs)) as worker:
+        yield _opened(engine, worker, plan, hooks), worker
+
+
+def _opened(engine: VllmInprocessEngine, worker: InprocessWorker, plan: Plan, hooks: Hooks) -> Opened:
+    hooks.preload()
+    worker.ready(hooks.stop, partial(hooks.progress, "starting the engine"))
+    facts = worker.facts
+    start = start_facts(engine.env, worker.process, facts["start_s"])
+    vocab = next((cell.prompts.vocab for cell in plan.cells if cell.prompts.vocab), None)
+    return Opened(
+        url="",
+        vocab=vocab or (min(LOWEST_ID, facts["vocab_size"] // 4), facts["vocab_size"]),
+        capabilities=Capabilities(
+            kind="vllm",
+            models=(plan.spec.model,),
+            max_model_len=facts["max_model_len"],
+            version=facts["version"],
+            metrics=True,
+        ),
+        notes=tuple(facts["notes"]),
+        watch=worker.watch,
+        start=start | {name: facts[name] for name in ("config", "kv_tokens")},
+    )

@@ -27,8 +27,8 @@ def requested(spec: Mapping[str, Any], variant: str) -> Identity:
     engine = merge({"engine": spec["engine"]}, {"engine": given.get("engine") or {}})["engine"]
     keys = [key for key in ("kind", *ENGINE_KEYS[engine["kind"]]) if key in engine and key not in _FREE]
     built = {"git.build": given["git"]["build"]} if given.get("git") else {}
-    asked = {path: value for key in keys for path, value in _paths(f"engine.{key}", engine[key])}
-    return {"model": spec["model"], **built, **asked}
+    paths = {path: value for key in keys for path, value in _paths(f"engine.{key}", engine[key])}
+    return {"model": spec["model"], **built, **paths}
 
 
 def served(

@@ -13,6 +13,7 @@ from benchbench.errors import EngineError
 from benchbench.measure.identity import Identity, changes, code_before, digest_of, known, rebuilt, requested, served
 from benchbench.model.config import ModelFacts
 from benchbench.model.weights import fingerprint
+from benchbench.secrets import masked
 from benchbench.spec import EndpointEngine, Plan, Session, SweepSpec
 from benchbench.store.facts import Manifest
 from benchbench.store.run_directory import RunDirectory
@@ -36,7 +37,6 @@ def write_manifest(
     """
     from benchbench.host.environment import environment, spec_hash
     from benchbench.model.served import hardware_notes, served_on, speculative_decoding
-    from benchbench.secrets import masked
     from benchbench.store.local_results import stored
 
     facts = {name: asdict(model) if model else None for name, model in (models or {}).items()}
@@ -89,7 +89,6 @@ def _start(plan: Plan, session: Session, opened: Opened) -> tuple[dict[str, Any]
     """The entry of a start that is ready, and by its digest what code it has loaded."""
     from benchbench.host.engine_provenance import side_of
     from benchbench.host.loaded_code import loaded_code
-    from benchbench.secrets import masked
 
     side = side_of(plan.of_session(session).spec.engine, opened.start.get("pid"))
     start = {"time_ns": time.time_ns(), "block": session.block, "variant": session.variant, **masked(opened.start)}
@@ -106,8 +105,8 @@ def _served(spec: SweepSpec, start: Mapping[str, Any], devices: list[dict[str, A
     args, cwd = getattr(spec.engine, "args", {}), getattr(spec.engine, "cwd", None)
     weights = fingerprint(Path(cwd or ".") / str(args.get("model", spec.model)))
     # The command line has another port each time, and a length that follows from free memory may be another one.
-    told = {**start["engine"], "max_model_len": None}
-    return served(told, {**start["environment"], "command": ()}, devices, weights)
+    capabilities = {**start["engine"], "max_model_len": None}
+    return served(capabilities, {**start["environment"], "command": ()}, devices, weights)
 
 
 def _carried_on(

@@ -8,18 +8,15 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 from benchbench.engines.git_checkout import Checkout, built_alike, checkout, moved_into
-from benchbench.engines.open import Opened, open_engine, start_facts
+from benchbench.engines.open import Opened, open_engine
 from benchbench.engines.process import Hooks
-from benchbench.engines.token_lengths import LOWEST_ID
-from benchbench.engines.vllm import next_log
 from benchbench.errors import EngineDiedError, EngineError, MovedRefError, StoppedError, WorkerDiedError
 from benchbench.fidelity.ask import answer, owed
 from benchbench.host.sampler import Sampler, scope_of
-from benchbench.inprocess.launcher import InprocessWorker
+from benchbench.inprocess.launcher import open_inprocess
 from benchbench.loadgen.worker import HttpWorker, Worker
 from benchbench.measure.cells import Driver, measure_cell
 from benchbench.measure.manifest import write_manifest
@@ -228,36 +225,13 @@ def start_engine(plan: Plan, hooks: Hooks) -> Iterator[tuple[Opened, Worker]]:
     Raises EngineError, LaunchStoppedError, WorkerDiedError and, when no log can be written, OSError.
     """
     if isinstance(plan.spec.engine, VllmInprocessEngine):
-        with InprocessWorker(plan.spec.engine, plan.spec.model, next_log(hooks.logs)) as inprocess:
-            yield _inprocess(plan.spec.engine, inprocess, plan, hooks), inprocess
+        with open_inprocess(plan.spec.engine, plan, hooks) as (opened, inprocess):
+            yield opened, inprocess
         return
     with HttpWorker() as worker, open_engine(plan, hooks) as opened:
         worker.watch = opened.watch
         worker.ready()
         yield opened, worker
-
-
-def _inprocess(engine: VllmInprocessEngine, worker: InprocessWorker, plan: Plan, hooks: Hooks) -> Opened:
-    """The in-process engine, once it has generated a token."""
-    hooks.preload()
-    worker.ready(hooks.stop, partial(hooks.progress, "starting the engine"))
-    facts = worker.facts
-    start = start_facts(engine.env, worker.process, facts["start_s"])
-    vocab = next((cell.prompts.vocab for cell in plan.cells if cell.prompts.vocab), None)
-    return Opened(
-        url="",
-        vocab=vocab or (min(LOWEST_ID, facts["vocab_size"] // 4), facts["vocab_size"]),
-        capabilities=Capabilities(
-            kind="vllm",
-            models=(plan.spec.model,),
-            max_model_len=facts["max_model_len"],
-            version=facts["version"],
-            metrics=True,
-        ),
-        notes=tuple(facts["notes"]),
-        watch=worker.watch,
-        start=start | {name: facts[name] for name in ("config", "kv_tokens")},
-    )
 
 
 def _heat(sampler: Sampler) -> dict[str, float]:
