@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ import pytest
 from driving import bench
 from hypothesis import given
 from hypothesis import strategies as st
-from runs_made import made_run
+from runs_made import BRANCHES, made_run
 from test_table import published
 
-from benchbench.audit.claims import Claims, claims_of_card, claims_of_csv
+from benchbench import open_run
+from benchbench.audit.claims import Claims, claims_of_card, claims_of_csv, claims_of_run
 from benchbench.audit.findings import audit
 from benchbench.audit.findings_text import audit_markdown
 from benchbench.model.accelerators import accelerator
@@ -301,6 +302,26 @@ def test_a_run_and_its_own_verdict(tmp_path: Path) -> None:
     finding = json.loads(result.stdout)["findings"][0]
     assert (finding["code"], finding["severity"]) == ("invalid", "suspicious")
     assert "cached_prefix" in finding["arithmetic"][0]
+
+
+def test_of_variants_with_unlike_models_each_has_its_own_bounds(tmp_path: Path) -> None:
+    """A prompt of 1024 tokens through 1 and 100 B parameters at 1 PFLOP/s takes 2 and 205 ms."""
+    device = accelerator("H100 SXM")
+    assert device is not None
+    small, large = (asdict(ModelFacts(parameters=n, active_parameters=n)) for n in (10**9, 10**11))
+    facts = {"model_facts": small, "variant_model_facts": {"int8-moe": large}}
+    data = {**BRANCHES, "blocks": 2, "grid": {"input": 1024, "output": 8, "batch": 1}}
+    hardware = {**asdict(device), "count": 1}
+    run = made_run(tmp_path / "r", data, lambda *_: (20.0, 10.0), **facts, accelerator=hardware)
+    claims = claims_of_run(open_run(run))
+    claims = replace(claims, rows=tuple({**row, "status": "valid", "reasons": ""} for row in claims.rows))  # as claimed
+    (finding,) = (finding for finding in audit(claims) if finding.code == "ttft_bound")
+    assert [line.partition(",")[0] for line in finding.arithmetic] == ["int8-moe"]
+    text = bench("audit", run).stdout
+    assert "Variant main: Model: 1.0 B parameters" in text
+    assert "Variant int8-moe: Model: 100.0 B parameters" in text
+    given = bench("audit", run, "--parameters", "1B", "--active", "1B", "--hardware", "H100 SXM", "--count", "1")
+    assert "\nModel: 1.0 B parameters" in given.stdout
 
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from benchbench.report.markdown import read_tables
 
 if TYPE_CHECKING:
     from benchbench.analysis.runs import Run
+    from benchbench.model.roofline import Platform
 
 Row = Mapping[str, Any]
 Span = tuple[float, float]  # bytes, at least and at most: cards write GB and may mean GiB
@@ -70,6 +71,7 @@ class Claims:
     device_memory: Span | None = None  # of one, as the source says
     passes: float = 1.0  # of the model per token, at least; 0 with speculative decoding (see roofline.Platform)
     notes: tuple[str, ...] = ()  # assumptions
+    platforms: Mapping[str, Platform | None] = field(default_factory=dict)  # by variant, where their models are unlike
 
 
 def count_of(text: str) -> int:
@@ -82,7 +84,9 @@ def count_of(text: str) -> int:
 def claims_of_run(run: Run) -> Claims:
     """A run's rows, recomputed from its records, and what its manifest knows of model and hardware."""
     platform, rows = run.platform(), tuple(_received(row) for row in run.rows)
-    if platform is None or run.manifest.get("variant_model_facts"):  # rows of unlike models have no facts in common
+    if run.manifest.get("variant_model_facts"):  # rows of unlike models have no facts in common
+        return Claims(rows=rows, platforms={cell.variant: run.platform(cell.variant) for cell in run.cells})
+    if platform is None:
         return Claims(rows=rows)
     size = float(platform.model.weight_bytes) if platform.model.weight_bytes else None
     return Claims(

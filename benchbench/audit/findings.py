@@ -158,21 +158,21 @@ def shape_for_bounds(claims: Claims) -> ModelFacts | None:
 
 
 def _faster(claims: Claims, rows: Sequence[Row]) -> Iterator[Finding]:
-    model = shape_for_bounds(claims)
-    if model is None or claims.device is None or not claims.count:
-        return
-    platform = Platform(model, claims.device, claims.count, claims.passes)
+    model, shared = shape_for_bounds(claims), None
+    if model is not None and claims.device is not None and claims.count:
+        shared = Platform(model, claims.device, claims.count, claims.passes)
     lines: dict[str, list[str]] = defaultdict(list)
     first = False
     for row in rows:
-        if not row.get("batch") or row.get("load") == "open":
+        platform = claims.platforms.get(row.get("variant") or "", shared)
+        if platform is None or not row.get("batch") or row.get("load") == "open":
             continue
         of = {"input": row["input"], "output": row["output"], "load": row.get("load") or "static"}
         limit, single = (bounds(platform, **of, batch=batch) for batch in (row["batch"], 1))
         likely = bounds(platform, **of, batch=row["batch"], likely=True)
         ttft, tpot, rate = (_number(row, name) for name in ("ttft_ms", "tpot_ms", "sys_tok_s"))
         if ttft and limit.ttft_s and ttft / 1e3 < limit.ttft_s:
-            lines["ttft_bound"].append(_ttft_line(row, ttft / 1e3, limit, single, model))
+            lines["ttft_bound"].append(_ttft_line(row, ttft / 1e3, limit, single, platform.model))
             first |= bool(single.ttft_s and ttft / 1e3 >= single.ttft_s)
         if tpot and limit.tpot_s and tpot / 1e3 < limit.tpot_s:
             lines["tpot_bound"].append(f"{name_of(row)}: {tpot:.2f} ms, at least {limit.tpot_s * 1e3:.2f} ms")

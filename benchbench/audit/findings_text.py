@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from benchbench.audit.claims import Claims
 from benchbench.audit.findings import EXPLANATIONS, Finding, shape_for_bounds
-from benchbench.model.config import billions
+from benchbench.model.accelerators import Accelerator
+from benchbench.model.config import ModelFacts, billions
 from benchbench.report.markdown import escape_markdown
 
 
@@ -26,11 +27,18 @@ def audit_markdown(claims: Claims, findings: Sequence[Finding], name: str) -> st
 
 
 def _basis(claims: Claims) -> list[str]:
+    if claims.platforms:
+        known = [(f"Variant {name}", platform) for name, platform in claims.platforms.items() if platform]
+        return [f"{name}: {' '.join(_served(p.model, p.device, p.count))}" for name, p in known]
     model, device, count = shape_for_bounds(claims), claims.device, claims.count
     if model is None or device is None or not count:
         facts = {"active parameters": model, "a known accelerator": device, "their number": count}
         unknown = ", ".join(name for name, fact in facts.items() if not fact)
         return [f"Not compared with the hardware's bounds; unknown: {unknown}."]
+    return _served(model, device, count)
+
+
+def _served(model: ModelFacts, device: Accelerator, count: int) -> list[str]:
     active = model.active_parameters or model.parameters or 0
     peak, dtype = device.peak(model.compute_dtype) / 1e12, model.compute_dtype or "fastest dtype"
     each = f"{peak:.1f} TFLOP/s ({dtype}) and {device.bandwidth_bytes_s / 1e9:.0f} GB/s"

@@ -92,4 +92,6 @@ def _corrected(claims: Claims, **options: Any) -> Claims:  # noqa: ANN401 - clic
             allowed = ", ".join(dict.fromkeys(model.upper() for model, _, _ in known()))
             raise ValueError(f"--hardware {name}: unknown (allowed: names with {allowed})")
         claims = replace(claims, device=device, device_memory=None)
-    return replace(claims, model=model, count=options["count"] or claims.count)
+    given = [options["model"], options["hardware"], options["count"], *changes.values()]
+    platforms = {} if any(given) else claims.platforms  # what is given holds for all rows
+    return replace(claims, model=model, count=options["count"] or claims.count, platforms=platforms)
