@@ -94,6 +94,11 @@ def test_only_cli_prints_and_exits() -> None:
     assert found == []
 
 
+def test_what_a_command_prints_goes_through_one_gate() -> None:
+    """`console.show` and `fail`: names and labels of others' files must not act on a terminal."""
+    assert [name for name, tree in sources() if "click.echo" in ast.unparse(tree)] == ["cli/console.py"]
+
+
 def test_vllm_is_imported_in_one_module_and_only_when_it_is_used() -> None:
     found = [
         (name, node.col_offset > 0)
