@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import os
 import resource
 import shutil
 import socket
@@ -15,6 +17,7 @@ from typing import Any
 
 import pytest
 import trustme
+import yaml
 from answers import (
     RESET,
     Ask,
@@ -24,9 +27,15 @@ from answers import (
     head,
     models,
 )
-from driving import BENCH, CARRIED_OUT, bench, records, write_sweep
+from driving import BENCH, CARRIED_OUT, PATIENCE, bench, records, write_sweep
 from driving import run_impatiently as run
 from servers import ScriptedServer
+
+from benchbench.engines.simulator import SimulatorProcess
+from benchbench.errors import StoppedError
+from benchbench.measure.failures import check_server
+from benchbench.openai.target import Access, make_target
+from benchbench.spec import make_plan, spec_from_mapping
 
 
 @pytest.fixture(autouse=True)
@@ -246,12 +255,15 @@ REFUSED: dict[str, tuple[Script, Script, str]] = {
     "401 on the list": (
         [error(401, "no")],
         [],
-        "s.yaml:3: engine.api_key_env: the server refused the credentials (status 401)",
+        "s.yaml:3: engine.api_key_env: the server asks for credentials (status 401), and the sweep names none",
     ),
     "401": (
         [models("sim")],
         [error(401, "Invalid\nkey")],
-        r"s.yaml:3: engine.api_key_env: every request was refused: status 401: Invalid\nkey",
+        (
+            "s.yaml:3: engine.api_key_env: the server asks for credentials (status 401), and the sweep names none: "
+            r"status 401: Invalid\nkey"
+        ),
     ),
     "404 model, listed": (
         [models("a", "b")],
@@ -262,6 +274,31 @@ REFUSED: dict[str, tuple[Script, Script, str]] = {
         [error(404, "no list")],
         [error(404, "The model `sim` does not exist.")],
         "s.yaml:2: model: every request was refused: status 404: The model `sim` does not exist.",
+    ),
+    "404 of the route": (
+        [error(404, "no list")],
+        [error(404, "Not Found")],
+        (
+            "s.yaml:5: engine.url: every request was refused: status 404: Not Found; "
+            "engine.path names the API's path where it is not /v1"
+        ),
+    ),
+    "token ids": (
+        [models("sim")],
+        [error(422, "prompt: invalid type: sequence, expected a string")],
+        (
+            "s.yaml:15: prompts.kind: every request was refused: status 422: "
+            "prompt: invalid type: sequence, expected a string; it takes no token ids (allowed: text)"
+        ),
+    ),
+    "max_tokens": (
+        [models("sim")],
+        [error(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")],
+        (
+            "s.yaml:3: engine.max_tokens_field: every request was refused: status 400: "
+            "Unsupported parameter: 'max_tokens'. "
+            "Use 'max_completion_tokens' instead. (allowed: max_completion_tokens)"
+        ),
     ),
     "redirect on the list": (
         [head(307, location="http://127.0.0.1:1/", content_length=0)],
@@ -284,6 +321,77 @@ def test_a_refusal_of_everything_is_bad_input_at_its_key(listed: Script, answer:
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.splitlines()[-1] == message
     assert records(Path("run")) == []
+
+
+def engine_refused(url: str, **engine: object) -> tuple[int, str]:
+    write_sweep(Path("s.yaml"), url, timeouts=PATIENCE, engine={"kind": "endpoint", "url": url, **engine})
+    result = bench("sweep", "s.yaml", "--out", "run", "--no-plots")
+    shutil.rmtree("run", ignore_errors=True)
+    return result.exit_code, result.stderr.splitlines()[-1]
+
+
+def test_an_unset_key_and_a_wrong_key_and_no_key_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOT_SET", raising=False)
+    monkeypatch.setenv("KEY", "sk-wrong")
+    with ScriptedServer(listed=[error(401, "no")]) as server:
+        words = [engine_refused(server.url, api_key_env=name)[1] for name in ("NOT_SET", "KEY", None)]
+    assert "engine.api_key_env: the environment variable NOT_SET is not set" in words[0]
+    assert "engine.api_key_env: the server refused the credentials (status 401)" in words[1]
+    assert "engine.api_key_env: the server asks for credentials (status 401), and the sweep names none" in words[2]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "words"),
+    [
+        ("http", "the proxy of engine.proxy at 127.0.0.1:1 is gone"),
+        ("https", "engine.proxy: the proxy does not answer"),
+    ],
+)
+def test_a_dead_proxy_is_not_a_dead_server(scheme: str, words: str) -> None:
+    code, line = engine_refused(f"{scheme}://127.0.0.1:2", proxy="http://127.0.0.1:1")
+    assert code == 1
+    assert words in line
+
+
+def test_https_where_http_is_spoken_and_the_reverse() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("localhost").configure_cert(context)
+    with SimulatorProcess("fixed", models=["sim"]) as plain, ScriptedServer(tls=context) as secure:
+        code, line = engine_refused(plain.url.replace("http:", "https:"))
+        assert (code, line[line.index("engine") :]) == (
+            2,
+            f"engine.url: the server does not speak TLS at this port (allowed: {plain.url})",
+        )
+        code, line = engine_refused(secure.url.replace("https:", "http:"))
+        assert (code, line[line.index("engine") :]) == (
+            2,
+            f"engine.url: the server speaks TLS at this port (allowed: {secure.url})",
+        )
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(errno.EADDRNOTAVAIL, "this host has no local port left"), (errno.EMFILE, "this host allows no more connections")],
+)
+def test_what_this_host_lacks_is_not_the_servers_fault(code: int, words: str) -> None:
+    target = make_target("http://127.0.0.1:1", "completions", Access())
+    columns: Any = {
+        "status": ["failed"],
+        "error_kind": ["connect"],
+        "error_phase": ["connect"],
+        "error_detail": [f"connect: {os.strerror(code)}"],
+    }
+    with pytest.raises(StoppedError, match=words):
+        check_server(columns, target, make_plan(spec_from_mapping(yaml.safe_load(GOOD))).cells[0], answered=True)
+
+
+@pytest.mark.parametrize("command", [["validate"], ["sweep", "--dry-run"], ["sweep"]])
+def test_an_unknown_profile_of_the_simulator_is_found_in_the_file(command: list[str]) -> None:
+    Path("s.yaml").write_text(GOOD.replace("kind: simulator", "kind: simulator, profile: nope"))
+    result = bench(*command, "s.yaml")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("s.yaml:3: engine.profile: no simulator profile 'nope' (allowed: ")
+    assert not Path("runs").exists()
 
 
 def test_a_certificate_that_nobody_vouches_for_is_refused() -> None:

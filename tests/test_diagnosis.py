@@ -30,7 +30,7 @@ REASONS = {
         "model not found: Repo id must be in the form 'repo_name' or 'namespace/repo_name': '/no",
     ),
     "no-such-model": ("model", "model not found: Cannot find an appropriate cached snapshot folder for the specified "),
-    "no-vllm": ("engine.python", "this Python has no vLLM"),
+    "no-vllm": ("engine.python", "this Python has no vLLM: set engine.venv or engine.python to one that has"),
     "no-weights": ("model", "the model has no weights: Cannot find any model weights with `tiny-llama`"),
     "platform": ("engine.python", "this build of vLLM finds no device that it supports"),
     "port-taken": ("engine.port", "the port is taken: [Errno 98] Address already in use"),

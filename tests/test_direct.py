@@ -33,6 +33,7 @@ from benchbench.inprocess.launcher import InprocessWorker
 from benchbench.loadgen.job import AnswerJob, DirectJob
 from benchbench.loadgen.prompts import make_direct_job, make_job
 from benchbench.loadgen.worker import HttpWorker
+from benchbench.model.served import caption_of
 from benchbench.openai.target import Access, make_target
 from benchbench.spec import Cell, make_plan, spec_from_mapping
 from benchbench.store.requests import round_table
@@ -374,7 +375,7 @@ def test_over_http_too_a_round_that_begins_when_its_server_is_gone_fails_at_once
 def test_a_table_says_that_there_was_no_http() -> None:
     grid = {"input": 1, "output": 1, "batch": 1}
     spec = spec_from_mapping({"name": "s", "model": "m", "engine": {"kind": "vllm_inprocess"}, "grid": grid})
-    assert "without HTTP" in "".join(spec.caption)
+    assert "without HTTP" in "".join(caption_of(spec))
 
 
 @contextlib.contextmanager

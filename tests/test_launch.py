@@ -395,7 +395,11 @@ def test_a_port_that_is_taken(launches: Launches) -> None:
         ({"python": "/no/python", "command": None}, "engine.python", "No such file"),
         ({"python": None, "venv": "/no/venv"}, "engine.venv", "No such file"),
         ({"cwd": "/no/such/folder"}, "engine.cwd", "No such file"),
-        ({"command": None}, "engine.python", "this Python has no vLLM"),
+        (
+            {"command": None},
+            "engine.python",
+            "this Python has no vLLM: set engine.venv or engine.python to one that has",
+        ),
         ({"args": {"no-such-flag": 1}}, "engine.args", "unknown flag --no-such-flag 1"),
         ({"ready": {"path": "/nope"}}, "engine.ready.path", "no /nope"),
         ({"args": {"served-model-name": "another"}}, "model", "does not serve 'sim'"),

@@ -31,7 +31,7 @@ from benchbench.model.roofline import (
     step_bytes,
     touched_bytes,
 )
-from benchbench.model.served import hardware_notes, served_model, served_on, speculative_decoding
+from benchbench.model.served import caption_of, hardware_notes, served_model, served_on, speculative_decoding
 from benchbench.report.explanation import explain
 from benchbench.spec import load_spec, spec_from_mapping
 
@@ -466,7 +466,7 @@ def test_speculation_is_seen_in_flags(args: dict[str, Any], facts: dict[str, Any
 
 
 def test_a_table_says_that_speculation_was_declared() -> None:
-    captions = [spec(speculative=value).caption for value in (False, True, {"method": "mtp", "tokens": 3})]
+    captions = [caption_of(spec(speculative=value)) for value in (False, True, {"method": "mtp", "tokens": 3})]
     assert captions == [
         [],
         ["Speculative decoding: the speed depends on the texts."],

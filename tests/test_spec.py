@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchbench.cli.sweep_schema import json_schema
 from benchbench.spec import (
     ClosedLoad,
     EndpointEngine,
@@ -20,7 +21,6 @@ from benchbench.spec import (
     SimulatorEngine,
     SpecError,
     SweepSpec,
-    json_schema,
     load_spec,
     make_plan,
     spec_from_mapping,

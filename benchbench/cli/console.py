@@ -99,9 +99,22 @@ def located(file: str | None, sets: tuple[str, ...]) -> Iterator[None]:
 
 
 def spec_of(file: str, sets: tuple[str, ...]) -> SweepSpec:
-    from benchbench.spec import load_spec
+    """The sweep of a file. Raises SpecError, also for a simulator's profile that cannot be used."""
+    from benchbench.spec import SimulatorEngine, SpecError, load_spec, locate
+    from benchbench.spec.plan import variant_spec
 
-    return load_spec(file, sets)
+    spec = load_spec(file, sets)
+    for variant in spec.variants or ("",):
+        engine = variant_spec(spec, variant).engine
+        if isinstance(engine, SimulatorEngine):
+            from benchbench.engines.simulator import ProfileError, load_profile
+
+            try:
+                load_profile(engine.profile, engine.options)
+            except ProfileError as error:
+                where = f"variants.{variant}.engine.profile" if variant else "engine.profile"
+                raise SpecError([locate(file, sets, where, str(error))]) from None
+    return spec
 
 
 def plan_of(spec: SweepSpec, only: str | None) -> Plan:

@@ -41,12 +41,12 @@ def main() -> None:
 def validate(files: tuple[str, ...], sets: tuple[str, ...]) -> None:
     """Check sweep FILES without running them."""
     from benchbench.engines.git_checkout import built_alike
-    from benchbench.spec import SpecError, load_spec, make_plan
+    from benchbench.spec import SpecError, make_plan
 
     problems: list[object] = []
     for file in files:
         try:
-            plan = make_plan(load_spec(file, sets))
+            plan = make_plan(spec_of(file, sets))
         except SpecError as error:
             problems += error.problems
         else:
@@ -60,7 +60,7 @@ def validate(files: tuple[str, ...], sets: tuple[str, ...]) -> None:
 @main.command()
 def schema() -> None:
     """Print the JSON Schema of sweep files, for editors."""
-    from benchbench.spec import json_schema
+    from benchbench.cli.sweep_schema import json_schema
 
     show(json.dumps(json_schema(), indent=2))
 

@@ -37,7 +37,11 @@ class Diagnosis:
 _KNOWN: tuple[tuple[str, str, str], ...] = (
     (r"error: unrecognized arguments: (.*)", "unknown flag {1}", "engine.args"),
     (r"^[\w.-]+(?: serve)?: error: (?:argument )?(.*)", "{1}", "engine.args"),
-    (r"No module named '?vllm\b", "this Python has no vLLM", "engine.python"),
+    (
+        r"No module named '?vllm\b",
+        "this Python has no vLLM: set engine.venv or engine.python to one that has",
+        "engine.python",
+    ),
     (r"No module named ('[\w.]+')", "this Python lacks the module {1}", "engine.python"),
     (r"Failed to infer device type", "this build of vLLM finds no device that it supports", "engine.python"),
     (r"No (?:CUDA|HIP) GPUs are available|Found no NVIDIA driver", "no GPU is available: {0}", "engine.env"),

@@ -183,7 +183,9 @@ def access_of(engine: EndpointEngine, connect_s: float) -> Access:
         if variable not in os.environ:
             raise EngineError(f"the environment variable {variable} is not set", f"engine.headers_env.{name}")
         headers[name] = os.environ[variable]
-    if engine.api_key_env and (key := os.environ.get(engine.api_key_env)):
+    if engine.api_key_env:
+        if not (key := os.environ.get(engine.api_key_env)):
+            raise EngineError(f"the environment variable {engine.api_key_env} is not set", "engine.api_key_env")
         headers["Authorization"] = f"Bearer {key}"
     for name, value in headers.items():
         if not value.isprintable():

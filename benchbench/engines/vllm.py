@@ -182,7 +182,8 @@ def start_process(engine: Launched, argv: Sequence[str], log: Path, pass_fds: Se
             raise
         key = "venv" if engine.venv is not None and engine.python is None else "python"
         key = "cwd" if where == str(cwd) else key if where == python_of(engine) else "command"
-        raise EngineError(f"cannot start {where}: {error.strerror}", f"engine.{key}") from None
+        advice = "" if "/" in where or key != "python" else ": set engine.venv or engine.python to one that has vLLM"
+        raise EngineError(f"cannot start {where}: {error.strerror}{advice}", f"engine.{key}") from None
 
 
 @dataclass(slots=True)

@@ -234,7 +234,7 @@ def _store(
     opened, view = driver.opened, driver.view
     death = facts.get("engine_died") or death_of(opened, columns)
     if opened.url and not death:
-        check_server(columns, opened.target(cell), answered=driver.answered)
+        check_server(columns, opened.target(cell), cell, answered=driver.answered)
     driver.answered |= RequestStatus.OK in columns["status"]
     if view:
         facts["server"] = None if death else view.after(counters, columns)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 import socket
 import time
 from typing import TYPE_CHECKING
@@ -14,11 +17,13 @@ from benchbench.store.requests import ErrorKind, ErrorPhase, RequestStatus
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from benchbench.spec import Cell
     from benchbench.store.requests import RoundColumns
 
 # Statuses with which a server refuses every request of a sweep, and the key at fault.
 REFUSALS = {401: "engine.api_key_env", 403: "engine.api_key_env", 404: "model", 405: "engine.url"}
 BROKEN = {ErrorKind.CONNECT, ErrorKind.SEND, ErrorKind.STREAM}  # what a server that is gone leaves behind
+_NO_IDS = re.compile(r"\b(string|str|token.?ids?)\b(?!.*(context|vocab))", re.IGNORECASE)  # what a prompt should be
 HANGING = {ErrorKind.STALL, ErrorKind.TIMEOUT}
 DEATH_S = 5.0  # an engine whose connections broke ends within this time, or it lives
 
@@ -60,7 +65,7 @@ def first_failure(table: pa.Table) -> str:
     return f"{count} of {len(statuses)} requests failed, first: {kind} ({phase}): {detail}"
 
 
-def check_server(columns: RoundColumns, target: Target, *, answered: bool) -> None:
+def check_server(columns: RoundColumns, target: Target, cell: Cell, *, answered: bool) -> None:
     """Stop when going on makes no sense. `answered`: some request of this session has succeeded.
 
     Raises StoppedError when the server is gone, EngineError when it refuses everything from the start.
@@ -72,16 +77,37 @@ def check_server(columns: RoundColumns, target: Target, *, answered: bool) -> No
     detail = columns["error_detail"][failed[0]]
     unreachable = everything and all(columns["error_phase"][k] == ErrorPhase.CONNECT for k in failed)
     if unreachable or ({columns["error_kind"][k] for k in failed} & BROKEN and not _listens(target)):
-        raise StoppedError(f"the server at {target.host}:{target.port} is gone: {detail}")
+        raise StoppedError(f"{_gone(target, detail)}: {detail}")
     statuses = {int(columns["http_status"][k]) for k in failed}
     if not everything or answered or len(statuses) > 1:
         return
     status = statuses.pop()
+    message = f"every request was refused: {detail}"
+    if status in {400, 415, 422}:
+        if "max_completion_tokens" in detail:
+            raise EngineError(message, "engine.max_tokens_field", allowed="max_completion_tokens")
+        if cell.prompts.kind == "token_ids" and _NO_IDS.search(detail):
+            raise EngineError(f"{message}; it takes no token ids", "prompts.kind", allowed="text")
+    if status in {401, 403} and not target.access.headers:
+        message = f"{target.access.refusal(status)}: {detail}"
+    if status == 404 and "model" not in detail.lower():  # a route that is not there, not a model
+        raise EngineError(f"{message}; engine.path names the API's path where it is not /v1", "engine.url")
     if status in REFUSALS:
-        wrong_path = status == 404 and "model" not in detail.lower()  # a route that is not there, not a model
-        raise EngineError(f"every request was refused: {detail}", "engine.url" if wrong_path else REFUSALS[status])
+        raise EngineError(message, REFUSALS[status])
     if 300 <= status < 400:
         raise EngineError(f"the server redirects; give the final address: {detail}", "engine.url")
+
+
+def _gone(target: Target, detail: str) -> str:
+    """Who is at fault when connections fail: this host, the proxy on the way, or the server."""
+    server = f"{target.host}:{target.port}"
+    if os.strerror(errno.EADDRNOTAVAIL) in detail and ":" not in target.host:  # what IPv6 says where there is none
+        return f"this host has no local port left for connections to {server} (net.ipv4.ip_local_port_range)"
+    if os.strerror(errno.EMFILE) in detail:
+        return f"this host allows no more connections to {server} (ulimit -n)"
+    if target.proxy and "refused the tunnel" not in detail:
+        return f"the proxy of engine.proxy at {target.proxy[0]}:{target.proxy[1]} is gone"
+    return f"the server at {server} is gone"
 
 
 def _listens(target: Target) -> bool:

@@ -36,7 +36,7 @@ def write_manifest(
     EngineError when the run has rounds of another engine.
     """
     from benchbench.host.environment import environment, spec_hash
-    from benchbench.model.served import hardware_notes, served_on, speculative_decoding
+    from benchbench.model.served import caption_of, hardware_notes, served_on, speculative_decoding
     from benchbench.store.local_results import stored
 
     facts = {name: asdict(model) if model else None for name, model in (models or {}).items()}
@@ -71,7 +71,7 @@ def write_manifest(
             "variant_model_facts": {name: model for name, model in facts.items() if model != of_all},
             "accelerator": served_on(plan.spec, devices),
             "speculative": speculative_decoding(plan.spec),
-            "caption": plan.spec.caption,
+            "caption": caption_of(plan.spec),
             "instrument": stored(),
             **environment(),
         }

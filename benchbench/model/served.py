@@ -15,7 +15,7 @@ from typing import Any
 from benchbench.errors import ModelError
 from benchbench.model.accelerators import accelerator, given_accelerator, known_names
 from benchbench.model.config import ModelFacts, read_model
-from benchbench.spec import Hardware, SimulatorEngine, SweepSpec
+from benchbench.spec import Hardware, SimulatorEngine, SweepSpec, VllmInprocessEngine
 from benchbench.spec.plan import variant_spec
 
 _NO_PARTS: dict[str, Any] = {"expert_bytes": None, "dense_bytes": None}
@@ -92,6 +92,21 @@ def hardware_notes(hardware: Hardware | None) -> list[str]:
         return []
     needed = "hardware.tflop_s and hardware.bandwidth_gb_s"
     return [f"no roofline: hardware.name is none of {', '.join(known_names())}, so it needs {needed}"]
+
+
+def caption_of(spec: SweepSpec) -> list[str]:
+    """What a table made from this sweep must say of its engine."""
+    engine, lines, speculative = spec.engine, [], spec.speculative
+    if isinstance(engine, VllmInprocessEngine):
+        lines = ["Measured in-process, without HTTP: from the call of vLLM's AsyncLLM to its outputs."]
+    elif isinstance(engine, SimulatorEngine):
+        speed = "" if engine.scale == 1 else f", every duration x {engine.scale:g}"
+        lines = [f"Served by the embedded simulator (profile {engine.profile}{speed}): no measurement of hardware."]
+    if speculative:
+        facts = [speculative.method, f"{speculative.tokens} proposed tokens a pass" if speculative.tokens else None]
+        text = ", ".join(fact for fact in facts if fact)
+        lines += [f"Speculative decoding{f' ({text})' if text else ''}: the speed depends on the texts."]
+    return lines
 
 
 def speculative_decoding(spec: SweepSpec) -> dict[str, Any] | None:

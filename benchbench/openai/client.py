@@ -37,6 +37,7 @@ _NO_METRICS = (
     "no /metrics of vLLM's kind: preemptions, foreign load and prefix hits are not checked "
     "(but for cached tokens that its answers report)"
 )
+_NO_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"}  # what OpenSSL calls an answer that is no TLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,29 +122,47 @@ async def http_session(
 
 
 async def _attach(url: str, model: str, access: Access) -> Capabilities:
-    import aiohttp
-
     async with http_session(url, access) as request:
-        try:
-            status, body = await request(MODELS)
-        except aiohttp.ClientConnectorCertificateError as error:
-            raise EngineError(f"TLS certificate refused: {error.certificate_error}", "engine.ca_file") from None
-        except (aiohttp.ClientConnectorError, aiohttp.ClientProxyConnectionError, OSError) as error:
-            if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
-                return Capabilities(notes=(f"GET {MODELS} did not answer: the model list is not checked",))
-            where = urlsplit(access.proxy or url).netloc.rpartition("@")[2]
-            raise EngineError(f"nobody answers at {where}: {_cause(error)}", "engine.url", gone=True) from None
-        except aiohttp.ClientHttpProxyError as error:
-            raise EngineError(f"the proxy refused the tunnel: {error.status}", "engine.proxy") from None
-        except aiohttp.ClientError as error:
-            return Capabilities(notes=(f"GET {MODELS} failed ({type(error).__name__}): the model list is not checked",))
-        capabilities = replace(read_models(status, body, model), **await _probe(request))
+        answer = await _listing(request, url, access)
+        if isinstance(answer, str):
+            return Capabilities(notes=(f"GET {MODELS} {answer}: the model list is not checked",))
+        capabilities = replace(read_models(*answer, model), **await _probe(request))
         if capabilities.metrics and capabilities.kind in {None, "openai"}:
             capabilities = replace(capabilities, kind="vllm")  # under another owner's name
         if capabilities.kind == "vllm":
             capabilities = replace(capabilities, server_info=await _server_info(request, access.secrets))
         notes = capabilities.notes if capabilities.metrics else (*capabilities.notes, _NO_METRICS)
         return replace(capabilities, notes=notes)
+
+
+async def _listing(request: Request, url: str, access: Access) -> tuple[int, bytes] | str:
+    """Status and body of GET /v1/models; in words, why it was not answered. Raises EngineError as `attach` does."""
+    import aiohttp
+
+    plain = urlsplit(url).scheme == "http"
+    try:
+        status, body = await request(MODELS)
+    except aiohttp.ClientConnectorCertificateError as error:
+        raise EngineError(f"TLS certificate refused: {error.certificate_error}", "engine.ca_file") from None
+    except aiohttp.ClientHttpProxyError as error:
+        raise EngineError(f"the proxy refused the tunnel: {error.status}", "engine.proxy") from None
+    except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError) as error:
+        if await _lacks_tls(url, access, error):
+            raise _other_scheme(url, "the server does not speak TLS at this port") from None
+        raise _unreachable(url, access, error) from None
+    except TimeoutError:
+        return "did not answer"
+    except (aiohttp.ClientError, OSError) as error:
+        if plain and await _speaks_tls(url):
+            raise _other_scheme(url, "the server speaks TLS at this port") from None
+        if isinstance(error, OSError):
+            raise _unreachable(url, access, error) from None
+        return f"failed ({type(error).__name__})"
+    if plain and status == 400 and await _speaks_tls(url):
+        raise _other_scheme(url, "the server speaks TLS at this port")
+    if status in {401, 403}:
+        raise EngineError(access.refusal(status), "engine.api_key_env")
+    return status, body
 
 
 async def _probe(request: Request) -> dict[str, Any]:
@@ -187,6 +206,48 @@ def _short(value: Any) -> Any:  # noqa: ANN401 - JSON in, JSON out
     if isinstance(value, list):
         return [_short(item) for item in value]
     return f"{value[:INFO_CHARS]} ..." if isinstance(value, str) and len(value) > INFO_CHARS else value
+
+
+def _other_scheme(url: str, message: str) -> EngineError:
+    scheme, _, rest = url.partition(":")
+    return EngineError(message, "engine.url", allowed=f"{'https' if scheme == 'http' else 'http'}:{rest}")
+
+
+def _unreachable(url: str, access: Access, error: Exception) -> EngineError:
+    """What a connection that could not be made says of the server, or of the proxy on the way."""
+    if access.proxy:
+        where = urlsplit(access.proxy).netloc.rpartition("@")[2]
+        return EngineError(f"the proxy does not answer at {where}: {_cause(error)}", "engine.proxy", gone=True)
+    return EngineError(f"nobody answers at {urlsplit(url).netloc}: {_cause(error)}", "engine.url", gone=True)
+
+
+async def _lacks_tls(url: str, access: Access, error: Exception) -> bool:
+    """Whether a handshake failed since the server speaks plain HTTP: its answer was no TLS, or it closed, and answers
+    a plain request (without credentials).
+    """
+    import aiohttp
+
+    reason = getattr(error, "os_error", None)
+    if isinstance(reason, ssl.SSLError):
+        return reason.reason in _NO_TLS
+    if url.startswith("https:") and not access.proxy and isinstance(reason, ConnectionResetError):
+        with contextlib.suppress(aiohttp.ClientError, OSError):
+            async with http_session(url.replace("https:", "http:", 1), Access(connect_s=access.connect_s)) as request:
+                await request(MODELS)
+                return True
+    return False
+
+
+async def _speaks_tls(url: str) -> bool:
+    """Whether a TLS handshake succeeds where a plain-http address points to."""
+    parts = urlsplit(url)
+    context = Access(insecure=True).tls_context()
+    with contextlib.suppress(OSError):
+        async with asyncio.timeout(ANSWER_S):
+            _, writer = await asyncio.open_connection(parts.hostname, parts.port or 80, ssl=context)
+            writer.transport.abort()
+            return True
+    return False
 
 
 def _cause(error: Exception) -> str:

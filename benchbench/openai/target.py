@@ -76,6 +76,12 @@ class Access:
         """What must not be quoted: the headers' values, bare tokens too."""
         return frozenset(part for value in self.headers.values() for part in (value, value.removeprefix("Bearer ")))
 
+    def refusal(self, status: int) -> str:
+        """Why a server answers with status 401 or 403."""
+        if not self.headers:
+            return f"the server asks for credentials (status {status}), and the sweep names none"
+        return f"the server refused the credentials (status {status})"
+
     def tls_context(self) -> ssl.SSLContext:
         """Raises OSError for an unreadable `ca_file`."""
         context = ssl.create_default_context(cafile=self.ca_file)

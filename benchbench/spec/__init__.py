@@ -1,6 +1,5 @@
 """Sweeps: from a YAML file to a validated SweepSpec to a Plan, the ordered tuple of cells. Pure."""
 
-from benchbench.spec.editor import json_schema
 from benchbench.spec.engine_sections import (
     EndpointEngine,
     Engine,
@@ -44,7 +43,6 @@ __all__ = [
     "Variant",
     "VllmInprocessEngine",
     "VllmServeEngine",
-    "json_schema",
     "load_spec",
     "locate",
     "make_plan",

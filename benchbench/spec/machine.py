@@ -61,13 +61,6 @@ class SpeculativeDecoding(Section):
     method: Text | None = Field(None, description="as the engine names it: eagle3, mtp, medusa, ngram, draft_model")
     tokens: Count | None = Field(None, description="tokens that are proposed a pass")
 
-    @property
-    def sentence(self) -> str:
-        """For captions."""
-        facts = [self.method, f"{self.tokens} proposed tokens a pass" if self.tokens else None]
-        text = ", ".join(fact for fact in facts if fact)
-        return f"Speculative decoding{f' ({text})' if text else ''}: the speed depends on the texts."
-
 
 def _switch(value: object) -> object:
     if isinstance(value, bool):

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from benchbench.spec.engine_sections import ENGINE_KEYS, Engine, SimulatorEngine, VllmInprocessEngine
+from benchbench.spec.engine_sections import ENGINE_KEYS, Engine
 from benchbench.spec.machine import Hardware, ModelFactsGiven, Speculative
 from benchbench.spec.mistakes import show
 from benchbench.spec.values import (
@@ -270,17 +270,6 @@ class SweepSpec(Section):
     def block_count(self) -> int | None:
         """Starts of each variant, or of the one engine; None where neither variants nor blocks are asked for."""
         return (self.blocks or DEFAULT_BLOCKS) if self.variants else self.blocks
-
-    @property
-    def caption(self) -> list[str]:
-        """What a table made from this sweep must say of its engine."""
-        engine, lines = self.engine, []
-        if isinstance(engine, VllmInprocessEngine):
-            lines = ["Measured in-process, without HTTP: from the call of vLLM's AsyncLLM to its outputs."]
-        elif isinstance(engine, SimulatorEngine):
-            speed = "" if engine.scale == 1 else f", every duration x {engine.scale:g}"
-            lines = [f"Served by the embedded simulator (profile {engine.profile}{speed}): no measurement of hardware."]
-        return lines + ([self.speculative.sentence] if self.speculative else [])
 
     @property
     def notes(self) -> list[str]:

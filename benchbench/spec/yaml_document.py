@@ -129,13 +129,10 @@ def read_yaml(path: Path, file: str) -> Document:
     try:
         with path.open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
-    except IsADirectoryError:
-        raise SpecError([Problem(file, None, "", "is a folder, not a sweep file")]) from None
-    except FileNotFoundError:
-        raise SpecError([Problem(file, None, "", "no such file")]) from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise SpecError([Problem(file, None, "", f"cannot be read: {reason}")]) from None
+        reason = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        known: dict[Any, str] = {IsADirectoryError: "is a folder, not a sweep file", FileNotFoundError: "no such file"}
+        raise SpecError([Problem(file, None, "", known.get(type(error), reason))]) from None
     if len(raw) > MAX_BYTES:
         raise SpecError([Problem(file, None, "", f"is larger than {MAX_BYTES} bytes: not a sweep file")])
     try:
