@@ -36,6 +36,7 @@ from benchbench.store.requests import RequestStatus, round_facts
 if TYPE_CHECKING:
     import pyarrow as pa
 
+Mask = npt.NDArray[np.bool_]
 _NS = 1e-9
 NO_SLO = Slo()
 LATE = 0.1  # of the steady requests, and of their mean E2EL
@@ -103,7 +104,7 @@ def over_starts(rounds: Sequence[RoundMetrics], figure: Callable[[RoundMetrics],
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    ok: npt.NDArray[np.bool_]
+    ok: Mask
     sent: Ints
     scheduled: Ints
     end: Ints
@@ -194,7 +195,7 @@ def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo
     )
 
 
-def _met(ttft: Floats, tpot: Floats, e2el: Floats, slo: Slo) -> npt.NDArray[np.bool_]:
+def _met(ttft: Floats, tpot: Floats, e2el: Floats, slo: Slo) -> Mask:
     met = np.ones(len(ttft), np.bool_)
     for values_s, limit_ms in ((ttft, slo.ttft_ms), (tpot, slo.tpot_ms), (e2el, slo.e2el_ms)):
         if limit_ms is not None:
@@ -202,14 +203,12 @@ def _met(ttft: Floats, tpot: Floats, e2el: Floats, slo: Slo) -> npt.NDArray[np.b
     return met
 
 
-def _goodput(req_s: float | None, met: npt.NDArray[np.bool_]) -> float | None:
+def _goodput(req_s: float | None, met: Mask) -> float | None:
     """Requests per second times the share of requests that met every limit."""
     return None if req_s is None else req_s * float(met.mean()) if len(met) else 0.0
 
 
-def _populations(
-    c: _Columns, good: npt.NDArray[np.bool_], planned: int, in_flight: int | None
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+def _populations(c: _Columns, good: Mask, planned: int, in_flight: int | None) -> tuple[Mask, Mask]:
     """Of the `good` requests: the cold wave, and the steady ones.
 
     By the order of sending, in which lengths play no part: to take those that *ended* in the window instead would
@@ -234,7 +233,7 @@ def _settled(planned: int, in_flight: int, span: tuple[int, int] | None, last: I
     return not len(late) or float(late.mean()) <= LATE
 
 
-def _gaps(c: _Columns, requests: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
+def _gaps(c: _Columns, requests: Ints) -> tuple[Ints, Mask]:
     """Gaps between neighbouring events, and which of them lie inside one of these requests."""
     owner = np.repeat(np.arange(len(c.ok)), np.diff(c.offsets))
     among = np.isin(np.arange(len(c.ok)), requests)
@@ -256,7 +255,7 @@ def _sharing(c: _Columns) -> tuple[int, int, int]:
     return shared, first, buffered
 
 
-def _window(c: _Columns, good: npt.NDArray[np.bool_], load: str, in_flight: int | None) -> tuple[int, int] | None:
+def _window(c: _Columns, good: Mask, load: str, in_flight: int | None) -> tuple[int, int] | None:
     """(begin, end] of the round's window in ns, None when a closed load has none or nothing was received.
 
     Failed requests count as completions: they too are replaced. Where an end is not known, neither is the window.
@@ -277,10 +276,7 @@ def _window(c: _Columns, good: npt.NDArray[np.bool_], load: str, in_flight: int 
 
 
 def _rates(
-    c: _Columns,
-    good: npt.NDArray[np.bool_],
-    load: str,
-    span: tuple[int, int] | None,
+    c: _Columns, good: Mask, load: str, span: tuple[int, int] | None
 ) -> tuple[float | None, float | None, float | None]:
     """(output tok/s, input + output tok/s, req/s) in a window; prompts count where their first token is."""
     if span is None or span[1] <= span[0]:
@@ -294,11 +290,7 @@ def _rates(
     first, last = c.events[c.offsets[:-1][good]], c.events[c.offsets[1:][good] - 1]
     prompts = float(c.prompt[good][(first > begin) & (first <= end)].sum())
     done = (last > begin) & (last <= end)
-    return (
-        output / seconds,
-        (output + prompts) / seconds,
-        float(done.sum()) / seconds,
-    )
+    return output / seconds, (output + prompts) / seconds, float(done.sum()) / seconds
 
 
 def pooled(rounds: Sequence[RoundMetrics], name: str) -> Floats:
