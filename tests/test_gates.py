@@ -192,10 +192,19 @@ def test_a_cell_that_is_not_compared_is_not_passed() -> None:
 
 
 def test_a_limit_below_what_the_design_finds_is_said() -> None:
-    run = made_run(Path("run"), {**BRANCHES, "blocks": 2}, branch(1.0, 0.01))
-    err = gated(run, "--fail-on", "slower>1%")
-    assert "slower>1%: 10 of 10 tests find larger changes only, with 80 % power (MDE " in err
+    run = made_run(Path("run"), {**BRANCHES, "blocks": 3}, branch(1.0, 0.01))
+    err = gated(run, "--fail-on", "slower>1%", "--fail-on", "slower")
+    assert "slower>1%: 10 of 10 tests would probably miss a change of 1 % (found with 80 % power: " in err
+    assert re.search(r"slower: \d of 10 tests would probably miss a change of 5 %", err)
     assert gated(made_run(Path("quiet"), BRANCHES, branch(1.0, 0.0005)), "--fail-on", "slower>5%") == ""
+
+
+def test_a_test_without_power_does_not_pass() -> None:
+    """A third slower in two noisy blocks is no significant change."""
+    run = made_run(Path("run"), {**BRANCHES, "blocks": 2}, branch(0.5, 0.06))
+    assert "undecided" in bench("compare", run).stdout
+    for gate in ("slower", "slower>5%"):
+        assert "so few starts do not find a build of half the speed" in gated(run, "--fail-on", gate, code=4)
 
 
 # ---- Properties ------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 A change fails a gate if it is significant (5 % after Holm's correction, and outside of the noise floor where one is
 given), for the worse, and larger than the gate allows. The verdict `equivalent` and its margin play no part: a certain
 -0.7 % fails `slower`. Of unchanged builds a family (cells, geometric means) fails `slower` 2.5 times in 100, so a gate
-at most 5 times (benchmarks/gates.py); with a limit less often.
+at most 5 times (benchmarks/gates.py); with a limit less often. A test without power (two blocks, many cells) that finds
+nothing judges nothing: one that would not find half the speed with a chance of 80 %.
 
 `ratio<R` looks at the points alone, for runs of one start. It can be judged where R lies outside of the noise:
 
@@ -27,6 +28,8 @@ from benchbench.spec.cell import cell_name
 Outcome = Literal["passed", "failed", "not judged"]
 NoiseOf = Mapping[frozenset[str], tuple[float, int]]  # cells -> sd of one start (logs), degrees of freedom
 MEAN = "geometric mean"
+UNLIMITED = 0.05  # what `slower` alone should find
+HALF = 1.0  # a ratio of 2: a test that does not find it says nothing
 MORE_STARTS = "measure both with blocks: 6, or gate points with 'ratio<0.95'"
 
 
@@ -101,6 +104,10 @@ def _change(pair: Pair, rule: Rule, what: str, effect: Effect) -> Check:
         return Check(rule.text, what, "failed", sentence)
     if effect.significant:
         return Check(rule.text, what, "passed", sentence)
+    if (effect.mde_family or 0.0) > HALF:
+        return Check(
+            rule.text, what, "not judged", "cannot be judged: so few starts do not find a build of half the speed"
+        )
     return Check(rule.text, what, "passed", f"no significant change ({sentence})")
 
 
@@ -121,16 +128,16 @@ def _point(rule: Rule, what: str, effect: Comparison | Overall, noise: NoiseOf |
 
 
 def blind_spots(pair: Pair, rules: Iterable[Rule]) -> list[str]:
-    """Gates whose limit is below what the design finds, a sentence each: they pass what they are there for."""
+    """Gates that would miss what they are there for, a sentence each: X, or UNLIMITED for `slower` alone."""
     sentences = []
-    for rule in rules:
+    for rule in (rule for rule in rules if rule.kind in {"slower", "metric"}):
         mdes = [effect.mde_family for _, effect in _effects(pair, rule.metrics) if effect.mde_family is not None]
-        small = [mde for mde in mdes if mde > rule.limit]
-        if rule.kind in {"slower", "metric"} and rule.limit and small:
-            low, high = (f"{100 * mde:.1f}" if mde < 10 else ">1000" for mde in (min(small), max(small)))
+        limit = rule.limit or UNLIMITED
+        if blind := sorted(mde for mde in mdes if mde > limit):
+            low, high = (f"{100 * mde:.1f}" if mde < 10 else ">1000" for mde in (blind[0], blind[-1]))
             span = f"{low} %" if low == high else f"{low} to {high} %"
-            few = f"{len(small)} of {len(mdes)} tests find larger changes only"
-            sentences.append(f"{rule.text}: {few}, with 80 % power (MDE {span}); more starts lower that")
+            missed = f"{len(blind)} of {len(mdes)} tests would probably miss a change of {100 * limit:g} %"
+            sentences.append(f"{rule.text}: {missed} (found with 80 % power: {span}); more starts lower that")
     return sentences
 
 
