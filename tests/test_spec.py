@@ -373,3 +373,11 @@ def test_any_text_is_read_or_refused_in_words(tmp_path_factory: pytest.TempPathF
     for content in (text, MINIMAL + text):
         path.write_bytes(content.encode("utf-8", "surrogatepass"))
         assert_one_line_each(refusal(lambda: load_spec(path, [option, f"grid={text}"])))
+
+
+def test_a_sweep_that_nobody_could_run_is_one_line(load: Any) -> None:
+    many = list(range(1, 1001))
+    assert [
+        message.partition(": ")[2] for message in messages(load, MINIMAL, f"grid.input={many}", f"grid.output={many}")
+    ] == ["grid: has 1000000 cells (allowed: 10000 at most)"]
+    assert messages(load, MINIMAL, "grid.batch=1000000000")[0].endswith("must be at most 65536, is 1000000000")

@@ -17,6 +17,7 @@ from benchbench.spec.engine_sections import ENGINE_KEYS, Engine
 from benchbench.spec.machine import Hardware, ModelFactsGiven, Speculative
 from benchbench.spec.mistakes import show
 from benchbench.spec.values import (
+    Batches,
     Count,
     Counts,
     Indices,
@@ -36,6 +37,7 @@ from benchbench.spec.values import (
 
 DEFAULT_MIN_ROUNDS, DEFAULT_MAX_ROUNDS = 5, 20
 DEFAULT_BLOCKS = 6
+MAX_CELLS = 10_000
 
 # ---- Load -----------------------------------------------------------------------------------------------
 
@@ -88,7 +90,7 @@ class Product(Section):
 
     input: Counts = Field(description="prompt lengths in tokens: one or a list")
     output: Counts = Field(description="answer lengths in tokens: one or a list")
-    batch: Counts | None = Field(None, description="requests in flight (static, closed): one or a list")
+    batch: Batches | None = Field(None, description="requests in flight (static, closed): one or a list")
     rate: Rates | None = Field(None, description="requests per second (open): one or a list")
 
 
@@ -265,6 +267,14 @@ class SweepSpec(Section):
     fidelity: Literal["strict", "report", "off"] = Field(
         "off", description="compare the variants' greedy outputs: strict, report (they may differ) or off"
     )
+
+    @field_validator("grid")
+    @classmethod
+    def _feasible(cls, value: tuple[Product, ...]) -> tuple[Product, ...]:
+        cells = sum(len(p.input) * len(p.output) * len(p.batch or p.rate or (1,)) for p in value)
+        if cells > MAX_CELLS:
+            raise problem(f"has {cells} cells", f"{MAX_CELLS} at most")
+        return value
 
     @property
     def block_count(self) -> int | None:

@@ -209,6 +209,9 @@ Loopback = Annotated[
 ]
 Path = Annotated[Text, _matching("/.*", "must be a path such as /health")]
 Counts = Annotated[tuple[Count, ...], BeforeValidator(one_or_many), _axis("integer", minimum=1)]
+Batches = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=65_536)], ...], BeforeValidator(one_or_many), _axis("integer", minimum=1)
+]
 Rates = Annotated[tuple[Positive, ...], BeforeValidator(one_or_many), _axis("number", exclusiveMinimum=0)]
 Warmup = Annotated[
     int | Literal["auto"],
