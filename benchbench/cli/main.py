@@ -26,6 +26,7 @@ from benchbench.cli.console import (
 from benchbench.cli.evaluation import evaluate
 from benchbench.cli.gating import conclude, fail_on
 from benchbench.cli.importing import import_results
+from benchbench.cli.profile import profile
 from benchbench.version import __version__
 
 
@@ -165,6 +166,7 @@ def check(file: str | None, sets: tuple[str, ...], only: str | None, *, own: boo
 main.add_command(sweep.sweep)
 main.add_command(sweep.noise)
 main.add_command(audit)
+main.add_command(profile)
 main.add_command(import_results)
 main.add_command(stored.table)
 main.add_command(stored.plot)

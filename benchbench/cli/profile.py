@@ -1,0 +1,60 @@
+"""`bench profile`: where the difference of two builds is, kernel by kernel."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from benchbench.cli.console import FOLDER, SETS, located, refusing, show, spec_of
+from benchbench.cli.signals import Stop
+
+if TYPE_CHECKING:
+    from benchbench.spec import SweepSpec
+
+
+@click.command()
+@click.argument("file")
+@click.argument("run", type=FOLDER)
+@SETS
+@click.option("--starts", default=1, show_default=True, type=click.IntRange(1), help="Traced starts of each variant.")
+def profile(file: str, run: Path, sets: tuple[str, ...], starts: int) -> None:
+    """Show where the difference is: run cells of the comparison RUN once more under the server's profiler.
+
+    Traces the cells that were called and one that was not, in starts of their own, whose times are in no table. The
+    traces stay in RUN/profiles; the kernels that differ most are printed and kept in RUN/profile.md.
+
+    Exit: 0, 1 stopped (the same command continues), 2 bad input, 130 on Ctrl-C.
+    """
+    spec = spec_of(file, sets)
+    with Stop() as stop:
+        show(profiled_text(spec, run, starts, stop.fd, (file, sets)).rstrip("\n"))
+
+
+def profiled_text(spec: SweepSpec, run: Path, starts: int, stop: int, source: tuple[str, tuple[str, ...]]) -> str:
+    """Trace what is not traced yet; the Markdown, which is also kept in the run."""
+    from benchbench.analysis.runs import open_run
+    from benchbench.cli.progress import observer_for
+    from benchbench.comparison.pairs import pairs_of
+    from benchbench.engines.process import Hooks
+    from benchbench.profiling.kernel_table import profile_text
+    from benchbench.profiling.recording import cells_of, read_profiles, record
+    from benchbench.store.run_directory import replace_file
+
+    parts: list[str] = []
+    with refusing(), located(*source), observer_for(sys.stderr) as observer:
+        opened = open_run(run)
+        for pair in pairs_of(opened):
+            labels, sides = cells_of(pair), (pair.base, pair.candidate)
+            hooks = Hooks(run / "logs", observer.starting, stop)
+            record(spec, run, opened.manifest, sides, labels, starts, hooks)
+            keys = {(cell.variant, cell.shape): cell.key for cell in opened.cells}
+            cells = {
+                label: tuple(read_profiles(run, variant, keys[variant, label]) for variant in sides) for label in labels
+            }
+            parts.append(f"# {pair.candidate} against {pair.base}\n\n{profile_text(cells, *sides)}")  # type: ignore[arg-type]
+        text = "\n".join(parts)
+        replace_file(run / "profile.md", text.encode())
+    return text
