@@ -93,6 +93,11 @@ def sweep(file: str, sets: tuple[str, ...], only: str | None, out: Path | None, 
     _end(spec, outcome, stop, (file, sets), _command("sweep", file, sets, only))
     if lines := _useless(outcome):
         fail(INVALID, *lines)
+    if spec.profile and spec.variants:
+        from benchbench.cli.profile import profiled_text
+
+        with Stop() as stop:
+            show(profiled_text(spec, outcome.path, 1, stop.fd, (file, sets)))
     if flags["strict"] and any(row["status"] == "invalid" for row in outcome.rows):
         fail(INVALID, "bench: some cells are invalid")
 

@@ -17,7 +17,7 @@ from benchbench.spec.yaml_document import Document, read_yaml
 
 NOT_OVERRIDABLE = (
     *("name", "grid", "order", "overrides", "hardware", "model_facts", "speculative", "telemetry"),
-    *("variants", "baseline", "blocks", "cool_to", "fidelity"),
+    *("variants", "baseline", "blocks", "cool_to", "profile", "fidelity"),
 )
 # Overrides change what is asked of a server, never the server.
 OVERRIDABLE_ENGINE = ("api", "extra_body")

@@ -268,6 +268,11 @@ class SweepSpec(Section):
         "off", description="compare the variants' greedy outputs: strict, report (they may differ) or off"
     )
 
+    profile: bool = Field(
+        default=False,
+        description="true: after a comparison, trace the cells that were called in a start more of each variant",
+    )
+
     @field_validator("grid")
     @classmethod
     def _feasible(cls, value: tuple[Product, ...]) -> tuple[Product, ...]:
