@@ -47,7 +47,7 @@ def profiled_text(spec: SweepSpec, run: Path, starts: int, stop: int, source: tu
     with refusing(), located(*source), observer_for(sys.stderr) as observer:
         opened = open_run(run)
         for pair in pairs_of(opened):
-            labels, sides = cells_of(pair), (pair.base, pair.candidate)
+            labels, sides = cells_of(pair) or [opened.cells[0].shape], (pair.base, pair.candidate)
             hooks = Hooks(run / "logs", observer.starting, stop)
             record(spec, run, opened.manifest, sides, labels, starts, hooks)
             keys = {(cell.variant, cell.shape): cell.key for cell in opened.cells}
