@@ -40,8 +40,9 @@ def profiled(engine: VllmServeEngine, folder: Path, version: str | None) -> Vllm
     numbers = tuple(int(part) for part in (version or "").split(".")[:2] if part.isdecimal())
     if numbers and numbers < FLAGS_SINCE:
         return engine.model_copy(update={"env": {**engine.env, "VLLM_TORCH_PROFILER_DIR": str(folder)}})
-    flags = {"profiler": "torch", "torch_profiler_dir": str(folder), "ignore_frontend": True}
-    flags["torch_profiler_with_stack"] = False
+    # Words, since a flag that is true has no value on a command line; within a section vLLM wants one.
+    switches = {"ignore_frontend": "true", "torch_profiler_with_stack": "false"}
+    flags = {"profiler": "torch", "torch_profiler_dir": str(folder), **switches}
     args = engine.args | {f"profiler-config.{name}": value for name, value in flags.items()}
     return engine.model_copy(update={"args": args})
 
