@@ -92,6 +92,20 @@ def test_the_kernel_that_differs_is_first_and_one_of_a_single_build_is_named() -
     assert "| flash (only a) | 51.0 | - | -51.0 ± 12.7 | 1 -> 0 |" in text
 
 
+def test_traces_of_a_real_vllm_show_which_matrix_product_each_build_ran(tmp_path: Path) -> None:
+    """Of vLLM 0.32's CPU build: one tiny model in BF16 and in FP32, 64 in, 16 out, batch 2."""
+    builds = []
+    for name in ("bf16", "fp32"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rank0.json.gz").write_bytes((DATA / "traces" / f"{name}.json.gz").read_bytes())
+        builds.append(read_profile(tmp_path / name))
+    assert [(build.steps, build.ranks, build.on_gpu) for build in builds] == [(18, 1, False)] * 2
+    first, second, *_ = rows_of(*([build] for build in builds))
+    assert (first.name, first.base_s) == ("_C::onednn_mm", None)
+    assert (second.name, second.candidate_s) == ("_C::weight_packed_linear", None)
+    assert [round(1e6 * build.step_s, 1) for build in builds] == [1197.1, 1365.5]
+
+
 def test_the_profiler_is_switched_on_as_this_vllm_knows_it(tmp_path: Path) -> None:
     engine = VllmServeEngine(kind="vllm_serve", args={"model": "m"})
     assert profiled(engine, tmp_path, "0.11.2").env == {"VLLM_TORCH_PROFILER_DIR": str(tmp_path)}

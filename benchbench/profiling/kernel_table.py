@@ -61,7 +61,7 @@ def profile_text(cells: Mapping[str, tuple[Sequence[Profile], Sequence[Profile]]
         step = [fmean(profile.step_s for profile in side) for side in sides]
         what = "GPU kernels" if sides[0][0].on_gpu else "CPU operators, own time (the trace has no GPU kernel)"
         took = " and ".join(
-            f"{_us(seconds)} us in {name} ({len(side)} starts, {side[0].steps} steps each)"
+            f"{_us(seconds)} us in {name} ({len(side)} start{'s' * (len(side) > 1)} of {side[0].steps} steps)"
             for seconds, name, side in zip(step, (base, candidate), sides, strict=True)
         )
         parts += [
