@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 from pathlib import Path
@@ -334,7 +335,13 @@ def test_a_table_below_the_heading_already_is_named(stored: Path, tmp_path: Path
 
 def test_a_card_that_cannot_be_read_is_named(stored: Path, tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b"caf\xe9")
-    for name, said in (("none.md", "no such card"), ("latin", "not UTF-8 (byte 3)"), (".", "a folder, not a card")):
+    os.mkfifo(tmp_path / "fifo")
+    for name, said in (
+        ("none.md", "no such card"),
+        ("latin", "not UTF-8 (byte 3)"),
+        (".", "a folder, not a card"),
+        ("fifo", "not a regular file"),
+    ):
         told = bench("publish", stored, "--card", tmp_path / name)
         assert (told.exit_code, said in told.stderr) == (2, True), told.stderr
     (tmp_path / "c.md").write_text("# M\n")

@@ -97,6 +97,13 @@ def test_hits_behind_a_kv_connector_are_hits_and_what_is_no_number_is_not_said()
     assert parse(page) == {"prefix_hits": 7, "engines": 1}
 
 
+@pytest.mark.parametrize("value", ["1e308", "-1e308", "1e16", "NaN", "+Inf"])
+def test_counts_that_no_float_holds_are_left_out(value: str) -> None:
+    page = "".join(f'vllm:prompt_tokens_total{{engine="{k}"}} {value}\n' for k in range(3))
+    assert "prompt_tokens" not in parse(page)
+    assert parse(f'vllm:cache_config_info{{num_gpu_blocks="{"9" * 400}",block_size="16"}} 1.0\n') == {}
+
+
 @pytest.mark.parametrize(
     ("configs", "expected"),
     [

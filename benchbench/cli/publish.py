@@ -72,6 +72,8 @@ def publish(run: Path, card: Path, after: str | None, **options: Any) -> None:  
 
 
 def _read(card: Path) -> str:
+    if card.exists() and not card.is_file() and not card.is_dir():
+        raise ValueError(f"{card}: not a regular file")  # a FIFO would never end
     try:
         return card.read_bytes().decode()
     except FileNotFoundError:

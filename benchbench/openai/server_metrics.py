@@ -70,7 +70,7 @@ def parse(text: str) -> Counts:
     samples: dict[str, list[tuple[Mapping[str, str], float]]] = defaultdict(list)
     for family in text_string_to_metric_families("\n".join(lines) + "\n"):
         for sample in family.samples:
-            if math.isfinite(sample.value):
+            if abs(sample.value) < 2**53:  # above, and NaN: no count that could be compared
                 samples[sample.name].append((sample.labels, float(sample.value)))
     counts: Counts = {}
     for field, names in _COUNTERS.items():
@@ -96,7 +96,7 @@ def _capacity(configs: Sequence[Mapping[str, str]]) -> int | None:
     total = 0
     for labels in configs:
         numbers = [labels.get(name, "") for name in ("kv_cache_size_tokens", "num_gpu_blocks", "block_size")]
-        tokens, blocks, size = (int(number) if number.isdecimal() else 0 for number in numbers)
+        tokens, blocks, size = (int(number) if number.isdecimal() and len(number) < 16 else 0 for number in numbers)
         if not (tokens or blocks * size):
             return None
         total += tokens or blocks * size
