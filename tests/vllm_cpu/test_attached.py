@@ -25,7 +25,7 @@ def url(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
 
 def attached(url: str, sweep: Path, run: Path, *options: str) -> Path:
     swept = carry_out(sweep, run, "--set", "engine.kind=endpoint", "--set", f"engine.url={url}", *options)
-    assert swept.code == 0, swept.said
+    assert swept.code in (0, 3), swept.said
     return run
 
 

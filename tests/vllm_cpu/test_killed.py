@@ -34,7 +34,7 @@ def test_killed_in_mid_cell(kind: str, what: str, models: Path, tmp_path: Path) 
     cells = {"grid": [SHORT, LONG, AFTER], "order": "as_written", "prompts": {"vocab": [100, 700]}}
     sweep = write_sweep(tmp_path / "s.yaml", model, flags={"skip-tokenizer-init": True}, **cells)
     swept = carry_out(sweep, run, "--set", f"engine.kind={kind}", during=lambda sweeping: _kill(sweeping, run, what))
-    assert swept.code == 0, swept.said
+    assert swept.code in (0, 3), swept.said
     died, given_up = swept.journal("engine_died"), swept.journal("cell_given_up")
     assert (len(died), len(given_up)) == (1, 1), swept.said
     assert died[0]["reason"]

@@ -21,7 +21,7 @@ def test_benchbench_changes_no_package_of_vllm() -> None:
 
 
 def test_the_grid_by_a_server_of_ours(served: Swept) -> None:
-    assert served.code == 0, served.said
+    assert served.code in (0, 3), served.said
     assert_exact(served.run)
     assert served.journal("engine_died") == []
     assert len(served.traces.ports) >= 1
@@ -29,6 +29,6 @@ def test_the_grid_by_a_server_of_ours(served: Swept) -> None:
 
 
 def test_the_same_grid_in_process(in_process: Swept) -> None:
-    assert in_process.code == 0, in_process.said
+    assert in_process.code in (0, 3), in_process.said
     assert_exact(in_process.run)
     assert in_process.journal("engine_died") == []
