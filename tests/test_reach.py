@@ -155,6 +155,20 @@ def test_the_field_that_limits_an_answer_can_be_the_newer_one(api: str) -> None:
     assert not any("max_tokens" in ask for ask in asks)
 
 
+def test_words_of_several_tokens_give_lengths_on_average() -> None:
+    def by_letters(ask: Ask) -> Script:
+        if "tokenize" not in ask.path:
+            return completion(ask)
+        body = b'{"count": %d}' % (len(ask.json["prompt"]) + 3)
+        return [head(content_length=len(body)), body]
+
+    with ScriptedServer(by_letters) as server:
+        result = run(server.url, prompts={"kind": "text"}, grid={"input": 128, "output": 6, "batch": 4})
+        lengths = [len(ask.json["prompt"]) + 3 for ask in server.asks if "tokenize" not in ask.path]
+    assert "lengths of text prompts are not exact" in result.stderr
+    assert all(90 < length < 170 for length in lengths)
+
+
 def test_only_and_set_choose_what_is_asked() -> None:
     with ScriptedServer() as server:
         grid = {"input": [8, 9], "output": 6, "batch": [1, 2]}

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from benchbench.engines.log_backends import chosen_backends
 from benchbench.engines.process import EngineProcess, Hooks
-from benchbench.engines.token_lengths import WORDS, Fitted, exact_texts, find_counter, fit_vocabulary, vocabulary_range
+from benchbench.engines.token_lengths import (
+    WORDS,
+    Fitted,
+    exact_texts,
+    find_counter,
+    fit_mean,
+    fit_vocabulary,
+    vocabulary_range,
+)
 from benchbench.errors import EngineError
 from benchbench.openai.client import Capabilities, attach
 from benchbench.openai.target import Access, Target, make_target
@@ -119,7 +127,14 @@ def _fitted(cell: Cell, url: str, access: Access) -> tuple[Fitted, str]:
             raise
         note = f"lengths of text prompts are not exact, about one token a word: {error}"
         return Fitted(tuple(WORDS), 0, WORDS[0]), note
-    fitted = fit_vocabulary(counter.count, WORDS)
+    try:
+        fitted = fit_vocabulary(counter.count, WORDS)
+    except EngineError as error:
+        if error.gone:
+            raise
+        fitted = fit_mean(counter.count, WORDS)
+        mean = f"a word is {fitted.word_tokens:.2f} tokens on average, counted by {counter.how}"
+        return fitted, f"lengths of text prompts are not exact ({error.message}): {mean}"
     return fitted, (
         f"text prompts have exact lengths, counted by {counter.how}: {len(fitted.words)} words of one token each, "
         f"{fitted.overhead} tokens besides (template, BOS, first word)"

@@ -71,12 +71,14 @@ class Fitted:
     """`lead` and any n of `words` after it, with one space between, are a prompt of `overhead` + n tokens.
 
     The first word of a text has no space before it and may be cut in other tokens than in running text, so it is
-    always the same one; `overhead` counts it, with the template and BOS.
+    always the same one; `overhead` counts it, with the template and BOS. `word_tokens`: of a word, on average where
+    words are several tokens each; then lengths are not exact.
     """
 
     words: tuple[str, ...]
     overhead: int
     lead: str
+    word_tokens: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +238,12 @@ def fit_vocabulary(count: Count, words: Iterable[str]) -> Fitted:
     return Fitted(tuple(kept), overhead, lead)
 
 
+def fit_mean(count: Count, words: Sequence[str]) -> Fitted:
+    """All `words`, the first as lead, with their mean tokens in running text. Raises EngineError as `count` does."""
+    overhead = count(words[0])
+    return Fitted(tuple(words), overhead, words[0], (count(" ".join(words)) - overhead) / (len(words) - 1))
+
+
 def exact_texts(fitted: Fitted, generator: np.random.Generator, count: int, length: int) -> list[str]:
     """`count` prompts of random words, `length` tokens each with template and BOS.
 
@@ -245,7 +253,7 @@ def exact_texts(fitted: Fitted, generator: np.random.Generator, count: int, leng
     if room < 1:
         message = f"{length} tokens hold no prompt: template, BOS and the first word are {fitted.overhead}"
         raise EngineError(message, "grid.input", allowed=f"{fitted.overhead + 1} or more")
-    picks = generator.integers(0, len(fitted.words), (count, room))
+    picks = generator.integers(0, len(fitted.words), (count, max(1, round(room / fitted.word_tokens))))
     return [" ".join((fitted.lead, *(fitted.words[k] for k in row))) for row in picks]
 
 
