@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from dataclasses import dataclass, replace
@@ -64,7 +65,9 @@ def default_out(spec: SweepSpec, *, resume: bool) -> Path:
         earlier = sorted(Path("runs").glob(f"{spec.name}-[0-9]*/records/*-measured-*.parquet"))
         if earlier:
             return earlier[-1].parents[1]
-    return Path("runs") / f"{spec.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    stem = f"{spec.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))  # of one second
+    return next(path for name in names if not (path := Path("runs") / name).exists())
 
 
 def stored_sets(out: Path) -> tuple[str, ...]:
