@@ -146,9 +146,12 @@ def test_the_api_stands_where_the_url_or_the_sweep_says(
 
 
 @pytest.mark.parametrize("api", ["completions", "chat"])
-def test_the_field_that_limits_an_answer_can_be_the_newer_one(api: str) -> None:
+@pytest.mark.parametrize(
+    "said", [{"max_tokens_field": "max_completion_tokens"}, {"extra_body": {"max_completion_tokens": 99}}], ids=str
+)
+def test_the_field_that_limits_an_answer_can_be_the_newer_one(api: str, said: dict[str, Any]) -> None:
     with ScriptedServer(without_tokenize) as server:
-        engine = {"kind": "endpoint", "url": server.url, "api": api, "max_tokens_field": "max_completion_tokens"}
+        engine = {"kind": "endpoint", "url": server.url, "api": api, **said}
         run(server.url, engine=engine, prompts={"kind": "text"}, output="as_served")
         asks = [ask.json for ask in server.asks if "tokenize" not in ask.path]
     assert {ask["max_completion_tokens"] for ask in asks if ask.get("stream")} == {6}

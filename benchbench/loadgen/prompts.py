@@ -14,6 +14,7 @@ from benchbench.loadgen.arrivals import due_offsets_ns
 from benchbench.loadgen.job import DirectJob, RoundJob
 from benchbench.openai.target import Target, prompt_field
 from benchbench.spec import Cell, VllmInprocessEngine
+from benchbench.spec.engine_sections import NEWER_LIMIT
 
 SPARE_BATCHES = 4  # x batch: prompts beyond those asked for, where answers end by themselves
 # Where prompts come from: token ids [low, high), or a maker of (generator, count, tokens) -> texts.
@@ -40,7 +41,7 @@ def bodies(cell: Cell, generator: np.random.Generator, outputs: Sequence[int], s
     """Request bodies with fresh prompts of `cell.input` tokens each, for so many output tokens.
 
     Token ids are uniform over `source` = [low, high); texts are what `source(generator, count, tokens)` makes.
-    `extra_body` of the engine goes over everything.
+    `extra_body` of the engine goes over everything but `max_completion_tokens`, which is of the cell.
     """
     engine, rest = cell.engine, dict[int, bytes]()
     for output in {*outputs}:
@@ -53,7 +54,8 @@ def bodies(cell: Cell, generator: np.random.Generator, outputs: Sequence[int], s
         }
         if cell.output_mode == "exact":
             fields |= {"min_tokens": output, "ignore_eos": True, "return_token_ids": True}
-        rest[output] = b"," + orjson.dumps(fields | engine.extra_body)[1:]
+        limit = {NEWER_LIMIT: output} if engine.max_tokens_field == NEWER_LIMIT else {}
+        rest[output] = b"," + orjson.dumps(fields | engine.extra_body | limit)[1:]
     if isinstance(source, tuple):
         ids = token_ids(cell, generator, len(outputs), source)
         prompts = [b'{"prompt":' + orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in ids]

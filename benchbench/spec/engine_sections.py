@@ -65,6 +65,9 @@ class _Engine(Section):
         return dumped | self._other
 
 
+NEWER_LIMIT: Final = "max_completion_tokens"
+
+
 class _Served(_Engine):
     """What requests over HTTP may say."""
 
@@ -73,6 +76,14 @@ class _Served(_Engine):
         "max_tokens", description="the field that limits an answer; newer models of OpenAI take max_completion_tokens"
     )
     extra_body: Json = Field(default={}, description="fields added to every request's JSON body")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _limit_of_the_body(cls, data: Any) -> Any:  # noqa: ANN401 # anything
+        """A body that says max_completion_tokens is for a server that wants it in place of max_tokens."""
+        if isinstance(data, dict) and isinstance(body := data.get("extra_body"), dict) and NEWER_LIMIT in body:
+            return {"max_tokens_field": NEWER_LIMIT, **data}
+        return data
 
 
 class EndpointEngine(_Served):
