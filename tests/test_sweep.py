@@ -157,7 +157,7 @@ def test_one_sweep_of_its_own_simulator_and_all_that_is_made_of_it() -> None:
     }
     Path("s.yaml").write_text(yaml.safe_dump(spec))
     result = bench("sweep", "s.yaml", "--out", "run")
-    assert result.exit_code == 0, result.stderr
+    assert result.exit_code in CARRIED_OUT, result.stderr
     made = {str(path.relative_to("run")) for path in Path("run").rglob("*") if path.is_file()}
     assert {"manifest.json", "journal.jsonl", "summary.parquet", "summary.csv", "table.md"} <= made
     plots = {name for name in made if name.startswith("plots/")}
