@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from answers import CHUNKED, completion
-from driving import bench, records, summary, write_sweep
+from driving import CARRIED_OUT, bench, records, summary, write_sweep
 from driving import run_well as run
 from servers import ScriptedServer
 
