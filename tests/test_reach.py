@@ -145,6 +145,16 @@ def test_the_api_stands_where_the_url_or_the_sweep_says(
     assert all(get.endswith(query) for get in gets)
 
 
+def test_an_api_beside_its_base_path_is_found_by_a_request_for_one_token() -> None:
+    def beside(ask: Ask) -> Script:
+        return completion(ask) if ask.path == "/inference/completions" else [error(404, "Not Found")]
+
+    with ScriptedServer(beside) as server:
+        rows = run(server.url + "/inference")
+        assert [ask.path for ask in server.asks] == ["/inference/v1/completions", *["/inference/completions"] * 2]
+    assert [row["status"] for row in rows] == ["ok"]
+
+
 @pytest.mark.parametrize("api", ["completions", "chat"])
 @pytest.mark.parametrize(
     "said", [{"max_tokens_field": "max_completion_tokens"}, {"extra_body": {"max_completion_tokens": 99}}], ids=str

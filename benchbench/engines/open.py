@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +24,12 @@ from benchbench.engines.token_lengths import (
     vocabulary_range,
 )
 from benchbench.errors import EngineError
-from benchbench.openai.client import Capabilities, attach
-from benchbench.openai.target import Access, Target, make_target
+from benchbench.openai.client import Capabilities, attach, http_session
+from benchbench.openai.target import GENERATION, Access, Target, leaves_path_open, make_target, untimed_body
 from benchbench.spec import Cell, EndpointEngine, Plan, SimulatorEngine, VllmServeEngine
 from benchbench.spec.engine_sections import CACHE_VARIABLES
+
+PROBE_S = 120.0  # a first generation may compile kernels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,9 +84,10 @@ def open_engine(plan: Plan, hooks: Hooks) -> Iterator[Opened]:
     """The server of a plan, for as long as the block runs. Raises EngineError."""
     engine, preload = plan.spec.engine, hooks.preload
     if isinstance(engine, EndpointEngine):
-        access = access_of(engine, _connect_s(plan))
+        access, found_out = _with_path(engine, plan.spec.model, access_of(engine, _connect_s(plan)))
         preload()
-        yield _prepared(plan, engine.url, access, hooks.stop)
+        opened = _prepared(plan, engine.url, access, hooks.stop)
+        yield replace(opened, notes=(*found_out, *opened.notes))
     elif isinstance(engine, VllmServeEngine):
         preload()
         with _served(engine, plan, hooks) as opened:
@@ -90,6 +95,28 @@ def open_engine(plan: Plan, hooks: Hooks) -> Iterator[Opened]:
     elif isinstance(engine, SimulatorEngine):
         with _simulator(engine, plan, preload) as url:
             yield _prepared(plan, url, Access(), hooks.stop)
+
+
+def _with_path(engine: EndpointEngine, model: str, access: Access) -> tuple[Access, list[str]]:
+    """The access with the API's path, where a base path leaves it open, and a note: /v1, unless only without it a
+    request for one token is answered.
+    """
+    if engine.path is not None or not leaves_path_open(engine.url):
+        return access, []
+    import aiohttp
+
+    body = untimed_body(model, engine.api, "Hi", 1, engine.extra_body, engine.max_tokens_field)
+
+    async def status(path: str) -> int:
+        async with http_session(engine.url, replace(access, path=path)) as request:
+            code, _ = await request(GENERATION[engine.api], body, PROBE_S)
+            return int(code)
+
+    with contextlib.suppress(aiohttp.ClientError, OSError):
+        if asyncio.run(status("/v1")) == HTTPStatus.NOT_FOUND and asyncio.run(status("/")) == HTTPStatus.OK:
+            note = "the API stands under the url itself, without /v1, as engine.path: / would say"
+            return replace(access, path="/"), [note]
+    return access, []
 
 
 def _prepared(plan: Plan, url: str, access: Access, stop: int | None) -> Opened:

@@ -45,6 +45,12 @@ def address_of(url: str, route: str, path: str | None = None) -> str:
     return f"{parts.scheme}://{parts.netloc}{root}{route}{query}"
 
 
+def leaves_path_open(url: str) -> bool:
+    """Whether a URL has a base path that does not tell where the API is: under it, or under its /v1."""
+    base = urlsplit(url).path.rstrip("/")
+    return base not in {"", "/chat/completions", "/completions"} and not _API_PATH.fullmatch(base)
+
+
 def prompt_field(api: str, prompt: Prompt) -> dict[str, Any]:
     """The field of a request's body that holds its prompt."""
     return {"messages": [{"role": "user", "content": prompt}]} if api == "chat" else {"prompt": prompt}
