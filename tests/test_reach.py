@@ -150,9 +150,9 @@ def test_an_api_beside_its_base_path_is_found_by_a_request_for_one_token() -> No
         return completion(ask) if ask.path == "/inference/completions" else [error(404, "Not Found")]
 
     with ScriptedServer(beside) as server:
-        rows = run(server.url + "/inference")
+        run(server.url + "/inference")
         assert [ask.path for ask in server.asks] == ["/inference/v1/completions", *["/inference/completions"] * 2]
-    assert [row["status"] for row in rows] == ["ok"]
+    assert [record["status"] for record in records(Path("run"))] == ["ok"]
 
 
 @pytest.mark.parametrize("api", ["completions", "chat"])
