@@ -171,7 +171,13 @@ def test_the_field_that_limits_an_answer_can_be_the_newer_one(api: str, said: di
 def test_words_of_several_tokens_give_lengths_on_average() -> None:
     def by_letters(ask: Ask) -> Script:
         if "tokenize" not in ask.path:
-            return completion(ask)
+            usage = {"prompt_tokens": len(ask.json["prompt"]) + 3, "completion_tokens": ask.json["max_tokens"]}
+            return [
+                CHUNKED,
+                *map(chunk, events(ask, usage=False)),
+                chunk(event({"choices": [], "usage": usage})),
+                chunk(DONE) + LAST_CHUNK,
+            ]
         body = b'{"count": %d}' % (len(ask.json["prompt"]) + 3)
         return [head(content_length=len(body)), body]
 
@@ -180,6 +186,9 @@ def test_words_of_several_tokens_give_lengths_on_average() -> None:
         lengths = [len(ask.json["prompt"]) + 3 for ask in server.asks if "tokenize" not in ask.path]
     assert "lengths of text prompts are not exact" in result.stderr
     assert all(90 < length < 170 for length in lengths)
+    (row,) = summary(Path("run"))
+    assert "input_approximate" in row["reasons"].split(";")
+    assert "input_length" not in row["reasons"].split(";")
 
 
 def test_only_and_set_choose_what_is_asked() -> None:

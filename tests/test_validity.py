@@ -32,6 +32,7 @@ CHANGES: dict[Reason, dict[str, Any]] = {
     Reason.REQUEST_FAILED: {"failed": 1, "requests": 161},
     Reason.OUTPUT_LENGTH: {"wrong_length": 1, "requests": 161},
     Reason.INPUT_LENGTH: {"input_wrong": 1},
+    Reason.INPUT_APPROXIMATE: {"input_about": 1},
     Reason.INPUT_UNVERIFIED: {"input_unknown": 1},
     Reason.OUTPUT_UNVERIFIED: {"output_unknown": 1},
     Reason.SERVER_COUNT_MISMATCH: {"usage_wrong": 1},

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _LENGTHS = {ErrorKind.SHORT_OUTPUT, ErrorKind.LONG_OUTPUT}
 
 
+ABOUT = 0.10  # of the asked input, that the mean of prompts without an exact length may be off
 LONG_PILOT = 8  # rounds, where a sweep is noisy
 
 
@@ -96,7 +97,7 @@ def evidence_of(
     facts: Sequence[Mapping[str, Any]],
 ) -> Evidence:
     """Sum up the measured rounds: their tables, metrics and facts, in one order."""
-    counts: dict[str, Any] = sum(map(_requests, tables), Counter())
+    counts: dict[str, Any] = sum(map(_requests, tables, (bool(fact.get("about")) for fact in facts)), Counter())
     lag = percentile(pooled(rounds, "lag_s"), 99)
     late = percentile(pooled(rounds, "late_s"), 99) if not cell.capped else None
     ttft, gaps = pooled(rounds, "ttft_s"), pooled(rounds, "itl_s")
@@ -134,11 +135,17 @@ def evidence_of(
     )
 
 
-def _requests(table: pa.Table) -> Counter[str]:
-    """Counts over the requests of one round; lengths are judged on successful ones."""
+def _requests(table: pa.Table, about: bool) -> Counter[str]:
+    """Counts over the requests of one round; lengths are judged on successful ones.
+
+    `about`: prompts have no exact length.
+    """
     status, kinds = table["status"].to_pylist(), table["error_kind"].to_pylist()
     ok = np.array([text == RequestStatus.OK for text in status], np.bool_)
     reported, requested = array_of(table["input_tokens"]), array_of(table["asked_input_tokens"])
+    known = ok & (reported >= 0)
+    other = int((known & (reported != requested)).sum())
+    near = about and other > 0 and abs(reported[known].sum() / requested[known].sum() - 1) <= ABOUT
     output, cached = array_of(table["output_tokens"]), array_of(table["cached_tokens"])
     offsets, tokens = lists_of(table["event_tokens"])
     sums = np.add.reduceat(np.append(tokens, 0), offsets[:-1]) * (np.diff(offsets) > 0) if len(ok) else tokens
@@ -149,7 +156,8 @@ def _requests(table: pa.Table) -> Counter[str]:
         grouped=int((tokens > 1).sum()),
         tokens=int(tokens.sum()),
         cached_tokens=int(cached[cached > 0].sum()),
-        input_wrong=int((ok & (reported >= 0) & (reported != requested)).sum()),
+        input_wrong=0 if near else other,
+        input_about=other if near else 0,
         input_unknown=int((ok & (reported < 0)).sum()),
         output_unknown=int((ok & (output < 0)).sum()),
         usage_wrong=int(((output >= 0) & (output != sums)).sum()),

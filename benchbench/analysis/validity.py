@@ -47,6 +47,10 @@ class Reason(Enum):
     INPUT_LENGTH = _invalid(
         "the server counted other input tokens than asked", "send token ids, or name the tokenizer (prompts.tokenizer)"
     )
+    INPUT_APPROXIMATE = _suspect(
+        "prompts have about the asked length: the server counted within 10 % of it, on average",
+        "send token ids, or name the tokenizer (prompts.tokenizer)",
+    )
     INPUT_UNVERIFIED = _suspect(
         "the server does not report input tokens", "use a server that answers stream_options.include_usage"
     )
@@ -177,6 +181,7 @@ class Evidence:
     grouped: int = 0  # events that held several tokens
     cached_tokens: int = 0  # as usage says
     input_wrong: int = 0  # requests whose reported input differs from the asked
+    input_about: int = 0  # and those whose words have no exact length
     input_unknown: int = 0
     output_unknown: int = 0
     usage_wrong: int = 0  # requests whose reported output differs from the events they got
@@ -240,6 +245,7 @@ def _lengths(evidence: Evidence, budgets: Validity) -> dict[Reason, bool]:
         Reason.REQUEST_FAILED: evidence.failed > 0,
         Reason.OUTPUT_LENGTH: evidence.wrong_length > 0,
         Reason.INPUT_LENGTH: evidence.input_wrong > 0,
+        Reason.INPUT_APPROXIMATE: evidence.input_about > 0,
         Reason.INPUT_UNVERIFIED: evidence.input_unknown > 0,
         Reason.OUTPUT_UNVERIFIED: evidence.output_unknown > 0,
         Reason.GROUPED_TOKENS: evidence.grouped > budgets.grouped * evidence.events,

@@ -56,6 +56,7 @@ class Opened:
     capabilities: Capabilities = field(default_factory=Capabilities)
     notes: tuple[str, ...] = ()
     text_overhead: int = 0
+    about: bool = False  # texts are of about the length asked for
     watch: tuple[int, Callable[[], str | None]] | None = None
     start: Mapping[str, Any] = field(default_factory=dict)
 
@@ -136,14 +137,14 @@ def _prepared(plan: Plan, url: str, access: Access, stop: int | None) -> Opened:
             raise EngineError(message, "prompts.vocab", allowed="[low, high)")
     text = next((cell for cell in plan.cells if cell.prompts.kind == "text"), None)
     if text is not None:
-        fitted, how = _fitted(text, url, access)
+        fitted, how, exact = _fitted(text, url, access)
         texts, overhead = partial(exact_texts, fitted), fitted.overhead
         notes.append(how)
-    return Opened(url, vocab, texts, access, capabilities, tuple(notes), overhead)
+    return Opened(url, vocab, texts, access, capabilities, tuple(notes), overhead, about=not exact)
 
 
-def _fitted(cell: Cell, url: str, access: Access) -> tuple[Fitted, str]:
-    """Words of known lengths, and a sentence that says by whom they were counted."""
+def _fitted(cell: Cell, url: str, access: Access) -> tuple[Fitted, str, bool]:
+    """Words of known lengths, a sentence that says by whom they were counted, and whether lengths are exact."""
     engine = cell.engine
     try:
         counter = find_counter(
@@ -153,7 +154,7 @@ def _fitted(cell: Cell, url: str, access: Access) -> tuple[Fitted, str]:
         if error.gone:
             raise
         note = f"lengths of text prompts are not exact, about one token a word: {error}"
-        return Fitted(tuple(WORDS), 0, WORDS[0]), note
+        return Fitted(tuple(WORDS), 0, WORDS[0]), note, False
     try:
         fitted = fit_vocabulary(counter.count, WORDS)
     except EngineError as error:
@@ -161,11 +162,12 @@ def _fitted(cell: Cell, url: str, access: Access) -> tuple[Fitted, str]:
             raise
         fitted = fit_mean(counter.count, WORDS)
         mean = f"a word is {fitted.word_tokens:.2f} tokens on average, counted by {counter.how}"
-        return fitted, f"lengths of text prompts are not exact ({error.message}): {mean}"
-    return fitted, (
+        return fitted, f"lengths of text prompts are not exact ({error.message}): {mean}", False
+    how = (
         f"text prompts have exact lengths, counted by {counter.how}: {len(fitted.words)} words of one token each, "
         f"{fitted.overhead} tokens besides (template, BOS, first word)"
     )
+    return fitted, how, True
 
 
 def start_facts(env: Mapping[str, Any], process: EngineProcess, ready_s: float) -> dict[str, Any]:

@@ -241,6 +241,8 @@ def _store(
     if step.pilot is not None:
         facts["pilot"] = step.pilot
     facts["identity"] = driver.identity
+    if opened.about and cell.prompts.kind == "text":
+        facts["about"] = True
     facts["common_tokens"] = opened.common_tokens(cell) * len(columns["index"])
     labels = {
         "cell": cell.key,

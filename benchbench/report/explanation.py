@@ -65,6 +65,8 @@ def _input(evidence: Evidence, prompts: str) -> str:
     how = "token ids, exact by construction" if prompts == "token_ids" else "text, made to length"
     if evidence.input_unknown:
         return f"{how}; the server reported no input length for {evidence.input_unknown} requests"
+    if evidence.input_about:
+        return f"{how}; by usage about the asked length, another in {evidence.input_about} requests"
     return f"{how}; usage contradicts the asked length in {evidence.input_wrong} requests"
 
 
