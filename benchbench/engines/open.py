@@ -124,7 +124,7 @@ def _prepared(plan: Plan, url: str, access: Access, stop: int | None) -> Opened:
     """Ask the server what it is, and find out how prompts get their exact lengths."""
     model = plan.spec.model
     capabilities = attach(url, model, access, stop)
-    notes, vocab, texts, overhead = list(capabilities.notes), None, None, 0
+    notes, vocab, texts, overhead, exact = list(capabilities.notes), None, None, 0, True
     if capabilities.reset_prefix_cache is False and any(cell.rounds.reset_prefix_cache for cell in plan.cells):
         notes.append("rounds.reset_prefix_cache: the server has no such route (vLLM has it in its development mode)")
     ids = next((cell for cell in plan.cells if cell.prompts.kind == "token_ids"), None)
