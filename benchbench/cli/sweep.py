@@ -165,7 +165,10 @@ def _spec_of(file: str, sets: tuple[str, ...], out: Path | None, *, resume: bool
         from benchbench.measure.run import default_out, stored_sets
 
         stored = stored_sets(out or default_out(spec, resume=True))
-        sets = (*(given for given in stored if given not in sets), *sets)
+        kept = [given for given in stored if given not in sets]
+        for given in kept:
+            print(printable(f"note: as the run was begun: --set {given}"), file=sys.stderr)
+        sets = (*kept, *sets)
         spec = spec_of(file, sets)
     return spec, sets
 
