@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
+from benchbench.comparison.shifts import holm
 from benchbench.comparison.verdicts import PRIMARY, Sample, compare
 
 Floats = NDArray[np.float64]
@@ -53,20 +54,11 @@ def welch(logs: Floats) -> tuple[Floats, Floats]:
     return shift, p
 
 
-def holm(p: Floats) -> Floats:
-    """stats.holm for each row."""
-    order = np.argsort(p, axis=-1)
-    steps = np.take_along_axis(p, order, axis=-1) * np.arange(p.shape[-1], 0, -1)
-    adjusted = np.empty_like(p)
-    np.put_along_axis(adjusted, order, np.minimum(np.maximum.accumulate(steps, axis=-1), 1.0), axis=-1)
-    return adjusted
-
-
 def failed(logs: Floats, limit: float) -> tuple[Truths, Truths]:
     """Whether a run fails `slower>limit`: in any cell, and in a geometric mean."""
     families = (logs.reshape(len(logs), 2, -1, logs.shape[-1]), logs.mean(axis=3))
     cells, means = (
-        ((holm(p) <= ALPHA) & (np.exp(shift) < 1 - limit) & (shift < 0)).any(axis=-1)
+        ((np.apply_along_axis(holm, -1, p) <= ALPHA) & (np.exp(shift) < 1 - limit) & (shift < 0)).any(axis=-1)
         for shift, p in (welch(family) for family in families)
     )
     return cells, means

@@ -8,10 +8,12 @@ from typing import Any
 
 import orjson
 import pytest
+from driving import bench, write_sweep
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchbench.errors import RunError
+from benchbench.errors import InterruptedSweep, RunError
+from benchbench.profiling import recording
 from benchbench.profiling.kernel_table import profile_text, rows_of
 from benchbench.profiling.recording import profiled
 from benchbench.profiling.traces import Profile, profile_of, read_profile
@@ -112,3 +114,21 @@ def test_the_profiler_is_switched_on_as_this_vllm_knows_it(tmp_path: Path) -> No
     for version in ("0.32.0", None):
         args = profiled(engine, tmp_path, version).args
         assert (args["model"], args["profiler-config.torch_profiler_dir"]) == ("m", str(tmp_path))
+
+
+def test_a_run_without_variants_is_refused(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "s.yaml", "http://127.0.0.1:9")
+    refused = bench("profile", sweep, DATA / "stored-run")
+    assert refused.exit_code == 2
+    assert refused.stderr.endswith("stored-run: has no variants to compare\n")
+    assert not (DATA / "stored-run" / "profile.md").exists()
+
+
+class Cancelled:
+    def run(self, _job: object, _stop: int | None) -> tuple[None, dict[str, bool]]:
+        return None, {"cancelled": True}
+
+
+def test_a_traced_round_that_is_interrupted_ends_the_tracing() -> None:
+    with pytest.raises(InterruptedSweep):
+        recording._run(Cancelled(), None, None, None)  # type: ignore[arg-type]

@@ -97,7 +97,7 @@ def evidence_of(
     facts: Sequence[Mapping[str, Any]],
 ) -> Evidence:
     """Sum up the measured rounds: their tables, metrics and facts, in one order."""
-    counts: dict[str, Any] = sum(map(_requests, tables, (bool(fact.get("about")) for fact in facts)), Counter())
+    counts: dict[str, Any] = sum(map(_requests, tables, (bool(fact.get("approximate")) for fact in facts)), Counter())
     lag = percentile(pooled(rounds, "lag_s"), 99)
     late = percentile(pooled(rounds, "late_s"), 99) if not cell.capped else None
     ttft, gaps = pooled(rounds, "ttft_s"), pooled(rounds, "itl_s")
@@ -135,17 +135,17 @@ def evidence_of(
     )
 
 
-def _requests(table: pa.Table, about: bool) -> Counter[str]:
+def _requests(table: pa.Table, approximate: bool) -> Counter[str]:
     """Counts over the requests of one round; lengths are judged on successful ones.
 
-    `about`: prompts have no exact length.
+    `approximate`: prompts have no exact length.
     """
     status, kinds = table["status"].to_pylist(), table["error_kind"].to_pylist()
     ok = np.array([text == RequestStatus.OK for text in status], np.bool_)
     reported, requested = array_of(table["input_tokens"]), array_of(table["asked_input_tokens"])
     known = ok & (reported >= 0)
     other = int((known & (reported != requested)).sum())
-    near = about and other > 0 and abs(reported[known].sum() / requested[known].sum() - 1) <= ABOUT
+    near = approximate and other > 0 and abs(reported[known].sum() / requested[known].sum() - 1) <= ABOUT
     output, cached = array_of(table["output_tokens"]), array_of(table["cached_tokens"])
     offsets, tokens = lists_of(table["event_tokens"])
     sums = np.add.reduceat(np.append(tokens, 0), offsets[:-1]) * (np.diff(offsets) > 0) if len(ok) else tokens

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from benchbench.cli.console import FOLDER, SETS, located, refusing, show, spec_of
+from benchbench.cli.console import FOLDER, SETS, fail, located, refusing, show, spec_of
 from benchbench.cli.signals import Stop
+from benchbench.errors import InterruptedSweep, LaunchStoppedError
 
 if TYPE_CHECKING:
     from benchbench.spec import SweepSpec
@@ -30,10 +31,10 @@ def profile(file: str, run: Path, sets: tuple[str, ...], starts: int) -> None:
     """
     spec = spec_of(file, sets)
     with Stop() as stop:
-        show(profiled_text(spec, run, starts, stop.fd, (file, sets)).rstrip("\n"))
+        show(profiled_text(spec, run, starts, stop, (file, sets)).rstrip("\n"))
 
 
-def profiled_text(spec: SweepSpec, run: Path, starts: int, stop: int, source: tuple[str, tuple[str, ...]]) -> str:
+def profiled_text(spec: SweepSpec, run: Path, starts: int, stop: Stop, source: tuple[str, tuple[str, ...]]) -> str:
     """Trace what is not traced yet; the Markdown, which is also kept in the run."""
     from benchbench.analysis.runs import open_run
     from benchbench.cli.progress import observer_for
@@ -48,13 +49,17 @@ def profiled_text(spec: SweepSpec, run: Path, starts: int, stop: int, source: tu
         opened = open_run(run)
         for pair in pairs_of(opened):
             labels, sides = cells_of(pair) or [opened.cells[0].shape], (pair.base, pair.candidate)
-            hooks = Hooks(run / "logs", observer.starting, stop)
-            record(spec, run, opened.manifest, sides, labels, starts, hooks)
+            hooks = Hooks(run / "logs", observer.starting, stop.fd)
+            try:
+                record(spec, run, opened.manifest, sides, labels, starts, hooks)
+            except (InterruptedSweep, LaunchStoppedError):
+                fail(stop.code, "bench: interrupted; bench profile with the same words continues")
             keys = {(cell.variant, cell.shape): cell.key for cell in opened.cells}
-            cells = {
-                label: tuple(read_profiles(run, variant, keys[variant, label]) for variant in sides) for label in labels
-            }
-            parts.append(f"# {pair.candidate} against {pair.base}\n\n{profile_text(cells, *sides)}")  # type: ignore[arg-type]
+            base, candidate = ({key: read_profiles(run, side, keys[side, key]) for key in labels} for side in sides)
+            cells = {label: (base[label], candidate[label]) for label in labels}
+            parts.append(f"# {pair.candidate} against {pair.base}\n\n{profile_text(cells, *sides)}")
+        if not parts:
+            raise ValueError(f"{run}: has no variants to compare")
         text = "\n".join(parts)
         replace_file(run / "profile.md", text.encode())
     return text

@@ -97,7 +97,7 @@ def sweep(file: str, sets: tuple[str, ...], only: str | None, out: Path | None, 
         from benchbench.cli.profile import profiled_text
 
         with Stop() as stop:
-            show(profiled_text(spec, outcome.path, 1, stop.fd, (file, sets)))
+            show(profiled_text(spec, outcome.path, 1, stop, (file, sets)))
     if flags["strict"] and any(row["status"] == "invalid" for row in outcome.rows):
         fail(INVALID, "bench: some cells are invalid")
 

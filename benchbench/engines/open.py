@@ -24,10 +24,11 @@ from benchbench.engines.token_lengths import (
     vocabulary_range,
 )
 from benchbench.errors import EngineError
-from benchbench.openai.client import Capabilities, attach, http_session
+from benchbench.openai.client import Capabilities, attach, post
 from benchbench.openai.target import GENERATION, Access, Target, leaves_path_open, make_target, untimed_body
 from benchbench.spec import Cell, EndpointEngine, Plan, SimulatorEngine, VllmServeEngine
 from benchbench.spec.engine_sections import CACHE_VARIABLES
+from benchbench.stopping import unless_stopped
 
 PROBE_S = 120.0  # a first generation may compile kernels
 
@@ -56,7 +57,7 @@ class Opened:
     capabilities: Capabilities = field(default_factory=Capabilities)
     notes: tuple[str, ...] = ()
     text_overhead: int = 0
-    about: bool = False  # texts are of about the length asked for
+    approximate: bool = False  # texts have about the length asked for
     watch: tuple[int, Callable[[], str | None]] | None = None
     start: Mapping[str, Any] = field(default_factory=dict)
 
@@ -85,10 +86,10 @@ def open_engine(plan: Plan, hooks: Hooks) -> Iterator[Opened]:
     """The server of a plan, for as long as the block runs. Raises EngineError."""
     engine, preload = plan.spec.engine, hooks.preload
     if isinstance(engine, EndpointEngine):
-        access, found_out = _with_path(engine, plan.spec.model, access_of(engine, _connect_s(plan)))
+        access, path_notes = _with_path(engine, plan.spec.model, access_of(engine, _connect_s(plan)), hooks.stop)
         preload()
         opened = _prepared(plan, engine.url, access, hooks.stop)
-        yield replace(opened, notes=(*found_out, *opened.notes))
+        yield replace(opened, notes=(*path_notes, *opened.notes))
     elif isinstance(engine, VllmServeEngine):
         preload()
         with _served(engine, plan, hooks) as opened:
@@ -98,9 +99,9 @@ def open_engine(plan: Plan, hooks: Hooks) -> Iterator[Opened]:
             yield _prepared(plan, url, Access(), hooks.stop)
 
 
-def _with_path(engine: EndpointEngine, model: str, access: Access) -> tuple[Access, list[str]]:
+def _with_path(engine: EndpointEngine, model: str, access: Access, stop: int | None) -> tuple[Access, list[str]]:
     """The access with the API's path, where a base path leaves it open, and a note: /v1, unless only without it a
-    request for one token is answered.
+    request for one token is answered. Raises EngineError and InterruptedSweep.
     """
     if engine.path is not None or not leaves_path_open(engine.url):
         return access, []
@@ -108,13 +109,12 @@ def _with_path(engine: EndpointEngine, model: str, access: Access) -> tuple[Acce
 
     body = untimed_body(model, engine.api, "Hi", 1, engine.extra_body, engine.max_tokens_field)
 
-    async def status(path: str) -> int:
-        async with http_session(engine.url, replace(access, path=path)) as request:
-            code, _ = await request(GENERATION[engine.api], body, PROBE_S)
-            return int(code)
+    def status(path: str) -> int:
+        answer = post(engine.url, replace(access, path=path), GENERATION[engine.api], body, PROBE_S)
+        return asyncio.run(unless_stopped(stop, answer))[0]
 
     with contextlib.suppress(aiohttp.ClientError, OSError):
-        if asyncio.run(status("/v1")) == HTTPStatus.NOT_FOUND and asyncio.run(status("/")) == HTTPStatus.OK:
+        if status("/v1") == HTTPStatus.NOT_FOUND and status("/") == HTTPStatus.OK:
             note = "the API stands under the url itself, without /v1, as engine.path: / would say"
             return replace(access, path="/"), [note]
     return access, []
@@ -140,7 +140,7 @@ def _prepared(plan: Plan, url: str, access: Access, stop: int | None) -> Opened:
         fitted, how, exact = _fitted(text, url, access)
         texts, overhead = partial(exact_texts, fitted), fitted.overhead
         notes.append(how)
-    return Opened(url, vocab, texts, access, capabilities, tuple(notes), overhead, about=not exact)
+    return Opened(url, vocab, texts, access, capabilities, tuple(notes), overhead, approximate=not exact)
 
 
 def _fitted(cell: Cell, url: str, access: Access) -> tuple[Fitted, str, bool]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import orjson
 
 from benchbench.errors import EngineError
-from benchbench.openai.client import http_session, json_object
+from benchbench.openai.client import json_object, post
 from benchbench.openai.target import GENERATION, Access, prompt_field, untimed_body
 
 if TYPE_CHECKING:
@@ -189,12 +189,8 @@ def _post(url: str, access: Access, route: str, body: Mapping[str, Any], answer_
     """The JSON object that a POST is answered with (empty for other content); EngineError without such an answer."""
     import aiohttp
 
-    async def answered() -> tuple[int, bytes]:
-        async with http_session(url, access, answer_s=answer_s) as request:
-            return await request(route, body)
-
     try:
-        status, data = asyncio.run(answered())
+        status, data = asyncio.run(post(url, access, route, body, answer_s))
     except aiohttp.ClientConnectorError as error:
         raise EngineError(f"no server answers POST {route}: {error.strerror}", "engine.url", gone=True) from None
     except (aiohttp.ClientError, OSError) as error:

@@ -241,8 +241,7 @@ def _store(
     if step.pilot is not None:
         facts["pilot"] = step.pilot
     facts["identity"] = driver.identity
-    if opened.about and cell.prompts.kind == "text":
-        facts["about"] = True
+    facts["approximate"] = opened.approximate and cell.prompts.kind == "text"
     facts["common_tokens"] = opened.common_tokens(cell) * len(columns["index"])
     labels = {
         "cell": cell.key,

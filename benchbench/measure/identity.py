@@ -104,15 +104,10 @@ def changes(before: Identity, now: Identity) -> list[str]:
 
     A part of a section (a flag, a variable) that only one has does differ.
     """
-    paths = [
-        path
-        for path in {**before, **now}
-        if (path in before and path in now) or (_section(path) in before and _section(path) in now)
-    ]
     return [
         f"{path}: {_words(before.get(path))} -> {_words(now.get(path))}"
-        for path in paths
-        if before.get(path) != now.get(path)
+        for path in {**before, **now}
+        if before.get(path) != now.get(path) and all(path in side or _section(path) in side for side in (before, now))
     ]
 
 

@@ -41,7 +41,7 @@ def write_manifest(
 
     facts = {name: asdict(model) if model else None for name, model in (models or {}).items()}
     of_all, spec = facts.pop("", None), masked(plan.spec.model_dump(mode="json"))
-    earlier: Manifest = run.manifest() if (run.path / "manifest.json").exists() else {}
+    earlier = run.earlier()
     entries = {entry["key"]: entry for entry in staying(earlier, plan, given["only"])}
     entries |= {cell.key: cell.info.to_entry() for cell in plan.cells}
     devices = earlier.get("devices", []) if devices is None else devices

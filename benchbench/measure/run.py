@@ -72,8 +72,7 @@ def default_out(spec: SweepSpec, *, resume: bool) -> Path:
 
 def stored_sets(out: Path) -> tuple[str, ...]:
     """What was --set when the run at `out` was begun, secrets left out; nothing where there is no run."""
-    known = (out / "manifest.json").exists()
-    return tuple(given for given in RunDirectory(out).manifest().get("sets", ()) if MASK not in given) if known else ()
+    return tuple(given for given in RunDirectory(out).earlier().get("sets", ()) if MASK not in given)
 
 
 def sweep(  # noqa: PLR0913 - the options of the command
@@ -103,17 +102,17 @@ def sweep(  # noqa: PLR0913 - the options of the command
         raise EngineError(str(error), "model_facts.config") from None
     run = RunDirectory(Path(out) if out is not None else default_out(spec, resume=resume))
     run.open_for_writing(resume=resume)
+    observer = observer or Observer()
     try:
         for note in _goes_on(run, plan, only) if resume else ():
-            (observer or Observer()).note(note)
-        if retry and resume and (run.path / "manifest.json").exists():
-            for note in set_aside(run, plan, retry):
-                (observer or Observer()).note(note)
+            observer.note(note)
+        for note in set_aside(run, plan, retry) if retry and resume and run.earlier() else ():
+            observer.note(note)
         todo = _lacking(run, plan)
         if not todo and _is_concluded(run, plan):
             rows = _rows(run, {})
             return Outcome(run.path, "complete", "nothing left to do", rows, [], _table(run, rows))
-        sessions = Sessions(plan, {"only": only, "sets": masked(sets)}, run, observer or Observer(), stop, todo, models)
+        sessions = Sessions(plan, {"only": only, "sets": masked(sets)}, run, observer, stop, todo, models)
         try:
             sessions.prepare()
             while sessions.todo:
@@ -136,11 +135,8 @@ def sweep(  # noqa: PLR0913 - the options of the command
 
 def _goes_on(run: RunDirectory, plan: Plan, only: str | None) -> list[str]:
     """Notes on what a resumed run loses by its plan. Raises RunError when the plan's engines are not the run's own."""
-    measured = run.measured_variants()
-    if not measured:
-        return []
-    manifest, spec, notes = run.manifest(), masked(plan.spec.model_dump(mode="json")), set[str]()
-    for variant in sorted(measured & {session.variant for session in plan.sessions}):
+    manifest, spec, notes = run.earlier(), masked(plan.spec.model_dump(mode="json")), set[str]()
+    for variant in sorted(run.measured_variants() & {session.variant for session in plan.sessions}):
         before, _ = known(manifest.get("starts", []), variant)
         if different := changes(before or requested(manifest["spec"], variant), requested(spec, variant)):
             whose = f"variant {variant} of this run" if variant else "this run"
@@ -150,7 +146,7 @@ def _goes_on(run: RunDirectory, plan: Plan, only: str | None) -> list[str]:
             )
         notes |= {not_compared(before)} - {""}
     kept = {cell.key for cell in plan.cells} | {entry["key"] for entry in staying(manifest, plan, only)}
-    lost = [cell_name(e) for e in manifest["plan"] if e["key"] not in kept and run.finished_rounds(e["key"])]
+    lost = [cell_name(e) for e in manifest.get("plan", []) if e["key"] not in kept and run.finished_rounds(e["key"])]
     if lost:
         notes.add(f"{len(lost)} measured cells are not in the sweep any more: out of the table, {lost[0]} first")
     return sorted(notes)
@@ -199,7 +195,7 @@ def _is_concluded(run: RunDirectory, plan: Plan) -> bool:
 
 def _conclude(run: RunDirectory, state: State, message: str, now: Rows, *, plots: bool) -> Outcome:
     """Write what follows from the records. A full disk must not hide why the sweep stopped."""
-    if not (run.path / "manifest.json").exists():
+    if not run.earlier():
         return Outcome(run.path, state, message, [], [])
     from benchbench.analysis.summary import UNITS
     from benchbench.comparison.tables import sentence as sentence_of

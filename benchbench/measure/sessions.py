@@ -72,7 +72,7 @@ class Sessions:
         if not self.todo:
             self.manifest()
             return
-        earlier = self.run.manifest() if (self.run.path / "manifest.json").exists() else {}
+        earlier = self.run.earlier()
         measured = {start["variant"] for start in earlier.get("starts", [])}
         commits = {name: facts["commit"] for name, facts in earlier.get("variants", {}).items() if name in measured}
         hooks = Hooks(self.run.path / "logs", self.observer.starting, self.stop)

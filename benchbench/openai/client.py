@@ -76,6 +76,14 @@ def attach(url: str, model: str, access: Access, stop: int | None = None) -> Cap
     return asyncio.run(unless_stopped(stop, _attach(url, model, access)))
 
 
+async def post(
+    url: str, access: Access, route: str, body: Mapping[str, Any], answer_s: float | None = None
+) -> tuple[int, bytes]:
+    """Status and body of one POST of JSON, in a session of its own. Raises as `http_session` does."""
+    async with http_session(url, access, answer_s=answer_s) as request:
+        return await request(route, body)
+
+
 @contextlib.asynccontextmanager
 async def http_session(
     url: str, access: Access, *, answer_s: float | None = None, limit: int | None = None

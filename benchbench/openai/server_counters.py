@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchbench.openai.client import http_session
+from benchbench.openai.client import post
 from benchbench.openai.server_metrics import LOOK_S, Counts, grown, look
 from benchbench.openai.target import Access
 from benchbench.stopping import T, unless_stopped
@@ -43,8 +45,14 @@ class ServerView:
 
     def reset_prefix_cache(self) -> None:
         """Empty the server's prefix cache, where it can (vLLM's development mode has the route)."""
-        if self._can_reset:
-            self._can_reset = self._asked(self._reset())
+        import aiohttp
+
+        if not self._can_reset:
+            return
+        self._can_reset = False
+        with contextlib.suppress(aiohttp.ClientError, OSError):
+            status, _ = self._asked(post(self._url, self._access, "/reset_prefix_cache", {}))
+            self._can_reset = status == HTTPStatus.OK
 
     def after(self, before: Counts | None, columns: RoundColumns) -> dict[str, Any] | None:
         """What the server counted in the round, as `counted` tells; None when it has no metrics."""
@@ -54,15 +62,6 @@ class ServerView:
 
     def _asked(self, question: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(unless_stopped(self._stop, question, GRACE_S))
-
-    async def _reset(self) -> bool:
-        import aiohttp
-
-        try:
-            async with http_session(self._url, self._access) as request:
-                return (await request("/reset_prefix_cache", {}))[0] == 200
-        except (aiohttp.ClientError, OSError):
-            return False
 
 
 async def settled(

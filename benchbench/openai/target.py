@@ -31,10 +31,7 @@ def address_of(url: str, route: str, path: str | None = None) -> str:
     `/v1beta/openai`, `/openai/deployments/NAME`, or all of a chat or completions route), else /v1. The others stand
     beside it.
     """
-    parts = urlsplit(url)
-    base = parts.path.rstrip("/")
-    for generation in ("/chat/completions", "/completions"):
-        base = base.removesuffix(generation)
+    parts, base = urlsplit(url), _base_path(url)
     if path is not None:
         root, api = base.removesuffix(path.rstrip("/")), path.rstrip("/")
     else:
@@ -47,8 +44,16 @@ def address_of(url: str, route: str, path: str | None = None) -> str:
 
 def leaves_path_open(url: str) -> bool:
     """Whether a URL has a base path that does not tell where the API is: under it, or under its /v1."""
+    base = _base_path(url)
+    return bool(base) and not _API_PATH.fullmatch(base)
+
+
+def _base_path(url: str) -> str:
+    """The path of a URL, without that of a generation route."""
     base = urlsplit(url).path.rstrip("/")
-    return base not in {"", "/chat/completions", "/completions"} and not _API_PATH.fullmatch(base)
+    for generation in ("/chat/completions", "/completions"):
+        base = base.removesuffix(generation)
+    return base
 
 
 def prompt_field(api: str, prompt: Prompt) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ from benchbench.comparison.pairs import Pair
 from benchbench.engines.git_checkout import checkout, moved_into
 from benchbench.engines.open import Opened
 from benchbench.engines.process import Hooks
-from benchbench.errors import EngineError, RunError
+from benchbench.errors import EngineError, InterruptedSweep, RunError
+from benchbench.loadgen.job import Job
+from benchbench.loadgen.worker import Worker
 from benchbench.measure.sessions import start_engine
-from benchbench.openai.client import http_session
+from benchbench.openai.client import post
 from benchbench.profiling.traces import Profile, read_profile
 from benchbench.spec import Cell, Plan, Session, SweepSpec, VllmServeEngine, make_plan
 from benchbench.spec.plan import variant_spec
+from benchbench.stopping import unless_stopped
 
 OUTPUT = 16  # tokens of a traced round at most: a trace of few steps is large enough
 WRITE_S = 600.0  # vLLM answers /stop_profile once the traces are written
@@ -53,7 +57,8 @@ def record(
 ) -> None:  # fmt: skip
     """Trace a round of each cell in `starts` starts of each variant, into `profiles/VARIANT-START/CELL/` of a run.
 
-    Starts that are there already are kept. Raises EngineError, RunError, LaunchStoppedError, WorkerDiedError.
+    Starts that are there already are kept. Raises EngineError, RunError, LaunchStoppedError,
+    InterruptedSweep, WorkerDiedError.
     """
     plan, versions = make_plan(spec), _versions(manifest)
     for number in range(starts):
@@ -87,22 +92,29 @@ def _record_start(
         for cell in session.cells:
             hooks.progress(f"tracing {cell.label}", 0.0, session.variant)
             output = min(cell.output, OUTPUT)
-            worker.run(opened.job(cell, "warmup", 0, 0, output), hooks.stop)
-            _ask(opened, "/start_profile")
-            columns, _ = worker.run(opened.job(cell, "measured", 0, 0, output), hooks.stop)
-            _ask(opened, "/stop_profile")
-            if failed := next((detail for detail in columns["error_detail"] if detail), ""):
-                raise RunError(f"tracing {cell.label}: {failed}")
+            _run(worker, opened.job(cell, "warmup", 0, 0, output), cell, hooks.stop)
+            _ask(opened, "/start_profile", hooks.stop)
+            _run(worker, opened.job(cell, "measured", 0, 0, output), cell, hooks.stop)
+            _ask(opened, "/stop_profile", hooks.stop)
             _keep(folder, folder / cell.key, cell)
 
 
-def _ask(opened: Opened, route: str) -> None:
-    async def ask() -> int:
-        async with http_session(opened.url, opened.access, answer_s=WRITE_S) as request:
-            status, _ = await request(route, {})
-            return int(status)
+def _run(worker: Worker, job: Job, cell: Cell, stop: int | None) -> None:
+    columns, facts = worker.run(job, stop)
+    if facts["cancelled"]:
+        raise InterruptedSweep
+    if failure := next(filter(None, columns["error_detail"]), ""):
+        raise RunError(f"tracing {cell.label}: {failure}")
 
-    if (status := asyncio.run(ask())) != 200:
+
+def _ask(opened: Opened, route: str, stop: int | None) -> None:
+    import aiohttp
+
+    try:
+        status, _ = asyncio.run(unless_stopped(stop, post(opened.url, opened.access, route, {}, WRITE_S)))
+    except (aiohttp.ClientError, OSError) as error:
+        raise EngineError(f"POST {route} failed ({type(error).__name__})", "engine") from None
+    if status != HTTPStatus.OK:
         raise EngineError(f"POST {route} was answered with status {status}: this server has no profiler", "engine.args")
 
 

@@ -58,5 +58,5 @@ class StoredRoundFacts(TypedDict, total=False):
     server: dict[str, Any] | None  # what the server counted, by /metrics
     common_tokens: int  # that all prompts share by their form
     pilot: Any
-    about: bool  # its prompts are of about the length asked for
+    approximate: bool  # its prompts have about the length asked for
     identity: str  # of the start it is from: `identity_digest` of the manifest's starts

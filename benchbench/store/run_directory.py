@@ -201,6 +201,10 @@ class RunDirectory:
             raise RunError(f"{self.path}: written in format {version}; this version reads up to {FORMAT_VERSION}")
         return data
 
+    def earlier(self) -> Manifest:
+        """The manifest, empty where there is none yet."""
+        return self.manifest() if (self.path / "manifest.json").exists() else {}
+
     def events(self) -> Iterator[dict[str, Any]]:
         """The journal, in order, without lines that a crash tore."""
         path = self.path / "journal.jsonl"
@@ -234,7 +238,7 @@ class RunDirectory:
 
         Where some are of cells that have left the plan, any variant that was started may have rounds.
         """
-        manifest: Manifest = self.manifest() if (self.path / "manifest.json").exists() else {}
+        manifest = self.earlier()
         variants = {e["key"]: e["variant"] for e in manifest.get("plan", [])}
         keys = {path.name.partition("-measured-")[0] for path in self.records.glob("*-measured-*.parquet")}
         started = {start["variant"] for start in manifest.get("starts", [])} if keys - variants.keys() else set()
