@@ -20,8 +20,8 @@ from test_table import row
 from benchbench.analysis.runs import open_run
 from benchbench.cli import publish
 from benchbench.errors import CardError
+from benchbench.provenance.labels import provenance, provenance_text, setting
 from benchbench.publish.card import SECTIONS, performance_section, with_sections
-from benchbench.publish.provenance import provenance, provenance_text, setting
 from benchbench.report.summary_table import table_parts
 
 BEGIN, END = "<!-- bench:performance -->", "<!-- /bench:performance -->"

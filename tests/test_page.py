@@ -17,8 +17,8 @@ from runs_made import BRANCHES, FAILED, made_run
 from benchbench.analysis.runs import open_run
 from benchbench.comparison.pairs import pair, sides_of
 from benchbench.comparison.tables import sentence
-from benchbench.publish import document as pages
-from benchbench.publish.document import page
+from benchbench.page import document as pages
+from benchbench.page.document import page
 from benchbench.safe_text import printable
 from benchbench.store.run_directory import RunDirectory
 

@@ -26,7 +26,7 @@ def report(runs: tuple[Path, ...], out: Path) -> None:
     The page loads nothing and runs no script, so it can be mailed, printed or published as it is.
     """
     from benchbench.analysis.runs import open_run
-    from benchbench.publish.document import page
+    from benchbench.page.document import page
     from benchbench.store.run_directory import replace_file
 
     with refusing(OSError):

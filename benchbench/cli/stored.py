@@ -57,7 +57,7 @@ def table(runs: tuple[Path, ...], form: str, gates: tuple[str, ...], **chosen: A
 
 
 def _markdown(runs: Sequence[Run], rows: list[Row], *, github: bool, **chosen: Any) -> str:  # noqa: ANN401 - click's
-    from benchbench.publish.provenance import provenance_text
+    from benchbench.provenance.labels import provenance_text
 
     lines = [line for run in runs for line in ([f"{provenance_text(run)}."] if github else run.caption)]
     parts = parts_of(rows, list(dict.fromkeys(lines)), **chosen)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from benchbench.analysis.runs import Run
 from benchbench.errors import CardError
-from benchbench.publish.provenance import provenance_text, setting
+from benchbench.provenance.labels import provenance_text, setting
 from benchbench.report.markdown import escape_markdown, read_tables
 from benchbench.report.summary_table import Parts
 

@@ -18,8 +18,8 @@ from benchbench.comparison.pairs import Pair, pairs_of
 from benchbench.comparison.tables import caption, headline, notes, percent, ratio_table, ratio_text, sentence
 from benchbench.comparison.verdicts import PRIMARY
 from benchbench.figures.timeline import timeline_of
-from benchbench.publish.page_figures import FEW_PAIRS, PageFigure, comparison_page_figures, page_figures, style
-from benchbench.publish.provenance import provenance, setting
+from benchbench.page.page_figures import FEW_PAIRS, PageFigure, comparison_page_figures, page_figures, style
+from benchbench.provenance.labels import provenance, setting
 from benchbench.report.explanation import explain
 from benchbench.report.summary_table import (
     AXES,
