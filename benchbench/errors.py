@@ -1,7 +1,7 @@
 """The errors that this program raises on purpose, and who catches them.
 
     BenchError
-        SpecError (spec.mistakes)   a sweep that cannot be used: every mistake, with its line
+        SpecError (yamlfile.mistakes) a sweep that cannot be used: every mistake, with its line
         EngineError                 a server or an engine that cannot be used; names the key of the sweep at fault
             MovedRefError           a git ref that moved since its variant was measured
         LaunchStoppedError          somebody stopped the sweep while its engine started

@@ -15,9 +15,9 @@ from driving import bench, run_well, write_sweep
 from servers import ScriptedServer
 
 from benchbench.engines.simulator import SimulatorProcess
+from benchbench.host.local_results import sentence, stored
 from benchbench.openai.client import INFO_CHARS, Capabilities, attach
 from benchbench.openai.target import Access
-from benchbench.store.local_results import sentence, stored
 
 NO_METRICS = "no /metrics of vLLM's kind: preemptions, foreign load and prefix hits are not checked"
 SECRET = "sk-planted-secret"

@@ -28,8 +28,8 @@ from benchbench.comparison.verdicts import Sample, compare
 from benchbench.gates.gate_checks import judge_pair
 from benchbench.gates.rules import rule_of
 from benchbench.gates.texts import sentences
+from benchbench.host.local_results import NOISE, store
 from benchbench.spec import Cell, Session
-from benchbench.store.local_results import NOISE, store
 
 SIMULATION = load_benchmark("gates")
 CARRIED_OUT = {0, 3}  # on a busy machine no cell may be valid

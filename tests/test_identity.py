@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from servers import ScriptedServer
 
-from benchbench.measure.identity import changes, known, rebuilt, requested, served
+from benchbench.identity.identity import changes, known, rebuilt, requested, served
 from benchbench.store.requests import round_facts
 from benchbench.store.run_directory import RunDirectory
 

@@ -15,7 +15,7 @@ from test_git_variants import commit, git
 
 from benchbench.comparison.loaded_builds import loaded_notes
 from benchbench.engines.log_backends import chosen_backends
-from benchbench.host.loaded_code import loaded_code
+from benchbench.identity.loaded_code import loaded_code
 
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="a C extension is built, and gcc is not installed")
 needs_proc = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="what is loaded is read from /proc")
@@ -135,7 +135,7 @@ def test_a_library_that_was_replaced_under_a_running_process_is_not_taken_for_wh
 
 @needs_proc
 def test_a_script_among_too_many_files_is_not_taken_for_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchbench.host.loaded_code.MOST_FILES", 2)
+    monkeypatch.setattr("benchbench.identity.loaded_code.MOST_FILES", 2)
     for name in ("a.py", "b.py", "serve.py"):
         (tmp_path / name).write_text("input()\n")
     with subprocess.Popen([sys.executable, str(tmp_path / "serve.py")], stdin=subprocess.PIPE) as process:

@@ -25,9 +25,10 @@ from servers import ScriptedServer
 from test_server_metrics import made
 
 from benchbench import open_run
+from benchbench.counters import server_counters, server_metrics
+from benchbench.counters.server_counters import ServerView
 from benchbench.errors import InterruptedSweep
-from benchbench.openai import client, server_counters, server_metrics
-from benchbench.openai.server_counters import ServerView
+from benchbench.openai import client
 from benchbench.openai.target import Access
 
 KILLS = 20

@@ -19,6 +19,7 @@ from test_summary import FACTS, cell, stream
 from benchbench.analysis.runs import open_run
 from benchbench.analysis.summary import summarise, summary_row
 from benchbench.analysis.utilization import utilization_of
+from benchbench.explain.explanation import explain
 from benchbench.figures.plots import draw_plots
 from benchbench.model.accelerators import Accelerator, accelerator, given_accelerator, known
 from benchbench.model.config import ModelFacts
@@ -32,7 +33,6 @@ from benchbench.model.roofline import (
     touched_bytes,
 )
 from benchbench.model.served import caption_of, hardware_notes, served_model, served_on, speculative_decoding
-from benchbench.report.explanation import explain
 from benchbench.spec import load_spec, spec_from_mapping
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"

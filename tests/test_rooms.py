@@ -114,7 +114,7 @@ def test_the_public_functions_of_the_pure_rooms_say_what_they_give() -> None:
     """Methods of a single statement are left out: their name and types say it all."""
     silent = []
     for name, tree in sources():
-        if name.split("/", maxsplit=1)[0] not in {"store", "host", "model", "analysis", "spec"}:
+        if name.split("/", maxsplit=1)[0] not in {"store", "host", "identity", "model", "analysis", "spec", "yamlfile"}:
             continue
         classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
         owners: list[ast.Module | ast.ClassDef] = [tree, *classes]
@@ -131,8 +131,8 @@ def test_the_public_functions_of_the_pure_rooms_say_what_they_give() -> None:
 # ---- Budgets --------------------------------------------------------------------------------------------
 
 STRUCTURE = load_benchmark("structure")
+CORE_LINES = 6_000
 # What is still over a budget, with what it has now: these only shrink.
-CORE_LINES = 6_758  # the aim is 6,000
 LONG_MODULES = {"benchbench.loadgen.round": 415}
 
 

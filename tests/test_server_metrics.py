@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from servers import ScriptedServer
 
+from benchbench.counters.server_counters import LOOKS, counted, settled
+from benchbench.counters.server_metrics import Counts, grown, look, parse
 from benchbench.engines.simulator import SimulatorProcess
-from benchbench.openai.server_counters import LOOKS, counted, settled
-from benchbench.openai.server_metrics import Counts, grown, look, parse
 from benchbench.openai.target import Access
 from benchbench.store.requests import RoundColumns
 
@@ -200,7 +200,7 @@ def test_what_the_server_does_not_say_is_not_reconciled() -> None:
 def test_looks_again_until_the_last_step_is_counted(
     seen: list[int | None], last: int | None, looked: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchbench.openai.server_counters.PAUSE_S", 0)
+    monkeypatch.setattr("benchbench.counters.server_counters.PAUSE_S", 0)
     name = "generation_tokens" if 0 not in seen else "prompt_tokens"  # one that is never told is not waited for
     pages = iter([None if tokens is None else {name: float(tokens)} for tokens in seen])
 
@@ -266,5 +266,7 @@ def test_nobody_there_says_nothing() -> None:
 
 def test_nothing_heavy_is_imported_before_it_is_used() -> None:
     names = "sys.modules.keys() & {'aiohttp', 'prometheus_client', 'tokenizers', 'numpy'}"
-    code = f"import sys, benchbench.openai.server_metrics, benchbench.engines.token_lengths; sys.exit({names} or None)"
+    code = (
+        f"import sys, benchbench.counters.server_metrics, benchbench.engines.token_lengths; sys.exit({names} or None)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,7 +13,7 @@ from rounds_made import Made, table_of
 from test_summary import FACTS, SERVER, cell, static_rounds, stream
 
 from benchbench.analysis.summary import summarise, summary_row
-from benchbench.report.explanation import explain
+from benchbench.explain.explanation import explain
 
 NAMES = ("server_ttft_ms", "server_queue_ms", "server_itl_ms", "outside_ttft_ms", "server_times")
 

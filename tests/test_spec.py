@@ -25,7 +25,7 @@ from benchbench.spec import (
     make_plan,
     spec_from_mapping,
 )
-from benchbench.spec.mistakes import Problem
+from benchbench.yamlfile.mistakes import Problem
 
 HERE = Path(__file__).parent
 SWEEPS = HERE.parent / "sweeps"

@@ -16,7 +16,7 @@ from rounds_made import MS, Made, table_of
 
 from benchbench.analysis.summary import COLUMNS, UNITS, CellSummary, summarise, summary_row
 from benchbench.analysis.validity import Reason
-from benchbench.report.explanation import explain
+from benchbench.explain.explanation import explain
 from benchbench.spec import Slo, Validity, make_plan, spec_from_mapping
 from benchbench.spec.cell import CellInfo
 from benchbench.store.run_directory import RunDirectory

@@ -15,9 +15,9 @@ from test_summary import FACTS, cell, static_rounds, stream
 
 from benchbench.analysis.summary import COLUMNS, summarise, summary_row
 from benchbench.analysis.validity import Reason
+from benchbench.explain.explanation import explain
 from benchbench.host.energy import DeviceUse, Usage, Window, stragglers, throttled, usage, window_of
 from benchbench.host.sampler import NUMBERS
-from benchbench.report.explanation import explain
 from benchbench.spec import Validity
 
 S = 1_000_000_000

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from benchbench.analysis.summary import COLUMNS, CellSummary, summarise, summary_row
 from benchbench.errors import RunError
 from benchbench.host.energy import MAX_GAP_S, window_of
+from benchbench.host.local_results import closing
 from benchbench.host.samples import read_telemetry
 from benchbench.model.roofline import Platform, platform_of
 from benchbench.spec.cell import CellInfo
 from benchbench.store.facts import Manifest
-from benchbench.store.local_results import closing
 from benchbench.store.requests import round_facts
 from benchbench.store.run_directory import RunDirectory
 

@@ -8,10 +8,10 @@ import sys
 from benchbench.cli.console import located, show
 from benchbench.cli.progress import observer_for
 from benchbench.errors import CheckFailedError
+from benchbench.host.local_results import sentence, store
 from benchbench.selftest.instrument_check import check_self, check_text, measure_instrument
 from benchbench.selftest.preflight import check_sweep
 from benchbench.spec import Plan
-from benchbench.store.local_results import sentence, store
 
 
 def check_instrument(streams: int, rate: float, seconds: float, url: str | None, *, as_json: bool) -> None:

@@ -22,8 +22,8 @@ from benchbench.comparison.tables import (
 from benchbench.comparison.verdicts import PRIMARY, Noise
 from benchbench.gates.gate_checks import NoiseOf
 from benchbench.gates.rules import percent_of
+from benchbench.host.local_results import NOISE, store, stored
 from benchbench.spec import SweepSpec, spec_from_mapping
-from benchbench.store.local_results import NOISE, store, stored
 from benchbench.store.run_directory import replace_file
 
 _FORMS = {

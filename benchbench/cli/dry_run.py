@@ -73,7 +73,7 @@ def _starts(plan: Plan) -> list[str]:
 def _power(spec: SweepSpec, cells: int, blocks: int) -> list[str]:
     """How probably effects are found, at the noise of the last A/A run of this sweep on this host."""
     from benchbench.comparison.verdicts import PRIMARY, power
-    from benchbench.store.local_results import NOISE, stored
+    from benchbench.host.local_results import NOISE, stored
 
     measured = stored(NOISE, name=spec.name)
     noise = measured or ASSUMED

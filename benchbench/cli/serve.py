@@ -14,7 +14,7 @@ def serve_simulator(profile: str, port: int, scale: float, models: Sequence[str]
     from benchbench.engines.simulator.profiles import load_profile, scaled
     from benchbench.engines.simulator.server import Server
     from benchbench.spec import SpecError
-    from benchbench.spec.yaml_document import Document
+    from benchbench.yamlfile.yaml_document import Document
 
     changes = Document("--set", {})
     for option in options:

@@ -156,7 +156,7 @@ def explain(run: Path, cells: tuple[str, ...]) -> None:
     CELL is a key or a selection such as 'batch>=8,input=128'.
     """
     from benchbench.analysis.runs import open_run
-    from benchbench.report.explanation import explain as explain_cell
+    from benchbench.explain.explanation import explain as explain_cell
 
     with refusing():
         for summary in chosen(open_run(run).summaries, cells):

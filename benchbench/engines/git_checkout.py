@@ -30,9 +30,9 @@ from benchbench.engines.log_diagnosis import plain
 from benchbench.engines.process import EngineProcess, Hooks
 from benchbench.engines.vllm import Launched
 from benchbench.errors import EngineError, MovedRefError
+from benchbench.host.local_results import store_path
 from benchbench.secrets import mask_text, masked, secrets_of
 from benchbench.spec import Git, Variant, VllmServeEngine
-from benchbench.store.local_results import store_path
 from benchbench.store.run_directory import replace_file
 
 DIFF_BYTES = 1 << 20  # of a checkout's own changes, more are cut off

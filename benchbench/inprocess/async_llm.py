@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from benchbench.counters.server_metrics import Counts, parse
 from benchbench.errors import EngineError
 from benchbench.fidelity.answers import Finished, GreedyAnswer
 from benchbench.fidelity.greedy_request import floored
-from benchbench.openai.server_metrics import Counts, parse
 
 # Newest first: 0.33, then 0.32, then 0.24.
 _PARSERS = tuple(f"vllm.entrypoints.{room}.cli_args" for room in ("common", "launchers", "openai"))

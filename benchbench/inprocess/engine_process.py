@@ -19,13 +19,13 @@ from dataclasses import asdict
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
+from benchbench.counters.server_counters import counted, settled
+from benchbench.counters.server_metrics import Counts
 from benchbench.errors import EngineError
 from benchbench.fidelity.answers import GreedyAnswer
 from benchbench.inprocess.async_llm import InprocessEngine, start
 from benchbench.inprocess.engine_round import DirectRound, StallSelector, why
 from benchbench.loadgen.job import AnswerJob, DirectJob
-from benchbench.openai.server_counters import counted, settled
-from benchbench.openai.server_metrics import Counts
 from benchbench.store.requests import RoundColumns
 from benchbench.version import __version__
 

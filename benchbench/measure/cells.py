@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from benchbench.counters.server_counters import ServerView
 from benchbench.engines.open import Opened
 from benchbench.errors import EngineDiedError, InterruptedSweep, WorkerDiedError
 from benchbench.host.sampler import Sampler
 from benchbench.loadgen.worker import Worker
 from benchbench.measure.failures import check_server, death_of, first_failure
 from benchbench.measure.observer import Observer, Pace
-from benchbench.openai.server_counters import ServerView
 from benchbench.spec import Cell
 from benchbench.store.requests import RequestStatus
 from benchbench.store.run_directory import RunDirectory
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from benchbench.analysis.metrics import RoundMetrics
+    from benchbench.counters.server_metrics import Counts
     from benchbench.loadgen.job import Job
-    from benchbench.openai.server_metrics import Counts
     from benchbench.store.requests import RoundColumns
 
 WARMUP_ROUNDS = 8  # of warmup: auto, at most,

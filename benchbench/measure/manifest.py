@@ -10,7 +10,7 @@ from typing import Any
 
 from benchbench.engines.open import Opened
 from benchbench.errors import EngineError
-from benchbench.measure.identity import Identity, changes, code_before, digest_of, known, rebuilt, requested, served
+from benchbench.identity.identity import Identity, changes, code_before, digest_of, known, rebuilt, requested, served
 from benchbench.model.config import ModelFacts
 from benchbench.model.weights import fingerprint
 from benchbench.secrets import masked
@@ -36,8 +36,8 @@ def write_manifest(
     EngineError when the run has rounds of another engine.
     """
     from benchbench.host.environment import environment, spec_hash
+    from benchbench.host.local_results import stored
     from benchbench.model.served import caption_of, hardware_notes, served_on, speculative_decoding
-    from benchbench.store.local_results import stored
 
     facts = {name: asdict(model) if model else None for name, model in (models or {}).items()}
     of_all, spec = facts.pop("", None), masked(plan.spec.model_dump(mode="json"))
@@ -88,7 +88,7 @@ def staying(earlier: Manifest, plan: Plan, only: str | None) -> list[dict[str, A
 def _start(plan: Plan, session: Session, opened: Opened) -> tuple[dict[str, Any], dict[str, Any]]:
     """The entry of a start that is ready, and by its digest what code it has loaded."""
     from benchbench.host.engine_provenance import side_of
-    from benchbench.host.loaded_code import loaded_code
+    from benchbench.identity.loaded_code import loaded_code
 
     side = side_of(plan.of_session(session).spec.engine, opened.start.get("pid"))
     start = {"time_ns": time.time_ns(), "block": session.block, "variant": session.variant, **masked(opened.start)}

@@ -20,8 +20,8 @@ from benchbench.errors import (
     WorkerDiedError,
 )
 from benchbench.fidelity.ask import owed
+from benchbench.identity.identity import changes, known, not_compared, requested
 from benchbench.measure.cells import missing_rounds
-from benchbench.measure.identity import changes, known, not_compared, requested
 from benchbench.measure.manifest import staying
 from benchbench.measure.observer import Observer
 from benchbench.measure.retry import set_aside
@@ -220,8 +220,8 @@ def _conclude(run: RunDirectory, state: State, message: str, now: Rows, *, plots
 
 def _table(run: RunDirectory, rows: list[dict[str, Any]]) -> str:
     """The run's table: what is printed is what is kept."""
+    from benchbench.host.local_results import closing
     from benchbench.report.summary_table import markdown_table
-    from benchbench.store.local_results import closing
 
     manifest = run.manifest()
     caption = closing(manifest["spec"], manifest["caption"], manifest["instrument"])

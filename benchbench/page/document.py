@@ -17,10 +17,10 @@ from benchbench.analysis.validity import Reason
 from benchbench.comparison.pairs import Pair, pairs_of
 from benchbench.comparison.tables import caption, headline, notes, percent, ratio_table, ratio_text, sentence
 from benchbench.comparison.verdicts import PRIMARY
+from benchbench.explain.explanation import explain
 from benchbench.figures.timeline import timeline_of
 from benchbench.page.page_figures import FEW_PAIRS, PageFigure, comparison_page_figures, page_figures, style
 from benchbench.provenance.labels import provenance, setting
-from benchbench.report.explanation import explain
 from benchbench.report.summary_table import (
     AXES,
     Row,

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from benchbench.analysis.runs import Run
-from benchbench.store.local_results import sentence
+from benchbench.host.local_results import sentence
 
 UNKNOWN = "unknown"
 _PARALLEL = {

@@ -15,13 +15,13 @@ import numpy as np
 
 from benchbench.analysis.summary import summarise
 from benchbench.analysis.validity import remedy
+from benchbench.counters.server_counters import ServerView
+from benchbench.counters.server_metrics import look
 from benchbench.engines.open import Opened
 from benchbench.engines.process import Hooks
 from benchbench.loadgen.worker import Worker
 from benchbench.measure.cells import WARMUP_TOKENS
 from benchbench.measure.sessions import start_engine
-from benchbench.openai.server_counters import ServerView
-from benchbench.openai.server_metrics import look
 from benchbench.spec import Cell, OpenLoad, Plan, StaticLoad
 from benchbench.store.requests import RoundColumns, round_table
 

@@ -9,7 +9,6 @@ from benchbench.spec.engine_sections import (
 )
 from benchbench.spec.load import load_spec, locate, spec_from_mapping
 from benchbench.spec.machine import Hardware
-from benchbench.spec.mistakes import SpecError
 from benchbench.spec.plan import Cell, Plan, Session, make_plan
 from benchbench.spec.schema import (
     ClosedLoad,
@@ -22,6 +21,7 @@ from benchbench.spec.schema import (
     Variant,
 )
 from benchbench.spec.select import SelectionError, parse_selection
+from benchbench.yamlfile.mistakes import SpecError
 
 __all__ = [
     "Cell",

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from benchbench.spec import schema
 from benchbench.spec.engine_sections import ENGINE_KEYS
-from benchbench.spec.mistakes import Fault, Loc, Problem, SpecError, faults_of, known_keys, show, unknown_key
 from benchbench.spec.plan import make_plan, matching, merge
 from benchbench.spec.select import SelectionError, parse_selection
-from benchbench.spec.yaml_document import Document, read_yaml
+from benchbench.yamlfile.mistakes import Fault, Loc, Problem, SpecError, faults_of, known_keys, show, unknown_key
+from benchbench.yamlfile.yaml_document import Document, read_yaml
 
 NOT_OVERRIDABLE = (
     *("name", "grid", "order", "overrides", "hardware", "model_facts", "speculative", "telemetry"),

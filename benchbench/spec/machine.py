@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from benchbench.spec.mistakes import show
 from benchbench.spec.values import Amount, Count, Dtype, Positive, Section, Text, problem
+from benchbench.yamlfile.mistakes import show
 
 
 class Hardware(Section):

@@ -14,7 +14,6 @@ from pydantic import Field, TypeAdapter
 
 from benchbench.spec.cell import CellInfo
 from benchbench.spec.engine_sections import Engine
-from benchbench.spec.mistakes import Problem, SpecError
 from benchbench.spec.schema import (
     STEADY_BATCHES,
     WINDOW_BATCHES,
@@ -30,6 +29,7 @@ from benchbench.spec.schema import (
     Validity,
 )
 from benchbench.spec.select import SelectionError, parse_selection
+from benchbench.yamlfile.mistakes import Problem, SpecError
 
 _ENGINE: TypeAdapter[Engine] = TypeAdapter(Annotated[Engine, Field(discriminator="kind")])
 

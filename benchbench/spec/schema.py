@@ -15,7 +15,6 @@ from pydantic import (
 
 from benchbench.spec.engine_sections import ENGINE_KEYS, Engine
 from benchbench.spec.machine import Hardware, ModelFactsGiven, Speculative
-from benchbench.spec.mistakes import show
 from benchbench.spec.values import (
     Batches,
     Count,
@@ -34,6 +33,7 @@ from benchbench.spec.values import (
     one_or_many,
     problem,
 )
+from benchbench.yamlfile.mistakes import show
 
 DEFAULT_MIN_ROUNDS, DEFAULT_MAX_ROUNDS = 5, 20
 DEFAULT_BLOCKS = 6

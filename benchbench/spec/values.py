@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from benchbench.spec.mistakes import show
+from benchbench.yamlfile.mistakes import show
 
 
 class Section(BaseModel):

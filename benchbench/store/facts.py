@@ -22,7 +22,7 @@ class Manifest(TypedDict, total=False):
     engine: dict[str, Any] | None  # what the server is and can do; with variants that of the latest start
     engine_environment: dict[str, Any] | None  # its process, packages, commits and steering variables
     starts: list[dict[str, Any]]  # one a start of the engine: time_ns, block, variant, pid, log ...
-    loaded: dict[str, dict[str, Any]]  # by digest, what code starts loaded (`host.loaded_code`)
+    loaded: dict[str, dict[str, Any]]  # by digest, what code starts loaded (`identity.loaded_code`)
     variants: dict[str, dict[str, Any]]  # those from git: commit and folder
     devices: list[dict[str, Any]]
     model_facts: dict[str, Any] | None

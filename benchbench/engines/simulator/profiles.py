@@ -223,8 +223,8 @@ def load_profile(name_or_path: str | Path, overrides: Mapping[str, Any] | None =
 
     Raises ProfileError for unknown names and keys, wrong types and values out of range.
     """
-    from benchbench.spec.mistakes import Problem, SpecError, faults_of, known_keys
-    from benchbench.spec.yaml_document import read_yaml
+    from benchbench.yamlfile.mistakes import Problem, SpecError, faults_of, known_keys
+    from benchbench.yamlfile.yaml_document import read_yaml
 
     source, path = str(name_or_path), PROFILE_DIR / f"{name_or_path}.yaml"
     if not path.is_file():

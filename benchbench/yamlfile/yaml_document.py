@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from benchbench.spec.mistakes import Fault, Loc, Problem, SpecError, show
+from benchbench.yamlfile.mistakes import Fault, Loc, Problem, SpecError, show
 
 MAX_BYTES = 1 << 20
 MAX_VALUES = 100_000  # aliases of aliases multiply

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchbench.counters.server_metrics import LOOK_S, Counts, grown, look
 from benchbench.openai.client import post
-from benchbench.openai.server_metrics import LOOK_S, Counts, grown, look
 from benchbench.openai.target import Access
 from benchbench.stopping import T, unless_stopped
 from benchbench.store.requests import RequestStatus
