@@ -15,7 +15,7 @@ from driving import bench, run_well, write_sweep
 from servers import ScriptedServer
 
 from benchbench.engines.simulator import SimulatorProcess
-from benchbench.host.local_results import sentence, stored
+from benchbench.host.local_results import error_text, stored
 from benchbench.openai.client import INFO_CHARS, Capabilities, attach
 from benchbench.openai.target import Access
 
@@ -203,4 +203,4 @@ def test_bench_check_self_keeps_the_instruments_error_for_tables(
     found = stored()
     assert found is not None
     assert found.items() >= {**ours, "streams": 2, "tok_s": 100}.items()
-    assert "at 0.1k tok/s over 2 streams on this host" in sentence(found)
+    assert error_text(found).endswith("measured on this host at 2 streams and 0.1k tok/s")

@@ -128,7 +128,7 @@ def manifest(**more: Any) -> dict[str, Any]:
 
 
 def run_of(manifest: dict[str, Any]) -> Any:
-    return SimpleNamespace(manifest=manifest, has_records=True, imported=None, name="n")
+    return SimpleNamespace(manifest=manifest, has_records=True, imported=None, name="n", rows=[])
 
 
 @given(HOSTILE, HOSTILE, HOSTILE)

@@ -69,7 +69,7 @@ class Run:
         """The lines that close a table of this run: the sweep's own, the instrument's error, what is not there."""
         lines = list(self.manifest.get("caption") or [])
         if self.imported is None:
-            lines = closing(self.manifest["spec"], lines, self.manifest.get("instrument"))
+            lines = closing(self.manifest, self.rows)
             lines += [] if self.has_records else ["Records are not kept here: these numbers are the stored summary's."]
         return lines + (self.directory.notes() if self.rows else [])  # what was not read is known once it was tried
 

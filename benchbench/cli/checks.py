@@ -8,7 +8,7 @@ import sys
 from benchbench.cli.console import located, show
 from benchbench.cli.progress import observer_for
 from benchbench.errors import CheckFailedError
-from benchbench.host.local_results import sentence, store
+from benchbench.host.local_results import error_text, store
 from benchbench.selftest.instrument_check import check_self, check_text, measure_instrument
 from benchbench.selftest.preflight import check_sweep
 from benchbench.spec import Plan
@@ -32,7 +32,7 @@ def check_file(file: str, sets: tuple[str, ...], plan: Plan, seconds: float) -> 
         if result.streams:
             measured = measure_instrument(result.streams, result.rate, seconds)
             store(measured)
-            show(sentence(measured))
+            show(error_text(measured))
     if result.problems:
         raise CheckFailedError(1, *(f"bench check: {problem}" for problem in result.problems))
     show("ready" if result.streams else "nothing was checked")

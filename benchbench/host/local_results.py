@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import platform
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from benchbench.slo.attainment import slo_sentence
 from benchbench.store.run_directory import replace_file
 from benchbench.version import __version__
 
 KEPT = 50
+RATE_SHARE = 0.9  # of a sweep's token rate: what bench check foresees of it is not exact
 INSTRUMENT, NOISE = "instrument.json", "noise.json"
+Results = Sequence[Mapping[str, Any]] | Mapping[str, Any] | None
 
 
 def store_path(file: str = INSTRUMENT) -> Path:
@@ -46,23 +50,78 @@ def store(result: dict[str, Any], file: str = INSTRUMENT) -> None:
 
 def stored(file: str = INSTRUMENT, **fields: str) -> dict[str, Any] | None:
     """The latest result of this host and version with these fields, None when there is none."""
-    wanted = {"host": platform.node(), "version": __version__, **fields}
-    ours = [entry for entry in _entries(file) if entry.items() >= wanted.items()]
+    ours = _ours(file, **fields)
     return ours[-1] if ours else None
 
 
-def sentence(result: Mapping[str, Any] | None) -> str:
-    """As tables print it."""
-    if not result:
-        return "Instrument error: not measured (bench check FILE measures it)."
+def _ours(file: str, **fields: str) -> list[dict[str, Any]]:
+    wanted = {"host": platform.node(), "version": __version__, **fields}
+    return [entry for entry in _entries(file) if entry.items() >= wanted.items()]
+
+
+def measured_errors() -> list[dict[str, Any]]:
+    """The instrument's errors as measured by this version on this host: the latest of each number of streams and rate.
+
+    For a manifest: which of them is a sweep's own is known once the sweep's rates are.
+    """
+    return [*{(entry["streams"], entry["tok_s"]): entry for entry in _ours(INSTRUMENT)}.values()]
+
+
+def own_error(results: Results, rows: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any] | None, int, float]:
+    """The instrument's error at the load of these rows, or None; the most streams, and the highest token rate, tok/s.
+
+    Invalid rows do not count. A result is theirs if it was measured with at least as many streams, and at nine tenths
+    of the token rate at least; of several the one with the fewest streams, then the lowest rate.
+    """
+    usable = [row for row in rows if row.get("status") != "invalid" and row.get("rounds")]
+    streams = max((_streams(row) for row in usable), default=0)
+    tok_s = max((_token_rate(row) for row in usable), default=0.0)
+    known = [results] if isinstance(results, Mapping) else results or ()  # earlier versions kept one
+    covering = [entry for entry in known if entry["streams"] >= streams and entry["tok_s"] >= RATE_SHARE * tok_s]
+    own = min(covering, key=lambda entry: (entry["streams"], entry["tok_s"]), default=None) if usable else None
+    return own, streams, tok_s
+
+
+def _streams(row: Mapping[str, Any]) -> int:
+    """Requests in flight: of an open load the mean, by Little's law."""
+    if row.get("batch"):
+        return int(row["batch"])
+    return math.ceil((row.get("req_s") or 0.0) * (row.get("e2el_ms") or 0.0) / 1e3)
+
+
+def _token_rate(row: Mapping[str, Any]) -> float:
+    """Tokens per second while all streams run: streams / TPOT."""
+    decoding = 1e3 * _streams(row) / row["tpot_ms"] if row.get("tpot_ms") else 0.0
+    return max(decoding, row.get("sys_tok_s") or 0.0)
+
+
+def sentence(results: Results, rows: Iterable[Mapping[str, Any]]) -> str:
+    """As tables of these rows print it."""
+    own, streams, tok_s = own_error(results, rows)
+    if own:
+        return f"{error_text(own)}, no less than the {_load(streams, tok_s)} here."
+    at = f" at the {_load(streams, tok_s)} here" if results and streams else ""
+    return f"Instrument error: not measured{at} (bench check FILE measures it)."
+
+
+def error_text(result: Mapping[str, Any]) -> str:
+    """One result, and the load that it was measured at."""
     ttft_ms, itl_ms = result["ttft_error_ms_mean"], result["itl_error_ms_p99"]
+    load = _load(result["streams"], result["tok_s"])
     return (
-        f"Instrument error: TTFT {ttft_ms:+.3f} ms (mean), ITL {itl_ms:+.3f} ms (p99), at "
-        f"{result['tok_s'] / 1e3:.1f}k tok/s over {result['streams']} streams on this host."
+        f"Instrument error: TTFT {ttft_ms:+.3f} ms (mean), ITL {itl_ms:+.3f} ms (p99), measured on this host at {load}"
     )
 
 
-def closing(spec: Mapping[str, Any], caption: Iterable[str], instrument: Mapping[str, Any] | None) -> list[str]:
-    """The last lines of a table's caption; an engine without HTTP has nothing of the instrument's error."""
-    over_http = spec["engine"]["kind"] != "vllm_inprocess"
-    return [*caption, *([sentence(instrument)] if over_http else [])]
+def _load(streams: int, tok_s: float) -> str:
+    return f"{streams} stream{'s'[: streams != 1]} and {tok_s / 1e3:.1f}k tok/s"
+
+
+def closing(manifest: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The last lines of the caption of a table of a sweep's rows: the sweep's own, the SLO, the instrument's error.
+
+    An engine without HTTP has nothing of the latter.
+    """
+    lines = [*(manifest.get("caption") or []), *slo_sentence(manifest.get("plan", []))]
+    over_http = manifest["spec"]["engine"]["kind"] != "vllm_inprocess"
+    return [*lines, sentence(manifest.get("instrument"), rows)] if over_http else lines

@@ -36,7 +36,7 @@ def write_manifest(
     EngineError when the run has rounds of another engine.
     """
     from benchbench.host.environment import environment, spec_hash
-    from benchbench.host.local_results import stored
+    from benchbench.host.local_results import measured_errors
     from benchbench.model.served import caption_of, hardware_notes, served_on, speculative_decoding
 
     facts = {name: asdict(model) if model else None for name, model in (models or {}).items()}
@@ -72,7 +72,7 @@ def write_manifest(
             "accelerator": served_on(plan.spec, devices),
             "speculative": speculative_decoding(plan.spec),
             "caption": caption_of(plan.spec),
-            "instrument": stored(),
+            "instrument": measured_errors(),
             **environment(),
         }
     )

@@ -223,9 +223,7 @@ def _table(run: RunDirectory, rows: list[dict[str, Any]]) -> str:
     from benchbench.host.local_results import closing
     from benchbench.report.summary_table import markdown_table
 
-    manifest = run.manifest()
-    caption = closing(manifest["spec"], manifest["caption"], manifest["instrument"])
-    return markdown_table(rows, closing=[*caption, *run.notes()])
+    return markdown_table(rows, closing=[*closing(run.manifest(), rows), *run.notes()])
 
 
 def _compare(run: RunDirectory) -> list[Pair]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from benchbench.analysis.runs import Run
 from benchbench.host.local_results import sentence
+from benchbench.slo.attainment import slo_sentence
 
 UNKNOWN = "unknown"
 _PARALLEL = {
@@ -30,7 +31,8 @@ _LOADS = {
 
 
 def provenance(run: Run) -> list[tuple[str, str]]:
-    """(label, text) pairs: model, engine, flags, hardware, host, load, rounds, instrument error, date, tool, seed.
+    """(label, text) pairs: model, engine, flags, hardware, host, load, rounds, SLO, instrument error, date, tool,
+    seed.
 
     Where the variants of a run differ, a label is theirs ("Engine (main)"); what they share stands once. What nobody
     told is "unknown". Flags are as launched, secrets masked, without host and port. An imported run has its files
@@ -45,8 +47,11 @@ def provenance(run: Run) -> list[tuple[str, str]]:
     parts = [("Model", str(spec["model"])), *_of_each(manifest, [*spec.get("variants", {})])]
     parts += [("Hardware", _hardware(manifest)), ("Host", _host(manifest))]
     parts += [("Load", _load(manifest)), ("Rounds", _rounds(manifest.get("plan", [])))]
+    parts += [("SLO", line.removeprefix("SLO: ").rstrip(".")) for line in slo_sentence(manifest.get("plan", []))]
     if spec["engine"]["kind"] != "vllm_inprocess":
-        parts.append(("Instrument error", sentence(manifest.get("instrument")).partition(": ")[2].rstrip(".")))
+        parts.append(
+            ("Instrument error", sentence(manifest.get("instrument"), run.rows).partition(": ")[2].rstrip("."))
+        )
     created = datetime.fromtimestamp(manifest["created_ns"] // 10**9, UTC) if manifest.get("created_ns") else None
     parts += [("Date", f"{created:%Y-%m-%d} UTC" if created else UNKNOWN), ("Tool", _tool(manifest.get("tool") or {}))]
     parts.append(("Seed", str(spec.get("seed", UNKNOWN))))

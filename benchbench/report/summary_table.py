@@ -17,6 +17,7 @@ from benchbench.analysis.steadiness import order_warnings
 from benchbench.analysis.summary import COLUMNS, like_outputs
 from benchbench.report.markdown import escape_markdown, write_table
 from benchbench.safe_text import csv_text
+from benchbench.slo.attainment import slo_lines
 from benchbench.spec.cell import cell_name, output_text
 
 Row = dict[str, Any]
@@ -84,11 +85,11 @@ def table_parts(
     include_invalid: bool = False,
     closing: Sequence[str] = (),
 ) -> Parts:
-    """The table, the card's three lines (peak, TTFT range, scaling), a caption, and notes.
+    """The table, the card's three lines (peak, TTFT range, scaling) and those of the SLO, a caption, and notes.
 
     The default columns are Input, Output, Batch (Rate in req/s for open loads), TTFT in ms (mean) and
     Sys tok/s; Variant and Tool come first when a row has one, and Run tok/s last where another tool's row has
-    no Sys tok/s. Rows are sorted by variant, input, output, batch,
+    no Sys tok/s, then Goodput where a row has it. Rows are sorted by variant, input, output, batch,
     rate. The numbers of suspect rows, and lines that rest on one, carry a ``*``; a note has the reasons.
     Invalid rows are left out and counted, or, with ``include_invalid``, struck through; the three lines
     never use them. ``closing`` are further lines of the caption.
@@ -100,7 +101,8 @@ def table_parts(
     shown = in_order(rows if include_invalid else usable)
     table = write_table([*map(column_title, names)], ([markdown_cell(row, name) for name in names] for row in shown))
     caption = [*_caption(usable, names), *closing]
-    return Parts(table, _headlines(in_order(usable)), caption, _notes(rows, include_invalid))
+    headlines = [*_headlines(in_order(usable)), *slo_lines(in_order(rows))]
+    return Parts(table, headlines, caption, _notes(rows, include_invalid))
 
 
 def csv_table(rows: Sequence[Row], columns: Sequence[str] | None = None, include_invalid: bool = False) -> str:
@@ -203,7 +205,8 @@ def _published_columns(rows: Sequence[Row]) -> list[str]:
     names += ["rate"] if "open" in loads else []
     # Few tools tell the tokens/s of a full batch, all those of their whole run.
     whole = any(row.get("tool") and number(row, "sys_tok_s") is None for row in rows)
-    return [*names, "ttft_ms", "sys_tok_s", *(["run_tok_s"] if whole else [])]
+    goodput = ["goodput_req_s"] if valued(rows, "goodput_req_s") else []
+    return [*names, "ttft_ms", "sys_tok_s", *(["run_tok_s"] if whole else []), *goodput]
 
 
 def _records(rows: Sequence[Row], columns: Sequence[str] | None, include_invalid: bool) -> tuple[list[str], list[Row]]:
@@ -302,6 +305,8 @@ def _caption(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
         meanings.append(f"Sys tok/s: {each}, mean over rounds.")
     if "run_tok_s" in names and own:
         meanings.append("Run tok/s: output tokens of the round / (last token - first send), ramps included.")
+    if "goodput_req_s" in names and own:
+        meanings.append("Goodput: req/s times the share of requests that met every limit of the SLO.")
     lines += [" ".join(meanings)] if meanings else []
     rounds = [int(value) for value, _ in valued(rows, "rounds")]
     return [*lines, _rounds_line(rows, rounds)] if rounds else lines

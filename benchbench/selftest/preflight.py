@@ -52,8 +52,8 @@ class Preflight:
 
     lines: tuple[str, ...]
     problems: tuple[str, ...]
-    streams: int  # of the cell with the highest event rate,
-    rate: float  # and its tokens per second and stream
+    streams: int  # of the largest batch,
+    rate: float  # and the highest token rate of any cell, per second and stream of these
 
 
 _UNBUILT = Preflight(("is built from git when the sweep begins: not checked",), (), 0, 0.0)
@@ -116,10 +116,11 @@ def _check_one(plan: Plan, progress: Callable[[str, float, str], None]) -> Prefl
         return Preflight(tuple(lines), tuple(problems), 0, 0.0)
     minutes = sum(_cell_seconds(cell, good) for cell in plan.cells) / 60
     lines.append(f"time: about {minutes:.1f} min for {len(plan.cells)} cells, from these batches and rounds.min")
-    streams, tpot = max(
-        ((_in_flight(cell), _tpot(good, _in_flight(cell))) for cell in plan.cells), key=lambda pair: pair[0] / pair[1]
+    batches = {_in_flight(cell) for cell in plan.cells}
+    streams = min(max(batches), MOST_STREAMS)
+    return Preflight(
+        tuple(lines), tuple(problems), streams, max(batch / _tpot(good, batch) for batch in batches) / streams
     )
-    return Preflight(tuple(lines), tuple(problems), min(streams, MOST_STREAMS), 1 / tpot)
 
 
 def _in_flight(cell: Cell) -> int:

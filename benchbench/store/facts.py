@@ -30,7 +30,7 @@ class Manifest(TypedDict, total=False):
     accelerator: dict[str, Any] | None
     speculative: Any
     caption: list[str]
-    instrument: dict[str, Any] | None  # the instrument's error, as `bench check` measured it
+    instrument: Any  # the instrument's errors, as `bench check` has measured them; of earlier versions the latest alone
     imported: dict[str, Any] | None  # of a run made from other tools' results
     tool: dict[str, Any]
     python: str
