@@ -220,7 +220,7 @@ def test_without_a_driver_no_library_is_imported(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(module._VENDORS, "NVIDIA", (("/",), *module._VENDORS["NVIDIA"][1:]))
     assert open_devices() == (
         [],
-        ["NVIDIA GPUs are not sampled: no package nvidia-ml-py (pip install 'benchbench[nvidia]')"],
+        ["NVIDIA GPUs are not sampled: no package nvidia-ml-py (pip install nvidia-ml-py)"],
     )
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(failing={"nvmlInit": 9}))
     assert open_devices() == ([], ["NVIDIA GPUs are not sampled: NVMLError: NVML error 9"])

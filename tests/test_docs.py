@@ -31,3 +31,16 @@ def test_benchmarks_can_be_started() -> None:
         code = f"import runpy; runpy.run_path({str(script)!r}, run_name='imported')"
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{script.name}: {done.stderr}"
+
+
+def test_nobody_is_told_to_install_another_projects_package() -> None:
+    """`benchbench` on PyPI is not this project; ours is benchbench-llm, and not published yet: it is installed from `.`."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    paths = [ROOT / name for name in listed.split("\0") if name] or list(ROOT.glob("[!.]*/**/*"))
+    stranger = re.compile(r"benchbench\[|\binstall\s[^\n#;|]*?(?<![-./\w])benchbench(?![-./\w])")
+    wrong = []
+    for path in paths:
+        if path.suffix in {".py", ".md", ".sh", ".yaml", ".yml", ".toml", ".txt", ".html", ".j2"} and path.is_file():
+            text = path.read_text(encoding="utf-8")
+            wrong += [f"{path.relative_to(ROOT)}: {match[0]}" for match in stranger.finditer(text)]
+    assert wrong == []

@@ -190,7 +190,7 @@ def test_what_lm_eval_would_show_or_cannot_do_is_refused(url: str, more: dict[st
         (["--results", f"a={DATA / 'bf16'}", "--metric", "sums=acc"], "exact_match,strict, exact_match,first-word"),
         (["s.yaml", "--base", "z"], "--base z: unknown side (allowed: t)"),
         (["s.yaml", "--model-arg", "auth_token=x"], "auth_token: shows a secret"),
-        (["s.yaml", "--lm-eval", "no-such-program"], "benchbench[eval]"),
+        (["s.yaml", "--lm-eval", "no-such-program"], "pip install 'lm-eval[api]'"),
         (["s.yaml", "--set", "engine.kind=vllm_inprocess"], "engine.kind"),
     ],
 )

@@ -262,7 +262,7 @@ def _environment(opened: Opened, key: str | None) -> dict[str, str]:
 def _program(name: str) -> str:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     if (program := shutil.which(name, path=path)) is None:
-        raise EngineError(f"{name} is not installed: pip install 'benchbench[eval]', or --lm-eval PATH", "")
+        raise EngineError(f"{name} is not installed: pip install 'lm-eval[api]' transformers, or --lm-eval PATH", "")
     return program
 
 

@@ -110,13 +110,13 @@ def open_devices() -> tuple[list[Device], list[str]]:
     """All accelerators of this host, NVIDIA's first, and why some could not be asked. Imports their libraries."""
     devices: list[Device] = []
     notes = []
-    for vendor, (nodes, package, extra, find) in _VENDORS.items():
+    for vendor, (nodes, package, find) in _VENDORS.items():
         if not any(Path(node).exists() for node in nodes):
             continue
         try:
             devices += find(len(devices))
         except ImportError:
-            notes.append(f"{vendor} GPUs are not sampled: no package {package} (pip install 'benchbench[{extra}]')")
+            notes.append(f"{vendor} GPUs are not sampled: no package {package} (pip install {package})")
         except Exception as error:  # noqa: BLE001 - whatever a vendor's library raises ends no sweep
             notes.append(f"{vendor} GPUs are not sampled: {_told(error)}")
     return devices, notes
@@ -386,7 +386,7 @@ def _amd_throttle(metrics: Any, before: dict[str, int], limit_c: float | None) -
     return ";".join(sorted(grown)) if now else None
 
 
-_VENDORS: Final = {  # device nodes that a driver makes, package, extra of ours, who finds them
-    "NVIDIA": (("/dev/nvidiactl", "/dev/dxg"), "nvidia-ml-py", "nvidia", _nvidia_devices),
-    "AMD": (("/dev/kfd",), "amdsmi", "amd", _amd_devices),
+_VENDORS: Final = {  # device nodes that a driver makes, package, who finds them
+    "NVIDIA": (("/dev/nvidiactl", "/dev/dxg"), "nvidia-ml-py", _nvidia_devices),
+    "AMD": (("/dev/kfd",), "amdsmi", _amd_devices),
 }

@@ -64,7 +64,7 @@ before=.venv-vllm/packages-of-vllm.txt
 [ -s $before ] || "$uv" pip freeze --quiet --python $python >$before
 plan=.venv-vllm/plan-of-benchbench.txt
 "$uv" pip install --dry-run --python $python -e . >$plan 2>&1 || fail "benchbench does not fit beside vLLM: $(cat $plan)"
-if replaced=$(grep '^ [-~] ' $plan | grep -v '^ [-~] benchbench=='); then
+if replaced=$(grep '^ [-~] ' $plan | grep -v '^ [-~] benchbench-llm=='); then
     fail "benchbench would replace packages of vLLM's environment:
 $replaced"
 fi
