@@ -14,7 +14,7 @@ from driving import CARRIED_OUT, bench, records, summary, sweeping, write_sweep
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchbench.measure.sessions import SLACK_BYTES, holding, hotter
+from benchbench.host.rest import SLACK_BYTES, holding, hotter
 
 STANDIN = [sys.executable, str(Path(__file__).with_name("standin_vllm.py"))]
 ROUNDS = {"warmup": 1, "min": 2}

@@ -19,7 +19,8 @@ from runs_made import BRANCHES, FAILED, Tell, made_run
 from benchbench.analysis.runs import open_run
 from benchbench.comparison.pairs import pair, pairs_of, sides_of
 from benchbench.comparison.tables import comparison_table, sentence
-from benchbench.fidelity.answers import GreedyAnswer, StartAnswers, answers_table
+from benchbench.fidelity.answers import GreedyAnswer, StartAnswers
+from benchbench.fidelity.stored_answers import store_answers
 from benchbench.spec import Cell, Session
 from benchbench.store.run_directory import RunDirectory
 
@@ -348,8 +349,8 @@ def test_a_faster_build_with_other_outputs_is_said_and_gated(
     for block in range(3):
         for variant, one in (("main", 1), ("int8-moe", token)):
             if one is not None:
-                answers = answers_table(StartAnswers("id", "questions", (GreedyAnswer((7, one)),)))
-                RunDirectory(run).write_answers(answers, variant, block)
+                answers = StartAnswers("id", "questions", (GreedyAnswer((7, one)),))
+                store_answers(RunDirectory(run), variant, block, answers)
     assert "faster than main" in said(run)
     assert said(run).endswith(told)
     assert bench("compare", run, "--fail-on", "fidelity").exit_code == code

@@ -16,6 +16,7 @@ from runs_made import BRANCHES, made_run
 
 from benchbench.analysis.runs import open_run
 from benchbench.errors import RunError
+from benchbench.fidelity.stored_answers import read_answers
 from benchbench.store.parquet_files import parquet_bytes, read_parquet
 from benchbench.store.run_directory import RunDirectory
 
@@ -164,4 +165,4 @@ def test_damaged_answers_are_named(run: Path) -> None:
     (folder / "main-0.parquet").write_bytes(b"PAR1")
     (folder / "main-0 (1).parquet").write_bytes(b"PAR1")
     with pytest.raises(RunError, match=r"main-0.parquet: damaged.*remove it, and these answers are not compared"):
-        RunDirectory(run).read_answers("main")
+        read_answers(RunDirectory(run), "main")

@@ -20,9 +20,10 @@ from servers import ScriptedServer
 
 from benchbench.analysis.runs import open_run
 from benchbench.comparison.pairs import fidelity_of
-from benchbench.fidelity.answers import GreedyAnswer, StartAnswers, answers_of, answers_table
+from benchbench.fidelity.answers import GreedyAnswer, StartAnswers
 from benchbench.fidelity.greedy_request import LEAST, TOP, read_answer, requests_for
 from benchbench.fidelity.judge import LOGP_FLOOR, SLACK, Fidelity, Figures, difference, divergence, judge
+from benchbench.fidelity.stored_answers import answers_of, answers_table, read_answers
 
 SAME = Figures(
     answers=0, identical=1.0, prefix=1.0, first_divergence=None, dlogp_mean=0.0, dlogp_max=0.0, kl=0.0, gap=None
@@ -270,7 +271,7 @@ def test_a_variant_with_other_tokens_is_found_and_one_with_the_same_is_not() -> 
     assert (same.figures, same.band, same.starts) == (replace(SAME, answers=8), replace(SAME, answers=8), (2, 2))
     names = sorted(path.name for path in Path("run/fidelity").iterdir())
     assert names == ["a-0.parquet", "a-1.parquet", "b-0.parquet", "b-1.parquet"]
-    stored = answers_of(open_run("run").directory.read_answers("a")[0])
+    stored = read_answers(open_run("run").directory, "a")[0]
     assert (stored.unit, [len(one.tokens) for one in stored.answers]) == ("id", [32] * 8)
     assert all(
         len(place) == TOP and token in place
@@ -336,7 +337,7 @@ def test_a_server_without_log_probabilities_and_ids_is_compared_by_its_words() -
     assert (found.verdict, found.reason) == ("differs", "no log-probabilities: tokens alone")
     assert found.figures is not None
     assert (found.figures.first_divergence, found.figures.dlogp_mean) == (4, None)
-    assert answers_of(open_run("run").directory.read_answers("b")[1]).unit == "word"
+    assert read_answers(open_run("run").directory, "b")[1].unit == "word"
 
 
 def test_a_variant_that_breaks_off_is_noted_and_its_other_block_is_compared() -> None:

@@ -24,9 +24,9 @@ from benchbench.analysis.validity import Reason, status_of
 from benchbench.comparison.loaded_builds import loaded_notes
 from benchbench.comparison.outlying_starts import outlying_starts
 from benchbench.comparison.verdicts import BETTER, TITLES, Comparisons, Noise, Sample, compare, noise
-from benchbench.fidelity.answers import answers_of
 from benchbench.fidelity.judge import Fidelity, unmeasured
 from benchbench.fidelity.judge import judge as judge_fidelity
+from benchbench.fidelity.stored_answers import read_answers
 from benchbench.spec.cell import CellInfo
 from benchbench.spec.schema import DEFAULT_BLOCKS
 from benchbench.store.requests import round_facts
@@ -368,8 +368,7 @@ def fidelity_of(run: Run, base: str, candidate: str) -> Fidelity:
         return unmeasured("fidelity is off")
     sides = []
     for variant in (base, candidate):
-        stored = {block: answers_of(table) for block, table in run.directory.read_answers(variant).items()}
-        if not stored:
+        if not (stored := read_answers(run.directory, variant)):
             failed = [e for e in run.directory.events() if e["event"] == "fidelity_failed" and e["variant"] == variant]
             return unmeasured(f"{variant} has no answers" + (f": {failed[-1]['reason']}" if failed else ""))
         sides.append(list(stored.values()))

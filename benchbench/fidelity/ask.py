@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from benchbench.engines.open import Opened
 from benchbench.errors import EngineError, WorkerDiedError
-from benchbench.fidelity.answers import GreedyAnswer, StartAnswers, Unit, answers_table
+from benchbench.fidelity.answers import GreedyAnswer, StartAnswers, Unit
 from benchbench.fidelity.greedy_request import TOP, read_answer, requests_for
+from benchbench.fidelity.stored_answers import answers_path, store_answers
 from benchbench.loadgen.job import AnswerJob
 from benchbench.openai.client import http_session
 from benchbench.openai.target import GENERATION
@@ -58,7 +59,7 @@ class Questions:
 
 def owed(run: RunDirectory, spec: SweepSpec, session: Session) -> bool:
     """Whether a session still has to answer: it has not, and has not failed to."""
-    if spec.fidelity == "off" or session.block is None or run.answers_path(session.variant, session.block).exists():
+    if spec.fidelity == "off" or session.block is None or answers_path(run, session.variant, session.block).exists():
         return False
     here = (session.variant, session.block)
     return here not in {(e["variant"], e["block"]) for e in run.events() if e["event"] == "fidelity_failed"}
@@ -84,9 +85,7 @@ def answer(
         reason = mask_text(died or str(error) or type(error).__name__, opened.access.secrets)
         run.journal("fidelity_failed", block=session.block, variant=session.variant, reason=reason)
         return f"fidelity of {session.variant} is not measured in block {session.block}: {reason}"
-    run.write_answers(
-        answers_table(StartAnswers(unit, questions.hash, tuple(answers))), session.variant, session.block or 0
-    )
+    store_answers(run, session.variant, session.block or 0, StartAnswers(unit, questions.hash, tuple(answers)))
     return ""
 
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from benchbench.engines.open import Opened
-from benchbench.errors import EngineError
-from benchbench.identity.identity import Identity, changes, code_before, digest_of, known, rebuilt, requested, served
+from benchbench.identity.identity import requested
+from benchbench.identity.starts import carried_on, served_by, start_entry
 from benchbench.model.config import ModelFacts
-from benchbench.model.weights import fingerprint
 from benchbench.secrets import masked
-from benchbench.spec import EndpointEngine, Plan, Session, SweepSpec
+from benchbench.spec import Plan, Session
 from benchbench.store.facts import Manifest
 from benchbench.store.run_directory import RunDirectory
 
@@ -48,10 +46,11 @@ def write_manifest(
     starts, loaded, digest = earlier.get("starts", []), earlier.get("loaded", {}), ""
     engine, side = earlier.get("engine"), earlier.get("engine_environment")
     if session is not None and opened is not None:
-        start, code = _start(plan, session, opened)
+        variant_spec = plan.of_session(session).spec
+        start, code = start_entry(variant_spec, session, opened.start, asdict(opened.capabilities))
         engine, side = start["engine"], start["environment"]
-        identity = requested(spec, session.variant) | _served(plan.of_session(session).spec, start, devices)
-        digest = _carried_on(run, earlier, start, masked(identity), code.get(start.get("loaded", ""), {}))
+        identity = masked(requested(spec, session.variant) | served_by(variant_spec, start, devices))
+        digest = carried_on(run, earlier, start, identity, code.get(start.get("loaded", ""), {}))
         starts, loaded = [*starts, start], {**loaded, **code}
     run.write_manifest(
         {
@@ -83,46 +82,3 @@ def staying(earlier: Manifest, plan: Plan, only: str | None) -> list[dict[str, A
     """The cells of an earlier plan that stay in the run beside this plan's: with `only`, those of variants it has."""
     variants = {*plan.spec.variants} or {""}
     return [entry for entry in earlier.get("plan", []) if only is not None and entry["variant"] in variants]
-
-
-def _start(plan: Plan, session: Session, opened: Opened) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The entry of a start that is ready, and by its digest what code it has loaded."""
-    from benchbench.host.engine_provenance import side_of
-    from benchbench.identity.loaded_code import loaded_code
-
-    side = side_of(plan.of_session(session).spec.engine, opened.start.get("pid"))
-    start = {"time_ns": time.time_ns(), "block": session.block, "variant": session.variant, **masked(opened.start)}
-    start |= {"engine": asdict(opened.capabilities), "environment": side}
-    if not (code := loaded_code(side.get("pid"))):
-        return start, {}
-    start["loaded"] = code.pop("digest")
-    return start, {start["loaded"]: code}
-
-
-def _served(spec: SweepSpec, start: Mapping[str, Any], devices: list[dict[str, Any]]) -> Identity:
-    if isinstance(spec.engine, EndpointEngine):
-        return served(start["engine"], start["environment"], devices, "")
-    args, cwd = getattr(spec.engine, "args", {}), getattr(spec.engine, "cwd", None)
-    weights = fingerprint(Path(cwd or ".") / str(args.get("model", spec.model)))
-    # The command line has another port each time, and a length that follows from free memory may be another one.
-    capabilities = {**start["engine"], "max_model_len": None}
-    return served(capabilities, {**start["environment"], "command": ()}, devices, weights)
-
-
-def _carried_on(
-    run: RunDirectory, earlier: Manifest, start: dict[str, Any], identity: Identity, code: Mapping[str, Any]
-) -> str:
-    """Note the identity of a start, and its name: that of the variant's earlier starts, if it has rounds already.
-
-    Code is held against that of before a resume only: within a sweep, what engines compile as they go may differ.
-    """
-    variant = start["variant"]
-    before, digest = known(earlier.get("starts", []), variant)
-    if not before or variant not in run.measured_variants():
-        digest = digest_of(identity)
-    elif different := changes(before, identity) + rebuilt(code_before(earlier, variant, run.opened_ns), code):
-        raise EngineError(
-            f"this run has rounds of another engine ({'; '.join(different)}): use another --out", "engine"
-        )
-    start |= {"identity": identity, "identity_digest": digest}
-    return digest

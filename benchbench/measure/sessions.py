@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import select
-import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from benchbench.engines.git_checkout import Checkout, built_alike, checkout, moved_into
@@ -15,6 +14,7 @@ from benchbench.engines.open import Opened, open_engine
 from benchbench.engines.process import Hooks
 from benchbench.errors import EngineDiedError, EngineError, MovedRefError, StoppedError, WorkerDiedError
 from benchbench.fidelity.ask import answer, owed
+from benchbench.host.rest import FREE_S, heat, wait_for_rest
 from benchbench.host.sampler import Sampler, scope_of
 from benchbench.inprocess.launcher import open_inprocess
 from benchbench.loadgen.worker import HttpWorker, Worker
@@ -27,8 +27,6 @@ from benchbench.spec import Cell, Plan, Session, VllmInprocessEngine, VllmServeE
 from benchbench.store.run_directory import RunDirectory, replace_file
 
 LAUNCHED = (VllmServeEngine, VllmInprocessEngine)
-SLACK_BYTES = 512 << 20  # of a GPU's memory: drivers keep some
-FREE_S, COOL_S = 60.0, 900.0  # how long memory and heat are waited for
 
 
 @dataclass(slots=True)
@@ -169,7 +167,7 @@ class Sessions:
             if isinstance(spec.engine, LAUNCHED):
                 sampler.ready()
                 before = sampler.read("memory_used_bytes")
-                self.idle_c = self.idle_c or _heat(sampler)
+                self.idle_c = self.idle_c or heat(sampler)
             try:
                 with start_engine(plan, hooks) as (engine, worker):
                     sampler.ready()
@@ -202,18 +200,9 @@ class Sessions:
         return write_manifest(self.run, self.plan, self.given, session, opened, devices, variants, self.models)
 
     def _rest(self, sampler: Sampler, before: Mapping[str, float]) -> None:
-        """Wait until the GPUs' memory is free again and they are cool, so that no start is handicapped by another."""
-        begun, limit_c = time.monotonic(), self.plan.spec.cool_to
-        while True:
-            waited = time.monotonic() - begun
-            busy = holding(sampler.read("memory_used_bytes"), before) if waited < FREE_S else []
-            if limit_c is not None and waited < COOL_S:
-                busy += hotter(_heat(sampler), self.idle_c, limit_c)
-            if not busy:
-                break
-            self.observer.starting("waiting for the GPUs", waited, ", ".join(busy))
-            if select.select([] if self.stop is None else [self.stop], [], [], 1.0)[0]:
-                return
+        """Wait until the GPUs are at rest, so that no start is handicapped by another."""
+        waiting = partial(self.observer.starting, "waiting for the GPUs")
+        waited = wait_for_rest(sampler, before, self.idle_c, self.plan.spec.cool_to, self.stop, waiting)
         if waited >= FREE_S:
             self.observer.note(f"the GPUs took {waited:.0f} s to come to rest, or did not: see the telemetry")
 
@@ -232,22 +221,6 @@ def start_engine(plan: Plan, hooks: Hooks) -> Iterator[tuple[Opened, Worker]]:
         worker.watch = opened.watch
         worker.ready()
         yield opened, worker
-
-
-def _heat(sampler: Sampler) -> dict[str, float]:
-    """Degrees C of each GPU: of its edge, or of its hottest place where that is all it tells."""
-    return sampler.read("hotspot_c") | sampler.read("temperature_c")
-
-
-def holding(used: Mapping[str, float], before: Mapping[str, float]) -> list[str]:
-    """The GPUs with more bytes in use than before an engine was started, drivers' slack aside, in words."""
-    held = {gpu: used[gpu] - before[gpu] for gpu in before if gpu in used and used[gpu] - before[gpu] > SLACK_BYTES}
-    return [f"{gpu} still holds {extra / 2**30:.1f} GiB" for gpu, extra in held.items()]
-
-
-def hotter(now_c: Mapping[str, float], idle_c: Mapping[str, float], margin_c: float) -> list[str]:
-    """The GPUs that are more than `margin_c` degrees above their idle temperature, in words."""
-    return [f"{gpu} has {c:g} C" for gpu, c in now_c.items() if gpu in idle_c and c > idle_c[gpu] + margin_c]
 
 
 def _too_long(plan: Plan, capabilities: Capabilities) -> list[str]:

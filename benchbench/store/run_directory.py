@@ -173,16 +173,6 @@ class RunDirectory:
         """How many of a cell's measured rounds were set aside."""
         return len(list(self.path.glob(f"spoiled/{cell}-measured-*.parquet")))
 
-    def write_answers(self, table: pa.Table, variant: str, block: int) -> None:
-        """Store what a variant answered in a block (`answers.answers_table`)."""
-        path = self.answers_path(variant, block)
-        path.parent.mkdir(exist_ok=True)
-        replace_file(path, parquet_bytes(table))
-
-    def answers_path(self, variant: str, block: int) -> Path:
-        """Where these answers are, once they are stored."""
-        return self.path / "fidelity" / f"{variant}-{block}.parquet"
-
     def _round_path(self, cell: str, phase: str, number: int) -> Path:
         return self.records / f"{cell}-{phase}-{number:04d}.parquet"
 
@@ -265,13 +255,6 @@ class RunDirectory:
     def read_cell(self, cell: str, phase: str = "measured") -> list[pa.Table]:
         """The tables of a cell's finished rounds, in order."""
         return [self.read_round(cell, phase, number) for number in self.finished_rounds(cell, phase)]
-
-    def read_answers(self, variant: str) -> dict[int, pa.Table]:
-        """What a variant answered, by block."""
-        names = [path.stem.rpartition("-") for path in (self.path / "fidelity").glob("*.parquet")]
-        blocks = sorted(int(block) for name, _, block in names if name == variant and block.isdecimal())
-        remedy = "remove it, and these answers are not compared"
-        return {block: read_parquet(self.answers_path(variant, block), remedy) for block in blocks}
 
     def read_summary(self) -> list[dict[str, Any]]:
         """The rows of summary.parquet, one a cell. Raises RunError when it is not there or can't be read."""
