@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,17 @@ _FLAGS = (
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
+@dataclass(frozen=True)
+class Mouse:
+    """Over the middle of what a selector names, scrolled into view; with `click`, pressed there."""
+
+    selector: str
+    click: bool = False
+
+
 @dataclass
 class Seen:
-    """`values` of the expressions asked, `complaints` of the console, `requested` URLs, one screenshot (PNG)."""
+    """`values` of the steps (None for the mouse), `complaints` of the console, `requested` URLs, a screenshot (PNG)."""
 
     values: list[Any] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
@@ -31,12 +41,18 @@ class Seen:
     screenshot: bytes = b""
 
 
-def look(page: Path, expressions: list[str], *, width: int, dark: bool = False, shot: bool = False) -> Seen:
-    """Open a file at a width in CSS pixels and evaluate JavaScript in it; the screenshot is of the whole page."""
-    return asyncio.run(_look(page.resolve().as_uri(), expressions, width, dark, shot))
+Steps = Sequence[str | Mouse]
 
 
-async def _look(page: str, expressions: list[str], width: int, dark: bool, shot: bool) -> Seen:
+def look(page: Path, steps: Steps, *, width: int, dark: bool = False, shot: bool = False, scripts: bool = True) -> Seen:
+    """Open a file at a width in CSS pixels, evaluate JavaScript in it and move the mouse; the screenshot is of all.
+
+    Without `scripts` those of the page do not run.
+    """
+    return asyncio.run(_look(page.resolve().as_uri(), steps, width, dark, shot, scripts))
+
+
+async def _look(page: str, steps: Steps, width: int, dark: bool, shot: bool, scripts: bool) -> Seen:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = await asyncio.create_subprocess_exec(
             str(COMMAND),
@@ -52,7 +68,7 @@ async def _look(page: str, expressions: list[str], width: int, dark: bool, shot:
                 async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
                     url = next(one["webSocketDebuggerUrl"] for one in await answer.json() if one["type"] == "page")
                 async with session.ws_connect(url, max_msg_size=0) as socket:
-                    return await _ask(socket, page, expressions, width, dark, shot)
+                    return await _ask(socket, page, steps, width, dark, shot, scripts)
         finally:
             process.terminate()
             await process.wait()
@@ -65,7 +81,7 @@ async def _port(file: Path) -> int:
         await asyncio.sleep(0.05)
 
 
-async def _ask(socket: Any, page: str, expressions: list[str], width: int, dark: bool, shot: bool) -> Seen:
+async def _ask(socket: Any, page: str, steps: Steps, width: int, dark: bool, shot: bool, scripts: bool) -> Seen:
     seen, answers, sent = Seen(), dict[int, Any](), 0
 
     async def call(method: str, until: str = "", **params: Any) -> Any:
@@ -93,10 +109,21 @@ async def _ask(socket: Any, page: str, expressions: list[str], width: int, dark:
     await call("Emulation.setDeviceMetricsOverride", **metrics)
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
     await call("Emulation.setEmulatedMedia", features=[scheme])
+    await call("Emulation.setScriptExecutionDisabled", value=not scripts)
     await call("Page.navigate", until="Page.loadEventFired", url=page)
-    for expression in expressions:
-        result = await call("Runtime.evaluate", expression=expression, returnByValue=True)
-        seen.values.append(result["result"].get("value"))
+    for step in steps:
+        if isinstance(step, str):
+            result = await call("Runtime.evaluate", expression=step, returnByValue=True)
+            seen.values.append(result["result"].get("value", result.get("exceptionDetails")))
+            continue
+        find = "(e => { e.scrollIntoView({block: 'center'}); const b = e.getBoundingClientRect(); "
+        find += (
+            f"return [b.x + b.width / 2, b.y + b.height / 2] }})(document.querySelector({json.dumps(step.selector)}))"
+        )
+        x, y = (await call("Runtime.evaluate", expression=find, returnByValue=True))["result"]["value"]
+        for kind in ("mouseMoved", *(("mousePressed", "mouseReleased") if step.click else ())):
+            await call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=int(step.click))
+        seen.values.append(None)
     if shot:
         image = await call("Page.captureScreenshot", captureBeyondViewport=True)
         seen.screenshot = base64.b64decode(image["data"])

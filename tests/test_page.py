@@ -1,7 +1,10 @@
-"""`bench report`: that the page is whole without a network, says what it must, and that no text of a run acts in it."""
+"""`bench report`: that the page is whole without a network and without scripts, says what it must, and that no text of
+a run acts in it; in Chromium, that one can explore it."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from collections import Counter
@@ -11,6 +14,7 @@ from typing import Any
 
 import chromium
 import pytest
+from chromium import Mouse
 from driving import bench
 from runs_made import BRANCHES, FAILED, made_run
 
@@ -18,12 +22,14 @@ from benchbench.analysis.runs import open_run
 from benchbench.comparison.pairs import pair, sides_of
 from benchbench.comparison.tables import sentence
 from benchbench.page import document as pages
+from benchbench.page import island
 from benchbench.page.document import page
+from benchbench.report.summary_table import cell_text
 from benchbench.safe_text import printable
 from benchbench.store.run_directory import RunDirectory
 
 HOSTILE = """<script>alert(1)</script>"><img src=x onerror=alert(1)>]]>{{7*7}}{%x%}\u202eabc--><b>&lt;\x1b[2J"""
-SECTIONS = ["figures", "cells", "comparison", "validity", "provenance"]
+SECTIONS = ["cells", "figures", "comparison", "validity", "provenance"]
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
 
@@ -95,10 +101,18 @@ def check_whole(text: str) -> Page:
     """What holds of every report."""
     found = Page(text)
     tags = Counter(tag for tag, _ in found.elements)
-    assert not {"script", "img", "iframe", "object", "embed", "link", "base", "form", "foreignobject"} & set(tags)
+    assert not {"img", "iframe", "object", "embed", "link", "base", "form", "foreignobject"} & set(tags)
     assert (tags["html"], tags["h1"], tags["main"], tags["title"]) == (1, 1, 1, 1 + tags["svg"])
-    policy = [meta["content"] for meta in found.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
-    assert policy[0].startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:;")
+    assert found.all("script") == [{"type": "application/json", "id": "data"}, {}]
+    _, script = found.inside["script"]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = [meta["content"] for meta in found.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    only = f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    assert policy == f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; {only}"
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacent|document\.write|eval|Function\(|fetch|XMLHttp|import\b", script
+    )
+    assert re.findall(r"https?:[^\"]*", script) == ["http://www.w3.org/2000/svg"]  # a name, no address
     ids = [attributes["id"] for _, attributes in found.elements if "id" in attributes]
     assert Counter(ids).most_common(1)[0][1] == 1
     for _, attributes in found.elements:
@@ -114,6 +128,14 @@ def check_whole(text: str) -> Page:
     return found
 
 
+def cells_of(found: Page) -> list[dict[str, Any]]:
+    """The data island's cells, which must be the table's rows."""
+    cells: list[dict[str, Any]] = json.loads(found.inside["script"][0])["cells"]
+    rows = [int(row["data-cell"]) for row in found.all("tr") if "data-cell" in row]
+    assert sorted(rows) == [*range(len(cells))]
+    return cells
+
+
 def test_the_page_is_whole_and_nothing_in_it_acts(written: Path) -> None:
     with pytest.raises(AssertionError, match="onclick"):
         check_whole(written.read_text().replace("<p ", "<p onclick='x' ", 1))
@@ -126,6 +148,10 @@ def test_the_page_is_whole_and_nothing_in_it_acts(written: Path) -> None:
     assert "{{7*7}}{%x%}" in everything
     assert "\u202e" not in everything
     assert "\x1b" not in everything
+    island = found.inside["script"][0]
+    assert not set("<>&") & set(island)
+    assert island.isascii()
+    assert {cell["name"].partition(", in=")[0] for cell in cells_of(found)} == {"main", printable(HOSTILE)}
 
 
 def test_it_says_peak_verdict_status_and_remedy(written: Path, hostile: Path) -> None:
@@ -145,17 +171,127 @@ def test_it_says_peak_verdict_status_and_remedy(written: Path, hostile: Path) ->
     assert any(f" to {best:.1f} (" in one and "of 7 cells" in one for one in says)
 
 
-@pytest.mark.skipif(chromium.COMMAND is None, reason="no Chromium (Debian: apt install chromium)")
-@pytest.mark.parametrize("width", [360, 1280])
-def test_in_a_browser_nothing_overflows_complains_or_loads(written: Path, width: int) -> None:
-    wide = "[...document.querySelectorAll('body :not(svg *)')].filter(e => !e.closest('.scroll') && "
-    wide += "e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName)"
-    count = "document.querySelectorAll('script, img, b, [onerror]').length"
-    shown = "[...document.querySelectorAll('svg')].every(e => e.getBoundingClientRect().height > 50)"
-    seen = chromium.look(written, [chromium.OVERFLOW, wide, count, shown], width=width)
-    assert seen.values == [0, [], 0, True]
+def test_the_island_has_every_cell_with_its_numbers_reasons_and_timeline(written: Path, hostile: Path) -> None:
+    found = Page(written.read_text())
+    data = json.loads(found.inside["script"][0])
+    assert data["axes"] == [["variant", "Variant"], ["input", "Input"], ["output", "Output"], ["batch", "Batch"]]
+    metrics = [name for name, _ in data["metrics"]]
+    rows = {(row["variant"], row["input"], row["batch"]): row for row in open_run(hostile).rows}
+    for cell in cells_of(found):
+        variant, length, _, batch = cell["at"]
+        row = rows[variant if variant == "main" else HOSTILE, length, batch]
+        assert (cell["status"], ";".join(cell["reasons"])) == (row["status"], row["reasons"])
+        value, low, high, text, ends = cell["values"][metrics.index("ttft_ms")]
+        assert [value, low, high] == pytest.approx([row[f"ttft_ms{end}"] for end in ("", "_low", "_high")])
+        assert text == cell_text(row, "ttft_ms")
+        assert ends == f"{cell_text(row, 'ttft_ms_low')}\u2013{cell_text(row, 'ttft_ms_high')}"
+        times = cell["timeline"]
+        assert times["of"] == len(times["requests"]) == batch
+        due, sent, first, last, failed = times["requests"][0]
+        assert due <= sent < first < last
+        assert (failed, (first - sent) * times["unit_ms"]) == (0, pytest.approx(row["ttft_ms"], rel=0.1))
+    (broken,) = [cell for cell in cells_of(found) if cell["status"] == "invalid"]
+    assert [request[4] for request in broken["timeline"]["requests"]] == [0, 0, 0, 1]
+    assert broken["timeline"]["requests"][-1][2:4] == [None, None]
+    meaning, _ = data["reasons"]["invalid request_failed"]
+    assert meaning == "requests failed"
+
+
+def test_a_timeline_is_thinned_to_what_can_be_seen(hostile: Path) -> None:
+    run = open_run(hostile)
+    key = next(row["key"] for row in run.rows if row["batch"] == 4 and row["status"] == "valid")
+    whole, thinned = (island.timeline(run, key, most) for most in (64, 2))
+    assert whole is not None
+    assert thinned == whole | {"requests": [whole["requests"][0], whole["requests"][-1]]}
+    assert island.timeline(run, "nowhere", 64) is None
+
+
+browser = pytest.mark.skipif(chromium.COMMAND is None, reason="no Chromium (Debian: apt install chromium)")
+WIDE = """[...document.querySelectorAll('body :not(svg *)')].filter(e => !e.closest('.scroll') &&
+    e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName)"""
+SHOWN = "[...document.querySelectorAll('#cell-tables tr[data-cell]')].filter(row => row.getClientRects().length)"
+STATUSES = f"{SHOWN}.map(row => row.querySelector('.status').textContent.split(' ')[0])"
+
+
+@browser
+@pytest.mark.parametrize("scripts", [True, False])
+@pytest.mark.parametrize("width", [400, 1280])
+def test_in_a_browser_nothing_overflows_complains_or_loads(written: Path, width: int, scripts: bool) -> None:
+    foreign = "document.querySelectorAll('script:not(#data, #data + script), img, body b, [onerror]').length"
+    pictures = "[...document.querySelectorAll('figure svg')].map(e => e.getBoundingClientRect().height > 50)"
+    status = "Math.max(...[...document.querySelectorAll('td.status')].map(e => e.getBoundingClientRect().right))"
+    hints = "[...document.querySelectorAll('.hint')].filter(e => !e.hidden)"
+    hints += ".map(e => e.nextSibling.getAttribute('aria-label'))"
+    steps = [chromium.OVERFLOW, WIDE, foreign, pictures, f"{SHOWN}.length", status, hints]
+    seen = chromium.look(written, steps, width=width, scripts=scripts, dark=scripts)
+    overflow, wide, other, drawn, rows, right, hinted = seen.values
+    assert (overflow, wide, other, rows) == (0, [], 0, 8)
+    assert drawn == [True] * (12 if scripts else 10)  # the script's charts, one for each input
+    assert right < 1280
+    assert len(hinted) == 0 or width == 400, hinted
+    assert "Cells" in hinted or not (scripts and width == 400)
     assert seen.complaints == []
     assert seen.requested == [written.as_uri()]
+
+
+@browser
+def test_pointing_tells_and_clicking_shows_timeline_and_reasons(written: Path) -> None:
+    cells = cells_of(Page(written.read_text()))
+    last = max(number for number, cell in enumerate(cells) if cell["status"] == "valid")
+    (broken,) = [number for number, cell in enumerate(cells) if cell["status"] == "invalid"]
+    panel = "document.querySelector('.detail')?.textContent"
+    seen = chromium.look(
+        written,
+        [
+            *(Mouse(f'[data-point="{last}"]'), "tip.hidden ? '' : tip.textContent"),
+            *(Mouse(f'[data-point="{last}"]', click=True), panel),
+            *(
+                "document.querySelectorAll('.detail .timeline g').length",
+                "document.querySelectorAll('.selected').length",
+            ),
+            *(Mouse(f'tr[data-cell="{broken}"] td', click=True), panel, f"{STATUSES}.length"),
+            *(Mouse(".detail button", click=True), "String(document.querySelector('.detail'))"),
+            *("dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape'})); document.activeElement.blur()",),
+            *(f"document.querySelector('tr[data-cell=\"{last}\"]').focus()", panel),
+        ],
+        width=1280,
+    )
+    told, chosen, bars, marked, why = (seen.values[place] for place in (1, 3, 4, 5, 7))
+    data = json.loads(Page(written.read_text()).inside["script"][0])
+    place = [name for name, _ in data["metrics"]].index("sys_tok_s")
+    *_, text, ends = cells[last]["values"][place]
+    assert told == f"{cells[last]['name']}Sys tok/s: {text} (95 % interval {ends})valid"
+    assert chosen.startswith(f"{cells[last]['name']} valid")
+    assert f"Sys tok/s{text} (95 % interval {ends})" in chosen
+    assert "warm-up:" in chosen
+    assert (bars, marked) == (cells[last]["at"][3], 2)
+    assert "invalid: request_failed: requests failed; read error_kind and error_detail in records/" in why
+    assert "failed" in why
+    assert seen.values[8:11] == [8, None, "null"]
+    assert seen.complaints == []
+
+
+@browser
+def test_filters_and_sorting(written: Path) -> None:
+    titles = [*json.loads(Page(written.read_text()).inside["script"][0])["axes"], ["status", "Status"]]
+    column = [name for name, _ in titles].index("status") + 2  # then TTFT
+    values = f"{SHOWN}.map(row => parseFloat(row.cells[{column - 1}].textContent))"
+    heads = "document.querySelectorAll('#cell-tables th')"
+    click = f"{heads}[{column - 1}].querySelector('button').click()"
+    box = "[...document.querySelectorAll('.filter input')].find(e => e.parentNode.textContent === '{}').click()"
+    count = "counted.textContent"
+    points = "document.querySelectorAll('[data-point]').length"
+    steps = [values, click, values, f"{heads}[{column - 1}].getAttribute('aria-sort')", click, values, click, values]
+    steps += [box.format("invalid"), count, points, box.format("1024"), count, f"{SHOWN}.length", points]
+    steps += ["document.querySelector('#filters > button').click()", count, f"{SHOWN}.length"]
+    seen = chromium.look(written, steps, width=1280)
+    planned, up, down, again = (seen.values[place] for place in (0, 2, 5, 7))
+    assert (up, seen.values[3]) == (sorted(planned), "ascending")
+    assert (down, again) == (sorted(planned, reverse=True), planned)
+    assert seen.values[9:11] == ["7 of 8 cells", 7]
+    assert seen.values[12:15] == ["3 of 8 cells", 3, 3]
+    assert seen.values[16:] == ["8 of 8 cells", 8]
+    assert seen.complaints == []
 
 
 def test_forty_variants_are_small_and_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,13 +311,42 @@ def test_forty_variants_are_small_and_readable(tmp_path: Path, monkeypatch: pyte
     assert {"build-39", "build-38", "build-37"} <= set(found.inside["text"])
     assert "build-20" not in found.texts[: found.texts.index("Cells")]
     assert len(found.all("details")) == 40 + 39
+    assert len(cells_of(found)) == 520
+    if chromium.COMMAND:
+        (tmp_path / "report.html").write_text(text)
+        search = "(e => { e.value = '-17'; e.dispatchEvent(new Event('input')); })"
+        search += "(document.querySelector('.filter [type=search]'))"
+        none, every = (f"[...document.querySelectorAll('.filter button')][{place}].click()" for place in (1, 0))
+        steps = [
+            f"{SHOWN}.length",
+            none,
+            "counted.textContent",
+            search,
+            every,
+            "counted.textContent",
+            chromium.OVERFLOW,
+        ]
+        seen = chromium.look(tmp_path / "report.html", steps, width=400)
+        assert seen.values[::2][:2] == [520, "0 of 520 cells"]
+        assert seen.values[5:] == ["13 of 520 cells", 0]
+        assert seen.complaints == []
 
 
-def test_runs_stand_side_by_side(hostile: Path, tmp_path: Path) -> None:
-    other = made_run(tmp_path / "other", BRANCHES | {"name": "other", "variants": {}, "blocks": None}, tell)
-    found = check_whole(page([open_run(hostile), open_run(other), open_run(hostile)]))
-    assert "20 cells" in "".join(found.texts)
+def test_runs_stand_side_by_side_and_models_are_not_mixed(hostile: Path, tmp_path: Path) -> None:
+    data = BRANCHES | {"name": "other", "variants": {}, "blocks": None}
+    other = made_run(tmp_path / "other", data, tell)
+    text = page([open_run(hostile), open_run(other), open_run(hostile)])
+    found = check_whole(text)
+    assert len(cells_of(found)) == 20
     assert len([one for one in found.all("th") if one.get("scope") == "col"]) > 3
+    header = text[: text.index("</header>")]
+    assert header.count("Peak throughput:") == header.count("TTFT range:") == 3
+    assert header.count(" on embedded simulator (") == 3
+    own = header[header.index("<strong>other:</strong> m on ") :]
+    assert "4 cells: 4 valid, 0 suspect, 0 invalid" in own[: own.index("</ul>")]
+    assert "(other, in=" in own[: own.index("</ul>")]
+    assert text.count("<h3>model &lt;script&gt;") == 1
+    assert text.count("<h3>m</h3>") == 1
 
 
 def test_telemetry_is_a_table_where_there_is_any() -> None:

@@ -21,9 +21,11 @@ from benchbench.cli.console import BAD_INPUT, FOLDER, fail, refusing, show
     help="Where to.",
 )
 def report(runs: tuple[Path, ...], out: Path) -> None:
-    """Write a RUN, or several side by side, as one HTML page: summary, figures, cells, validity, provenance.
+    """Write a RUN, or several side by side, as one HTML page: summary, cells, figures, validity, provenance.
 
-    The page loads nothing and runs no script, so it can be mailed, printed or published as it is.
+    In a browser its charts tell the numbers that one points at, a click shows a cell's timeline and what was checked,
+    and cells can be filtered and sorted. The page loads nothing, and is whole without scripts, so it can be mailed,
+    printed or published as it is.
     """
     from benchbench.analysis.runs import open_run
     from benchbench.page.document import page

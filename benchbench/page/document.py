@@ -1,13 +1,16 @@
-"""A report of runs: one HTML file that loads nothing and runs nothing. Contents here, looks in `page.html.j2`. Pure.
+"""A report of runs: one HTML file that loads nothing. Contents here, looks in `page.html.j2` and `page.css`. Pure.
 
-Made of the same texts as tables and comparisons in the terminal. The template escapes every text, after
+Whole without scripts; its own (`explorer.js`) adds filters, charts, sorting and a panel of each cell. Made of the same
+texts as tables and comparisons in the terminal. The template escapes every text, after
 `printable` has written out its control characters.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +22,7 @@ from benchbench.comparison.tables import caption, headline, notes, percent, rati
 from benchbench.comparison.verdicts import PRIMARY
 from benchbench.explain.explanation import explain
 from benchbench.figures.timeline import timeline_of
+from benchbench.page.island import island
 from benchbench.page.page_figures import FEW_PAIRS, PageFigure, comparison_page_figures, page_figures, style
 from benchbench.provenance.labels import provenance, setting
 from benchbench.report.summary_table import (
@@ -49,6 +53,8 @@ _TELEMETRY = {
     "throttle": "Throttled by",
 }
 _DASH = "\N{EN DASH}"
+_HERE = Path(__file__).parent
+_RUN = "place of the run"  # a row's, while rows are sorted
 
 
 class Table(NamedTuple):
@@ -60,46 +66,92 @@ class Table(NamedTuple):
 
 def page(runs: Sequence[Run]) -> str:
     """The report of one run, or of several side by side. Raises RunError for what cannot be read."""
-    rows = [_clean(row) for row in (runs[0].rows if len(runs) == 1 else side_by_side(runs))]
+    labelled = runs[0].rows if len(runs) == 1 else side_by_side(runs)
+    origins = [place for place, run in enumerate(runs) for _ in run.rows]
+    planned = [_clean(row) | {_RUN: place} for row, place in zip(labelled, origins, strict=True)]
+    by_run = [[row for row in planned if row[_RUN] == place] for place in range(len(runs))]
+    rows = in_order(planned)
+    places = [row[_RUN] for row in rows]
     compared = [(run, pairs) for run in runs if (pairs := _pairs(run))]
-    title = runs[0].title if len(runs) == 1 else ", ".join(dict.fromkeys(run.name for run in runs))
-    timeline = timeline_of(runs[0], runs[0].rows) if len(runs) == 1 else None
+    closing = list(dict.fromkeys(line for run in runs for line in run.caption))
+    checks = _checks(runs, {(place, row["key"]): k for k, (place, row) in enumerate(zip(places, rows, strict=True))})
+    heads = [_head(run, own) for run, own in zip(runs, by_run, strict=True)]
     with style():
-        figures = list(page_figures(rows, timeline, printable(title)))
+        figures = [_drawn(runs, by_run, group) for group in _models(runs)]
         comparisons = [
             _comparison(pairs, [*comparison_page_figures(pairs, printable(run.title), f"compare{place}")])
             for place, (run, pairs) in enumerate(compared)
         ]
-    closing = dict.fromkeys(line for run in runs for line in run.caption)
-    parts = table_parts(rows, closing=list(closing))
-    checks = [check for run in runs for check in _checks(run, len(runs) > 1)]
     text: str = _template().render(
         title=", ".join(dict.fromkeys(run.name for run in runs)),
-        settings=[(run.name, run.manifest["spec"]["model"], setting(run)) for run in runs],
-        summary=[*parts.headlines, _counted(rows)],
-        verdicts=[line for _, pairs in compared for line in _verdicts(pairs)],
-        figures=figures,
+        heads=heads,
+        verdicts=[
+            (f"{run.name}: " if len(runs) > 1 else "") + line for run, pairs in compared for line in _verdicts(pairs)
+        ],
+        figures=[group for group in figures if group["figures"]],
         cells=_cells(rows),
-        caption=parts.caption,
+        caption=table_parts(rows, closing=closing).caption,
         reasons=list(_reasons(rows)),
         checks=checks[:EXPLAINED],
         unchecked=len(checks[EXPLAINED:]),
         comparisons=comparisons,
         telemetry=_telemetry(rows),
         provenance=_provenance(runs),
+        **_files(island(rows, runs, places, [f"{head['name']}: {head['about']}" for head in heads])),
     )
     return text
+
+
+def _head(run: Run, rows: Sequence[Row]) -> dict[str, Any]:
+    """What the top of the page says of one run alone: other models' numbers are not to be mixed with its own."""
+    return {
+        "name": run.name,
+        "about": f"{run.manifest['spec']['model']} on {setting(run)}",
+        "lines": [*table_parts(rows).headlines, _counted(rows)],
+    }
+
+
+def _models(runs: Sequence[Run]) -> list[list[int]]:
+    """The places of the runs of each model."""
+    groups: dict[str, list[int]] = {}
+    for place, run in enumerate(runs):
+        groups.setdefault(str(run.manifest["spec"]["model"]), []).append(place)
+    return list(groups.values())
+
+
+def _drawn(runs: Sequence[Run], by_run: Sequence[Sequence[Row]], group: Sequence[int]) -> dict[str, Any]:
+    """`figures` of one model's runs; `name` of the model where the page has several."""
+    rows = [row for place in group for row in by_run[place]]  # as planned: the first variant is the baseline
+    alone = runs[group[0]] if len(runs) == 1 else None
+    times = timeline_of(alone, alone.rows) if alone else None
+    title = alone.title if alone else ", ".join(dict.fromkeys(runs[place].name for place in group))
+    prefix = "" if len(group) == len(runs) else f"model{group[0]}-"
+    model = str(runs[group[0]].manifest["spec"]["model"]) if prefix else ""
+    return {"name": model, "figures": list(page_figures(rows, times, printable(title), prefix))}
 
 
 def _clean(row: Row) -> Row:
     return {name: printable(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
+def _files(data: str) -> dict[str, Any]:
+    """What the template holds as it is: style, script, the policy that lets this script alone run, the data."""
+    style_sheet, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "explorer.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
+    return {
+        "style_sheet": style_sheet,
+        "script": script,
+        "policy": f"{policy}; base-uri 'none'; form-action 'none'",
+        "data": data,
+    }
+
+
 def _template() -> Any:  # noqa: ANN401 - jinja2's
     import jinja2
 
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         finalize=lambda value: printable(value) if type(value) is str else value,
@@ -122,27 +174,28 @@ def _axes(rows: Sequence[Row]) -> list[str]:
 
 
 def _cells(rows: Sequence[Row]) -> dict[str, Any]:
-    """`head`, and `groups` of (name, rows of (status, texts)): one group unless there are many rows.
+    """`axes` (titles) that say which cell it is, the first `texts` of them no numbers; `head` of the numbers; `groups`.
 
-    Of the columns the first `axes` say which cell it is, and of these the first `texts` hold no number.
+    A group is (name, rows of (cell, axes' texts, status, reasons, numbers' texts)); one unless there are many rows.
     """
     columns = [name for name in _COLUMNS if any(number(row, name) is not None for row in rows)]
     spanned = [name for name in _SPANNED if any(_span(row, name) for row in rows)]
     axes = _axes(rows)
-    head = [column_title(name) for name in axes]
+    head = []
     for name in columns:
         head += [column_title(name), *(["±"] if name in spanned else [])]
     by = "variant" if "variant" in axes else "input"
-    groups: dict[str, list[tuple[str, list[str]]]] = {}
-    for row in in_order(rows):
-        texts = [cell_text(row, name) for name in axes]
+    groups: dict[str, list[tuple[int, list[str], str, str, list[str]]]] = {}
+    for cell, row in enumerate(rows):
+        texts: list[str] = []
         for name in columns:
             texts += [cell_text(row, name), *([_span(row, name)] if name in spanned else [])]
-        texts.append((row.get("reasons") or "").replace(";", ", ").replace("_", " "))
+        reasons = (row.get("reasons") or "").replace(";", ", ").replace("_", " ")
         name = f"{column_title(by)} {row[by]}" if len(rows) > FEW_ROWS else ""
-        groups.setdefault(name, []).append((row["status"], texts))
+        line = (cell, [cell_text(row, name) for name in axes], row["status"], reasons, texts)
+        groups.setdefault(name, []).append(line)
     worded = sum(name in {"tool", "variant", "load"} for name in axes)
-    return {"head": head, "texts": worded, "axes": len(axes), "groups": list(groups.items())}
+    return {"axes": [*map(column_title, axes)], "texts": worded, "head": head, "groups": list(groups.items())}
 
 
 def _span(row: Row, name: str) -> str:
@@ -165,13 +218,17 @@ def _reasons(rows: Sequence[Row]) -> Iterator[tuple[Reason, str]]:
         yield reason, "; ".join(cells[:NAMED]) + more
 
 
-def _checks(run: Run, named: bool) -> Iterator[tuple[str, str, list[str]]]:
-    """(cell, status, what was checked) of each cell, of many only of those that are not valid."""
-    summaries = run.summaries if run.has_records else []
-    for summary in summaries:
-        if summary.status != "valid" or len(summaries) <= EXPLAINED:
-            head, *lines = explain(summary).splitlines()
-            yield (f"{run.name}: " if named else "") + head.rpartition(": ")[0], summary.status, lines
+def _checks(runs: Sequence[Run], cells: Mapping[tuple[int, str], int]) -> list[tuple[int, str, str, list[str]]]:
+    """(cell, name, status, what was checked) of each cell, of many only of those that are not valid."""
+    checks: list[tuple[int, str, str, list[str]]] = []
+    for place, run in enumerate(runs):
+        summaries = run.summaries if run.has_records else []
+        for summary in summaries:
+            if summary.status != "valid" or len(summaries) <= EXPLAINED:
+                head, *lines = explain(summary).splitlines()
+                name = (f"{run.name}: " if len(runs) > 1 else "") + head.rpartition(": ")[0]
+                checks.append((cells[place, summary.cell.key], name, summary.status, lines))
+    return checks
 
 
 def _telemetry(rows: Sequence[Row]) -> Table | None:

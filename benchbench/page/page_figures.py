@@ -58,10 +58,10 @@ class PageFigure(NamedTuple):
     svg: str
 
 
-def page_figures(rows: Sequence[Row], timeline: Timeline | None, title: str) -> Iterator[PageFigure]:
-    """The figures of summary rows; texts must be free of control characters."""
+def page_figures(rows: Sequence[Row], timeline: Timeline | None, title: str, prefix: str = "") -> Iterator[PageFigure]:
+    """The figures of summary rows; texts must be free of control characters. `prefix` begins the ids of these."""
     for name, figure in figures(rows, timeline, title):
-        yield _page_figure(name, figure, _description(name, rows, timeline), name.replace("_", "-"))
+        yield _page_figure(name, figure, _description(name, rows, timeline), prefix + name.replace("_", "-"))
 
 
 def comparison_page_figures(pairs: Sequence[Pair], title: str, prefix: str) -> Iterator[PageFigure]:

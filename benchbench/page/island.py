@@ -1,0 +1,119 @@
+"""The data island: what the page's script needs of each cell, as JSON that cannot end the element it stands in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from benchbench.analysis.runs import Run
+from benchbench.analysis.validity import Reason
+from benchbench.report.summary_table import Row, cell_text, column_title, number
+from benchbench.safe_text import printable
+from benchbench.spec.cell import cell_name
+from benchbench.store.arrow import Ints, array_of, lists_of
+from benchbench.store.requests import RequestStatus
+
+METRICS = (
+    *("ttft_ms", "ttft_ms_p50", "ttft_ms_p99", "tpot_ms", "itl_ms_p50", "itl_ms_p99", "e2el_ms", "e2el_ms_p99"),
+    *("sys_tok_s", "run_tok_s", "stream_tok_s", "req_s", "goodput_req_s", "sol", "power_w", "tok_per_j", "energy_j"),
+)
+REQUESTS = 64  # bars of a timeline at most, and
+ALL_REQUESTS = 16_384  # of all timelines of a page
+_FINEST = 200_000  # steps over a round
+_DASH = "\N{EN DASH}"
+
+
+def island(rows: Sequence[Row], runs: Sequence[Run], places: Sequence[int], headings: Sequence[str]) -> str:
+    """JSON of all cells; `places` and `headings`: the run of each row, and a line for each run.
+
+    `axes` and `metrics` are (name, title); a cell has its values of both, of a metric as (number, low, high, text,
+    interval's text), its reasons, and the timeline of its last measured round where the run has records. Raises
+    RunError.
+    """
+    axes = [name for name in ("tool", "variant", "load", "input", "output", "batch", "rate") if _varies(rows, name)]
+    metrics = [name for name in METRICS if any(number(row, name) is not None for row in rows)]
+    most = max(8, min(REQUESTS, ALL_REQUESTS // max(len(rows), 1)))
+    cells = []
+    for row, place in zip(rows, places, strict=True):
+        cell: dict[str, Any] = {
+            "name": cell_name(row),
+            "run": place,
+            "at": [row.get(name) for name in axes],
+            "status": row["status"],
+            "reasons": [code for code in (row.get("reasons") or "").split(";") if code],
+            "values": [_value(row, name) for name in metrics],
+        }
+        if times := timeline(runs[place], row["key"], most):
+            cell["timeline"] = times
+        cells.append(cell)
+    data = {
+        "axes": [(name, column_title(name)) for name in axes],
+        "metrics": [(name, column_title(name)) for name in metrics],
+        "reasons": {f"{reason.status} {reason.code}": (reason.meaning, reason.remedy) for reason in _reasons(rows)},
+        "runs": [printable(heading) for heading in headings],
+        "cells": cells,
+    }
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
+
+
+def _varies(rows: Sequence[Row], name: str) -> bool:
+    """Whether an axis is one: whether it has a value anywhere; load where there are two."""
+    values = {row.get(name) for row in rows}
+    return len(values) > 1 if name == "load" else bool(values - {None, ""})
+
+
+def _value(row: Row, name: str) -> tuple[float | str | None, ...] | None:
+    value, low, high = (number(row, f"{name}{end}") for end in ("", "_low", "_high"))
+    if value is None:
+        return None
+    texts = (cell_text(row, f"{name}_{end}").removesuffix("*") for end in ("low", "high"))
+    ends = "" if low is None or high is None else _DASH.join(texts)
+    return (*(None if end is None else float(f"{end:.6g}") for end in (value, low, high)), cell_text(row, name), ends)
+
+
+def _reasons(rows: Sequence[Row]) -> list[Reason]:
+    codes = {code for row in rows for code in (row.get("reasons") or "").split(";")}
+    return [reason for reason in Reason if reason.code in codes]
+
+
+def timeline(run: Run, key: str, most: int) -> dict[str, Any] | None:
+    """The last measured round of a cell: (due, sent, first token, last token, whether it failed) of `most` requests.
+
+    Times are whole multiples of `unit_ms` from the round's first due time, None where a request did not get that far;
+    of more requests every so many-th is there, the first and the last among them. None without such a round.
+    """
+    rounds = run.directory.finished_rounds(key) if run.has_records else []
+    if not rounds:
+        return None
+    table = run.directory.read_round(key, "measured", rounds[-1])
+    due, sent = (array_of(table[name]).astype(np.int64) for name in ("scheduled_ns", "sent_ns"))
+    offsets, events = lists_of(table["event_ns"])
+    if not (due >= 0).any():
+        return None
+    known = np.diff(offsets) > 0
+    padded = np.append(events.astype(np.int64), -1)
+    first, last = np.where(known, padded[offsets[:-1]], -1), np.where(known, padded[offsets[1:] - 1], -1)
+    times = np.stack([due, sent, first, last])
+    start = due[due >= 0].min()
+    unit_ms = _unit_ms(int(times.max() - start))
+    order = np.argsort(np.where(sent >= 0, sent, due), kind="stable")
+    kept = order[np.unique(np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int))]
+    failed = [status != RequestStatus.OK for status in table["status"].to_pylist()]
+    requests = [[*_steps(times[:, place], start, unit_ms), int(failed[place])] for place in kept]
+    return {"unit_ms": unit_ms, "of": len(order), "requests": requests}
+
+
+def _unit_ms(span_ns: int) -> float:
+    """The power of ten ms, 1 us or more, that divides a span into at most _FINEST steps."""
+    unit = 0.001
+    while span_ns > _FINEST * unit * 1e6:
+        unit = round(unit * 10, 3)
+    return unit
+
+
+def _steps(times_ns: Ints, start_ns: int, unit_ms: float) -> list[int | None]:
+    return [None if time < 0 else round((int(time) - int(start_ns)) / (unit_ms * 1e6)) for time in times_ns]
