@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import ctypes
+import json
 from collections import Counter
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -111,22 +113,17 @@ class Metrics(ctypes.Structure):
     _fields_ = _FIELDS + _NEW_FIELDS
 
 
-# What the cards say, as reported for them: a Navi 31 at full load, and one die of an MI300X.
-NAVI31 = {
-    "temperature_edge": 61, "temperature_hotspot": 79, "average_gfx_activity": 99, "average_socket_power": 241,
-    "energy_accumulator": 0, "average_gfxclk_frequency": 1702, "average_uclk_frequency": 1124, "current_gfxclk": 1702,
-    "current_uclk": 1124, "throttle_status": 0x2, "indep_throttle_status": 1 << 36,
-}  # fmt: skip
-NAVI31_IDLE = {  # of a Navi 31 at rest (Linux 6.8, gpu_metrics 1.3), reported with its hotspot bit set
-    "temperature_edge": 38, "temperature_hotspot": 41, "average_gfx_activity": 0, "average_socket_power": 10,
-    "energy_accumulator": 0, "average_gfxclk_frequency": 5, "average_uclk_frequency": 29, "current_gfxclk": 5,
-    "indep_throttle_status": 1 << 36,
-}  # fmt: skip
-MI300X = {
-    "temperature_hotspot": 58, "average_gfx_activity": 100, "current_socket_power": 720, "energy_accumulator": 3 << 16,
-    "current_gfxclk": 2100, "current_gfxclks": [2100, 2102, 2104], "current_uclk": 1300, "prochot_residency_acc": 5,
-    "ppt_residency_acc": 100, "socket_thm_residency_acc": 7, "vr_thm_residency_acc": 0, "hbm_thm_residency_acc": 0,
-}  # fmt: skip
+AMD = Path(__file__).parent / "data" / "amd"
+
+
+def capture(name: str) -> dict[str, Any]:
+    """What a device, a library or a host said; each file tells of what and whence (`of`)."""
+    return dict(json.loads((AMD / f"{name}.json").read_text()))
+
+
+def table(name: str) -> dict[str, Any]:
+    """A captured gpu_metrics, without what is "N/A" in a text: all ones in the table."""
+    return {field: value for field, value in capture(name)["gpu_metrics"].items() if value != "N/A"}
 
 
 class FakeAmdsmi(ModuleType):

@@ -170,7 +170,10 @@ GPUS = [
 
 def test_provenance_of_a_launched_server() -> None:
     start = launched("", "--tensor-parallel-size", "8", "--load-format=dummy")
-    facts = manifest(starts=[start], engine=start["engine"], engine_environment=start["environment"], devices=GPUS)
+    start["backends"] = {"attention backend": ["TRITON_ATTN"], "MoE backend": ["TRITON", "AITER"]}
+    devices = [gpu | {"gfx": "gfx1100"} for gpu in GPUS]
+    facts = manifest(starts=[start], engine=start["engine"], engine_environment=start["environment"], devices=devices)
+    facts["host"] = {**(facts.get("host") or {}), "drivers": {"amdgpu": "6.12.12", "rocm": "7.0.1"}}
     facts["spec"]["engine"] = {"kind": "vllm_serve"}
     run = run_of(facts)
     assert setting(run) == "8x AMD Radeon PRO W7900D (48 GiB each), vLLM 0.32.0 with TP=8"
@@ -180,7 +183,8 @@ def test_provenance_of_a_launched_server() -> None:
         "--model m/M --tensor-parallel-size 8 --load-format=dummy, with VLLM_X=1 VLLM_WORKER_MULTIPROC_METHOD=spawn"
     )
     assert told["Weights"] == "dummy (random): no real model"
-    assert told["Hardware"] == "8x AMD Radeon PRO W7900D (48 GiB each), driver 6.12.12"
+    assert told["Kernels"] == "attention backend TRITON_ATTN, MoE backend TRITON and AITER"
+    assert told["Hardware"] == "8x AMD Radeon PRO W7900D (48 GiB each), gfx1100, driver 6.12.12, ROCm 7.0.1"
     assert told["Date"] == "2026-11-23 UTC"
     assert "/" not in provenance_text(run).replace("m/M", "")  # no path of anybody's machine
 

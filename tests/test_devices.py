@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,17 +13,22 @@ from device_libraries import (
     FUNCTION_NOT_FOUND,
     GIB,
     GPU_IS_LOST,
-    MI300X,
-    NAVI31,
-    NAVI31_IDLE,
     NOT_SUPPORTED,
     FakeAmdsmi,
     FakeNvml,
+    Metrics,
     OldMetrics,
+    capture,
+    table,
 )
+from driving import bench
 
+from benchbench.host import amd, devices
 from benchbench.host import gpus as module
-from benchbench.host.gpus import Device, device_facts, open_devices, read_now, visible
+from benchbench.host.amd_files import file_devices, kernel_facts
+from benchbench.host.devices import Device
+from benchbench.host.environment import drivers
+from benchbench.host.gpus import device_facts, open_devices, read_now, visible
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +96,7 @@ def test_a_dear_counter_is_read_once_a_second(monkeypatch: pytest.MonkeyPatch) -
     nvml = FakeNvml(1)
     (device,) = install(monkeypatch, pynvml=nvml)
     now = [1000.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(devices.time, "monotonic", lambda: now[0])
     told = []
     for _ in range(31):
         told.append("energy_j" in device.sample())
@@ -112,7 +119,7 @@ def test_an_older_and_a_newer_nvml_are_asked_by_other_names(monkeypatch: pytest.
 def test_navi31_has_no_energy_counter_and_its_hotspot_bit_means_nothing_when_cool(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    amdsmi = FakeAmdsmi(dict(NAVI31))
+    amdsmi = FakeAmdsmi(table("navi31-load"))
     device = install(monkeypatch, amdsmi=amdsmi)[0]
     assert device.facts == {
         "device": "gpu0", "vendor": "AMD", "index": 0, "name": "AMD Radeon PRO W7900D",
@@ -140,8 +147,33 @@ def test_navi31_has_no_energy_counter_and_its_hotspot_bit_means_nothing_when_coo
     assert unlimited.sample()["throttle"] == ""
 
 
+@pytest.mark.parametrize(
+    ("name", "limit_c", "watts", "hotspot", "throttle"),
+    [
+        ("navi31-idle", 110.0, 10, 41, ""),
+        ("navi31-load", 110.0, 241, 79, ""),
+        ("navi31-load", 84.0, 241, 79, "thermal"),
+        ("navi48-idle", 110.0, 20, 43, ""),
+        ("r9700-idle", 110.0, 1, 37, ""),  # amd-smi says THROTTLED
+        ("r9700-idle", None, 1, 37, ""),
+        ("r9700-capped", 110.0, 225, 75, "power_cap"),
+        ("mi300x", None, 720, 58, ""),
+    ],
+)
+def test_what_a_gpu_metrics_table_tells(
+    name: str, limit_c: float | None, watts: int, hotspot: int, throttle: str
+) -> None:
+    said = dict.fromkeys(field for field, _ in Metrics._fields_) | {"current_gfxclks": []} | table(name)
+    row = amd.readings(SimpleNamespace(**said), {}, limit_c)
+    assert (row["power_w"], row["hotspot_c"], row["throttle"]) == (watts, hotspot, throttle)
+    assert (row["energy_j"] is None) == (name != "mi300x")
+    assert row["temperature_c"] == {"navi31-idle": 38, "navi31-load": 61, "navi48-idle": 41}.get(name)
+    texts = capture(name)["gpu_metrics"]  # amdsmi's dictionary says "N/A" where the table has all ones
+    assert amd.readings(SimpleNamespace(**said | texts), {}, limit_c) == row
+
+
 def test_an_idle_navi31_as_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = install(monkeypatch, amdsmi=FakeAmdsmi(dict(NAVI31_IDLE)))[0].sample()
+    row = install(monkeypatch, amdsmi=FakeAmdsmi(table("navi31-idle")))[0].sample()
     del row["memory_used_bytes"]
     assert row == {
         "power_w": 10, "energy_j": None, "core_clock_mhz": 5, "memory_clock_mhz": 29, "temperature_c": 38,
@@ -149,22 +181,15 @@ def test_an_idle_navi31_as_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("power", "watts"),  # of an MI200, an MI300 and a Radeon with ROCm 7, as reported
-    [
-        ({"current_socket_power": "N/A", "average_socket_power": 94}, 94),
-        ({"current_socket_power": 717, "average_socket_power": "N/A"}, 717),
-        ({"socket_power": 40, "current_socket_power": "N/A", "average_socket_power": 40}, 40),
-    ],
-)
-def test_which_power_field_there_is(monkeypatch: pytest.MonkeyPatch, power: dict[str, Any], watts: int) -> None:
+@pytest.mark.parametrize(("power", "watts"), capture("power-info")["power_info"])
+def test_which_power_field_there_is(monkeypatch: pytest.MonkeyPatch, power: dict[str, Any], watts: int | None) -> None:
     amdsmi = FakeAmdsmi(None)
     amdsmi.power = power
-    assert install(monkeypatch, amdsmi=amdsmi)[0].sample()["power_w"] == watts
+    assert install(monkeypatch, amdsmi=amdsmi)[0].sample().get("power_w") == watts
 
 
 def test_rocms_variables_count_in_hips_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    amdsmi = FakeAmdsmi(dict(MI300X))  # two of an MI325X host, where amd-smi's order is the reverse of HIP's
+    amdsmi = FakeAmdsmi(table("mi300x"))  # two of an MI325X host, where amd-smi's order is the reverse of HIP's
     amdsmi.enumeration = [
         ("9fff74b9-0000-1000-8044-4a2fb30adeb0", 7, "GPU-9f444a2fb30adeb0"),
         ("b7ff74b9-0000-1000-80d1-81671a192e45", 6, "GPU-b7d181671a192e45"),
@@ -185,7 +210,7 @@ def test_rocms_variables_count_in_hips_order(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_mi300_counts_energy_and_throttling_by_what_grows(monkeypatch: pytest.MonkeyPatch) -> None:
-    amdsmi = FakeAmdsmi(dict(MI300X))
+    amdsmi = FakeAmdsmi(table("mi300x"))
     device = install(monkeypatch, amdsmi=amdsmi)[0]
     assert amdsmi.metrics
     row = device.sample()
@@ -197,7 +222,7 @@ def test_mi300_counts_energy_and_throttling_by_what_grows(monkeypatch: pytest.Mo
     assert device.sample()["throttle"] == "thermal"
     assert device.sample()["throttle"] == ""
     assert amdsmi.calls["edge"] == 1
-    before = install(monkeypatch, amdsmi=FakeAmdsmi(dict(MI300X), structure=OldMetrics))[0]
+    before = install(monkeypatch, amdsmi=FakeAmdsmi(table("mi300x"), structure=OldMetrics))[0]
     assert before.sample()["throttle"] is None  # ROCm 6.2 does not tell
 
 
@@ -226,6 +251,68 @@ def test_without_a_driver_no_library_is_imported(monkeypatch: pytest.MonkeyPatch
     assert open_devices() == ([], ["NVIDIA GPUs are not sampled: NVMLError: NVML error 9"])
 
 
+@pytest.fixture
+def rocm_only(tmp_path: Path) -> Path:
+    """A root with what ROCm's drivers write, for a host without amdsmi."""
+    for name, text in capture("kfd-host")["files"].items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_a_host_with_rocms_files_only(monkeypatch: pytest.MonkeyPatch, rocm_only: Path) -> None:
+    monkeypatch.setitem(sys.modules, "amdsmi", None)
+    instead = partial(file_devices, root=rocm_only)
+    monkeypatch.setitem(module._VENDORS, "AMD", (("/",), *module._VENDORS["AMD"][1:-1], instead))
+    (first, second), notes = open_devices()
+    fewer = "AMD GPUs are sampled by the kernel's files, without reasons of throttling and counters of energy"
+    assert notes == [f"{fewer}: no package amdsmi (pip install amdsmi)"]
+    assert first.facts == {
+        "device": "gpu0", "vendor": "AMD", "index": 0, "hip_id": 1, "gfx": "gfx1100", "bus_id": "0000:03:00.0",
+        "core_clock_mhz_max": 1760, "hip_uuid": "GPU-7cf529dea4b33bad", "name": "AMD Radeon Pro W7900D",
+        "driver": "6.12.12", "power_limit_w": 241.0, "memory_total_bytes": 51522830336, "hotspot_limit_c": 110.0,
+    }  # fmt: skip
+    assert first.sample() == {
+        "power_w": 241.0, "core_clock_mhz": 1702.0, "memory_clock_mhz": 1124.0, "temperature_c": 61.0,
+        "hotspot_c": 79.0, "utilisation": 0.99, "memory_used_bytes": 48318382080.0,
+    }  # fmt: skip
+    said: list[str] = []
+    assert (second.facts["name"], second.facts["hip_id"]) == ("AMD Radeon RX 7900 XTX", 0)
+    assert (second.sample(said.append), second.reads, said) == ({}, [], []), "what has no file is asked once"
+    assert visible([first, second], None, {"HIP_VISIBLE_DEVICES": "1"})[0] == [first]
+    assert visible([first, second], None, {"ROCR_VISIBLE_DEVICES": "GPU-7cf529dea4b33bad"})[0] == [first]
+    (rocm_only / "sys/class/drm/renderD128/device/hwmon/hwmon4/power1_input").write_text("250000000\n")
+    assert file_devices(0, rocm_only)[0].sample()["power_w"] == 250.0, "that of now, where there is one"
+    shown = bench("env").stdout
+    assert "gpu0:\n  vendor: AMD\n  index: 0\n  hip id: 1\n  gfx: gfx1100\n" in shown
+    assert drivers(rocm_only) == {"amdgpu": "6.12.12", "rocm": "6.3.1-48"}
+
+
+def test_an_older_amdsmi_is_completed_by_the_kernels_files(rocm_only: Path) -> None:
+    known = kernel_facts(rocm_only)
+    assert [facts["hip_id"] for facts in known] == [0, 1], "neither the CPU nor what cannot be read counts"
+    facts: list[dict[str, Any]] = [{"bus_id": "0000:03:00.0"}, {"bus_id": "0000:86:00.0", "gfx": "gfx1100"}]
+    amd.complete(facts, known)
+    assert [(told["hip_id"], told["gfx"]) for told in facts] == [(1, "gfx1100"), (0, "gfx1100")]
+    assert facts[1]["hip_uuid"] == "GPU-a1ffc9d1799c317f"
+    newer: list[dict[str, Any]] = [{"bus_id": "0000:03:00.0", "hip_id": 0}, {"bus_id": "0000:99:00.0"}]
+    amd.complete(newer, known)
+    assert (newer[0]["hip_id"], "hip_id" in newer[1]) == (0, False), "HIP's order for all or none"
+
+
+@pytest.mark.parametrize(
+    ("version", "gfx"), [(90402, "gfx942"), (90010, "gfx90a"), (120001, "gfx1201"), (110501, "gfx1151")]
+)
+def test_gfx_targets_by_kfds_number(tmp_path: Path, version: int, gfx: str) -> None:
+    node = tmp_path / "sys/class/kfd/kfd/topology/nodes/1"
+    node.mkdir(parents=True)
+    (node / "properties").write_text(f"gfx_target_version {version}\nlocation_id 768\n")
+    assert kernel_facts(tmp_path)[0]["gfx"] == gfx
+    (node.parent / "2").mkdir()
+    (node.parent / "2/properties").write_text(f"gfx_target_version {version}\nlocation_id 768\n")
+    assert kernel_facts(tmp_path) == [], "partitions of one GPU"
+
+
 def test_rocms_own_binding_is_preferred_and_says_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -236,10 +323,10 @@ def test_rocms_own_binding_is_preferred_and_says_nothing(
     monkeypatch.setenv("ROCM_PATH", str(tmp_path / "rocm"))
     monkeypatch.delitem(sys.modules, "amdsmi", raising=False)
     before = list(sys.path)
-    assert module._import_amdsmi().place == "rocm/share/amd_smi"
+    assert amd._import_amdsmi().place == "rocm/share/amd_smi"
     monkeypatch.delitem(sys.modules, "amdsmi")
     monkeypatch.setenv("ROCM_PATH", str(tmp_path / "none"))
-    assert module._import_amdsmi().place == "installed"
+    assert amd._import_amdsmi().place == "installed"
     monkeypatch.delitem(sys.modules, "amdsmi")
     assert sys.path == before
     assert capsys.readouterr().out == ""
@@ -262,6 +349,12 @@ def fleet(vendor: str, count: int = 4) -> list[Device]:
         ("AMD", None, {"HIP_VISIBLE_DEVICES": "2", "CUDA_VISIBLE_DEVICES": "0"}, [2]),
         ("AMD", None, {"CUDA_VISIBLE_DEVICES": "1"}, [1]),
         ("AMD", None, {"ROCR_VISIBLE_DEVICES": "1,3", "HIP_VISIBLE_DEVICES": "1"}, [3]),
+        # To HIP (and vLLM) an empty text is none, and CUDA's counts in its stead; to ROCr it leaves no GPU.
+        ("AMD", None, {"HIP_VISIBLE_DEVICES": ""}, [0, 1, 2, 3]),
+        ("AMD", None, {"HIP_VISIBLE_DEVICES": "", "CUDA_VISIBLE_DEVICES": "2"}, [2]),
+        ("AMD", None, {"ROCR_VISIBLE_DEVICES": ""}, []),
+        ("AMD", None, {"HIP_VISIBLE_DEVICES": "-1"}, []),
+        ("AMD", None, {"HIP_VISIBLE_DEVICES": "GPU-2abc-2"}, [2]),
     ],
 )
 def test_which_gpus_count(

@@ -199,6 +199,23 @@ def test_starts_of_one_build_that_loaded_different_code_are_named_and_old_runs_s
         ("Using AttentionBackendEnum.TRITON_ATTN backend.", "attention backend", "TRITON_ATTN"),
         ("Using ROCM_ATTN backend (selected via --attention-backend).", "attention backend", "ROCM_ATTN"),
         ("Using Flash Attention backend.", "attention backend", "Flash Attention"),
+        (  # ROCm's, where one candidate does not fit: in vLLM 0.33 two never do by default
+            "Found incompatible backend(s) [ULTRAQUANT] with ... Overriding with TRITON_ATTN out of potential backends",
+            "attention backend",
+            "TRITON_ATTN",
+        ),
+        ("Using ROCM_ATTN backend out of potential backends: ['ROCM_ATTN'].", "attention backend", "ROCM_ATTN"),
+        ("Using Rocm Attention backend on V1 engine.", "attention backend", "Rocm Attention"),
+        ("Using Triton Attention backend on V1 engine.", "attention backend", "Triton Attention"),
+        ("Using ROCmFlashAttention backend.", "attention backend", "ROCmFlashAttention"),
+        ("Using aiter sampler on ROCm (lazy import, sampling-only).", "sampler", "aiter"),
+        ("Using 'AITER_MXFP4_BF16' Mxfp4 MoE backend", "MoE backend", "AITER_MXFP4_BF16"),
+        ("Using AITER Flash Attention backend for ViT model.", "ViT attention backend", "AITER Flash Attention"),
+        (
+            "Using Flash Attention (Triton backend) for ViT model on RDNA.",
+            "ViT attention backend",
+            "Flash Attention (Triton backend)",
+        ),
         ("Using CUTLASS_MLA MLA prefill backend.", "MLA prefill backend", "CUTLASS_MLA"),
         ("Using FlashAttention version 3", "FlashAttention version", "3"),
         ("Using 'MARLIN' MxFp8 MoE backend (user-requested).", "MoE backend", "MARLIN"),
@@ -222,6 +239,13 @@ def test_starts_of_one_build_that_loaded_different_code_are_named_and_old_runs_s
 def test_lines_in_which_vllm_says_what_it_has_chosen(line: str, kind: str, name: str) -> None:
     log = f"(EngineCore_DP0 pid=15871) INFO 11-23 18:29:43 [cuda.py:507] {line}\n"
     assert chosen_backends(log + log) == {kind: [name]}
+
+
+def test_a_backend_that_only_its_file_tells_of() -> None:
+    log = """(EngineCore_DP0 pid=166) INFO 11-11 10:01:57 [rocm.py:298] Using Triton Attention backend.
+(EngineCore_DP0 pid=166) INFO 11-11 10:01:57 [mxfp4.py:150] Using Triton backend
+"""
+    assert chosen_backends(log) == {"attention backend": ["Triton Attention"], "MoE backend": ["Triton"]}
 
 
 def test_other_lines_choose_nothing() -> None:

@@ -19,7 +19,7 @@ import benchbench
 from benchbench.engines.simulator import SimulatorProcess
 from benchbench.host import gpus as devices
 from benchbench.host import sampler as telemetry
-from benchbench.host.gpus import Device, Read
+from benchbench.host.devices import Device, Read
 from benchbench.host.sampler import Sampler, Scope, next_due, scope_of
 from benchbench.host.samples import read_telemetry
 from benchbench.spec import spec_from_mapping

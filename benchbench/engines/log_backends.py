@@ -6,10 +6,11 @@ import re
 
 from benchbench.engines.log_diagnosis import plain
 
-# What is chosen, and the lines that say so; the first that matches counts. vLLM 0.6 to 0.32.
+# What is chosen, and the lines that say so; the first that matches counts. vLLM 0.6 to 0.33.
 _CHOICES = tuple(
     (kind, re.compile(pattern))
     for kind, pattern in (
+        ("MoE backend", r"\[mxfp4\.py:\d+\] Using (\w+) backend$"),  # its file alone says of what
         ("MoE backend", r"Using '?(\w+)'?(?: [\w-]+)? M[oO]E (?:LoRA )?backend"),
         ("MoE backend", r"Using (\w+) for .*\bMoE\b"),
         ("GEMM kernel", r"Using (\w+) for .*(?:GEMM|\wLinear|mixed-precision linear|CompressedTensors\w+)"),
@@ -23,8 +24,10 @@ _CHOICES = tuple(
         ("ViT attention backend", r"Using (?:backend )?(.+?)(?: backend)? for (?:vit|ViT|MMEncoderAttention)\b"),
         (
             "attention backend",
-            r"Using (?:AttentionBackendEnum\.)?([\w ]+?)(?: attention)? backend(?:\.?$| out of | \()",
+            r"Using (?:AttentionBackendEnum\.)?([\w ]+?)(?: attention)? backend(?: on V1 engine)?(?:\.?$| out of | \()",
         ),
+        ("attention backend", r"Overriding with (\w+) out of potential backends"),  # ROCm, where others do not fit
+        ("sampler", r"Using (\w+) sampler on ROCm"),
     )
 )
 
@@ -33,8 +36,9 @@ def chosen_backends(log: str) -> dict[str, list[str]]:
     """What is chosen -> the names that it says, each once: {"attention backend": ["FLASH_ATTN"]}."""
     backends: dict[str, list[str]] = {}
     for line in log.splitlines():
-        text = plain(line)
-        choice = next(((kind, match[1]) for kind, pattern in _CHOICES if (match := pattern.search(text))), None)
+        texts = (plain(line), line.rstrip())  # without the prefix first, which says in which file
+        matches = ((kind, pattern.search(text)) for kind, pattern in _CHOICES for text in texts)
+        choice = next(((kind, match[1]) for kind, match in matches if match), None)
         if choice and choice[1] not in backends.setdefault(choice[0], []):
             backends[choice[0]].append(choice[1])
     return backends

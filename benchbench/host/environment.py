@@ -107,10 +107,11 @@ def host(root: Path = Path("/")) -> dict[str, Any]:
 
 def drivers(root: Path = Path("/")) -> dict[str, str]:
     """Versions of the accelerators' kernel drivers and of ROCm, where there are any."""
+    rocm = os.environ.get("ROCM_PATH") or "/opt/rocm"
     matches = {
         "nvidia": re.search(r"\s(\d+\.\d+(?:\.\d+)*)\s", _read(root / "proc/driver/nvidia/version")),
         "amdgpu": re.match(r"(\S+)", _read(root / "sys/module/amdgpu/version")),
-        "rocm": re.match(r"(\S+)", _read(root / "opt/rocm/.info/version")),
+        "rocm": re.match(r"(\S+)", _read(root / rocm.lstrip("/") / ".info/version")),
     }
     facts = {name: match[1] for name, match in matches.items() if match}
     if "amdgpu" not in facts and (root / "sys/module/amdgpu").is_dir():

@@ -27,7 +27,7 @@ from benchbench.store.run_directory import replace_file
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from benchbench.host.gpus import Device
+    from benchbench.host.devices import Device
 
 NUMBERS = (
     *("power_w", "energy_j", "core_clock_mhz", "memory_clock_mhz", "temperature_c", "hotspot_c"),

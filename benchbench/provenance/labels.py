@@ -89,7 +89,7 @@ def _file(file: Mapping[str, Any]) -> str:
 
 
 def _of_each(manifest: Mapping[str, Any], variants: Sequence[str]) -> list[tuple[str, str]]:
-    """Engine, source, flags and weights: once where all variants have the same."""
+    """Engine, source, flags, kernels and weights: once where all variants have the same."""
     labels: dict[str, dict[str, str]] = {}
     for name in variants or [""]:
         start = _start(manifest, name)
@@ -99,6 +99,9 @@ def _of_each(manifest: Mapping[str, Any], variants: Sequence[str]) -> list[tuple
             "Engine": _engine(manifest, start),
             "Source": f"{source['ref']} at commit {str(source['commit'])[:12]}" if source.get("commit") else "",
             "Flags": _flag_text(manifest, start, flags),
+            "Kernels": ", ".join(
+                f"{kind} {' and '.join(names)}" for kind, names in (start.get("backends") or {}).items()
+            ),
             "Weights": "dummy (random): no real model" if "dummy" in _values(flags, ("--load-format",)) else "",
         }
         for label, text in of_one.items():
@@ -225,7 +228,9 @@ def _hardware(manifest: Mapping[str, Any]) -> str:
     drivers = dict.fromkeys(str(gpu["driver"]) for gpu in manifest.get("devices") or [] if gpu.get("driver"))
     host = (manifest.get("host") or {}).get("drivers") or {}
     driver = " / ".join(drivers) or ", ".join(f"{name} {version}" for name, version in host.items())
-    return f"{accelerators}, driver {driver or UNKNOWN}"
+    targets = dict.fromkeys(str(gpu["gfx"]) for gpu in manifest.get("devices") or [] if gpu.get("gfx"))
+    rocm = [f"ROCm {host['rocm']}"] if drivers and "rocm" in host else []
+    return ", ".join([accelerators, *targets, f"driver {driver or UNKNOWN}", *rocm])
 
 
 def _host(manifest: Mapping[str, Any]) -> str:
