@@ -1,43 +1,61 @@
-"""benchbench: benchmarks of LLM inference servers that can be trusted.
+"""Benchmarks of LLM inference servers that can be trusted.
 
-from benchbench import load_spec, sweep, open_run
+    from benchbench import load_spec, open_run, sweep
 
-outcome = sweep(load_spec("sweeps/quickstart.yaml"), out="runs/first")
-run = open_run(outcome.path)
-run.summary()   # DataFrame, one row a cell, columns as in summary.csv
-run.requests()  # DataFrame, one row a request, every token event's time
+    run = open_run(sweep(load_spec("my-sweep.yaml"), out="runs/first").path)
+    run.summary()   # DataFrame, one row a cell, columns as in summary.csv
+    run.requests()  # DataFrame, one row a request: ttft_ms, tpot_ms, e2el_ms ...
+    run.tokens()    # one row a token event, as a stream of Arrow batches
+
+All names below are imported when they are first used. docs/python.md has examples. What is raised on purpose is a
+BenchError or a ValueError, and its message says what to do.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from benchbench.analysis.runs import Run, open_run
-    from benchbench.measure.run import Outcome, sweep
-    from benchbench.spec import SpecError, SweepSpec, load_spec
+from typing import TYPE_CHECKING
 
 from benchbench.version import __version__
 
-__all__ = ["Outcome", "Run", "SpecError", "SweepSpec", "__version__", "load_spec", "open_run", "sweep"]
+if TYPE_CHECKING:
+    from benchbench.api.stored_run import Run, open_run
+    from benchbench.errors import BenchError, EngineError, RunError
+    from benchbench.measure.run import Outcome, sweep
+    from benchbench.spec import SpecError, SweepSpec, load_spec, spec_from_mapping
+
+__all__ = [
+    "BenchError",
+    "EngineError",
+    "Outcome",
+    "Run",
+    "RunError",
+    "SpecError",
+    "SweepSpec",
+    "__version__",
+    "load_spec",
+    "open_run",
+    "spec_from_mapping",
+    "sweep",
+]
 
 _HOMES = {
-    "Outcome": "benchbench.measure.run",
-    "Run": "benchbench.analysis.runs",
-    "SpecError": "benchbench.spec",
-    "SweepSpec": "benchbench.spec",
-    "load_spec": "benchbench.spec",
-    "open_run": "benchbench.analysis.runs",
-    "sweep": "benchbench.measure.run",
+    "api.stored_run": ("Run", "open_run"),
+    "errors": ("BenchError", "EngineError", "RunError"),
+    "measure.run": ("Outcome", "sweep"),
+    "spec": ("SpecError", "SweepSpec", "load_spec", "spec_from_mapping"),
 }
 
+if not TYPE_CHECKING:  # with it, a type checker would take any name for one of ours
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - imported when asked for, so that `bench --help` is quick
-    if name in _HOMES:
-        from importlib import import_module
+    def __getattr__(name: str) -> object:
+        """Imported when asked for, so that `import benchbench` and `bench --help` are quick."""
+        for home, names in _HOMES.items():
+            if name in names:
+                from importlib import import_module
 
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+                globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
+                return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

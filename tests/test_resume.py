@@ -132,7 +132,7 @@ def _check_complete(kept: dict[str, bytes]) -> None:
     assert max(times.values()) > 1, "some kill fell into a round"
     assert kept
     assert [(row["rounds"], row["failed"]) for row in summary(Path("run"))] == [(ROUNDS, 0)] * 6
-    assert len(open_run("run").requests()) == len(rows)
+    assert len(open_run("run").requests("all")) == len(rows)
 
 
 def prompts(server: ScriptedServer) -> list[tuple[int, ...]]:

@@ -201,7 +201,7 @@ def _recomputes(header: list[str], lines: list[list[str]]) -> None:
         (batch, pytest.approx(ttft, abs=1e-6)) for batch, ttft in expected
     ]
     opened = benchbench.open_run("run")
-    frame, requests = opened.summary(), opened.requests()
+    frame, requests = opened.summary(), opened.requests("all", events=True)
     assert list(frame.columns) == header
     assert frame["sys_tok_s"].tolist() == [row["sys_tok_s"] for row in stored]
     assert len(requests) == 2 * 3 * (1 + 2)

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -143,22 +143,50 @@ def _columns(table: pa.Table) -> _Columns:
     )
 
 
+class RequestTimes(NamedTuple):
+    """TTFT, TPOT and E2EL in s of each request of a round; nan where a request failed, TPOT too of a single token.
+
+    `steady`: whether a request is of those over which the cell's latencies are taken.
+    """
+
+    ttft_s: Floats
+    tpot_s: Floats
+    e2el_s: Floats
+    steady: Mask
+
+
+def request_times(table: pa.Table, *, load: str, in_flight: int | None) -> RequestTimes:
+    """What each request of a round's table took, in the table's order. `in_flight` is B of a closed load."""
+    c = _columns(table)
+    good = c.ok & (np.diff(c.offsets) > 0)
+    span = _window(c, good, load, in_flight)
+    planned = len(c.ok) - round_facts(table).get("spare_sent", 0)
+    times, steady = np.full((3, len(good)), np.nan), np.zeros(len(good), np.bool_)
+    times[:, good] = _latencies(c, good)
+    steady[good] = _populations(c, good, planned, in_flight if span and load == "closed" else None)[1]
+    return RequestTimes(times[0], times[1], times[2], steady)
+
+
+def _latencies(c: _Columns, good: Mask) -> tuple[Floats, Floats, Floats]:
+    """TTFT, TPOT (nan without a token after the first event) and E2EL of the `good` requests."""
+    first_at, last_at = c.offsets[:-1][good], c.offsets[1:][good] - 1
+    first, last, sent = c.events[first_at], c.events[last_at], c.sent[good]
+    following = c.output[good] - c.tokens[first_at]
+    tpot = np.divide(_seconds(last - first), following, out=np.full(len(sent), np.nan), where=following > 0)
+    return _seconds(first - sent), tpot, _seconds(last - sent)
+
+
 def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo = NO_SLO) -> RoundMetrics:
     """All numbers of one round's table (`store.requests.round_table`). `in_flight` is B of a closed load."""
     c = _columns(table)
-    counts = np.diff(c.offsets)
-    good = c.ok & (counts > 0)
+    good = c.ok & (np.diff(c.offsets) > 0)
     span = _window(c, good, load, in_flight)
     facts = round_facts(table)
     planned = len(c.ok) - facts.get("spare_sent", 0)
     cold, steady = _populations(c, good, planned, in_flight if span and load == "closed" else None)
-    first_at, last_at = c.offsets[:-1][good], c.offsets[1:][good] - 1
-    first, last, sent = c.events[first_at], c.events[last_at], c.sent[good]
+    first, last = c.events[c.offsets[:-1][good]], c.events[c.offsets[1:][good] - 1]
     output = c.output[good]
-    ttft, e2el = _seconds(first - sent), _seconds(last - sent)
-    following = output - c.tokens[first_at]
-    many = following > 0
-    tpot_all = np.divide(_seconds(last - first), following, out=np.full(len(output), np.nan), where=many)
+    ttft, tpot_all, e2el = _latencies(c, good)
     met = _met(ttft, tpot_all, e2el, slo)
     gaps, inside = _gaps(c, np.flatnonzero(good)[steady])
     whole = _window(c, good, "open", None)
@@ -173,7 +201,7 @@ def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo
         ttft_all_s=ttft,
         output_tokens=output[steady].astype(np.float64),
         ttft_scheduled_s=_seconds(first - c.scheduled[good])[steady],
-        tpot_s=tpot_all[many & steady],
+        tpot_s=tpot_all[steady & ~np.isnan(tpot_all)],
         e2el_s=e2el[steady],
         itl_s=_seconds(gaps[inside]),
         lag_s=_seconds(c.lag),

@@ -1,4 +1,4 @@
-"""A stored run, read: its rows recomputed from the records, and both as DataFrames.
+"""A stored run, read: its rows recomputed from the records.
 
 A run without `records/` is one that was imported (`importers.run_folder`) or kept small, as its manifest and its
 summary.parquet: then these rows are all that is known.
@@ -6,7 +6,7 @@ summary.parquet: then these rows are all that is known.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,9 @@ from benchbench.host.samples import read_telemetry
 from benchbench.model.roofline import Platform, platform_of
 from benchbench.spec.cell import CellInfo
 from benchbench.store.facts import Manifest
-from benchbench.store.requests import round_facts
 from benchbench.store.run_directory import RunDirectory
 
 if TYPE_CHECKING:
-    import pandas as pd
     import pyarrow as pa
 
 OWN = "benchbench"  # the tool of rows that are not imported, where they stand beside those that are
@@ -105,46 +103,6 @@ class Run:
         if not self.has_records:
             return [dict.fromkeys(COLUMNS) | row for row in self.directory.read_summary()]
         return [summary_row(summary) for summary in self.summaries]
-
-    def summary(self) -> pd.DataFrame:
-        """One row a cell, columns as in summary.csv, whatever the cell's status; columns without values are floats."""
-        import pandas as pd
-
-        frame = pd.DataFrame(self.rows, columns=list(COLUMNS))
-        return frame.astype(dict.fromkeys(frame.columns[frame.isna().all()], float))
-
-    def requests(self) -> pd.DataFrame:
-        """One row a request, measured and warm-up rounds; events are lists (ns and tokens)."""
-        import pandas as pd
-        import pyarrow as pa
-
-        tables = [table.replace_schema_metadata() for _, table in self._rounds()]
-        if not tables:
-            return pd.DataFrame()
-        frame: pd.DataFrame = pa.concat_tables(tables, promote_options="default").to_pandas()
-        return frame
-
-    def telemetry(self) -> pd.DataFrame:
-        """One row a sample of a device (`time_ns`, `device`; see docs/definitions.md); empty without telemetry."""
-        import pandas as pd
-
-        samples = read_telemetry(self.directory)
-        return pd.DataFrame() if samples is None else samples.to_pandas()
-
-    def rounds(self) -> pd.DataFrame:
-        """One row a finished round: the instrument's own facts (longest loop turn, CPU, clock step ...)."""
-        import pandas as pd
-
-        return pd.DataFrame([{**names, **round_facts(table)} for names, table in self._rounds()])
-
-    def _rounds(self) -> Iterator[tuple[dict[str, Any], pa.Table]]:
-        """Each finished round: its names (cell, phase, round), and its table."""
-        self.need_records()
-        for cell in self.cells:
-            for phase in ("warmup", "measured"):
-                for number in self.directory.finished_rounds(cell.key, phase):
-                    names = {"cell": cell.key, "phase": phase, "round": number}
-                    yield names, self.directory.read_round(cell.key, phase, number)
 
 
 def side_by_side(runs: Sequence[Run]) -> list[dict[str, Any]]:

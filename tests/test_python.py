@@ -1,0 +1,182 @@
+"""The API for Python: what `import benchbench` shows, and that its numbers are those of the tables."""
+
+from __future__ import annotations
+
+import json
+import pydoc
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from runs_made import BRANCHES, FAILED, made_run
+from scripts import load_benchmark
+
+import benchbench
+from benchbench import open_run
+from benchbench.errors import RunError
+
+ROOT = Path(__file__).parents[1]
+STORED = ROOT / "tests" / "data" / "stored-run"
+HOSTILE = "<b onclick=x>&{{7*7}}\x1b[31m\u202e|`"
+TAGS = {f"<{end}{tag}>" for tag in ("table", "thead", "tbody", "tr", "th", "td", "p") for end in ("", "/")}
+PLAIN = {name: value for name, value in BRANCHES.items() if name not in {"variants", "blocks"}}
+
+
+def test_dir_and_help_show_the_whole_interface() -> None:
+    assert dir(benchbench) == sorted(benchbench.__all__)
+    text = pydoc.render_doc(benchbench, renderer=pydoc.plaintext)
+    homes = [name for names in benchbench._HOMES.values() for name in names]
+    assert sorted([*homes, "__version__"]) == sorted(benchbench.__all__)
+    for name in homes:
+        assert getattr(benchbench, name) is not None
+        assert name in text
+    with pytest.raises(AttributeError, match="has no attribute 'open_rum'"):
+        _ = benchbench.open_rum  # type: ignore[attr-defined]
+
+
+def test_no_name_of_the_interface_is_a_rooms() -> None:
+    """A package and a function of one name hide each other: which one is seen depends on what was imported."""
+    structure = load_benchmark("structure")
+    rooms = {structure.room(structure.name(path)) for path in structure.files()}
+    assert not rooms & set(benchbench.__all__)
+
+
+def test_importing_it_is_cheap() -> None:
+    code = "import sys, benchbench; print(*(name for name in sorted(sys.modules) if not name.startswith('_')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = done.stdout.split()
+    assert [name for name in modules if name.startswith("benchbench")] == ["benchbench", "benchbench.version"]
+    assert not {"numpy", "pandas", "pyarrow", "pydantic", "importlib.metadata"} & set(modules)
+
+
+def made(path: Path, data: dict[str, Any] = PLAIN, **manifest: Any) -> benchbench.Run:
+    def tell(cell: Any, _: Any, k: int) -> tuple[float, float] | str:
+        if cell.input == 1024 and cell.batch == 4:
+            return FAILED
+        return 50.0 + cell.batch + k / 100, 10.0
+
+    return open_run(made_run(path, data, tell, **manifest))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> benchbench.Run:
+    return made(tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_it_says_what_it_is(run: benchbench.Run) -> None:
+    assert repr(run) == f"<Run branches: 4 cells (3 valid, 1 invalid), {run.path}>"
+    html = run._repr_html_()
+    assert "request_failed" in html
+    assert html.count("<tr>") == 1 + 4
+    assert "<th>Input</th><th>Output</th><th>Batch</th><th>TTFT (ms)</th>" in html
+
+
+def test_an_unreadable_run_has_a_repr_too(tmp_path: Path) -> None:
+    path = made(tmp_path / "run").path
+    next((path / "records").iterdir()).write_bytes(b"PAR1 no")
+    assert "unreadable (" in repr(open_run(path))
+
+
+def test_hostile_names_do_not_act_in_a_notebook_or_a_terminal(tmp_path: Path) -> None:
+    path = made(tmp_path / "run", BRANCHES | {"blocks": 2}).path
+    text = (path / "manifest.json").read_text().replace("int8-moe", json.dumps(HOSTILE)[1:-1])
+    (path / "manifest.json").write_text(json.dumps(json.loads(text) | {"caption": [HOSTILE]}))
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["spec"]["name"] = HOSTILE
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    hostile = open_run(path)
+    assert repr(hostile).isprintable()
+    html = hostile._repr_html_()
+    assert set(re.findall(r"<[^>]*>?", html)) <= TAGS
+    assert html.isprintable()
+    assert "&lt;b onclick=x&gt;" in html
+
+
+# ---- Requests, rounds and tokens ------------------------------------------------------------------------
+
+
+def test_the_latencies_of_requests_are_those_of_the_table(run: benchbench.Run) -> None:
+    requests = run.requests()
+    assert set(requests.phase) == {"measured"}
+    assert not {"event_ns", "event_tokens", "lag_ns"} & set(requests.columns)
+    means = requests[requests.steady].groupby(["cell", "round"])[["ttft_ms", "tpot_ms", "e2el_ms"]].mean()
+    for row in run.rows:
+        if row["status"] != "invalid":
+            found = means.loc[row["key"]].mean()
+            assert found.to_dict() == pytest.approx({name: row[name] for name in found.index})
+    failed = requests[requests.status == "failed"]
+    assert len(failed) == 2
+    assert failed[["ttft_ms", "tpot_ms", "e2el_ms"]].isna().all(axis=None)
+    assert not failed.steady.any()
+
+
+def test_in_a_closed_load_the_steady_requests_are_the_tables(tmp_path: Path) -> None:
+    spec = benchbench.spec_from_mapping(
+        {
+            "name": "closed",
+            "model": "sim",
+            "engine": {"kind": "simulator", "scale": 0.1},
+            "load": {"kind": "closed", "requests": 40},
+            "grid": {"input": 16, "output": 8, "batch": 4},
+            "rounds": {"warmup": 0, "min": 2, "max": 2},
+            "prompts": {"vocab": [1000, 30000]},
+        }
+    )
+    run = open_run(benchbench.sweep(spec, out=tmp_path / "run", plots=False).path)
+    requests = run.requests()
+    steady = requests[requests.steady]
+    assert 0 < len(steady) == sum(len(r.ttft_s) for r in run.summaries[0].rounds) < len(requests)
+    means = steady.groupby("round")[["ttft_ms", "tpot_ms", "e2el_ms"]].mean().mean()
+    assert means.to_dict() == pytest.approx({name: run.rows[0][name] for name in means.index})
+
+
+def test_tokens_are_a_row_an_event_and_a_batch_a_round(run: benchbench.Run) -> None:
+    reader = run.tokens()
+    assert isinstance(reader, pa.RecordBatchReader)
+    batches = list(reader)
+    assert len(batches) == len(run.rounds()) == 4 * 2
+    tokens, requests = pa.Table.from_batches(batches).to_pandas(), run.requests(events=True)
+    assert list(tokens.columns) == ["cell", "phase", "round", "index", "since_send_ms", "tokens"]
+    assert len(tokens) == requests.event_ns.str.len().sum()
+    on = ["cell", "phase", "round", "index"]
+    for dtype in ("cell", "phase"):
+        tokens[dtype] = tokens[dtype].astype(str)
+    first = tokens.groupby(on).since_send_ms.min().rename("first_ms").reset_index()
+    joined = first.merge(requests, on=on)
+    assert len(joined) == len(requests) - 2  # those that failed had no token
+    assert joined.first_ms.tolist() == pytest.approx(joined.ttft_ms.tolist())
+    assert set(tokens.tokens) == {1}
+
+
+def test_warm_up_is_left_out_unless_asked_for() -> None:
+    stored = open_run(STORED)
+    counts = {phase: len(stored.requests(phase)) for phase in ("measured", "warmup", "all")}  # type: ignore[arg-type]
+    assert counts["measured"] + counts["warmup"] == counts["all"] > counts["measured"] > 0
+    assert (len(stored.rounds()), len(stored.rounds("all"))) == (6, 9)
+    assert set(stored.tokens("warmup").read_pandas().phase) == {"warmup"}
+    with pytest.raises(ValueError, match="phase 'warm': unknown"):
+        stored.requests("warm")  # type: ignore[arg-type]
+
+
+def test_tokens_are_read_round_by_round(tmp_path: Path) -> None:
+    """A damaged record is met when its turn comes; what was read before is given out."""
+    run = made(tmp_path / "run")
+    last = run.cells[-1].key
+    (run.path / "records" / f"{last}-measured-0001.parquet").write_bytes(b"PAR1 no")
+    reader = run.tokens()
+    for _ in range(7):
+        reader.read_next_batch()
+    with pytest.raises(RunError, match="damaged"):
+        reader.read_next_batch()
+
+
+def test_a_run_without_finished_rounds_has_empty_frames(tmp_path: Path) -> None:
+    run = open_run(made_run(tmp_path / "run", PLAIN, lambda *_: None))
+    assert run.requests().empty
+    assert "ttft_ms" in run.requests().columns
+    assert run.rounds().empty
+    assert run.tokens().read_pandas().empty
