@@ -52,7 +52,7 @@ def test_where_the_smallest_misses_it_what_lies_above_is_no_limit() -> None:
 def test_an_invalid_cell_never_meets_it() -> None:
     assert slo_lines([cell(1, 1, "invalid"), cell(8, 1, "invalid")]) == []
     (line,) = slo_lines([cell(1, 1), cell(8, 1, "invalid")])
-    assert line.endswith("up to batch 1 (goodput 10.0 req/s), the largest measured")
+    assert line.endswith("up to batch 1 (goodput 10.0 req/s), the largest measured; no usable number at batch 8")
 
 
 def test_shapes_variants_and_rates_have_lines_of_their_own() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchbench.cli.console import FOLDER, NOT_MET, refusing, show
+from benchbench.cli.console import FOLDER, NOT_MET, refusing, show, show_markdown
 
 if TYPE_CHECKING:
     from benchbench.audit.claims import Claims
@@ -42,7 +42,7 @@ def audit(source: Path, form: str, **options: Any) -> None:  # noqa: ANN401 - cl
     if form == "json":
         show(json.dumps({"claims": asdict(claims), "findings": [asdict(finding) for finding in findings]}, indent=2))
     else:
-        show(audit_markdown(claims, findings, source.name).rstrip("\n"))
+        show_markdown(audit_markdown(claims, findings, source.name).rstrip("\n"))
     if any(finding.severity == "impossible" for finding in findings):
         raise SystemExit(NOT_MET)
 

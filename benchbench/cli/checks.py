@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from benchbench.cli.console import located, show
+from benchbench.cli.console import located, show, show_markdown
 from benchbench.cli.progress import observer_for
 from benchbench.errors import CheckFailedError
 from benchbench.host.local_results import error_text, store
@@ -19,7 +19,7 @@ def check_instrument(streams: int, rate: float, seconds: float, url: str | None,
     errors = check_self(streams, rate, seconds, url)
     if url is None:
         store({"streams": streams, "rate": rate, "tok_s": streams * rate, **errors["benchbench"]})
-    show(json.dumps(errors, indent=2) if as_json else check_text(errors))
+    (show if as_json else show_markdown)(json.dumps(errors, indent=2) if as_json else check_text(errors))
 
 
 def check_file(file: str, sets: tuple[str, ...], plan: Plan, seconds: float) -> None:

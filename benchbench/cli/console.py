@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
@@ -25,12 +25,53 @@ FOLDER = click.Path(path_type=Path)
 # Options of several commands.
 SETS = click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Change one value of the sweep.")
 COLUMNS = click.option("--columns", metavar="A,B,...", help="Columns of summary.csv to show.")
+VERBOSE = click.option("--verbose", "-v", is_flag=True, help="On a terminal too: what the columns mean.")
 PIVOT = click.option("--pivot", metavar="AXIS:COLUMN", help="One column for each value of an axis, as batch:sys_tok_s.")
 
 
 def show(text: object) -> None:
     """Lines to stdout. All that a command prints goes through here: names and labels may hold anything."""
     click.echo(printable_lines(str(text)))
+
+
+def show_markdown(text: str, *, definitions: bool = True) -> None:
+    """Markdown to stdout: drawn where that is a terminal, as it stands elsewhere.
+
+    Without `definitions` a terminal does not get the lines that say what columns mean.
+    """
+    if not sys.stdout.isatty():
+        show(text)
+        return
+    from benchbench.cli.rendering import rendered
+
+    width, colour = width_of(sys.stdout), has_colours()
+    click.echo(rendered(printable_lines(text), width, colour=colour, definitions=definitions))
+
+
+def show_prose(text: object) -> None:
+    """Lines to stdout, on a terminal wrapped at words."""
+    if not sys.stdout.isatty():
+        show(text)
+        return
+    from benchbench.cli.rendering import wrapped
+
+    click.echo(wrapped(printable_lines(str(text)), width_of(sys.stdout)))
+
+
+def has_colours() -> bool:
+    """Whether a terminal may be sent colours: https://no-color.org, and a TERM that knows escapes."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") not in {"dumb", "unknown", ""}
+
+
+def width_of(stream: TextIO) -> int:
+    """Columns of a terminal: $COLUMNS, else what it says itself, else 80."""
+    named = os.environ.get("COLUMNS", "")
+    if named.isascii() and named.isdigit() and int(named):
+        return int(named)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
 
 
 def announce(kind: str, text: object) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchbench.cli.console import BAD_INPUT, FOLDER, SETS, STOPPED, fail, located, show, spec_of
+from benchbench.cli.console import BAD_INPUT, FOLDER, SETS, STOPPED, fail, located, show, show_markdown, spec_of
 
 if TYPE_CHECKING:
     from benchbench.accuracy.evaluate import EvaluationRequest
@@ -59,7 +59,7 @@ def evaluate(file: str | None, sets: tuple[str, ...], out: Path | None, form: st
         if out is not None:
             for suffix, text in texts.items():
                 replace_file(out / f"evaluation.{suffix}", text.encode())
-        show(texts[form].rstrip("\n"))
+        (show_markdown if form == "md" else show)(texts[form].rstrip("\n"))
     except (RunError, ValueError, OSError) as error:
         fail(BAD_INPUT, *failed, f"bench eval: {error}")
     if out is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from benchbench.cli.console import BAD_INPUT, FOLDER, fail, refusing, show
+from benchbench.cli.console import BAD_INPUT, FOLDER, fail, refusing, show, show_markdown
 
 
 @click.command("import")
@@ -27,7 +27,7 @@ def import_results(files: tuple[Path, ...], out: Path | None, name: str | None) 
     try:
         with refusing():
             path = import_files(files, out, name)
-        show((path / "table.md").read_text(encoding="utf-8"))
+        show_markdown((path / "table.md").read_text(encoding="utf-8"))
     except OSError as error:
         fail(BAD_INPUT, f"bench import: {error.filename}: {error.strerror}")
     show(f"Run: {path}")

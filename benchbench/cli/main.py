@@ -21,6 +21,7 @@ from benchbench.cli.console import (
     plan_of,
     refusing,
     show,
+    show_markdown,
     spec_of,
 )
 from benchbench.cli.evaluation import evaluate
@@ -113,7 +114,7 @@ def compare(run: Path, others: tuple[str, ...], form: str, metrics: tuple[str, .
         checks = [check for pair, noise in pairs for check in judge_pair(pair, rules, noise)]
         compared = [pair for pair, _ in pairs]
         text = junit(checks, "bench compare") if form == "junit" else comparing.text(compared, form, metrics)
-        show(text.rstrip("\n"))
+        (show_markdown if form == "md" else show)(text.rstrip("\n"))
         warnings = [warning for pair in compared for warning in blind_spots(pair, rules)]
         conclude("bench compare", checks, warnings, comparing.text(compared, "github", metrics) if rules else "")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from benchbench.cli.console import FOLDER, SETS, fail, located, refusing, show, spec_of
+from benchbench.cli.console import FOLDER, SETS, fail, located, refusing, show_markdown, spec_of
 from benchbench.cli.signals import Stop
 from benchbench.errors import InterruptedSweep, LaunchStoppedError
 
@@ -31,7 +31,7 @@ def profile(file: str, run: Path, sets: tuple[str, ...], starts: int) -> None:
     """
     spec = spec_of(file, sets)
     with Stop() as stop:
-        show(profiled_text(spec, run, starts, stop, (file, sets)).rstrip("\n"))
+        show_markdown(profiled_text(spec, run, starts, stop, (file, sets)).rstrip("\n"))
 
 
 def profiled_text(spec: SweepSpec, run: Path, starts: int, stop: Stop, source: tuple[str, tuple[str, ...]]) -> str:

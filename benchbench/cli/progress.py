@@ -117,8 +117,11 @@ class Bar(Lines):
 
 
 @contextlib.contextmanager
-def observer_for(stream: TextIO) -> Iterator[Observer]:
-    """A bar when `stream` is a terminal, plain lines otherwise."""
+def observer_for(stream: TextIO | None) -> Iterator[Observer]:
+    """A bar when `stream` is a terminal, plain lines otherwise; nothing at all without one."""
+    if stream is None:
+        yield Observer()
+        return
     if not stream.isatty():
         yield Lines(stream)
         return

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchbench.cli.console import BAD_INPUT, COLUMNS, FOLDER, FORMS, PIVOT, fail, refusing, show
+from benchbench.cli.console import (
+    BAD_INPUT,
+    COLUMNS,
+    FOLDER,
+    FORMS,
+    PIVOT,
+    VERBOSE,
+    fail,
+    refusing,
+    show,
+    show_markdown,
+)
 from benchbench.cli.gating import conclude, fail_on
 from benchbench.errors import RunError
 from benchbench.safe_text import printable
@@ -26,8 +38,9 @@ if TYPE_CHECKING:
 @COLUMNS
 @PIVOT
 @click.option("--include-invalid", is_flag=True, help="Show invalid cells too, struck through.")
+@VERBOSE
 @fail_on("a column of summary.csv and its limit, as 'ttft_ms_p99>500', of any cell")
-def table(runs: tuple[Path, ...], form: str, gates: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401 - click's
+def table(runs: tuple[Path, ...], form: str, gates: tuple[str, ...], *, verbose: bool, **chosen: Any) -> None:  # noqa: ANN401 - click's
     """Print the table of a RUN, or of several side by side, recomputed from their records.
 
     github is Markdown for a job's summary. Markdown rounds by the 95 % intervals, CSV and JSON do not.
@@ -52,7 +65,7 @@ def table(runs: tuple[Path, ...], form: str, gates: tuple[str, ...], **chosen: A
             text = (csv_table if form == "csv" else json_table)(machine, names, chosen["include_invalid"])
         else:
             text = _markdown(opened, rows, github=form == "github", **chosen)
-        show(text.rstrip("\n"))
+        (partial(show_markdown, definitions=verbose) if form == "md" else show)(text.rstrip("\n"))
         conclude("bench table", checks, [], _markdown(opened, rows, github=True, include_invalid=True))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shlex
 import shutil
 import sys
@@ -18,11 +19,14 @@ from benchbench.cli.console import (
     INVALID,
     SETS,
     STOPPED,
+    VERBOSE,
     fail,
     located,
     plan_of,
     refusing,
     show,
+    show_markdown,
+    show_prose,
     spec_of,
 )
 from benchbench.cli.signals import Stop
@@ -61,15 +65,23 @@ _OWN = (  # what a run has in its folder; the manifest last: as long as it is th
 @click.option("--dry-run", is_flag=True, help="Print the plan without running it.")
 @click.option("--plots/--no-plots", default=True, help="Draw the plots at the end.")
 @click.option("--strict", is_flag=True, help="Exit with 3 if any cell is invalid.")
+@VERBOSE
+@click.option("--quiet", "-q", is_flag=True, help="Print errors alone, and on stdout the run's directory.")
+@click.option("--json", "as_json", is_flag=True, help="On stdout one JSON object alone: path, state, message, rows.")
 def sweep(file: str, sets: tuple[str, ...], only: str | None, out: Path | None, **flags: Any) -> None:  # noqa: ANN401 - click's
     """Measure every cell of the sweep FILE; print the table.
+
+    --json holds all rows with their status and reasons, also of a sweep that was stopped; it says how far it is on
+    stderr, unless --quiet is there too.
 
     Exit: 0 complete, 1 stopped and can be resumed, 2 bad input, 3 all cells (of a variant) are invalid, with --strict
     any cell, 130 on Ctrl-C.
     """
     with Stop() as stop:  # from here on no signal is lost: an interrupt may come amid an import that ignores it
-        spec, sets = _spec_of(file, sets, out, resume=flags["resume"])
+        spec, sets = _spec_of(file, sets, out, resume=flags["resume"], quiet=flags["quiet"])
         if flags["dry_run"]:
+            if flags["quiet"] or flags["as_json"]:
+                fail(BAD_INPUT, "bench sweep: --dry-run goes with neither --quiet nor --json")
             from benchbench.cli.dry_run import plan_text
 
             show(plan_text(plan_of(spec, only)))
@@ -84,20 +96,23 @@ def sweep(file: str, sets: tuple[str, ...], only: str | None, out: Path | None, 
             _clear(out)
         if flags["retry"] and not flags["resume"]:
             fail(BAD_INPUT, "bench sweep: --retry needs --resume")
-        for note in (*spec.notes, *hardware_notes(spec.hardware)):
+        for note in () if flags["quiet"] else (*spec.notes, *hardware_notes(spec.hardware)):
             print(printable(f"note: {note}"), file=sys.stderr)
-        with _terminal(file, sets) as observer:
+        with _terminal(file, sets, quiet=flags["quiet"]) as observer:
             stop.check()
             wanted: dict[str, Any] = {name: flags[name] for name in ("resume", "retry", "plots")}
             outcome = run_sweep(spec, out, only=only, sets=sets, **wanted, observer=observer, stop=stop.fd)
-    _end(spec, outcome, stop, (file, sets), _command("sweep", file, sets, only))
+    shown = {name: flags[name] for name in ("verbose", "quiet", "as_json")}
+    _end(spec, outcome, stop, (file, sets), _command("sweep", file, sets, only), **shown)
     if lines := _useless(outcome):
         fail(INVALID, *lines)
     if spec.profile and spec.variants:
         from benchbench.cli.profile import profiled_text
 
         with Stop() as stop:
-            show(profiled_text(spec, outcome.path, 1, stop, (file, sets)))
+            text = profiled_text(spec, outcome.path, 1, stop, (file, sets))
+        if not (flags["quiet"] or flags["as_json"]):
+            show_markdown(text.rstrip("\n"))
     if flags["strict"] and any(row["status"] == "invalid" for row in outcome.rows):
         fail(INVALID, "bench: some cells are invalid")
 
@@ -109,8 +124,16 @@ def sweep(file: str, sets: tuple[str, ...], only: str | None, out: Path | None, 
 @click.option("--only", metavar="SELECTION", help="Only the cells that match.")
 @click.option("--out", type=FOLDER, metavar="DIR", help="Run directory (default: runs/NAME-noise-TIME).")
 @click.option("--resume", is_flag=True, help="Continue the run in --out (or the latest of this name).")
+@VERBOSE
 def noise(
-    file: str, blocks: int | None, sets: tuple[str, ...], only: str | None, out: Path | None, *, resume: bool
+    file: str,
+    blocks: int | None,
+    sets: tuple[str, ...],
+    only: str | None,
+    out: Path | None,
+    *,
+    resume: bool,
+    verbose: bool,
 ) -> None:
     """Measure the sweep's baseline against itself (A/A): the variance between starts, and the smallest effect found.
 
@@ -125,9 +148,9 @@ def noise(
     with Stop() as stop, _terminal(file, sets) as observer:
         outcome = run_sweep(spec, out, only=only, sets=sets, resume=resume, observer=observer, stop=stop.fd)
     counted = [] if blocks is None else ["--blocks", str(blocks)]
-    _end(spec, outcome, stop, (file, sets), [*_command("noise", file, sets, only), *counted])
+    _end(spec, outcome, stop, (file, sets), [*_command("noise", file, sets, only), *counted], verbose=verbose)
     with refusing():
-        show(comparing.keep_noise(outcome.path))
+        show_markdown(comparing.keep_noise(outcome.path))
 
 
 def _clear(out: Path) -> None:
@@ -151,14 +174,16 @@ def _clear(out: Path) -> None:
 
 
 @contextlib.contextmanager
-def _terminal(file: str, sets: tuple[str, ...]) -> Iterator[Observer]:
+def _terminal(file: str, sets: tuple[str, ...], *, quiet: bool = False) -> Iterator[Observer]:
     from benchbench.cli.progress import observer_for
 
-    with observer_for(sys.stderr) as observer, located(file, sets):
+    with observer_for(None if quiet else sys.stderr) as observer, located(file, sets):
         yield observer
 
 
-def _spec_of(file: str, sets: tuple[str, ...], out: Path | None, *, resume: bool) -> tuple[SweepSpec, tuple[str, ...]]:
+def _spec_of(
+    file: str, sets: tuple[str, ...], out: Path | None, *, resume: bool, quiet: bool = False
+) -> tuple[SweepSpec, tuple[str, ...]]:
     """The sweep and what is --set in it: on --resume what the run was begun with, too."""
     spec = spec_of(file, sets)
     if resume:
@@ -166,7 +191,7 @@ def _spec_of(file: str, sets: tuple[str, ...], out: Path | None, *, resume: bool
 
         stored = stored_sets(out or default_out(spec, resume=True))
         kept = [given for given in stored if given not in sets]
-        for given in kept:
+        for given in () if quiet else kept:
             print(printable(f"note: as the run was begun: --set {given}"), file=sys.stderr)
         sets = (*kept, *sets)
         spec = spec_of(file, sets)
@@ -184,12 +209,25 @@ def _command(command: str, file: str, sets: tuple[str, ...], only: str | None) -
 
 
 def _end(
-    spec: SweepSpec, outcome: Outcome, stop: Stop, source: tuple[str, tuple[str, ...]], command: list[str]
+    spec: SweepSpec,
+    outcome: Outcome,
+    stop: Stop,
+    source: tuple[str, tuple[str, ...]],
+    command: list[str],
+    *,
+    verbose: bool = False,
+    quiet: bool = False,
+    as_json: bool = False,
 ) -> None:
     """Show the outcome; one that is not complete ends the process. `source`: the sweep's file, with what was --set."""
     from benchbench.spec import locate
 
-    _show(spec, outcome)
+    if as_json:
+        show(_json(outcome))
+    elif not quiet:
+        _show(spec, outcome, verbose=verbose)
+    elif outcome.path.exists():
+        show(outcome.path)
     again = f"continue with: {shlex.join([*command, '--resume', '--out', str(outcome.path)])}"
     if outcome.state == "interrupted":
         fail(stop.code, f"bench: interrupted; {again}")
@@ -207,18 +245,28 @@ def _useless(outcome: Outcome) -> list[str]:
     return [f"bench: no cell{whose} is valid (see bench explain {outcome.path})" for whose in of.values()]
 
 
-def _show(spec: SweepSpec, outcome: Outcome) -> None:
+def _json(outcome: Outcome) -> str:
+    """How the sweep ended and all its rows, as `bench table --format json` has them."""
+    from benchbench.report.summary_table import json_table
+
+    path = str(outcome.path) if outcome.path.exists() else None
+    rows = json.loads(json_table(outcome.rows, include_invalid=True))
+    return json.dumps({"path": path, "state": outcome.state, "message": outcome.message, "rows": rows}, indent=1)
+
+
+def _show(spec: SweepSpec, outcome: Outcome, *, verbose: bool) -> None:
     """The table, what its reasons mean, and where the files are."""
     if any(row["rounds"] for row in outcome.rows):
-        show(outcome.table)
+        show_markdown(outcome.table, definitions=verbose)
         for remedy in _remedies(outcome.rows):
-            show(remedy)
-        if spec.rounds.max > spec.rounds.min and spec.block_count is None:
-            show(_cost(outcome.rows))
+            show_prose(remedy)
+        answered = any(row["requests"] > row["failed"] for row in outcome.rows if row["rounds"])
+        if verbose and answered and spec.rounds.max > spec.rounds.min and spec.block_count is None:
+            show_prose(_cost(outcome.rows))
     if outcome.plots:
         show("Plots:\n" + "\n".join(f"  {path}" for path in outcome.plots if path.suffix == ".png"))
     if outcome.verdicts:
-        show("\n".join(outcome.verdicts))
+        show_prose("\n".join(outcome.verdicts))
         show(f"Comparison: {outcome.path / 'compare.md'}, or: bench compare {outcome.path}")
     if outcome.state == "complete":
         show(f"Run: {outcome.path}" + (f" ({outcome.message})" if outcome.message else ""))
@@ -233,10 +281,15 @@ def _cost(rows: Sequence[Mapping[str, Any]], fixed: int = 10) -> str:
 
 
 def _remedies(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """For each reason that a cell is not valid: what it means and what to do about it."""
+    """For each reason that a cell is not valid: what it means and what to do about it.
+
+    No rounds are advised where every request failed.
+    """
     from benchbench.analysis.validity import Reason
 
-    codes = {code for row in rows for code in (row["reasons"] or "").split(";")}
+    codes = {code for row in rows if row["requests"] > row["failed"] for code in (row["reasons"] or "").split(";")}
+    rounds = {Reason.TOO_FEW_ROUNDS.code, Reason.UNSTABLE_WARMUP.code}
+    codes |= {code for row in rows for code in (row["reasons"] or "").split(";")} - rounds
     remedies: dict[str, str] = {}
     for reason in Reason:
         if reason.code in codes:  # of two with one code the milder comes first

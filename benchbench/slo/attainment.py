@@ -37,8 +37,8 @@ def slo_lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """A line a shape: the largest batch (or rate) up to which every measured one meets the SLO.
 
     A cell meets it if its goodput is at least `MET_SHARE` of its req/s. Invalid cells, and those without either number,
-    count as not measured: a line names them where it passes over them, and the suspect ones that it rests on. Nothing
-    of shapes without goodput.
+    count as not measured: a line names them but above the first that misses it, and the suspect ones that it rests on.
+    Nothing of shapes without goodput.
     """
     shapes: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -73,7 +73,7 @@ def _shape_text(rows: Sequence[Mapping[str, Any]]) -> str:
     rests_on = [*good, *beyond[:1]]
     if suspect := [step.size for step in rests_on if step.suspect]:
         text += f" (suspect: {_sizes(axis, suspect)})"
-    if passed := [size for size in unknown if size < rests_on[-1].size]:
+    if passed := [size for size in unknown if not beyond or size < beyond[0].size]:
         text += f"; no usable number at {_sizes(axis, passed)}"
     return text
 
