@@ -124,14 +124,14 @@ def test_navi31_has_no_energy_counter_and_its_hotspot_bit_means_nothing_when_coo
     assert device.facts == {
         "device": "gpu0", "vendor": "AMD", "index": 0, "name": "AMD Radeon PRO W7900D",
         "uuid": "07ff744b-0000-1000-800d-e4f9d3a0f1b2", "bus_id": "0000:00:00.0", "driver": "6.12.12",
-        "power_limit_w": 241.0, "memory_total_bytes": 48 * GIB, "core_clock_mhz_max": 1850.0,
-        "memory_clock_mhz_max": 1324.0, "hotspot_limit_c": 110.0,
+        "power_field": "average_socket_power", "power_limit_w": 241.0, "memory_total_bytes": 48 * GIB,
+        "core_clock_mhz_max": 1850.0, "memory_clock_mhz_max": 1324.0, "hotspot_limit_c": 110.0,
     }  # fmt: skip
     assert device.sample() == {
         "power_w": 241, "energy_j": None, "core_clock_mhz": 1702, "memory_clock_mhz": 1124, "temperature_c": 61,
         "hotspot_c": 79, "utilisation": 0.99, "throttle": "", "memory_used_bytes": 45 * GIB,
     }  # fmt: skip
-    assert amdsmi.calls["power"] == 0
+    assert amdsmi.calls["power"] == 2, "once for the facts of each"
     assert amdsmi.metrics
     for bits, hotspot, words in [
         (1 << 36 | 1, 79, "power_cap"),
@@ -186,6 +186,16 @@ def test_which_power_field_there_is(monkeypatch: pytest.MonkeyPatch, power: dict
     amdsmi = FakeAmdsmi(None)
     amdsmi.power = power
     assert install(monkeypatch, amdsmi=amdsmi)[0].sample().get("power_w") == watts
+    field = amd.power_field(power)
+    assert (power[field] if field else None) == watts
+
+
+@pytest.mark.parametrize(
+    ("text", "gfx"),
+    [("gfx1100", "gfx1100"), ("gfx90a", "gfx90a"), ("gfx0", None), ("gfxffffffffffffffff", None), ("N/A", None)],
+)
+def test_gfx_targets_by_amdsmis_text(text: str, gfx: str | None) -> None:
+    assert amd.gfx_target(text) == gfx
 
 
 def test_rocms_variables_count_in_hips_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,7 +280,8 @@ def test_a_host_with_rocms_files_only(monkeypatch: pytest.MonkeyPatch, rocm_only
     assert first.facts == {
         "device": "gpu0", "vendor": "AMD", "index": 0, "hip_id": 1, "gfx": "gfx1100", "bus_id": "0000:03:00.0",
         "core_clock_mhz_max": 1760, "hip_uuid": "GPU-7cf529dea4b33bad", "name": "AMD Radeon Pro W7900D",
-        "driver": "6.12.12", "power_limit_w": 241.0, "memory_total_bytes": 51522830336, "hotspot_limit_c": 110.0,
+        "driver": "6.12.12", "power_field": "power1_average", "power_limit_w": 241.0, "memory_total_bytes": 51522830336,
+        "hotspot_limit_c": 110.0,
     }  # fmt: skip
     assert first.sample() == {
         "power_w": 241.0, "core_clock_mhz": 1702.0, "memory_clock_mhz": 1124.0, "temperature_c": 61.0,

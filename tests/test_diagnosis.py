@@ -83,6 +83,11 @@ _WORKER = "(Worker_TP3 pid=77) ERROR 01-02 03:04:05 [multiproc_executor.py:857] 
             "engine.env",
             "a library is missing: libcudart.so.12: cannot open shared object file",
         ),
+        (
+            "FULL):  88%|###| Memory access fault by GPU node-5 (Agent handle: 0x46) on address 0x7e. Reason: Write",
+            "engine.python",
+            "a kernel of this build went wrong: Memory access fault by GPU node-5 (Agent handle: 0x46) on address",
+        ),
         ("RuntimeError: HIP error: invalid device function", "engine.python", "this build has no kernels for this GPU"),
         (
             "  Value error, World size (8) is larger than the number of available GPUs (1) in this node.",

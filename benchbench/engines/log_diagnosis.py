@@ -51,6 +51,7 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         "this build has no kernels for this GPU: {0}",
         "engine.python",
     ),
+    (r"((?:Memory access fault|HW Exception) by GPU.*)", "a kernel of this build went wrong: {1}", "engine.python"),
     (r"number of available GPUs", "too few GPUs: {0}", "engine.args"),
     (r"(?i:address already in use)|EADDRINUSE", "the port is taken: {0}", "engine.port"),
     (r"Free memory on device", "GPU memory is in use already: {0}", "engine.args"),

@@ -7,6 +7,7 @@ import ctypes
 import importlib
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ _RESIDENCIES: Final = {
     "hbm_thm_residency_acc": "thermal",
     "prochot_residency_acc": "hw_slowdown",
 }
+_POWERS = ("current_socket_power", "average_socket_power", "socket_power")
 _COLUMNS = (  # of gpu_metrics
     *("power_w", "energy_j", "core_clock_mhz", "memory_clock_mhz"),
     *("temperature_c", "hotspot_c", "utilisation", "throttle"),
@@ -90,7 +92,7 @@ def _amd(amdsmi: Any, handle: Any, index: int, place: int) -> Device:  # noqa: A
 
     def power() -> float | None:
         reply = amdsmi.amdsmi_get_power_info(handle)
-        return first(*(reply.get(f"{kind}socket_power") for kind in ("current_", "average_", "")))
+        return first(*(reply.get(name) for name in _POWERS))
 
     def power_limit() -> float | None:
         reply = number(amdsmi.amdsmi_get_power_cap_info(handle)["power_cap"])
@@ -99,12 +101,13 @@ def _amd(amdsmi: Any, handle: Any, index: int, place: int) -> Device:  # noqa: A
     facts = facts_of(
         {"device": f"gpu{place}", "vendor": "AMD", "index": index},
         name=lambda: amdsmi.amdsmi_get_gpu_asic_info(handle)["market_name"],
-        gfx=lambda: amdsmi.amdsmi_get_gpu_asic_info(handle)["target_graphics_version"],
+        gfx=lambda: gfx_target(amdsmi.amdsmi_get_gpu_asic_info(handle)["target_graphics_version"]),
         uuid=lambda: amdsmi.amdsmi_get_gpu_device_uuid(handle),
         hip_id=lambda: amdsmi.amdsmi_get_gpu_enumeration_info(handle)["hip_id"],  # from ROCm 6.4 on
         hip_uuid=lambda: amdsmi.amdsmi_get_gpu_enumeration_info(handle)["hip_uuid"],
         bus_id=lambda: amdsmi.amdsmi_get_gpu_device_bdf(handle),
         driver=lambda: amdsmi.amdsmi_get_gpu_driver_info(handle)["driver_version"],
+        power_field=lambda: power_field(amdsmi.amdsmi_get_power_info(handle)),
         power_limit_w=power_limit,
         memory_total_bytes=lambda: amdsmi.amdsmi_get_gpu_memory_total(handle, vram),
         core_clock_mhz_max=lambda: clock(gfx, "max_clk"),
@@ -125,6 +128,16 @@ def _amd(amdsmi: Any, handle: Any, index: int, place: int) -> Device:  # noqa: A
     statuses = ("NOT_SUPPORTED", "NOT_YET_IMPLEMENTED", "NO_PERM")
     never = {getattr(amdsmi.amdsmi_wrapper, f"AMDSMI_STATUS_{status}") for status in statuses}
     return Device(f"gpu{place}", facts, reads, lambda error: getattr(error, "err_code", None) in never)
+
+
+def power_field(reply: Mapping[str, Any]) -> str | None:
+    """Which field of `amdsmi_get_power_info` holds the power: that of now, else the firmware's running mean."""
+    return next((name for name in _POWERS if number(reply.get(name)) is not None), None)
+
+
+def gfx_target(text: str) -> str | None:
+    """The target that amdsmi names (gfx1100); None for what it makes of an unknown (gfx0, gfxffffffffffffffff)."""
+    return text if re.fullmatch(r"gfx[0-9a-f]{3,4}", text) else None
 
 
 def _amd_metrics(amdsmi: Any, handle: Any, limit_c: float | None) -> Callable[[], dict[str, Value]]:  # noqa: ANN401

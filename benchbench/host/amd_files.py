@@ -13,6 +13,7 @@ from benchbench.host.devices import Device, Read, facts_of, number, share, singl
 
 ROOT: Final = Path("/")
 _NAMES = ("usr/share/libdrm/amdgpu.ids", "opt/amdgpu/share/libdrm/amdgpu.ids")  # "744B,\t00,\tAMD Radeon Pro W7900D"
+_POWERS = ("power1_input", "power1_average")  # of now (MI300 and later), and the firmware's running mean
 _NEVER = {errno.ENOENT, errno.EOPNOTSUPP, errno.EINVAL}
 
 
@@ -61,13 +62,13 @@ def _device(known: dict[str, Any], index: int, place: int, root: Path) -> Device
         {"device": f"gpu{place}", "vendor": "AMD", "index": index, **known},
         name=lambda: _text(folder / "product_name") or _name(folder, root),
         driver=lambda: _text(root / "sys/module/amdgpu/version"),
+        power_field=lambda: next((name for name in _POWERS if (sensors / name).exists()), None),
         power_limit_w=lambda: _value(sensors / "power1_cap", 1e-6),
         memory_total_bytes=lambda: int(_text(folder / "mem_info_vram_total")),
         hotspot_limit_c=lambda: _value(sensor("junction", "crit"), 1e-3),
     )
     reads = [
-        _asking("power_w", sensors / "power1_input", 1e-6),  # of now: MI300 and later
-        _asking("power_w", sensors / "power1_average", 1e-6),
+        *(_asking("power_w", sensors / name, 1e-6) for name in _POWERS),
         _asking("core_clock_mhz", sensor("sclk", "input"), 1e-6),
         _asking("memory_clock_mhz", sensor("mclk", "input"), 1e-6),
         _asking("temperature_c", sensor("edge", "input"), 1e-3),
