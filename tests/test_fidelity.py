@@ -24,6 +24,7 @@ from benchbench.fidelity.answers import GreedyAnswer, StartAnswers
 from benchbench.fidelity.greedy_request import LEAST, TOP, read_answer, requests_for
 from benchbench.fidelity.judge import LOGP_FLOOR, SLACK, Fidelity, Figures, difference, divergence, judge
 from benchbench.fidelity.stored_answers import answers_of, answers_table, read_answers
+from benchbench.spec import SimulatorEngine
 
 SAME = Figures(
     answers=0, identical=1.0, prefix=1.0, first_divergence=None, dlogp_mean=0.0, dlogp_max=0.0, kl=0.0, gap=None
@@ -223,7 +224,8 @@ def test_an_answer_of_no_use_is_an_error(body: bytes) -> None:
 
 def test_what_is_asked_is_greedy_whatever_the_sweep_adds() -> None:
     extra = {"temperature": 1, "stream": True, "stream_options": {}, "n": 4, "top_k": 7}
-    forms = requests_for(model="m", api="chat", prompt="hi", output=3, exact=False, extra=extra)
+    engine = SimulatorEngine(kind="simulator", api="chat", extra_body=extra)
+    forms = requests_for(engine, "m", "hi", 3, exact=False)
     assert forms[3] == {
         "model": "m",
         "messages": [{"role": "user", "content": "hi"}],

@@ -31,6 +31,7 @@ from benchbench.engines.token_lengths import (
 )
 from benchbench.errors import EngineError
 from benchbench.openai.target import Access
+from benchbench.spec import SimulatorEngine
 
 WORDS = [f"w{k}" for k in range(120)]
 # One token each for the simulator (four letters and the space before them), and some that are two or three.
@@ -127,6 +128,10 @@ def simulator() -> Iterator[SimulatorProcess]:
         yield process
 
 
+def engine(api: str, extra: dict[str, Any] | None = None) -> SimulatorEngine:
+    return SimulatorEngine.model_validate({"kind": "simulator", "api": api, "extra_body": extra or {}})
+
+
 def used(url: str, path: str, body: dict[str, Any]) -> int:
     """What a server says that a prompt had."""
     data = json.dumps({"model": "sim", "max_tokens": 1, **body}).encode()
@@ -139,7 +144,7 @@ def used(url: str, path: str, body: dict[str, Any]) -> int:
 def test_prompts_counted_by_tokenize_are_exact_when_they_are_served(
     simulator: SimulatorProcess, api: Literal["completions", "chat"]
 ) -> None:
-    counter = find_counter(simulator.url, "sim", api, Access())
+    counter = find_counter(simulator.url, Access(), engine(api), "sim")
     assert counter.how == "POST /tokenize"
     fitted = fit_vocabulary(counter.count, [*SHORT, *LONG])
     assert list(fitted.words) == SHORT
@@ -205,7 +210,7 @@ def test_a_local_tokenizer_learns_from_the_server_what_template_and_bos_add(
     tokenizer: str, api: Literal["completions", "chat"]
 ) -> None:
     with ScriptedServer(Served(usage=12)) as server:
-        counter = find_counter(server.url, "m", api, Access(), tokenizer)
+        counter = find_counter(server.url, Access(), engine(api), "m", tokenizer)
         probes = len(server.asks)
         fitted = fit_vocabulary(counter.count, WORDS)
         assert len(server.asks) == probes, "a local tokenizer needs no more of the server"
@@ -216,21 +221,21 @@ def test_a_local_tokenizer_learns_from_the_server_what_template_and_bos_add(
 
 def test_a_server_without_usage_is_enough_for_completions_and_not_for_chat(tokenizer: str) -> None:
     with ScriptedServer(Served()) as server:
-        counter = find_counter(server.url, "m", "completions", Access(), tokenizer)
+        counter = find_counter(server.url, Access(), engine("completions"), "m", tokenizer)
         assert "not compared" in counter.how
         assert counter.count("a b c") == 4
         with pytest.raises(EngineError, match=r"POST /tokenize.*template.*no usage") as caught:
-            find_counter(server.url, "m", "chat", Access(), tokenizer)
+            find_counter(server.url, Access(), engine("chat"), "m", tokenizer)
         assert caught.value.key == "prompts.tokenizer"
         with pytest.raises(EngineError, match=r"status 404.*no usage"):
-            find_counter(server.url, "m", "completions", Access())
+            find_counter(server.url, Access(), engine("completions"), "m")
 
 
 def test_another_models_tokenizer_is_found_out(tokenizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = sys.modules["tokenizers"].Tokenizer
     monkeypatch.setattr(loaded, "encode", lambda _, text: SimpleNamespace(ids=[*text]))
     with ScriptedServer(Served(usage=2)) as server:
-        counter = find_counter(server.url, "m", "completions", Access(), tokenizer)
+        counter = find_counter(server.url, Access(), engine("completions"), "m", tokenizer)
         assert counter.how == "usage.prompt_tokens of requests for one token"
         assert counter.count("some four letter words") == 6
 
@@ -243,7 +248,7 @@ def test_the_usage_probe_asks_for_one_token_in_the_sweeps_own_template(served: S
         return Served(usage=2)(ask) if "completions" in ask.path else served(ask)
 
     with ScriptedServer(answer) as server:
-        counter = find_counter(server.url, "m", "chat", Access(), extra_body=extra)
+        counter = find_counter(server.url, Access(), engine("chat", extra), "m")
         assert counter.count("a b c") == 5
     assert len([ask for ask in server.asks if ask.path == "/tokenize"]) == route
     for ask in server.asks:
@@ -257,7 +262,7 @@ def test_nobody_there_is_told_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     for ask in (
-        lambda url: find_counter(url, "m", "chat", Access()),
+        lambda url: find_counter(url, Access(), engine("chat"), "m"),
         lambda url: vocabulary_range(url, "m", Access()),
     ):
         with pytest.raises(EngineError) as caught:

@@ -107,7 +107,7 @@ def _with_path(engine: EndpointEngine, model: str, access: Access, stop: int | N
         return access, []
     import aiohttp
 
-    body = untimed_body(model, engine.api, "Hi", 1, engine.extra_body, engine.max_tokens_field)
+    body = untimed_body(engine, model, "Hi", 1)
 
     def status(path: str) -> int:
         answer = post(engine.url, replace(access, path=path), GENERATION[engine.api], body, PROBE_S)
@@ -145,11 +145,8 @@ def _prepared(plan: Plan, url: str, access: Access, stop: int | None) -> Opened:
 
 def _fitted(cell: Cell, url: str, access: Access) -> tuple[Fitted, str, bool]:
     """Words of known lengths, a sentence that says by whom they were counted, and whether lengths are exact."""
-    engine = cell.engine
     try:
-        counter = find_counter(
-            url, cell.model, engine.api, access, cell.prompts.tokenizer, engine.extra_body, engine.max_tokens_field
-        )
+        counter = find_counter(url, access, cell.engine, cell.model, cell.prompts.tokenizer)
     except EngineError as error:
         if error.gone:
             raise

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from benchbench.errors import EngineError
 from benchbench.openai.client import json_object, post
 from benchbench.openai.target import GENERATION, Access, prompt_field, untimed_body
+from benchbench.spec import Engine
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,43 +84,34 @@ class Fitted:
 
 @dataclass(frozen=True, slots=True)
 class _Server:
-    """Who is asked how many tokens a text is; `extra` is what the sweep adds to each request."""
+    """Who is asked how many tokens a text is."""
 
     url: str
-    model: str
-    api: str
     access: Access
-    extra: Mapping[str, Any]
-    limit: str
+    engine: Engine
+    model: str
 
     def tokenized(self, text: str) -> int:
         """By POST /tokenize. Raises EngineError, as `used` does."""
-        added = {"add_generation_prompt" if self.api == "chat" else "add_special_tokens": True}
-        body = {**added, **self.extra, "model": self.model, **prompt_field(self.api, text)}
+        api, extra = self.engine.api, self.engine.extra_body
+        added = {"add_generation_prompt" if api == "chat" else "add_special_tokens": True}
+        body = {**added, **extra, "model": self.model, **prompt_field(api, text)}
         return _number(_post(self.url, self.access, "/tokenize", body, TOKENIZE_S), "count")
 
     def used(self, text: str) -> int:
         """By the usage of a request for one token."""
-        body = untimed_body(self.model, self.api, text, 1, self.extra, self.limit)
-        return _number(_post(self.url, self.access, GENERATION[self.api], body, GENERATE_S), "usage", "prompt_tokens")
+        body, route = untimed_body(self.engine, self.model, text, 1), GENERATION[self.engine.api]
+        return _number(_post(self.url, self.access, route, body, GENERATE_S), "usage", "prompt_tokens")
 
 
-def find_counter(
-    url: str,
-    model: str,
-    api: Literal["completions", "chat"],
-    access: Access,
-    tokenizer: str | None = None,
-    extra_body: Mapping[str, Any] | None = None,
-    limit: str = "max_tokens",
-) -> Counter:
+def find_counter(url: str, access: Access, engine: Engine, model: str, tokenizer: str | None = None) -> Counter:
     """The first of POST /tokenize, the local `tokenizer` (a tokenizer.json or its folder) and a usage probe that works.
 
-    `extra_body` is what the sweep adds to each request: it may change the chat template. `limit`: its max_tokens_field.
-    A local tokenizer is compared with the server's usage where there is one, and a constant difference (template,
-    BOS) is counted in. Raises EngineError when none works or nobody answers.
+    Requests have the engine's extra_body, which may change the chat template. A local tokenizer is compared with the
+    server's usage where there is one, and a constant difference (template, BOS) is counted in. Raises EngineError when
+    none works or nobody answers.
     """
-    server = _Server(url, model, api, access, extra_body or {}, limit)
+    server = _Server(url, access, engine, model)
     ways = [("POST /tokenize", partial(_trusted, server.tokenized))]
     if tokenizer is not None:
         ways.append((f"tokenizer {Path(tokenizer).name}", partial(_local_counter, tokenizer, server)))
@@ -159,7 +151,7 @@ def _local_counter(path: str, server: _Server, how: str) -> Counter:
     except EngineError as error:
         if error.gone:
             raise
-        if server.api == "chat":
+        if server.engine.api == "chat":
             message = f"cannot tell what the chat template adds ({error.message})"
             raise EngineError(message, "prompts.tokenizer") from None
         reported, how = local, f"{how}, not compared with the server ({error.message})"

@@ -223,7 +223,7 @@ class _Launch:
             self.doing = "first request"
             # Not one or two tokens: with AMX, vLLM 0.32's CPU build dies of such a prompt when it is the first.
             prompt = "Hi" if engine.api == "chat" else [1, 2] * 8
-            body = untimed_body(self.model, engine.api, prompt, 1, engine.extra_body, engine.max_tokens_field)
+            body = untimed_body(engine, self.model, prompt, 1)
             first = partial(request, GENERATION[engine.api], body, engine.ready.timeout_s)
             answer = await _answer(first, lambda status: status != 503)
         if answer[0] >= 500:

@@ -122,19 +122,10 @@ def _in_process(worker: Answering, questions: Questions, stop: int | None) -> tu
 
 async def _over_http(opened: Opened, spec: SweepSpec, questions: Questions) -> tuple[Unit, list[GreedyAnswer]]:
     """Ask in the first form that the server takes. Raises ValueError for an answer of no use, aiohttp's and OSError."""
-    engine, route = spec.engine, GENERATION[spec.engine.api]
-    form, answers = 0, list[tuple[Unit, GreedyAnswer]]()
+    route, form, answers = GENERATION[spec.engine.api], 0, list[tuple[Unit, GreedyAnswer]]()
     async with http_session(opened.url, opened.access, answer_s=ANSWER_S) as request:
         for prompt in questions.prompts:
-            forms = requests_for(
-                model=spec.model,
-                api=engine.api,
-                prompt=prompt,
-                output=questions.output,
-                exact=questions.exact,
-                extra=engine.extra_body,
-                limit=engine.max_tokens_field,
-            )
+            forms = requests_for(spec.engine, spec.model, prompt, questions.output, exact=questions.exact)
             status, body = await request(route, forms[form])
             while status in {400, 422} and not answers and form + 1 < len(forms):
                 form += 1

@@ -4,37 +4,29 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
 from benchbench.fidelity.answers import GreedyAnswer, Token, Unit
-from benchbench.openai.target import untimed_body
+from benchbench.openai.target import Prompt, untimed_body
+from benchbench.spec import Engine
 
 TOP = 5  # likeliest tokens a place: the most that OpenAI's completions allow
 LEAST = -9999.0  # what vLLM's server says for a logarithm of 0
 _PREFIX = "token_id:"  # how vLLM names a token where return_tokens_as_token_ids is asked
 
 
-def requests_for(
-    *,
-    model: str,
-    api: str,
-    prompt: Sequence[int] | str,
-    output: int,
-    exact: bool,
-    extra: Mapping[str, Any],
-    limit: str = "max_tokens",
-) -> list[dict[str, Any]]:
+def requests_for(engine: Engine, model: str, prompt: Prompt, output: int, *, exact: bool) -> list[dict[str, Any]]:
     """The same request in four forms, the most telling first: a server may refuse log-probabilities, vLLM's own
     fields, or both.
     """
-    if api == "chat":
+    if engine.api == "chat":
         logprobs: dict[str, Any] = {"logprobs": True, "top_logprobs": TOP}
     else:
         logprobs = {"logprobs": TOP}
-    body = untimed_body(model, api, prompt, output, extra, limit) | {"temperature": 0, "seed": 0}
+    body = untimed_body(engine, model, prompt, output) | {"temperature": 0, "seed": 0}
     if exact:
         body |= {"min_tokens": output, "ignore_eos": True}
     ids = {"return_token_ids": True, "return_tokens_as_token_ids": True}

@@ -8,10 +8,13 @@ import socket
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from benchbench.version import __version__
+
+if TYPE_CHECKING:
+    from benchbench.spec import Engine
 
 GENERATION = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 MODELS = "/v1/models"
@@ -61,14 +64,10 @@ def prompt_field(api: str, prompt: Prompt) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": prompt}]} if api == "chat" else {"prompt": prompt}
 
 
-def untimed_body(
-    model: str, api: str, prompt: Prompt, output: int, extra: Mapping[str, Any], limit: str = "max_tokens"
-) -> dict[str, Any]:
-    """A request for one answer of at most `output` tokens that is not streamed; `extra` is the sweep's extra_body, and
-    `limit` its max_tokens_field.
-    """
-    kept = {key: value for key, value in extra.items() if key not in _OF_A_STREAM}
-    return {**kept, "model": model, limit: output, **prompt_field(api, prompt)}
+def untimed_body(engine: Engine, model: str, prompt: Prompt, output: int) -> dict[str, Any]:
+    """A request for one answer of at most `output` tokens that is not streamed, as a sweep's engine is asked."""
+    kept = {key: value for key, value in engine.extra_body.items() if key not in _OF_A_STREAM}
+    return {**kept, "model": model, engine.max_tokens_field: output, **prompt_field(engine.api, prompt)}
 
 
 @dataclass(frozen=True, slots=True)
