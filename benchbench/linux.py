@@ -41,13 +41,15 @@ def enable_stamps(sock: socket.socket) -> bool:
     return True
 
 
-def stamp_of(ancillary: list[tuple[int, int, bytes]]) -> int:
-    """Kernel receive time, ns of CLOCK_REALTIME, of the last segment of a read; the clock now if none came."""
-    for _level, kind, data in ancillary:
-        if kind == SO_TIMESTAMPNS:
-            seconds, nanoseconds = _TIMESPEC.unpack_from(data)
-            return int(seconds * 1_000_000_000 + nanoseconds)
-    return time.time_ns()
+def to_ns(stamp: bytes) -> int:
+    """The kernel's receive time of a read, ns of CLOCK_REALTIME: a timespec's bytes, as `recvmsg` gives them."""
+    seconds, nanoseconds = _TIMESPEC.unpack_from(stamp)
+    return int(seconds * 1_000_000_000 + nanoseconds)
+
+
+def to_stamp(ns: int) -> bytes:
+    """Time in ns as a timespec's bytes, for reads that have no kernel stamp."""
+    return _TIMESPEC.pack(ns // 1_000_000_000, ns % 1_000_000_000)
 
 
 def _prctl(option: int, value: int) -> None:

@@ -19,8 +19,9 @@ from rounds_made import MS, T0, job
 from test_summary import FACTS, cell
 
 from benchbench.analysis.summary import summarise, summary_row
+from benchbench.linux import to_stamp
 from benchbench.loadgen.columns import collect
-from benchbench.loadgen.exchange import Exchange, Failure, Log, to_stamp
+from benchbench.loadgen.exchange import Exchange, Failure, Log
 from benchbench.report.summary_table import markdown_table
 from benchbench.store.requests import ErrorKind, ErrorPhase, round_table
 

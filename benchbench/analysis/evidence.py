@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from benchbench.analysis.metrics import RoundMetrics, by_start, in_blocks, over_starts, percentile, pooled
 from benchbench.analysis.server_times import server_times, times_by_metrics
 from benchbench.analysis.stats import agree, rounds_needed
 from benchbench.analysis.steadiness import drift_of, rounds_to_confirm
 from benchbench.analysis.validity import Evidence
-from benchbench.store.arrow import array_of, lists_of
+from benchbench.spec.cell import CellInfo
+from benchbench.store.arrow import array_of, lists_of, sums_of
 from benchbench.store.requests import ErrorKind, RequestStatus
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from benchbench.spec.cell import CellInfo
 
 _LENGTHS = {ErrorKind.SHORT_OUTPUT, ErrorKind.LONG_OUTPUT}
 
@@ -148,7 +145,6 @@ def _requests(table: pa.Table, approximate: bool) -> Counter[str]:
     near = approximate and other > 0 and abs(reported[known].sum() / requested[known].sum() - 1) <= ABOUT
     output, cached = array_of(table["output_tokens"]), array_of(table["cached_tokens"])
     offsets, tokens = lists_of(table["event_tokens"])
-    sums = np.add.reduceat(np.append(tokens, 0), offsets[:-1]) * (np.diff(offsets) > 0) if len(ok) else tokens
     return Counter(
         failed=sum(text != RequestStatus.OK and kind not in _LENGTHS for text, kind in zip(status, kinds, strict=True)),
         wrong_length=sum(kind in _LENGTHS for kind in kinds),
@@ -160,7 +156,7 @@ def _requests(table: pa.Table, approximate: bool) -> Counter[str]:
         input_about=other if near else 0,
         input_unknown=int((ok & (reported < 0)).sum()),
         output_unknown=int((ok & (output < 0)).sum()),
-        usage_wrong=int(((output >= 0) & (output != sums)).sum()),
+        usage_wrong=int(((output >= 0) & (output != sums_of(offsets, tokens))).sum()),
     )
 
 

@@ -24,17 +24,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from benchbench.spec.schema import STEADY_BATCHES, WINDOW_BATCHES, Slo
-from benchbench.store.arrow import Floats, Ints, array_of, lists_of
+from benchbench.store.arrow import Floats, Ints, array_of, lists_of, sums_of
 from benchbench.store.requests import RequestStatus, round_facts
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Mask = npt.NDArray[np.bool_]
 _NS = 1e-9
@@ -126,7 +124,6 @@ def _columns(table: pa.Table) -> _Columns:
     offsets, events = lists_of(table["event_ns"])
     ok = np.array([status == RequestStatus.OK for status in table["status"].to_pylist()], np.bool_)
     tokens = flat("event_tokens")
-    counted = np.add.reduceat(np.append(tokens, 0), offsets[:-1]) * (np.diff(offsets) > 0) if len(ok) else tokens
     reported, requested = ints("output_tokens"), ints("asked_input_tokens")
     prompt = ints("input_tokens")
     return _Columns(
@@ -134,7 +131,7 @@ def _columns(table: pa.Table) -> _Columns:
         sent=ints("sent_ns"),
         scheduled=ints("scheduled_ns"),
         end=ints("end_ns"),
-        output=np.where(reported >= 0, reported, counted),
+        output=np.where(reported >= 0, reported, sums_of(offsets, tokens)),
         prompt=np.where(prompt >= 0, prompt, requested),
         offsets=offsets,
         events=events.astype(np.int64),

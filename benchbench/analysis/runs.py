@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
 
 from benchbench.analysis.summary import COLUMNS, CellSummary, summarise, summary_row
 from benchbench.errors import RunError
@@ -20,9 +22,6 @@ from benchbench.model.roofline import Platform, platform_of
 from benchbench.spec.cell import CellInfo
 from benchbench.store.facts import Manifest
 from benchbench.store.run_directory import RunDirectory
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 OWN = "benchbench"  # the tool of rows that are not imported, where they stand beside those that are
 _MARGIN_NS = int(MAX_GAP_S * 1e9)  # samples at a window's edges may lie in other files

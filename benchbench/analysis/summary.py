@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from benchbench.analysis.evidence import evidence_of, pilot_of
 from benchbench.analysis.metrics import (
@@ -28,10 +29,6 @@ from benchbench.model.roofline import Platform
 from benchbench.spec.cell import CellInfo
 from benchbench.store.arrow import Floats
 from benchbench.store.requests import round_facts
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 
 LIKE_OUTPUTS = 0.05  # answers that end by themselves differ in length from run to run
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchbench.analysis.stats import Estimate
 from benchbench.analysis.validity import Evidence
 from benchbench.model.roofline import ROUNDING, Bounds, Platform, bounds, mfu_mbu
-
-if TYPE_CHECKING:
-    from benchbench.spec.cell import CellInfo
+from benchbench.spec.cell import CellInfo
 
 MOSTLY_SINGLE = 0.9  # below this many events a token there were fewer steps than tokens, so that MBU is not known
 

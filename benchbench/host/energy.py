@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 
 from benchbench.store.arrow import Floats, Ints, array_of, lists_of
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 MIN_SAMPLES, MAX_GAP_S = 3, 1.0
 MAX_PAUSE_S = 3.0  # between readings of a counter

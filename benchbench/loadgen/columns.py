@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from benchbench.linux import to_ns
 from benchbench.loadgen.decode import Decoder
-from benchbench.loadgen.exchange import Exchange, Failure, Log, WireError, to_ns
+from benchbench.loadgen.exchange import Exchange, Failure, Log, WireError
 from benchbench.loadgen.job import Job
 from benchbench.loadgen.response import Response
 from benchbench.secrets import mask_text, without

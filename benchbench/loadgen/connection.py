@@ -15,8 +15,8 @@ import time
 from dataclasses import dataclass, field
 from enum import Enum
 
-from benchbench.linux import ANCILLARY, READ, WRITE, Poller, enable_stamps
-from benchbench.loadgen.exchange import Exchange, WireError, to_ns, to_stamp
+from benchbench.linux import ANCILLARY, READ, WRITE, Poller, enable_stamps, to_ns, to_stamp
+from benchbench.loadgen.exchange import Exchange, WireError
 from benchbench.openai.target import Target
 
 READ_SIZE = 65_536

@@ -6,7 +6,6 @@ out later (`decode.py`). httptools parses the response head here, once, because 
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,12 +13,11 @@ import httptools
 import numpy as np
 import numpy.typing as npt
 
+from benchbench.linux import to_ns
 from benchbench.store.requests import ErrorKind, ErrorPhase
 
 if TYPE_CHECKING:
     from benchbench.loadgen.decode import Decoder
-
-_TIMESPEC = struct.Struct("qq")
 
 
 class WireError(Exception):
@@ -176,14 +174,3 @@ class Exchange:
 def may_end(data: bytes) -> bool:
     """Whether a read of a chunked body could be its last: it ends in an empty line, or is a piece of one."""
     return data.endswith(b"\r\n\r\n") or len(data) < 5
-
-
-def to_ns(stamp: bytes) -> int:
-    """A timespec's bytes as ns."""
-    seconds, nanoseconds = _TIMESPEC.unpack_from(stamp)
-    return int(seconds * 1_000_000_000 + nanoseconds)
-
-
-def to_stamp(ns: int) -> bytes:
-    """Time in ns as a timespec's bytes, for reads that have no kernel stamp."""
-    return _TIMESPEC.pack(ns // 1_000_000_000, ns % 1_000_000_000)

@@ -11,10 +11,10 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
-from benchbench.linux import ANCILLARY, clock_offset_ns, exact_wait
+from benchbench.linux import ANCILLARY, clock_offset_ns, exact_wait, to_stamp
 from benchbench.loadgen.columns import compact
 from benchbench.loadgen.connection import READ_SIZE, Connection, Pool, State
-from benchbench.loadgen.exchange import Exchange, Failure, Log, WireError, to_stamp
+from benchbench.loadgen.exchange import Exchange, Failure, Log, WireError
 from benchbench.loadgen.job import Quota, RoundFacts, RoundJob
 from benchbench.loadgen.liveness import Liveness
 from benchbench.store.requests import ErrorKind, ErrorPhase

@@ -108,11 +108,10 @@ class _Rounds:
         from benchbench.analysis.summary import metrics_of
 
         self.cell, self.block = cell, block
-        self.tables = {phase: run.read_cell(cell.key, phase) for phase in ("warmup", "measured")}
-        self.measured = list(metrics_of(cell.info, self.tables["measured"]))
+        self.measured = list(metrics_of(cell.info, run.read_cell(cell.key)))
         self.pilot = pilot_of(cell.info, self.measured) if self.measured else pilot_for(cell.info, noisy)
         self.numbers = set(run.finished_rounds(cell.key))
-        self.first_warmup = len(self.tables["warmup"])
+        self.first_warmup = len(run.finished_rounds(cell.key, "warmup"))
         self.warmups: list[RoundMetrics] = []  # of this session
         self.warm = False
         self.failure = ""  # of a measured round in which every request failed: the cell is given up
@@ -144,7 +143,6 @@ class _Rounds:
         from benchbench.analysis.summary import metrics_of
 
         cell = self.cell
-        self.tables[step.phase].append(table)
         good = RequestStatus.OK in table["status"].to_pylist()
         if step.phase == "warmup":
             self.warmups += metrics_of(self.cell.info, [table])
@@ -183,28 +181,26 @@ def measure_cell(driver: Driver, cell: Cell, missing: int) -> None:
         driver.noisy.append(is_noisy(cell.info, rounds.measured))
         if rounds.failure:
             run.journal("cell_given_up", cell=cell.key, block=driver.block, reason=rounds.failure)
-        _sum_up(driver, cell, rounds)
+        _sum_up(driver, cell)
     except EngineDiedError as died:  # what there is of the cell stays, and it is not tried again
         run.journal("cell_given_up", cell=cell.key, block=driver.block, reason=died.reason)
-        _sum_up(driver, cell, _Rounds(run, cell, driver.block))
+        _sum_up(driver, cell)
         raise
     finally:
         pace.left_steps = later
 
 
-def _sum_up(driver: Driver, cell: Cell, rounds: _Rounds) -> None:
-    """Sum the cell up as it will be summed up again from its files, telemetry's too."""
-    from benchbench.analysis.runs import samples_of
-    from benchbench.analysis.summary import summarise, summary_row
+def _sum_up(driver: Driver, cell: Cell) -> None:
+    """Sum the cell up from its files, telemetry's too, as it can be summed up again at any time."""
+    from benchbench.analysis.runs import cell_summary
+    from benchbench.analysis.summary import summary_row
     from benchbench.model.roofline import platform_of
 
     driver.sampler.flush()
     for note in driver.sampler.notes():
         driver.observer.note(note)
-    platform, tables = platform_of(driver.run.manifest(), cell.variant), rounds.tables["measured"]
-    samples = samples_of(driver.run, tables)
-    spoiled = driver.run.spoiled_rounds(cell.key)
-    row = summary_row(summarise(cell.info, tables, rounds.tables["warmup"], samples, platform, spoiled))
+    platform = platform_of(driver.run.manifest(), cell.variant)
+    row = summary_row(cell_summary(driver.run, cell.info, platform))
     driver.rows[cell.key] = row
     driver.run.journal("cell_done", cell=cell.key, status=row["status"], reasons=row["reasons"])
     driver.observer.row(cell, row)

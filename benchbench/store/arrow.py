@@ -6,28 +6,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+import pyarrow as pa
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
 def _bits(flags: npt.NDArray[np.bool_]) -> pa.Buffer:
-    import pyarrow as pa
-
     return pa.py_buffer(np.packbits(flags, bitorder="little"))
 
 
 def numbers(values: npt.NDArray[Any], known: npt.NDArray[np.bool_] | None = None) -> pa.Array:
     """A column of the array's own type; null where `known` is False."""
-    import pyarrow as pa
-
     buffer = pa.py_buffer(np.ascontiguousarray(values))
     valid = None if known is None or known.all() else _bits(known)
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [valid, buffer])
@@ -35,15 +29,11 @@ def numbers(values: npt.NDArray[Any], known: npt.NDArray[np.bool_] | None = None
 
 def flags(values: npt.NDArray[np.bool_]) -> pa.Array:
     """A column of true and false."""
-    import pyarrow as pa
-
     return pa.Array.from_buffers(pa.bool_(), len(values), [None, _bits(values)])
 
 
 def texts(values: Sequence[str | None]) -> pa.Array:
     """A column of text; null for None."""
-    import pyarrow as pa
-
     parts = [b"" if value is None else value.encode("utf-8", "replace") for value in values]
     offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts], dtype=np.int64)]).astype(np.int32)
     known = np.array([value is not None for value in values], np.bool_)
@@ -60,8 +50,6 @@ def constant(value: str | float | None, count: int) -> pa.Array:
 
 def lists(offsets: npt.NDArray[np.int32], values: npt.NDArray[Any]) -> pa.Array:
     """A column of lists: row k holds values[offsets[k]:offsets[k + 1]]."""
-    import pyarrow as pa
-
     return pa.ListArray.from_arrays(numbers(offsets), numbers(values))
 
 
@@ -77,8 +65,6 @@ def column(values: Sequence[Any]) -> pa.Array:
 
 def table_with_units(arrays: Mapping[str, pa.Array], units: Mapping[str, str]) -> pa.Table:
     """A table whose fields have their unit, where they have one, as metadata `unit`."""
-    import pyarrow as pa
-
     fields = [
         pa.field(name, array.type, metadata={"unit": unit} if (unit := units.get(name)) else None)
         for name, array in arrays.items()
@@ -97,10 +83,14 @@ def array_of(column: pa.ChunkedArray, missing: float = -1) -> npt.NDArray[Any]:
     return np.where(known[array.offset :].astype(np.bool_), values, missing)
 
 
+def sums_of(offsets: Ints, values: npt.NDArray[Any]) -> Ints:
+    """The sum of each row of a column of lists, as `lists_of` gives it."""
+    totals = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
+    return np.diff(totals[offsets])
+
+
 def lists_of(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
     """(offsets, values) of a column of lists: row k holds values[offsets[k]:offsets[k + 1]]."""
-    import pyarrow as pa
-
     array = column.combine_chunks()
     offsets = array_of(pa.chunked_array([array.offsets])).astype(np.int64)
     return offsets - offsets[0], array_of(pa.chunked_array([array.flatten()]))

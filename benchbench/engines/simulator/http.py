@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Connection:
         """Take what has arrived; False when the client has left or talks no HTTP."""
         try:
             data, ancillary, _flags, _address = self.sock.recvmsg(READ_BYTES, linux.ANCILLARY)
-            self._stamp_ns = linux.stamp_of(ancillary)
+            self._stamp_ns = linux.to_ns(ancillary[0][2]) if ancillary else time.time_ns()
             if data and self._parser:
                 self._parser.feed_data(data)
         except (OSError, httptools.HttpParserError):
