@@ -293,7 +293,8 @@ def test_a_host_with_rocms_files_only(monkeypatch: pytest.MonkeyPatch, rocm_only
     assert visible([first, second], None, {"HIP_VISIBLE_DEVICES": "1"})[0] == [first]
     assert visible([first, second], None, {"ROCR_VISIBLE_DEVICES": "GPU-7cf529dea4b33bad"})[0] == [first]
     (rocm_only / "sys/class/drm/renderD128/device/hwmon/hwmon4/power1_input").write_text("250000000\n")
-    assert file_devices(0, rocm_only)[0].sample()["power_w"] == 250.0, "that of now, where there is one"
+    both = file_devices(0, rocm_only)[0]
+    assert both.sample()["power_w"] == read_now([both], "power_w")["gpu0"] == 250.0, "that of now, where there is one"
     shown = bench("env").stdout
     assert "gpu0:\n  vendor: AMD\n  index: 0\n  hip id: 1\n  gfx: gfx1100\n" in shown
     assert drivers(rocm_only) == {"amdgpu": "6.12.12", "rocm": "6.3.1-48"}

@@ -169,6 +169,10 @@ def test_an_interpreters_packages_without_importing_one(site: Path, tmp_path: Pa
         "PYTHONPATH": f"{site}:{source}",
         "VLLM_USE_TRITON": "1",
         "HIP_VISIBLE_DEVICES": "0,1",
+        "HSA_OVERRIDE_GFX_VERSION": "11.0.0",
+        "VLLM_ROCM_USE_AITER_MOE": "1",
+        "VLLM_USE_TRITON_FLASH_ATTN": "0",
+        "FLASH_ATTENTION_TRITON_AMD_ENABLE": "TRUE",
         "VLLM_API_KEY": SECRET,
         "NCCL_DEBUG_FILE": f"/var/{SECRET}",
         "HOME": "/home",
@@ -185,11 +189,15 @@ def test_an_interpreters_packages_without_importing_one(site: Path, tmp_path: Pa
     assert found["sources"]["aiter"] == {"url": f"https://{MASK}@h/aiter.git", "commit": "feed"}
     assert found["python"] == {"executable": sys.executable, "version": sys.version.split()[0]}
     assert found["env"] == {
+        "FLASH_ATTENTION_TRITON_AMD_ENABLE": "TRUE",
         "HIP_VISIBLE_DEVICES": "0,1",
+        "HSA_OVERRIDE_GFX_VERSION": "11.0.0",
         "NCCL_DEBUG_FILE": f"/var/{MASK}",
         "PYTHONPATH": env["PYTHONPATH"],
         "VLLM_API_KEY": MASK,
+        "VLLM_ROCM_USE_AITER_MOE": "1",
         "VLLM_USE_TRITON": "1",
+        "VLLM_USE_TRITON_FLASH_ATTN": "0",
     }
 
 

@@ -47,12 +47,12 @@ def device_facts() -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def read_now(devices: Sequence[Device], column: str) -> dict[str, float]:
-    """One column of each device now, by its label; without those that do not tell."""
-    readings = {}
+    """One column of each device now, by its label, from what answers first; without those that do not tell."""
+    readings: dict[str, float] = {}
     for device in devices:
-        for read in device.reads:
+        for read in (read for read in device.reads if column in read.columns and device.label not in readings):
             with contextlib.suppress(Exception):
-                if column in read.columns and (value := read.ask()[column]) is not None:
+                if (value := read.ask()[column]) is not None:
                     readings[device.label] = float(value)
     return readings
 
