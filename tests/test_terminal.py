@@ -29,6 +29,6 @@ def test_a_sweep_on_a_terminal_draws_and_ends(tmp_path: Path) -> None:
     os.close(ours)
     assert process.returncode in CARRIED_OUT, drawn.decode()
     assert "| Input | Output | Batch |" in printed
-    assert b"round 1/" in drawn
+    assert b"round 1 of " in drawn
     assert b"Traceback" not in drawn
     assert b"\x1b[?25h" in drawn, "the cursor is hidden for ever"

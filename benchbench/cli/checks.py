@@ -6,7 +6,7 @@ import json
 import sys
 
 from benchbench.cli.console import located, show, show_markdown
-from benchbench.cli.progress import observer_for
+from benchbench.cli.live import observer_for
 from benchbench.errors import CheckFailedError
 from benchbench.host.local_results import error_text, store
 from benchbench.selftest.instrument_check import check_self, check_text, measure_instrument

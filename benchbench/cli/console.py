@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 STOPPED, BAD_INPUT, INVALID, NOT_MET = 1, 2, 3, 4
 INTERRUPTED = 130
 FORMS = ("md", "csv", "json", "github")  # of a table
+PLAIN_TERMINALS = {"dumb", "unknown", ""}  # values of TERM: no escapes
 GITHUB = "GITHUB_ACTIONS"  # "true" in a job of GitHub Actions
 FOLDER = click.Path(path_type=Path)
 # Options of several commands.
@@ -60,7 +61,7 @@ def show_prose(text: object) -> None:
 
 def has_colours() -> bool:
     """Whether a terminal may be sent colours: https://no-color.org, and a TERM that knows escapes."""
-    return not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") not in {"dumb", "unknown", ""}
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") not in PLAIN_TERMINALS
 
 
 def width_of(stream: TextIO) -> int:

@@ -77,7 +77,7 @@ def _evaluated(
 ) -> tuple[Path, list[str]]:
     """The evaluation's folder, and what failed in it; bad input and Ctrl-C end the process."""
     from benchbench.accuracy.evaluate import EvaluationRun
-    from benchbench.cli.progress import observer_for
+    from benchbench.cli.live import observer_for
     from benchbench.cli.signals import Stop
     from benchbench.errors import LaunchStoppedError
 

@@ -37,7 +37,7 @@ def profile(file: str, run: Path, sets: tuple[str, ...], starts: int) -> None:
 def profiled_text(spec: SweepSpec, run: Path, starts: int, stop: Stop, source: tuple[str, tuple[str, ...]]) -> str:
     """Trace what is not traced yet; the Markdown, which is also kept in the run."""
     from benchbench.analysis.runs import open_run
-    from benchbench.cli.progress import observer_for
+    from benchbench.cli.live import observer_for
     from benchbench.comparison.pairs import pairs_of
     from benchbench.engines.process import Hooks
     from benchbench.profiling.kernel_table import profile_text

@@ -1,10 +1,8 @@
-"""How far a sweep is: a bar on a terminal, plain lines elsewhere. Drawn between rounds, never during one."""
+"""How far a sweep is, in plain lines; on a terminal by `live`. Drawn between rounds, never during one."""
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -12,9 +10,9 @@ from benchbench.measure.observer import Observer
 from benchbench.safe_text import printable
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from benchbench.spec import Cell, Plan
+
+CUT = 200  # characters of a server's line in a log
 
 
 def row_text(cell: Cell, row: dict[str, Any]) -> str:
@@ -83,52 +81,4 @@ class Lines(Observer):
 
     def starting(self, what: str, seconds: float, line: str) -> None:
         if time.monotonic() - self._last > 30:
-            self._say(f"{what}: {duration_text(seconds)}, {line}")
-
-
-class Bar(Lines):
-    """A rich bar that is redrawn when a round begins or a cell ends; it shows when the running round should end."""
-
-    def __init__(self, progress: Progress, stream: TextIO) -> None:
-        super().__init__(stream)
-        self._progress = progress
-        self._task = progress.add_task("starting", total=None, left="")
-
-    def _say(self, text: str) -> None:
-        self._progress.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
-
-    def begin(self, plan: Plan, out: Path, left: int) -> None:
-        super().begin(plan, out, left)
-        self._progress.update(self._task, total=left, completed=0, left="", refresh=True)
-
-    def round(self, cell: Cell, phase: str, number: int, left_s: float | None) -> None:
-        what = f"round {number + 1}/{rounds_of(cell)}" if phase == "measured" else "warm-up"
-        text = f"{cell.label}  {what}"
-        self._progress.update(self._task, description=text, left=left_text(left_s), refresh=True)
-
-    def row(self, cell: Cell, row: dict[str, Any]) -> None:
-        self._say(row_text(cell, row))
-        self._progress.advance(self._task)
-        self._progress.refresh()
-
-    def starting(self, what: str, seconds: float, line: str) -> None:
-        text = f"{what}  {duration_text(seconds)}  {printable(line)[:60]}"
-        self._progress.update(self._task, description=text, left="", refresh=True)
-
-
-@contextlib.contextmanager
-def observer_for(stream: TextIO | None) -> Iterator[Observer]:
-    """A bar when `stream` is a terminal, plain lines otherwise; nothing at all without one."""
-    if stream is None:
-        yield Observer()
-        return
-    if not stream.isatty():
-        yield Lines(stream)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"), TextColumn("{task.fields[left]}"))
-    progress = Progress(*columns, console=Console(file=stream), auto_refresh=False, transient=True)
-    with progress:
-        yield Bar(progress, stream)
+            self._say(f"{what}: {duration_text(seconds)}, {line if len(line) <= CUT else f'{line[:CUT]}...'}")

@@ -175,7 +175,7 @@ def _clear(out: Path) -> None:
 
 @contextlib.contextmanager
 def _terminal(file: str, sets: tuple[str, ...], *, quiet: bool = False) -> Iterator[Observer]:
-    from benchbench.cli.progress import observer_for
+    from benchbench.cli.live import observer_for
 
     with observer_for(None if quiet else sys.stderr) as observer, located(file, sets):
         yield observer

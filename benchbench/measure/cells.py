@@ -177,6 +177,7 @@ def measure_cell(driver: Driver, cell: Cell, missing: int) -> None:
                 raise EngineDiedError(str(error)) from None
             rounds.add(step, _store(driver, cell, step, columns, facts, counters))
             if step.phase == "measured":
+                driver.observer.measured(rounds.measured)
                 pace.left_steps = max(later, pace.left_steps - cell.output)
         driver.noisy.append(is_noisy(cell.info, rounds.measured))
         if rounds.failure:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchbench.spec import Cell, Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchbench.analysis.metrics import RoundMetrics
 
 
 class Observer:
@@ -14,6 +19,7 @@ class Observer:
 
     def begin(self, plan: Plan, out: Path, left: int) -> None: ...
     def round(self, cell: Cell, phase: str, number: int, left_s: float | None) -> None: ...
+    def measured(self, rounds: Sequence[RoundMetrics]) -> None: ...
     def row(self, cell: Cell, row: dict[str, Any]) -> None: ...
     def note(self, text: str) -> None: ...
     def starting(self, what: str, seconds: float, line: str) -> None: ...
