@@ -259,6 +259,15 @@ def test_the_row_and_the_reasons_name_what_was_seen() -> None:
     assert summarise(tolerant, long_rounds(), (), two_gpus(core_clock_mhz=1500.0)).reasons == ()
 
 
+def test_a_gpu_that_serves_nothing_is_named_since_its_power_counts() -> None:
+    busy = samples("gpu0", TENTHS, power_w=200.0, utilisation=0.9)
+    idle = samples("gpu1", TENTHS, power_w=20.0, utilisation=0.0)
+    summary = summarise(cell(rounds_min=2), long_rounds(), (), pa.concat_tables([busy, idle]))
+    assert summary_row(summary)["power_w"] == pytest.approx(220)
+    assert "rounds; gpu1 idle, and counted: telemetry.gpus names those of the engine" in explain(summary)
+    assert "idle, and counted" not in explain(summarise(cell(rounds_min=2), long_rounds(), (), busy))
+
+
 def test_without_telemetry_nothing_is_claimed() -> None:
     summary = summarise(cell(rounds_min=2), long_rounds())
     row = summary_row(summary)

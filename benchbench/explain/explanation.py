@@ -7,7 +7,7 @@ from benchbench.analysis.steadiness import drift, outlier_rounds
 from benchbench.analysis.summary import CellSummary
 from benchbench.analysis.utilization import Utilization
 from benchbench.analysis.validity import Evidence, Reason, remedy
-from benchbench.host.energy import DeviceUse, Usage
+from benchbench.host.energy import IDLE_SHARE, DeviceUse, Usage
 from benchbench.model.roofline import Platform, touched_bytes
 
 
@@ -203,9 +203,11 @@ def _energy(used: Usage, rounds: int) -> str:
         return "not known: no round is covered by enough samples of every GPU"
     sources = sorted({gpu.source for gpu in used.gpus if gpu.source})
     how = {"counter": "by the GPUs' counters", "power": "by the integral of their power"}
+    idle = [gpu.device for gpu in used.gpus if gpu.utilisation is not None and gpu.utilisation < IDLE_SHARE]
+    own = f"; {', '.join(idle)} idle, and counted: telemetry.gpus names those of the engine" if idle else ""
     return (
         f"{used.energy_j:,.1f} J a round at {used.power_w:,.0f} W, {' and '.join(how[source] for source in sources)}; "
-        f"{used.tok_per_j:.3g} tok/J, {1 / used.tok_per_j:.3g} J/tok; {used.rounds} of {rounds} rounds"
+        f"{used.tok_per_j:.3g} tok/J, {1 / used.tok_per_j:.3g} J/tok; {used.rounds} of {rounds} rounds{own}"
     )
 
 
