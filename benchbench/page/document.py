@@ -1,8 +1,8 @@
 """A report of runs: one HTML file that loads nothing. Contents here, looks in `page.html.j2` and `page.css`. Pure.
 
-Whole without scripts; its own (`explorer.js`) adds filters, charts, sorting and a panel of each cell. Made of the same
-texts as tables and comparisons in the terminal. The template escapes every text, after
-`printable` has written out its control characters.
+Whole without scripts; its own (`drawing.js`, `explorer.js`) adds filters, charts, sorting and a panel of each cell.
+Made of the same texts as tables and comparisons in the terminal. The template escapes every text, after `printable` has
+written out its control characters.
 """
 
 from __future__ import annotations
@@ -136,7 +136,9 @@ def _clean(row: Row) -> Row:
 
 def _files(data: str) -> dict[str, Any]:
     """What the template holds as it is: style, script, the policy that lets this script alone run, the data."""
-    style_sheet, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "explorer.js"))
+    names = ("page.css", "drawing.js", "explorer.js")
+    style_sheet, *scripts = ((_HERE / name).read_text(encoding="utf-8") for name in names)
+    script = "".join(scripts)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
     return {

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchbench.analysis.runs import Run
 from benchbench.analysis.validity import Reason
-from benchbench.report.summary_table import Row, cell_text, column_title, number
+from benchbench.report.summary_table import AXES, Row, cell_text, column_title, number
 from benchbench.safe_text import printable
 from benchbench.spec.cell import cell_name
 from benchbench.store.arrow import Ints, array_of, lists_of
@@ -33,15 +33,17 @@ def island(rows: Sequence[Row], runs: Sequence[Run], places: Sequence[int], head
     interval's text), its reasons, and the timeline of its last measured round where the run has records. Raises
     RunError.
     """
-    axes = [name for name in ("tool", "variant", "load", "input", "output", "batch", "rate") if _varies(rows, name)]
+    axes = [name for name in ("tool", *AXES) if _varies(rows, name)]
+    models = [printable(run.manifest["spec"]["model"]) for run in runs]
     metrics = [name for name in METRICS if any(number(row, name) is not None for row in rows)]
+    mixed = len(set(models)) > 1  # then no chart may have two of them in one panel without saying so
     most = max(8, min(REQUESTS, ALL_REQUESTS // max(len(rows), 1)))
     cells = []
     for row, place in zip(rows, places, strict=True):
         cell: dict[str, Any] = {
             "name": cell_name(row),
             "run": place,
-            "at": [row.get(name) for name in axes],
+            "at": [*([models[place]] if mixed else []), *(row.get(name) for name in axes)],
             "status": row["status"],
             "reasons": [code for code in (row.get("reasons") or "").split(";") if code],
             "values": [_value(row, name) for name in metrics],
@@ -50,7 +52,7 @@ def island(rows: Sequence[Row], runs: Sequence[Run], places: Sequence[int], head
             cell["timeline"] = times
         cells.append(cell)
     data = {
-        "axes": [(name, column_title(name)) for name in axes],
+        "axes": [*([("model", "Model")] if mixed else []), *((name, column_title(name)) for name in axes)],
         "metrics": [(name, column_title(name)) for name in metrics],
         "reasons": {f"{reason.status} {reason.code}": (reason.meaning, reason.remedy) for reason in _reasons(rows)},
         "runs": [printable(heading) for heading in headings],
