@@ -208,7 +208,9 @@ def test_a_timeline_is_thinned_to_what_can_be_seen(hostile: Path) -> None:
 
 browser = pytest.mark.skipif(chromium.COMMAND is None, reason="no Chromium (Debian: apt install chromium)")
 WIDE = """[...document.querySelectorAll('body :not(svg *)')].filter(e => !e.closest('.scroll') &&
-    e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName)"""
+    !e.closest('details:not([open]) > :not(summary)') && e.getBoundingClientRect().right > innerWidth + 1)
+    .map(e => e.outerHTML.slice(0, 99))"""
+OPEN = "document.querySelectorAll('details.filter').forEach(e => { e.open = true; })"
 SHOWN = "[...document.querySelectorAll('#cell-tables tr[data-cell]')].filter(row => row.getClientRects().length)"
 STATUSES = f"{SHOWN}.map(row => row.querySelector('.status').textContent.split(' ')[0])"
 
@@ -222,9 +224,9 @@ def test_in_a_browser_nothing_overflows_complains_or_loads(written: Path, width:
     status = "Math.max(...[...document.querySelectorAll('td.status')].map(e => e.getBoundingClientRect().right))"
     hints = "[...document.querySelectorAll('.hint')].filter(e => !e.hidden)"
     hints += ".map(e => e.nextSibling.getAttribute('aria-label'))"
-    steps = [chromium.OVERFLOW, WIDE, foreign, pictures, f"{SHOWN}.length", status, hints]
+    steps = [OPEN, chromium.OVERFLOW, WIDE, foreign, pictures, f"{SHOWN}.length", status, hints]
     seen = chromium.look(written, steps, width=width, scripts=scripts, dark=scripts)
-    overflow, wide, other, drawn, rows, right, hinted = seen.values
+    _, overflow, wide, other, drawn, rows, right, hinted = seen.values
     assert (overflow, wide, other, rows) == (0, [], 0, 8)
     assert drawn == [True] * (12 if scripts else 10)  # the script's charts, one for each input
     assert right < 1280
