@@ -43,6 +43,8 @@ gallery: $(INSTALLED)
 		$(BIN)/bench plot "$$run" --out "$${run%/run}" --format svg; \
 	done
 	$(BIN)/bench publish plots/quickstart/run --card README.md
+	cd plots/h200 && ../../$(BIN)/bench report \
+		llama8b/run m2-int8/run llama8b-inprocess/run same-server/run vllm-bench-serve/run -o report.html
 
 structure: $(INSTALLED)
 	$(BIN)/python benchmarks/structure.py

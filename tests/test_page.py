@@ -350,7 +350,7 @@ def test_forty_variants_are_small_and_readable(tmp_path: Path, monkeypatch: pyte
 
 def test_runs_stand_side_by_side_and_models_are_not_mixed(hostile: Path, tmp_path: Path) -> None:
     data = BRANCHES | {"name": "other", "variants": {}, "blocks": None}
-    other = made_run(tmp_path / "other", data, tell)
+    other = made_run(tmp_path / "other", data, tell, caption=["its own"])
     text = page([open_run(hostile), open_run(other), open_run(hostile)])
     found = check_whole(text)
     assert len(cells_of(found)) == 20
@@ -363,6 +363,7 @@ def test_runs_stand_side_by_side_and_models_are_not_mixed(hostile: Path, tmp_pat
     assert "(other, in=" in own[: own.index("</ul>")]
     assert text.count("<h3>model &lt;script&gt;") == 1
     assert text.count("<h3>m</h3>") == 1
+    assert "<br>other: its own<br>" in text
 
 
 def test_telemetry_is_a_table_where_there_is_any() -> None:

@@ -73,7 +73,6 @@ def page(runs: Sequence[Run]) -> str:
     rows = in_order(planned)
     places = [row[_RUN] for row in rows]
     compared = [(run, pairs) for run in runs if (pairs := _pairs(run))]
-    closing = list(dict.fromkeys(line for run in runs for line in run.caption))
     checks = _checks(runs, {(place, row["key"]): k for k, (place, row) in enumerate(zip(places, rows, strict=True))})
     heads = [_head(run, own) for run, own in zip(runs, by_run, strict=True)]
     with style():
@@ -90,7 +89,7 @@ def page(runs: Sequence[Run]) -> str:
         ],
         figures=[group for group in figures if group["figures"]],
         cells=_cells(rows),
-        caption=table_parts(rows, closing=closing).caption,
+        caption=table_parts(rows, closing=_closing(runs)).caption,
         reasons=list(_reasons(rows)),
         checks=checks[:EXPLAINED],
         unchecked=len(checks[EXPLAINED:]),
@@ -109,6 +108,16 @@ def _head(run: Run, rows: Sequence[Row]) -> dict[str, Any]:
         "about": f"{run.manifest['spec']['model']} on {setting(run)}",
         "lines": [*table_parts(rows).headlines, _counted(rows)],
     }
+
+
+def _closing(runs: Sequence[Run]) -> list[str]:
+    """The lines that close the tables of runs; what does not hold of all begins with the names of its runs."""
+    of_line: dict[str, list[int]] = {}
+    for place, run in enumerate(runs):
+        for line in dict.fromkeys(run.caption):
+            of_line.setdefault(line, []).append(place)
+    names = {line: ", ".join(dict.fromkeys(runs[place].name for place in places)) for line, places in of_line.items()}
+    return [line if len(of_line[line]) == len(runs) else f"{names[line]}: {line}" for line in of_line]
 
 
 def _models(runs: Sequence[Run]) -> list[list[int]]:

@@ -2,7 +2,7 @@
 // become text nodes and attributes only.
 "use strict";
 const WIDTH = 320, HEIGHT = 216, LEFT = 46, RIGHT = 14, TOP = 12, BOTTOM = 184;  // of a panel, in its own units
-const HUES = 6;  // of more lines none has a colour
+const HUES = 8;  // of more lines none has a colour
 const NEAR = 24;  // how far from a point the pointer means it
 const LOG_FROM = 8;  // values that span more than this stand on a log axis
 
