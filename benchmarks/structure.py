@@ -24,7 +24,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "benchbench"
 CORE = ("spec", "measure", "loadgen", "openai", "store", "analysis", "report")
-OPTIONAL = ("accuracy", "audit", "gates", "importers", "page", "profiling", "publish", "selftest")
+OPTIONAL = ("accuracy", "audit", "gates", "importers", "page", "profiling", "publish", "selftest", "starter")
 NAMELESS = {"found", "told", "said", "asked", "one"}  # names that do not say what they hold
 LAYOUT = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 

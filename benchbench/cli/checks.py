@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import TYPE_CHECKING
 
 from benchbench.cli.console import located, show, show_markdown
 from benchbench.cli.live import observer_for
@@ -12,6 +13,9 @@ from benchbench.host.local_results import error_text, store
 from benchbench.selftest.instrument_check import check_self, check_text, measure_instrument
 from benchbench.selftest.preflight import check_sweep
 from benchbench.spec import Plan
+
+if TYPE_CHECKING:
+    from benchbench.cli.console import Source
 
 
 def check_instrument(streams: int, rate: float, seconds: float, url: str | None, *, as_json: bool) -> None:
@@ -22,7 +26,7 @@ def check_instrument(streams: int, rate: float, seconds: float, url: str | None,
     (show if as_json else show_markdown)(json.dumps(errors, indent=2) if as_json else check_text(errors))
 
 
-def check_file(file: str, sets: tuple[str, ...], plan: Plan, seconds: float) -> None:
+def check_file(file: Source, sets: tuple[str, ...], plan: Plan, seconds: float) -> None:
     """The server of a sweep, then the instrument at the sweep's highest event rate; stores the instrument's error."""
     with located(file, sets):
         with observer_for(sys.stderr) as observer:

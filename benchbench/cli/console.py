@@ -16,6 +16,9 @@ from benchbench.safe_text import printable, printable_lines
 
 if TYPE_CHECKING:
     from benchbench.spec import Plan, SweepSpec
+    from benchbench.yamlfile.yaml_document import YamlText
+
+    Source = str | YamlText  # a sweep's file, or its text
 
 STOPPED, BAD_INPUT, INVALID, NOT_MET = 1, 2, 3, 4
 INTERRUPTED = 130
@@ -23,6 +26,19 @@ FORMS = ("md", "csv", "json", "github")  # of a table
 PLAIN_TERMINALS = {"dumb", "unknown", ""}  # values of TERM: no escapes
 GITHUB = "GITHUB_ACTIONS"  # "true" in a job of GitHub Actions
 FOLDER = click.Path(path_type=Path)
+
+
+def source_of(_ctx: click.Context, _parameter: click.Parameter, value: Any) -> Any:  # noqa: ANN401 - click's
+    """An argument FILE, or several: `-` is the text on standard input, read here, once."""
+    if isinstance(value, tuple):
+        return tuple(source_of(_ctx, _parameter, file) for file in value)
+    if value != "-":
+        return value
+    from benchbench.yamlfile.yaml_document import MAX_BYTES, YamlText
+
+    return YamlText("<stdin>", sys.stdin.buffer.read(MAX_BYTES + 1))
+
+
 # Options of several commands.
 SETS = click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Change one value of the sweep.")
 COLUMNS = click.option("--columns", metavar="A,B,...", help="Columns of summary.csv to show.")
@@ -128,7 +144,7 @@ def refusing(*kinds: type[Exception]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def located(file: str | None, sets: tuple[str, ...]) -> Iterator[None]:
+def located(file: Source | None, sets: tuple[str, ...]) -> Iterator[None]:
     """An engine's error names the line of the sweep file that is at fault, and what the engine's log says last."""
     try:
         yield
@@ -140,7 +156,7 @@ def located(file: str | None, sets: tuple[str, ...]) -> Iterator[None]:
         fail(STOPPED if error.gone else BAD_INPUT, problem, *error.lines)
 
 
-def spec_of(file: str, sets: tuple[str, ...]) -> SweepSpec:
+def spec_of(file: Source, sets: tuple[str, ...]) -> SweepSpec:
     """The sweep of a file. Raises SpecError, also for a simulator's profile that cannot be used."""
     from benchbench.spec import SimulatorEngine, SpecError, load_spec, locate
     from benchbench.spec.plan import variant_spec

@@ -9,16 +9,28 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchbench.cli.console import BAD_INPUT, FOLDER, SETS, STOPPED, fail, located, show, show_markdown, spec_of
+from benchbench.cli.console import (
+    BAD_INPUT,
+    FOLDER,
+    SETS,
+    STOPPED,
+    fail,
+    located,
+    show,
+    show_markdown,
+    source_of,
+    spec_of,
+)
 
 if TYPE_CHECKING:
     from benchbench.accuracy.evaluate import EvaluationRequest
+    from benchbench.cli.console import Source
 
 _HIDDEN = {"auth_token", "header"}  # they would be read in the list of processes and in lm-eval's results
 
 
 @click.command("eval")
-@click.argument("file", required=False)
+@click.argument("file", required=False, callback=source_of)
 @click.option("--task", "tasks", multiple=True, metavar="NAME[:SHOTS]", help="lm-eval's (default: mmlu:5, gsm8k:8).")
 @click.option("--limit", type=click.FloatRange(0, min_open=True), help="Only so many questions a task, or a share < 1.")
 @click.option("--include-path", type=FOLDER, metavar="DIR", help="Folder with tasks of your own.")
@@ -34,7 +46,7 @@ _HIDDEN = {"auth_token", "header"}  # they would be read in the list of processe
 @SETS
 @click.option("--out", type=FOLDER, metavar="DIR", help="Where to, or what to continue (default: runs/NAME-eval-TIME).")
 @click.option("--format", "form", type=click.Choice(["md", "json"]), default="md", show_default=True)
-def evaluate(file: str | None, sets: tuple[str, ...], out: Path | None, form: str, **given: Any) -> None:  # noqa: ANN401 - click's
+def evaluate(file: Source | None, sets: tuple[str, ...], out: Path | None, form: str, **given: Any) -> None:  # noqa: ANN401 - click's
     """Run lm-eval against the server of each variant of the sweep FILE; print the table of accuracy recovery.
 
     Without FILE only --results and --published are put side by side. Exit: 0, 1 something failed or stopped (the same
@@ -73,7 +85,7 @@ def evaluate(file: str | None, sets: tuple[str, ...], out: Path | None, form: st
 
 
 def _evaluated(
-    file: str | None, sets: tuple[str, ...], request: EvaluationRequest, out: Path | None
+    file: Source | None, sets: tuple[str, ...], request: EvaluationRequest, out: Path | None
 ) -> tuple[Path, list[str]]:
     """The evaluation's folder, and what failed in it; bad input and Ctrl-C end the process."""
     from benchbench.accuracy.evaluate import EvaluationRun

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,13 +22,18 @@ from benchbench.cli.console import (
     refusing,
     show,
     show_markdown,
+    source_of,
     spec_of,
 )
 from benchbench.cli.evaluation import evaluate
 from benchbench.cli.gating import conclude, fail_on
 from benchbench.cli.importing import import_results
 from benchbench.cli.profile import profile
+from benchbench.cli.starting import demo, init
 from benchbench.version import __version__
+
+if TYPE_CHECKING:
+    from benchbench.cli.console import Source
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,9 +43,9 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("files", nargs=-1, required=True)
+@click.argument("files", nargs=-1, required=True, callback=source_of)
 @SETS
-def validate(files: tuple[str, ...], sets: tuple[str, ...]) -> None:
+def validate(files: tuple[Source, ...], sets: tuple[str, ...]) -> None:
     """Check sweep FILES without running them."""
     from benchbench.engines.git_checkout import built_alike
     from benchbench.spec import SpecError, make_plan
@@ -120,10 +125,10 @@ def compare(run: Path, others: tuple[str, ...], form: str, metrics: tuple[str, .
 
 
 @main.command()
-@click.argument("file", required=False)
+@click.argument("file", required=False, callback=source_of)
 @SETS
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def env(file: str | None, sets: tuple[str, ...], form: str) -> None:
+def env(file: Source | None, sets: tuple[str, ...], form: str) -> None:
     """Print what a run records of its surroundings: this tool, this host and, with FILE, its engine.
 
     Nothing is launched; a server that runs gets a few GETs. Secrets are masked.
@@ -135,7 +140,7 @@ def env(file: str | None, sets: tuple[str, ...], form: str) -> None:
 
 
 @main.command()
-@click.argument("file", required=False)
+@click.argument("file", required=False, callback=source_of)
 @SETS
 @click.option("--only", metavar="SELECTION", help="Only the cells that match.")
 @click.option("--self", "own", is_flag=True, help="The instrument alone, beside an aiohttp client.")
@@ -144,7 +149,7 @@ def env(file: str | None, sets: tuple[str, ...], form: str) -> None:
 @click.option("--seconds", default=4.0, show_default=True, type=float, help="Length of the streams.")
 @click.option("--url", help="Another server with GET /truth instead of the simulator (--self).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (--self).")
-def check(file: str | None, sets: tuple[str, ...], only: str | None, *, own: bool, **options: Any) -> None:  # noqa: ANN401 - click's
+def check(file: Source | None, sets: tuple[str, ...], only: str | None, *, own: bool, **options: Any) -> None:  # noqa: ANN401 - click's
     """Before a sweep: is the server of FILE what it needs, and how large is the instrument's own error?
 
     With FILE: sends a few small batches, estimates time and KV need, then measures the instrument at the sweep's
@@ -164,6 +169,8 @@ def check(file: str | None, sets: tuple[str, ...], only: str | None, *, own: boo
         fail(STOPPED, f"bench check: {error}")
 
 
+main.add_command(init)
+main.add_command(demo)
 main.add_command(sweep.sweep)
 main.add_command(sweep.noise)
 main.add_command(audit)

@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from benchbench.cli.console import FOLDER, SETS, fail, located, refusing, show_markdown, spec_of
+from benchbench.cli.console import FOLDER, SETS, fail, located, refusing, show_markdown, source_of, spec_of
 from benchbench.cli.signals import Stop
 from benchbench.errors import InterruptedSweep, LaunchStoppedError
 
 if TYPE_CHECKING:
+    from benchbench.cli.console import Source
     from benchbench.spec import SweepSpec
 
 
 @click.command()
-@click.argument("file")
+@click.argument("file", callback=source_of)
 @click.argument("run", type=FOLDER)
 @SETS
 @click.option("--starts", default=1, show_default=True, type=click.IntRange(1), help="Traced starts of each variant.")
-def profile(file: str, run: Path, sets: tuple[str, ...], starts: int) -> None:
+def profile(file: Source, run: Path, sets: tuple[str, ...], starts: int) -> None:
     """Show where the difference is: run cells of the comparison RUN once more under the server's profiler.
 
     Traces the cells that were called and one that was not, in starts of their own, whose times are in no table. The
@@ -34,7 +35,7 @@ def profile(file: str, run: Path, sets: tuple[str, ...], starts: int) -> None:
         show_markdown(profiled_text(spec, run, starts, stop, (file, sets)).rstrip("\n"))
 
 
-def profiled_text(spec: SweepSpec, run: Path, starts: int, stop: Stop, source: tuple[str, tuple[str, ...]]) -> str:
+def profiled_text(spec: SweepSpec, run: Path, starts: int, stop: Stop, source: tuple[Source, tuple[str, ...]]) -> str:
     """Trace what is not traced yet; the Markdown, which is also kept in the run."""
     from benchbench.analysis.runs import open_run
     from benchbench.cli.live import observer_for

@@ -27,12 +27,15 @@ from benchbench.cli.console import (
     show,
     show_markdown,
     show_prose,
+    source_of,
     spec_of,
 )
 from benchbench.cli.signals import Stop
+from benchbench.cli.without_file import KEPT, chosen, file_or_options, keeping
 from benchbench.safe_text import printable
 
 if TYPE_CHECKING:
+    from benchbench.cli.console import Source
     from benchbench.measure.observer import Observer
     from benchbench.measure.run import Outcome
     from benchbench.spec import SweepSpec
@@ -50,12 +53,12 @@ _OWN = (  # what a run has in its folder; the manifest last: as long as it is th
         "summary.csv",
         "summary.parquet",
     ),
-    *("table.md", "compare.md", "compare.json", "noise.json", "manifest.json"),
+    *("sweep.yaml", "table.md", "compare.md", "compare.json", "noise.json", "manifest.json"),
 )
 
 
 @click.command()
-@click.argument("file")
+@file_or_options
 @SETS
 @click.option("--only", metavar="SELECTION", help="Only the cells that match, e.g. 'batch>=8,input=128'.")
 @click.option("--out", type=FOLDER, metavar="DIR", help="Run directory (default: runs/NAME-TIME).")
@@ -68,7 +71,7 @@ _OWN = (  # what a run has in its folder; the manifest last: as long as it is th
 @VERBOSE
 @click.option("--quiet", "-q", is_flag=True, help="Print errors alone, and on stdout the run's directory.")
 @click.option("--json", "as_json", is_flag=True, help="On stdout one JSON object alone: path, state, message, rows.")
-def sweep(file: str, sets: tuple[str, ...], only: str | None, out: Path | None, **flags: Any) -> None:  # noqa: ANN401 - click's
+def sweep(file: Source | None, sets: tuple[str, ...], only: str | None, out: Path | None, **flags: Any) -> None:  # noqa: ANN401 - click's
     """Measure every cell of the sweep FILE; print the table.
 
     --json holds all rows with their status and reasons, also of a sweep that was stopped; it says how far it is on
@@ -78,6 +81,7 @@ def sweep(file: str, sets: tuple[str, ...], only: str | None, out: Path | None, 
     any cell, 130 on Ctrl-C.
     """
     with Stop() as stop:  # from here on no signal is lost: an interrupt may come amid an import that ignores it
+        file = chosen(file, flags, sets, out)
         spec, sets = _spec_of(file, sets, out, resume=flags["resume"], quiet=flags["quiet"])
         if flags["dry_run"]:
             if flags["quiet"] or flags["as_json"]:
@@ -118,7 +122,7 @@ def sweep(file: str, sets: tuple[str, ...], only: str | None, out: Path | None, 
 
 
 @click.command()
-@click.argument("file")
+@click.argument("file", callback=source_of)
 @click.option("--blocks", type=click.IntRange(2), help="Starts of each of the two (default: the sweep's, else 6).")
 @SETS
 @click.option("--only", metavar="SELECTION", help="Only the cells that match.")
@@ -126,7 +130,7 @@ def sweep(file: str, sets: tuple[str, ...], only: str | None, out: Path | None, 
 @click.option("--resume", is_flag=True, help="Continue the run in --out (or the latest of this name).")
 @VERBOSE
 def noise(
-    file: str,
+    file: Source,
     blocks: int | None,
     sets: tuple[str, ...],
     only: str | None,
@@ -174,15 +178,15 @@ def _clear(out: Path) -> None:
 
 
 @contextlib.contextmanager
-def _terminal(file: str, sets: tuple[str, ...], *, quiet: bool = False) -> Iterator[Observer]:
+def _terminal(file: Source, sets: tuple[str, ...], *, quiet: bool = False) -> Iterator[Observer]:
     from benchbench.cli.live import observer_for
 
     with observer_for(None if quiet else sys.stderr) as observer, located(file, sets):
-        yield observer
+        yield keeping(observer, file)
 
 
 def _spec_of(
-    file: str, sets: tuple[str, ...], out: Path | None, *, resume: bool, quiet: bool = False
+    file: Source, sets: tuple[str, ...], out: Path | None, *, resume: bool, quiet: bool = False
 ) -> tuple[SweepSpec, tuple[str, ...]]:
     """The sweep and what is --set in it: on --resume what the run was begun with, too."""
     spec = spec_of(file, sets)
@@ -198,11 +202,11 @@ def _spec_of(
     return spec, sets
 
 
-def _command(command: str, file: str, sets: tuple[str, ...], only: str | None) -> list[str]:
+def _command(command: str, file: Source, sets: tuple[str, ...], only: str | None) -> list[str]:
     """The words of a command that does the same again; a secret that was --set is to be given anew."""
     from benchbench.secrets import masked
 
-    words = ["bench", command, file]
+    words = ["bench", command, file if isinstance(file, str) else "-"]
     for given in masked(sets):
         words += ["--set", given]
     return words if only is None else [*words, "--only", only]
@@ -212,7 +216,7 @@ def _end(
     spec: SweepSpec,
     outcome: Outcome,
     stop: Stop,
-    source: tuple[str, tuple[str, ...]],
+    source: tuple[Source, tuple[str, ...]],
     command: list[str],
     *,
     verbose: bool = False,
@@ -228,6 +232,8 @@ def _end(
         _show(spec, outcome, verbose=verbose)
     elif outcome.path.exists():
         show(outcome.path)
+    if (kept := outcome.path / KEPT).exists():
+        command = [*command[:2], str(kept), *command[3:]]
     again = f"continue with: {shlex.join([*command, '--resume', '--out', str(outcome.path)])}"
     if outcome.state == "interrupted":
         fail(stop.code, f"bench: interrupted; {again}")

@@ -13,7 +13,7 @@ from benchbench.spec.engine_sections import ENGINE_KEYS
 from benchbench.spec.plan import make_plan, matching, merge
 from benchbench.spec.select import SelectionError, parse_selection
 from benchbench.yamlfile.mistakes import Fault, Loc, Problem, SpecError, faults_of, known_keys, show, unknown_key
-from benchbench.yamlfile.yaml_document import Document, read_yaml
+from benchbench.yamlfile.yaml_document import Document, YamlText, read_yaml
 
 NOT_OVERRIDABLE = (
     *("name", "grid", "order", "overrides", "hardware", "model_facts", "speculative", "telemetry"),
@@ -26,16 +26,16 @@ OVERRIDABLE = tuple(key for key in schema.SweepSpec.model_fields if key not in N
 _KEYS = known_keys(schema.SweepSpec)
 
 
-def load_spec(path: str | Path, sets: Sequence[str] = ()) -> schema.SweepSpec:
-    """Read a sweep file, apply `sets` (`key.path=value`, as `--set`; later ones win) and check it.
+def load_spec(path: str | Path | YamlText, sets: Sequence[str] = ()) -> schema.SweepSpec:
+    """Read a sweep file (or text), apply `sets` (`key.path=value`, as `--set`; later ones win) and check it.
 
     Raises SpecError with all that is wrong, the file's problems by line, then those of `sets`.
     """
     return _checked(_document(path, sets))
 
 
-def _document(path: str | Path, sets: Sequence[str]) -> Document:
-    document = read_yaml(Path(path), str(path))
+def _document(path: str | Path | YamlText, sets: Sequence[str]) -> Document:
+    document = read_yaml(path if isinstance(path, YamlText) else Path(path), str(path))
     for text in sets:
         document.put(text)
     return document
@@ -222,6 +222,6 @@ def _own_faults(index: int, override: Any) -> Iterator[Fault]:  # noqa: ANN401 #
             )
 
 
-def locate(path: str | Path, sets: Sequence[str], key: str, message: str, allowed: str = "") -> Problem:
+def locate(path: str | Path | YamlText, sets: Sequence[str], key: str, message: str, allowed: str = "") -> Problem:
     """A problem that was found later than in loading (a refused key, an unknown model), with its place in the file."""
     return _document(path, sets).locate(Fault(tuple(key.split(".")), message, allowed))

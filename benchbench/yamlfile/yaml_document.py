@@ -47,6 +47,21 @@ _SCALARS: dict[str, Callable[[str], Any]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class YamlText:
+    """A document that stands in no file: `name` is what problems call it, as `<stdin>`.
+
+    `options`: for each line what on the command line wrote it, as `--input`, by which its problems are called instead.
+    """
+
+    name: str
+    raw: bytes
+    options: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.name
+
+
 @dataclass
 class Document:
     """Plain data, and for each place in it the file (or `--set` option) and the line that wrote it."""
@@ -120,19 +135,13 @@ def _child(here: object, key: str) -> int | str:
     return int(key)
 
 
-def read_yaml(path: Path, file: str) -> Document:
-    """Read a file of one YAML mapping.
+def read_yaml(source: Path | YamlText, file: str) -> Document:
+    """Read a file, or a text, of one YAML mapping.
 
     What makes the rest unreadable raises SpecError with one problem; the other problems are collected in
     the document.
     """
-    try:
-        with path.open("rb") as stream:
-            raw = stream.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = f"cannot be read: {getattr(error, 'strerror', None) or error}"
-        known: dict[Any, str] = {IsADirectoryError: "is a folder, not a sweep file", FileNotFoundError: "no such file"}
-        raise SpecError([Problem(file, None, "", known.get(type(error), reason))]) from None
+    raw = source.raw if isinstance(source, YamlText) else _bytes_of(source, file)
     if len(raw) > MAX_BYTES:
         raise SpecError([Problem(file, None, "", f"is larger than {MAX_BYTES} bytes: not a sweep file")])
     try:
@@ -149,7 +158,21 @@ def read_yaml(path: Path, file: str) -> Document:
         )
     if not isinstance(document.data, dict):
         raise SpecError(document.problems)
+    if isinstance(source, YamlText) and source.options:
+        written = document.places.items()
+        document.places = {loc: (source.options[line - 1], None) for loc, (_, line) in written if line}
     return document
+
+
+def _bytes_of(path: Path, file: str) -> bytes:
+    """What is in the file, up to a byte more than is read of one."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        known: dict[Any, str] = {IsADirectoryError: "is a folder, not a sweep file", FileNotFoundError: "no such file"}
+        raise SpecError([Problem(file, None, "", known.get(type(error), reason))]) from None
 
 
 def parse_yaml(text: str, file: str, *, lined: bool) -> Document:

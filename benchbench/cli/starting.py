@@ -1,0 +1,61 @@
+"""`bench init` and `bench demo`: the first file, and the first run, of somebody who has nothing yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from benchbench.cli.console import BAD_INPUT, FOLDER, SETS, fail, show
+from benchbench.cli.sweep import sweep
+
+NAMES = ("endpoint", "quickstart", "w7900d", "branches", "branches-demo")
+
+
+@click.command()
+@click.argument("name", type=click.Choice(NAMES), default="endpoint", metavar="[NAME]")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Where to; - prints (default: NAME.yaml).")
+def init(name: str, out: Path | None) -> None:
+    """Write a sweep file with comments, to change and to run. It never replaces a file.
+
+    \b
+    endpoint       a server that runs already: every key, with its default (this one without NAME)
+    quickstart     the embedded simulator: needs no GPU and no model
+    w7900d         vLLM, launched and stopped: MiniMax-M2.1 on 8 x AMD Radeon PRO W7900D
+    branches       two branches of vLLM, built from git and compared
+    branches-demo  two builds of the simulator, compared
+    """  # noqa: D301 - click's mark of lines to be left as they are
+    from benchbench.starter.shipped_sweeps import own_copy
+
+    file = Path(f"{name}.yaml") if out is None else out
+    if str(file) == "-":
+        show(own_copy(name, f"{name}.yaml").rstrip("\n"))
+        return
+    text = own_copy(name, str(file))
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        fail(BAD_INPUT, f"bench init: {file}: exists already, and stays as it is (--out FILE names another)")
+    except OSError as error:
+        fail(BAD_INPUT, f"bench init: {file}: cannot write: {error.strerror}")
+    show(f"{file}: written. Change it, then: bench sweep {file} --dry-run")
+
+
+@click.command()
+@SETS
+@click.option("--out", type=FOLDER, metavar="DIR", help="Run directory (default: runs/quickstart-TIME).")
+@click.option("--plots/--no-plots", default=True, help="Draw the plots at the end.")
+@click.pass_context
+def demo(context: click.Context, sets: tuple[str, ...], out: Path | None, *, plots: bool) -> None:
+    """Sweep the embedded simulator: half a minute, without a GPU, a model or a network.
+
+    A real HTTP server on 127.0.0.1 that answers at the published speeds of 8 x AMD Radeon PRO W7900D, ten times as
+    fast. The sweep is that of bench init quickstart.
+    """
+    from benchbench.starter.shipped_sweeps import sample_file
+    from benchbench.yamlfile.yaml_document import YamlText
+
+    source = YamlText("quickstart.yaml", sample_file("quickstart").read_bytes())
+    context.invoke(sweep, file=source, sets=sets, out=out, plots=plots)
+    show("Your own server: bench sweep --url http://127.0.0.1:8000 --model NAME, or a file by bench init")
