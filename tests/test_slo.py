@@ -128,17 +128,22 @@ ROWS = [measured(1, 5.0), measured(32, 10.0)]  # 32 streams, 3200 tok/s while al
         ([error(2, 1e6)], None),  # of fewer streams
         ([error(64, 2000)], None),  # at a lower rate
         ([error(32, 2880)], 0),  # nine tenths of it
-        ([error(256, 25_600), error(40, 4000), error(2, 200)], 1),  # the nearest
+        ([error(64, 6400), error(40, 4000), error(2, 200)], 1),  # the nearest
+        ([error(97, 3200)], None),  # more than three times the streams
+        ([error(32, 9700)], None),  # or the rate,
+        ([{**error(256, 25_600), "sweep": "s"}], 0),  # unless it was measured for this sweep
+        ([{**error(256, 25_600), "sweep": "t"}], None),
+        ([{**error(16, 25_600), "sweep": "s"}], None),
         (error(32, 3200), 0),  # as earlier versions kept it
         (error(2, 928), None),
     ],
 )
 def test_the_instruments_error_is_that_of_the_sweeps_own_load(results: Any, own: int | None) -> None:
-    found, streams, tok_s = own_error(results, ROWS)
+    found, streams, tok_s = own_error(results, ROWS, "s")
     assert (streams, tok_s) == (32, 3200.0)
     each = results if isinstance(results, list) else [results]
     assert found == (None if own is None else each[own])
-    text = sentence(results, ROWS)
+    text = sentence(results, ROWS, "s")
     if own is not None:
         assert text.startswith(
             "Instrument error: TTFT +0.010 ms (mean), ITL +0.020 ms (p99), measured on this host at "

@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from benchbench.cli.console import located, show, show_markdown
+from benchbench.cli.console import located, show, show_markdown, show_prose
 from benchbench.cli.live import observer_for
 from benchbench.errors import CheckFailedError
 from benchbench.host.local_results import error_text, store
@@ -32,11 +32,11 @@ def check_file(file: Source, sets: tuple[str, ...], plan: Plan, seconds: float) 
         with observer_for(sys.stderr) as observer:
             result = check_sweep(plan, observer.starting)
         for line in result.lines:
-            show(line)
+            show_prose(line)
         if result.streams:
             measured = measure_instrument(result.streams, result.rate, seconds)
-            store(measured)
-            show(error_text(measured))
+            store({**measured, "sweep": plan.spec.name})
+            show_prose(error_text(measured))
     if result.problems:
         raise CheckFailedError(1, *(f"bench check: {problem}" for problem in result.problems))
     show("ready" if result.streams else "nothing was checked")

@@ -56,23 +56,27 @@ def show_markdown(text: str, *, definitions: bool = True) -> None:
 
     Without `definitions` a terminal does not get the lines that say what columns mean.
     """
-    if not sys.stdout.isatty():
+    if (width := terminal_width()) is None:
         show(text)
         return
     from benchbench.cli.rendering import rendered
 
-    width, colour = width_of(sys.stdout), has_colours()
-    click.echo(rendered(printable_lines(text), width, colour=colour, definitions=definitions))
+    click.echo(rendered(printable_lines(text), width, colour=has_colours(), definitions=definitions))
 
 
 def show_prose(text: object) -> None:
     """Lines to stdout, on a terminal wrapped at words."""
-    if not sys.stdout.isatty():
+    if (width := terminal_width()) is None:
         show(text)
         return
     from benchbench.cli.rendering import wrapped
 
-    click.echo(wrapped(printable_lines(str(text)), width_of(sys.stdout)))
+    click.echo(wrapped(printable_lines(str(text)), width))
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal that stdout is; None where it is none."""
+    return width_of(sys.stdout) if sys.stdout.isatty() else None
 
 
 def has_colours() -> bool:

@@ -58,12 +58,12 @@ def _side(engine: Engine) -> dict[str, Any]:
     return engine_environment(env, shutil.which(python_of(engine), path=env.get("PATH")) if configured else None)
 
 
-def text(facts: Mapping[str, Any]) -> str:
-    """Facts as indented lines; what is long and for machines is named only."""
-    return "\n".join(_lines(facts, ""))
+def text(facts: Mapping[str, Any], width: int = WIDTH) -> str:
+    """Facts as indented lines; what is long and for machines is named only. `width`: of the list of packages."""
+    return "\n".join(_lines(facts, "", width))
 
 
-def _lines(facts: Mapping[str, Any], indent: str) -> Iterator[str]:
+def _lines(facts: Mapping[str, Any], indent: str, width: int) -> Iterator[str]:
     for key, value in facts.items():
         words = key if key.isupper() else key.replace("_", " ")  # variables of the environment stay as they are
         name = f"{indent}{printable(words)}:"
@@ -72,18 +72,22 @@ def _lines(facts: Mapping[str, Any], indent: str) -> Iterator[str]:
         if key == "packages":
             listed = ", ".join(f"{package}=={version}" for package, version in value.items())
             yield name
-            yield textwrap.indent(textwrap.fill(printable(listed), WIDTH, break_on_hyphens=False), indent + "  ")
+            deeper = indent + "  "
+            filler = textwrap.TextWrapper(
+                width, initial_indent=deeper, subsequent_indent=deeper, break_on_hyphens=False
+            )
+            yield filler.fill(printable(listed))
         elif key == "server_info":
             yield f"{name} {', '.join(value)} (with --format json)"
         elif isinstance(value, Mapping):
             yield name
-            yield from _lines(value, indent + "  ")
+            yield from _lines(value, indent + "  ", width)
         elif key == "command":
             yield f"{name} {printable(shlex.join(value))}"
         elif key == "notes":
             yield from (f"{indent}note: {printable(note)}" for note in value)
         elif key == "devices":
-            yield from _lines({str(device["device"]): {**device, "device": None} for device in value}, indent)
+            yield from _lines({str(device["device"]): {**device, "device": None} for device in value}, indent, width)
         elif key.endswith("_bytes"):
             size = f"{value / 2**30:.1f} GiB" if value >= 2**30 else f"{value / 2**20:.1f} MiB"
             yield f"{name.removesuffix(' bytes:')}: {size}"

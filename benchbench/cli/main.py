@@ -22,8 +22,10 @@ from benchbench.cli.console import (
     refusing,
     show,
     show_markdown,
+    show_prose,
     source_of,
     spec_of,
+    terminal_width,
 )
 from benchbench.cli.evaluation import evaluate
 from benchbench.cli.gating import conclude, fail_on
@@ -136,7 +138,10 @@ def env(file: Source | None, sets: tuple[str, ...], form: str) -> None:
     from benchbench.cli import env as surroundings
 
     facts = surroundings.facts_of(spec_of(file, sets) if file else None)
-    show(json.dumps(facts, indent=2) if form == "json" else surroundings.text(facts))
+    if form == "json":
+        show(json.dumps(facts, indent=2))
+    else:
+        show_prose(surroundings.text(facts, terminal_width() or surroundings.WIDTH))
 
 
 @main.command()

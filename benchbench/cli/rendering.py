@@ -95,10 +95,10 @@ def _print_line(console: Console, reader: MarkdownIt, line: str) -> None:
 
 
 def _print_wrapped(console: Console, line: str, *, is_heading: bool = False) -> None:
-    """One line at words, further ones under the beginning of a bullet's text."""
+    """One line at words, further ones under the beginning of the text of a bullet or of what has a name in front."""
     from rich.text import Text
 
-    indent = re.match(r"\s*(- )?", line)
+    indent = re.match(r"\s*- |\s+[\w' -]{1,20}: +|\s*", line)
     assert indent  # noqa: S101 - it matches nothing, too
     text = Text(printable(line[indent.end() :]), overflow="ignore")
     if is_heading:

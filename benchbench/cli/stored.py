@@ -21,6 +21,7 @@ from benchbench.cli.console import (
     refusing,
     show,
     show_markdown,
+    show_prose,
 )
 from benchbench.cli.gating import conclude, fail_on
 from benchbench.errors import RunError
@@ -173,7 +174,7 @@ def explain(run: Path, cells: tuple[str, ...]) -> None:
 
     with refusing():
         for summary in chosen(open_run(run).summaries, cells):
-            show(explain_cell(summary) + "\n")
+            show_prose(explain_cell(summary) + "\n")
 
 
 def chosen(summaries: Sequence[CellSummary], words: Sequence[str]) -> list[CellSummary]:

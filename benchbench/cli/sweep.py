@@ -88,7 +88,7 @@ def sweep(file: Source | None, sets: tuple[str, ...], only: str | None, out: Pat
                 fail(BAD_INPUT, "bench sweep: --dry-run goes with neither --quiet nor --json")
             from benchbench.cli.dry_run import plan_text
 
-            show(plan_text(plan_of(spec, only)))
+            show_prose(plan_text(plan_of(spec, only)))
             return
         from benchbench.measure.run import sweep as run_sweep
         from benchbench.model.served import hardware_notes

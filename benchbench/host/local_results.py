@@ -19,6 +19,7 @@ from benchbench.version import __version__
 
 KEPT = 50
 RATE_SHARE = 0.9  # of a sweep's token rate: what bench check foresees of it is not exact
+LIKE = 3.0  # a load that was not measured for the sweep itself is up to so many times its own
 INSTRUMENT, NOISE = "instrument.json", "noise.json"
 Results = Sequence[Mapping[str, Any]] | Mapping[str, Any] | None
 
@@ -39,8 +40,9 @@ def _entries(file: str) -> list[dict[str, Any]]:
 def store(result: dict[str, Any], file: str = INSTRUMENT) -> None:
     """Add a result.
 
-    Of the instrument: `tok_s` (events a second that it was measured at), `streams` and the errors in ms. Of an A/A run:
-    the sweep's `name`, `blocks`, and the noise per start of Sys tok/s in a `cell` (median) and in the `mean` of all.
+    Of the instrument: `tok_s` (events a second that it was measured at), `streams`, the errors in ms, and the name of
+    the `sweep` that it was measured for, if for one. Of an A/A run: the sweep's `name`, `blocks`, and the noise per
+    start of Sys tok/s in a `cell` (median) and in the `mean` of all.
     """
     entry = {"host": platform.node(), "version": __version__, "time_ns": time.time_ns(), **result}
     path = store_path(file)
@@ -60,24 +62,34 @@ def _ours(file: str, **fields: str) -> list[dict[str, Any]]:
 
 
 def measured_errors() -> list[dict[str, Any]]:
-    """The instrument's errors as measured by this version on this host: the latest of each number of streams and rate.
+    """The instrument's errors as measured by this version on this host: the latest of each load and sweep.
 
-    For a manifest: which of them is a sweep's own is known once the sweep's rates are.
+    The latest comes first. For a manifest: which of them is a sweep's own is known once the sweep's rates are.
     """
-    return [*{(entry["streams"], entry["tok_s"]): entry for entry in _ours(INSTRUMENT)}.values()]
+    latest = {(entry["streams"], entry["tok_s"], entry.get("sweep")): entry for entry in _ours(INSTRUMENT)}
+    return sorted(latest.values(), key=lambda entry: -entry["time_ns"])
 
 
-def own_error(results: Results, rows: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any] | None, int, float]:
+def own_error(
+    results: Results, rows: Iterable[Mapping[str, Any]], sweep: str = ""
+) -> tuple[Mapping[str, Any] | None, int, float]:
     """The instrument's error at the load of these rows, or None; the most streams, and the highest token rate, tok/s.
 
     Invalid rows do not count. A result is theirs if it was measured with at least as many streams, and at nine tenths
-    of the token rate at least; of several the one with the fewest streams, then the lowest rate.
+    of the token rate at least; and with no more than three times either, unless it was measured for this `sweep` (by
+    name). Of several the one with the fewest streams, then the lowest rate, then the latest.
     """
     usable = [row for row in rows if row.get("status") != "invalid" and row.get("rounds")]
     streams = max((_streams(row) for row in usable), default=0)
     tok_s = max((_token_rate(row) for row in usable), default=0.0)
     known = [results] if isinstance(results, Mapping) else results or ()  # earlier versions kept one
-    covering = [entry for entry in known if entry["streams"] >= streams and entry["tok_s"] >= RATE_SHARE * tok_s]
+    covering = [
+        entry
+        for entry in known
+        if streams <= entry["streams"] and RATE_SHARE * tok_s <= entry["tok_s"]
+        if (sweep and entry.get("sweep") == sweep)
+        or (entry["streams"] <= LIKE * streams and entry["tok_s"] <= LIKE * tok_s)
+    ]
     own = min(covering, key=lambda entry: (entry["streams"], entry["tok_s"]), default=None) if usable else None
     return own, streams, tok_s
 
@@ -95,9 +107,9 @@ def _token_rate(row: Mapping[str, Any]) -> float:
     return max(decoding, row.get("sys_tok_s") or 0.0)
 
 
-def sentence(results: Results, rows: Iterable[Mapping[str, Any]]) -> str:
-    """As tables of these rows print it."""
-    own, streams, tok_s = own_error(results, rows)
+def sentence(results: Results, rows: Iterable[Mapping[str, Any]], sweep: str = "") -> str:
+    """As tables of these rows of a sweep print it."""
+    own, streams, tok_s = own_error(results, rows, sweep)
     if own:
         return f"{error_text(own)}, no less than the {_load(streams, tok_s)} here."
     at = f" at the {_load(streams, tok_s)} here" if results and streams else ""
@@ -124,4 +136,6 @@ def closing(manifest: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> l
     """
     lines = [*(manifest.get("caption") or []), *slo_sentence(manifest.get("plan", []))]
     over_http = manifest["spec"]["engine"]["kind"] != "vllm_inprocess"
-    return [*lines, sentence(manifest.get("instrument"), rows)] if over_http else lines
+    if not over_http:
+        return lines
+    return [*lines, sentence(manifest.get("instrument"), rows, str(manifest["spec"].get("name", "")))]

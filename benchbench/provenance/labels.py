@@ -49,9 +49,8 @@ def provenance(run: Run) -> list[tuple[str, str]]:
     parts += [("Load", _load(manifest)), ("Rounds", _rounds(manifest.get("plan", [])))]
     parts += [("SLO", line.removeprefix("SLO: ").rstrip(".")) for line in slo_sentence(manifest.get("plan", []))]
     if spec["engine"]["kind"] != "vllm_inprocess":
-        parts.append(
-            ("Instrument error", sentence(manifest.get("instrument"), run.rows).partition(": ")[2].rstrip("."))
-        )
+        measured = sentence(manifest.get("instrument"), run.rows, run.name)
+        parts.append(("Instrument error", measured.partition(": ")[2].rstrip(".")))
     created = datetime.fromtimestamp(manifest["created_ns"] // 10**9, UTC) if manifest.get("created_ns") else None
     parts += [("Date", f"{created:%Y-%m-%d} UTC" if created else UNKNOWN), ("Tool", _tool(manifest.get("tool") or {}))]
     parts.append(("Seed", str(spec.get("seed", UNKNOWN))))
