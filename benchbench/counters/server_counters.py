@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,10 +17,7 @@ from benchbench.counters.server_metrics import LOOK_S, Counts, grown, look
 from benchbench.openai.client import post
 from benchbench.openai.target import Access
 from benchbench.stopping import T, unless_stopped
-from benchbench.store.requests import RequestStatus
-
-if TYPE_CHECKING:
-    from benchbench.store.requests import RoundColumns
+from benchbench.store.requests import RequestStatus, RoundColumns
 
 LOOKS, PAUSE_S = 5, 0.05  # after a round, until its last tokens are counted
 GRACE_S = 0.5  # once the sweep is to stop: a server that answers loses no finished round its counts

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import orjson
+import pyarrow as pa
 
 from benchbench.errors import RunError
 from benchbench.store.parquet_files import read_parquet
 from benchbench.store.run_directory import RunDirectory
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Span = tuple[int, int]  # first and last, ns
 
@@ -22,8 +19,6 @@ def read_telemetry(run: RunDirectory, spans: Sequence[Span] = ((0, 2**63 - 1),))
 
     A file that cannot be read is left out, and said in the run's `notes`.
     """
-    import pyarrow as pa
-
     tables: list[pa.Table] = []
     for path in sorted((run.path / "telemetry").glob("*.parquet")):
         known = run.telemetry_spans.get(path)

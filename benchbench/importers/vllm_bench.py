@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from pydantic import BaseModel, Field
 
 from benchbench.analysis.metrics import round_metrics
 from benchbench.importers.result import Count, ImportedResult, Number, Positive, imported, load_of, numbers, parsed
 from benchbench.store import arrow as make
 from benchbench.store.requests import RequestStatus
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 TOOL = "vllm bench serve"
 _PATHS = {
@@ -96,8 +94,6 @@ def _requests(result: _Result) -> pa.Table | None:
 
     None where the file has no such details. Raises ValueError where they do not fit together.
     """
-    import pyarrow as pa
-
     starts, ttfts, itls, outputs = result.start_times, result.ttfts, result.itls, result.output_lens
     if starts is None or ttfts is None or itls is None or outputs is None:
         return None

@@ -11,7 +11,6 @@ import contextlib
 import selectors
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,10 +22,7 @@ from benchbench.loadgen.exchange import Exchange, Failure, Log
 from benchbench.loadgen.job import DirectJob, Quota, RoundFacts
 from benchbench.loadgen.response import Response
 from benchbench.loadgen.server_words import DETAIL, is_broken
-from benchbench.store.requests import ErrorKind, ErrorPhase
-
-if TYPE_CHECKING:
-    from benchbench.store.requests import RoundColumns
+from benchbench.store.requests import ErrorKind, ErrorPhase, RoundColumns
 
 ABORT_S = 5.0  # how long given-up requests may take to tell the engine; then they are left to themselves
 LEAD_NS = 10_000_000  # an open load begins so much later: its places are made meanwhile

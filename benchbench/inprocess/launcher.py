@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from pathlib import Path
 from socket import socketpair
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchbench.engines.log_diagnosis import diagnose
 from benchbench.engines.open import Opened, start_facts
@@ -18,17 +18,15 @@ from benchbench.engines.process import Hooks
 from benchbench.engines.token_lengths import LOWEST_ID
 from benchbench.engines.vllm import failure, flags, next_log, python_of, start_process
 from benchbench.errors import EngineError, LaunchStoppedError, WorkerDiedError
+from benchbench.fidelity.answers import GreedyAnswer
 from benchbench.linux import renice
+from benchbench.loadgen.job import AnswerJob, Job
 from benchbench.loadgen.worker import Worker
 from benchbench.openai.client import Capabilities
 from benchbench.secrets import mask_text
 from benchbench.spec import Plan, VllmInprocessEngine
+from benchbench.store.requests import RoundColumns
 from benchbench.version import __version__
-
-if TYPE_CHECKING:
-    from benchbench.fidelity.answers import GreedyAnswer
-    from benchbench.loadgen.job import AnswerJob, Job
-    from benchbench.store.requests import RoundColumns
 
 CANCEL_S = 15.0  # for the answer to a cancel; the loop itself takes up to 5 s when the engine hangs
 DIED_S = 10.0  # once something has died: for the process to notice, fail the requests and hand the round over

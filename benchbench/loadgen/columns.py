@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,7 @@ from benchbench.loadgen.exchange import Exchange, Failure, Log, WireError
 from benchbench.loadgen.job import Job
 from benchbench.loadgen.response import Response
 from benchbench.secrets import mask_text, without
-from benchbench.store.requests import ErrorKind, ErrorPhase, RequestStatus
-
-if TYPE_CHECKING:
-    from benchbench.store.requests import RoundColumns
-
+from benchbench.store.requests import ErrorKind, ErrorPhase, RequestStatus, RoundColumns
 
 NO_ANSWER = (ErrorKind.PROTOCOL, "no answer")
 

@@ -15,22 +15,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from socket import socketpair
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from benchbench.errors import WorkerDiedError
 from benchbench.linux import may_raise_priority
+from benchbench.loadgen.job import Job
+from benchbench.store.requests import RoundColumns
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from benchbench.loadgen.job import Job
-    from benchbench.store.requests import RoundColumns
-
-    Watch = tuple[int, Callable[[], str | None]]
+Watch = tuple[int, Callable[[], str | None]]
 
 
 class Worker:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from benchbench.analysis.runs import cell_summary, samples_of
+from benchbench.analysis.summary import CellSummary, summarise
+from benchbench.analysis.validity import Reason
 from benchbench.errors import RunError
 from benchbench.measure.cells import block_rounds
+from benchbench.model.roofline import Platform, platform_of
 from benchbench.spec import Cell, Plan
 from benchbench.store.run_directory import RunDirectory
-
-if TYPE_CHECKING:
-    from benchbench.analysis.summary import CellSummary
-    from benchbench.model.roofline import Platform
 
 
 def set_aside(run: RunDirectory, plan: Plan, what: str) -> list[str]:
@@ -21,10 +19,6 @@ def set_aside(run: RunDirectory, plan: Plan, what: str) -> list[str]:
     are; with variants a start is one observation, so all rounds of the cell in it are. Cells that were given up are
     tried again. Raises RunError for an unknown word.
     """
-    from benchbench.analysis.runs import cell_summary
-    from benchbench.analysis.validity import Reason
-    from benchbench.model.roofline import platform_of
-
     allowed = list(dict.fromkeys(["invalid", *(reason.code for reason in Reason)]))
     if what not in allowed:
         raise RunError(f"--retry {what}: unknown (allowed: {', '.join(allowed)})")
@@ -45,10 +39,6 @@ def set_aside(run: RunDirectory, plan: Plan, what: str) -> list[str]:
 
 def _spoiled(run: RunDirectory, plan: Plan, cell: Cell, what: str, platform: Platform | None) -> list[int]:
     """The numbers of the rounds that are spoiled; none where rounds are only too few."""
-    from benchbench.analysis.runs import samples_of
-    from benchbench.analysis.summary import summarise
-    from benchbench.analysis.validity import Reason
-
     if what == Reason.TOO_FEW_ROUNDS.code:
         return []
     warmups = run.read_cell(cell.key, "warmup")

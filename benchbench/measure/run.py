@@ -24,7 +24,6 @@ from benchbench.identity.identity import changes, known, not_compared, requested
 from benchbench.measure.cells import missing_rounds
 from benchbench.measure.manifest import staying
 from benchbench.measure.observer import Observer
-from benchbench.measure.retry import set_aside
 from benchbench.measure.sessions import Sessions, Todo
 from benchbench.model.served import served_models
 from benchbench.secrets import MASK, masked
@@ -106,8 +105,11 @@ def sweep(  # noqa: PLR0913 - the options of the command
     try:
         for note in _goes_on(run, plan, only) if resume else ():
             observer.note(note)
-        for note in set_aside(run, plan, retry) if retry and resume and run.earlier() else ():
-            observer.note(note)
+        if retry and resume and run.earlier():
+            from benchbench.measure.retry import set_aside
+
+            for note in set_aside(run, plan, retry):
+                observer.note(note)
         todo = _lacking(run, plan)
         if not todo and _is_concluded(run, plan):
             rows = _rows(run, {})
