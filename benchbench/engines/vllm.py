@@ -215,7 +215,7 @@ class _Launch:
             path = engine.ready.path
             if (await _answer(partial(request, path), lambda status: status in {200, 404}))[0] == 404:
                 raise EngineError(f"the server has no {path} (status 404)", "engine.ready.path")
-            capabilities = read_models(*await _answer(partial(request, MODELS)), self.model)
+            capabilities = read_models(*await _answer(partial(request, MODELS)), self.model, self.access)
             if capabilities.models and self.model not in capabilities.models:
                 raise EngineError(
                     f"the server does not serve {self.model!r}", "model", allowed=", ".join(capabilities.models)

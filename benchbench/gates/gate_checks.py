@@ -26,6 +26,7 @@ from benchbench.gates.rules import Rule, Threshold, worse_by
 from benchbench.spec.cell import cell_name
 
 Outcome = Literal["passed", "failed", "not judged"]
+Judgement = tuple[Outcome, str]  # and the sentence
 NoiseOf = Mapping[frozenset[str], tuple[float, int]]  # cells -> sd of one start (logs), degrees of freedom
 MEAN = "geometric mean"
 UNLIMITED = 0.05  # what `slower` alone should find
@@ -52,7 +53,7 @@ def _judge(pair: Pair, rule: Rule, noise: NoiseOf | None) -> Iterator[Check]:
     if pair.absent or not pair.planned_cells:
         yield Check(rule.text, between, "not judged", pair.absent or "there is nothing to compare")
     elif rule.kind == "fidelity":
-        yield _fidelity(pair, rule, between)
+        yield Check(rule.text, between, *_fidelity(pair))
     else:
         for metric in rule.metrics:
             for label, why in _lacking(pair, metric):
@@ -60,9 +61,9 @@ def _judge(pair: Pair, rule: Rule, noise: NoiseOf | None) -> Iterator[Check]:
                 yield Check(rule.text, what, "not judged", f"cannot be judged: {why}")
         effects = _effects(pair, rule.metrics)
         for of, effect in effects:
-            what = f"{between}: {of}"
             point = rule.kind == "ratio"
-            yield _point(rule, what, effect, noise, len(effects)) if point else _change(pair, rule, what, effect)
+            judged = _point(rule, effect, noise, len(effects)) if point else _change(pair, rule, effect)
+            yield Check(rule.text, f"{between}: {of}", *judged)
 
 
 def _effects(pair: Pair, metrics: Sequence[str]) -> list[tuple[str, Comparison | Overall]]:
@@ -79,52 +80,44 @@ def _lacking(pair: Pair, metric: str) -> list[tuple[str, str]]:
     return [*pair.missing.items(), *valueless.items()]
 
 
-def _fidelity(pair: Pair, rule: Rule, what: str) -> Check:
+def _fidelity(pair: Pair) -> Judgement:
     if pair.fidelity == "not_measured":
         unasked = pair.fidelity_mode == "off"
         why = "outputs were not compared (fidelity: strict or report in the sweep)" if unasked else pair.fidelity_note
-        return Check(rule.text, what, "not judged", why)
+        return "not judged", why
     differs = pair.fidelity == "differs" and pair.fidelity_mode == "strict"
-    return Check(
-        rule.text, what, "failed" if differs else "passed", f"outputs {'differ' if differs else pair.fidelity}"
-    )
+    return "failed" if differs else "passed", f"outputs {'differ' if differs else pair.fidelity}"
 
 
-def _change(pair: Pair, rule: Rule, what: str, effect: Effect) -> Check:
+def _change(pair: Pair, rule: Rule, effect: Effect) -> Judgement:
     if effect.p_value is None:
         why = f"cannot be judged: {effect.warnings[-1]}"
-        return Check(rule.text, what, "not judged", why + (f" ({MORE_STARTS})" if pair.blocks < 2 else ""))
+        return "not judged", why + (f" ({MORE_STARTS})" if pair.blocks < 2 else "")
     as_latency = rule.kind == "metric"
     worse = worse_by(effect, as_latency=as_latency)
     longer = as_latency and BETTER[effect.metric] < 0
     sentence = (
         f"{100 * abs(worse):.1f} % {('longer', 'shorter')[worse < 0] if longer else ('slower', 'faster')[worse < 0]}"
     )
-    if effect.significant and worse > 0 and rule.exceeded(effect):
-        return Check(rule.text, what, "failed", sentence)
     if effect.significant:
-        return Check(rule.text, what, "passed", sentence)
+        return "failed" if worse > 0 and rule.exceeded(effect) else "passed", sentence
     if (effect.mde_family or 0.0) > HALF:
-        return Check(
-            rule.text, what, "not judged", "cannot be judged: so few starts do not find a build of half the speed"
-        )
-    return Check(rule.text, what, "passed", f"no significant change ({sentence})")
+        return "not judged", "cannot be judged: so few starts do not find a build of half the speed"
+    return "passed", f"no significant change ({sentence})"
 
 
-def _point(rule: Rule, what: str, effect: Comparison | Overall, noise: NoiseOf | None, tests: int) -> Check:
+def _point(rule: Rule, effect: Comparison | Overall, noise: NoiseOf | None, tests: int) -> Judgement:
     """A point against a limit that must lie outside of the noise."""
     cells = frozenset(effect.cells if isinstance(effect, Overall) else (effect.cell,))
     if noise is None or cells not in noise:
         why = "cannot be judged: the noise between starts is unknown (bench noise measures it, --noise names its run)"
-        return Check(rule.text, what, "not judged", why)
+        return "not judged", why
     sd, degrees = noise[cells]
     bound = math.exp(-t_quantile(1 - ALPHA / tests, degrees) * sd * math.sqrt(2 / effect.ratio.n))
     if rule.limit >= bound:
         why = f"cannot be judged: {rule.limit:g} lies inside the noise (below {bound:.3f} is outside); more starts help"
-        return Check(rule.text, what, "not judged", why)
-    return Check(
-        rule.text, what, "failed" if effect.ratio.point < rule.limit else "passed", f"ratio {effect.ratio.point:.3f}"
-    )
+        return "not judged", why
+    return "failed" if effect.ratio.point < rule.limit else "passed", f"ratio {effect.ratio.point:.3f}"
 
 
 def blind_spots(pair: Pair, rules: Iterable[Rule]) -> list[str]:
@@ -148,14 +141,15 @@ def judge_rows(rows: Sequence[Mapping[str, Any]], thresholds: Sequence[Threshold
         if not rows:
             checks.append(Check(threshold.text, threshold.column, "not judged", "the run has no cells"))
         for row in rows:
-            value, what = row[threshold.column], f"{threshold.column} of {cell_name(row, ' ')}"
-            if row["status"] == "invalid":
-                checks.append(
-                    Check(threshold.text, what, "not judged", f"cannot be judged: invalid ({row['reasons']})")
-                )
-            elif not isinstance(value, int | float) or not math.isfinite(value):
-                checks.append(Check(threshold.text, what, "not judged", "cannot be judged: there is no number"))
-            else:
-                outcome: Outcome = "failed" if threshold.broken(value) else "passed"
-                checks.append(Check(threshold.text, what, outcome, f"is {value:.6g}"))
+            judged = _limited(row, threshold)
+            checks.append(Check(threshold.text, f"{threshold.column} of {cell_name(row, ' ')}", *judged))
     return checks
+
+
+def _limited(row: Mapping[str, Any], threshold: Threshold) -> Judgement:
+    value = row[threshold.column]
+    if row["status"] == "invalid":
+        return "not judged", f"cannot be judged: invalid ({row['reasons']})"
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return "not judged", "cannot be judged: there is no number"
+    return "failed" if threshold.broken(value) else "passed", f"is {value:.6g}"

@@ -134,7 +134,7 @@ async def _attach(url: str, model: str, access: Access) -> Capabilities:
         answer = await _listing(request, url, access)
         if isinstance(answer, str):
             return Capabilities(notes=(f"GET {MODELS} {answer}: the model list is not checked",))
-        capabilities = replace(read_models(*answer, model), **await _probe(request))
+        capabilities = replace(read_models(*answer, model, access), **await _probe(request))
         if capabilities.metrics and capabilities.kind in {None, "openai"}:
             capabilities = replace(capabilities, kind="vllm")  # under another owner's name
         if capabilities.kind == "vllm":
@@ -168,8 +168,6 @@ async def _listing(request: Request, url: str, access: Access) -> tuple[int, byt
         return f"failed ({type(error).__name__})"
     if plain and status == 400 and await _speaks_tls(url):
         raise _other_scheme(url, "the server speaks TLS at this port")
-    if status in {401, 403}:
-        raise EngineError(access.refusal(status), "engine.api_key_env")
     return status, body
 
 
@@ -279,10 +277,10 @@ def json_object(status: int, body: bytes) -> dict[str, Any]:
     return {}
 
 
-def read_models(status: int, body: bytes, model: str) -> Capabilities:
+def read_models(status: int, body: bytes, model: str, access: Access) -> Capabilities:
     """What GET /v1/models said. Pure; raises EngineError as `attach` does."""
     if status in {401, 403}:
-        raise EngineError(f"the server refused the credentials (status {status})", "engine.api_key_env")
+        raise EngineError(access.refusal(status), "engine.api_key_env")
     if 300 <= status < 400:
         raise EngineError(f"the server redirects (status {status}); give the final address", "engine.url")
     data = json_object(status, body).get("data")
