@@ -262,7 +262,7 @@ def test_pointing_tells_and_clicking_shows_timeline_and_reasons(written: Path) -
     data = json.loads(Page(written.read_text()).inside["script"][0])
     place = [name for name, _ in data["metrics"]].index("sys_tok_s")
     *_, text, ends = cells[last]["values"][place]
-    assert told == f"{cells[last]['name']}Sys tok/s: {text} (95 % interval {ends})valid"
+    assert told == f"{cells[last]['name']}Sys tok/s: {text} (95 % interval {ends}) valid"
     assert chosen.startswith(f"{cells[last]['name']} valid")
     assert f"Sys tok/s{text} (95 % interval {ends})" in chosen
     assert "warm-up:" in chosen
@@ -288,6 +288,22 @@ def test_a_run_of_few_numbers_or_none_can_be_looked_at(told: Any, tmp_path: Path
 
 
 @browser
+def test_of_points_that_lie_on_each_other_all_are_told_and_can_be_chosen(tmp_path: Path) -> None:
+    data = BRANCHES | {"grid": {"input": 8, "output": 4, "batch": [1, 4]}, "blocks": 2}
+    run = made_run(tmp_path / "run", data, lambda *_: (50.0, 10.0))
+    (tmp_path / "report.html").write_text(page([open_run(run)]))
+    panel, click = "document.querySelector('.detail h3')?.firstChild.data", Mouse('[data-point="0"]', click=True)
+    steps = [Mouse('[data-point="0"]'), "[...document.querySelectorAll('#tip strong')].map(e => e.textContent)"]
+    seen = chromium.look(tmp_path / "report.html", [*steps, *[click, panel] * 4], width=1280)
+    names = [f"{variant}, in=8, out=4, batch=1" for variant in ("int8-moe", "main")]
+    assert sorted(seen.values[1]) == names
+    first, second, third, fourth = seen.values[3::2]
+    assert sorted([first, second]) == names
+    assert (third, fourth) == (None, first)
+    assert seen.complaints == []
+
+
+@browser
 def test_filters_and_sorting(written: Path) -> None:
     titles = [*json.loads(Page(written.read_text()).inside["script"][0])["axes"], ["status", "Status"]]
     column = [name for name, _ in titles].index("status") + 2  # then TTFT
@@ -308,6 +324,17 @@ def test_filters_and_sorting(written: Path) -> None:
     assert seen.values[12:15] == ["3 of 8 cells", 3, 3]
     assert seen.values[16:] == ["8 of 8 cells", 8]
     assert seen.complaints == []
+
+
+@browser
+def test_other_tables_can_be_sorted_too(written: Path) -> None:
+    ratios = "[...document.querySelectorAll('th')].find(head => head.textContent === 'Ratio').closest('table')"
+    head = f"[...{ratios}.tHead.rows[0].cells].find(head => head.textContent === 'Batch')"
+    column = f"[...{ratios}.tBodies[0].rows].map(row => row.cells[{head}.cellIndex].textContent)"
+    before, _, after = chromium.look(written, [column, f"{head}.firstChild.click()", column], width=1280).values
+    numbers = sorted((text for text in before if text != "\u2013"), key=float)
+    assert after == numbers + ["\u2013"] * (len(before) - len(numbers))
+    assert before != after
 
 
 def test_forty_variants_are_small_and_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

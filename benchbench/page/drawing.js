@@ -4,6 +4,7 @@
 const WIDTH = 320, HEIGHT = 216, LEFT = 46, RIGHT = 14, TOP = 12, BOTTOM = 184;  // of a panel, in its own units
 const HUES = 8;  // of more lines none has a colour
 const NEAR = 24;  // how far from a point the pointer means it
+const TOUCHING = 4;  // points that are nearer to it are meant with it: lines often lie on top of each other
 const LOG_FROM = 8;  // values that span more than this stand on a log axis
 
 const build = (node, attributes, children) => {
@@ -85,8 +86,8 @@ const drawLine = (cells, place, { x, metric, many, xAt, yAt, yEnds }) => {
   return points;
 };
 
-// A figure of some cells. `point(cell, event)` is called when the pointer comes near a cell or, with null, leaves;
-// `choose(cell, figure)` for a click.
+// A figure of some cells. `point(cells, event)` is called with the cells that the pointer is near, the nearest first,
+// or with none; `choose(cells, figure)` for a click.
 const drawPanel = (title, cells, plan, point, choose) => {
   const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img",
     "aria-label": `${title}: ${cells.length} cells, also in the table below` });
@@ -98,20 +99,22 @@ const drawPanel = (title, cells, plan, point, choose) => {
     if (drawn.length) picture.append(drawn[0].group);
     points.push(...drawn);
   });
-  const nearest = (event) => {
+  const near = (event) => {
     const box = picture.getBoundingClientRect(), unit = WIDTH / box.width;
     const [x, y] = [(event.clientX - box.left) * unit, (event.clientY - box.top) * unit];
     const away = ({ px, py }) => Math.hypot(x - px, y - py);
     const best = points.reduce((a, b) => (away(b) < away(a) ? b : a));
-    return away(best) < NEAR ? best : null;
+    if (away(best) >= NEAR) return [];
+    const others = points.filter((one) => one !== best && Math.hypot(one.px - best.px, one.py - best.py) < TOUCHING);
+    return [best, ...others];
   };
-  const over = (event, near) => {
-    points.forEach(({ group }) => group.classList.toggle("hot", near !== null && group === near.group));
-    point(near && near.cell, event);
+  const over = (event, meant) => {
+    points.forEach(({ group }) => group.classList.toggle("hot", meant.length > 0 && group === meant[0].group));
+    point(meant.map(({ cell }) => cell), event);
   };
-  picture.addEventListener("pointermove", (event) => over(event, nearest(event)));
-  picture.addEventListener("pointerleave", (event) => over(event, null));
-  picture.addEventListener("click", (event) => { const near = nearest(event); if (near) choose(near.cell, figure); });
+  picture.addEventListener("pointermove", (event) => over(event, near(event)));
+  picture.addEventListener("pointerleave", (event) => over(event, []));
+  picture.addEventListener("click", (event) => choose(near(event).map(({ cell }) => cell), figure));
   return figure;
 };
 

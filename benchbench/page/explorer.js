@@ -5,8 +5,8 @@ const cells = data.cells.map((cell, number) => ({ ...cell, number }));
 const table = document.querySelector("#cell-tables table");
 const [charts, tip, counted] = ["charts", "tip", "counted"].map((id) => document.getElementById(id));
 const rows = new Map();  // the table's row of each cell
-const MOST_PANELS = 24;
-let selected = null, shown = cells;
+const MOST_PANELS = 24, MOST_TOLD = 6;
+let selected = null, firstChosen = null, shown = cells;
 
 const mark = (status) => html("span", { class: `mark ${status}` }, status);
 const button = (text, click) => html("button", { type: "button", click }, text);
@@ -102,8 +102,7 @@ const redraw = () => {
   }
   const figures = [...panels].slice(0, MOST_PANELS).map(([name, own]) => drawPanel(
     `${data.metrics[metric][1]} over ${x.title.toLowerCase()}${name && `, ${name}`}`, own, plan,
-    (cell, event) => tell(cell, metric, event),
-    (cell, figure) => select(cell.number === selected ? null : cell.number, figure)));
+    (meant, event) => tell(meant, metric, event), choose));
   const hued = plan.many ? [] : plan.lines;
   const legend = html("p", { class: "legend" },
     ...hued.map((value, place) => html("span", { class: `hue${place}` }, String(value))));
@@ -114,12 +113,16 @@ const redraw = () => {
   ring();
 };
 
-const tell = (cell, metric, event) => {
-  tip.hidden = !cell;
-  if (!cell) return;
-  const value = cell.values[metric], why = cell.reasons.length ? ` ${cell.reasons.join(", ")}` : "";
-  const text = `${data.metrics[metric][1]}: ${value[3]}${interval(value)}`;
-  tip.replaceChildren(html("strong", {}, cell.name), html("br"), text, html("br"), mark(cell.status), why);
+const tell = (meant, metric, event) => {
+  tip.hidden = meant.length === 0;
+  if (tip.hidden) return;
+  const lines = meant.slice(0, MOST_TOLD).map((cell) => {
+    const value = cell.values[metric], why = cell.reasons.length ? ` ${cell.reasons.join(", ")}` : "";
+    const text = `${data.metrics[metric][1]}: ${value[3]}${interval(value)} `;
+    return html("p", {}, html("strong", {}, cell.name), html("br"), text, mark(cell.status), why);
+  });
+  const more = meant.length - lines.length;
+  tip.replaceChildren(...lines, more ? `and ${more} more here: filter to see them` : "");
   const below = event.clientY + 18, fits = below + tip.offsetHeight <= window.innerHeight;
   tip.style.left = `${Math.max(4, Math.min(event.clientX + 14, window.innerWidth - tip.offsetWidth - 8))}px`;
   tip.style.top = `${fits ? below : event.clientY - tip.offsetHeight - 10}px`;
@@ -132,6 +135,15 @@ const ring = () => {
   if (selected === null) return;
   document.querySelectorAll(`[data-point="${selected}"]`).forEach((node) => node.classList.add("selected"));
   rows.get(selected).classList.add("selected");
+};
+
+// A click: the nearest cell; again, the next of those that lie there, and at last none.
+const choose = (meant, figure) => {
+  if (!meant.length) return;
+  const numbers = meant.map((cell) => cell.number).sort((a, b) => a - b), at = numbers.indexOf(selected);
+  const next = at < 0 ? meant[0].number : numbers[(at + 1) % numbers.length];
+  if (at < 0) firstChosen = next;
+  select(at >= 0 && next === firstChosen ? null : next, figure);
 };
 
 // Below the figure where it was chosen, else below its row.
@@ -179,22 +191,21 @@ const gather = () => {
   document.getElementById("cell-tables").replaceChildren(table.parentNode);
 };
 
-const sortable = (head, column, heads) => {
-  const words = head.classList.contains("text");
-  const key = (row) => {
-    const text = row.cells[column].textContent.trim();
-    return words ? text : parseFloat(text.replace(/[,±]/g, ""));
-  };
-  const missing = (row) => key(row) === "–" || Number.isNaN(key(row));
+const sortable = (body, planned) => (head, column, heads) => {
+  const textOf = (row) => row.cells[column].textContent.trim();
+  const absent = (row) => ["", "–"].includes(textOf(row));
+  const wordy = (row) => !absent(row) && !/^[±+-]?\d/.test(textOf(row));
+  const words = head.classList.contains("text") || planned.some(wordy);
+  const key = (row) => (words ? textOf(row) : parseFloat(textOf(row).replace(/[,±]/g, "")));
   const compare = (a, b) => (words ? key(a).localeCompare(key(b), "en", { numeric: true }) : key(a) - key(b));
   const sort = () => {
     const following = { none: "ascending", ascending: "descending", descending: "none" };
     const order = following[head.getAttribute("aria-sort") || "none"], sign = order === "ascending" ? 1 : -1;
     heads.forEach((other) => other.setAttribute("aria-sort", other === head ? order : "none"));
     select(null);
-    const list = [...rows].sort(([a], [b]) => a - b).map(([, row]) => row);
-    if (order !== "none") list.sort((a, b) => missing(a) - missing(b) || (missing(a) ? 0 : sign * compare(a, b)));
-    table.tBodies[0].append(...list);
+    const list = [...planned];
+    if (order !== "none") list.sort((a, b) => absent(a) - absent(b) || (absent(a) ? 0 : sign * compare(a, b)));
+    body.append(...list);
   };
   const title = head.textContent;
   head.replaceChildren(button(title, sort));
@@ -204,11 +215,13 @@ const sortable = (head, column, heads) => {
 
 const start = () => {
   gather();
-  [...table.tHead.rows[0].cells].forEach(sortable);
+  document.querySelectorAll(".scroll table:not(.prose)").forEach(({ tHead, tBodies: [body] }) => {
+    if (body.rows.length > 1) [...tHead.rows[0].cells].forEach(sortable(body, [...body.rows]));
+  });
   const reset = button("reset", () => { differing.forEach((axis) => axis.reset()); update(); });
   document.getElementById("filters").append(...differing.map(filterOf), reset, counted);
   document.getElementById("choosers").append(byMetric.label, byOver.label, ...(splitting.length ? [byHue.label] : []));
-  document.addEventListener("keydown", (event) => { if (event.key === "Escape") { select(null); tell(null); } });
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape") { select(null); tell([]); } });
   document.addEventListener("click", (event) => {
     const open = [...document.querySelectorAll("details.filter[open]")];
     open.filter((one) => !one.contains(event.target)).forEach((one) => { one.open = false; });
