@@ -87,7 +87,7 @@ ALLOWED = "(allowed: fields input, output, batch, rate, variant; operators = == 
 LINES = {
     "missing file": (["nosuch.yaml"], "nosuch.yaml: no such file"),
     "folder": (["."], ".: is a folder, not a sweep file"),
-    "no file": ([], "bench sweep: Missing argument 'FILE'. (see bench sweep --help)"),
+    "no file": ([], "bench sweep: needs a sweep FILE (bench init writes one), or --url and --model"),
     "unknown option": (
         ["s.yaml", "--nope"],
         "bench sweep: No such option '--nope'.",
