@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("source", type=FOLDER, metavar="RUN|CARD.md|TABLE.csv")
-@click.option("--format", "form", type=click.Choice(["md", "json"]), default="md", show_default=True)
+@click.option("--format", "form", type=click.Choice(["md", "json"]), default="md")
 @click.option(
     "--model", type=FOLDER, metavar="PATH", help="The model's folder or config.json, instead of what the source says."
 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
+from benchbench.cli.guide import write_commands
 from benchbench.errors import BenchError, CheckFailedError, EngineError, SimulatorError, WorkerDiedError
 from benchbench.safe_text import printable, printable_lines
 
@@ -112,6 +113,9 @@ def fail(code: int, *lines: object) -> NoReturn:
 
 class Group(click.Group):
     """The one place where errors become exit codes: whatever a command raises on purpose ends in one line on stderr."""
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_commands(formatter)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - click's signature
         try:

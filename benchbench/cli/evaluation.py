@@ -30,7 +30,7 @@ _HIDDEN = {"auth_token", "header"}  # they would be read in the list of processe
 
 
 @click.command("eval")
-@click.argument("file", required=False, callback=source_of)
+@click.argument("file", required=False, type=click.Path(), callback=source_of)
 @click.option("--task", "tasks", multiple=True, metavar="NAME[:SHOTS]", help="lm-eval's (default: mmlu:5, gsm8k:8).")
 @click.option("--limit", type=click.FloatRange(0, min_open=True), help="Only so many questions a task, or a share < 1.")
 @click.option("--include-path", type=FOLDER, metavar="DIR", help="Folder with tasks of your own.")
@@ -40,12 +40,12 @@ _HIDDEN = {"auth_token", "header"}  # they would be read in the list of processe
 @click.option(
     "--metric", "metrics", multiple=True, metavar="TASK=METRIC", help="As gsm8k=exact_match,flexible-extract."
 )
-@click.option("--concurrent", default=32, show_default=True, type=click.IntRange(1), help="Requests in flight.")
+@click.option("--concurrent", default=32, type=click.IntRange(1), help="Requests in flight.")
 @click.option("--model-arg", "args", multiple=True, metavar="KEY=VALUE", help="As tokenizer=DIR, max_gen_toks=2048.")
-@click.option("--lm-eval", "program", default="lm_eval", show_default=True, help="The program to run.")
+@click.option("--lm-eval", "program", default="lm_eval", help="The program to run.")
 @SETS
 @click.option("--out", type=FOLDER, metavar="DIR", help="Where to, or what to continue (default: runs/NAME-eval-TIME).")
-@click.option("--format", "form", type=click.Choice(["md", "json"]), default="md", show_default=True)
+@click.option("--format", "form", type=click.Choice(["md", "json"]), default="md")
 def evaluate(file: Source | None, sets: tuple[str, ...], out: Path | None, form: str, **given: Any) -> None:  # noqa: ANN401 - click's
     """Run lm-eval against the server of each variant of the sweep FILE; print the table of accuracy recovery.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchbench.cli import page, publish, stored, sweep
+from benchbench.cli import guide, page, publish, stored, sweep
 from benchbench.cli.audit import audit
 from benchbench.cli.console import (
     BAD_INPUT,
@@ -31,21 +31,25 @@ from benchbench.cli.evaluation import evaluate
 from benchbench.cli.gating import conclude, fail_on
 from benchbench.cli.importing import import_results
 from benchbench.cli.profile import profile
-from benchbench.cli.starting import demo, init
+from benchbench.cli.starting import completion, demo, init
 from benchbench.version import __version__
 
 if TYPE_CHECKING:
     from benchbench.cli.console import Source
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+    epilog=guide.examples_of(*guide.FIRST),
+)
 @click.version_option(__version__, prog_name="bench")
 def main() -> None:
     """Benchmarks of LLM inference servers: sweep a grid of shapes, and get numbers that can be trusted."""
 
 
 @main.command()
-@click.argument("files", nargs=-1, required=True, callback=source_of)
+@click.argument("files", nargs=-1, required=True, type=click.Path(), callback=source_of)
 @SETS
 def validate(files: tuple[Source, ...], sets: tuple[str, ...]) -> None:
     """Check sweep FILES without running them."""
@@ -75,10 +79,10 @@ def schema() -> None:
 
 
 @main.command()
-@click.option("--profile", default="fixed", show_default=True, help="Shipped profile or a YAML file.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: a free one.")
-@click.option("--scale", default=1.0, show_default=True, type=float, help="Factor on every duration.")
-@click.option("--model", "models", multiple=True, default=("sim",), show_default=True, help="Names it serves.")
+@click.option("--profile", default="fixed", help="Shipped profile or a YAML file.")
+@click.option("--port", default=8000, type=click.IntRange(0, 65535), help="0: a free one.")
+@click.option("--scale", default=1.0, type=float, help="Factor on every duration.")
+@click.option("--model", "models", multiple=True, default=("sim",), help="Names it serves.")
 @click.option("--set", "--option", "options", multiple=True, metavar="KEY=VALUE", help="Change a value of the profile.")
 def sim(profile: str, port: int, scale: float, models: tuple[str, ...], options: tuple[str, ...]) -> None:
     """Serve the simulator on 127.0.0.1 until Ctrl-C."""
@@ -98,11 +102,11 @@ def sim(profile: str, port: int, scale: float, models: tuple[str, ...], options:
 @click.option("--base", metavar="NAME", help="The variant to compare with (default: the sweep's baseline).")
 @click.option("--candidate", metavar="NAME", help="The variant to judge (default: each of the others).")
 @click.option("--metric", "metrics", multiple=True, help="Show this only: sys_tok_s, ttft, tpot, e2el, goodput_req_s.")
-@click.option("--margin", default="1%", show_default=True, help="Differences within this are equivalent.")
+@click.option("--margin", default="1%", help="Differences within this are equivalent.")
 @click.option("--noise", type=FOLDER, metavar="RUN", help="A run of bench noise: call nothing inside its noise.")
 @click.option("--allow-unlike", is_flag=True, help="Compare runs of unlike models, shapes, loads, GPUs or drivers.")
 @fail_on("slower, 'slower>2%', 'ttft>5%' (tpot, e2el, sys_tok_s, goodput), 'ratio<0.9', fidelity")
-@click.option("--format", "form", type=click.Choice([*FORMS, "junit"]), default="md", show_default=True)
+@click.option("--format", "form", type=click.Choice([*FORMS, "junit"]), default="md")
 def compare(run: Path, others: tuple[str, ...], form: str, metrics: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - click's
     """Is one build faster than another? Compares the variants of RUN, or two runs, start by start.
 
@@ -127,9 +131,9 @@ def compare(run: Path, others: tuple[str, ...], form: str, metrics: tuple[str, .
 
 
 @main.command()
-@click.argument("file", required=False, callback=source_of)
+@click.argument("file", required=False, type=click.Path(), callback=source_of)
 @SETS
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
 def env(file: Source | None, sets: tuple[str, ...], form: str) -> None:
     """Print what a run records of its surroundings: this tool, this host and, with FILE, its engine.
 
@@ -145,13 +149,13 @@ def env(file: Source | None, sets: tuple[str, ...], form: str) -> None:
 
 
 @main.command()
-@click.argument("file", required=False, callback=source_of)
+@click.argument("file", required=False, type=click.Path(), callback=source_of)
 @SETS
 @click.option("--only", metavar="SELECTION", help="Only the cells that match.")
 @click.option("--self", "own", is_flag=True, help="The instrument alone, beside an aiohttp client.")
-@click.option("--streams", default=256, show_default=True, type=click.IntRange(1, 8192), help="With --self.")
-@click.option("--rate", default=100.0, show_default=True, type=float, help="Tokens per second and stream (--self).")
-@click.option("--seconds", default=4.0, show_default=True, type=float, help="Length of the streams.")
+@click.option("--streams", default=256, type=click.IntRange(1, 8192), help="With --self.")
+@click.option("--rate", default=100.0, type=float, help="Tokens per second and stream (--self).")
+@click.option("--seconds", default=4.0, type=float, help="Length of the streams.")
 @click.option("--url", help="Another server with GET /truth instead of the simulator (--self).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (--self).")
 def check(file: Source | None, sets: tuple[str, ...], only: str | None, *, own: bool, **options: Any) -> None:  # noqa: ANN401 - click's
@@ -174,19 +178,11 @@ def check(file: Source | None, sets: tuple[str, ...], only: str | None, *, own: 
         fail(STOPPED, f"bench check: {error}")
 
 
-main.add_command(init)
-main.add_command(demo)
-main.add_command(sweep.sweep)
-main.add_command(sweep.noise)
-main.add_command(audit)
-main.add_command(profile)
-main.add_command(import_results)
-main.add_command(stored.table)
-main.add_command(stored.plot)
-main.add_command(stored.explain)
-main.add_command(publish.publish)
-main.add_command(evaluate)
-main.add_command(page.report)
+for _command in (init, demo, sweep.sweep, sweep.noise, profile, evaluate, stored.table, stored.plot, stored.explain):
+    main.add_command(_command)
+for _command in (import_results, publish.publish, page.report, audit, completion):
+    main.add_command(_command)
+guide.explain(main)
 
 if __name__ == "__main__":
     main()

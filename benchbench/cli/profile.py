@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("file", callback=source_of)
+@click.argument("file", type=click.Path(), callback=source_of)
 @click.argument("run", type=FOLDER)
 @SETS
-@click.option("--starts", default=1, show_default=True, type=click.IntRange(1), help="Traced starts of each variant.")
+@click.option("--starts", default=1, type=click.IntRange(1), help="Traced starts of each variant.")
 def profile(file: Source, run: Path, sets: tuple[str, ...], starts: int) -> None:
     """Show where the difference is: run cells of the comparison RUN once more under the server's profiler.
 

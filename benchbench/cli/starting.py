@@ -1,4 +1,4 @@
-"""`bench init` and `bench demo`: the first file, and the first run, of somebody who has nothing yet."""
+"""`bench init`, `bench demo`, `bench completion`: for somebody who has nothing yet."""
 
 from __future__ import annotations
 
@@ -59,3 +59,21 @@ def demo(context: click.Context, sets: tuple[str, ...], out: Path | None, *, plo
     source = YamlText("quickstart.yaml", sample_file("quickstart").read_bytes())
     context.invoke(sweep, file=source, sets=sets, out=out, plots=plots)
     show("Your own server: bench sweep --url http://127.0.0.1:8000 --model NAME, or a file by bench init")
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that completes commands, options and files.
+
+    \b
+    bash  bench completion bash > ~/.local/share/bash-completion/completions/bench
+    zsh   bench completion zsh > ~/.zfunc/_bench     (~/.zshrc: fpath+=~/.zfunc; autoload -Uz compinit; compinit)
+    fish  bench completion fish > ~/.config/fish/completions/bench.fish
+    """  # noqa: D301 - click's mark of lines to be left as they are
+    from click.shell_completion import get_completion_class
+
+    script = get_completion_class(shell)
+    root = click.get_current_context().find_root()
+    assert script  # noqa: S101 - click has all three
+    show(script(root.command, {}, "bench", "_BENCH_COMPLETE").source().rstrip("\n"))

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("runs", type=FOLDER, nargs=-1, required=True, metavar="RUN...")
-@click.option("--format", "form", type=click.Choice([*FORMS, "junit"]), default="md", show_default=True)
+@click.option("--format", "form", type=click.Choice([*FORMS, "junit"]), default="md")
 @COLUMNS
 @PIVOT
 @click.option("--include-invalid", is_flag=True, help="Show invalid cells too, struck through.")

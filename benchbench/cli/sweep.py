@@ -31,7 +31,7 @@ from benchbench.cli.console import (
     spec_of,
 )
 from benchbench.cli.signals import Stop
-from benchbench.cli.without_file import KEPT, chosen, file_or_options, keeping
+from benchbench.cli.without_file import KEPT, SweepCommand, chosen, file_or_options, keeping
 from benchbench.safe_text import printable
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ _OWN = (  # what a run has in its folder; the manifest last: as long as it is th
 )
 
 
-@click.command()
+@click.command(cls=SweepCommand)
 @file_or_options
 @SETS
 @click.option("--only", metavar="SELECTION", help="Only the cells that match, e.g. 'batch>=8,input=128'.")
@@ -72,7 +72,7 @@ _OWN = (  # what a run has in its folder; the manifest last: as long as it is th
 @click.option("--quiet", "-q", is_flag=True, help="Print errors alone, and on stdout the run's directory.")
 @click.option("--json", "as_json", is_flag=True, help="On stdout one JSON object alone: path, state, message, rows.")
 def sweep(file: Source | None, sets: tuple[str, ...], only: str | None, out: Path | None, **flags: Any) -> None:  # noqa: ANN401 - click's
-    """Measure every cell of the sweep FILE; print the table.
+    """Measure every cell of the sweep FILE (- is standard input), or of the server at --url; print the table.
 
     --json holds all rows with their status and reasons, also of a sweep that was stopped; it says how far it is on
     stderr, unless --quiet is there too.
@@ -122,7 +122,7 @@ def sweep(file: Source | None, sets: tuple[str, ...], only: str | None, out: Pat
 
 
 @click.command()
-@click.argument("file", callback=source_of)
+@click.argument("file", type=click.Path(), callback=source_of)
 @click.option("--blocks", type=click.IntRange(2), help="Starts of each of the two (default: the sweep's, else 6).")
 @SETS
 @click.option("--only", metavar="SELECTION", help="Only the cells that match.")

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 KEPT = "sweep.yaml"  # in the run's folder
 INPUT, OUTPUT, BATCH = "128,1024", "128", "1,8,32"
 _OPTIONS = (
-    click.option("--url", help="Without FILE: the server's address, as http://127.0.0.1:8000."),
-    click.option("--model", help="Without FILE: its model, as the server lists it."),
+    click.option("--url", metavar="URL", help="The server's address, as http://127.0.0.1:8000."),
+    click.option("--model", metavar="NAME", help="The model, as the server lists it."),
     click.option("--input", metavar="N,...", help=f"Prompt lengths in tokens (default: {INPUT})."),
     click.option("--output", metavar="N,...", help=f"Answer lengths in tokens (default: {OUTPUT})."),
     click.option("--batch", metavar="N,...", help=f"Requests sent at once and awaited (default: {BATCH})."),
@@ -39,11 +39,24 @@ _OPTIONS = (
 _NAMES = ("url", "model", "input", "output", "batch", "rate", "api", "prompts", "key_env", "save")
 
 
+class SweepCommand(click.Command):
+    """A command that takes a sweep's file or options that stand for one: these have a heading of their own."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        lines: dict[str, list[tuple[str, str]]] = {"Instead of FILE": [], "Options": []}
+        for parameter in self.get_params(ctx):
+            if isinstance(parameter, click.Option) and (line := parameter.get_help_record(ctx)):
+                lines["Instead of FILE" if parameter.name in _NAMES else "Options"].append(line)
+        for heading, of_it in lines.items():
+            with formatter.section(heading):
+                formatter.write_dl(of_it)
+
+
 def file_or_options(command: Callable[..., None]) -> Callable[..., None]:
     """The argument FILE of a command, and the options that may stand for one; `chosen` makes one of them."""
     for option in reversed(_OPTIONS):
         command = option(command)
-    return click.argument("file", required=False, callback=source_of)(command)
+    return click.argument("file", required=False, type=click.Path(), callback=source_of)(command)
 
 
 def chosen(file: Source | None, options: dict[str, Any], sets: tuple[str, ...], out: Path | None) -> Source:
