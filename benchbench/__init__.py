@@ -3,9 +3,12 @@
     from benchbench import load_spec, open_run, sweep
 
     run = open_run(sweep(load_spec("my-sweep.yaml"), out="runs/first").path)
-    run.summary()   # DataFrame, one row a cell, columns as in summary.csv
-    run.requests()  # DataFrame, one row a request: ttft_ms, tpot_ms, e2el_ms ...
-    run.tokens()    # one row a token event, as a stream of Arrow batches
+    run.summary()             # DataFrame, one row a cell, columns as in summary.csv
+    run.requests()            # DataFrame, one row a request: ttft_ms, tpot_ms, e2el_ms ...
+    run.tokens()              # one row a token event, as a stream of Arrow batches
+    print(run.table())        # as bench table prints it
+    run.draw("plots")         # as bench plot draws it
+    run.compare("runs/other") # as bench compare does
 
 All names below are imported when they are first used. docs/python.md has examples. What is raised on purpose is a
 BenchError or a ValueError, and its message says what to do.
@@ -18,29 +21,44 @@ from typing import TYPE_CHECKING
 from benchbench.version import __version__
 
 if TYPE_CHECKING:
+    from benchbench.api.artifacts import write_page
+    from benchbench.api.auditing import Audit, audit_file
+    from benchbench.api.compared import RunComparison, compare_runs
+    from benchbench.api.run_tables import runs_table
     from benchbench.api.stored_run import Run, open_run
-    from benchbench.errors import BenchError, EngineError, RunError
+    from benchbench.errors import BenchError, CardError, EngineError, RunError
     from benchbench.measure.run import Outcome, sweep
     from benchbench.spec import SpecError, SweepSpec, load_spec, spec_from_mapping
 
 __all__ = [
+    "Audit",
     "BenchError",
+    "CardError",
     "EngineError",
     "Outcome",
     "Run",
+    "RunComparison",
     "RunError",
     "SpecError",
     "SweepSpec",
     "__version__",
+    "audit_file",
+    "compare_runs",
     "load_spec",
     "open_run",
+    "runs_table",
     "spec_from_mapping",
     "sweep",
+    "write_page",
 ]
 
 _HOMES = {
+    "api.artifacts": ("write_page",),
+    "api.auditing": ("Audit", "audit_file"),
+    "api.compared": ("RunComparison", "compare_runs"),
+    "api.run_tables": ("runs_table",),
     "api.stored_run": ("Run", "open_run"),
-    "errors": ("BenchError", "EngineError", "RunError"),
+    "errors": ("BenchError", "CardError", "EngineError", "RunError"),
     "measure.run": ("Outcome", "sweep"),
     "spec": ("SpecError", "SweepSpec", "load_spec", "spec_from_mapping"),
 }

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from driving import bench
 from runs_made import BRANCHES, FAILED, made_run
 from scripts import load_benchmark
 
@@ -180,3 +181,126 @@ def test_a_run_without_finished_rounds_has_empty_frames(tmp_path: Path) -> None:
     assert "ttft_ms" in run.requests().columns
     assert run.rounds().empty
     assert run.tokens().read_pandas().empty
+
+
+# ---- What is made of runs -------------------------------------------------------------------------------
+
+
+def ab(path: Path, speedup: float = 1.1) -> benchbench.Run:
+    def tell(cell: Any, start: Any, k: int) -> tuple[float, float]:
+        faster = speedup if cell.variant == "int8-moe" else 1.0
+        return (50 + cell.batch + start.block / 100 + k / 1000) / faster, (10 + start.block / 100) / faster
+
+    return open_run(made_run(path, BRANCHES, tell))
+
+
+@pytest.fixture(scope="module")
+def branches(tmp_path_factory: pytest.TempPathFactory) -> benchbench.Run:
+    return ab(tmp_path_factory.mktemp("runs") / "ab")
+
+
+@pytest.mark.parametrize("form", ["md", "csv", "json", "github"])
+def test_tables_are_those_of_the_command(run: benchbench.Run, branches: benchbench.Run, form: Any) -> None:
+    asked = ["--columns", "input,batch,ttft_ms,status", "--include-invalid"]
+    columns = ["input", "batch", "ttft_ms", "status"]
+    for wanted, words in (({}, []), ({"columns": columns, "include_invalid": True}, asked)):
+        assert run.table(form, **wanted) == bench("table", run.path, "--format", form, *words).stdout
+    both = benchbench.runs_table([run, branches], form)
+    assert both == bench("table", run.path, branches.path, "--format", form).stdout
+    assert branches.compare().table(form) == bench("compare", branches.path, "--format", form).stdout
+
+
+def test_a_pivot_and_what_cannot_be_asked(run: benchbench.Run) -> None:
+    assert run.table(pivot="batch:ttft_ms") == bench("table", run.path, "--pivot", "batch:ttft_ms").stdout
+    for refused in ({"format": "xml"}, {"columns": ["speed"]}, {"columns": ["batch"], "pivot": "batch:ttft_ms"}):
+        with pytest.raises(ValueError, match=r"allowed|give one of them"):
+            run.table(**refused)  # type: ignore[arg-type]
+
+
+def test_explain_is_that_of_the_command(run: benchbench.Run) -> None:
+    assert run.explain("batch>=4").strip() == bench("explain", run.path, "batch>=4").stdout.strip()
+    with pytest.raises(ValueError, match="selects none of the 4 cells"):
+        run.explain("batch=99")
+
+
+def test_a_comparison_says_its_verdict_as_text_frame_and_html(branches: benchbench.Run) -> None:
+    comparison = branches.compare(margin=0.02)
+    assert isinstance(comparison, benchbench.RunComparison)
+    assert "int8-moe is 10.0 % faster than main" in repr(comparison)
+    frame = comparison.summary()
+    assert list(frame.columns[:8]) == ["base", "candidate", "input", "output", "batch", "rate", "load", "metric"]
+    assert len(frame) == 4 * len(set(frame.metric))
+    assert {"sys_tok_s", "ttft", "tpot", "e2el"} <= set(frame.metric)
+    assert frame.ratio.tolist() == pytest.approx([1.1] * len(frame), abs=1e-3)
+    assert (frame.ratio_low <= frame.ratio).all()
+    assert set(frame.verdict) == {"faster"}
+    means = comparison.means()
+    assert len(means) == len(set(frame.metric))
+    assert set(means.verdict) == {"faster"}
+    html = comparison._repr_html_()
+    assert set(re.findall(r"<[^>]*>?", html)) <= TAGS
+    assert "<td>faster</td>" in html
+    with pytest.raises(ValueError, match="--metric itl: unknown"):
+        comparison.table(metrics=["itl"])
+
+
+def test_two_runs_are_compared_and_refused_as_by_the_command(
+    run: benchbench.Run, branches: benchbench.Run, tmp_path: Path
+) -> None:
+    other = ab(tmp_path / "ab", 1.2)
+    assert branches.compare(base="main", candidate="int8-moe").pairs == branches.compare().pairs
+    both = benchbench.compare_runs(branches.path, other, base="int8-moe", candidate="int8-moe")
+    words = ["--base", "int8-moe", "--candidate", "int8-moe", "--format", "csv"]
+    assert both.table("csv") == bench("compare", branches.path, other.path, *words).stdout
+    for refused, why in (({}, "has several variants"), ({"base": "nobody"}, "no variant of")):
+        with pytest.raises(ValueError, match=why):
+            benchbench.compare_runs(branches, other, **refused)
+    with pytest.raises(ValueError, match="has no variants to compare"):
+        run.compare()
+
+
+def test_figures_and_the_page_are_written(run: benchbench.Run, branches: benchbench.Run, tmp_path: Path) -> None:
+    drawn = run.draw(tmp_path / "plots", formats=["svg"])
+    assert {path.name for path in drawn} >= {"throughput.svg", "timeline.svg"}
+    assert all(path.is_file() for path in drawn)
+    assert all(path.is_file() for path in branches.compare().draw(tmp_path / "ab", ["png"]))
+    with pytest.raises(ValueError, match="no cell nope in this run"):
+        run.draw(tmp_path, cell="nope")
+    page = run.write_page(tmp_path / "one.html")
+    assert page.read_text().startswith("<!doctype html>")
+    assert "int8-moe" in benchbench.write_page([run, branches], tmp_path / "two.html").read_text()
+    with pytest.raises(OSError, match="No such file"):
+        run.write_page(tmp_path / "none" / "one.html")
+
+
+def test_a_card_is_published_and_checked(run: benchbench.Run, tmp_path: Path) -> None:
+    card, by_command = tmp_path / "README.md", tmp_path / "other.md"
+    for path in (card, by_command):
+        path.write_text("# M\n\n## Performance\n")
+    assert "+| 128 | 8 | 1 |" in run.publish(card, after="## Performance", dry_run=True)
+    assert card.read_text() == "# M\n\n## Performance\n"
+    run.publish(card, after="## Performance")
+    bench("publish", run.path, "--card", by_command, "--after", "## Performance")
+    assert card.read_text() == by_command.read_text()
+    assert run.publish(card, dry_run=True) == ""
+    with pytest.raises(benchbench.CardError, match="has no <!-- bench:comparison -->"):
+        ab(tmp_path / "ab").publish(card, sections=["comparison"])
+    with pytest.raises(ValueError, match="section 'all': unknown"):
+        run.publish(card, sections=["all"])
+
+
+def test_an_audit_is_that_of_the_command(run: benchbench.Run) -> None:
+    card = ROOT / "tests" / "data" / "published-card.md"
+    audit = benchbench.audit_file(card)
+    assert audit.impossible
+    assert repr(audit).startswith("<Audit of published-card.md: ")
+    assert audit.report() == bench("audit", card).stdout
+    assert json.loads(audit.report("json")) == json.loads(bench("audit", card, "--format", "json").stdout)
+    assert audit.summary().severity.tolist() == [finding.severity for finding in audit.findings]
+    html = audit._repr_html_()
+    assert set(re.findall(r"<[^>]*>?", html)) <= TAGS
+    given = {"parameters": "100B", "hardware": "H100 SXM", "count": 1}
+    words = [word for name, value in given.items() for word in (f"--{name}", value)]
+    assert run.audit(**given).report() == bench("audit", run.path, *words).stdout  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="--hardware abacus"):
+        run.audit(hardware="abacus")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Unpack
 
 from benchbench.analysis import runs
 from benchbench.analysis.summary import COLUMNS
+from benchbench.api.artifacts import draw_run, write_page
+from benchbench.api.compared import RunComparison, compare_runs
 from benchbench.api.frames import Phase, requests_frame, rounds_frame, token_batches
 from benchbench.api.notebook import run_html
+from benchbench.api.run_tables import Form, runs_table
+from benchbench.api.selecting import chosen
 from benchbench.errors import BenchError
 from benchbench.host.samples import read_telemetry
 from benchbench.safe_text import printable
@@ -17,6 +22,8 @@ from benchbench.safe_text import printable
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+
+    from benchbench.api.auditing import Audit, Corrections
 
 
 class Run(runs.Run):
@@ -78,6 +85,95 @@ class Run(runs.Run):
 
         samples = read_telemetry(self.directory)
         return pd.DataFrame() if samples is None else samples.to_pandas()
+
+    # -- what can be made of it
+
+    def table(
+        self,
+        format: Form = "md",
+        *,
+        columns: Sequence[str] | None = None,
+        pivot: str | None = None,
+        include_invalid: bool = False,
+    ) -> str:
+        """As `bench table` prints it: md, csv, json, or github (Markdown for a job's summary).
+
+        `columns`: of summary.csv. `pivot`: one column for each value of an axis, as "batch:sys_tok_s". Invalid cells
+        are left out unless asked for. Raises ValueError for what cannot be asked.
+        """
+        return runs_table([self], format, columns=columns, pivot=pivot, include_invalid=include_invalid)
+
+    def explain(self, *cells: str) -> str:
+        """What was checked of each cell, and why it is (in)valid; `cells` by key or as "batch>=8,input=128".
+
+        Raises ValueError for what selects no cell.
+        """
+        from benchbench.explain.explanation import explain
+
+        return "\n\n".join(explain(summary) for summary in chosen(self.summaries, cells)) + "\n"
+
+    def draw(
+        self, folder: str | Path | None = None, *, cell: str | None = None, formats: Sequence[str] = ("png", "svg")
+    ) -> list[Path]:
+        """Draw the figures whose data exist into `folder` (default: plots/ in the run), which is made; the files.
+
+        `cell`: whose timeline, by its key. With variants also their comparison's. Raises ValueError for an unknown
+        cell, and OSError.
+        """
+        return draw_run(self, folder, cell=cell, formats=formats)
+
+    def compare(
+        self,
+        other: runs.Run | str | Path | None = None,
+        *,
+        base: str | None = None,
+        candidate: str | None = None,
+        margin: float = 0.01,
+        noise: runs.Run | str | Path | None = None,
+        allow_unlike: bool = False,
+    ) -> RunComparison:
+        """Its variants with each other, or it as the base with another run: see `benchbench.compare_runs`."""
+        named = {"base": base, "candidate": candidate}
+        return compare_runs(self, other, **named, margin=margin, noise=noise, allow_unlike=allow_unlike)
+
+    def write_page(self, path: str | Path = "report.html") -> Path:
+        """Write it as one HTML file that loads nothing; its path. Raises OSError."""
+        return write_page(self, path)
+
+    def audit(self, **corrections: Unpack[Corrections]) -> Audit:
+        """What is impossible or suspicious in its numbers, given model and hardware: see `benchbench.audit_file`."""
+        from benchbench.api.auditing import audit_run
+
+        return audit_run(self, corrections)
+
+    def publish(  # noqa: PLR0913 - the options of the command
+        self,
+        card: str | Path,
+        *,
+        after: str | None = None,
+        sections: Sequence[str] = ("performance",),
+        model: str | Path | None = None,
+        evaluation: str | Path | None = None,
+        only: Sequence[str] = (),
+        columns: Sequence[str] | None = None,
+        pivot: str | None = None,
+        allow_empty: bool = False,
+        dry_run: bool = False,
+    ) -> str:
+        """Write its table into a model card, between the card's markers; the change as a unified diff, "" if none.
+
+        `after`: the heading behind which a section without markers is put. `sections`: performance, comparison, model
+        (of the folder `model`), evaluation (of lm-eval's results in `evaluation`). `only`: cells as in `explain`.
+        `dry_run` writes nothing. Raises ValueError (a CardError is one) for what cannot be published, and OSError.
+        """
+        from benchbench.api.cards import Wanted, card_change
+
+        made_of: dict[str, Any] = {"model": model, "evaluation": evaluation, "only": only}
+        shown: dict[str, Any] = {"columns": columns, "pivot": pivot, "allow_empty": allow_empty}
+        change = card_change(self, card, Wanted(after=after, sections=sections, **made_of, **shown))
+        if not dry_run:
+            change.write()
+        return "".join(change.difference())
 
 
 def open_run(path: str | Path) -> Run:

@@ -47,6 +47,11 @@ VERBOSE = click.option("--verbose", "-v", is_flag=True, help="On a terminal too:
 PIVOT = click.option("--pivot", metavar="AXIS:COLUMN", help="One column for each value of an axis, as batch:sys_tok_s.")
 
 
+def names_of(columns: str | None) -> list[str] | None:
+    """The names of --columns."""
+    return [name.strip() for name in columns.split(",")] if columns else None
+
+
 def show(text: object) -> None:
     """Lines to stdout. All that a command prints goes through here: names and labels may hold anything."""
     click.echo(printable_lines(str(text)))

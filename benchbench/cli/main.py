@@ -107,7 +107,7 @@ def sim(profile: str, port: int, scale: float, models: tuple[str, ...], options:
 @click.option("--allow-unlike", is_flag=True, help="Compare runs of unlike models, shapes, loads, GPUs or drivers.")
 @fail_on("slower, 'slower>2%', 'ttft>5%' (tpot, e2el, sys_tok_s, goodput), 'ratio<0.9', fidelity")
 @click.option("--format", "form", type=click.Choice([*FORMS, "junit"]), default="md")
-def compare(run: Path, others: tuple[str, ...], form: str, metrics: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - click's
+def compare(run: Path, others: tuple[str, ...], form: Any, metrics: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - click's
     """Is one build faster than another? Compares the variants of RUN, or two runs, start by start.
 
     An argument after RUN that is a run's folder is the other run; else two names of RUN's variants.
@@ -121,13 +121,13 @@ def compare(run: Path, others: tuple[str, ...], form: str, metrics: tuple[str, .
 
     with refusing():
         rules = [rule_of(gate) for gate in options.pop("gates")]
-        pairs = comparing.pairs_of_options(run, others, **options)
-        checks = [check for pair, noise in pairs for check in judge_pair(pair, rules, noise)]
-        compared = [pair for pair, _ in pairs]
-        text = junit(checks, "bench compare") if form == "junit" else comparing.text(compared, form, metrics)
+        compared, noises = comparing.comparison_of_options(run, others, **options)
+        both = zip(compared.pairs, noises, strict=True)
+        checks = [check for pair, noise in both for check in judge_pair(pair, rules, noise)]
+        text = junit(checks, "bench compare") if form == "junit" else compared.table(form, metrics=metrics)
         (show_markdown if form == "md" else show)(text.rstrip("\n"))
-        warnings = [warning for pair in compared for warning in blind_spots(pair, rules)]
-        conclude("bench compare", checks, warnings, comparing.text(compared, "github", metrics) if rules else "")
+        warnings = [warning for pair in compared.pairs for warning in blind_spots(pair, rules)]
+        conclude("bench compare", checks, warnings, compared.table("github", metrics=metrics) if rules else "")
 
 
 @main.command()

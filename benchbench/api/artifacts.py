@@ -1,0 +1,40 @@
+"""What is made of stored runs as files: figures, and one HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchbench.analysis.runs import Run
+
+
+def draw_run(
+    run: Run, folder: str | Path | None = None, *, cell: str | None = None, formats: Sequence[str] = ("png", "svg")
+) -> list[Path]:
+    """The run's figures and, with variants, those of their comparison: `Run.draw`. Raises ValueError, OSError."""
+    from benchbench.comparison.figures import draw_comparisons
+    from benchbench.comparison.pairs import pairs_of
+    from benchbench.figures.plots import draw_plots
+    from benchbench.figures.timeline import timeline_of
+
+    keys = [known.key for known in run.cells]
+    if cell is not None and cell not in keys:
+        raise ValueError(f"no cell {cell} in this run (allowed: {', '.join(keys)})")
+    out = run.path / "plots" if folder is None else Path(folder)
+    files = draw_plots(run.rows, timeline_of(run, run.rows, cell), out, run.title, formats)
+    if run.has_records and (pairs := pairs_of(run)):
+        files += draw_comparisons(pairs, out, run.title, formats)
+    return files
+
+
+def write_page(runs: Run | Sequence[Run], path: str | Path = "report.html") -> Path:
+    """Write one run, or several side by side, as one HTML file that loads nothing; its path.
+
+    Raises RunError for what cannot be read, and OSError for what cannot be written.
+    """
+    from benchbench.page.document import page
+    from benchbench.store.run_directory import replace_file
+
+    file = Path(path)
+    replace_file(file, page([runs] if isinstance(runs, Run) else list(runs)).encode())
+    return file

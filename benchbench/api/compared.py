@@ -1,0 +1,184 @@
+"""Whether one build is faster than another, from Python: `compare_runs` and what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchbench.analysis import runs
+from benchbench.api.notebook import html_table, paragraphs
+from benchbench.api.run_tables import Form, check_format
+from benchbench.comparison import tables
+from benchbench.comparison.pairs import METRICS, Pair, Side, differences, noise_of, pair, sides_of
+from benchbench.comparison.verdicts import Noise
+from benchbench.safe_text import printable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FORMS = {
+    "md": tables.comparison_table,
+    "json": tables.comparison_json,
+    "csv": tables.comparison_csv,
+    "github": tables.comparison_github,
+}
+
+
+@dataclass(frozen=True, repr=False)
+class RunComparison:
+    """A baseline against one candidate, or each of several: what `compare_runs` and `Run.compare` give.
+
+    `pairs` has each comparison with all that is known of it, `noise` what was given as noise, `title` what figures are
+    headed by. Ratios above 1 say that the candidate is better, for latencies too (docs/comparing.md).
+    """
+
+    title: str
+    pairs: tuple[Pair, ...]
+    noise: tuple[Noise, ...] = ()
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The result of each pair in one sentence."""
+        return tuple(tables.sentence(of_sides) for of_sides in self.pairs)
+
+    def __repr__(self) -> str:
+        return f"<RunComparison: {' '.join(map(printable, self.sentences))}>"
+
+    def _repr_html_(self) -> str:
+        return "".join(
+            paragraphs([tables.sentence(of_sides)])
+            + html_table(*tables.ratio_table(of_sides))
+            + paragraphs(tables.notes(of_sides))
+            for of_sides in self.pairs
+        )
+
+    def summary(self) -> pd.DataFrame:
+        """One row a cell and metric: base, candidate, axes, ratio with its 95 % interval, verdict, p, MDE, fidelity.
+
+        Times in s, rates in tok/s and req/s (`unit`); effects are shares, 0.02 is 2 %.
+        """
+        records = [record for of_sides in self.pairs for record in self._record(of_sides)["cells"]]
+        return _frame(records)
+
+    def means(self) -> pd.DataFrame:
+        """One row a pair and metric: the geometric mean over the cells, with columns as in `summary()`."""
+        records = [
+            {"base": record["base"], "candidate": record["candidate"], **mean}
+            for of_sides in self.pairs
+            for record in self._record(of_sides)["pairs"]
+            for mean in record["means"]
+        ]
+        return _frame(records)
+
+    def _record(self, of_sides: Pair) -> Mapping[str, Any]:
+        return tables.comparison_record([of_sides], METRICS)
+
+    def table(self, format: Form = "md", *, metrics: Sequence[str] = ()) -> str:
+        """As `bench compare` prints it: md, json, csv or github. `metrics`: sys_tok_s, ttft, tpot, e2el, goodput_req_s.
+
+        Raises ValueError for an unknown format or metric.
+        """
+        check_format(format)
+        if wrong := [name for name in metrics if name not in METRICS]:
+            raise ValueError(f"--metric {wrong[0]}: unknown (allowed: {', '.join(METRICS)})")
+        return _FORMS[format](self.pairs, tuple(metrics) or tables.SHOWN)
+
+    def draw(self, folder: str | Path, formats: Sequence[str] = ("png", "svg")) -> list[Path]:
+        """Draw the figures whose data exist into `folder`, which is made; the files. Raises OSError."""
+        from benchbench.comparison.figures import draw_comparisons
+
+        return draw_comparisons(self.pairs, Path(folder), self.title, formats)
+
+
+def _frame(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    import pandas as pd
+
+    rows = [
+        {f"ratio_{end}" if end != "point" else "ratio": value for end, value in record["ratio"].items()}
+        | {name: value for name, value in record.items() if name not in {"ratio", "warnings"}}
+        | {"warnings": "; ".join(record["warnings"])}
+        for record in records
+    ]
+    frame = pd.DataFrame(rows)
+    axes = ["base", "candidate", "input", "output", "batch", "rate", "load", "metric", "unit"]
+    axes = [name for name in axes if name in frame]
+    return frame[[*axes, *frame.columns.difference(axes, sort=False)]]
+
+
+def compare_runs(
+    run: runs.Run | str | Path,
+    other: runs.Run | str | Path | None = None,
+    *,
+    base: str | None = None,
+    candidate: str | None = None,
+    margin: float = 0.01,
+    noise: runs.Run | str | Path | None = None,
+    allow_unlike: bool = False,
+) -> RunComparison:
+    """Compare the variants of a run, or a run with another one, start by start.
+
+    `base`: the variant to compare with (default: the sweep's baseline); `candidate`: the one to judge (default: each of
+    the others). `margin`: differences within it are equivalent (0.01 is 1 %). `noise`: a run of `bench noise`; nothing
+    inside its noise is called faster or slower. `allow_unlike`: also runs of unlike models, shapes, loads, GPUs or
+    drivers. Raises RunError for what cannot be read, and ValueError for what cannot be compared.
+    """
+    first, second = _opened(run), None if other is None else _opened(other)
+    both = [opened for opened in (first, second) if opened]
+    if bare := next((opened for opened in both if not opened.has_records), None):
+        beside = f"bench table {' '.join(str(opened.path) for opened in both)}"
+        raise ValueError(f"{bare.path}: has no records of requests, so no comparison ({beside} shows the rows)")
+    sides = _sides(first, second, base, candidate)
+    notes: list[str] = []
+    if second:
+        notes += _refused(differences(first, second), f"{first.path} and {second.path}", allow=allow_unlike)
+    floor: tuple[Noise, ...] = ()
+    if noise is not None:
+        aa = _opened(noise)
+        floor = noise_of(aa)[0]
+        notes += _refused(differences(aa, first), f"the noise run {aa.path} and {first.path}", allow=allow_unlike)
+    pairs = [pair(*of_sides, margin, floor, subset=allow_unlike) for of_sides in sides]
+    title = " and ".join(dict.fromkeys(opened.title for opened in both))
+    return RunComparison(title, tuple(replace(p, notes=(*notes, *p.notes)) for p in pairs), floor)
+
+
+def _opened(run: runs.Run | str | Path) -> runs.Run:
+    return run if isinstance(run, runs.Run) else runs.open_run(run)
+
+
+def _refused(differences: Sequence[str], what: str, *, allow: bool) -> list[str]:
+    if differences and not allow:
+        raise ValueError(f"{what} are unlike: {'; '.join(differences)} (--allow-unlike compares them anyway)")
+    return [f"unlike: {difference}" for difference in differences]
+
+
+def _sides(
+    first: runs.Run, second: runs.Run | None, base: str | None, candidate: str | None
+) -> list[tuple[Side, Side]]:
+    olds = sides_of(first)
+    old = _side(first, olds, base, "--base") if base else olds[0]
+    if second is None:
+        if len(olds) < 2:
+            raise ValueError(f"{first.path}: has no variants to compare; give a second run")
+        news = [_side(first, olds, candidate, "--candidate")] if candidate else [side for side in olds if side != old]
+        if news == [old]:
+            raise ValueError(f"{old.name}: is the base and the candidate")
+        return [(old, new) for new in news]
+    news = sides_of(second)
+    new = _side(second, news, candidate, "--candidate") if candidate else news[0]
+    for sides, name, option in ((olds, base, "--base"), (news, candidate, "--candidate")):
+        if len(sides) > 1 and not name:
+            allowed = ", ".join(side.name for side in sides)
+            raise ValueError(f"{sides[0].run.path}: has several variants; name one with {option} (allowed: {allowed})")
+    if old.name == new.name:  # two runs of one sweep: their folders tell them apart
+        old, new = (side._replace(name=str(side.run.path)) for side in (old, new))
+    return [(old, new)]
+
+
+def _side(run: runs.Run, sides: Sequence[Side], name: str, option: str) -> Side:
+    for side in sides:
+        if side.variant == name:
+            return side
+    allowed = ", ".join(side.variant for side in sides if side.variant) or "none, it has no variants"
+    raise ValueError(f"{option} {name}: no variant of {run.path} (allowed: {allowed})")

@@ -1,0 +1,45 @@
+"""Cells chosen by what a user calls them: their key, or a selection such as `batch>=8,input=128`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchbench.analysis.summary import CellSummary
+from benchbench.report.summary_table import Row
+
+
+def chosen(summaries: Sequence[CellSummary], words: Sequence[str]) -> list[CellSummary]:
+    """The summaries that any of `words` names, by key (or its beginning) or selection; all without words.
+
+    Raises ValueError.
+    """
+    return [summaries[k] for k in _matching([summary.cell.to_entry() for summary in summaries], words)]
+
+
+def chosen_rows(rows: Sequence[Row], words: Sequence[str]) -> list[Row]:
+    """`chosen` of summary rows."""
+    return [rows[k] for k in _matching(rows, words)]
+
+
+def _matching(cells: Sequence[Mapping[str, Any]], words: Sequence[str]) -> list[int]:
+    """Indices, in the order of `words` and each once."""
+    from benchbench.spec import SelectionError, parse_selection
+
+    if not words:
+        return list(range(len(cells)))
+    indices: list[int] = []
+    for word in words:
+        by_key = [k for k, cell in enumerate(cells) if len(word) >= 4 and str(cell["key"]).startswith(word)]
+        if by_key:
+            indices += by_key
+            continue
+        try:
+            selection = parse_selection(word)
+        except SelectionError as error:
+            raise ValueError(f"{word}: {error.message} (allowed: a cell's key, or {error.allowed})") from None
+        matching = [k for k, cell in enumerate(cells) if selection.matches(cell)]
+        if not matching:
+            raise ValueError(f"{word}: selects none of the {len(cells)} cells")
+        indices += matching
+    return list(dict.fromkeys(indices))
