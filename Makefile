@@ -28,7 +28,7 @@ IS_MADE := import sys$(if $(UV),,; import pip); sys.exit(sys.version_info < (3, 
 install: $(INSTALLED)
 
 demo: $(INSTALLED)
-	$(BIN)/bench sweep sweeps/quickstart.yaml
+	$(BIN)/bench demo
 
 test: $(INSTALLED_DEV)
 	$(BIN)/ruff check .
@@ -42,7 +42,7 @@ gallery: $(INSTALLED)
 		$(BIN)/bench publish "$$run" --card "$${run%/run}/README.md"; \
 		$(BIN)/bench plot "$$run" --out "$${run%/run}" --format svg; \
 	done
-	$(BIN)/bench publish plots/quickstart/run --card README.md
+	$(BIN)/bench publish plots/quickstart/run --card README.md --pivot batch:sys_tok_s
 	cd plots/h200 && ../../$(BIN)/bench report \
 		llama8b/run m2-int8/run llama8b-inprocess/run same-server/run vllm-bench-serve/run -o report.html
 

@@ -16,12 +16,15 @@ SIMULATED = ROOT / "plots" / "w7900d-simulated"
 
 
 @pytest.mark.parametrize(
-    ("run", "card"),
-    [*((run, run.parent / "README.md") for run in RUNS), (ROOT / "plots/quickstart/run", ROOT / "README.md")],
-    ids=lambda path: str(path.relative_to(ROOT)),
+    ("run", "card", "form"),
+    [
+        *((run, run.parent / "README.md", ()) for run in RUNS),
+        (ROOT / "plots/quickstart/run", ROOT / "README.md", ("--pivot", "batch:sys_tok_s")),
+    ],
+    ids=lambda value: str(value.relative_to(ROOT)) if isinstance(value, Path) else "-".join(value) or "rows",
 )
-def test_a_committed_table_is_what_its_run_gives(run: Path, card: Path) -> None:
-    told = bench("publish", run, "--card", card, "--check")
+def test_a_committed_table_is_what_its_run_gives(run: Path, card: Path, form: tuple[str, ...]) -> None:
+    told = bench("publish", run, "--card", card, "--check", *form)
     assert (told.exit_code, told.stdout, told.stderr) == (0, "", "")
 
 
