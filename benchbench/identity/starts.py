@@ -3,19 +3,47 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchbench.errors import EngineError
+from benchbench.errors import EngineError, RunError
 from benchbench.host.engine_provenance import side_of
-from benchbench.identity.identity import Identity, changes, code_before, digest_of, known, rebuilt, served
+from benchbench.identity.identity import (
+    Identity,
+    changes,
+    code_before,
+    digest_of,
+    known,
+    not_compared,
+    rebuilt,
+    requested,
+    served,
+)
 from benchbench.identity.loaded_code import loaded_code
 from benchbench.model.weights import fingerprint
 from benchbench.secrets import masked
 from benchbench.spec import EndpointEngine, Session, SweepSpec
 from benchbench.store.facts import Manifest
 from benchbench.store.run_directory import RunDirectory
+
+
+def same_engines(run: RunDirectory, spec: Mapping[str, Any], variants: Collection[str]) -> list[str]:
+    """What cannot be compared of the engines of a run that goes on, in sentences. `spec`: as a manifest keeps it.
+
+    Raises RunError when a variant that has rounds asks for another engine now.
+    """
+    manifest, notes = run.earlier(), set[str]()
+    for variant in sorted(run.measured_variants() & {*variants}):
+        before, _ = known(manifest.get("starts", []), variant)
+        if different := changes(before or requested(manifest["spec"], variant), requested(spec, variant)):
+            whose = f"variant {variant} of this run" if variant else "this run"
+            raise RunError(
+                f"{run.path}: {whose} was measured with another engine ({'; '.join(different)}): "
+                "use another --out, or give the new engine a name of its own under variants"
+            )
+        notes |= {not_compared(before)} - {""}
+    return sorted(notes)
 
 
 def start_entry(

@@ -15,12 +15,11 @@ from benchbench.errors import (
     InterruptedSweep,
     LaunchStoppedError,
     ModelError,
-    RunError,
     StoppedError,
     WorkerDiedError,
 )
 from benchbench.fidelity.ask import owed
-from benchbench.identity.identity import changes, known, not_compared, requested
+from benchbench.identity.starts import same_engines
 from benchbench.measure.cells import missing_rounds
 from benchbench.measure.manifest import staying
 from benchbench.measure.observer import Observer
@@ -137,20 +136,12 @@ def sweep(  # noqa: PLR0913 - the options of the command
 
 def _goes_on(run: RunDirectory, plan: Plan, only: str | None) -> list[str]:
     """Notes on what a resumed run loses by its plan. Raises RunError when the plan's engines are not the run's own."""
-    manifest, spec, notes = run.earlier(), masked(plan.spec.model_dump(mode="json")), set[str]()
-    for variant in sorted(run.measured_variants() & {session.variant for session in plan.sessions}):
-        before, _ = known(manifest.get("starts", []), variant)
-        if different := changes(before or requested(manifest["spec"], variant), requested(spec, variant)):
-            whose = f"variant {variant} of this run" if variant else "this run"
-            raise RunError(
-                f"{run.path}: {whose} was measured with another engine ({'; '.join(different)}): "
-                "use another --out, or give the new engine a name of its own under variants"
-            )
-        notes |= {not_compared(before)} - {""}
+    manifest, variants = run.earlier(), {session.variant for session in plan.sessions}
+    notes = same_engines(run, masked(plan.spec.model_dump(mode="json")), variants)
     kept = {cell.key for cell in plan.cells} | {entry["key"] for entry in staying(manifest, plan, only)}
     lost = [cell_name(e) for e in manifest.get("plan", []) if e["key"] not in kept and run.finished_rounds(e["key"])]
     if lost:
-        notes.add(f"{len(lost)} measured cells are not in the sweep any more: out of the table, {lost[0]} first")
+        notes.append(f"{len(lost)} measured cells are not in the sweep any more: out of the table, {lost[0]} first")
     return sorted(notes)
 
 
