@@ -164,6 +164,7 @@ def test_many_cells_of_one_reason_are_counted_and_few_are_named() -> None:
         ("sys_tok_s_low", "Sys tok/s 95 % low"),
         ("req_s", "Req/s"),
         ("goodput_req_s", "Goodput (req/s)"),
+        ("power_w", "Power (W)"),
     ],
 )
 def test_titles_carry_the_unit(name: str, title: str) -> None:

@@ -114,7 +114,7 @@ class Column:
     @property
     def heading(self) -> str:
         """Title and unit, as a table's head has them; the axes' stand alone."""
-        alone = self.decimals is None or not self.unit or self.unit.lower() in self.title.lower()
+        alone = self.decimals is None or not self.unit or self.unit.lower() in self.title.lower().split()
         return self.title if alone else f"{self.title} ({self.unit})"
 
 
