@@ -28,7 +28,8 @@ from benchbench.report.summary_table import cell_text
 from benchbench.safe_text import printable
 from benchbench.store.run_directory import RunDirectory
 
-HOSTILE = """<script>alert(1)</script>"><img src=x onerror=alert(1)>]]>{{7*7}}{%x%}\u202eabc--><b>&lt;\x1b[2J' [x](javascript:alert(1)) **b**"""
+HOSTILE = """<script>alert(1)</script>"><img src=x onerror=alert(1)>]]>{{7*7}}{%x%}\u202eabc--><b>&lt;\x1b[2J"""
+HOSTILE += "' [x](javascript:alert(1)) **b**"
 SECTIONS = ["cells", "figures", "comparison", "validity", "provenance"]
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
