@@ -35,11 +35,15 @@ def keep(run: Path, folder: Path) -> None:
 
 
 def _without_paths(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """Leave out every text of a mapping that is an absolute path; those of URLs (/v1..., /health) stay."""
+    """Leave out each text that is an absolute path (not /v1 and /health of URLs); of a key the last part stays."""
     if isinstance(value, dict):
-        kept = {key: one for key, one in value.items() if not (isinstance(one, str) and PATH.match(one))}
-        return {key: _without_paths(one) for key, one in kept.items()}
-    return [_without_paths(one) for one in value] if isinstance(value, list) else value
+        kept = {key: one for key, one in value.items() if not _is_path(one)}
+        return {key.rsplit("/", 1)[-1] if _is_path(key) else key: _without_paths(one) for key, one in kept.items()}
+    return [_without_paths(one) for one in value if not _is_path(one)] if isinstance(value, list) else value
+
+
+def _is_path(value: Any) -> bool:  # noqa: ANN401 - JSON
+    return isinstance(value, str) and bool(PATH.match(value))
 
 
 if __name__ == "__main__":

@@ -98,6 +98,9 @@ def test_explain_says_it_in_a_sentence() -> None:
     assert expected in said
     by_metrics = explain(summarise(cell(rounds_min=1), with_histograms(histograms(queue_count=None))))
     assert "mean TTFT 15.00 ms by /metrics; ours is 22.00: +7.00 ms by HTTP, network and client\n" in by_metrics
+    in_process = explain(summarise(cell(rounds_min=1), [table_of(requests, FACTS | {"stamps": "in process"})]))
+    assert "+6.00 ms by vLLM's front end and the client, in one process; mean ITL" in in_process
+    assert "stamps of the engine's own process\n" in in_process
 
 
 def test_a_microsecond_is_not_lost_beside_a_wall_clock() -> None:

@@ -112,6 +112,7 @@ def evidence_of(
         buffered=sum(r.buffered for r in rounds),
         clock_step_ns=max((fact.get("clock_step_ns", 0) for fact in facts), default=0),
         kernel_stamps=all(fact.get("kernel_stamps", True) for fact in facts),
+        in_process=in_process,
         windowed=all(r.settled for r in rounds),
         ttft_s=float(ttft.mean()) if len(ttft) else None,
         itl_s=percentile(gaps, 50),

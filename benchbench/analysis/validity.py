@@ -187,6 +187,7 @@ class Evidence:
     usage_wrong: int = 0  # requests whose reported output differs from the events they got
     clock_step_ns: int
     kernel_stamps: bool
+    in_process: bool = False  # stamps are those of the engine's own process, without HTTP
     windowed: bool
     ttft_s: float | None  # mean
     itl_s: float | None  # median

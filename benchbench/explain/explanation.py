@@ -30,7 +30,7 @@ def explain(summary: CellSummary) -> str:
         "steadiness": _steadiness(summary.rounds),
         "client": _client(summary),
         "clock": f"largest step of wall against monotonic clock {evidence.clock_step_ns / 1e3:.0f} us, "
-        + ("kernel receive stamps" if evidence.kernel_stamps else "user-space stamps"),
+        + _stamps(evidence),
         **({"roofline": _roofline(summary.utilization)} if summary.utilization else {}),
         **_telemetry(summary.usage, evidence.rounds),
     }
@@ -110,10 +110,18 @@ def _times(summary: CellSummary) -> str:
     by, outside = "/metrics", "HTTP, network and client"
     if server.source == "requests":
         by, outside = f"{server.requests} of its answers", f"API server, {outside}"
+    if summary.evidence.in_process:
+        outside = "vLLM's front end and the client, in one process"
     return (
         f"mean TTFT {server.ttft_s * 1e3:.2f} ms by {by}{waited}; ours is "
         f"{(server.ttft_s + server.outside_s) * 1e3:.2f}: {server.outside_s * 1e3:+.2f} ms by {outside}{itl}{ours}"
     )
+
+
+def _stamps(evidence: Evidence) -> str:
+    if evidence.in_process:
+        return "stamps of the engine's own process"
+    return "kernel receive stamps" if evidence.kernel_stamps else "user-space stamps"
 
 
 def _warmup(summary: CellSummary) -> str:
