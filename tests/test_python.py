@@ -234,6 +234,8 @@ def test_a_comparison_says_its_verdict_as_text_frame_and_html(branches: benchben
     assert frame.ratio.tolist() == pytest.approx([1.1] * len(frame), abs=1e-3)
     assert (frame.ratio_low <= frame.ratio).all()
     assert set(frame.verdict) == {"faster"}
+    head = comparison.table("csv").splitlines()[0].split(",")
+    assert {name.replace("ratio_point", "ratio") for name in head} == set(frame.columns)
     means = comparison.means()
     assert len(means) == len(set(frame.metric))
     assert set(means.verdict) == {"faster"}
@@ -242,6 +244,18 @@ def test_a_comparison_says_its_verdict_as_text_frame_and_html(branches: benchben
     assert "<td>faster</td>" in html
     with pytest.raises(ValueError, match="--metric itl: unknown"):
         comparison.table(metrics=["itl"])
+
+
+def test_a_comparison_of_nothing_valid_has_the_same_columns(branches: benchbench.Run, tmp_path: Path) -> None:
+    failed = open_run(made_run(tmp_path / "run", BRANCHES, lambda *_: FAILED)).compare()
+    assert "there is nothing to compare" in repr(failed)
+    for mine, theirs in (
+        (failed.summary(), branches.compare().summary()),
+        (failed.means(), branches.compare().means()),
+    ):
+        assert mine.empty
+        assert list(mine.columns) == list(theirs.columns)
+    assert "there is nothing to compare" in failed._repr_html_()
 
 
 def test_two_runs_are_compared_and_refused_as_by_the_command(
@@ -304,3 +318,15 @@ def test_an_audit_is_that_of_the_command(run: benchbench.Run) -> None:
     assert run.audit(**given).report() == bench("audit", run.path, *words).stdout  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="--hardware abacus"):
         run.audit(hardware="abacus")
+
+
+# ---- Types ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_client_is_checked_by_types_and_runs(tmp_path: Path) -> None:
+    client, card = ROOT / "tests" / "typed_client.py", tmp_path / "README.md"
+    card.write_text("# Model\n\n| Input | Output | Batch | Sys tok/s |\n|---|---|---|---|\n| 8 | 8 | 1 | 20 |\n")
+    for words in (["-m", "mypy", "--strict", client], [client, STORED, card, tmp_path]):
+        done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, cwd=ROOT)
+        assert done.returncode == 0, done.stdout + done.stderr

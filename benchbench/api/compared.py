@@ -24,6 +24,24 @@ _FORMS = {
     "csv": tables.comparison_csv,
     "github": tables.comparison_github,
 }
+_OF_CELLS = ("input", "output", "batch", "rate", "load", "unit", "base_value", "candidate_value")
+_COLUMNS = [
+    *(
+        "base",
+        "candidate",
+        "input",
+        "output",
+        "batch",
+        "rate",
+        "load",
+        "metric",
+        "unit",
+        "base_value",
+        "candidate_value",
+    ),
+    *("ratio", "ratio_low", "ratio_high", "verdict", "p_value", "p_adjusted", "mde", "mde_family", "noise"),
+    *("more_blocks", "starts", "fidelity", "warnings"),
+]
 
 
 @dataclass(frozen=True, repr=False)
@@ -60,7 +78,7 @@ class RunComparison:
         Times in s, rates in tok/s and req/s (`unit`); effects are shares, 0.02 is 2 %.
         """
         records = [record for of_sides in self.pairs for record in self._record(of_sides)["cells"]]
-        return _frame(records)
+        return _frame(records, _COLUMNS)
 
     def means(self) -> pd.DataFrame:
         """One row a pair and metric: the geometric mean over the cells, with columns as in `summary()`."""
@@ -70,7 +88,7 @@ class RunComparison:
             for record in self._record(of_sides)["pairs"]
             for mean in record["means"]
         ]
-        return _frame(records)
+        return _frame(records, [name for name in _COLUMNS if name not in _OF_CELLS])
 
     def _record(self, of_sides: Pair) -> Mapping[str, Any]:
         return tables.comparison_record([of_sides], METRICS)
@@ -92,7 +110,7 @@ class RunComparison:
         return draw_comparisons(self.pairs, Path(folder), self.title, formats)
 
 
-def _frame(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def _frame(records: Sequence[Mapping[str, Any]], columns: list[str]) -> pd.DataFrame:
     import pandas as pd
 
     rows = [
@@ -101,10 +119,7 @@ def _frame(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         | {"warnings": "; ".join(record["warnings"])}
         for record in records
     ]
-    frame = pd.DataFrame(rows)
-    axes = ["base", "candidate", "input", "output", "batch", "rate", "load", "metric", "unit"]
-    axes = [name for name in axes if name in frame]
-    return frame[[*axes, *frame.columns.difference(axes, sort=False)]]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def compare_runs(
