@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchbench.analysis.runs import Run
@@ -19,8 +19,6 @@ from benchbench.report.summary_table import Parts
 
 SECTIONS = ("performance", "model", "evaluation", "comparison")
 _MARKER = re.compile(r" {0,3}<!--[ \t]*(?P<end>/?)bench:(?P<name>[\w-]+)[ \t]*-->[ \t]*\r?\n?")
-_FENCE = re.compile(r" {0,3}(?P<fence>`{3,}(?=[^`]*$)|~{3,})(?P<rest>.*)")
-_COMMENT = re.compile(r" {0,3}<!--(?!.*-->)")
 _HEADING = re.compile(r" {0,3}#{1,6}(?:[ \t].*)?")
 
 
@@ -37,7 +35,7 @@ def with_sections(card: str, sections: Mapping[str, str], after: str | None = No
     heading `after` (a line such as `## Performance`), in the order of `sections`. Line ends are the card's own.
     Raises CardError: no markers and no `after`, a heading that is not there or stands twice, markers that are no pairs.
     """
-    lines = list(_lines(card))
+    lines = _lines(card)
     places = _places(lines)
     end = "\r\n" if card.partition("\n")[0].endswith("\r") else "\n"
     blocks = {name: _block(name, text).replace("\n", end) for name, text in sections.items()}
@@ -54,7 +52,7 @@ def with_sections(card: str, sections: Mapping[str, str], after: str | None = No
         if k == at:
             texts += _inserted({name: blocks[name] for name in missing}, lines, at, end)
     text = "".join(texts)
-    if not sections.keys() <= _places(list(_lines(text))).keys():
+    if not sections.keys() <= _places(_lines(text)).keys():
         raise CardError(f"the text of {' and '.join(sections)} would hide its own markers")
     return text
 
@@ -64,7 +62,7 @@ def tables_below(card: str, names: Iterable[str], after: str) -> list[str]:
 
     None where the card has all sections `names`; those between markers are no such tables.
     """
-    lines = list(_lines(card))
+    lines = _lines(card)
     places = _places(lines)
     if set(names) <= places.keys():
         return []
@@ -90,31 +88,20 @@ def _block(name: str, text: str) -> str:
     return f"<!-- Written by bench publish: what is changed by hand up to /bench:{name} is lost. -->\n\n{body}\n\n"
 
 
-def _lines(card: str) -> Iterator[_Line]:
+def _lines(card: str) -> list[_Line]:
     """The card's lines, and which of them are plain Markdown."""
+    from markdown_it import MarkdownIt
+
     texts = _split(card)
-    matter = bool(texts) and texts[0].lstrip("\ufeff").rstrip() == "---"
-    matter = matter and any(text.rstrip() in {"---", "..."} for text in texts[1:])
-    fence, comment = "", False
-    for k, text in enumerate(texts):
-        line = text.rstrip("\r\n")
-        if matter:
-            yield _Line(text, plain=False)
-            matter = not (k and line.rstrip() in {"---", "..."})
-            continue
-        marks = _FENCE.fullmatch(line)
-        if fence:
-            yield _Line(text, plain=False)
-            closing = marks and not marks["rest"].strip() and marks["fence"].startswith(fence)
-            fence = "" if closing else fence
-            continue
-        if comment:
-            yield _Line(text, plain=False)
-            comment = "-->" not in line
-            continue
-        fence = marks["fence"] if marks else ""
-        comment = _COMMENT.match(line) is not None
-        yield _Line(text, plain=not fence and not comment)
+    ends = [k for k, text in enumerate(texts) if k and text.rstrip() in {"---", "..."}]
+    matter = ends[0] + 1 if ends and texts[0].lstrip("\ufeff").rstrip() == "---" else 0
+    hidden = set(range(matter))
+    body = ["\n"] * matter + [text.replace("\r", "") for text in texts[matter:]]
+    for token in MarkdownIt("commonmark").parse("".join(body)):
+        comment = token.type == "html_block" and token.content.lstrip().startswith("<!--")
+        if token.map and (token.type == "fence" or (comment and len(range(*token.map)) > 1)):
+            hidden.update(range(*token.map))
+    return [_Line(text, plain=k not in hidden) for k, text in enumerate(texts)]
 
 
 def _places(lines: Sequence[_Line]) -> dict[str, range]:
