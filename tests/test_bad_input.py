@@ -280,7 +280,7 @@ REFUSED: dict[str, tuple[Script, Script, str]] = {
         [error(404, "Not Found")],
         (
             "s.yaml:5: engine.url: every request was refused: status 404: Not Found; "
-            "engine.path names the API's path where it is not /v1"
+            "engine.path names the API's path where it is not /v1, engine.api: chat is for one without completions"
         ),
     ),
     "token ids": (
@@ -298,6 +298,14 @@ REFUSED: dict[str, tuple[Script, Script, str]] = {
             "s.yaml:3: engine.max_tokens_field: every request was refused: status 400: "
             "Unsupported parameter: 'max_tokens'. "
             "Use 'max_completion_tokens' instead. (allowed: max_completion_tokens)"
+        ),
+    ),
+    "ignore_eos": (
+        [models("sim")],
+        [error(400, "Unrecognized argument: ignore_eos")],
+        (
+            "s.yaml:1: output: every request was refused: status 400: Unrecognized argument: ignore_eos "
+            "(allowed: as_served: answers end when they do)"
         ),
     ),
     "redirect on the list": (

@@ -34,9 +34,10 @@ _OPTIONS = (
         "--prompts", type=click.Choice(["text", "token_ids"]), help="Default: text, which every server takes."
     ),
     click.option("--key-env", metavar="VAR", help="The environment variable that holds the API key."),
+    click.option("--as-served", is_flag=True, default=None, help="Answers end when they do: for hosted APIs."),
     click.option("--save", type=click.Path(path_type=Path), metavar="FILE", help="Write the sweep to a new file, too."),
 )
-_NAMES = ("url", "model", "input", "output", "batch", "rate", "api", "prompts", "key_env", "save")
+_NAMES = ("url", "model", "input", "output", "batch", "rate", "api", "prompts", "key_env", "as_served", "save")
 
 
 class SweepCommand(click.Command):

@@ -134,7 +134,7 @@ def _prepared(plan: Plan, url: str, access: Access, stop: int | None) -> Opened:
             notes.append(f"prompt token ids are drawn from {vocab[0]} to {vocab[1] - 1}, as the tokenizer told")
         if vocab is None:
             message = "is required: neither the server (POST /tokenize) nor a tokenizer tells its vocabulary"
-            raise EngineError(message, "prompts.vocab", allowed="[low, high)")
+            raise EngineError(message, "prompts.vocab", allowed="[low, high), or prompts.kind: text")
     text = next((cell for cell in plan.cells if cell.prompts.kind == "text"), None)
     if text is not None:
         fitted, how, exact = _fitted(text, url, access)

@@ -86,12 +86,15 @@ def check_server(columns: RoundColumns, target: Target, cell: Cell, *, answered:
     if status in {400, 415, 422}:
         if "max_completion_tokens" in detail:
             raise EngineError(message, "engine.max_tokens_field", allowed="max_completion_tokens")
+        if cell.output_mode == "exact" and ("ignore_eos" in detail or "min_tokens" in detail):
+            raise EngineError(message, "output", allowed="as_served: answers end when they do")
         if cell.prompts.kind == "token_ids" and _NO_IDS.search(detail):
             raise EngineError(f"{message}; it takes no token ids", "prompts.kind", allowed="text")
     if status in {401, 403} and not target.access.headers:
         message = f"{target.access.refusal(status)}: {detail}"
     if status == 404 and "model" not in detail.lower():  # a route that is not there, not a model
-        raise EngineError(f"{message}; engine.path names the API's path where it is not /v1", "engine.url")
+        hint = ", engine.api: chat is for one without completions" if cell.engine.api == "completions" else ""
+        raise EngineError(f"{message}; engine.path names the API's path where it is not /v1{hint}", "engine.url")
     if status in REFUSALS:
         raise EngineError(message, REFUSALS[status])
     if 300 <= status < 400:

@@ -23,6 +23,7 @@ class Wanted(NamedTuple):
     api: str = "completions"
     prompts: str = "text"
     key_env: str | None = None
+    as_served: bool = False
 
 
 def sweep_text(wanted: Wanted, seed: int) -> YamlText:
@@ -48,6 +49,7 @@ def sweep_text(wanted: Wanted, seed: int) -> YamlText:
         third,
         *([] if wanted.rate is None else [("--rate", "load: {kind: open}")]),
         ("--prompts", f"prompts: {{kind: {wanted.prompts}}}"),
+        *([("--as-served", "output: as_served")] if wanted.as_served else []),
         ("--url", f"seed: {seed}"),
     ]
     text = "".join(f"{line}\n" for _, line in lines)

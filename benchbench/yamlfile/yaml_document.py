@@ -160,7 +160,7 @@ def read_yaml(source: Path | YamlText, file: str) -> Document:
         raise SpecError(document.problems)
     if isinstance(source, YamlText) and source.options:
         written = document.places.items()
-        document.places = {loc: (source.options[line - 1], None) for loc, (_, line) in written if line}
+        document.places = {loc: (source.options[line - 1], None) for loc, (_, line) in written if loc and line}
     return document
 
 
