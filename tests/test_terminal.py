@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from driving import CARRIED_OUT, write_sweep
 
+from benchbench.cli.rendering import rendered
 
-def test_a_sweep_on_a_terminal_draws_and_ends(tmp_path: Path) -> None:
-    sweep = write_sweep(tmp_path / "s.yaml", "", engine={"kind": "simulator", "profile": "tiny"})
+
+def on_terminal(sweep: Path, *options: str, stdout: bool = False, **env: str) -> tuple[str, str]:
+    """Sweep with stderr, or both, on a terminal: what it drew there, and what it wrote to a pipe."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "benchbench.cli.main", "sweep", str(sweep), "--no-plots", "--out", "run"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=theirs) as process:
+    command = [sys.executable, "-m", "benchbench.cli.main", "sweep", str(sweep), "--no-plots", "--out", "run", *options]
+    out = theirs if stdout else subprocess.PIPE
+    named = {"TERM": "xterm-256color", "COLUMNS": "100", **env}
+    with subprocess.Popen(command, cwd=sweep.parent, stdout=out, stderr=theirs, env={**os.environ, **named}) as process:
         os.close(theirs)
         drawn = b""
         while True:
@@ -24,11 +30,35 @@ def test_a_sweep_on_a_terminal_draws_and_ends(tmp_path: Path) -> None:
             except OSError:  # the other side is closed
                 break
             drawn += piece
-        assert process.stdout
-        printed = process.stdout.read().decode()
+        printed = process.stdout.read().decode() if process.stdout else ""
     os.close(ours)
     assert process.returncode in CARRIED_OUT, drawn.decode()
-    assert "| Input | Output | Batch |" in printed
-    assert b"round 1 of " in drawn
     assert b"Traceback" not in drawn
-    assert b"\x1b[?25h" in drawn, "the cursor is hidden for ever"
+    return drawn.decode().replace("\r\n", "\n"), printed
+
+
+def tiny(tmp_path: Path) -> Path:
+    return write_sweep(tmp_path / "s.yaml", "", engine={"kind": "simulator", "profile": "tiny"})
+
+
+def test_a_sweep_on_a_terminal_draws_and_ends(tmp_path: Path) -> None:
+    drawn, printed = on_terminal(tiny(tmp_path))
+    assert "| Input | Output | Batch |" in printed
+    assert "round 1 of " in drawn
+    assert "1 request in flight" in drawn
+    assert "\x1b[?25h" in drawn, "the cursor is hidden for ever"
+
+
+@pytest.mark.parametrize("definitions", [False, True])
+def test_the_terminal_and_the_file_hold_one_table(tmp_path: Path, definitions: bool) -> None:
+    drawn, _ = on_terminal(tiny(tmp_path), *(["-v"] if definitions else []), stdout=True, NO_COLOR="1")
+    markdown = (tmp_path / "run" / "table.md").read_text(encoding="utf-8")
+    assert rendered(markdown, 100, colour=False, definitions=definitions) in drawn
+    assert not re.search(r"\x1b\[[0-9;]*m", drawn), "colours though NO_COLOR is set"
+
+
+def test_a_dumb_terminal_gets_lines_and_no_escapes(tmp_path: Path) -> None:
+    drawn, _ = on_terminal(tiny(tmp_path), stdout=True, TERM="dumb")
+    assert "\x1b" not in drawn
+    assert "1 of 1 cells to measure" in drawn
+    assert "[1/1] in=8 out=6 batch=1" in drawn
