@@ -20,6 +20,7 @@ from runs_made import BRANCHES, FAILED, made_run
 
 from benchbench.analysis.runs import open_run
 from benchbench.comparison.pairs import pair, sides_of
+from benchbench.comparison.tables import cells_of as cells_of_pair
 from benchbench.comparison.tables import sentence
 from benchbench.page import document as pages
 from benchbench.page import island
@@ -191,6 +192,16 @@ def test_the_island_has_every_cell_with_its_numbers_reasons_and_timeline(written
         due, sent, first, last, failed = times["requests"][0]
         assert due <= sent < first < last
         assert (failed, (first - sent) * times["unit_ms"]) == (0, pytest.approx(row["ttft_ms"], rel=0.1))
+    ratios = {comparison.cell: comparison for comparison in cells_of_pair(pair(*sides_of(open_run(hostile))), ["ttft"])}
+    for cell in cells_of(found):
+        variant, length, output, batch = cell["at"]
+        ratio = cell["values"][metrics.index("Ratio of TTFT")]
+        if variant == "main" or (length, batch) == (128, 4):
+            assert ratio is None
+            continue
+        known = ratios[f"in={length} out={output} batch={batch}"]
+        assert ratio[:3] == pytest.approx([known.ratio.point, known.ratio.low, known.ratio.high], rel=1e-5)
+        assert ratio[3:] == ["1.050", f"{known.ratio.low:.3f}\u2013{known.ratio.high:.3f}", known.verdict]
     (broken,) = [cell for cell in cells_of(found) if cell["status"] == "invalid"]
     assert [request[4] for request in broken["timeline"]["requests"]] == [0, 0, 0, 1]
     assert broken["timeline"]["requests"][-1][2:4] == [None, None]
@@ -300,6 +311,14 @@ def test_of_points_that_lie_on_each_other_all_are_told_and_can_be_chosen(tmp_pat
     assert sorted(seen.values[1]) == names
     first, second, third, fourth = seen.values[3::2]
     assert sorted([first, second]) == names
+    ratio = "(e => { e.value = 'Ratio of TTFT'; e.dispatchEvent(new Event('change')); return e.value })"
+    steps = [f"{ratio}(document.querySelector('#choosers select'))", "document.querySelectorAll('[data-point]').length"]
+    steps += [Mouse('[data-point="0"]'), "tip.textContent", "charts.lastChild.textContent"]
+    of_ratios = chromium.look(tmp_path / "report.html", steps, width=1280)
+    assert of_ratios.values[:2] == ["Ratio of TTFT", 2]
+    assert of_ratios.values[3] == f"{names[0]}Ratio of TTFT: 1.000, undecided valid"  # alike: no spread, no interval
+    assert "Ratio to the baseline" in of_ratios.values[4]
+    assert of_ratios.complaints == []
     assert (third, fourth) == (None, first)
     assert seen.complaints == []
 

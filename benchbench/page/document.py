@@ -22,7 +22,7 @@ from benchbench.comparison.tables import caption, headline, notes, percent, rati
 from benchbench.comparison.verdicts import PRIMARY
 from benchbench.explain.explanation import explain
 from benchbench.figures.timeline import timeline_of
-from benchbench.page.island import island
+from benchbench.page.island import island, ratios_of
 from benchbench.page.page_figures import FEW_PAIRS, PageFigure, comparison_page_figures, page_figures, style
 from benchbench.provenance.labels import provenance, setting
 from benchbench.report.summary_table import (
@@ -72,20 +72,24 @@ def page(runs: Sequence[Run]) -> str:
     by_run = [[row for row in planned if row[_RUN] == place] for place in range(len(runs))]
     rows = in_order(planned)
     places = [row[_RUN] for row in rows]
-    compared = [(run, pairs) for run in runs if (pairs := _pairs(run))]
-    checks = _checks(runs, {(place, row["key"]): k for k, (place, row) in enumerate(zip(places, rows, strict=True))})
+    compared = [(place, pairs) for place, run in enumerate(runs) if (pairs := _pairs(run))]
+    numbers = {(place, row["key"]): k for k, (place, row) in enumerate(zip(places, rows, strict=True))}
+    checks = _checks(runs, numbers)
     heads = [_head(run, own) for run, own in zip(runs, by_run, strict=True)]
+    headings = [f"{head['name']}: {head['about']}" for head in heads]
     with style():
         figures = [_drawn(runs, by_run, group) for group in _models(runs)]
         comparisons = [
-            _comparison(pairs, [*comparison_page_figures(pairs, printable(run.title), f"compare{place}")])
-            for place, (run, pairs) in enumerate(compared)
+            _comparison(pairs, [*comparison_page_figures(pairs, printable(runs[place].title), f"compare{place}")])
+            for place, pairs in compared
         ]
     text: str = _template().render(
         title=", ".join(dict.fromkeys(run.name for run in runs)),
         heads=heads,
         verdicts=[
-            (f"{run.name}: " if len(runs) > 1 else "") + line for run, pairs in compared for line in _verdicts(pairs)
+            (f"{runs[place].name}: " if len(runs) > 1 else "") + line
+            for place, pairs in compared
+            for line in _verdicts(pairs)
         ],
         figures=[group for group in figures if group["figures"]],
         cells=_cells(rows),
@@ -96,7 +100,7 @@ def page(runs: Sequence[Run]) -> str:
         comparisons=comparisons,
         telemetry=_telemetry(rows),
         provenance=_provenance(runs),
-        **_files(island(rows, runs, places, [f"{head['name']}: {head['about']}" for head in heads])),
+        **_files(island(rows, runs, places, headings, ratios_of(runs, compared, numbers))),
     )
     return text
 

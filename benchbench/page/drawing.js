@@ -5,6 +5,7 @@ const WIDTH = 320, HEIGHT = 216, LEFT = 46, RIGHT = 14, TOP = 12, BOTTOM = 184; 
 const HUES = 8;  // of more lines none has a colour
 const NEAR = 24;  // how far from a point the pointer means it
 const TOUCHING = 4;  // points that are nearer to it are meant with it: lines often lie on top of each other
+const WIDEST = 2;  // intervals of ratios beyond it, and its inverse, are cut
 const LOG_FROM = 8;  // values that span more than this stand on a log axis
 
 const build = (node, attributes, children) => {
@@ -41,27 +42,39 @@ const ticks = (low, high, log) => {
   } else {
     const unit = 10 ** Math.floor(Math.log10((high - low) / 2 || 1));
     const step = [1, 2, 5].map((n) => n * unit).find((n) => (high - low) / n <= 5) || 10 * unit;
-    for (let value = 0; value <= high; value += step) values.push(value);
+    for (let n = Math.ceil(low / step); n * step <= high; n += 1) values.push(n * step);
   }
   return values.filter((value) => value >= low && value <= high);
 };
 
-// What all panels share: `cells` are those drawn, `x` and `colour` axes (colour may be missing), `metric` an index.
-const planOf = (cells, x, colour, metric) => {
+// The ends of the axis of ratios: all points, 1, and the intervals as far as they are not cut.
+const ratioEnds = (points, ends) => {
+  const values = [1, ...points, ...ends.map((end) => Math.max(1 / WIDEST, Math.min(WIDEST, end)))];
+  const low = Math.min(...values), high = Math.max(...values), pad = 0.06 * (high - low) || 0.01;
+  return [low - pad, high + pad];
+};
+
+// What all panels share: `cells` are those drawn, `x` and `colour` axes (colour may be missing), `metric` an index,
+// `ratio` whether its values are ratios.
+const planOf = (cells, x, colour, metric, ratio) => {
   const ends = cells.flatMap((cell) => cell.values[metric].slice(0, 3)).filter((value) => value !== null);
-  const least = Math.min(...ends), most = Math.max(...ends), log = least > 0 && most / least > LOG_FROM;
-  const yEnds = log ? [least / 1.2, most * 1.2] : [Math.min(0, least), most * 1.08 || 1];
+  const least = Math.min(...ends), most = Math.max(...ends), log = !ratio && least > 0 && most / least > LOG_FROM;
+  const points = cells.map((cell) => cell.values[metric][0]);
+  const usual = log ? [least / 1.2, most * 1.2] : [Math.min(0, least), most * 1.08 || 1];
+  const yEnds = ratio ? ratioEnds(points, ends) : usual;
   const xs = [...new Set(cells.map((cell) => x.of(cell)))].sort((a, b) => a - b);
   const lines = colour ? colour.values.filter((value) => cells.some((cell) => colour.of(cell) === value)) : [];
-  return { x, colour, metric, xs, lines, log, yEnds, many: lines.length > HUES,
+  return { x, colour, metric, ratio, xs, lines, log, yEnds, many: lines.length > HUES,
     xAt: scale(xs[0], xs[xs.length - 1], LEFT + RIGHT, WIDTH - RIGHT, true), yAt: scale(...yEnds, BOTTOM, TOP, log) };
 };
 
-const drawAxes = (picture, { x, xs, xAt, yAt, yEnds, log }) => {
+const drawAxes = (picture, { x, xs, xAt, yAt, yEnds, log, ratio }) => {
   for (const value of ticks(...yEnds, log)) {
+    const text = ratio ? String(Number(value.toFixed(4))) : number(value);
     picture.append(svg("path", { class: "grid", d: `M${LEFT} ${yAt(value)}H${WIDTH - 4}` }),
-      label(LEFT - 5, yAt(value) + 3, number(value), "end"));
+      label(LEFT - 5, yAt(value) + 3, text, "end"));
   }
+  if (ratio) picture.append(svg("path", { class: "grid one", d: `M${LEFT} ${yAt(1)}H${WIDTH - 4}` }));
   let free = 0;
   for (const value of xs) {
     if (xAt(value) < free) continue;
@@ -77,11 +90,13 @@ const drawLine = (cells, place, { x, metric, many, xAt, yAt, yEnds }) => {
     .map((cell) => ({ cell, group, px: xAt(x.of(cell)), py: yAt(cell.values[metric][0]) }));
   group.append(svg("path", { d: points.map(({ px, py }, at) => `${at ? "L" : "M"}${px} ${py}`).join("") }));
   for (const { cell, px, py } of points) {
-    const [, low, high] = cell.values[metric];
+    const [, low, high, , , verdict] = cell.values[metric], pale = verdict === "undecided" ? " undecided" : "";
     if (low !== null && high !== null && !many) {
-      group.append(svg("path", { d: `M${px} ${yAt(Math.max(low, yEnds[0]))}V${yAt(high)}` }));
+      const [from, to] = [Math.max(low, yEnds[0]), Math.min(high, yEnds[1])];
+      group.append(svg("path", { class: pale, d: `M${px} ${yAt(from)}V${yAt(to)}` }));
     }
-    group.append(svg("circle", { cx: px, cy: py, r: many ? 2 : 3.2, class: cell.status, "data-point": cell.number }));
+    const dot = { cx: px, cy: py, r: many ? 2 : 3.2, "data-point": cell.number };
+    group.append(svg("circle", { ...dot, class: cell.status + pale }));
   }
   return points;
 };

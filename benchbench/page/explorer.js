@@ -10,7 +10,8 @@ let selected = null, firstChosen = null, shown = cells;
 
 const mark = (status) => html("span", { class: `mark ${status}` }, status);
 const button = (text, click) => html("button", { type: "button", click }, text);
-const interval = (value) => (value[4] ? ` (95 % interval ${value[4]})` : "");
+const interval = (value) => (value[4] && value[4] !== "–" ? ` (95 % interval ${value[4]})` : "");
+const told = (value) => `${value[3]}${interval(value)}${value[5] ? `, ${value[5]}` : ""}`;
 
 // ---- Axes and filters -------------------------------------------------------------------------------------------
 
@@ -24,7 +25,7 @@ for (const axis of axes) {
 }
 const differing = axes.filter((axis) => axis.values.length > 1);
 const splitting = differing.filter((axis) => axis.name !== "status");
-const told = differing.some((axis) => axis.name === "variant") ? ["tool"] : [];  // a variant names its run, so its tool
+const implied = differing.some((axis) => axis.name === "variant") ? ["tool"] : [];  // a variant names its run
 
 const filterOf = (axis) => {
   const set = (box, value, on) => {
@@ -91,12 +92,13 @@ const byHue = chooser("lines", [["", "all alike"], ...names(splitting)], firstHu
 
 const redraw = () => {
   const metric = data.metrics.findIndex(([name]) => name === byMetric.select.value);
+  const ratio = data.ratios.includes(byMetric.select.value);
   const [x, colour] = [byOver, byHue].map((by) => named(axes, by.select.value));
   const drawn = shown.filter((cell) => x && cell.status !== "invalid" && cell.values[metric] && x.of(cell) !== null);
-  const plan = drawn.length ? planOf(drawn, x, colour, metric) : { lines: [] };
+  const plan = drawn.length ? planOf(drawn, x, colour, metric, ratio) : { lines: [] };
   const panels = new Map();
   for (const cell of drawn) {
-    const split = splitting.filter((axis) => axis !== x && axis !== colour && !told.includes(axis.name));
+    const split = splitting.filter((axis) => axis !== x && axis !== colour && !implied.includes(axis.name));
     const name = split.map((axis) => `${axis.title.toLowerCase()} ${axis.of(cell) ?? "–"}`).join(", ");
     panels.set(name, [...(panels.get(name) || []), cell]);
   }
@@ -108,6 +110,7 @@ const redraw = () => {
     ...hued.map((value, place) => html("span", { class: `hue${place}` }, String(value))));
   const notes = [], left = panels.size - MOST_PANELS, absent = shown.length - drawn.length;
   if (left > 0) notes.push(`${left} more panels: filter to see them.`);
+  if (ratio) notes.push("Ratio to the baseline: above 1 is better, for latencies too. Pale: undecided.");
   if (absent) notes.push(`Not drawn: ${absent} of ${shown.length} cells, invalid or without a number here.`);
   charts.replaceChildren(legend, ...figures, html("p", { class: "small" }, notes.join(" ")));
   ring();
@@ -118,7 +121,7 @@ const tell = (meant, metric, event) => {
   if (tip.hidden) return;
   const lines = meant.slice(0, MOST_TOLD).map((cell) => {
     const value = cell.values[metric], why = cell.reasons.length ? ` ${cell.reasons.join(", ")}` : "";
-    const text = `${data.metrics[metric][1]}: ${value[3]}${interval(value)} `;
+    const text = `${data.metrics[metric][1]}: ${told(value)} `;
     return html("p", {}, html("strong", {}, cell.name), html("br"), text, mark(cell.status), why);
   });
   const more = meant.length - lines.length;
@@ -166,7 +169,7 @@ const detail = (cell) => {
   const meaning = (code) => data.reasons[`${cell.status} ${code}`] || data.reasons[`suspect ${code}`] || ["unknown"];
   const why = found.length ? found : cell.reasons.map((code) => `${code}: ${meaning(code).join("; ")}`);
   const values = data.metrics.map(([, title], place) => [title, cell.values[place]]).filter(([, value]) => value)
-    .map(([title, value]) => html("div", {}, html("dt", {}, title), html("dd", {}, value[3] + interval(value))));
+    .map(([title, value]) => html("div", {}, html("dt", {}, title), html("dd", {}, told(value))));
   const others = checked.filter((line) => !found.includes(line));
   const checks = html("details", {}, html("summary", {}, "What was checked"), list(others));
   return html("div", { class: "content" },

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from benchbench.analysis.runs import Run
 from benchbench.analysis.validity import Reason
+from benchbench.comparison.pairs import Pair
+from benchbench.comparison.tables import cells_of, ratio_text
 from benchbench.report.summary_table import AXES, Row, cell_text, column_title, number
 from benchbench.safe_text import printable
 from benchbench.spec.cell import cell_name
@@ -20,40 +23,56 @@ METRICS = (
     *("ttft_ms", "ttft_ms_p50", "ttft_ms_p99", "tpot_ms", "itl_ms_p50", "itl_ms_p99", "e2el_ms", "e2el_ms_p99"),
     *("sys_tok_s", "run_tok_s", "stream_tok_s", "req_s", "goodput_req_s", "sol", "power_w", "tok_per_j", "energy_j"),
 )
+RATIOS = {  # above 1 the candidate is better, for latencies too
+    "sys_tok_s": "Ratio of Sys tok/s",
+    "ttft": "Ratio of TTFT",
+    "tpot": "Ratio of TPOT",
+}
 REQUESTS = 64  # bars of a timeline at most, and
 ALL_REQUESTS = 16_384  # of all timelines of a page
 _FINEST = 200_000  # steps over a round
 _DASH = "\N{EN DASH}"
 
 
-def island(rows: Sequence[Row], runs: Sequence[Run], places: Sequence[int], headings: Sequence[str]) -> str:
-    """JSON of all cells; `places` and `headings`: the run of each row, and a line for each run.
+Value = tuple[float | str | None, ...]  # number, low, high, text, interval's text, and of a ratio its verdict
 
-    `axes` and `metrics` are (name, title); a cell has its values of both, of a metric as (number, low, high, text,
-    interval's text), its reasons, and the timeline of its last measured round where the run has records. Raises
-    RunError.
+
+def island(
+    rows: Sequence[Row],
+    runs: Sequence[Run],
+    places: Sequence[int],
+    headings: Sequence[str],
+    ratios: Mapping[int, Mapping[str, Value]],
+) -> str:
+    """JSON of all cells; `places`, `headings` and `ratios`: the run of each row, a line for each run, `ratios_of`.
+
+    `axes` and `metrics` are (name, title); a cell has its values of both, its reasons, and the timeline of its last
+    measured round where the run has records. Raises RunError.
     """
     axes = [name for name in ("tool", *AXES) if _varies(rows, name)]
     models = [printable(run.manifest["spec"]["model"]) for run in runs]
     metrics = [name for name in METRICS if any(number(row, name) is not None for row in rows)]
     mixed = len(set(models)) > 1  # then no chart may have two of them in one panel without saying so
     most = max(8, min(REQUESTS, ALL_REQUESTS // max(len(rows), 1)))
+    compared = [title for title in RATIOS.values() if any(title in of_cell for of_cell in ratios.values())]
     cells = []
-    for row, place in zip(rows, places, strict=True):
+    for cell_number, (row, place) in enumerate(zip(rows, places, strict=True)):
+        of_cell = ratios.get(cell_number, {})
         cell: dict[str, Any] = {
             "name": cell_name(row),
             "run": place,
             "at": [*([models[place]] if mixed else []), *(row.get(name) for name in axes)],
             "status": row["status"],
             "reasons": [code for code in (row.get("reasons") or "").split(";") if code],
-            "values": [_value(row, name) for name in metrics],
+            "values": [*(_value(row, name) for name in metrics), *(of_cell.get(title) for title in compared)],
         }
         if times := timeline(runs[place], row["key"], most):
             cell["timeline"] = times
         cells.append(cell)
     data = {
         "axes": [*([("model", "Model")] if mixed else []), *((name, column_title(name)) for name in axes)],
-        "metrics": [(name, column_title(name)) for name in metrics],
+        "metrics": [*((name, column_title(name)) for name in metrics), *((title, title) for title in compared)],
+        "ratios": compared,
         "reasons": {f"{reason.status} {reason.code}": (reason.meaning, reason.remedy) for reason in _reasons(rows)},
         "runs": [printable(heading) for heading in headings],
         "cells": cells,
@@ -68,7 +87,26 @@ def _varies(rows: Sequence[Row], name: str) -> bool:
     return len(values) > 1 if name == "load" else bool(values - {None, ""})
 
 
-def _value(row: Row, name: str) -> tuple[float | str | None, ...] | None:
+def ratios_of(
+    runs: Sequence[Run], compared: Iterable[tuple[int, Sequence[Pair]]], numbers: Mapping[tuple[int, str], int]
+) -> dict[int, dict[str, Value]]:
+    """Cell -> title -> its ratio to the baseline. `compared`: the pairs of the runs at these places; `numbers`: the
+    cell of a run's place and a key.
+    """
+    ratios: dict[int, dict[str, Value]] = {}
+    for place, pairs in compared:
+        keys = {(printable(cell.variant), cell.shape): cell.key for cell in runs[place].cells}
+        for pair in pairs:
+            for effect in cells_of(pair, list(RATIOS)):
+                ends = (effect.ratio.point, effect.ratio.low, effect.ratio.high)
+                finite = (None if end is None or not math.isfinite(end) else float(f"{end:.6g}") for end in ends)
+                cell = numbers[place, keys[pair.candidate, effect.cell]]
+                value = (*finite, *ratio_text(effect), effect.verdict)
+                ratios.setdefault(cell, {})[RATIOS[effect.metric]] = value
+    return ratios
+
+
+def _value(row: Row, name: str) -> Value | None:
     value, low, high = (number(row, f"{name}{end}") for end in ("", "_low", "_high"))
     if value is None:
         return None
