@@ -22,7 +22,9 @@ PATH = re.compile(r"/(?!v1|health\b)\w")
 def keep(run: Path, folder: Path) -> None:
     manifest = open_run(run).manifest
     git = (manifest.get("tool") or {}).get("git")
-    told = [(manifest.get("host"), "name", "kernel"), (manifest.get("instrument"), "host"), (git, "path")]
+    told = [(manifest.get("host"), "name", "kernel"), (git, "path")]
+    measured = manifest.get("instrument") or []  # of earlier versions one result, with the host's name
+    told += [(result, "host") for result in ([measured] if isinstance(measured, dict) else measured)]
     told += [(start, "pid", "ranks", "log") for start in manifest.get("starts", [])]
     told += [(device, "uuid", "hip_uuid", "bus_id") for device in manifest.get("devices", [])]
     for facts, *keys in told:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchbench.analysis.runs import open_run
-from benchbench.host.local_results import own_error, sentence
+from benchbench.host.local_results import measured_errors, own_error, sentence, store
 from benchbench.report.summary_table import table_parts
 from benchbench.slo.attainment import slo_lines, slo_sentence
 
@@ -174,3 +174,13 @@ def test_a_check_of_another_load_says_nothing_of_a_sweep(tmp_path: Path, monkeyp
     if any(row["status"] != "invalid" for row in rows):
         assert "Instrument error: not measured at the 2 streams and " in result.stdout
     assert len(open_run(tmp_path / "run").manifest["instrument"]) == 1
+
+
+def test_a_manifest_names_neither_the_host_nor_other_sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for sweep in ({}, {"sweep": "mine"}, {"sweep": "theirs"}, {"sweep": "mine", "lag_ms_p99": 1.0}):
+        store({**error(1, 1), **sweep})
+    kept = measured_errors("mine")
+    assert [entry.get("sweep") for entry in kept] == ["mine", None, None]
+    assert kept[0]["lag_ms_p99"] == 1.0
+    assert not any("host" in entry for entry in kept)

@@ -61,13 +61,15 @@ def _ours(file: str, **fields: str) -> list[dict[str, Any]]:
     return [entry for entry in _entries(file) if entry.items() >= wanted.items()]
 
 
-def measured_errors() -> list[dict[str, Any]]:
-    """The instrument's errors as measured by this version on this host: the latest of each load and sweep.
+def measured_errors(sweep: str) -> list[dict[str, Any]]:
+    """The instrument's errors, by this version on this host: the latest of each load and sweep, newest first.
 
-    The latest comes first. For a manifest: which of them is a sweep's own is known once the sweep's rates are.
+    For a manifest: which of them is the sweep's own is known once its rates are. Other sweeps are not named in it.
     """
     latest = {(entry["streams"], entry["tok_s"], entry.get("sweep")): entry for entry in _ours(INSTRUMENT)}
-    return sorted(latest.values(), key=lambda entry: -entry["time_ns"])
+    newest = sorted(latest.values(), key=lambda entry: -entry["time_ns"])
+    hidden = [{"host"} | ({"sweep"} if entry.get("sweep") != sweep else set()) for entry in newest]
+    return [{k: v for k, v in entry.items() if k not in keys} for entry, keys in zip(newest, hidden, strict=True)]
 
 
 def own_error(

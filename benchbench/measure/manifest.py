@@ -71,7 +71,7 @@ def write_manifest(
             "accelerator": served_on(plan.spec, devices),
             "speculative": speculative_decoding(plan.spec),
             "caption": caption_of(plan.spec),
-            "instrument": measured_errors(),
+            "instrument": measured_errors(spec["name"]),
             **environment(),
         }
     )
