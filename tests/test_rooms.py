@@ -8,6 +8,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import pytest
+from driving import CARRIED_OUT
 from scripts import load_benchmark
 
 ROOT = Path(__file__).parents[1]
@@ -21,7 +23,7 @@ def python(code: str, *words: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=120, check=False, cwd=ROOT
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode in CARRIED_OUT, done.stdout + done.stderr
     return done.stdout
 
 
@@ -53,17 +55,28 @@ def test_help_imports_nothing_heavy() -> None:
     assert not modules & HEAVY
 
 
-def test_a_sweep_without_plots_imports_no_matplotlib_and_no_pandas(tmp_path: Path) -> None:
-    sets = ["engine.profile=fixed", "engine.scale=0.1", "grid.input=8", "grid.output=[2,4]", "grid.batch=[1,2]"]
-    sets += ["rounds.min=2", "rounds.max=2", "slo.ttft_ms=50"]
-    words = [word for one in sets for word in ("--set", one)]
-    shown, modules = modules_after(
-        "sweep", "sweeps/quickstart.yaml", *words, "--no-plots", "--out", str(tmp_path / "run")
-    )
+ONE_CELL = ("engine.profile=fixed", "engine.scale=0.1", "grid.input=8", "grid.output=4", "grid.batch=2")
+FEW_ROUNDS = ("rounds.min=2", "rounds.max=2", "slo.ttft_ms=50")
+
+
+@pytest.mark.parametrize("plots", ["--plots", "--no-plots"])
+def test_a_sweep_imports_neither_matplotlib_nor_pandas(tmp_path: Path, plots: str) -> None:
+    """Plots are drawn by processes of their own (`cli.drawing`)."""
+    words = [word for one in (*ONE_CELL, *FEW_ROUNDS) for word in ("--set", one)]
+    run = tmp_path / "run"
+    shown, modules = modules_after("sweep", "sweeps/quickstart.yaml", *words, plots, "--out", str(run))
     assert "Run: " in shown
-    assert len((tmp_path / "run" / "summary.csv").read_text().splitlines()) == 1 + 4
-    assert (tmp_path / "run" / "summary.parquet").exists()
+    assert len((run / "summary.csv").read_text().splitlines()) == 1 + 1
+    assert (run / "summary.parquet").exists()
+    assert (run / "plots").exists() == (plots == "--plots")
     assert {"numpy", "pyarrow"} <= modules
+    assert not modules & {"matplotlib", "pandas"}
+
+
+def test_plotting_imports_neither_matplotlib_nor_pandas(tmp_path: Path) -> None:
+    shown, modules = modules_after("plot", "tests/data/stored-run", "--out", str(tmp_path), "--format", "svg")
+    assert {"throughput.svg", "timeline.svg"} <= {path.name for path in tmp_path.iterdir()}
+    assert "timeline.svg" in shown
     assert not modules & {"matplotlib", "pandas"}
 
 

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from benchbench.cli.console import (
+    BAD_INPUT,
     COLUMNS,
     FOLDER,
     FORMS,
     PIVOT,
     VERBOSE,
+    fail,
     names_of,
     refusing,
     show,
@@ -89,12 +91,23 @@ def _opened(paths: Sequence[Path], *, skip: bool) -> list[Run]:
 def plot(run: Path, out: Path | None, cell: str | None, formats: tuple[str, ...]) -> None:
     """Draw the plots of a RUN: curves, Pareto, heat map, one cell's timeline; with variants their comparison."""
     from benchbench.analysis.runs import open_run
-    from benchbench.api.artifacts import draw_run
+    from benchbench.cli.drawing import FORMATS, Pictures, drawn
+    from benchbench.comparison.pairs import pairs_of
+    from benchbench.figures.timeline import timeline_of
 
-    with refusing(OSError, ValueError):
-        files = draw_run(open_run(run), out, cell=cell, formats=formats or ("png", "svg"))
+    opened = open_run(run)
+    keys = [known.key for known in opened.cells]
+    if cell is not None and cell not in keys:
+        fail(BAD_INPUT, f"bench plot: no cell {cell} in this run (allowed: {', '.join(keys)})")
+    pairs = pairs_of(opened) if opened.has_records else []
+    timeline = timeline_of(opened, opened.rows, cell)
+    files, problems = drawn(
+        Pictures(opened.rows, timeline, pairs, out or run / "plots", opened.title), formats or FORMATS
+    )
     for path in files:
         show(path)
+    if problems:
+        fail(BAD_INPUT, *(f"bench plot: {problem}" for problem in problems))
 
 
 @click.command()

@@ -104,9 +104,9 @@ def sweep(file: Source | None, sets: tuple[str, ...], only: str | None, out: Pat
             print(printable(f"note: {note}"), file=sys.stderr)
         with _terminal(file, sets, quiet=flags["quiet"]) as observer:
             stop.check()
-            wanted: dict[str, Any] = {name: flags[name] for name in ("resume", "retry", "plots")}
-            outcome = run_sweep(spec, out, only=only, sets=sets, **wanted, observer=observer, stop=stop.fd)
-    shown = {name: flags[name] for name in ("verbose", "quiet", "as_json")}
+            wanted: dict[str, Any] = {name: flags[name] for name in ("resume", "retry")}
+            outcome = run_sweep(spec, out, only=only, sets=sets, **wanted, plots=False, observer=observer, stop=stop.fd)
+    shown = {name: flags[name] for name in ("verbose", "quiet", "as_json", "plots")}
     _end(spec, outcome, stop, (file, sets), _command("sweep", file, sets, only), **shown)
     if lines := _useless(outcome):
         fail(INVALID, *lines)
@@ -150,7 +150,9 @@ def noise(
         sweep_spec, sets = _spec_of(file, sets, out, resume=resume and out is not None)
         spec = comparing.against_itself(sweep_spec, blocks)
     with Stop() as stop, _terminal(file, sets) as observer:
-        outcome = run_sweep(spec, out, only=only, sets=sets, resume=resume, observer=observer, stop=stop.fd)
+        outcome = run_sweep(
+            spec, out, only=only, sets=sets, resume=resume, plots=False, observer=observer, stop=stop.fd
+        )
     counted = [] if blocks is None else ["--blocks", str(blocks)]
     _end(spec, outcome, stop, (file, sets), [*_command("noise", file, sets, only), *counted], verbose=verbose)
     with refusing():
@@ -222,14 +224,18 @@ def _end(
     verbose: bool = False,
     quiet: bool = False,
     as_json: bool = False,
+    plots: bool = True,
 ) -> None:
-    """Show the outcome; one that is not complete ends the process. `source`: the sweep's file, with what was --set."""
+    """Show the outcome, then draw it; one that is not complete ends the process.
+
+    `source`: the sweep's file, with what was --set.
+    """
     from benchbench.spec import locate
 
     if as_json:
         show(_json(outcome))
     elif not quiet:
-        _show(spec, outcome, verbose=verbose)
+        _show(spec, outcome, verbose=verbose, plots=plots)
     elif outcome.path.exists():
         show(outcome.path)
     if (kept := outcome.path / KEPT).exists():
@@ -240,6 +246,24 @@ def _end(
     if outcome.state == "stopped":
         message = f"{outcome.message}; {again}"
         fail(STOPPED, locate(*source, outcome.key, message) if outcome.key else f"bench: {message}")
+    if quiet or as_json:
+        _draw(outcome, wanted=plots)
+
+
+def _draw(outcome: Outcome, *, wanted: bool) -> list[Path]:
+    """Draw the plots of a complete run whose table is shown; what cannot be drawn is a note. The files."""
+    if not wanted or outcome.state != "complete" or outcome.message or not any(row["rounds"] for row in outcome.rows):
+        return []
+    from benchbench.analysis.runs import Run
+    from benchbench.cli.drawing import Pictures, drawn
+    from benchbench.figures.timeline import timeline_of
+
+    run = Run(outcome.path)
+    out = outcome.path / "plots"
+    files, problems = drawn(Pictures(outcome.rows, timeline_of(run, outcome.rows), outcome.pairs, out, run.title))
+    for problem in problems:
+        print(printable(f"note: the plots are not all drawn: {problem}"), file=sys.stderr)
+    return files
 
 
 def _useless(outcome: Outcome) -> list[str]:
@@ -260,7 +284,7 @@ def _json(outcome: Outcome) -> str:
     return json.dumps({"path": path, "state": outcome.state, "message": outcome.message, "rows": rows}, indent=1)
 
 
-def _show(spec: SweepSpec, outcome: Outcome, *, verbose: bool) -> None:
+def _show(spec: SweepSpec, outcome: Outcome, *, verbose: bool, plots: bool) -> None:
     """The table, what its reasons mean, and where the files are."""
     if any(row["rounds"] for row in outcome.rows):
         show_markdown(outcome.table, definitions=verbose)
@@ -269,8 +293,8 @@ def _show(spec: SweepSpec, outcome: Outcome, *, verbose: bool) -> None:
         answered = any(row["requests"] > row["failed"] for row in outcome.rows if row["rounds"])
         if verbose and answered and spec.rounds.max > spec.rounds.min and spec.block_count is None:
             show_prose(_cost(outcome.rows))
-    if outcome.plots:
-        show("Plots:\n" + "\n".join(f"  {path}" for path in outcome.plots if path.suffix == ".png"))
+    if files := _draw(outcome, wanted=plots):
+        show("Plots:\n" + "\n".join(f"  {path}" for path in files if path.suffix == ".png"))
     if outcome.verdicts:
         show_prose("\n".join(outcome.verdicts))
         show(f"Comparison: {outcome.path / 'compare.md'}, or: bench compare {outcome.path}")

@@ -27,7 +27,7 @@ def timeline_of(run: Run, rows: list[Row], key: str | None = None) -> Timeline |
     number = run.directory.finished_rounds(cell.key)[-1]
     table = run.directory.read_round(cell.key, "measured", number)
     events = table["event_ns"].to_pylist()
-    scheduled = np.array(table["scheduled_ns"].fill_null(0).to_pylist(), np.int64)
+    scheduled = np.array([at or 0 for at in table["scheduled_ns"].to_pylist()], np.int64)
     start = scheduled.min()
 
     def seconds(values: list[int | None]) -> list[float]:

@@ -43,8 +43,8 @@ Rows = dict[str, dict[str, Any]]
 class Outcome:
     """How a sweep ended. `message` says why it stopped, `key` which key of the sweep is concerned, if one is.
 
-    `rows` are summary.csv's, one a cell; `table` is table.md; `verdicts` are the sentences of a sweep with variants,
-    one a candidate.
+    `rows` are summary.csv's, one a cell; `table` is table.md; `pairs` and `verdicts` compare a sweep's variants: one a
+    candidate, and its sentence.
     """
 
     path: Path
@@ -54,6 +54,7 @@ class Outcome:
     plots: list[Path]
     table: str = ""
     key: str = ""
+    pairs: tuple[Pair, ...] = ()
     verdicts: tuple[str, ...] = ()
 
 
@@ -191,24 +192,24 @@ def _conclude(run: RunDirectory, state: State, message: str, now: Rows, *, plots
     if not run.earlier():
         return Outcome(run.path, state, message, [], [])
     from benchbench.analysis.summary import UNITS
-    from benchbench.comparison.tables import sentence as sentence_of
 
     rows = _rows(run, now)
     drawn, table = list[Path](), ""
+    pairs: tuple[Pair, ...] = ()
     verdicts: tuple[str, ...] = ()
     try:
         run.write_summary(rows, UNITS)
         table = _table(run, rows)
         replace_file(run.path / "table.md", table.encode())
-        pairs = _compare(run) if len(run.manifest()["spec"]["variants"]) > 1 else []
-        verdicts = tuple(sentence_of(pair) for pair in pairs)
+        if len(run.manifest()["spec"]["variants"]) > 1:
+            pairs, verdicts = _compare(run)
         if plots and state == "complete" and any(row["rounds"] for row in rows):
             drawn = _draw(run, rows, pairs)
         run.journal(state, message=message)
     except OSError as error:
         if state == "complete":
             state, message = "stopped", _unwritable(run, error)
-    return Outcome(run.path, state, message, rows, drawn, table, verdicts=verdicts)
+    return Outcome(run.path, state, message, rows, drawn, table, "", pairs, verdicts)
 
 
 def _table(run: RunDirectory, rows: list[dict[str, Any]]) -> str:
@@ -219,16 +220,16 @@ def _table(run: RunDirectory, rows: list[dict[str, Any]]) -> str:
     return markdown_table(rows, closing=[*closing(run.manifest(), rows), *run.notes()])
 
 
-def _compare(run: RunDirectory) -> list[Pair]:
-    """The baseline against each other variant, written beside the table."""
+def _compare(run: RunDirectory) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
+    """The baseline against each other variant, written beside the table; their sentences."""
     from benchbench.analysis.runs import Run
     from benchbench.comparison.pairs import pairs_of
-    from benchbench.comparison.tables import comparison_json, comparison_table
+    from benchbench.comparison.tables import comparison_json, comparison_table, sentence
 
     pairs = pairs_of(Run(run.path))
     replace_file(run.path / "compare.md", comparison_table(pairs).encode())
     replace_file(run.path / "compare.json", comparison_json(pairs).encode())
-    return pairs
+    return tuple(pairs), tuple(map(sentence, pairs))
 
 
 def _rows(run: RunDirectory, now: Rows) -> list[dict[str, Any]]:
@@ -242,7 +243,7 @@ def _rows(run: RunDirectory, now: Rows) -> list[dict[str, Any]]:
     ]
 
 
-def _draw(run: RunDirectory, rows: list[dict[str, Any]], pairs: list[Pair]) -> list[Path]:
+def _draw(run: RunDirectory, rows: list[dict[str, Any]], pairs: Sequence[Pair]) -> list[Path]:
     from benchbench.analysis.runs import Run
     from benchbench.comparison.figures import draw_comparisons
     from benchbench.figures.plots import draw_plots

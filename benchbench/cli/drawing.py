@@ -1,0 +1,99 @@
+"""Pictures, drawn by processes of their own, one a format, side by side: no command imports matplotlib.
+
+Run as `python -m benchbench.cli.drawing FORMAT PARENT_PID`: what is to be drawn comes pickled on standard input, and
+one line of JSON goes out. It dies with its parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from benchbench.comparison.pairs import Pair
+    from benchbench.figures.plots import Timeline
+    from benchbench.report.summary_table import Row
+
+FORMATS = ("png", "svg")
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """What the pictures of a run show, and the folder that they go to, which is made."""
+
+    rows: Sequence[Row]
+    timeline: Timeline | None
+    pairs: Sequence[Pair]
+    out: Path
+    title: str
+
+    def draw(self, form: str) -> list[Path]:
+        """Draw them here, in one format; the files. Raises OSError."""
+        from benchbench.figures.plots import draw_plots
+
+        files = draw_plots([*self.rows], self.timeline, self.out, self.title, [form])
+        if self.pairs:
+            from benchbench.comparison.figures import draw_comparisons
+
+            files += draw_comparisons(self.pairs, self.out, self.title, [form])
+        return files
+
+
+def drawn(pictures: Pictures, formats: Sequence[str] = FORMATS) -> tuple[list[Path], list[str]]:
+    """The files, and why there are not more of them, a line a process that failed.
+
+    Processes that still draw are ended with whatever ends this call.
+    """
+    data, files, problems = pickle.dumps(pictures), list[Path](), list[str]()
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(_process(form)) for form in formats]
+        for process in processes:
+            assert process.stdin is not None  # noqa: S101 - as started
+            with contextlib.suppress(BrokenPipeError), process.stdin:
+                process.stdin.write(data)
+        for process in processes:
+            assert process.stdout is not None  # noqa: S101 - as started
+            line = process.stdout.read()
+            answer = json.loads(line) if line else {"problem": f"the drawing process ended (exit {process.wait()})"}
+            files += map(Path, answer.get("files", ()))
+            problems += [answer["problem"]] if "problem" in answer else []
+    order = {path.stem: number for number, path in reversed([*enumerate(files)])}
+    return sorted(files, key=lambda path: order[path.stem]), sorted(set(problems))
+
+
+@contextlib.contextmanager
+def _process(form: str) -> Iterator[subprocess.Popen[bytes]]:
+    words = [sys.executable, "-m", "benchbench.cli.drawing", form, str(os.getpid())]
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, process_group=0
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def main(form: str, parent: int) -> None:
+    """The life of such a process."""
+    from benchbench.linux import die_with_parent
+
+    die_with_parent(parent)
+    answer: dict[str, Any]
+    try:
+        pictures: Pictures = pickle.load(sys.stdin.buffer)  # noqa: S301 - our parent's
+        answer = {"files": [str(path) for path in pictures.draw(form)]}
+    except Exception as error:  # noqa: BLE001 - the parent says what it was
+        answer = {"problem": str(error) if isinstance(error, OSError) else repr(error)}
+    sys.stdout.write(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
