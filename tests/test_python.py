@@ -80,6 +80,7 @@ def test_an_unreadable_run_has_a_repr_too(tmp_path: Path) -> None:
     path = made(tmp_path / "run").path
     next((path / "records").iterdir()).write_bytes(b"PAR1 no")
     assert "unreadable (" in repr(open_run(path))
+    assert open_run(path)._repr_html_() is None
 
 
 def test_hostile_names_do_not_act_in_a_notebook_or_a_terminal(tmp_path: Path) -> None:
@@ -113,6 +114,26 @@ def test_the_latencies_of_requests_are_those_of_the_table(run: benchbench.Run) -
     assert len(failed) == 2
     assert failed[["ttft_ms", "tpot_ms", "e2el_ms"]].isna().all(axis=None)
     assert not failed.steady.any()
+
+
+def test_the_figures_of_rounds_are_what_the_summary_means(run: benchbench.Run, branches: benchbench.Run) -> None:
+    for of in (run, branches):
+        rounds = of.rounds()
+        assert len(rounds) == sum(row["rounds"] for row in of.rows)
+        assert {"cell", "phase", "round", "block", "variant", "input", "output", "batch", "rate"} <= set(rounds.columns)
+        for row in of.rows:
+            mine = rounds[rounds.cell == row["key"]]
+            starts = mine.groupby("block") if row["starts"] else mine.groupby("round")
+            for name in ("ttft_ms", "tpot_ms", "e2el_ms", "sys_tok_s", "round_s"):
+                if row[name] is not None:
+                    assert starts[name].mean().mean() == pytest.approx(row[name]), name
+
+
+def test_times_in_ns_stay_whole_numbers_where_some_are_missing(run: benchbench.Run) -> None:
+    requests = run.requests()
+    times = requests[[name for name in requests if name.endswith("_ns")]]
+    assert times.isna().any(axis=None)
+    assert {str(dtype) for dtype in times.dtypes} == {"Int64"}
 
 
 def test_in_a_closed_load_the_steady_requests_are_the_tables(tmp_path: Path) -> None:
@@ -205,7 +226,7 @@ def test_tables_are_those_of_the_command(run: benchbench.Run, branches: benchben
     columns = ["input", "batch", "ttft_ms", "status"]
     for wanted, words in (({}, []), ({"columns": columns, "include_invalid": True}, asked)):
         assert run.table(form, **wanted) == bench("table", run.path, "--format", form, *words).stdout
-    both = benchbench.runs_table([run, branches], form)
+    both = benchbench.runs_table([run, branches.path], form)
     assert both == bench("table", run.path, branches.path, "--format", form).stdout
     assert branches.compare().table(form) == bench("compare", branches.path, "--format", form).stdout
 
@@ -282,7 +303,7 @@ def test_figures_and_the_page_are_written(run: benchbench.Run, branches: benchbe
         run.draw(tmp_path, cell="nope")
     page = run.write_page(tmp_path / "one.html")
     assert page.read_text().startswith("<!doctype html>")
-    assert "int8-moe" in benchbench.write_page([run, branches], tmp_path / "two.html").read_text()
+    assert "int8-moe" in benchbench.write_page([run, str(branches.path)], tmp_path / "two.html").read_text()
     with pytest.raises(OSError, match="No such file"):
         run.write_page(tmp_path / "none" / "one.html")
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchbench.analysis.runs import Run
+from benchbench.api.selecting import AnyRun, opened
 
 
 def draw_run(
@@ -27,7 +28,7 @@ def draw_run(
     return files
 
 
-def write_page(runs: Run | Sequence[Run], path: str | Path = "report.html") -> Path:
+def write_page(runs: AnyRun | Sequence[AnyRun], path: str | Path = "report.html") -> Path:
     """Write one run, or several side by side, as one HTML file that loads nothing; its path.
 
     Raises RunError for what cannot be read, and OSError for what cannot be written.
@@ -36,5 +37,5 @@ def write_page(runs: Run | Sequence[Run], path: str | Path = "report.html") -> P
     from benchbench.store.run_directory import replace_file
 
     file = Path(path)
-    replace_file(file, page([runs] if isinstance(runs, Run) else list(runs)).encode())
+    replace_file(file, page([opened(run) for run in ([runs] if isinstance(runs, (Run, str, Path)) else runs)]).encode())
     return file

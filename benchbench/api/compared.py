@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchbench.analysis import runs
+from benchbench.analysis.runs import Run
 from benchbench.api.notebook import html_table, paragraphs
 from benchbench.api.run_tables import Form, check_format
+from benchbench.api.selecting import AnyRun, opened
 from benchbench.comparison import tables
 from benchbench.comparison.pairs import METRICS, Pair, Side, differences, noise_of, pair, sides_of
 from benchbench.comparison.verdicts import Noise
@@ -24,24 +25,11 @@ _FORMS = {
     "csv": tables.comparison_csv,
     "github": tables.comparison_github,
 }
-_OF_CELLS = ("input", "output", "batch", "rate", "load", "unit", "base_value", "candidate_value")
-_COLUMNS = [
-    *(
-        "base",
-        "candidate",
-        "input",
-        "output",
-        "batch",
-        "rate",
-        "load",
-        "metric",
-        "unit",
-        "base_value",
-        "candidate_value",
-    ),
-    *("ratio", "ratio_low", "ratio_high", "verdict", "p_value", "p_adjusted", "mde", "mde_family", "noise"),
-    *("more_blocks", "starts", "fidelity", "warnings"),
-]
+_SIDES = ["base", "candidate"]
+_CELL = ["input", "output", "batch", "rate", "load"]
+_VALUES = ["unit", "base_value", "candidate_value"]
+_EFFECT = ["ratio", "ratio_low", "ratio_high", "verdict", "p_value", "p_adjusted", "mde", "mde_family", "noise"]
+_EFFECT += ["more_blocks", "starts", "fidelity", "warnings"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -78,7 +66,7 @@ class RunComparison:
         Times in s, rates in tok/s and req/s (`unit`); effects are shares, 0.02 is 2 %.
         """
         records = [record for of_sides in self.pairs for record in self._record(of_sides)["cells"]]
-        return _frame(records, _COLUMNS)
+        return _frame(records, [*_SIDES, *_CELL, "metric", *_VALUES, *_EFFECT])
 
     def means(self) -> pd.DataFrame:
         """One row a pair and metric: the geometric mean over the cells, with columns as in `summary()`."""
@@ -88,7 +76,7 @@ class RunComparison:
             for record in self._record(of_sides)["pairs"]
             for mean in record["means"]
         ]
-        return _frame(records, [name for name in _COLUMNS if name not in _OF_CELLS])
+        return _frame(records, [*_SIDES, "metric", *_EFFECT])
 
     def _record(self, of_sides: Pair) -> Mapping[str, Any]:
         return tables.comparison_record([of_sides], METRICS)
@@ -123,13 +111,13 @@ def _frame(records: Sequence[Mapping[str, Any]], columns: list[str]) -> pd.DataF
 
 
 def compare_runs(
-    run: runs.Run | str | Path,
-    other: runs.Run | str | Path | None = None,
+    run: AnyRun,
+    other: AnyRun | None = None,
     *,
     base: str | None = None,
     candidate: str | None = None,
     margin: float = 0.01,
-    noise: runs.Run | str | Path | None = None,
+    noise: AnyRun | None = None,
     allow_unlike: bool = False,
 ) -> RunComparison:
     """Compare the variants of a run, or a run with another one, start by start.
@@ -139,10 +127,10 @@ def compare_runs(
     inside its noise is called faster or slower. `allow_unlike`: also runs of unlike models, shapes, loads, GPUs or
     drivers. Raises RunError for what cannot be read, and ValueError for what cannot be compared.
     """
-    first, second = _opened(run), None if other is None else _opened(other)
-    both = [opened for opened in (first, second) if opened]
-    if bare := next((opened for opened in both if not opened.has_records), None):
-        beside = f"bench table {' '.join(str(opened.path) for opened in both)}"
+    first, second = opened(run), None if other is None else opened(other)
+    both = [each for each in (first, second) if each]
+    if bare := next((each for each in both if not each.has_records), None):
+        beside = f"bench table {' '.join(str(each.path) for each in both)}"
         raise ValueError(f"{bare.path}: has no records of requests, so no comparison ({beside} shows the rows)")
     sides = _sides(first, second, base, candidate)
     notes: list[str] = []
@@ -150,16 +138,12 @@ def compare_runs(
         notes += _refused(differences(first, second), f"{first.path} and {second.path}", allow=allow_unlike)
     floor: tuple[Noise, ...] = ()
     if noise is not None:
-        aa = _opened(noise)
+        aa = opened(noise)
         floor = noise_of(aa)[0]
         notes += _refused(differences(aa, first), f"the noise run {aa.path} and {first.path}", allow=allow_unlike)
     pairs = [pair(*of_sides, margin, floor, subset=allow_unlike) for of_sides in sides]
-    title = " and ".join(dict.fromkeys(opened.title for opened in both))
+    title = " and ".join(dict.fromkeys(each.title for each in both))
     return RunComparison(title, tuple(replace(p, notes=(*notes, *p.notes)) for p in pairs), floor)
-
-
-def _opened(run: runs.Run | str | Path) -> runs.Run:
-    return run if isinstance(run, runs.Run) else runs.open_run(run)
 
 
 def _refused(differences: Sequence[str], what: str, *, allow: bool) -> list[str]:
@@ -168,9 +152,7 @@ def _refused(differences: Sequence[str], what: str, *, allow: bool) -> list[str]
     return [f"unlike: {difference}" for difference in differences]
 
 
-def _sides(
-    first: runs.Run, second: runs.Run | None, base: str | None, candidate: str | None
-) -> list[tuple[Side, Side]]:
+def _sides(first: Run, second: Run | None, base: str | None, candidate: str | None) -> list[tuple[Side, Side]]:
     olds = sides_of(first)
     old = _side(first, olds, base, "--base") if base else olds[0]
     if second is None:
@@ -191,7 +173,7 @@ def _sides(
     return [(old, new)]
 
 
-def _side(run: runs.Run, sides: Sequence[Side], name: str, option: str) -> Side:
+def _side(run: Run, sides: Sequence[Side], name: str, option: str) -> Side:
     for side in sides:
         if side.variant == name:
             return side

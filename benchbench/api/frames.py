@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from benchbench.analysis.metrics import request_times
 from benchbench.analysis.runs import Run
+from benchbench.analysis.summary import COLUMNS, metrics_of
 from benchbench.spec.cell import CellInfo
 from benchbench.store.requests import round_facts
 
@@ -50,7 +51,10 @@ def requests_frame(run: Run, phase: Phase, *, events: bool) -> pd.DataFrame:
     tables = [_timed(item, events=events) for item in _rounds(run, phase)]
     if not tables:
         return pd.DataFrame(columns=["cell", "phase", "round", "index", "status", *_TIMES])
-    frame: pd.DataFrame = pa.concat_tables(tables, promote_options="default").to_pandas()
+    whole = {
+        pa.int64(): pd.Int64Dtype()
+    }  # as floats, which pandas makes of ints with gaps, times would be off by 100 ns
+    frame: pd.DataFrame = pa.concat_tables(tables, promote_options="default").to_pandas(types_mapper=whole.get)
     return frame
 
 
@@ -68,11 +72,19 @@ def rounds_frame(run: Run, phase: Phase) -> pd.DataFrame:
     """One row a finished round: `Run.rounds`."""
     import pandas as pd
 
-    rows: list[dict[str, Any]] = [
-        {"cell": item.cell.key, "phase": item.phase, "round": item.number, **round_facts(item.table)}
-        for item in _rounds(run, phase)
-    ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame([_round_row(item) for item in _rounds(run, phase)])
+
+
+def _round_row(item: _Round) -> dict[str, Any]:
+    (metrics,) = metrics_of(item.cell, [item.table])
+    axes = {name: getattr(item.cell, name) for name in ("variant", "input", "output", "batch", "rate")}
+    figures = {
+        name: value * (1e3 if column.unit == "ms" else 1)
+        for name, column in COLUMNS.items()
+        if column.figure and (value := column.figure(metrics)) is not None
+    }
+    names = {"cell": item.cell.key, "phase": item.phase, "round": item.number, "block": metrics.block}
+    return names | axes | figures | dict(round_facts(item.table))
 
 
 def token_batches(run: Run, phase: Phase) -> pa.RecordBatchReader:

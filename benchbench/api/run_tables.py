@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from benchbench.analysis.runs import Run, side_by_side
+from benchbench.api.selecting import AnyRun, opened
 from benchbench.report.summary_table import Parts, Row, csv_table, json_table, table_parts
 
 Form = Literal["md", "csv", "json", "github"]
@@ -24,7 +25,7 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
 
 
 def runs_table(
-    runs: Sequence[Run],
+    runs: Sequence[AnyRun],
     format: Form = "md",
     *,
     columns: Sequence[str] | None = None,
@@ -33,18 +34,19 @@ def runs_table(
 ) -> str:
     """The table as text, with a line end: `Run.table`. Raises ValueError for what cannot be asked, and RunError."""
     check_format(format)
-    rows = rows_of(runs)
+    own = [opened(run) for run in runs]
+    rows = rows_of(own)
     if format in {"csv", "json"}:
         machine, names = _machine_rows(rows, columns, pivot, include_invalid=include_invalid)
         return (csv_table if format == "csv" else json_table)(machine, names, include_invalid)
     if format == "github":
         from benchbench.provenance.labels import provenance_text
 
-        closing = [f"{provenance_text(run)}." for run in runs]
+        closing = [f"{provenance_text(run)}." for run in own]
     else:
-        closing = [line for run in runs for line in run.caption]
+        closing = [line for run in own for line in run.caption]
     parts = parts_of(rows, list(dict.fromkeys(closing)), columns=columns, pivot=pivot, include_invalid=include_invalid)
-    title = " and ".join(dict.fromkeys(run.name for run in runs))
+    title = " and ".join(dict.fromkeys(run.name for run in own))
     text = parts.github(title) if format == "github" else parts.markdown()
     return text.rstrip("\n") + "\n"
 

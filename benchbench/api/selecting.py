@@ -1,12 +1,21 @@
-"""Cells chosen by what a user calls them: their key, or a selection such as `batch>=8,input=128`."""
+"""Runs and cells chosen by what a user calls them: a path; a key, or a selection such as `batch>=8,input=128`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from benchbench.analysis.runs import Run, open_run
 from benchbench.analysis.summary import CellSummary
 from benchbench.report.summary_table import Row
+
+AnyRun = Run | str | Path
+
+
+def opened(run: AnyRun) -> Run:
+    """The run, or that in this folder. Raises RunError."""
+    return run if isinstance(run, Run) else open_run(run)
 
 
 def chosen(summaries: Sequence[CellSummary], words: Sequence[str]) -> list[CellSummary]:

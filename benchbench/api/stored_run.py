@@ -14,7 +14,7 @@ from benchbench.api.compared import RunComparison, compare_runs
 from benchbench.api.frames import Phase, requests_frame, rounds_frame, token_batches
 from benchbench.api.notebook import run_html
 from benchbench.api.run_tables import Form, runs_table
-from benchbench.api.selecting import chosen
+from benchbench.api.selecting import AnyRun, chosen
 from benchbench.errors import BenchError
 from benchbench.host.samples import read_telemetry
 from benchbench.safe_text import printable
@@ -46,8 +46,11 @@ class Run(runs.Run):
         kinds = ", ".join(f"{counts[status]} {status}" for status in ("valid", "suspect", "invalid") if counts[status])
         return f"{counts.total()} cell{'s'[: counts.total() != 1]} ({kinds or 'none'})"
 
-    def _repr_html_(self) -> str:
-        return run_html(self, f"{self.name}: {self._counts()}")
+    def _repr_html_(self) -> str | None:
+        try:
+            return run_html(self, f"{self.name}: {self._counts()}")
+        except BenchError:
+            return None  # notebooks show the repr then
 
     def summary(self) -> pd.DataFrame:
         """One row a cell, columns as in summary.csv, whatever the cell's status; columns without values are floats."""
@@ -61,8 +64,8 @@ class Run(runs.Run):
 
         `ttft_ms`, `tpot_ms`, `e2el_ms` are NaN where the request failed, `tpot_ms` too where one event held all its
         tokens. `steady`: whether the table's latencies are over this request; in a closed load those while the batch
-        fills and empties are not. `phase`: "measured", "warmup" or "all". `events` adds the lists `event_ns`,
-        `event_tokens` and `lag_ns`; `tokens()` has them as rows.
+        fills and empties are not. Times in ns are whole numbers (Int64), NA where missing. `phase`: "measured",
+        "warmup" or "all". `events` adds the lists `event_ns`, `event_tokens` and `lag_ns`; `tokens()` has them as rows.
         """
         return requests_frame(self, phase, events=events)
 
@@ -76,7 +79,11 @@ class Run(runs.Run):
         return token_batches(self, phase)
 
     def rounds(self, phase: Phase = "measured") -> pd.DataFrame:
-        """One row a finished round: the instrument's own facts (longest loop turn, CPU, clock step ...)."""
+        """One row a finished round: its figures, named as in the summary, and the instrument's own facts.
+
+        The summary's means and intervals are over these figures, in a sweep with blocks over the means of each start
+        (`block`). Facts are the longest loop turn, CPU, clock step ... (docs/definitions.md).
+        """
         return rounds_frame(self, phase)
 
     def telemetry(self) -> pd.DataFrame:
@@ -124,12 +131,12 @@ class Run(runs.Run):
 
     def compare(
         self,
-        other: runs.Run | str | Path | None = None,
+        other: AnyRun | None = None,
         *,
         base: str | None = None,
         candidate: str | None = None,
         margin: float = 0.01,
-        noise: runs.Run | str | Path | None = None,
+        noise: AnyRun | None = None,
         allow_unlike: bool = False,
     ) -> RunComparison:
         """Its variants with each other, or it as the base with another run: see `benchbench.compare_runs`."""

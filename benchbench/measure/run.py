@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -50,9 +50,9 @@ class Outcome:
     path: Path
     state: State
     message: str
-    rows: list[dict[str, Any]]
-    plots: list[Path]
-    table: str = ""
+    rows: list[dict[str, Any]] = field(repr=False)
+    plots: list[Path] = field(repr=False)
+    table: str = field(default="", repr=False)
     key: str = ""
     pairs: tuple[Pair, ...] = ()
     verdicts: tuple[str, ...] = ()
