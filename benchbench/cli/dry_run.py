@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from benchbench.cli.progress import duration_text
 from benchbench.engines.git_checkout import built_alike
-from benchbench.measure.cells import WARMUP_TOKENS
 from benchbench.spec import SimulatorEngine
+from benchbench.spec.schema import WARMUP_TOKENS
 
 if TYPE_CHECKING:
     from benchbench.spec import Cell, Plan, SweepSpec

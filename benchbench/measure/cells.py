@@ -16,6 +16,7 @@ from benchbench.loadgen.worker import Worker
 from benchbench.measure.failures import check_server, death_of, first_failure
 from benchbench.measure.observer import Observer, Pace
 from benchbench.spec import Cell
+from benchbench.spec.schema import WARMUP_ROUNDS, WARMUP_TOKENS
 from benchbench.store.requests import RequestStatus
 from benchbench.store.run_directory import RunDirectory
 
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from benchbench.counters.server_metrics import Counts
     from benchbench.loadgen.job import Job
     from benchbench.store.requests import RoundColumns
-
-WARMUP_ROUNDS = 8  # of warmup: auto, at most,
-WARMUP_TOKENS = 32  # and the most output tokens in them
 
 
 @dataclass(slots=True)

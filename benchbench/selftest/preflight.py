@@ -20,9 +20,9 @@ from benchbench.counters.server_metrics import look
 from benchbench.engines.open import Opened
 from benchbench.engines.process import Hooks
 from benchbench.loadgen.worker import Worker
-from benchbench.measure.cells import WARMUP_TOKENS
 from benchbench.measure.sessions import start_engine
 from benchbench.spec import Cell, OpenLoad, Plan, StaticLoad
+from benchbench.spec.schema import WARMUP_TOKENS
 from benchbench.store.requests import RoundColumns, round_table
 
 PROBE_TOKENS = 16

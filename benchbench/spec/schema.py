@@ -36,6 +36,7 @@ from benchbench.spec.values import (
 from benchbench.yamlfile.mistakes import show
 
 DEFAULT_MIN_ROUNDS, DEFAULT_MAX_ROUNDS = 5, 20
+WARMUP_ROUNDS, WARMUP_TOKENS = 8, 32  # of warmup: auto, at most: rounds, and output tokens of a request in them
 DEFAULT_BLOCKS = 6
 MAX_CELLS = 10_000
 
