@@ -5,30 +5,30 @@ Between rounds this process encodes and writes; while a round runs it sleeps on 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import pyarrow as pa
+
+from benchbench.analysis.evidence import is_noisy, pilot_for, pilot_of, wanted_rounds, warmed_up
+from benchbench.analysis.metrics import RoundMetrics
+from benchbench.analysis.runs import cell_summary
+from benchbench.analysis.summary import metrics_of, summary_row
 from benchbench.counters.server_counters import ServerView
+from benchbench.counters.server_metrics import Counts
 from benchbench.engines.open import Opened
 from benchbench.errors import EngineDiedError, InterruptedSweep, WorkerDiedError
 from benchbench.host.sampler import Sampler
+from benchbench.loadgen.job import Job
 from benchbench.loadgen.worker import Worker
 from benchbench.measure.failures import check_server, death_of, first_failure
 from benchbench.measure.observer import Observer, Pace
+from benchbench.model.roofline import platform_of
 from benchbench.spec import Cell
 from benchbench.spec.schema import WARMUP_ROUNDS, WARMUP_TOKENS
-from benchbench.store.requests import RequestStatus
+from benchbench.store.requests import RequestStatus, RoundColumns, round_table
 from benchbench.store.run_directory import RunDirectory
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import pyarrow as pa
-
-    from benchbench.analysis.metrics import RoundMetrics
-    from benchbench.counters.server_metrics import Counts
-    from benchbench.loadgen.job import Job
-    from benchbench.store.requests import RoundColumns
 
 
 @dataclass(slots=True)
@@ -76,8 +76,6 @@ def missing_rounds(run: RunDirectory, cell: Cell, block: int | None = None) -> i
     done = len(have)
     if done < cell.rounds.min or cell.rounds.min == cell.rounds.max:
         return max(0, cell.rounds.min - done)
-    from benchbench.analysis.summary import metrics_of
-
     return max(0, _goal(cell, metrics_of(cell.info, run.read_cell(cell.key))) - done)
 
 
@@ -88,8 +86,6 @@ def block_rounds(cell: Cell, block: int) -> set[int]:
 
 def _goal(cell: Cell, rounds: Sequence[RoundMetrics]) -> int:
     """Rounds to measure in all: those that the asked interval needs, within max and the time budget."""
-    from benchbench.analysis.evidence import wanted_rounds
-
     if cell.rounds.budget_s is not None and sum(r.duration_s for r in rounds) >= cell.rounds.budget_s:
         return len(rounds)
     return min(cell.rounds.max, wanted_rounds(cell.info, rounds))
@@ -102,9 +98,6 @@ class _Rounds:
     """
 
     def __init__(self, run: RunDirectory, cell: Cell, block: int | None, noisy: Sequence[bool] = ()) -> None:
-        from benchbench.analysis.evidence import pilot_for, pilot_of
-        from benchbench.analysis.summary import metrics_of
-
         self.cell, self.block = cell, block
         self.measured = list(metrics_of(cell.info, run.read_cell(cell.key)))
         self.pilot = pilot_of(cell.info, self.measured) if self.measured else pilot_for(cell.info, noisy)
@@ -137,9 +130,6 @@ class _Rounds:
 
     def add(self, step: Step, table: pa.Table) -> None:
         """Count a round that is stored now."""
-        from benchbench.analysis.evidence import warmed_up
-        from benchbench.analysis.summary import metrics_of
-
         cell = self.cell
         good = RequestStatus.OK in table["status"].to_pylist()
         if step.phase == "warmup":
@@ -159,8 +149,6 @@ def measure_cell(driver: Driver, cell: Cell, missing: int) -> None:
 
     Raises InterruptedSweep, StoppedError, EngineDiedError, EngineError, WorkerDiedError and OSError.
     """
-    from benchbench.analysis.evidence import is_noisy
-
     run, pace = driver.run, driver.pace
     later = pace.left_steps - cell.output * missing  # of other cells: rounds beyond the least take nothing from them
     rounds = _Rounds(run, cell, driver.block, driver.noisy)
@@ -191,10 +179,6 @@ def measure_cell(driver: Driver, cell: Cell, missing: int) -> None:
 
 def _sum_up(driver: Driver, cell: Cell) -> None:
     """Sum the cell up from its files, telemetry's too, as it can be summed up again at any time."""
-    from benchbench.analysis.runs import cell_summary
-    from benchbench.analysis.summary import summary_row
-    from benchbench.model.roofline import platform_of
-
     driver.sampler.flush()
     for note in driver.sampler.notes():
         driver.observer.note(note)
@@ -222,8 +206,6 @@ def _store(
     driver: Driver, cell: Cell, step: Step, columns: RoundColumns, facts: dict[str, Any], counters: Counts | None
 ) -> pa.Table:
     """Store a round; when this raises, nothing of it is stored, but for EngineDiedError."""
-    from benchbench.store.requests import round_table
-
     if facts["cancelled"]:
         raise InterruptedSweep
     opened, view = driver.opened, driver.view

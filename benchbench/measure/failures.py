@@ -7,18 +7,14 @@ import os
 import re
 import socket
 import time
-from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from benchbench.engines.open import Opened
 from benchbench.errors import EngineError, StoppedError
 from benchbench.openai.target import Target
-from benchbench.store.requests import ErrorKind, ErrorPhase, RequestStatus
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from benchbench.spec import Cell
-    from benchbench.store.requests import RoundColumns
+from benchbench.spec import Cell
+from benchbench.store.requests import ErrorKind, ErrorPhase, RequestStatus, RoundColumns
 
 # Statuses with which a server refuses every request of a sweep, and the key at fault.
 REFUSALS = {401: "engine.api_key_env", 403: "engine.api_key_env", 404: "model", 405: "engine.url"}

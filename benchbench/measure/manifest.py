@@ -8,9 +8,12 @@ from dataclasses import asdict
 from typing import Any
 
 from benchbench.engines.open import Opened
+from benchbench.host.environment import environment, spec_hash
+from benchbench.host.local_results import measured_errors
 from benchbench.identity.identity import requested
 from benchbench.identity.starts import carried_on, served_by, start_entry
 from benchbench.model.config import ModelFacts
+from benchbench.model.served import caption_of, hardware_notes, served_on, speculative_decoding
 from benchbench.secrets import masked
 from benchbench.spec import Plan, Session
 from benchbench.store.facts import Manifest
@@ -33,10 +36,6 @@ def write_manifest(
     starts before this one always do. `variants`: by name, the commits that those with `git` are built from. Raises
     EngineError when the run has rounds of another engine.
     """
-    from benchbench.host.environment import environment, spec_hash
-    from benchbench.host.local_results import measured_errors
-    from benchbench.model.served import caption_of, hardware_notes, served_on, speculative_decoding
-
     facts = {name: asdict(model) if model else None for name, model in (models or {}).items()}
     of_all, spec = facts.pop("", None), masked(plan.spec.model_dump(mode="json"))
     earlier = run.earlier()

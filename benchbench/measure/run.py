@@ -5,10 +5,16 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from benchbench.analysis.runs import Run, cell_summary
+from benchbench.analysis.summary import UNITS, summary_row
+from benchbench.comparison.figures import draw_comparisons
+from benchbench.comparison.pairs import Pair, pairs_of
+from benchbench.comparison.tables import comparison_json, comparison_table, sentence
 from benchbench.errors import (
     BenchError,
     EngineError,
@@ -19,21 +25,21 @@ from benchbench.errors import (
     WorkerDiedError,
 )
 from benchbench.fidelity.ask import owed
+from benchbench.figures.plots import draw_plots
+from benchbench.figures.timeline import timeline_of
+from benchbench.host.local_results import closing
 from benchbench.identity.starts import same_engines
 from benchbench.measure.cells import missing_rounds
 from benchbench.measure.manifest import staying
 from benchbench.measure.observer import Observer
+from benchbench.measure.retry import set_aside
 from benchbench.measure.sessions import Sessions, Todo
 from benchbench.model.served import served_models
+from benchbench.report.summary_table import markdown_table
 from benchbench.secrets import MASK, masked
 from benchbench.spec import Plan, SweepSpec, make_plan
 from benchbench.spec.cell import cell_name
 from benchbench.store.run_directory import RunDirectory, replace_file
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from benchbench.comparison.pairs import Pair
 
 State = Literal["complete", "stopped", "interrupted"]
 Rows = dict[str, dict[str, Any]]
@@ -105,11 +111,8 @@ def sweep(  # noqa: PLR0913 - the options of the command
     try:
         for note in _goes_on(run, plan, only) if resume else ():
             observer.note(note)
-        if retry and resume and run.earlier():
-            from benchbench.measure.retry import set_aside
-
-            for note in set_aside(run, plan, retry):
-                observer.note(note)
+        for note in set_aside(run, plan, retry) if retry and resume and run.earlier() else ():
+            observer.note(note)
         todo = _lacking(run, plan)
         if not todo and _is_concluded(run, plan):
             rows = _rows(run, {})
@@ -191,8 +194,6 @@ def _conclude(run: RunDirectory, state: State, message: str, now: Rows, *, plots
     """Write what follows from the records. A full disk must not hide why the sweep stopped."""
     if not run.earlier():
         return Outcome(run.path, state, message, [], [])
-    from benchbench.analysis.summary import UNITS
-
     rows = _rows(run, now)
     drawn, table = list[Path](), ""
     pairs: tuple[Pair, ...] = ()
@@ -214,18 +215,11 @@ def _conclude(run: RunDirectory, state: State, message: str, now: Rows, *, plots
 
 def _table(run: RunDirectory, rows: list[dict[str, Any]]) -> str:
     """The run's table: what is printed is what is kept."""
-    from benchbench.host.local_results import closing
-    from benchbench.report.summary_table import markdown_table
-
     return markdown_table(rows, closing=[*closing(run.manifest(), rows), *run.notes()])
 
 
 def _compare(run: RunDirectory) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
     """The baseline against each other variant, written beside the table; their sentences."""
-    from benchbench.analysis.runs import Run
-    from benchbench.comparison.pairs import pairs_of
-    from benchbench.comparison.tables import comparison_json, comparison_table, sentence
-
     pairs = pairs_of(Run(run.path))
     replace_file(run.path / "compare.md", comparison_table(pairs).encode())
     replace_file(run.path / "compare.json", comparison_json(pairs).encode())
@@ -234,9 +228,6 @@ def _compare(run: RunDirectory) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
 
 def _rows(run: RunDirectory, now: Rows) -> list[dict[str, Any]]:
     """Rows of the whole plan, as written: those just made, and the others from their records."""
-    from benchbench.analysis.runs import Run, cell_summary
-    from benchbench.analysis.summary import summary_row
-
     read = Run(run.path)
     return [
         now.get(cell.key) or summary_row(cell_summary(run, cell, read.platform(cell.variant))) for cell in read.cells
@@ -244,11 +235,6 @@ def _rows(run: RunDirectory, now: Rows) -> list[dict[str, Any]]:
 
 
 def _draw(run: RunDirectory, rows: list[dict[str, Any]], pairs: Sequence[Pair]) -> list[Path]:
-    from benchbench.analysis.runs import Run
-    from benchbench.comparison.figures import draw_comparisons
-    from benchbench.figures.plots import draw_plots
-    from benchbench.figures.timeline import timeline_of
-
     opened, out = Run(run.path), run.path / "plots"
     drawn = draw_plots(rows, timeline_of(opened, rows), out, opened.title)
     return drawn + (draw_comparisons(pairs, out, opened.title) if pairs else [])

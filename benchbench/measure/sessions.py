@@ -236,6 +236,4 @@ def _import_all() -> None:
     """Import now what will be needed between rounds, so that no import falls into one."""
     import scipy.special  # noqa: F401
 
-    import benchbench.analysis.runs
-    import benchbench.loadgen.prompts
-    import benchbench.report.summary_table  # noqa: F401
+    import benchbench.loadgen.prompts  # noqa: F401
