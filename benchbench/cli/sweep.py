@@ -97,7 +97,7 @@ def sweep(file: Source | None, sets: tuple[str, ...], only: str | None, out: Pat
             if flags["resume"] or out is None:
                 fail(BAD_INPUT, "bench sweep: --overwrite needs --out, and goes not with --resume")
             plan_of(spec, only)  # bad input deletes nothing
-            _clear(out)
+            _clear(out, Path(str(file)))
         if flags["retry"] and not flags["resume"]:
             fail(BAD_INPUT, "bench sweep: --retry needs --resume")
         for note in () if flags["quiet"] else (*spec.notes, *hardware_notes(spec.hardware)):
@@ -159,8 +159,11 @@ def noise(
         show_markdown(comparing.keep_noise(outcome.path))
 
 
-def _clear(out: Path) -> None:
-    """Delete the run that is in `out`, if there is one; what is not a run's own stays. Raises RunError: in use."""
+def _clear(out: Path, file: Path) -> None:
+    """Delete the run that is in `out`, if there is one; what is not a run's own stays, and the sweep's `file`.
+
+    Raises RunError: in use.
+    """
     from benchbench.store.run_directory import RunDirectory
 
     if not (out / "manifest.json").exists():
@@ -168,7 +171,7 @@ def _clear(out: Path) -> None:
     run = RunDirectory(out)
     run.open_for_writing(resume=True)
     try:
-        for path in (out / name for name in _OWN):
+        for path in (out / name for name in _OWN if (out / name).resolve() != file.resolve()):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
