@@ -10,7 +10,9 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
+
+import numpy as np
 
 from benchbench.engines.open import Opened
 from benchbench.errors import EngineError, WorkerDiedError
@@ -25,9 +27,6 @@ from benchbench.spec import Session, SweepSpec
 from benchbench.spec.plan import shapes
 from benchbench.stopping import unless_stopped
 from benchbench.store.run_directory import RunDirectory
-
-if TYPE_CHECKING:
-    import numpy as np
 
 # Kernels differ by how many tokens a step has: prompts of several lengths. 32 tokens let a small error grow into
 # another token; eight such answers take a 40 ms decode step 10 s.
@@ -91,8 +90,6 @@ def answer(
 
 def make_questions(spec: SweepSpec, opened: Opened) -> Questions:
     """From the sweep's seed, no longer than its longest request, which every server of it has to take."""
-    import numpy as np
-
     longest = max(shape.input + shape.output for shape in shapes(spec))
     output = min(OUTPUT, max(1, longest // 2))
     lengths = [min(length, longest - output) for length in INPUTS]
@@ -113,8 +110,6 @@ def _prompts(
 
 
 def _in_process(worker: Answering, questions: Questions, stop: int | None) -> tuple[Unit, list[GreedyAnswer]]:
-    import numpy as np
-
     payloads = [np.array(prompt, "<i4").tobytes() for prompt in questions.prompts]
     job = AnswerJob(payloads=payloads, output=questions.output, exact=questions.exact, top=TOP)
     return "id", worker.answer(job, time.monotonic() + ANSWER_S, stop)

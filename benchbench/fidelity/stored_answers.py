@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import orjson
+import pyarrow as pa
 
 from benchbench.fidelity.answers import GreedyAnswer, StartAnswers
 from benchbench.store.parquet_files import parquet_bytes, read_parquet
 from benchbench.store.run_directory import RunDirectory, replace_file
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 def answers_path(run: RunDirectory, variant: str, block: int) -> Path:
@@ -38,9 +38,6 @@ def answers_table(answers: StartAnswers) -> pa.Table:
     """One row a token: prompt, position, token (int64, or string where unit is no id), logprob, top_tokens,
     top_logprobs; null where not told. The other fields of `StartAnswers` are metadata.
     """
-    import orjson
-    import pyarrow as pa
-
     token_type = pa.int64() if answers.unit == "id" else pa.string()
     rows = [
         {
@@ -71,8 +68,6 @@ def answers_table(answers: StartAnswers) -> pa.Table:
 
 def answers_of(table: pa.Table) -> StartAnswers:
     """The inverse of `answers_table`."""
-    import orjson
-
     facts = orjson.loads(table.schema.metadata[b"benchbench"])
     rows: list[list[dict[str, Any]]] = [[] for _ in range(facts["answers"])]
     for row in table.to_pylist():

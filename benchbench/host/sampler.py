@@ -13,21 +13,20 @@ from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
+import numpy as np
 import orjson
+import pyarrow as pa
 
+from benchbench.host.devices import Device
 from benchbench.host.engine_provenance import is_loopback
 from benchbench.spec import EndpointEngine, Engine, SimulatorEngine
 from benchbench.spec.schema import Telemetry
+from benchbench.store import arrow as make
 from benchbench.store.parquet_files import parquet_bytes
 from benchbench.store.run_directory import replace_file
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from benchbench.host.devices import Device
 
 NUMBERS = (
     *("power_w", "energy_j", "core_clock_mhz", "memory_clock_mhz", "temperature_c", "hotspot_c"),
@@ -225,11 +224,6 @@ def next_due(due: float, now: float, period: float) -> tuple[float, int]:
 
 def _table(rows: _Rows, names: Mapping[str, str | None], facts: Mapping[str, Any]) -> pa.Table:
     """Columns time_ns (wall clock), device, name, throttle, and NUMBERS as floats; what is not known is null."""
-    import numpy as np
-    import pyarrow as pa
-
-    from benchbench.store import arrow as make
-
     numbers = np.frombuffer(rows.numbers, np.float64).reshape(-1, len(NUMBERS))
     arrays = {
         "time_ns": make.numbers(np.frombuffer(rows.times, np.int64)),
