@@ -34,21 +34,21 @@ def _text(text: object) -> str:
     return escape(printable(text))
 
 
-def run_html(run: Run, title: str) -> str:
+def run_html(run: Run, counts: str) -> str:
     """The cells of a run; of an invalid one no number is shown, but why."""
     rows = in_order(run.rows)
     axes = [name for name in AXES if any(row.get(name) not in {None, ""} for row in rows)]
     if len({row["load"] for row in rows}) == 1:
         axes.remove("load")
     figures = [name for name in _FIGURES if any(row.get(name) is not None for row in rows)]
+    words = ["status", "reasons"] if any(row["reasons"] for row in rows) else ["status"]
     body = [
         [
             *(cell_text(row, name) for name in axes),
             *(_DASH if row["status"] == "invalid" else cell_text(row, name) for name in figures),
-            row["status"],
-            (row["reasons"] or "").replace(";", ", "),
+            *((row[name] or "").replace(";", ", ") for name in words),
         ]
         for row in rows
     ]
-    names = [*axes, *figures, "status", "reasons"]
-    return paragraphs([title]) + html_table([column_title(name) for name in names], body) + paragraphs([str(run.path)])
+    table = html_table([column_title(name) for name in (*axes, *figures, *words)], body)
+    return paragraphs([f"{run.title} · {counts}"]) + table + paragraphs([str(run.path)])

@@ -48,7 +48,7 @@ class Run(runs.Run):
 
     def _repr_html_(self) -> str | None:
         try:
-            return run_html(self, f"{self.name}: {self._counts()}")
+            return run_html(self, self._counts())
         except BenchError:
             return None  # notebooks show the repr then
 

@@ -60,7 +60,7 @@ class Outcome:
     plots: list[Path] = field(repr=False)
     table: str = field(default="", repr=False)
     key: str = ""
-    pairs: tuple[Pair, ...] = ()
+    pairs: tuple[Pair, ...] = field(default=(), repr=False)
     verdicts: tuple[str, ...] = ()
 
 
