@@ -60,8 +60,8 @@ FEW_ROUNDS = ("rounds.min=2", "rounds.max=2", "slo.ttft_ms=50")
 
 
 @pytest.mark.parametrize("plots", ["--plots", "--no-plots"])
-def test_a_sweep_imports_neither_matplotlib_nor_pandas(tmp_path: Path, plots: str) -> None:
-    """Plots are drawn by processes of their own (`cli.drawing`)."""
+def test_a_sweep_imports_only_what_it_needs(tmp_path: Path, plots: str) -> None:
+    """Plots are drawn by processes of their own (`cli.drawing`); Student's t is in `student`."""
     words = [word for one in (*ONE_CELL, *FEW_ROUNDS) for word in ("--set", one)]
     run = tmp_path / "run"
     shown, modules = modules_after("sweep", "sweeps/quickstart.yaml", *words, plots, "--out", str(run))
@@ -70,7 +70,7 @@ def test_a_sweep_imports_neither_matplotlib_nor_pandas(tmp_path: Path, plots: st
     assert (run / "summary.parquet").exists()
     assert (run / "plots").exists() == (plots == "--plots")
     assert {"numpy", "pyarrow"} <= modules
-    assert not modules & {"matplotlib", "pandas"}
+    assert not modules & {"matplotlib", "pandas", "rich", "scipy"}
 
 
 def test_plotting_imports_neither_matplotlib_nor_pandas(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchbench.student.t_distribution import t_quantile
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -17,13 +19,6 @@ class Estimate:
     confidence: float
     n: int
     method: str
-
-
-def t_quantile(probability: float, degrees: float) -> float:
-    """Quantile of Student's t distribution."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(degrees, probability))
 
 
 def two_stage_estimate(values: Sequence[float], pilot: int, confidence: float = 0.95) -> Estimate | None:

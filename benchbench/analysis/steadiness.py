@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from benchbench.student.t_distribution import two_sided_p
+
 SUSPECTED_P, CONFIRMED_P = 0.01, 0.001  # of a drift: asks for more rounds; is one after them
 MORE_ROUNDS = 5
 LEAST_CONFIRMED = 9  # rounds in all: with fewer a p below CONFIRMED_P is out of reach of most drifts
@@ -30,8 +32,6 @@ def drift(values: Sequence[float]) -> tuple[float, float] | None:
     mean = math.fsum(values) / n if n >= 4 else 0.0
     if mean == 0:
         return None
-    from scipy.special import stdtr
-
     at = [number - (n - 1) / 2 for number in range(n)]
     squares = math.fsum(x * x for x in at)
     slope = math.fsum(x * (value - mean) for x, value in zip(at, values, strict=True)) / squares
@@ -40,7 +40,7 @@ def drift(values: Sequence[float]) -> tuple[float, float] | None:
     error = math.sqrt(left / (n - 2) / squares)
     if error == 0:
         return change, 0.0 if slope else 1.0
-    return change, 2 * float(stdtr(n - 2, -abs(slope / error)))
+    return change, two_sided_p(slope / error, n - 2)
 
 
 def has_drift(values: Sequence[float], rel_ci: float, p: float = SUSPECTED_P) -> bool:

@@ -9,8 +9,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from benchbench.analysis.stats import mean_spread, t_quantile
+from benchbench.analysis.stats import mean_spread
 from benchbench.store.arrow import Floats
+from benchbench.student.t_distribution import t_quantile, two_sided_p
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -78,10 +79,8 @@ def welch_shift(base: Sequence[float], candidate: Sequence[float], least_spread:
 
 def t_p_value(shift: Shift) -> float:
     """Two-sided p of the t test that the true difference is 0. The shift has parts."""
-    from scipy.special import stdtr
-
     error, degrees = shift.error()
-    return 2 * float(stdtr(degrees, -abs(shift.point) / error))
+    return two_sided_p(shift.point / error, degrees)
 
 
 def chance_to_decide(effect: float, error: float, degrees: float, alpha: float, margin: float = 0.0) -> float:

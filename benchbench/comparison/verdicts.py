@@ -34,8 +34,9 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any, Literal
 
-from benchbench.analysis.stats import Estimate, t_quantile
+from benchbench.analysis.stats import Estimate
 from benchbench.comparison.shifts import Shift, chance_to_decide, detectable, holm, paired_shift, t_p_value, welch_shift
+from benchbench.student.t_distribution import t_quantile
 
 Verdict = Literal["equivalent", "faster", "slower", "undecided"]
 

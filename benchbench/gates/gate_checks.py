@@ -19,11 +19,11 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from benchbench.analysis.stats import t_quantile
 from benchbench.comparison.pairs import Pair
 from benchbench.comparison.verdicts import ALPHA, BETTER, TITLES, Comparison, Effect, Overall
 from benchbench.gates.rules import Rule, Threshold, worse_by
 from benchbench.spec.cell import cell_name
+from benchbench.student.t_distribution import t_quantile
 
 Outcome = Literal["passed", "failed", "not judged"]
 Judgement = tuple[Outcome, str]  # and the sentence

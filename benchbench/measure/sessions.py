@@ -234,6 +234,4 @@ def _too_long(plan: Plan, capabilities: Capabilities) -> list[str]:
 
 def _import_all() -> None:
     """Import now what will be needed between rounds, so that no import falls into one."""
-    import scipy.special  # noqa: F401
-
     import benchbench.loadgen.prompts  # noqa: F401

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from benchbench.analysis.stats import t_quantile
 from benchbench.comparison.shifts import welch_shift
 from benchbench.profiling.traces import Profile
 from benchbench.report.markdown import write_table
+from benchbench.student.t_distribution import t_quantile
 
 SHOWN = 15  # kernels of a table
 NAME = 90  # characters of a kernel's name

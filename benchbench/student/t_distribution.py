@@ -1,0 +1,68 @@
+"""Student's t distribution in plain Python. scipy.special gives the same, and takes 0.15 s of each sweep's start."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+_TINY = 1e-300  # instead of 0 in a denominator
+_TERMS, _STEPS = 100_000, 500  # more than any of ours takes
+
+
+def t_quantile(probability: float, degrees: float) -> float:
+    """Quantile of Student's t distribution with `degrees` > 0 (need not be whole); infinite for probability 0 and 1.
+
+    Newton's method on the upper tail, which is convex: from the normal quantile, which is nearer to 0, it comes to the
+    quantile from below and never passes it.
+    """
+    if probability == 0.5:
+        return 0.0
+    tail = min(probability, 1 - probability)
+    if tail == 0:
+        return math.copysign(math.inf, probability - 0.5)
+    t = -NormalDist().inv_cdf(tail)
+    scale = math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2) - math.log(degrees * math.pi) / 2
+    for _ in range(_STEPS):
+        density = math.exp(scale - (degrees + 1) / 2 * math.log1p(t * t / degrees))
+        step = (two_sided_p(t, degrees) / 2 - tail) / density
+        t += step
+        if abs(step) <= 1e-13 * t:
+            break
+    return math.copysign(t, probability - 0.5)
+
+
+def two_sided_p(t: float, degrees: float) -> float:
+    """P(|T| > |t|) = I(df/2, 1/2) at x = df/(df + t^2), I the regularized incomplete beta function."""
+    if math.isnan(t):
+        return math.nan
+    if math.isinf(t):
+        return 0.0
+    square = t * t
+    x, a, b = degrees / (degrees + square), degrees / 2, 0.5
+    if square == 0:
+        return 1.0
+    if x > (a + 1) / (a + b + 2):  # where the fraction converges slowly, that of the other end is quick
+        return 1 - _incomplete_beta(b, a, square / (degrees + square), x)
+    return _incomplete_beta(a, b, x, square / (degrees + square))
+
+
+def _incomplete_beta(a: float, b: float, x: float, rest: float) -> float:
+    """I(a, b) at x by its continued fraction (DLMF 8.17.22), evaluated by Lentz's method. `rest` is 1 - x."""
+    front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log(rest)
+    c, d = 1.0, 1 / _kept(1 - (a + b) * x / (a + 1))
+    value = d
+    for m in range(1, _TERMS):
+        for term in (
+            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
+        ):
+            d, c = 1 / _kept(1 + term * d), _kept(1 + term / c)
+            change = d * c
+            value *= change
+        if abs(change - 1) < 1e-16:
+            break
+    return math.exp(front) * value / a
+
+
+def _kept(value: float) -> float:
+    return value if abs(value) > _TINY else _TINY
