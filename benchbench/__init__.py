@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from benchbench.api.artifacts import write_page
     from benchbench.api.auditing import Audit, audit_file
     from benchbench.api.compared import RunComparison, compare_runs
+    from benchbench.api.measuring import sweep
     from benchbench.api.run_tables import runs_table
     from benchbench.api.stored_run import Run, open_run
     from benchbench.errors import BenchError, CardError, EngineError, RunError
-    from benchbench.measure.run import Outcome, sweep
+    from benchbench.measure.run import Outcome
     from benchbench.spec import SpecError, SweepSpec, load_spec, spec_from_mapping
 
 __all__ = [
@@ -56,10 +57,11 @@ _HOMES = {
     "api.artifacts": ("write_page",),
     "api.auditing": ("Audit", "audit_file"),
     "api.compared": ("RunComparison", "compare_runs"),
+    "api.measuring": ("sweep",),
     "api.run_tables": ("runs_table",),
     "api.stored_run": ("Run", "open_run"),
     "errors": ("BenchError", "CardError", "EngineError", "RunError"),
-    "measure.run": ("Outcome", "sweep"),
+    "measure.run": ("Outcome",),
     "spec": ("SpecError", "SweepSpec", "load_spec", "spec_from_mapping"),
 }
 

@@ -294,6 +294,28 @@ def test_two_runs_are_compared_and_refused_as_by_the_command(
         run.compare()
 
 
+def test_a_sweep_draws_its_figures_unless_told_not_to(tmp_path: Path) -> None:
+    spec = benchbench.spec_from_mapping(
+        {
+            "name": "drawn",
+            "model": "sim",
+            "engine": {"kind": "simulator", "scale": 0.1},
+            "grid": {"input": 16, "output": 8, "batch": 1},
+            "rounds": {"warmup": 0, "min": 1, "max": 1},
+            "prompts": {"vocab": [1000, 30000]},
+        }
+    )
+    for wanted in (True, False):
+        outcome = benchbench.sweep(spec, out=tmp_path / str(wanted), plots=wanted)
+        assert (outcome.state, outcome.message) == ("complete", "")
+        assert (outcome.path / "plots").exists() == wanted
+        assert "rows" not in repr(outcome)
+    (tmp_path / "unwritable").mkdir()
+    (tmp_path / "unwritable" / ".lock").touch()
+    (tmp_path / "unwritable" / "plots").touch()
+    assert "the plots are not all drawn" in benchbench.sweep(spec, out=tmp_path / "unwritable").message
+
+
 def test_figures_and_the_page_are_written(run: benchbench.Run, branches: benchbench.Run, tmp_path: Path) -> None:
     drawn = run.draw(tmp_path / "plots", formats=["svg"])
     assert {path.name for path in drawn} >= {"throughput.svg", "timeline.svg"}

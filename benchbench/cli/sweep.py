@@ -105,7 +105,7 @@ def sweep(file: Source | None, sets: tuple[str, ...], only: str | None, out: Pat
         with _terminal(file, sets, quiet=flags["quiet"]) as observer:
             stop.check()
             wanted: dict[str, Any] = {name: flags[name] for name in ("resume", "retry")}
-            outcome = run_sweep(spec, out, only=only, sets=sets, **wanted, plots=False, observer=observer, stop=stop.fd)
+            outcome = run_sweep(spec, out, only=only, sets=sets, **wanted, observer=observer, stop=stop.fd)
     shown = {name: flags[name] for name in ("verbose", "quiet", "as_json", "plots")}
     _end(spec, outcome, stop, (file, sets), _command("sweep", file, sets, only), **shown)
     if lines := _useless(outcome):
@@ -150,9 +150,7 @@ def noise(
         sweep_spec, sets = _spec_of(file, sets, out, resume=resume and out is not None)
         spec = comparing.against_itself(sweep_spec, blocks)
     with Stop() as stop, _terminal(file, sets) as observer:
-        outcome = run_sweep(
-            spec, out, only=only, sets=sets, resume=resume, plots=False, observer=observer, stop=stop.fd
-        )
+        outcome = run_sweep(spec, out, only=only, sets=sets, resume=resume, observer=observer, stop=stop.fd)
     counted = [] if blocks is None else ["--blocks", str(blocks)]
     _end(spec, outcome, stop, (file, sets), [*_command("noise", file, sets, only), *counted], verbose=verbose)
     with refusing():

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from benchbench.analysis.runs import Run, cell_summary
 from benchbench.analysis.summary import UNITS, summary_row
-from benchbench.comparison.figures import draw_comparisons
 from benchbench.comparison.pairs import Pair, pairs_of
 from benchbench.comparison.tables import comparison_json, comparison_table, sentence
 from benchbench.errors import (
@@ -25,8 +24,6 @@ from benchbench.errors import (
     WorkerDiedError,
 )
 from benchbench.fidelity.ask import owed
-from benchbench.figures.plots import draw_plots
-from benchbench.figures.timeline import timeline_of
 from benchbench.host.local_results import closing
 from benchbench.identity.starts import same_engines
 from benchbench.measure.cells import missing_rounds
@@ -57,7 +54,6 @@ class Outcome:
     state: State
     message: str
     rows: list[dict[str, Any]] = field(repr=False)
-    plots: list[Path] = field(repr=False)
     table: str = field(default="", repr=False)
     key: str = ""
     pairs: tuple[Pair, ...] = field(default=(), repr=False)
@@ -80,7 +76,7 @@ def stored_sets(out: Path) -> tuple[str, ...]:
     return tuple(given for given in RunDirectory(out).earlier().get("sets", ()) if MASK not in given)
 
 
-def sweep(  # noqa: PLR0913 - the options of the command
+def sweep(
     spec: SweepSpec,
     out: str | Path | None = None,
     *,
@@ -88,7 +84,6 @@ def sweep(  # noqa: PLR0913 - the options of the command
     sets: Sequence[str] = (),
     resume: bool = False,
     retry: str | None = None,
-    plots: bool = True,
     observer: Observer | None = None,
     stop: int | None = None,
 ) -> Outcome:
@@ -116,14 +111,14 @@ def sweep(  # noqa: PLR0913 - the options of the command
         todo = _lacking(run, plan)
         if not todo and _is_concluded(run, plan):
             rows = _rows(run, {})
-            return Outcome(run.path, "complete", "nothing left to do", rows, [], _table(run, rows))
+            return Outcome(run.path, "complete", "nothing left to do", rows, _table(run, rows))
         sessions = Sessions(plan, {"only": only, "sets": masked(sets)}, run, observer, stop, todo, models)
         try:
             sessions.prepare()
             while sessions.todo:
                 sessions.serve_next()
         except KeyboardInterrupt:
-            _conclude(run, "interrupted", "interrupted", sessions.rows, plots=False)
+            _conclude(run, "interrupted", "interrupted", sessions.rows)
             raise
         except (BenchError, OSError) as error:
             state, message = _ending(run, error)
@@ -131,8 +126,8 @@ def sweep(  # noqa: PLR0913 - the options of the command
             if isinstance(error, EngineError):
                 sessions.manifest()
                 key = error.key
-            return replace(_conclude(run, state, message, sessions.rows, plots=False), key=key)
-        return _conclude(run, "complete", "", sessions.rows, plots=plots)
+            return replace(_conclude(run, state, message, sessions.rows), key=key)
+        return _conclude(run, "complete", "", sessions.rows)
     finally:
         run.drop_if_empty()
         run.close()
@@ -190,12 +185,12 @@ def _is_concluded(run: RunDirectory, plan: Plan) -> bool:
     return last == "complete" and {cell.key for cell in plan.cells} <= {e["key"] for e in run.manifest()["plan"]}
 
 
-def _conclude(run: RunDirectory, state: State, message: str, now: Rows, *, plots: bool) -> Outcome:
+def _conclude(run: RunDirectory, state: State, message: str, now: Rows) -> Outcome:
     """Write what follows from the records. A full disk must not hide why the sweep stopped."""
     if not run.earlier():
-        return Outcome(run.path, state, message, [], [])
+        return Outcome(run.path, state, message, [])
     rows = _rows(run, now)
-    drawn, table = list[Path](), ""
+    table = ""
     pairs: tuple[Pair, ...] = ()
     verdicts: tuple[str, ...] = ()
     try:
@@ -204,13 +199,11 @@ def _conclude(run: RunDirectory, state: State, message: str, now: Rows, *, plots
         replace_file(run.path / "table.md", table.encode())
         if len(run.manifest()["spec"]["variants"]) > 1:
             pairs, verdicts = _compare(run)
-        if plots and state == "complete" and any(row["rounds"] for row in rows):
-            drawn = _draw(run, rows, pairs)
         run.journal(state, message=message)
     except OSError as error:
         if state == "complete":
             state, message = "stopped", _unwritable(run, error)
-    return Outcome(run.path, state, message, rows, drawn, table, "", pairs, verdicts)
+    return Outcome(run.path, state, message, rows, table, "", pairs, verdicts)
 
 
 def _table(run: RunDirectory, rows: list[dict[str, Any]]) -> str:
@@ -232,9 +225,3 @@ def _rows(run: RunDirectory, now: Rows) -> list[dict[str, Any]]:
     return [
         now.get(cell.key) or summary_row(cell_summary(run, cell, read.platform(cell.variant))) for cell in read.cells
     ]
-
-
-def _draw(run: RunDirectory, rows: list[dict[str, Any]], pairs: Sequence[Pair]) -> list[Path]:
-    opened, out = Run(run.path), run.path / "plots"
-    drawn = draw_plots(rows, timeline_of(opened, rows), out, opened.title)
-    return drawn + (draw_comparisons(pairs, out, opened.title) if pairs else [])
