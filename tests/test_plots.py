@@ -14,8 +14,9 @@ import matplotlib as mpl
 import pytest
 
 from benchbench.figures import plots
-from benchbench.figures.plots import Timeline, draw_plots
-from benchbench.figures.sheet import make_sheet
+from benchbench.figures.choose import make_sheet
+from benchbench.figures.phases import Timeline, draw_timeline
+from benchbench.figures.plots import draw_plots
 from benchbench.report.summary_table import Row
 
 FIGURES = ["throughput", "ttft_batch", "ttft_input", "pareto", "heatmap", "timeline"]
@@ -70,13 +71,14 @@ def test_png_is_as_wide_as_promised(drawn: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("throughput", {"Batch (requests in flight)", "Sys tok/s (output; mean, 95 % interval), log scale",
-                        "1", "4", "32", "in 128, out 64", "ideal from batch 1", "hollow: suspect"}),
-        ("ttft_batch", {"Batch (requests in flight)", "TTFT (ms; mean, 95 % interval), log scale"}),
-        ("ttft_input", {"Input (tokens); lines are means over output lengths", "TTFT (ms; mean), log scale",
+        ("throughput", {"Batch (requests in flight)", "Sys tok/s (output), log scale", "1", "4", "32",
+                        "in 128, out 64", "System throughput, mean and 95 % interval", "ideal: batch 1 times n",
+                        "hollow: suspect"}),
+        ("ttft_batch", {"Batch (requests in flight)", "TTFT (ms), log scale"}),
+        ("ttft_input", {"Input (tokens); lines are means over output lengths", "TTFT (ms), log scale",
                         "128", "2,048", "batch 1", "batch 32"}),
-        ("pareto", {"tok/s per stream, mean (numbers at points: batch)", "Sys tok/s (output; mean)", "32"}),
-        ("heatmap", {"Batch (requests in flight)", "in → out (tokens)", "128 → 64", "480.1*", "96.7"}),
+        ("pareto", {"tok/s per stream (numbers at points: batch)", "Sys tok/s (output)", "1", "4", "32"}),
+        ("heatmap", {"Batch (requests in flight)", "in → out (tokens)", "128 → 64", "480.1*", "96.7", "Sys tok/s"}),
         ("timeline", {"Time since the round began (s)", "Request", "prefill (sent to first token)",
                       "Timeline of one round: in=8, out=8, batch=3"}),
     ],
@@ -101,7 +103,7 @@ def test_svg_is_the_same_bytes_again_and_no_setting_leaks(tmp_path: Path) -> Non
 
 
 def test_throughput_draws_the_means_their_intervals_and_the_ideal() -> None:
-    rows = grid((128,), (64,))
+    rows = grid((128,), (64,), (1, 4, 8, 32))
     rows[1]["status"] = "suspect"
     figure = plots._throughput(make_sheet(rows, "t"))
     assert figure is not None
@@ -110,7 +112,7 @@ def test_throughput_draws_the_means_their_intervals_and_the_ideal() -> None:
     drawn = [[tuple(point) for point in line.get_xydata()] for line in axes.lines]
     assert means in drawn
     first = rows[0]["sys_tok_s"]
-    assert drawn.count([(1, first), (32, pytest.approx(32 * first))]) == 2  # both edges of the band of ideals
+    assert drawn.count([(1, first), (32, pytest.approx(32 * first))]) == 1  # the ideal
     assert axes.get_ylim()[1] > 32 * first
     spans = [[tuple(end) for end in segment] for segment in axes.collections[0].get_segments()]
     assert spans == [[(one["batch"], one["sys_tok_s_low"]), (one["batch"], one["sys_tok_s_high"])] for one in rows]
@@ -119,14 +121,14 @@ def test_throughput_draws_the_means_their_intervals_and_the_ideal() -> None:
 
 
 def test_pareto_falls_back_to_the_inverse_of_tpot() -> None:
-    rows = [row((128, 64, batch), stream_tok_s=None, tpot_ms=40.0 * batch) for batch in (1, 2)]
+    rows = [row((128, 64, batch), stream_tok_s=None, tpot_ms=40.0 * batch) for batch in (1, 2, 4, 8)]
     figure = plots._pareto(make_sheet(rows, "t"))
     assert figure is not None
-    assert list(figure.axes[0].lines[0].get_xdata()) == [25.0, 12.5]
+    assert list(figure.axes[0].lines[0].get_xdata()) == [25.0, 12.5, 6.25, 3.125]
 
 
 def test_timeline_draws_each_phase_that_took_place() -> None:
-    figure = plots._timeline(TIMELINE, "t")
+    figure = draw_timeline(TIMELINE, "t")
     assert figure is not None
     waiting, prefill, decode = (
         [(path.vertices[0][0], path.vertices[1][0]) for path in phase.get_paths()]
@@ -135,12 +137,17 @@ def test_timeline_draws_each_phase_that_took_place() -> None:
     assert (waiting, prefill, decode) == ([(0, 0.1), (0, 0.1)], [(0, 0.2), (0.1, 0.4)], [(0.2, 1), (0.4, 2)])
 
 
-def test_many_shapes_share_a_short_legend(tmp_path: Path) -> None:
-    outputs = [2**n for n in range(4, 13)]
-    draw_plots(grid((128, 1024, 2048), outputs), None, tmp_path, "t", formats=["svg"])
-    found = set(texts(tmp_path / "throughput.svg"))
-    assert {f"input {i:,}" for i in (128, 1024, 2048)} | {f"output {o:,}" for o in outputs} <= found
-    assert not any(text.startswith("in 1") for text in found)
+def test_queue_stands_apart_from_prefill_where_the_server_tells_it(tmp_path: Path) -> None:
+    told = Timeline("x", [0, 0], [0.0, 0.0], [1.0, 2.0], [3.0, 4.0], [0.5, math.nan])
+    figure = draw_timeline(told, "t")
+    assert figure is not None
+    spans = [
+        [(path.vertices[0][0], path.vertices[1][0]) for path in phase.get_paths()]
+        for phase in figure.axes[0].collections
+    ]
+    assert [sorted(phase) for phase in spans] == [[], [(0, 0.5)], [(0, 2), (0.5, 1)], [(1, 3), (2, 4)]]
+    draw_plots([], told, tmp_path, "t", ["svg"])
+    assert "queue (as the server reports it)" in texts(tmp_path / "timeline.svg")
 
 
 def test_many_batches_keep_their_ticks_apart(tmp_path: Path) -> None:
@@ -151,15 +158,17 @@ def test_many_batches_keep_their_ticks_apart(tmp_path: Path) -> None:
 
 
 def test_variants_are_told_apart(tmp_path: Path) -> None:
-    rows = [one | {"variant": name} for name in ("main", "kernel") for one in grid((128,), (64,))]
+    rows = [one | {"variant": name} for name in ("main", "kernel") for one in grid((128, 512), (64,))]
     draw_plots(rows, None, tmp_path, "t", formats=["svg"])
-    for name in ("throughput", "ttft_input"):
+    for name in ("throughput", "ttft_input", "pareto"):
         assert {"main", "kernel"} <= set(texts(tmp_path / f"{name}.svg"))
-    assert "kernel: 128 → 64" in texts(tmp_path / "heatmap.svg")
+    assert {"128 → 64", "512 → 64"} <= set(texts(tmp_path / "throughput.svg"))
+    assert "128 → 64, kernel" in texts(tmp_path / "heatmap.svg")
 
 
 def test_open_loads_are_drawn_over_rate(tmp_path: Path) -> None:
-    draw_plots([row((128, 64, rate), "open") for rate in (0.5, 2.0, 8.0)], None, tmp_path, "t", formats=["svg"])
+    rows = [row((128, 64, rate), "open") for rate in (0.5, 1.0, 2.0, 8.0)]
+    draw_plots(rows, None, tmp_path, "t", formats=["svg"])
     found = set(texts(tmp_path / "throughput.svg"))
     assert {"Request rate (req/s)", "0.5", "2", "8"} <= found
     assert not any("ideal" in text for text in found)
@@ -170,14 +179,17 @@ def test_what_has_no_data_is_skipped(tmp_path: Path) -> None:
     invalid = [one | {"status": "invalid"} for one in grid()]
     assert draw_plots([], None, tmp_path, "t") == []
     assert draw_plots(invalid, never, tmp_path, "t") == []
-    no_speed = [row((128, 64, 4), sys_tok_s=None, ttft_ms_low=None)]
+    no_speed = [one | {"sys_tok_s": None} for one in grid()]
     assert [path.stem for path in draw_plots(no_speed, None, tmp_path, "t", ["svg"])] == ["ttft_batch", "ttft_input"]
 
 
-def test_one_cell_without_interval_still_makes_every_figure(tmp_path: Path) -> None:
-    alone = row((128, 64, 4), ttft_ms_low=None, ttft_ms_high=None, sys_tok_s_low=None, stream_tok_s=None, tpot_ms=40.0)
-    files = draw_plots([alone], TIMELINE, tmp_path, "t", formats=["svg"])
-    assert [path.stem for path in files] == FIGURES
+def test_one_cell_is_no_figure_and_few_are_dots(tmp_path: Path) -> None:
+    few = [row((128, 64, 4), sys_tok_s_bound=900.0), row((512, 64, 4), sys_tok_s_low=None), row((2048, 64, 4))]
+    alone = Timeline("x", [0.0], [0.1], [0.2], [0.3])
+    assert draw_plots(few[:1], alone, tmp_path, "t", ["svg"]) == []
+    assert [path.stem for path in draw_plots(few, None, tmp_path, "t", ["svg"])] == ["throughput", "ttft_batch"]
+    found = set(texts(tmp_path / "throughput.svg"))
+    assert {"128 → 64", "512 → 64", "2,048 → 64", "Sys tok/s (output)", "tick: speed of light"} <= found
 
 
 def test_a_long_timeline_is_cut_and_says_so(tmp_path: Path) -> None:

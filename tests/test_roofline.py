@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
-from xml.etree import ElementTree as ET
 
 import pytest
 from driving import bench, summary, write_sweep
@@ -550,8 +549,7 @@ def test_a_simulator_beyond_the_bound_is_invalid_and_stays_so(tmp_path: Path, mo
     result = bench("explain", "run")
     assert "ms is below 1536.00; Sys tok/s" in result.stdout
     assert "(each 1 TFLOP/s in bf16, 1000 GB/s, 0 MiB of cache)" in result.stdout
-    drawn = ET.parse("run/plots/throughput.svg").iter("{http://www.w3.org/2000/svg}text")  # noqa: S314 - ours
-    assert "dotted: speed of light" in {"".join(text.itertext()) for text in drawn}
+    assert not list(Path("run/plots").glob("throughput.*"))  # of one cell that is not invalid there is no curve
 
 
 def test_a_config_that_cannot_be_read_is_named_with_its_line(tmp_path: Path, monkeypatch: Any) -> None:

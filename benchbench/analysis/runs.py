@@ -52,11 +52,6 @@ class Run:
         return str(self.manifest["spec"]["name"])
 
     @property
-    def title(self) -> str:
-        """Name and caption: a figure that is copied out of its page still says that it was simulated."""
-        return " · ".join([self.name, *(line.rstrip(".") for line in self.manifest.get("caption") or [])])
-
-    @property
     def imported(self) -> dict[str, Any] | None:
         """Of a run made of other tools' results: `files` (name, sha256, tool, version, date) and the names' mapping."""
         return self.manifest.get("imported")

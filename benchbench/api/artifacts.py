@@ -15,6 +15,7 @@ def draw_run(
     """The run's figures and, with variants, those of their comparison: `Run.draw`. Raises ValueError, OSError."""
     from benchbench.comparison.figures import draw_comparisons
     from benchbench.comparison.pairs import pairs_of
+    from benchbench.figures.caption import run_title
     from benchbench.figures.plots import draw_plots
     from benchbench.figures.timeline import timeline_of
 
@@ -22,9 +23,9 @@ def draw_run(
     if cell is not None and cell not in keys:
         raise ValueError(f"no cell {cell} in this run (allowed: {', '.join(keys)})")
     out = run.path / "plots" if folder is None else Path(folder)
-    files = draw_plots(run.rows, timeline_of(run, run.rows, cell), out, run.title, formats)
+    files = draw_plots(run.rows, timeline_of(run, run.rows, cell), out, run_title(run), formats)
     if run.has_records and (pairs := pairs_of(run)):
-        files += draw_comparisons(pairs, out, run.title, formats)
+        files += draw_comparisons(pairs, out, run_title(run), formats)
     return files
 
 

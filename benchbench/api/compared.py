@@ -14,6 +14,7 @@ from benchbench.api.selecting import AnyRun, opened
 from benchbench.comparison import tables
 from benchbench.comparison.pairs import METRICS, Pair, Side, differences, noise_of, pair, sides_of
 from benchbench.comparison.verdicts import Noise
+from benchbench.figures.caption import run_title
 from benchbench.safe_text import printable
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def compare_runs(
         floor = noise_of(aa)[0]
         notes += _refused(differences(aa, first), f"the noise run {aa.path} and {first.path}", allow=allow_unlike)
     pairs = [pair(*of_sides, margin, floor, subset=allow_unlike) for of_sides in sides]
-    title = " and ".join(dict.fromkeys(each.title for each in both))
+    title = " and ".join(dict.fromkeys(run_title(each) for each in both))
     return RunComparison(title, tuple(replace(p, notes=(*notes, *p.notes)) for p in pairs), floor)
 
 

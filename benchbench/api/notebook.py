@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from benchbench.analysis.runs import Run
+from benchbench.figures.caption import run_title
 from benchbench.report.summary_table import AXES, cell_text, column_title, in_order
 from benchbench.safe_text import printable
 
@@ -51,4 +52,4 @@ def run_html(run: Run, counts: str) -> str:
         for row in rows
     ]
     table = html_table([column_title(name) for name in (*axes, *figures, *words)], body)
-    return paragraphs([f"{run.title} · {counts}"]) + table + paragraphs([str(run.path)])
+    return paragraphs([f"{run_title(run)} · {counts}"]) + table + paragraphs([str(run.path)])

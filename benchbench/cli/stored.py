@@ -93,6 +93,7 @@ def plot(run: Path, out: Path | None, cell: str | None, formats: tuple[str, ...]
     from benchbench.analysis.runs import open_run
     from benchbench.cli.drawing import FORMATS, Pictures, drawn
     from benchbench.comparison.pairs import pairs_of
+    from benchbench.figures.caption import run_title
     from benchbench.figures.timeline import timeline_of
 
     opened = open_run(run)
@@ -102,7 +103,7 @@ def plot(run: Path, out: Path | None, cell: str | None, formats: tuple[str, ...]
     pairs = pairs_of(opened) if opened.has_records else []
     timeline = timeline_of(opened, opened.rows, cell)
     files, problems = drawn(
-        Pictures(opened.rows, timeline, pairs, out or run / "plots", opened.title), formats or FORMATS
+        Pictures(opened.rows, timeline, pairs, out or run / "plots", run_title(opened)), formats or FORMATS
     )
     for path in files:
         show(path)

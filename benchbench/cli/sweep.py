@@ -257,11 +257,12 @@ def _draw(outcome: Outcome, *, wanted: bool) -> list[Path]:
         return []
     from benchbench.analysis.runs import Run
     from benchbench.cli.drawing import Pictures, drawn
+    from benchbench.figures.caption import run_title
     from benchbench.figures.timeline import timeline_of
 
     run = Run(outcome.path)
     out = outcome.path / "plots"
-    files, problems = drawn(Pictures(outcome.rows, timeline_of(run, outcome.rows), outcome.pairs, out, run.title))
+    files, problems = drawn(Pictures(outcome.rows, timeline_of(run, outcome.rows), outcome.pairs, out, run_title(run)))
     for problem in problems:
         print(printable(f"note: the plots are not all drawn: {problem}"), file=sys.stderr)
     return files

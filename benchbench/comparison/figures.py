@@ -1,21 +1,24 @@
 """Figures of a comparison: ratios with intervals, ratios over the grid, both sides' curves, and the baseline over time.
 
-Drawn as `plots` draws. Verdicts have a colour of Okabe and Ito's and a marker of their own.
+Drawn as `plots` draws; `forest` has the ratios. Undecided cells are grey in all of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from benchbench.analysis.stats import two_stage_estimate
+from benchbench.comparison.forest import change_text, limit_of, ratio_panels, reach_of, ticks_of
 from benchbench.comparison.pairs import Pair
-from benchbench.comparison.tables import cells_of, headline
-from benchbench.comparison.verdicts import PRIMARY, TITLES, Effect
+from benchbench.comparison.tables import SHOWN, cells_of, headline
+from benchbench.comparison.verdicts import PRIMARY, Comparison, Effect
 from benchbench.figures import sheet as sheets
+from benchbench.figures.choose import OTHERS, spread
+from benchbench.figures.grid import SHOWN_COLUMNS, SHOWN_ROWS, Bar, GridCell, draw_grid
 from benchbench.figures.plots import write_figures
 
 if TYPE_CHECKING:
@@ -24,14 +27,10 @@ if TYPE_CHECKING:
 
     from benchbench.spec.cell import CellInfo
 
-LOOKS: dict[str, dict[str, Any]] = {
-    "faster": {"color": "#0072B2", "marker": ">"},
-    "slower": {"color": "#D55E00", "marker": "<"},
-    "equivalent": {"color": "#009E73", "marker": "D"},
-    "undecided": {"color": "#777777", "marker": "o", "markerfacecolor": "white"},
-}
 SIDES = (("#E69F00", "s", (0, (5, 2))), ("#0072B2", "o", "-"))  # base, candidate
 PANELS = 12
+FOREST = 60  # cells
+UNDECIDED = (0.867, 0.867, 0.867, 1.0)
 
 
 def draw_comparisons(
@@ -69,7 +68,7 @@ def overview(pairs: Sequence[Pair], title: str) -> Figure | None:
         metric: [(line, overall) for line, pair in enumerate(ranked) if (overall := headline(pair, metric))]
         for metric in PRIMARY
     }
-    return _ratio_panels(heading, title, names, rows, pairs[0].margin)
+    return ratio_panels(heading, title, names, rows, pairs[0].margin)
 
 
 def _shape(cell: CellInfo) -> str:
@@ -81,92 +80,68 @@ def _load(cell: CellInfo) -> float:
 
 
 def _forest(pair: Pair, title: str) -> Figure | None:
-    """Ratios as percent better, a line a cell; the geometric mean stands last, below a rule."""
-    metrics = [metric for metric in PRIMARY if cells_of(pair, [metric])]
-    labels = [comparison.cell for comparison in cells_of(pair, metrics[:1])]
-    names = [f"{_shape(pair.cells[label])} at {sheets.short(_load(pair.cells[label]))}" for label in labels]
+    """Ratios of all metrics, a line a cell, by shape; the geometric mean stands last, below a rule."""
+    metrics = [metric for metric in SHOWN if cells_of(pair, [metric])]
+    labels = list(dict.fromkeys(comparison.cell for comparison in cells_of(pair, metrics)))
+    shown = shown_cells(cells_of(pair, metrics), labels)
+    names = [f"{_shape(pair.cells[label])} at {sheets.short(_load(pair.cells[label]))}" for label in shown]
     batched = all(cell.batch is not None for cell in pair.cells.values())
     rows: dict[str, list[tuple[float, Effect]]] = {}
     for metric in metrics:
-        rows[metric] = [(labels.index(c.cell), c) for c in cells_of(pair, [metric]) if c.cell in labels]
+        rows[metric] = [(shown.index(c.cell), c) for c in cells_of(pair, [metric]) if c.cell in shown]
         if overall := headline(pair, metric):
-            rows[metric].append((len(labels), overall))
+            rows[metric].append((len(shown), overall))
+    if len(shown) < len(labels):
+        title += f" · {len(shown)} of {len(labels):,} cells: decided ones first, then by how far they are from equal"
     heading = f"Is {pair.candidate} better than {pair.base}? (in → out at {'batch' if batched else 'rate'})"
-    figure = _ratio_panels(heading, title, [*names, "geometric mean"], rows, pair.margin)
+    figure = ratio_panels(heading, title, [*names, "geometric mean"], rows, pair.margin)
     for axes in figure.axes:
-        axes.axhline(len(labels) - 0.5, color="#BBBBBB", linewidth=0.6)
+        axes.axhline(len(shown) - 0.5, color="#BBBBBB", linewidth=0.6)
     return figure
 
 
-def _ratio_panels(
-    heading: str,
-    title: str,
-    names: Sequence[str],
-    rows: Mapping[str, Sequence[tuple[float, Effect]]],
-    margin: float,
-) -> Figure:
-    """A panel a metric, a line a name: (line, ratio) of each that is known."""
-    row_in = max(0.15, min(0.26, 9 / len(names)))
-    legend = tuple((name, {"linestyle": "-", **look}) for name, look in LOOKS.items())
-    height = row_in * (len(names) + 1)
-    figure, panels = sheets.make_frame(heading, title, legend, height=height, columns=len(rows), sharey=True)
-    panels[0].set_yticks(range(len(names)), labels=[sheets.cut(name, sheets.name_room()) for name in names])
-    panels[0].set_ylim(len(names) - 0.25, -0.75)
-    for axes, (metric, points) in zip(panels, rows.items(), strict=True):
-        _ratios(axes, points, margin)
-        axes.tick_params(axis="y", length=0, labelsize=min(9.0, row_in * 45))
-        axes.grid(visible=False, axis="y")
-        axes.set_xlabel(f"{TITLES[metric]}: % better")
-    return figure
-
-
-def _ratios(axes: Axes, rows: Sequence[tuple[float, Effect]], margin: float) -> None:
-    """Points and intervals in percent; intervals that are much wider than the points' spread leave the picture."""
-    points = [100 * (effect.ratio.point - 1) for _, effect in rows]
-    intervals = [
-        [100 * (min(end, 1e6) - 1) for end in (effect.ratio.low, effect.ratio.high) if end is not None]
-        for _, effect in rows
-    ]
-    band, ends = 100 * margin, [end for interval in intervals for end in interval]
-    reach = 1.1 * min(max(map(abs, [*points, *ends, 2 * band])), max(3 * max(map(abs, points)), 6 * band))
-    axes.axvspan(100 * (1 / (1 + margin) - 1), band, color="#EEEEEE", zorder=0)
-    axes.axvline(0, color="#888888", linewidth=0.8, zorder=1)
-    for (y, effect), point, interval in zip(rows, points, intervals, strict=True):
-        look = LOOKS[effect.verdict]
-        axes.plot(interval, [y] * len(interval), color=look["color"], linewidth=1.4, zorder=2)
-        axes.plot([point], [y], **{"linestyle": "", "markersize": 5, "markeredgewidth": 1.2, **look}, zorder=3)
-    axes.set_xlim(-reach, reach)
+def shown_cells(comparisons: Sequence[Comparison], labels: Sequence[str]) -> list[str]:
+    """Of the labels at most FOREST, in their order: decided cells first, then those whose ratio is furthest from 1."""
+    weights = dict.fromkeys(labels, (0, 0.0))
+    for effect in comparisons:
+        decided = effect.metric in PRIMARY and effect.verdict in {"faster", "slower"}
+        weights[effect.cell] = max(weights[effect.cell], (int(decided), abs(math.log(effect.ratio.point))))
+    kept = set(sorted(labels, key=lambda label: weights[label], reverse=True)[:FOREST])
+    return [label for label in labels if label in kept]
 
 
 def _heatmap(pair: Pair, title: str) -> Figure | None:
     """Sys tok/s as percent better: a row per shape, a column per batch (or rate)."""
-    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.colors import LinearSegmentedColormap, Normalize
 
     ratios = cells_of(pair, PRIMARY[:1])
-    if not ratios:
+    if len(ratios) < 2:
         return None
-    shapes = sorted({(cell.input, cell.output) for cell in pair.cells.values()})
-    loads = sorted({_load(pair.cells[comparison.cell]) for comparison in ratios})
-    scale = LinearSegmentedColormap.from_list("better", ["#D55E00", "#F7F7F7", "#0072B2"])
-    reach = max(2 * pair.margin, *(abs(ratio.ratio.point - 1) for ratio in ratios))
+    every = sorted({(pair.cells[effect.cell].input, pair.cells[effect.cell].output) for effect in ratios})
+    every_load = sorted({_load(pair.cells[effect.cell]) for effect in ratios})
+    shapes, loads = spread(every, SHOWN_ROWS), spread(every_load, SHOWN_COLUMNS)
+    step = reach_of(ratios, pair.margin)
+    limit = limit_of(step)
+    scale = LinearSegmentedColormap.from_list("better", ["#D55E00", "#F7F7F7", "#0072B2"]).resampled(15)
+    norm = Normalize(-limit, limit, clip=True)
     cells = []
-    for comparison in ratios:
-        cell, change = pair.cells[comparison.cell], comparison.ratio.point - 1
-        mark = {"equivalent": " =", "undecided": " ?"}.get(comparison.verdict, "")
-        cells.append(
-            sheets.GridCell(
-                loads.index(_load(cell)),
-                shapes.index((cell.input, cell.output)),
-                f"{100 * change:+.1f}".replace("-0.0", "+0.0") + mark,
-                scale(0.5 + change / reach / 2),
-                bold=not mark,
-            )
-        )
+    for effect in ratios:
+        cell = pair.cells[effect.cell]
+        if (cell.input, cell.output) not in shapes or _load(cell) not in loads:
+            continue
+        mark = {"equivalent": " =", "undecided": " ?"}.get(effect.verdict, "")
+        colour = UNDECIDED if effect.verdict == "undecided" else scale(norm(math.log(effect.ratio.point)))
+        text = change_text(effect.ratio.point).removesuffix(" %") + mark
+        at = loads.index(_load(cell)), shapes.index((cell.input, cell.output))
+        cells.append(GridCell(*at, text, colour, bold=not mark))
     heading = f"Sys tok/s: change from {pair.base} to {pair.candidate} (%)"
-    small = title + " · bold: faster or slower, =: equivalent, ?: undecided"
+    small = title + " · bold: faster or slower, =: equivalent, grey and ?: undecided"
+    small += f" · {len(shapes)} of {len(every):,} shapes" if len(shapes) < len(every) else ""
+    small += f" · {len(loads)} of {len(every_load):,} loads" if len(loads) < len(every_load) else ""
     batched = pair.cells[ratios[0].cell].batch is not None
     label = "Batch (requests in flight)" if batched else "Request rate (req/s)"
-    return sheets.draw_grid(heading, small, [f"{i:,} → {o:,}" for i, o in shapes], loads, label, cells)
+    bar = Bar(scale, norm, "% better" if step < 1 else "factor", ticks_of(step))
+    return draw_grid(heading, small, [f"{i:,} → {o:,}" for i, o in shapes], loads, label, cells, bar)
 
 
 def _values(pair: Pair, cell: str, side: str) -> list[float]:
@@ -233,15 +208,17 @@ def _blocks(pair: Pair, title: str) -> Figure | None:
     figure, (axes,) = sheets.make_frame("Drift and variance from block to block", title, legend)
     for side, (colour, marker, dash) in zip(("base", "candidate"), SIDES, strict=True):
         changes: dict[int, list[float]] = {}
-        for cell in dict.fromkeys(sample.cell for sample in samples):
-            starts = [(s.block, value) for s in samples if s.cell == cell if (value := getattr(s, side))]
-            if not starts:
-                continue
+        of: dict[str, list[tuple[int, float]]] = {}
+        for sample in samples:
+            if value := getattr(sample, side):
+                of.setdefault(sample.cell, []).append((sample.block, value))
+        shown = set(spread(list(of), OTHERS))
+        for cell, starts in of.items():
             mean = fmean(value for _, value in starts)
             line = [(block, 100 * (value / mean - 1)) for block, value in starts]
             for block, change in line:
                 changes.setdefault(block, []).append(change)
-            if side == "base":
+            if side == "base" and cell in shown:
                 axes.plot(*zip(*line, strict=True), color="#BBBBBB", linewidth=0.7, zorder=1)
         means = [(block, fmean(all_of)) for block, all_of in sorted(changes.items())]
         axes.plot(*zip(*means, strict=True), color=colour, marker=marker, linestyle=dash, linewidth=1.6, zorder=3)

@@ -1,49 +1,34 @@
 """Figures of summary rows, as PNG and SVG: throughput, TTFT, Pareto, heat map, and one cell's timeline.
 
-Drawn with matplotlib's figure objects, never pyplot. Invalid cells are left out and counted in the small
-print; suspect ones are hollow, or starred in the heat map.
+Drawn with matplotlib's figure objects, never pyplot; what is shown is decided in `choose`. Invalid cells are left out
+and counted in the small print; suspect ones are hollow, or starred in the heat map.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from benchbench.figures import choose
 from benchbench.figures import sheet as sheets
-from benchbench.figures.sheet import Legend, Line, Sheet
+from benchbench.figures.choose import Line, Panel, Point, Sheet, variant_of
+from benchbench.figures.grid import SHOWN_COLUMNS, SHOWN_ROWS, Bar, GridCell, draw_grid
+from benchbench.figures.phases import Timeline, draw_timeline
+from benchbench.figures.sheet import Legend
 from benchbench.report.summary_table import Row, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = ["Timeline", "draw_plots", "figures", "write_figures"]
+
 PNG_DPI = 200
-PHASES = (
-    ("waiting (to be sent)", "#BBBBBB"),
-    ("prefill (sent to first token)", "#E69F00"),
-    ("decode (to last token)", "#0072B2"),
-)
-TIMELINE_REQUESTS = 512  # more bars would be thinner than a pixel
+_TICK: Any = {"marker": "|", "linestyle": "", "markersize": 9, "markeredgewidth": 1.3}
 LOG_FROM = 8.0  # a y axis that spans more than this is logarithmic
-
-
-@dataclass(frozen=True)
-class Timeline:
-    """The requests of one round of one cell: four lists of one length, in seconds from the round's start.
-
-    Scheduled, sent, first token, last token; NaN where a request did not get that far.
-    """
-
-    label: str
-    starts_s: Sequence[float]
-    sent_s: Sequence[float]
-    first_s: Sequence[float]
-    last_s: Sequence[float]
 
 
 def draw_plots(
@@ -56,9 +41,10 @@ def draw_plots(
     """Draw every figure whose data exist into ``out``, which is made, and return the files written.
 
     ``throughput``, ``ttft_batch``, ``ttft_input``, ``pareto``, ``heatmap`` and ``timeline``, each in every
-    format. ``title`` names the run, in small print. Where no row has a batch the axis is the rate. The same
-    rows give the same bytes of SVG. Raises ValueError for a format other than png or svg, OSError if a file
-    cannot be written.
+    format. Cells that make no curve, as those of one load, are dots with intervals; one alone is no figure, nor are
+    few points. ``title`` names the run, in small print (`caption.run_title`). Where no row has a batch the axis is the
+    rate. The same rows give the same bytes of SVG. Raises ValueError for a format other than png or svg, OSError if a
+    file cannot be written.
     """
     if unknown := sorted(set(formats) - {"png", "svg"}):
         raise ValueError(f"unknown plot format {', '.join(unknown)} (allowed: png, svg)")
@@ -67,25 +53,36 @@ def draw_plots(
 
 def write_figures(named: Iterable[tuple[str, Figure]], out: Path, formats: Sequence[str]) -> list[Path]:
     """Draw named figures, as they come, into `out`, which is made; the files. Raises OSError."""
+    import warnings
+
     import matplotlib as mpl
 
     out.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(sheets.STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a title in a script that the font lacks
-        return [_write(figure, out / f"{name}.{form}") for name, figure in named for form in formats]
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the subtitle says so
+        return [path for name, figure in named for path in _write(figure, out / name, formats)]
 
 
 def figures(rows: Sequence[Row], timeline: Timeline | None, title: str) -> Iterator[tuple[str, Figure]]:
     """Each figure whose data exist, with its name; to be drawn and written in the style of `sheet.STYLE`."""
-    sheet = sheets.make_sheet(rows, title)
+    sheet = choose.make_sheet(rows, title)
     for draw in (_throughput, _ttft_batch, _ttft_input, _pareto, _heatmap):
         if figure := draw(sheet):
             yield draw.__name__.lstrip("_"), figure
-    if timeline and (figure := _timeline(timeline, title)):
+    if timeline and (figure := draw_timeline(timeline, title)):
         yield "timeline", figure
 
 
-def _write(figure: Figure, path: Path) -> Path:
+def _write(figure: Figure, stem: Path, formats: Sequence[str]) -> list[Path]:
+    """Each format of one figure, whose parts are placed once."""
+    engine = figure.get_layout_engine()
+    if engine:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+    return [_write_one(figure, stem.with_name(f"{stem.name}.{form}")) for form in formats]
+
+
+def _write_one(figure: Figure, path: Path) -> Path:
     # The canvases are called directly: savefig would draw once more.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -102,111 +99,225 @@ def _write(figure: Figure, path: Path) -> Path:
 
 def _throughput(sheet: Sheet) -> Figure | None:
     """Sys tok/s over the load. Log-log: what grows with the batch is straight, and cannot cross its ideal."""
-    if not sheet.has("sys_tok_s"):
-        return None
-    loads, slopes = [row[sheet.axis] for row in sheet.rows], _ideal_slopes(sheet)
-    style: Any = {"color": "#777777", "linestyle": (0, (4, 2)), "linewidth": 1.0}
-    ideal: Legend = ((f"ideal from batch {min(loads)}", style),) if slopes else ()
-    figure, axes, values = _over_load(sheet, "System throughput", "sys_tok_s", "sys_tok_s_bound", ideal)
-    if slopes:
-        # Each line has an ideal of its own; they differ little, so a band stands for them all.
-        ends = [min(loads), max(loads)]
-        low, high = ([slope * x for x in ends] for slope in (min(slopes), max(slopes)))
-        axes.fill_between(ends, low, high, color="#EEEEEE", zorder=1)
-        for edge in (low, high):
-            axes.plot(ends, edge, **style, zorder=1)
-        values.append(high[-1])
-    sheets.value_axis(axes, values, "Sys tok/s (output; mean, 95 % interval)", wide=LOG_FROM)
-    return figure
-
-
-def _over_load(
-    sheet: Sheet, heading: str, name: str, bound: str, more: Legend = ()
-) -> tuple[Figure, Axes, list[float]]:
-    """A column and its bound over the axis of load, and all values drawn. `more`: further entries of the legend."""
-    legend = (*sheet.legend, *more, *sheet.bound_entry(bound), *sheet.suspect_entry(name))
-    figure, (axes,) = sheets.make_frame(heading, sheet.title, legend)
-    values = sheets.draw_lines(axes, sheet, name)
-    values += sheets.draw_bound(axes, sheet.lines, sheet.axis, bound)
-    sheets.log2_axis(axes, [row[sheet.axis] for row in sheet.rows], sheet.axis_label)
-    return figure, axes, values
-
-
-def _ideal_slopes(sheet: Sheet) -> list[float]:
-    """Sys tok/s per request in flight at the smallest batch, of each line that goes on to a larger one."""
-    if sheet.axis != "batch":
-        return []
-    smallest = min(row["batch"] for row in sheet.rows)
-    ends = [points for line in sheet.lines if (points := line.points("batch", "sys_tok_s"))]
-    return [points[0][1] / smallest for points in ends if points[0][0] == smallest < points[-1][0]]
+    return _over_load(sheet, "System throughput", "sys_tok_s", "sys_tok_s_bound", "Sys tok/s (output)")
 
 
 def _ttft_batch(sheet: Sheet) -> Figure | None:
-    if not sheet.has("ttft_ms"):
+    return _over_load(sheet, "Time to first token", "ttft_ms", "ttft_bound_ms", "TTFT (ms)")
+
+
+def _over_load(sheet: Sheet, heading: str, name: str, bound: str, label: str) -> Figure | None:
+    """A column and its bounds over the load, in panels; cells that make no curve as dots."""
+    heading += ", mean and 95 % interval"
+    if not choose.loads_of(sheet, name):
+        return _dots(sheet, heading, name, bound, label)
+    panels, note = choose.panels_of(sheet, name)
+    ideals = [_ideal_slopes(panel, sheet.axis) if name == "sys_tok_s" else [] for panel in panels]
+    smallest = min(row[sheet.axis] for row in sheet.rows)
+    ideal: Legend = ((f"ideal: batch {sheets.short(smallest)} times n", sheets.IDEAL),) if any(ideals) else ()
+    entries = () if sheets.are_named_at_ends(panels) else sheets.line_entries(panels)
+    legend = (*entries, *ideal, *_bound_entry(sheet, bound), *_suspect_entry(sheet, name))
+    if sheet.crowd:
+        legend += ((f"{len(sheet.crowd)} others", {"color": choose.GREY}),)
+    figure, axes = sheets.panel_frame(heading, sheet.title + note, panels, legend)
+    values: list[float] = []
+    for pane, panel, slopes in zip(axes, panels, ideals, strict=True):
+        values += sheets.draw_lines(pane, panel, sheet.axis, name)
+        values += sheets.draw_bound(pane, panel.lines, sheet.axis, bound)
+        values += _draw_ideal(pane, panel, sheet.axis, slopes)
+    _scales(axes, panels, sheet, values, label)
+    _name_ends(axes, panels, sheet.axis, name)
+    return figure
+
+
+def _scales(axes: Sequence[Axes], panels: Sequence[Panel], sheet: Sheet, values: Sequence[float], label: str) -> None:
+    """The shared scales of panels over the load, and what they are."""
+    loads = [row[sheet.axis] for panel in panels for line in (*panel.lines, *panel.others) for row in line.rows]
+    for pane in axes:
+        sheets.log2_axis(pane, loads, "", most=12 if len(axes) == 1 else 7)
+        label_of = sheets.value_axis(pane, values, label, wide=LOG_FROM)
+        pane.set_ylabel("")
+    sheets.outer_labels(axes, sheet.axis_label, label_of)
+
+
+def _name_ends(axes: Sequence[Axes], panels: Sequence[Panel], axis: str, name: str) -> None:
+    """Names at the ends of lines, if these carry their names."""
+    height_pt = 190 if len(axes) == 1 else 95
+    for pane, panel in zip(axes, panels, strict=True) if sheets.are_named_at_ends(panels) else ():
+        ends = [(line, means[-1][1]) for line in panel.lines if (means := line.means(axis, name))]
+        sheets.end_names(pane, ends, height_pt)
+
+
+def _ideal_slopes(panel: Panel, axis: str) -> list[float]:
+    """Sys tok/s per request in flight at the smallest batch, of each line that goes on to a larger one."""
+    curves = [curve for line in panel.lines if axis == "batch" and (curve := line.means(axis, "sys_tok_s"))]
+    smallest = min((curve[0][0] for curve in curves), default=0)
+    return [curve[0][1] / smallest for curve in curves if curve[0][0] == smallest < curve[-1][0]]
+
+
+def _draw_ideal(axes: Axes, panel: Panel, axis: str, slopes: Sequence[float]) -> list[float]:
+    """Each line has an ideal of its own; they differ little, so that a band stands for them all."""
+    if not slopes:
+        return []
+    loads = [row[axis] for line in panel.lines for row in line.rows]
+    ends = [min(loads), max(loads)]
+    low, high = ([slope * x for x in ends] for slope in (min(slopes), max(slopes)))
+    axes.fill_between(ends, low, high, color="#EEEEEE", zorder=1)
+    for edge in (low, high) if high[0] > 1.1 * low[0] else (high,):
+        axes.plot(ends, edge, **sheets.IDEAL, zorder=1)
+    return [high[-1]]
+
+
+def _suspect_entry(sheet: Sheet, name: str) -> Legend:
+    """The legend's entry for hollow markers, if a suspect row has a number in this column."""
+    if any(row.get("status") == "suspect" and number(row, name) is not None for row in sheet.rows):
+        return (("hollow: suspect", sheets.SUSPECT),)
+    return ()
+
+
+def _bound_entry(sheet: Sheet, name: str) -> Legend:
+    """The legend's entry for the hardware's bound, if any row has a number in this column."""
+    return (("dotted: speed of light", sheets.BOUND),) if sheet.has(name) else ()
+
+
+def _dots(sheet: Sheet, heading: str, name: str, bound: str, label: str) -> Figure | None:
+    """Cells that make no curve, side by side: a line each, its dot and interval; a single one is no picture."""
+    lines, note = choose.dots_of(sheet, name)
+    if len(lines) < 2:
         return None
-    figure, axes, values = _over_load(sheet, "Time to first token", "ttft_ms", "ttft_bound_ms")
-    sheets.value_axis(axes, values, "TTFT (ms; mean, 95 % interval)", wide=LOG_FROM)
+    names = [line.name for line in lines]
+    limit: Legend = (("tick: speed of light", {"color": sheets.BOUND["color"], **_TICK}),) if sheet.has(bound) else ()
+    legend, height = (*limit, *_suspect_entry(sheet, name)), max(0.9, 0.22 * len(lines))
+    figure, (axes,) = sheets.make_frame(heading, sheet.title + note, legend, height=height, names=names)
+    values: list[float] = []
+    for y, line in enumerate(lines):
+        row = line.rows[0]
+        ends = [end for way in ("low", "high") if (end := number(row, f"{name}_{way}")) is not None]
+        axes.plot(ends, [y] * len(ends), color=line.colour, linewidth=1.4)
+        value = number(row, name) or 0.0
+        sheets.draw_markers(axes, line, [Point(value, y, row)], 5)
+        values += [value, *ends]
+        if (best := number(row, bound)) is not None:
+            axes.plot([best], [y], color=sheets.BOUND["color"], **_TICK)
+            values.append(best)
+    axes.set_yticks(range(len(names)), labels=names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlim(0, 1.06 * max(values) or 1)
+    axes.xaxis.set_major_formatter(lambda value, _: sheets.short(value))
+    axes.set_xlabel(label)
     return figure
 
 
 def _ttft_input(sheet: Sheet) -> Figure | None:
-    """TTFT over input, a line per batch (or rate) and variant, through the mean over output lengths."""
+    """TTFT over input, through the mean over output lengths: a line a load; with variants a panel a load."""
     rows = [row for row in sheet.rows if number(row, "ttft_ms") is not None and number(row, "input")]
-    if not rows:
+    inputs = sorted({row["input"] for row in rows})
+    if len(inputs) < 2 or len(rows) < choose.POINTS:
         return None
     loads = sorted({row[sheet.axis] for row in rows})
-    colours = dict(zip(loads, sheets.ordered_colours(len(loads)), strict=True))
-    markers = {load: sheets.MARKERS[n % len(sheets.MARKERS)] for n, load in enumerate(loads)}
-    dashes, variant_entries = sheets.variant_dashes(row.get("variant") or "" for row in rows)
-    loads_legend = [
-        (f"{sheet.axis} {sheets.short(load)}", {"color": colours[load], "marker": markers[load]}) for load in loads
-    ]
-    legend = (*loads_legend, *variant_entries, *sheet.bound_entry("ttft_bound_ms"), *sheet.suspect_entry("ttft_ms"))
-    figure, (axes,) = sheets.make_frame("Time to first token over input length", sheet.title, legend)
-    groups: dict[tuple[Any, str], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row[sheet.axis], row.get("variant") or ""), []).append(row)
-    lines = [Line(tuple(group), colours[load], markers[load], dashes[v]) for (load, v), group in groups.items()]
-    for line in lines:
-        points = line.points("input", "ttft_ms")
-        means = [(x, fmean(y for at, y, _ in points if at == x)) for x in sorted({x for x, _, _ in points})]
-        sheets.draw_curve(axes, means, color=line.colour, linestyle=line.dash, linewidth=1.3)
-        sheets.draw_markers(axes, line, points, 4)
-    values = [row["ttft_ms"] for row in rows] + sheets.draw_bound(axes, lines, "input", "ttft_bound_ms")
+    drawn = choose.spread(loads, choose.LINES)
+    note = f" · {len(drawn)} of {len(loads)} loads" if len(drawn) < len(loads) else ""
+    word = "batch" if sheet.axis == "batch" else "rate"
+    panels = _input_panels(sheet, rows, drawn, word)
+    entries = () if sheets.are_named_at_ends(panels) else sheets.line_entries(panels)
+    legend = (*entries, *_bound_entry(sheet, "ttft_bound_ms"), *_suspect_entry(sheet, "ttft_ms"))
+    heading = "Time to first token over input length, mean"
+    figure, axes = sheets.panel_frame(heading, sheet.title + note, panels, legend)
+    values: list[float] = []
+    for pane, panel in zip(axes, panels, strict=True):
+        values += sheets.draw_others(pane, [line.points("input", "ttft_ms") for line in panel.others])
+        for line in panel.lines:
+            points = line.points("input", "ttft_ms")
+            sheets.draw_curve(pane, line.means("input", "ttft_ms"), color=line.colour, linewidth=1.3)
+            sheets.draw_markers(pane, line, points, 4)
+            values += [point.y for point in points]
+        values += sheets.draw_bound(pane, panel.lines, "input", "ttft_bound_ms")
+    for pane in axes:
+        sheets.log2_axis(pane, inputs, "", most=12 if len(axes) == 1 else 5)
+        label = sheets.value_axis(pane, values, "TTFT (ms)", wide=LOG_FROM)
+        pane.set_ylabel("")
     several = len({row["output"] for row in rows}) > 1
-    label = "Input (tokens)" + ("; lines are means over output lengths" if several else "")
-    sheets.log2_axis(axes, [row["input"] for row in rows], label)
-    sheets.value_axis(axes, values, "TTFT (ms; mean)", wide=LOG_FROM)
+    sheets.outer_labels(axes, "Input (tokens)" + ("; lines are means over output lengths" if several else ""), label)
+    _name_ends(axes, panels, "input", "ttft_ms")
     return figure
+
+
+def _input_panels(sheet: Sheet, rows: Sequence[Row], loads: Sequence[float], word: str) -> list[Panel]:
+    """Of variants a panel a load, else one panel with a line a load."""
+    of: dict[tuple[float, str], list[Row]] = {}
+    for row in rows:
+        of.setdefault((row[sheet.axis], variant_of(row)), []).append(row)
+    names = [f"{word} {sheets.short(load)}" for load in loads]
+    if sheet.named:
+        return [
+            Panel(
+                name,
+                tuple(Line(sheet.names[v], tuple(of[x, v]), *sheet.look(v)) for v in sheet.variants if (x, v) in of),
+                tuple(
+                    Line(sheet.names[v], tuple(of[x, v]))
+                    for v in choose.spread(sheet.crowd, choose.OTHERS)
+                    if (x, v) in of
+                ),
+            )
+            for name, x in zip(names, loads, strict=True)
+        ]
+    looks = zip(names, loads, choose.COLOURS, choose.MARKERS, strict=False)
+    return [Panel("", tuple(Line(name, tuple(of[x, ""]), *look) for name, x, *look in looks if (x, "") in of))]
 
 
 def _pareto(sheet: Sheet) -> Figure | None:
-    """Sys tok/s against the speed of one stream; the upper edge of each batch's points carries its number."""
-    streams = [
-        [(x, y, row) for _, y, row in line.points(sheet.axis, "sys_tok_s") if (x := _stream_tok_s(row))]
-        for line in (*sheet.lines, *sheet.others)
-    ]
-    coloured, grey = streams[: len(sheet.lines)], streams[len(sheet.lines) :]
-    points = [point for stream in streams for point in stream]
-    if not points:
+    """Sys tok/s against the speed of one stream, in panels; each point with its batch."""
+    fast = [row | {"stream": speed} for row in sheet.rows if (speed := _stream_tok_s(row))]
+    plane = replace(sheet, rows=tuple(fast))
+    if len({row[sheet.axis] for row in fast}) < 2 or choose.loads_of(plane, "sys_tok_s") < choose.POINTS:
         return None
-    legend = (*sheet.legend, *sheet.suspect_entry("sys_tok_s"))
-    figure, (axes,) = sheets.make_frame("Throughput against speed per stream", sheet.title, legend)
-    sheets.draw_others(axes, grey)
-    for line, stream in zip(sheet.lines, coloured, strict=True):
-        sheets.draw_curve(axes, stream, color=line.colour, linestyle=line.dash, linewidth=1.1, alpha=0.8)
-        sheets.draw_markers(axes, line, stream, 5)
-    tops: dict[Any, tuple[float, float]] = {}
-    for x, y, row in sorted((point for stream in coloured for point in stream), key=lambda point: -point[1]):
-        tops.setdefault(row[sheet.axis], (x, y))
-    for load in sheets.thinned(sorted(tops)):
-        axes.annotate(sheets.short(load), tops[load], (5, 4), textcoords="offset points", fontsize=8, color="#333333")
-    axes.set_xlabel(f"tok/s per stream, mean (numbers at points: {sheet.axis})")
-    speeds = [x for x, _, _ in points]
-    margin = 0.1 * (max(speeds) - min(speeds)) or 0.5 * speeds[0]
-    axes.set_xlim(max(0.0, min(speeds) - margin), max(speeds) + margin)
-    sheets.value_axis(axes, [y for _, y, _ in points], "Sys tok/s (output; mean)", wide=math.inf)
+    panels, note = choose.panels_of(plane, "sys_tok_s")
+    legend = (*sheets.line_entries(panels), *_suspect_entry(sheet, "sys_tok_s"))
+    if sheet.crowd:
+        legend += ((f"{len(sheet.crowd)} others", {"color": choose.GREY}),)
+    heading = "Throughput against speed per stream, means"
+    figure, axes = sheets.panel_frame(heading, sheet.title + note, panels, legend, row_in=2.3)
+    curves = [[(line, _front(line, sheet.axis)) for line in (*panel.lines, *panel.others)] for panel in panels]
+    points = [point for of in curves for _, curve in of for point in curve]
+    ends, label = sheets.wide_span([point.x for point in points]), ""
+    for pane, panel, of in zip(axes, panels, curves, strict=True):
+        sheets.draw_others(pane, [curve for line, curve in of if line in panel.others])
+        for line, curve in of[: len(panel.lines)]:
+            sheets.draw_curve(pane, curve, color=line.colour, linewidth=1.1, alpha=0.8)
+            sheets.draw_markers(pane, line, curve, 4.5)
+        pane.set_xlim(*ends)
+        pane.xaxis.set_major_locator(_few_ticks(len(axes)))
+        label = sheets.value_axis(pane, [point.y for point in points], "Sys tok/s (output)", wide=math.inf)
+        pane.set_ylabel("")
+        room = (0.05, 0.06) if len(axes) == 1 else (0.14, 0.1)
+        _name_points(pane, [curve for _, curve in of[: len(panel.lines)]], sheet.axis, room)
+    sheets.outer_labels(axes, f"tok/s per stream (numbers at points: {sheet.axis})", label)
     return figure
+
+
+def _few_ticks(panels: int) -> Any:  # noqa: ANN401 - matplotlib's
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(8 if panels == 1 else 4)
+
+
+def _front(line: Line, axis: str) -> list[Point]:
+    """(tok/s of one stream, Sys tok/s) in the order of the load."""
+    return [Point(row["stream"], y, row) for _, y, row in line.points(axis, "sys_tok_s")]
+
+
+def _name_points(axes: Axes, curves: Sequence[Sequence[Point]], axis: str, room: tuple[float, float]) -> None:
+    """The load at each point, unless a number stands there already."""
+    scale, taken = axes.transScale + axes.transLimits, list[tuple[float, float]]()
+    across, along = room  # of a panel, for a number
+    for point in sorted((point for curve in curves for point in curve), key=lambda point: -point.y):
+        x, y = scale.transform((point.x, point.y))
+        if all(abs(x - a) > across or abs(y - b) > along for a, b in taken):
+            taken.append((x, y))
+            text = sheets.short(point.row[axis])
+            axes.annotate(text, point[:2], (4, 4), textcoords="offset points", fontsize=7.5, color="#333333")
 
 
 def _stream_tok_s(row: Row) -> float | None:
@@ -216,58 +327,36 @@ def _stream_tok_s(row: Row) -> float | None:
 
 def _heatmap(sheet: Sheet) -> Figure | None:
     """Sys tok/s as a grid: a row per shape, a column per batch (or rate), grey where there is no number."""
-    if not sheet.has("sys_tok_s"):
-        return None
     import matplotlib as mpl
+    from matplotlib.colors import Normalize
 
-    loads = sorted({row[sheet.axis] for row in sheet.rows})
-    names = [_shape_name(line.rows[0]) for line in sheet.lines]
-    values = [
-        (loads.index(load), y, value, "*" * (row.get("status") == "suspect"))
-        for y, line in enumerate(sheet.lines)
-        for load, value, row in line.points(sheet.axis, "sys_tok_s")
-    ]
-    scale, top = mpl.colormaps["cividis"], max(value for _, _, value, _ in values) or 1.0
-    places = 1 if len(loads) <= 12 else 0
-    cells = [sheets.GridCell(x, y, f"{value:,.{places}f}{star}", scale(value / top)) for x, y, value, star in values]
-    starred = " · *: suspect" if sheet.suspect_entry("sys_tok_s") else ""
-    title = sheet.title + starred
-    return sheets.draw_grid("System throughput (Sys tok/s)", title, names, loads, sheet.axis_label, cells)
-
-
-def _shape_name(row: Row) -> str:
-    shape = f"{row['input']:,} → {row['output']:,}"
-    return (
-        f"{sheets.cut(row['variant'], sheets.name_room() - len(shape) - 2)}: {shape}" if row.get("variant") else shape
-    )
-
-
-def _timeline(timeline: Timeline, title: str) -> Figure | None:
-    """Bars of waiting, prefill and decode for each request, in the order of their schedule."""
-    from matplotlib.collections import PolyCollection
-    from matplotlib.ticker import MaxNLocator
-
-    stamps = (timeline.starts_s, timeline.sent_s, timeline.first_s, timeline.last_s)
-    requests = sorted(zip(*stamps, strict=True))
-    bars = requests[:TIMELINE_REQUESTS]
-    end = max((stamp for request in bars for stamp in request if math.isfinite(stamp)), default=0.0)
-    if end <= 0:
+    rows = [r for r in sheet.rows if number(r, "sys_tok_s") is not None and variant_of(r) in sheet.variants]
+    if len(rows) < choose.POINTS:
         return None
-    cut = f" · the first {len(bars)} of {len(requests):,} requests" if len(bars) < len(requests) else ""
-    legend = tuple((name, {"color": colour, "linewidth": 6}) for name, colour in PHASES)
-    height = max(1.2, min(sheets.width_in() * 5 / 7.2, 0.13 * len(bars)))
-    heading = f"Timeline of one round: {timeline.label}"
-    figure, (axes,) = sheets.make_frame(heading, title + cut, legend, height=height)
-    few = len(bars) <= 64  # gaps between more bars than that would only be stripes
-    half = 0.42 if few else 0.5
-    for phase, (_, colour) in enumerate(PHASES):
-        spans = [(y, request[phase], request[phase + 1]) for y, request in enumerate(bars, start=1)]
-        boxes = [((a, y - half), (b, y - half), (b, y + half), (a, y + half)) for y, a, b in spans if b > a]
-        axes.add_collection(PolyCollection(boxes, facecolors=colour, linewidths=0, antialiaseds=few), autolim=False)
-    axes.set_xlim(0, 1.02 * end)
-    axes.set_ylim(len(bars) + 0.7, 0.3)
-    axes.grid(visible=False, axis="y")
-    axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
-    axes.set_xlabel("Time since the round began (s)")
-    axes.set_ylabel("Request")
-    return figure
+    of: dict[tuple[int, int, str], list[Row]] = {}
+    for row in rows:
+        of.setdefault((row["input"], row["output"], variant_of(row)), []).append(row)
+    every = sorted({key[:2] for key in of})
+    drawn = choose.spread(every, max(4, SHOWN_ROWS // len(sheet.variants)))
+    shapes = [(*shape, variant) for shape in drawn for variant in sheet.variants if (*shape, variant) in of]
+    every_load = sorted({row[sheet.axis] for row in rows})
+    loads = choose.spread(every_load, SHOWN_COLUMNS)
+    title = sheet.title + (" · *: suspect" if _suspect_entry(sheet, "sys_tok_s") else "")
+    title += f" · {len(drawn)} of {len(every):,} shapes" if len(drawn) < len(every) else ""
+    title += f" · {len(loads)} of {len(every_load):,} loads" if len(loads) < len(every_load) else ""
+    scale, norm = mpl.colormaps["cividis"].resampled(16), Normalize(0, max(row["sys_tok_s"] for row in rows) or 1.0)
+    places = 1 if len(loads) <= 12 else 0
+    cells = [
+        GridCell(
+            loads.index(row[sheet.axis]),
+            y,
+            f"{row['sys_tok_s']:,.{places}f}{'*' * (row.get('status') == 'suspect')}",
+            scale(norm(row["sys_tok_s"])),
+        )
+        for y, shape in enumerate(shapes)
+        for row in of[shape]
+        if row[sheet.axis] in loads
+    ]
+    names = [f"{i:,} → {o:,}" + (f", {sheet.names[v]}" if sheet.named else "") for i, o, v in shapes]
+    heading = "System throughput (Sys tok/s)"
+    return draw_grid(heading, title, names, loads, sheet.axis_label, cells, Bar(scale, norm, "Sys tok/s"))

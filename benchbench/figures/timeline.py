@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
+import math
+from collections.abc import Sequence
+
+import orjson
 
 from benchbench.analysis.runs import Run
-from benchbench.figures.plots import Timeline
+from benchbench.figures.phases import Timeline
 from benchbench.report.summary_table import Row
 
 
@@ -27,16 +30,25 @@ def timeline_of(run: Run, rows: list[Row], key: str | None = None) -> Timeline |
     number = run.directory.finished_rounds(cell.key)[-1]
     table = run.directory.read_round(cell.key, "measured", number)
     events = table["event_ns"].to_pylist()
-    scheduled = np.array([at or 0 for at in table["scheduled_ns"].to_pylist()], np.int64)
-    start = scheduled.min()
+    scheduled = [value or 0 for value in table["scheduled_ns"].to_pylist()]
+    start = min(scheduled)
 
-    def seconds(values: list[int | None]) -> list[float]:
+    def seconds(values: Sequence[int | None]) -> list[float]:
         return [float("nan") if value is None else (value - start) / 1e9 for value in values]
 
     return Timeline(
         label=cell.shape,
-        starts_s=seconds(scheduled.tolist()),
+        starts_s=seconds(scheduled),
         sent_s=seconds(table["sent_ns"].to_pylist()),
         first_s=seconds([times[0] if times else None for times in events]),
         last_s=seconds([times[-1] if times else None for times in events]),
+        queued_s=_queued(table["server_metrics"].to_pylist()) if "server_metrics" in table.column_names else (),
     )
+
+
+def _queued(texts: Sequence[str | None]) -> Sequence[float]:
+    """How long each request was queued, in s, by the answer of the server; none where no answer says it."""
+    times = [(orjson.loads(text) if text else {}).get("queue_time_ms") for text in texts]
+    if not any(times):
+        return ()
+    return [math.nan if value is None else value / 1e3 for value in times]

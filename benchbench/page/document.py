@@ -21,6 +21,7 @@ from benchbench.comparison.pairs import Pair, pairs_of
 from benchbench.comparison.tables import caption, headline, notes, percent, ratio_table, ratio_text, sentence
 from benchbench.comparison.verdicts import PRIMARY
 from benchbench.explain.explanation import explain
+from benchbench.figures.caption import run_title
 from benchbench.figures.timeline import timeline_of
 from benchbench.page.island import island, ratios_of
 from benchbench.page.page_figures import FEW_PAIRS, PageFigure, comparison_page_figures, page_figures, style
@@ -80,7 +81,7 @@ def page(runs: Sequence[Run]) -> str:
     with style():
         figures = [_drawn(runs, by_run, group) for group in _models(runs)]
         comparisons = [
-            _comparison(pairs, [*comparison_page_figures(pairs, printable(runs[place].title), f"compare{place}")])
+            _comparison(pairs, [*comparison_page_figures(pairs, printable(run_title(runs[place])), f"compare{place}")])
             for place, pairs in compared
         ]
     text: str = _template().render(
@@ -137,7 +138,7 @@ def _drawn(runs: Sequence[Run], by_run: Sequence[Sequence[Row]], group: Sequence
     rows = [row for place in group for row in by_run[place]]  # as planned: the first variant is the baseline
     alone = runs[group[0]] if len(runs) == 1 else None
     times = timeline_of(alone, alone.rows) if alone else None
-    title = alone.title if alone else ", ".join(dict.fromkeys(runs[place].name for place in group))
+    title = run_title(alone) if alone else ", ".join(dict.fromkeys(runs[place].name for place in group))
     prefix = "" if len(group) == len(runs) else f"model{group[0]}-"
     model = str(runs[group[0]].manifest["spec"]["model"]) if prefix else ""
     return {"name": model, "figures": list(page_figures(rows, times, printable(title), prefix))}
