@@ -10,7 +10,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from benchbench.engines.log_backends import chosen_backends
 from benchbench.engines.process import EngineProcess, Hooks
@@ -24,6 +26,8 @@ from benchbench.engines.token_lengths import (
     vocabulary_range,
 )
 from benchbench.errors import EngineError
+from benchbench.loadgen.job import Job
+from benchbench.loadgen.prompts import make_direct_job, make_job
 from benchbench.openai.client import Capabilities, attach, post
 from benchbench.openai.target import GENERATION, Access, Target, leaves_path_open, make_target, untimed_body
 from benchbench.spec import Cell, EndpointEngine, Plan, SimulatorEngine, VllmServeEngine
@@ -32,13 +36,7 @@ from benchbench.stopping import unless_stopped
 
 PROBE_S = 120.0  # a first generation may compile kernels
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from benchbench.loadgen.job import Job
-
-
-Texts = Callable[["np.random.Generator", int, int], list[str]]
+Texts = Callable[[np.random.Generator, int, int], list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +69,6 @@ class Opened:
 
     def job(self, cell: Cell, phase: str, number: int, attempt: int, output: int | None = None) -> Job:
         """A round's work for the worker; `output` overrides the cell's. Raises EngineError without prompts."""
-        from benchbench.loadgen.prompts import make_direct_job, make_job
-
         if not self.url:
             return make_direct_job(cell, self.vocab or (0, 1), phase, number, attempt, output)
         source = self.vocab if cell.prompts.kind == "token_ids" else self.texts
@@ -84,18 +80,16 @@ class Opened:
 @contextlib.contextmanager
 def open_engine(plan: Plan, hooks: Hooks) -> Iterator[Opened]:
     """The server of a plan, for as long as the block runs. Raises EngineError."""
-    engine, preload = plan.spec.engine, hooks.preload
+    engine = plan.spec.engine
     if isinstance(engine, EndpointEngine):
         access, path_notes = _with_path(engine, plan.spec.model, access_of(engine, _connect_s(plan)), hooks.stop)
-        preload()
         opened = _prepared(plan, engine.url, access, hooks.stop)
         yield replace(opened, notes=(*path_notes, *opened.notes))
     elif isinstance(engine, VllmServeEngine):
-        preload()
         with _served(engine, plan, hooks) as opened:
             yield opened
     elif isinstance(engine, SimulatorEngine):
-        with _simulator(engine, plan, preload) as url:
+        with _simulator(engine, plan) as url:
             yield _prepared(plan, url, Access(), hooks.stop)
 
 
@@ -195,7 +189,7 @@ def _served(engine: VllmServeEngine, plan: Plan, hooks: Hooks) -> Iterator[Opene
 
 
 @contextlib.contextmanager
-def _simulator(engine: SimulatorEngine, plan: Plan, preload: Callable[[], None]) -> Iterator[str]:
+def _simulator(engine: SimulatorEngine, plan: Plan) -> Iterator[str]:
     from benchbench.engines.simulator import ProfileError, SimulatorError, SimulatorProcess
 
     models = sorted({cell.model for cell in plan.cells}) or [plan.spec.model]
@@ -209,7 +203,6 @@ def _simulator(engine: SimulatorEngine, plan: Plan, preload: Callable[[], None])
             models=models,
             start="" if start.block is None else f"{start.variant}/{start.block}",
         ) as process:
-            preload()
             yield process.url
     except ProfileError as error:
         raise EngineError(str(error), "engine.profile") from None

@@ -34,14 +34,12 @@ class Hooks:
     """What starting an engine takes besides the plan.
 
     `logs`: folder for what a launched engine says. `progress(what, seconds, last line)` is called about once a second
-    while it starts. `stop`: when this descriptor becomes readable, the start is given up. `preload` is called once,
-    for what else has to be got ready.
+    while it starts. `stop`: when this descriptor becomes readable, the start is given up.
     """
 
     logs: Path
     progress: Callable[[str, float, str], None] = lambda *_: None
     stop: int | None = None
-    preload: Callable[[], None] = lambda: None
 
     def turn(self, what: str, begun: float, line: str, watched: Sequence[int] = (), wait_s: float = 1.0) -> list[int]:
         """Tell how long `what` takes since `begun`, then wait until one of the descriptors `watched` is readable.

@@ -144,7 +144,6 @@ def open_inprocess(engine: VllmInprocessEngine, plan: Plan, hooks: Hooks) -> Ite
 
 
 def _opened(engine: VllmInprocessEngine, worker: InprocessWorker, plan: Plan, hooks: Hooks) -> Opened:
-    hooks.preload()
     worker.ready(hooks.stop, partial(hooks.progress, "starting the engine"))
     facts = worker.facts
     start = start_facts(engine.env, worker.process, facts["start_s"])

@@ -161,7 +161,7 @@ class Sessions:
     def _driver(self, session: Session, plan: Plan) -> Iterator[Driver]:
         """A started engine with all that measuring its cells takes; afterwards the machine is at rest again."""
         spec, observer = plan.spec, self.observer
-        hooks = Hooks(self.run.path / "logs", observer.starting, self.stop, _import_all)
+        hooks = Hooks(self.run.path / "logs", observer.starting, self.stop)
         with Sampler(self.run.path, spec.telemetry, scope_of(spec.engine, spec.telemetry)) as sampler:
             before: Mapping[str, float] = {}
             if isinstance(spec.engine, LAUNCHED):
@@ -230,8 +230,3 @@ def _too_long(plan: Plan, capabilities: Capabilities) -> list[str]:
         for cell in plan.cells
         if limit is not None and cell.input + cell.output > limit
     ]
-
-
-def _import_all() -> None:
-    """Import now what will be needed between rounds, so that no import falls into one."""
-    import benchbench.loadgen.prompts  # noqa: F401
