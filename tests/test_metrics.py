@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rounds_made import MS, Made, table_of
 from scripts import load_benchmark
 
-from benchbench.analysis.metrics import NO_SLO, RoundMetrics, round_metrics
+from benchbench.analysis.metrics import NO_SLO, RoundMetrics, request_times, round_metrics
 from benchbench.spec import Slo
 
 TICK = 1_000_003  # ns; times are few multiples of it, so that they often coincide
@@ -165,6 +165,19 @@ def test_every_number_is_its_definition(requests: list[Made], load: str, batch: 
         got = getattr(found, name)
         got = got.tolist() if isinstance(got, np.ndarray) else got
         assert got == (pytest.approx(value, rel=1e-9, abs=0) if value is not None else None), name
+
+
+@given(ROUNDS, st.sampled_from(["static", "closed", "open"]), st.integers(1, 3))
+def test_what_each_request_took_is_what_the_rounds_latencies_are_of(
+    requests: list[Made], load: str, batch: int
+) -> None:
+    table = table_of(requests)
+    times, whole = request_times(table, load=load, in_flight=batch), round_metrics(table, load=load, in_flight=batch)
+    assert times.ttft_s[times.steady].tolist() == whole.ttft_s.tolist()
+    assert times.e2el_s[times.steady].tolist() == whole.e2el_s.tolist()
+    assert times.tpot_s[times.steady & ~np.isnan(times.tpot_s)].tolist() == whole.tpot_s.tolist()
+    told = [request.status == "ok" and len(request.events) > 0 for request in requests]
+    assert (~np.isnan(times.ttft_s)).tolist() == (~np.isnan(times.e2el_s)).tolist() == told
 
 
 def steady(count: int, batch: int, tokens: int) -> list[Made]:

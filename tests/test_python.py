@@ -91,11 +91,14 @@ def test_hostile_names_do_not_act_in_a_notebook_or_a_terminal(tmp_path: Path) ->
     manifest["spec"]["name"] = HOSTILE
     (path / "manifest.json").write_text(json.dumps(manifest))
     hostile = open_run(path)
-    assert repr(hostile).isprintable()
-    html = hostile._repr_html_()
-    assert set(re.findall(r"<[^>]*>?", html)) <= TAGS
-    assert html.isprintable()
-    assert "&lt;b onclick=x&gt;" in html
+    table = tmp_path / f"{HOSTILE.replace('/', '')}.csv"
+    table.write_text(f"variant,input,output,batch,ttft_ms,sys_tok_s\n{HOSTILE},128,128,1,-5,20\n")
+    for shown in (hostile, hostile.compare(), benchbench.audit_file(table)):
+        assert repr(shown).isprintable()
+        html = shown._repr_html_() or ""
+        assert set(re.findall(r"<[^>]*>?", html)) <= TAGS
+        assert html.isprintable()
+        assert "&lt;b onclick=x&gt;" in html
 
 
 # ---- Requests, rounds and tokens ------------------------------------------------------------------------
@@ -326,6 +329,8 @@ def test_figures_and_the_page_are_written(run: benchbench.Run, branches: benchbe
     page = run.write_page(tmp_path / "one.html")
     assert page.read_text().startswith("<!doctype html>")
     assert "int8-moe" in benchbench.write_page([run, str(branches.path)], tmp_path / "two.html").read_text()
+    with pytest.raises(ValueError, match="no run"):
+        benchbench.write_page([], tmp_path / "none.html")
     with pytest.raises(OSError, match="No such file"):
         run.write_page(tmp_path / "none" / "one.html")
 

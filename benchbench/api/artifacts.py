@@ -32,11 +32,14 @@ def draw_run(
 def write_page(runs: AnyRun | Sequence[AnyRun], path: str | Path = "report.html") -> Path:
     """Write one run, or several side by side, as one HTML file that loads nothing; its path.
 
-    Raises RunError for what cannot be read, and OSError for what cannot be written.
+    Raises RunError for what cannot be read, ValueError without a run, and OSError for what cannot be written.
     """
     from benchbench.page.document import page
     from benchbench.store.run_directory import replace_file
 
+    own = [opened(run) for run in ([runs] if isinstance(runs, (Run, str, Path)) else runs)]
+    if not own:
+        raise ValueError("no run to write a page of")
     file = Path(path)
-    replace_file(file, page([opened(run) for run in ([runs] if isinstance(runs, (Run, str, Path)) else runs)]).encode())
+    replace_file(file, page(own).encode())
     return file
