@@ -24,7 +24,18 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "benchbench"
 CORE = ("spec", "measure", "loadgen", "openai", "store", "analysis", "report")
-OPTIONAL = ("accuracy", "audit", "gates", "importers", "page", "profiling", "publish", "selftest", "starter")
+OPTIONAL = (
+    "accuracy",
+    "audit",
+    "forecast",
+    "gates",
+    "importers",
+    "page",
+    "profiling",
+    "publish",
+    "selftest",
+    "starter",
+)
 NAMELESS = {"found", "told", "said", "asked", "one"}  # names that do not say what they hold
 LAYOUT = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from benchbench.cli.console import located, show, show_markdown, show_prose
 from benchbench.cli.live import observer_for
 from benchbench.errors import CheckFailedError
+from benchbench.forecast.durations import Point
+from benchbench.forecast.speeds import keep_check
 from benchbench.host.local_results import error_text, store
 from benchbench.selftest.instrument_check import check_self, check_text, measure_instrument
 from benchbench.selftest.preflight import check_sweep
@@ -34,6 +36,7 @@ def check_file(file: Source, sets: tuple[str, ...], plan: Plan, seconds: float) 
         for line in result.lines:
             show_prose(line)
         if result.streams:
+            keep_check(plan.spec, [Point(p.variant, p.input, p.batch, p.ttft_s, p.tpot_s) for p in result.probes])
             measured = measure_instrument(result.streams, result.rate, seconds)
             store({**measured, "sweep": plan.spec.name})
             show_prose(error_text(measured))

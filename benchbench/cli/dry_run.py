@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from benchbench.cli.progress import duration_text
 from benchbench.engines.git_checkout import built_alike
-from benchbench.spec import SimulatorEngine
+from benchbench.forecast.durations import LEAST_WARMUPS, sweep_span
+from benchbench.measure.sessions import LAUNCHED
 from benchbench.spec.schema import WARMUP_TOKENS
 
 if TYPE_CHECKING:
+    from benchbench.forecast.durations import Speed
     from benchbench.spec import Cell, Plan, SweepSpec
 
 # Noise per start in one cell and in the mean of all, where no A/A run tells: docs/comparing.md's, as is the H200's.
@@ -18,22 +20,20 @@ ASSUMED = {"cell": 0.011, "mean": 0.007}
 EFFECTS = (0.01, 0.02, 0.05)
 
 
-def plan_text(plan: Plan) -> str:
-    """One line a cell in the order of execution, the starts of variants, then the totals."""
+def plan_text(plan: Plan, speed: Speed | None = None) -> str:
+    """One line a cell in the order of execution, the starts of variants, then the totals. `speed`: of the engine."""
     lines = []
     requests = tokens = prompts = 0
-    seconds: float | None = 0.0
     count = Counter(cell.key for start in plan.sessions for cell in start.cells)
     for number, cell in enumerate(plan.cells, 1):
         auto = cell.rounds.warmup == "auto"
-        warmups = 2 if auto else int(cell.rounds.warmup)  # two short ones at least, until they agree
+        warmups = LEAST_WARMUPS if auto else int(cell.rounds.warmup)  # short ones, until they agree
         steps = cell.rounds.min * cell.output + warmups * (min(cell.output, WARMUP_TOKENS) if auto else cell.output)
         starts = count[cell.key]
         requests += (warmups + cell.rounds.min) * cell.requests * starts
         tokens += steps * cell.requests * starts
         prompts += (warmups + cell.rounds.min) * cell.requests * cell.input * starts
-        round_s = round_seconds(cell)
-        seconds = None if round_s is None or seconds is None else seconds + steps / cell.output * round_s * starts
+        round_s = speed.round_s(cell, cell.output) if speed else None
         took = "" if round_s is None else f", about {round_s:.1f} s a round"
         rounds = (
             f"{cell.rounds.min} rounds in each of {starts} starts"
@@ -44,20 +44,35 @@ def plan_text(plan: Plan) -> str:
             f"{number:4} {cell.label} {cell.load.kind}: {warmups}{'+' * auto} warm-up, {rounds} "
             f"of {cell.requests} requests{took}  [{cell.key}]"
         )
-    estimate = "unknown for this engine" if seconds is None else f"about {duration_text(seconds)}"
     blocks = plan.spec.block_count
     open_ended = any(cell.rounds.max > cell.rounds.min and not blocks for cell in plan.cells)
     least = "at least " if open_ended or any(cell.rounds.warmup == "auto" for cell in plan.cells) else ""
     if blocks:
         lines += [*_starts(plan), *(f"warning: {warning}" for warning in built_alike(plan.spec.variants))]
-        estimate += f", and {len(plan.sessions)} starts of a server" + " with their rest" * (
-            plan.spec.cool_to is not None
-        )
     lines.append(
         f"{len(plan.cells)} cells, {least}{requests} requests, {prompts} input tokens, {tokens} output tokens; "
-        f"time: {estimate}"
+        f"time: {_time(plan, speed)}"
     )
     return "\n".join(lines + (_power(plan.spec, len(plan.sessions[0].cells), blocks) if blocks else []))
+
+
+def _time(plan: Plan, speed: Speed | None) -> str:
+    """`about 1:51:03 to 7:15:20 (rounds.min to rounds.max), ...`, and what is not in it."""
+    span = sweep_span(plan, speed) if speed else None
+    if span is None or speed is None:
+        return "unknown for this engine: bench check FILE measures it, or give --assume-tok-s"
+    texts = [duration_text(seconds) for seconds in span]
+    text = f"about {texts[0]}" + (
+        f" to {texts[1]} (as few and as many rounds as there may be)" * (texts[0] != texts[1])
+    )
+    text += f", {speed.source}"
+    starts = len(plan.sessions)
+    if isinstance(plan.spec.engine, LAUNCHED) or plan.spec.block_count:
+        took = "" if speed.start_s is None else f" of about {duration_text(speed.start_s)}"
+        text += f"; and {starts} start{'s' * (starts > 1)} of a server{took}" + " with their rest" * (
+            plan.spec.cool_to is not None
+        )
+    return text
 
 
 def _starts(plan: Plan) -> list[str]:
@@ -99,16 +114,3 @@ def _rounds(cell: Cell) -> str:
     """`5` or `5 to 20`: how many the asked interval needs, the first ones tell."""
     low, high = cell.rounds.min, cell.rounds.max
     return str(low) if low == high else f"{low} to {high}"
-
-
-def round_seconds(cell: Cell) -> float | None:
-    """Length of one round in seconds, where the engine's speed is known beforehand: the simulator's."""
-    if not isinstance(cell.engine, SimulatorEngine):
-        return None
-    if cell.rate is not None:
-        return cell.requests / cell.rate
-    from benchbench.engines.simulator import load_profile, scaled
-    from benchbench.engines.simulator.model import static_rate
-
-    profile = scaled(load_profile(cell.engine.profile, cell.engine.options), cell.engine.scale)
-    return cell.tokens / static_rate(profile, cell.input, cell.output, cell.batch or 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shlex
 import shutil
 import sys
@@ -57,6 +58,17 @@ _OWN = (  # what a run has in its folder; the manifest last: as long as it is th
 )
 
 
+def tok_s_of(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[float, ...]:
+    """One or two positive numbers."""
+    try:
+        numbers = tuple(map(float, text.split(","))) if text else ()
+    except ValueError:
+        numbers = (0.0,)
+    if len(numbers) > 2 or any(not 0 < number < math.inf for number in numbers):
+        raise click.BadParameter("expects one or two positive numbers, as 20 or 20,4000")
+    return numbers
+
+
 @click.command(cls=SweepCommand)
 @file_or_options
 @SETS
@@ -65,7 +77,13 @@ _OWN = (  # what a run has in its folder; the manifest last: as long as it is th
 @click.option("--resume", is_flag=True, help="Continue the run in --out (or the latest of this name).")
 @click.option("--retry", metavar="invalid|REASON", help="With --resume: measure again the rounds that it spoiled.")
 @click.option("--overwrite", is_flag=True, help="Delete a run that is in --out.")
-@click.option("--dry-run", is_flag=True, help="Print the plan without running it.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and its time without running it.")
+@click.option(
+    "--assume-tok-s",
+    metavar="DECODE[,PREFILL]",
+    callback=tok_s_of,
+    help="For --dry-run: output tok/s of each single stream, and prompt tok/s of the whole server.",
+)
 @click.option("--plots/--no-plots", default=True, help="Draw the plots at the end.")
 @click.option("--strict", is_flag=True, help="Exit with 3 if any cell is invalid.")
 @VERBOSE
@@ -87,8 +105,10 @@ def sweep(file: Source | None, sets: tuple[str, ...], only: str | None, out: Pat
             if flags["quiet"] or flags["as_json"]:
                 fail(BAD_INPUT, "bench sweep: --dry-run goes with neither --quiet nor --json")
             from benchbench.cli.dry_run import plan_text
+            from benchbench.forecast.speeds import known_speed
 
-            show_prose(plan_text(plan_of(spec, only)))
+            plan = plan_of(spec, only)
+            show_prose(plan_text(plan, known_speed(plan, out, flags["assume_tok_s"])))
             return
         from benchbench.measure.run import sweep as run_sweep
         from benchbench.model.served import hardware_notes

@@ -38,7 +38,9 @@ TELLS = (
 class Probe:
     """One small static batch of the sweep's own shape: lengths as the server counted them, times in s."""
 
+    variant: str
     label: str
+    input: int
     batch: int
     ttft_s: float
     tpot_s: float
@@ -54,6 +56,7 @@ class Preflight:
     problems: tuple[str, ...]
     streams: int  # of the largest batch,
     rate: float  # and the highest token rate of any cell, per second and stream of these
+    probes: tuple[Probe, ...] = ()  # the good ones
 
 
 _UNBUILT = Preflight(("is built from git when the sweep begins: not checked",), (), 0, 0.0)
@@ -80,6 +83,7 @@ def check_sweep(plan: Plan, progress: Callable[[str, float, str], None] = lambda
         tuple(f"{variant}: {problem}" for variant, check in checks.items() for problem in check.problems),
         busiest.streams,
         busiest.rate,
+        tuple(probe for check in checks.values() for probe in check.probes),
     )
 
 
@@ -118,9 +122,8 @@ def _check_one(plan: Plan, progress: Callable[[str, float, str], None]) -> Prefl
     lines.append(f"time: about {minutes:.1f} min for {len(plan.cells)} cells, from these batches and rounds.min")
     batches = {_in_flight(cell) for cell in plan.cells}
     streams = min(max(batches), MOST_STREAMS)
-    return Preflight(
-        tuple(lines), tuple(problems), streams, max(batch / _tpot(good, batch) for batch in batches) / streams
-    )
+    rate = max(batch / _tpot(good, batch) for batch in batches) / streams
+    return Preflight(tuple(lines), tuple(problems), streams, rate, tuple(good))
 
 
 def _in_flight(cell: Cell) -> int:
@@ -155,20 +158,21 @@ def _probe(worker: Worker, opened: Opened, cell: Cell) -> Probe:
         facts["server"] = view.after(counters, columns) if view else None
     facts["common_tokens"] = opened.common_tokens(small) * len(columns["index"])
     label = f"in={cell.input} out={output} batch={batch}"
+    place = (cell.variant, label, cell.input, batch)
     problems = _problems(columns, cell.input)
     ends = columns["event_offsets"]
     if problems or not np.diff(ends).all():
-        return Probe(label, batch, 0.0, 0.0, tuple(problems or ["requests without a token"]))
+        return Probe(*place, 0.0, 0.0, tuple(problems or ["requests without a token"]))
     first, last = columns["event_ns"][ends[:-1]], columns["event_ns"][ends[1:] - 1]
     following = np.maximum(output - columns["event_tokens"][ends[:-1]], 1)
     ttft, tpot = float((first - columns["sent_ns"]).mean()) / 1e9, float(((last - first) / following).mean()) / 1e9
     if tpot < LEAST_TPOT_S:
-        return Probe(label, batch, 0.0, 0.0, ("its tokens came all at once: a buffered stream, or a starved client",))
+        return Probe(*place, 0.0, 0.0, ("its tokens came all at once: a buffered stream, or a starved client",))
     if invalid := _invalid(small, columns, facts):
-        return Probe(label, batch, ttft, tpot, invalid)
+        return Probe(*place, ttft, tpot, invalid)
     seen = ((columns["cached_tokens"] >= 0).all(), all(columns["server_metrics"]))
     reported = tuple(name for name, tells in zip(TELLS, seen, strict=True) if tells)
-    return Probe(label, batch, ttft, tpot, (), reported)
+    return Probe(*place, ttft, tpot, (), reported)
 
 
 def _invalid(cell: Cell, columns: RoundColumns, facts: dict[str, Any]) -> tuple[str, ...]:
