@@ -12,11 +12,13 @@ from xml.etree import ElementTree as ET
 
 import matplotlib as mpl
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from benchbench.figures import plots
+from benchbench.figures import fonts, plots
 from benchbench.figures.choose import make_sheet
 from benchbench.figures.phases import Timeline, draw_timeline
 from benchbench.figures.plots import draw_plots
+from benchbench.figures.sheet import STYLE, make_frame
 from benchbench.report.summary_table import Row
 
 FIGURES = ["throughput", "ttft_batch", "ttft_input", "pareto", "heatmap", "timeline"]
@@ -196,6 +198,19 @@ def test_a_long_timeline_is_cut_and_says_so(tmp_path: Path) -> None:
     times = [[float(n + step) for n in range(600)] for step in range(4)]
     draw_plots([], Timeline("x", *times), tmp_path, "run", formats=["svg"])
     assert "run · the first 512 of 600 requests" in texts(tmp_path / "timeline.svg")
+
+
+def test_another_font_writes_what_the_usual_one_lacks_and_else_it_is_said(tmp_path: Path, monkeypatch: Any) -> None:
+    stix = fonts._characters("STIXGeneral")  # comes with matplotlib, as a font that is installed
+    lacking = chr(min(stix - fonts._characters(fonts.BASE)))
+    monkeypatch.setattr(fonts, "CJK", ("STIXGeneral",))
+    with mpl.rc_context(STYLE):
+        figure, _ = make_frame("heading", f"a title with {lacking}")
+        FigureCanvasAgg(figure).draw()  # a glyph that is missing would be a warning, which is an error here
+        assert not any("no font" in text.get_text() for text in figure.findobj(mpl.text.Text))
+    draw_plots(grid(), None, tmp_path, "a run of 模型", ["svg"])
+    said = "no font is installed here for 2 characters (U+578B, U+6A21 ...)"
+    assert said in " ".join(texts(tmp_path / "pareto.svg"))
 
 
 def test_unknown_format_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SIDES = (("#E69F00", "s", (0, (5, 2))), ("#0072B2", "o", "-"))  # base, candidate
 PANELS = 12
 FOREST = 60  # cells
-UNDECIDED = (0.867, 0.867, 0.867, 1.0)
+UNDECIDED = (0.85, 0.85, 0.85, 1.0)  # not one of the greys that a dark page turns into its own
 
 
 def draw_comparisons(

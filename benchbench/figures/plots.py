@@ -291,7 +291,7 @@ def _pareto(sheet: Sheet) -> Figure | None:
         pane.xaxis.set_major_locator(_few_ticks(len(axes)))
         label = sheets.value_axis(pane, [point.y for point in points], "Sys tok/s (output)", wide=math.inf)
         pane.set_ylabel("")
-        room = (0.05, 0.06) if len(axes) == 1 else (0.14, 0.1)
+        room = (0.04, 0.045) if len(axes) == 1 else (0.12, 0.08)
         _name_points(pane, [curve for _, curve in of[: len(panel.lines)]], sheet.axis, room)
     sheets.outer_labels(axes, f"tok/s per stream (numbers at points: {sheet.axis})", label)
     return figure
@@ -309,15 +309,18 @@ def _front(line: Line, axis: str) -> list[Point]:
 
 
 def _name_points(axes: Axes, curves: Sequence[Sequence[Point]], axis: str, room: tuple[float, float]) -> None:
-    """The load at each point, unless a number stands there already."""
+    """The load at each point, right above or left below it, unless numbers stand at both."""
     scale, taken = axes.transScale + axes.transLimits, list[tuple[float, float]]()
-    across, along = room  # of a panel, for a number
     for point in sorted((point for curve in curves for point in curve), key=lambda point: -point.y):
         x, y = scale.transform((point.x, point.y))
-        if all(abs(x - a) > across or abs(y - b) > along for a, b in taken):
-            taken.append((x, y))
-            text = sheets.short(point.row[axis])
-            axes.annotate(text, point[:2], (4, 4), textcoords="offset points", fontsize=7.5, color="#333333")
+        for side, offset, align in ((1, (4, 4), "left"), (-1, (-4, -10), "right")):
+            at = (x + side * room[0] / 2, y + side * room[1] / 2)
+            inside = side > 0 or (at[0] > 0 and at[1] > room[1] / 2)  # not across an axis
+            if inside and all(abs(at[0] - a) > room[0] or abs(at[1] - b) > room[1] for a, b in taken):
+                taken.append(at)
+                style: Any = {"ha": align, "fontsize": 7.5, "color": "#333333"}
+                axes.annotate(sheets.short(point.row[axis]), point[:2], offset, textcoords="offset points", **style)
+                break
 
 
 def _stream_tok_s(row: Row) -> float | None:
