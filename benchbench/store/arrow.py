@@ -93,4 +93,5 @@ def lists_of(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], npt.NDArra
     """(offsets, values) of a column of lists: row k holds values[offsets[k]:offsets[k + 1]]."""
     array = column.combine_chunks()
     offsets = array_of(pa.chunked_array([array.offsets])).astype(np.int64)
-    return offsets - offsets[0], array_of(pa.chunked_array([array.flatten()]))
+    values = array.values.slice(offsets[0], offsets[-1] - offsets[0])  # `flatten` imports pyarrow.compute
+    return offsets - offsets[0], array_of(pa.chunked_array([values]))
