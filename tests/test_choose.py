@@ -21,6 +21,7 @@ from benchbench.figures.choose import (
     LINES,
     NAME,
     PANELS,
+    SHARE,
     SHOWN_DOTS,
     agree,
     dots_of,
@@ -28,6 +29,7 @@ from benchbench.figures.choose import (
     panels_of,
     short_names,
     spread,
+    with_shares,
 )
 from benchbench.figures.grid import contrast, ink_on
 from benchbench.figures.sheet import apart, wide_span
@@ -59,6 +61,13 @@ def test_the_grid_of_54_cells_is_a_panel_an_input_and_one_line_for_what_agrees()
     ]
     assert sum(len(line.rows) for line in panels[0].lines) == 54
     assert note == " · outputs that agree are one line"
+
+
+def test_shares_are_of_the_smallest_batch_times_n() -> None:
+    rows = [cell(8, 8, b, sys_tok_s=speed, sys_tok_s_low=0.9 * speed) for b, speed in ((2, 40.0), (8, 80.0))]
+    rows.append(cell(16, 8, 8))  # its smallest batch is not there
+    shares = with_shares(make_sheet(rows, "t"))
+    assert [(row[SHARE], row[f"{SHARE}_low"]) for row in shares.rows] == [(100, pytest.approx(90)), (50, 45)]
 
 
 def test_variants_have_colours_and_shapes_have_panels() -> None:

@@ -21,7 +21,7 @@ from benchbench.figures.plots import draw_plots
 from benchbench.figures.sheet import STYLE, make_frame
 from benchbench.report.summary_table import Row
 
-FIGURES = ["throughput", "ttft_batch", "ttft_input", "pareto", "heatmap", "timeline"]
+FIGURES = ["throughput", "scaling", "ttft_batch", "ttft_input", "pareto", "heatmap", "timeline"]
 TIMELINE = Timeline("in=8, out=8, batch=3", [0, 0, 0], [0.0, 0.1, 0.1], [0.2, 0.4, math.nan], [1, 2, math.nan])
 
 
@@ -76,6 +76,7 @@ def test_png_is_as_wide_as_promised(drawn: Path, name: str) -> None:
         ("throughput", {"Batch (requests in flight)", "Sys tok/s (output), log scale", "1", "4", "32",
                         "in 128, out 64", "System throughput, mean and 95 % interval", "ideal: batch 1 times n",
                         "hollow: suspect"}),
+        ("scaling", {"Batch (requests in flight)", "Sys tok/s (% of ideal)", "ideal: batch 1 times n", "100"}),
         ("ttft_batch", {"Batch (requests in flight)", "TTFT (ms), log scale"}),
         ("ttft_input", {"Input (tokens); lines are means over output lengths", "TTFT (ms), log scale",
                         "128", "2,048", "batch 1", "batch 32"}),
@@ -90,7 +91,7 @@ def test_svg_holds_labels_with_units(drawn: Path, name: str, expected: set[str])
 
 
 def test_invalid_cells_are_absent_and_counted(drawn: Path) -> None:
-    for name in FIGURES[:5]:
+    for name in FIGURES[:6]:
         found = texts(drawn / f"{name}.svg")
         assert not {"64", "batch 64", "777.7"} & set(found)
         assert any("2 invalid cells left out" in text for text in found)

@@ -28,6 +28,7 @@ OUTPUTS = 24  # of one input are looked at
 NAME = 24  # characters of a variant's name, wherever it stands
 SAME, NEAR = 0.03, 0.15  # points apart by at most SAME agree; by at most NEAR where their intervals overlap
 SHOWN_DOTS = 40
+SHARE = "ideal_share"  # a column that `with_shares` adds
 
 Shape = tuple[int, tuple[int, ...]]  # an input and the outputs that stand together
 T = TypeVar("T")
@@ -286,6 +287,26 @@ def spread(items: Sequence[T], most: int) -> list[T]:
     if len(items) <= most:
         return list(items)
     return [items[round(n * (len(items) - 1) / (most - 1))] for n in range(most)]
+
+
+def with_shares(sheet: Sheet) -> Sheet:
+    """Rows with SHARE: Sys tok/s in percent of what the smallest batch of all gave its shape and variant, times n.
+
+    Its interval is that of the cell; how well the smallest batch is known is left out. Rows without it have none.
+    """
+    batched = sheet.rows if sheet.axis == "batch" else ()
+    smallest = min((row["batch"] for row in batched), default=0)
+    bases: dict[tuple[Any, ...], float] = {}
+    for row in batched:
+        if row["batch"] == smallest and (speed := number(row, "sys_tok_s")):
+            bases[variant_of(row), row["input"], row["output"]] = speed / row["batch"]
+    rows = []
+    for row in batched:
+        if base := bases.get((variant_of(row), row["input"], row["output"])):
+            values = {end: number(row, f"sys_tok_s{end}") for end in ("", "_low", "_high")}
+            known = {f"{SHARE}{end}": 100 * v / (base * row["batch"]) for end, v in values.items() if v is not None}
+            rows.append({**row, **known})
+    return replace(sheet, rows=tuple(rows))
 
 
 def loads_of(sheet: Sheet, name: str) -> int:

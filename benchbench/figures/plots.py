@@ -40,7 +40,7 @@ def draw_plots(
 ) -> list[Path]:
     """Draw every figure whose data exist into ``out``, which is made, and return the files written.
 
-    ``throughput``, ``ttft_batch``, ``ttft_input``, ``pareto``, ``heatmap`` and ``timeline``, each in every
+    ``throughput``, ``scaling``, ``ttft_batch``, ``ttft_input``, ``pareto``, ``heatmap`` and ``timeline``, each in every
     format. Cells that make no curve, as those of one load, are dots with intervals; one alone is no figure, nor are
     few points. ``title`` names the run, in small print (`caption.run_title`). Where no row has a batch the axis is the
     rate. The same rows give the same bytes of SVG. Raises ValueError for a format other than png or svg, OSError if a
@@ -66,7 +66,7 @@ def write_figures(named: Iterable[tuple[str, Figure]], out: Path, formats: Seque
 def figures(rows: Sequence[Row], timeline: Timeline | None, title: str) -> Iterator[tuple[str, Figure]]:
     """Each figure whose data exist, with its name; to be drawn and written in the style of `sheet.STYLE`."""
     sheet = choose.make_sheet(rows, title)
-    for draw in (_throughput, _ttft_batch, _ttft_input, _pareto, _heatmap):
+    for draw in (_throughput, _scaling, _ttft_batch, _ttft_input, _pareto, _heatmap):
         if figure := draw(sheet):
             yield draw.__name__.lstrip("_"), figure
     if timeline and (figure := draw_timeline(timeline, title)):
@@ -106,6 +106,14 @@ def _ttft_batch(sheet: Sheet) -> Figure | None:
     return _over_load(sheet, "Time to first token", "ttft_ms", "ttft_bound_ms", "TTFT (ms)")
 
 
+def _scaling(sheet: Sheet) -> Figure | None:
+    """Sys tok/s as a share of the ideal: where a larger batch stops to pay."""
+    shares = choose.with_shares(sheet)
+    if not choose.loads_of(shares, choose.SHARE):
+        return None
+    return _over_load(shares, "Throughput as a share of the ideal", choose.SHARE, "", "Sys tok/s (% of ideal)")
+
+
 def _over_load(sheet: Sheet, heading: str, name: str, bound: str, label: str) -> Figure | None:
     """A column and its bounds over the load, in panels; cells that make no curve as dots."""
     heading += ", mean and 95 % interval"
@@ -114,7 +122,11 @@ def _over_load(sheet: Sheet, heading: str, name: str, bound: str, label: str) ->
     panels, note = choose.panels_of(sheet, name)
     ideals = [_ideal_slopes(panel, sheet.axis) if name == "sys_tok_s" else [] for panel in panels]
     smallest = min(row[sheet.axis] for row in sheet.rows)
-    ideal: Legend = ((f"ideal: batch {sheets.short(smallest)} times n", sheets.IDEAL),) if any(ideals) else ()
+    ideal: Legend = (
+        ((f"ideal: batch {sheets.short(smallest)} times n", sheets.IDEAL),)
+        if any(ideals) or name == choose.SHARE
+        else ()
+    )
     entries = () if sheets.are_named_at_ends(panels) else sheets.line_entries(panels)
     legend = (*entries, *ideal, *_bound_entry(sheet, bound), *_suspect_entry(sheet, name))
     if sheet.crowd:
@@ -125,17 +137,22 @@ def _over_load(sheet: Sheet, heading: str, name: str, bound: str, label: str) ->
         values += sheets.draw_lines(pane, panel, sheet.axis, name)
         values += sheets.draw_bound(pane, panel.lines, sheet.axis, bound)
         values += _draw_ideal(pane, panel, sheet.axis, slopes)
-    _scales(axes, panels, sheet, values, label)
+        if name == choose.SHARE:
+            pane.axhline(100, **sheets.IDEAL, zorder=1)
+            values.append(100)
+    _scales(axes, panels, sheet, values, label, math.inf if name == choose.SHARE else LOG_FROM)
     _name_ends(axes, panels, sheet.axis, name)
     return figure
 
 
-def _scales(axes: Sequence[Axes], panels: Sequence[Panel], sheet: Sheet, values: Sequence[float], label: str) -> None:
+def _scales(
+    axes: Sequence[Axes], panels: Sequence[Panel], sheet: Sheet, values: Sequence[float], label: str, wide: float
+) -> None:
     """The shared scales of panels over the load, and what they are."""
     loads = [row[sheet.axis] for panel in panels for line in (*panel.lines, *panel.others) for row in line.rows]
     for pane in axes:
         sheets.log2_axis(pane, loads, "", most=12 if len(axes) == 1 else 7)
-        label_of = sheets.value_axis(pane, values, label, wide=LOG_FROM)
+        label_of = sheets.value_axis(pane, values, label, wide=wide)
         pane.set_ylabel("")
     sheets.outer_labels(axes, sheet.axis_label, label_of)
 

@@ -33,6 +33,7 @@ FEW_PAIRS = 3  # of more candidates there is an overview, and figures of the bes
 TITLES = {
     "throughput": "System throughput",
     "ttft_batch": "Time to first token over load",
+    "scaling": "Throughput as a share of the ideal",
     "ttft_input": "Time to first token over input length",
     "pareto": "Throughput against speed per stream",
     "heatmap": "System throughput of every cell",
@@ -101,7 +102,7 @@ def _description(name: str, rows: Sequence[Row], timeline: Timeline | None) -> s
         return text + (f"; the last token at {max(last):.3g} s." if last else ".")
     if name == "pareto":
         return f"Sys tok/s {_ends(usable, 'sys_tok_s', '')}; a single stream {_ends(usable, 'stream_tok_s', ' tok/s')}."
-    if name in {"throughput", "heatmap"}:
+    if name in {"throughput", "scaling", "heatmap"}:
         return f"Sys tok/s {_ends(usable, 'sys_tok_s', '')}, of {len(usable)} cells."
     return f"Mean TTFT {_ends(usable, 'ttft_ms', ' ms')}, of {len(usable)} cells."
 
