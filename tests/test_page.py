@@ -143,7 +143,7 @@ def test_the_page_is_whole_and_nothing_in_it_acts(written: Path) -> None:
         check_whole(written.read_text().replace("<p ", "<p onclick='x' ", 1))
     found = check_whole(written.read_text())
     assert [one["id"] for one in found.all("h2")] == SECTIONS
-    assert len(found.all("svg")) == 10
+    assert len(found.all("svg")) == 11
     everything = "".join(found.texts)
     for start in ("name ", "model ", "reason "):
         assert start + HOSTILE.replace("\u202e", r"\u202e").replace("\x1b", r"\x1b")[:40] in everything
@@ -240,7 +240,7 @@ def test_in_a_browser_nothing_overflows_complains_or_loads(written: Path, width:
     seen = chromium.look(written, steps, width=width, scripts=scripts, dark=scripts)
     _, overflow, wide, other, drawn, rows, right, hinted = seen.values
     assert (overflow, wide, other, rows) == (0, [], 0, 8)
-    assert drawn == [True] * (12 if scripts else 10)  # the script's charts, one for each input
+    assert drawn == [True] * (13 if scripts else 11)  # the script's charts, one for each input
     assert right < 1280
     assert len(hinted) == 0 or width < 500, hinted
     assert "Cells" in hinted or not (scripts and width < 500)
