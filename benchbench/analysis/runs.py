@@ -74,18 +74,27 @@ class Run:
     @cached_property
     def cells(self) -> list[CellInfo]:
         """The plan's cells, in the order in which they were written in the sweep."""
+        return sorted(self._planned, key=lambda cell: cell.index)
+
+    @cached_property
+    def _planned(self) -> list[CellInfo]:
+        """The cells in the order in which they were measured: then what is read of one is near what the next needs."""
         try:
-            entries = sorted(self.manifest["plan"], key=lambda entry: entry["index"])
-            return [CellInfo.model_validate(entry) for entry in entries]
+            return [CellInfo.model_validate(entry) for entry in self.manifest["plan"]]
         except (KeyError, TypeError, ValueError) as error:  # pydantic's is a ValueError
             reason = " ".join(str(error).split())[:200]
             raise RunError(f"{self.path}/manifest.json: its plan is damaged ({reason}): put back a copy") from None
 
     @cached_property
     def summaries(self) -> list[CellSummary]:
-        """One summary a cell, computed from its measured rounds."""
+        """One summary a cell, computed from its measured rounds: all of them, with what each request took."""
+        summaries = {cell.key: self.summary_of(cell) for cell in self._planned}
+        return [summaries[cell.key] for cell in self.cells]
+
+    def summary_of(self, cell: CellInfo) -> CellSummary:
+        """That of one cell, computed anew."""
         self.need_records()
-        return [cell_summary(self.directory, cell, self.platform(cell.variant)) for cell in self.cells]
+        return cell_summary(self.directory, cell, self.platform(cell.variant))
 
     def platform(self, variant: str = "") -> Platform | None:
         """Model and accelerators as the manifest has them for a variant; None where it does not know both."""
@@ -96,7 +105,11 @@ class Run:
         """summary.csv's rows, one a cell, keys as in `benchbench.analysis.summary.COLUMNS`."""
         if not self.has_records:
             return [dict.fromkeys(COLUMNS) | row for row in self.directory.read_summary()]
-        return [summary_row(summary) for summary in self.summaries]
+        known = self.__dict__.get("summaries")  # else one by one, so that they are not all in memory
+        if known is not None:
+            return [summary_row(summary) for summary in known]
+        rows = {cell.key: summary_row(self.summary_of(cell)) for cell in self._planned}
+        return [rows[cell.key] for cell in self.cells]
 
 
 def side_by_side(runs: Sequence[Run]) -> list[dict[str, Any]]:

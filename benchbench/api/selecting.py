@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from benchbench.analysis.runs import Run, open_run
-from benchbench.analysis.summary import CellSummary
 from benchbench.report.summary_table import Row
+from benchbench.spec.cell import CellInfo
 
 AnyRun = Run | str | Path
 
@@ -18,12 +18,12 @@ def opened(run: AnyRun) -> Run:
     return run if isinstance(run, Run) else open_run(run)
 
 
-def chosen(summaries: Sequence[CellSummary], words: Sequence[str]) -> list[CellSummary]:
-    """The summaries that any of `words` names, by key (or its beginning) or selection; all without words.
+def chosen(cells: Sequence[CellInfo], words: Sequence[str]) -> list[CellInfo]:
+    """The cells that any of `words` names, by key (or its beginning) or selection; all without words.
 
     Raises ValueError.
     """
-    return [summaries[k] for k in _matching([summary.cell.to_entry() for summary in summaries], words)]
+    return [cells[k] for k in _matching([dict(cell) for cell in cells], words)]
 
 
 def chosen_rows(rows: Sequence[Row], words: Sequence[str]) -> list[Row]:

@@ -117,7 +117,7 @@ class Run(runs.Run):
         """
         from benchbench.explain.explanation import explain
 
-        return "\n\n".join(explain(summary) for summary in chosen(self.summaries, cells)) + "\n"
+        return "\n\n".join(explain(self.summary_of(cell)) for cell in chosen(self.cells, cells)) + "\n"
 
     def draw(
         self, folder: str | Path | None = None, *, cell: str | None = None, formats: Sequence[str] = ("png", "svg")

@@ -124,5 +124,6 @@ def explain(run: Path, cells: tuple[str, ...]) -> None:
     from benchbench.explain.explanation import explain as explain_cell
 
     with refusing():
-        for summary in chosen(open_run(run).summaries, cells):
-            show_prose(explain_cell(summary) + "\n")
+        opened = open_run(run)
+        for cell in chosen(opened.cells, cells):
+            show_prose(explain_cell(opened.summary_of(cell)) + "\n")

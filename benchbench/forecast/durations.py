@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -80,14 +81,18 @@ def by_points(points: Sequence[Point]) -> Callable[[Cell, int], float | None]:
     TTFT and TPOT are interpolated between the two nearest batches over its logarithm (the nearest alone outside). A
     TTFT of another input grows as the input does.
     """
+    every = _by_input(points)
+    variants = {name: _by_input([p for p in points if p.variant == name]) for name in {p.variant for p in points}}
 
     def round_s(cell: Cell, output: int) -> float | None:
-        own = [point for point in points if point.variant == cell.variant] or points
+        inputs, own = variants.get(cell.variant, every)
         if not own:
             return None
         batch = in_flight(cell)
-        near = min((abs(math.log(point.input / cell.input)), point.input) for point in own)[1]
-        ttft_s, tpot_s = _between([point for point in own if point.input == near], batch)
+        place = bisect_left(inputs, cell.input)
+        around = inputs[max(0, place - 1) : place + 1]
+        near = min((abs(math.log(length / cell.input)), length) for length in around)[1]
+        ttft_s, tpot_s = _between(own[near], batch)
         wave_s = ttft_s * cell.input / near + (output - 1) * tpot_s
         if cell.rate is not None:
             return cell.requests / cell.rate + wave_s
@@ -110,6 +115,14 @@ def by_one_stream(decode_tok_s: float, prefill_tok_s: float | None = None) -> Ca
 def in_flight(cell: Cell) -> int:
     """Requests in flight: the batch, or one where a rate leaves it open."""
     return cell.batch or 1
+
+
+def _by_input(points: Sequence[Point]) -> tuple[list[int], dict[int, list[Point]]]:
+    """The inputs, ascending, and the points of each."""
+    by_input: dict[int, list[Point]] = {}
+    for point in points:
+        by_input.setdefault(point.input, []).append(point)
+    return sorted(by_input), by_input
 
 
 def _between(points: Sequence[Point], batch: int) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def known_speed(plan: Plan, out: Path | None, assumed: Sequence[float] = ()) -> 
     if measured:
         return max(measured, key=lambda dated: dated[0])[1]
     if all(isinstance(cell.engine, SimulatorEngine) for cell in plan.cells):
-        return Speed("by the simulator's profile", _simulated)
+        return Speed("by the simulator's profile", _by_profile())
     return None
 
 
@@ -85,16 +85,25 @@ def _tpot_s(row: Mapping[str, Any]) -> float:
     return float(max(0.0, row["e2el_ms"] - row["ttft_ms"]) / 1e3 / max(1, row["output"] - 1))
 
 
-def _simulated(cell: Cell, output: int) -> float | None:
-    from benchbench.engines.simulator import load_profile, scaled
+def _by_profile() -> Callable[[Cell, int], float | None]:
+    """`Speed.round_s` of the simulator; a profile's file is read once."""
+    from benchbench.engines.simulator import SimProfile, load_profile, scaled
     from benchbench.engines.simulator.model import static_rate
 
-    if not isinstance(cell.engine, SimulatorEngine):
-        return None
-    if cell.rate is not None:
-        return cell.requests / cell.rate
-    profile = scaled(load_profile(cell.engine.profile, cell.engine.options), cell.engine.scale)
-    return cell.requests * output / static_rate(profile, cell.input, output, cell.batch or 1)
+    profiles: dict[tuple[str, str, float], SimProfile] = {}
+
+    def round_s(cell: Cell, output: int) -> float | None:
+        engine = cell.engine
+        if not isinstance(engine, SimulatorEngine):
+            return None
+        if cell.rate is not None:
+            return cell.requests / cell.rate
+        key = (engine.profile, repr(engine.options), engine.scale)
+        if key not in profiles:
+            profiles[key] = scaled(load_profile(engine.profile, engine.options), engine.scale)
+        return cell.requests * output / static_rate(profiles[key], cell.input, output, cell.batch or 1)
+
+    return round_s
 
 
 def _is_alike(of_run: Mapping[str, Any], spec: SweepSpec) -> bool:

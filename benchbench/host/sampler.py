@@ -89,6 +89,7 @@ class Sampler:
         self._rows, self._lock = _Rows(), threading.Lock()
         self._notes = dict.fromkeys([scope.note] if scope.note else [])  # in order, each once
         self._told = 0
+        self._number: int | None = None  # of the next file
         self._facts = {"hz": wanted.hz, "ticks": 0, "skipped": 0, "late_ns_max": 0, "cpu_ns": 0}
         self._opened, self._wake, self._answered = threading.Event(), threading.Event(), threading.Event()
         self._stopping = False
@@ -151,9 +152,12 @@ class Sampler:
         names = {device.label: device.facts.get("name") for device in self.devices}
         facts = {**self._facts, "first_ns": rows.times[0], "last_ns": rows.times[-1], "notes": list(self._notes)}
         self.directory.mkdir(exist_ok=True)
-        numbers = [int(path.stem) for path in self.directory.glob("*.parquet") if path.stem.isdecimal()]
+        if self._number is None:  # listed once: a long sweep has thousands of files
+            numbers = [int(path.stem) for path in self.directory.glob("*.parquet") if path.stem.isdecimal()]
+            self._number = max(numbers, default=-1) + 1
         data = parquet_bytes(_table(rows, names, facts), compression="snappy")
-        replace_file(self.directory / f"{max(numbers, default=-1) + 1:04d}.parquet", data)
+        replace_file(self.directory / f"{self._number:04d}.parquet", data)
+        self._number += 1
 
     # -- in the thread
 

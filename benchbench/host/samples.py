@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import orjson
 import pyarrow as pa
@@ -11,7 +15,78 @@ from benchbench.errors import RunError
 from benchbench.store.parquet_files import read_parquet
 from benchbench.store.run_directory import RunDirectory
 
+KEPT_BYTES = 16 * 2**20  # of tables in memory: cells that are measured one after the other ask for the same files
 Span = tuple[int, int]  # first and last, ns
+
+
+def _written(path: Path) -> tuple[int, Path]:
+    """The order of writing."""
+    return int(path.stem) if path.stem.isdecimal() else -1, path
+
+
+class _Files:
+    """A run's telemetry by time. The folder is listed once; from then on the next file has the next number."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._folder = run.path / "telemetry"
+        self._unread = run.unread
+        self._listed = sorted(self._folder.glob("*.parquet"), key=_written)
+        self._next = _written(self._listed[-1])[0] + 1 if self._listed else 0
+        self._seen = set[Path]()  # those that are known
+        self._known: list[tuple[int, int, Path]] = []  # first and last ns, in order
+        self._reach: list[int] = []  # the latest last ns up to there
+        self._kept: dict[Path, pa.Table] = {}  # those read last
+        self._kept_bytes = 0
+
+    def look(self) -> None:
+        """Learn the times of the files that are new."""
+        listed, self._listed = self._listed, []
+        for path in listed:
+            self.read(path)
+        while (path := self._folder / f"{self._next:04d}.parquet").exists():
+            self._next += 1
+            self.read(path)
+
+    def read(self, path: Path) -> pa.Table | None:
+        """A file's samples; None for one that cannot be read."""
+        if path in self._unread:
+            return None
+        if path in self._kept:
+            return self._kept[path]
+        try:
+            table = read_parquet(path, "its samples are missing")
+            facts = orjson.loads(table.schema.metadata[b"benchbench"])
+            span = int(facts["first_ns"]), int(facts["last_ns"])
+        except (RunError, KeyError, TypeError, ValueError) as error:
+            self._unread[path] = str(error).removeprefix(f"{path}: ")
+            return None
+        if path not in self._seen:
+            self._seen.add(path)
+            self._add((*span, path))
+        self._kept[path] = table = table.replace_schema_metadata()
+        self._kept_bytes += table.nbytes
+        while self._kept_bytes > KEPT_BYTES:
+            self._kept_bytes -= self._kept.pop(next(iter(self._kept))).nbytes
+        return table
+
+    def _add(self, entry: tuple[int, int, Path]) -> None:
+        if not self._known or entry > self._known[-1]:
+            self._known.append(entry)
+            self._reach.append(max([entry[1], *self._reach[-1:]]))
+        else:  # the clock was set back
+            self._known = sorted([*self._known, entry])
+            self._reach = list(accumulate((last for _, last, _ in self._known), max))
+
+    def touching(self, spans: Sequence[Span]) -> list[Path]:
+        """The files that touch one of these spans, in order of writing."""
+        paths = set[Path]()
+        for begin, end in spans:
+            near = slice(bisect_left(self._reach, begin), bisect_right(self._known, end, key=lambda entry: entry[0]))
+            paths |= {path for _, last, path in self._known[near] if last >= begin}
+        return sorted(paths, key=_written)
+
+
+_FILES: WeakKeyDictionary[RunDirectory, _Files] = WeakKeyDictionary()  # of each run that is open
 
 
 def read_telemetry(run: RunDirectory, spans: Sequence[Span] = ((0, 2**63 - 1),)) -> pa.Table | None:
@@ -19,25 +94,15 @@ def read_telemetry(run: RunDirectory, spans: Sequence[Span] = ((0, 2**63 - 1),))
 
     A file that cannot be read is left out, and said in the run's `notes`.
     """
+    if (files := _FILES.get(run)) is None:
+        files = _FILES[run] = _Files(run)
+    files.look()
     tables: list[pa.Table] = []
-    for path in sorted((run.path / "telemetry").glob("*.parquet")):
-        known = run.telemetry_spans.get(path)
-        if path in run.unread or (known and not _touch(known, spans)):
+    for path in files.touching(spans):
+        if (table := files.read(path)) is None:
             continue
-        try:
-            table = read_parquet(path, "its samples are missing")
-            facts = orjson.loads(table.schema.metadata[b"benchbench"])
-            known = run.telemetry_spans[path] = int(facts["first_ns"]), int(facts["last_ns"])
-        except (RunError, KeyError, TypeError, ValueError) as error:
-            run.unread[path] = str(error).removeprefix(f"{path}: ")
-            continue
-        table = table.replace_schema_metadata()
         if tables and table.schema != tables[0].schema:
             run.unread[path] = "other columns than in the files before: its samples are missing"
-        elif _touch(known, spans):
+        else:
             tables.append(table)
     return pa.concat_tables(tables) if tables else None
-
-
-def _touch(span: Span, spans: Sequence[Span]) -> bool:
-    return any(span[0] <= last and span[1] >= first for first, last in spans)

@@ -24,7 +24,7 @@ from benchbench.loadgen.job import Job
 from benchbench.loadgen.worker import Worker
 from benchbench.measure.failures import check_server, death_of, first_failure
 from benchbench.measure.observer import Observer, Pace
-from benchbench.model.roofline import platform_of
+from benchbench.model.roofline import Platform
 from benchbench.spec import Cell
 from benchbench.spec.schema import WARMUP_ROUNDS, WARMUP_TOKENS
 from benchbench.store.requests import RequestStatus, RoundColumns, round_table
@@ -46,6 +46,7 @@ class Driver:
     identity: str  # by which the start is known again
     attempts: dict[tuple[str, str, int], int]
     sampler: Sampler
+    platform: Platform | None  # what serves on what, as the manifest has it
     block: int | None = None
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace)
@@ -182,8 +183,7 @@ def _sum_up(driver: Driver, cell: Cell) -> None:
     driver.sampler.flush()
     for note in driver.sampler.notes():
         driver.observer.note(note)
-    platform = platform_of(driver.run.manifest(), cell.variant)
-    row = summary_row(cell_summary(driver.run, cell.info, platform))
+    row = summary_row(cell_summary(driver.run, cell.info, driver.platform))
     driver.rows[cell.key] = row
     driver.run.journal("cell_done", cell=cell.key, status=row["status"], reasons=row["reasons"])
     driver.observer.row(cell, row)

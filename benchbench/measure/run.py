@@ -146,15 +146,15 @@ def _goes_on(run: RunDirectory, plan: Plan, only: str | None) -> list[str]:
 
 def _lacking(run: RunDirectory, plan: Plan) -> deque[Todo]:
     """The sessions that lack any rounds or answers, without the cells that were given up."""
-    given_up = set[tuple[str, int | None]]()
+    given_up: dict[str, set[int | None]] = {}
     for event in run.events():
         if event["event"] == "cell_given_up":
-            given_up.add((event["cell"], event.get("block")))
+            given_up.setdefault(event["cell"], set()).add(event.get("block"))
         elif event["event"] == "cell_retried":
-            given_up = {place for place in given_up if place[0] != event["cell"]}
+            given_up.pop(event["cell"], None)
     todo = deque[Todo]()
     for session in plan.sessions:
-        open_cells = [cell for cell in session.cells if (cell.key, session.block) not in given_up]
+        open_cells = [cell for cell in session.cells if session.block not in given_up.get(cell.key, ())]
         lacking = [(cell, missing_rounds(run, cell, session.block)) for cell in open_cells]
         cells = [(cell, missing) for cell, missing in lacking if missing]
         if cells or (open_cells and owed(run, plan.spec, session)):

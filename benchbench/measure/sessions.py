@@ -22,6 +22,7 @@ from benchbench.measure.cells import Driver, measure_cell
 from benchbench.measure.manifest import write_manifest
 from benchbench.measure.observer import Observer, Pace
 from benchbench.model.config import ModelFacts
+from benchbench.model.roofline import platform_of
 from benchbench.openai.client import Capabilities
 from benchbench.spec import Cell, Plan, Session, VllmInprocessEngine, VllmServeEngine
 from benchbench.store.run_directory import RunDirectory, replace_file
@@ -177,6 +178,7 @@ class Sessions:
                         observer.note(note)
                     yield Driver(
                         identity=self.manifest(session, opened, sampler.facts()),
+                        platform=platform_of(self.run.manifest(), session.variant),
                         run=self.run,
                         worker=worker,
                         opened=opened,

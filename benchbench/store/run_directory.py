@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import re
 import shutil
@@ -81,9 +82,9 @@ class RunDirectory:
         self.opened_ns = 0  # when it was opened for writing
         self._lock: int | None = None
         self._is_new = False  # the folder, by this object
-        self._finished: dict[str, list[int]] | None = None  # by `CELL-PHASE`; of the folder as it was when last asked
+        self._finished: dict[str, set[int]] | None = None  # see `_listed`
+        self._spoiled: Counter[str] | None = None  # how many rounds were set aside, by cell
         self.unread: dict[Path, str] = {}  # files that were left out, and why
-        self.telemetry_spans: dict[Path, tuple[int, int]] = {}  # of the files that were read, which do not change
 
     @classmethod
     def existing(cls, path: str | Path) -> RunDirectory:
@@ -141,37 +142,39 @@ class RunDirectory:
     def journal(self, event: str, **facts: object) -> None:
         """Append one line. A line is whole or absent: one write, and readers skip a torn last line."""
         line = orjson.dumps({"time_ns": time.time_ns(), "event": event, **facts}) + b"\n"
-        file = os.open(self.path / "journal.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        file = os.open(self.path / "journal.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            if os.fstat(file).st_size and not self._ends_whole():
+            if (size := os.fstat(file).st_size) and os.pread(file, 1, size - 1) != b"\n":
                 line = b"\n" + line
             os.write(file, line)
         finally:
             os.close(file)
-
-    def _ends_whole(self) -> bool:
-        with (self.path / "journal.jsonl").open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read(1) == b"\n"
 
     def write_round(self, table: pa.Table, cell: str, phase: str, number: int) -> None:
         """Store a round's table (`requests.round_table`): from then on the round is finished."""
         record = _identity(cell, phase, number)
         data = parquet_bytes(table, record, compression="snappy", use_dictionary=False, write_statistics=False)
         replace_file(self._round_path(cell, phase, number), data)
-        self._finished = None
+        if self._finished is not None:
+            self._finished.setdefault(f"{cell}-{phase}", set()).add(number)
 
     def set_aside(self, cell: str, number: int) -> None:
         """Move a measured round to `spoiled/`, out of the figures: its number is free for another round."""
         path = self._round_path(cell, "measured", number)
         (self.path / "spoiled").mkdir(exist_ok=True)
-        earlier = len(list(self.path.glob(f"spoiled/{path.stem}.*")))
-        path.rename(self.path / "spoiled" / f"{path.stem}.{earlier}.parquet")
-        self._finished = None
+        places = (self.path / "spoiled" / f"{path.stem}.{earlier}.parquet" for earlier in itertools.count())
+        path.rename(next(place for place in places if not place.exists()))
+        if self._finished is not None:
+            self._finished[f"{cell}-measured"].discard(number)
+        if self._spoiled is not None:
+            self._spoiled[cell] += 1
 
     def spoiled_rounds(self, cell: str) -> int:
         """How many of a cell's measured rounds were set aside."""
-        return len(list(self.path.glob(f"spoiled/{cell}-measured-*.parquet")))
+        if self._spoiled is None:
+            names = [path.name for path in self.path.glob("spoiled/*-measured-*.parquet")]
+            self._spoiled = Counter(name.rpartition("-measured-")[0] for name in names)
+        return self._spoiled[cell]
 
     def _round_path(self, cell: str, phase: str, number: int) -> Path:
         return self.records / f"{cell}-{phase}-{number:04d}.parquet"
@@ -198,30 +201,35 @@ class RunDirectory:
     def events(self) -> Iterator[dict[str, Any]]:
         """The journal, in order, without lines that a crash tore."""
         path = self.path / "journal.jsonl"
-        for line in path.read_bytes().splitlines() if path.exists() else []:
-            with contextlib.suppress(orjson.JSONDecodeError):
-                event = orjson.loads(line)
-                if isinstance(event, dict) and "event" in event:
-                    yield event
+        with path.open("rb") if path.exists() else contextlib.nullcontext(()) as lines:
+            for line in lines:
+                with contextlib.suppress(orjson.JSONDecodeError):
+                    event = orjson.loads(line)
+                    if isinstance(event, dict) and "event" in event:
+                        yield event
 
     def attempts(self) -> dict[tuple[str, str, int], int]:
         """How often each round, by (cell, phase, number), was begun."""
-        begun = [event for event in self.events() if event["event"] == "round_begun"]
+        begun = (event for event in self.events() if event["event"] == "round_begun")
         return Counter((event["cell"], event["phase"], event["round"]) for event in begun)
 
     def finished_rounds(self, cell: str, phase: str = "measured") -> list[int]:
-        """Numbers of the finished rounds of a cell, ascending. The folder is listed once, and after a write of ours.
+        """Numbers of the finished rounds of a cell, ascending.
 
         What else lies there (`._x.parquet` of macOS, `x (1).parquet` of a browser) is not read, and said in `notes`.
         """
+        return sorted(self._listed().get(f"{cell}-{phase}", ()))
+
+    def _listed(self) -> dict[str, set[int]]:
+        """Numbers of the finished rounds by `CELL-PHASE`: the folder is listed once, what we write is added."""
         if self._finished is None:
             self._finished = {}
             for path in self.records.iterdir() if self.records.is_dir() else ():
                 if match := _RECORD.fullmatch(path.name):
-                    self._finished.setdefault(match[1], []).append(int(match[2]))
+                    self._finished.setdefault(match[1], set()).add(int(match[2]))
                 elif path.suffix == ".parquet":
                     self.unread[path] = "not the name of a record: remove it"
-        return sorted(self._finished.get(f"{cell}-{phase}", []))
+        return self._finished
 
     def measured_variants(self) -> set[str]:
         """The variants of which there are rounds; "" without variants.
@@ -230,7 +238,8 @@ class RunDirectory:
         """
         manifest = self.earlier()
         variants = {e["key"]: e["variant"] for e in manifest.get("plan", [])}
-        keys = {path.name.partition("-measured-")[0] for path in self.records.glob("*-measured-*.parquet")}
+        phases = [name.rpartition("-") for name, numbers in self._listed().items() if numbers]
+        keys = {cell for cell, _, phase in phases if phase == "measured"}
         started = {start["variant"] for start in manifest.get("starts", [])} if keys - variants.keys() else set()
         return started | {variants[key] for key in keys & variants.keys()}
 
