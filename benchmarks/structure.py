@@ -215,7 +215,7 @@ def hook(frame, event, argument):
         socket = getattr(argument, "__self__", None)
         hit = event == "c_call" and argument.__name__ == "send" and type(socket).__name__ == "socket"
     else:
-        hit = event == "call" and code.co_qualname == "Worker.run" and code.co_filename.startswith(PACKAGE)
+        hit = event == "call" and code.co_qualname == "PipedWorker.run" and code.co_filename.startswith(PACKAGE)
     if not hit:
         return
     sys.setprofile(None)

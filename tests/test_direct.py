@@ -32,9 +32,9 @@ from benchbench.inprocess.engine_round import DirectRound
 from benchbench.inprocess.launcher import InprocessWorker
 from benchbench.loadgen.job import AnswerJob, DirectJob
 from benchbench.loadgen.prompts import make_direct_job, make_job
-from benchbench.loadgen.worker import HttpWorker
 from benchbench.model.served import caption_of
 from benchbench.openai.target import Access, make_target
+from benchbench.senders.http_worker import HttpWorker
 from benchbench.spec import Cell, make_plan, spec_from_mapping
 from benchbench.store.requests import round_table
 

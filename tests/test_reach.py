@@ -24,8 +24,8 @@ from driving import run_well as run
 from servers import ScriptedServer
 
 from benchbench.linux import RAISED_NICE, may_raise_priority
-from benchbench.loadgen import worker as worker_module
-from benchbench.loadgen.worker import HttpWorker
+from benchbench.senders import http_worker as worker_module
+from benchbench.senders.http_worker import HttpWorker
 
 
 @pytest.fixture(autouse=True)

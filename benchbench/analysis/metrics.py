@@ -11,7 +11,8 @@ Definitions (vLLM's `calculate_metrics` where equal; n is a request's output tok
     Sys tok/s    = output tokens in the window / window                    [tokens/s]
 
 The window is, in static and open loads, first send of the round to last token; in a closed load of N >= 4 B requests,
-B in flight, from the B-th to the B-th last completion. "Received" is the kernel's time of the read that completed the
+B in flight, from the B-th to the B-th last completion, or until the first of several workers has no more to send, if
+that is earlier: then the batch is not full any more. "Received" is the kernel's time of the read that completed the
 event.
 
 A closed load's latencies are all of one population, the steady requests: in the order of sending those from the refill
@@ -112,6 +113,7 @@ class _Columns:
     events: Ints
     tokens: Ints
     lag: Ints
+    full_until: float  # of a closed load that several workers sent: when the first of them left a place empty
 
 
 def _columns(table: pa.Table) -> _Columns:
@@ -137,6 +139,7 @@ def _columns(table: pa.Table) -> _Columns:
         events=events.astype(np.int64),
         tokens=tokens,
         lag=flat("lag_ns"),
+        full_until=round_facts(table).get("full_until_ns", np.inf),
     )
 
 
@@ -296,7 +299,7 @@ def _window(c: _Columns, good: Mask, load: str, in_flight: int | None) -> tuple[
     batch = in_flight or 1
     if len(ends) < WINDOW_BATCHES * batch or ends[0] < 0:
         return None
-    begin, end = int(ends[batch - 1]), int(ends[len(ends) - batch - 1])
+    begin, end = int(ends[batch - 1]), int(min(ends[len(ends) - batch - 1], c.full_until))
     return (begin, end) if end > begin else None
 
 

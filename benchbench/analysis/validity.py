@@ -113,7 +113,8 @@ class Reason(Enum):
         "raise the server's limit (vLLM: --max-num-seqs), or lower the batch",
     )
     SEND_SKEW = _suspect(
-        "the requests of a batch were not sent together", "give the client a quieter core, or raise validity.send_skew"
+        "the requests of a batch were not sent together",
+        "give the client a quieter core, let more processes send (loadgen.workers), or raise validity.send_skew",
     )
     LATE_SENDS = _suspect(
         "requests were sent later than scheduled (refills of a closed load, arrivals of an open one)",

@@ -95,7 +95,6 @@ class DirectRound:
         job = self.job
         self._ask = self.engine.prepare(job.payloads, job.asked_output, exact=job.exact, detokenize=job.detokenize)
         offset_ns, cpu_ns, wall_ns = clock_offset_ns(), time.process_time_ns(), _now()
-        await _until(job.start_ns)
         if self.turns:
             self.turns.longest_ns = 0
         self.facts.started_ns = self._begun_ns = _now() + (LEAD_NS if job.paced else 0)

@@ -21,7 +21,7 @@ from benchbench.errors import EngineError, LaunchStoppedError, WorkerDiedError
 from benchbench.fidelity.answers import GreedyAnswer
 from benchbench.linux import renice
 from benchbench.loadgen.job import AnswerJob, Job
-from benchbench.loadgen.worker import Worker
+from benchbench.loadgen.worker import PipedWorker
 from benchbench.openai.client import Capabilities
 from benchbench.secrets import mask_text
 from benchbench.spec import Plan, VllmInprocessEngine
@@ -34,7 +34,7 @@ SAID_S = 3.0  # from a sign of the end to the supervisor's word
 UNKNOWN = "the in-process engine does not answer"
 
 
-class InprocessWorker(Worker):
+class InprocessWorker(PipedWorker):
     """Handle of one engine in its process, which watches the engine's processes by itself.
 
     `facts`, once ready: `version` of vLLM, `vocab_size`, `max_model_len`, `kv_tokens` (the KV cache's capacity, None if
@@ -53,12 +53,12 @@ class InprocessWorker(Worker):
         try:
             self.process = start_process(engine, argv, log, [theirs.fileno()])
         except BaseException:
-            self._pipe.close()
+            self.pipe.close()
             raise
         finally:
             theirs.close()
         self.watch = (self.process.events_fd, self.process.died)
-        self._send(flags({"model": model} | engine.args))
+        self.send(flags({"model": model} | engine.args))
 
     def ready(self, stop: int | None = None, progress: Callable[[float, str], None] | None = None) -> None:
         """Wait until the engine has generated a token. `progress(seconds, last line of the log)` once a second.
@@ -115,10 +115,10 @@ class InprocessWorker(Worker):
 
     def close(self) -> None:
         """End the engine and wait until all its processes are gone; may be called again."""
-        self._pipe.close()
+        self.pipe.close()
         self.process.close()
 
-    def _end(self, error: Exception | None = None) -> str:
+    def end(self, error: Exception | None = None) -> str:
         return self._word() or (f"the in-process engine's worker failed: {error}" if error else UNKNOWN)
 
     def _word(self) -> str | None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchbench.openai.target import Target
 
+READY, SERVED, CLOSE = "ready", "served", 0
+Commands = Callable[[int], str | int | None]  # by the descriptor at which they came
+Tell = Callable[[str], object]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One round. `due_ns`: offsets from the start, ascending (all 0 unless open). `start_ns`: wall clock, 0 = now.
+    """One round. `due_ns`: offsets from the start, ascending (all 0 unless open).
 
     `exact`: a request whose output length is not the asked one has failed. `paced`: an open load, whose requests become
     due by `due_ns` and not as others end. `spare`: so many of the last requests are sent only where a closed load would
-    else empty out too early (`Quota`).
+    else empty out too early (`Quota`). `together`: a share of a round, of which other workers have the others. It tells
+    READY once it could begin, and begins at the time (ns) that it is sent then. It tells SERVED when it needs no spare
+    request any more, and sends them all the same until it is sent CLOSE.
     """
 
     payloads: list[bytes]
@@ -26,7 +33,7 @@ class Job:
     exact: bool = True
     paced: bool = False
     spare: int = 0
-    start_ns: int = 0
+    together: bool = False
 
     @property
     def secrets(self) -> frozenset[str]:
@@ -73,24 +80,32 @@ class AnswerJob:
 class Quota:
     """How many requests of a job are sent: `planned`, and spare ones until those that its figures are of have ended
     (all but the last B + 1 of a closed load, see `analysis.metrics`). So the batch stays full as long as the longest of
-    them runs.
+    them runs. A share tells SERVED then, and goes on until `close`.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, tell: Tell = bool) -> None:
+        self._tell, self._held = tell if job.together else bool, job.together
         self.planned, self._most = len(job.payloads) - job.spare, len(job.payloads)
         self._last = self.planned - job.in_flight - 1
         self._running = max(0, self._last) if job.spare else 0
 
     @property
     def sendable(self) -> int:
-        return self._most if self._running else self.planned
+        return self._most if self._running or self._held else self.planned
 
     def close(self) -> None:
         """Send no spare requests any more."""
-        self._running = 0
+        self._held = False
+        self._leave(0)
 
     def ended(self, index: int) -> None:
-        self._running -= bool(self._running) and index < self._last
+        if index < self._last:
+            self._leave(self._running - 1)
+
+    def _leave(self, running: int) -> None:
+        was, self._running = self._running, max(0, running)
+        if was and not self._running:
+            self._tell(SERVED)
 
 
 @dataclass(slots=True)

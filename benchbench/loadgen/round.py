@@ -15,7 +15,7 @@ from benchbench.linux import ANCILLARY, clock_offset_ns, exact_wait, to_stamp
 from benchbench.loadgen.columns import compact
 from benchbench.loadgen.connection import READ_SIZE, Connection, Pool, State
 from benchbench.loadgen.exchange import Exchange, Failure, Log, WireError
-from benchbench.loadgen.job import Quota, RoundFacts, RoundJob
+from benchbench.loadgen.job import CLOSE, READY, Commands, Quota, RoundFacts, RoundJob, Tell
 from benchbench.loadgen.liveness import Liveness
 from benchbench.store.requests import ErrorKind, ErrorPhase
 
@@ -33,11 +33,11 @@ class Round:
     """Runs one job: `run()` gives the exchanges in order of index; `facts` says what the instrument saw.
 
     `commands(fd)` is called when a watched descriptor that is no connection is readable: None cancels the
-    round, a reason fails all of it that is not finished.
+    round, a reason fails all of it that is not finished; what `tell` says and a number answers: see `Job.together`.
     """
 
-    def __init__(self, job: RoundJob, pool: Pool, commands: Callable[[int], str | None]) -> None:
-        self.job, self.pool, self.commands = job, pool, commands
+    def __init__(self, job: RoundJob, pool: Pool, commands: Commands, tell: Tell = bool) -> None:
+        self.job, self.pool, self.commands, self.tell = job, pool, commands, tell
         self.facts = RoundFacts()
         pool.aim(job.target)
         self._by_fd: dict[int, Connection] = {conn.fd: conn for conn in pool.idle}
@@ -46,7 +46,8 @@ class Round:
         self._armed: deque[Connection] = deque()  # bound to a request that is not sent yet, in order of due time
         self._busy: dict[Connection, int] = {}  # -> monotonic ns since when it connects or waits for its server
         self._done: list[Exchange] = []
-        self._quota = Quota(job)
+        self._quota = Quota(job, tell)
+        self._start_ns = 1 << 62 if job.together else 0  # when it is to begin: not known yet, or at once
         self.log = Log()
         self._exchanges: dict[int, Exchange] = {}  # by index
         self.liveness = Liveness(self.log, job)
@@ -189,10 +190,12 @@ class Round:
             while not self._cancelled and (_now() < until or any(not conn.ready for conn in self._armed)):
                 self._look(max(0.001, min(until - _now(), self._check_ns) / 1e9))
                 self._check_times()
-        while not self._cancelled and _now() < job.start_ns:
-            self._look(exact_wait(job.start_ns - _now(), self._check_ns))
+        if job.together:
+            self.tell(READY)
+        while not self._cancelled and _now() < self._start_ns:
+            self._look(exact_wait(self._start_ns - _now(), self._check_ns))
         # An open load begins after the first request has had its time to connect.
-        self.facts.started_ns = self._begun_ns = _now() + (LEAD_NS if job.paced else 0)
+        self.facts.started_ns = self._begun_ns = (self._start_ns or _now()) + (LEAD_NS if job.paced else 0)
         for conn in self._armed:
             if conn.exchange is not None:
                 conn.exchange.scheduled_ns = self._begun_ns
@@ -296,9 +299,14 @@ class Round:
         if conn is not None:
             self._advance(conn, conn.on_event, mask)
             return
-        reason = self.commands(fd)
-        self._cancelled |= reason is None
-        self._gone = reason or ""
+        command = self.commands(fd)
+        self._cancelled |= command is None
+        if not isinstance(command, int):
+            self._gone = command or ""
+        elif command != CLOSE:
+            self._start_ns = command
+        else:
+            self._quota.close()
 
     def _advance(self, conn: Connection, step: Callable[..., bool], *args: object) -> None:
         """Move a connection on by `step`, which tells whether its response is complete."""

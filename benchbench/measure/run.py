@@ -137,6 +137,9 @@ def _goes_on(run: RunDirectory, plan: Plan, only: str | None) -> list[str]:
     """Notes on what a resumed run loses by its plan. Raises RunError when the plan's engines are not the run's own."""
     manifest, variants = run.earlier(), {session.variant for session in plan.sessions}
     notes = same_engines(run, masked(plan.spec.model_dump(mode="json")), variants)
+    before, now = manifest.get("spec", {}).get("loadgen", {}).get("workers", "auto"), plan.spec.loadgen.workers
+    if before != now:
+        notes.append(f"loadgen.workers: {before} -> {now}; each round's facts say how many processes sent it")
     kept = {cell.key for cell in plan.cells} | {entry["key"] for entry in staying(manifest, plan, only)}
     lost = [cell_name(e) for e in manifest.get("plan", []) if e["key"] not in kept and run.finished_rounds(e["key"])]
     if lost:

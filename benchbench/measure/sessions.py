@@ -17,13 +17,14 @@ from benchbench.fidelity.ask import answer, owed
 from benchbench.host.rest import FREE_S, heat, wait_for_rest
 from benchbench.host.sampler import Sampler, scope_of
 from benchbench.inprocess.launcher import open_inprocess
-from benchbench.loadgen.worker import HttpWorker, Worker
+from benchbench.loadgen.worker import Worker
 from benchbench.measure.cells import Driver, measure_cell
 from benchbench.measure.manifest import write_manifest
 from benchbench.measure.observer import Observer, Pace
 from benchbench.model.config import ModelFacts
 from benchbench.model.roofline import platform_of
 from benchbench.openai.client import Capabilities
+from benchbench.senders.sizing import open_workers
 from benchbench.spec import Cell, Plan, Session, VllmInprocessEngine, VllmServeEngine
 from benchbench.store.run_directory import RunDirectory, replace_file
 
@@ -211,7 +212,7 @@ class Sessions:
 
 @contextlib.contextmanager
 def start_engine(plan: Plan, hooks: Hooks) -> Iterator[tuple[Opened, Worker]]:
-    """The plan's engine, a server or a process of ours, and a ready worker, for as long as the block runs.
+    """The plan's engine, a server or a process of ours, and ready workers as one, for as long as the block runs.
 
     Raises EngineError, LaunchStoppedError, WorkerDiedError and, when no log can be written, OSError.
     """
@@ -219,10 +220,10 @@ def start_engine(plan: Plan, hooks: Hooks) -> Iterator[tuple[Opened, Worker]]:
         with open_inprocess(plan.spec.engine, plan, hooks) as (opened, inprocess):
             yield opened, inprocess
         return
-    with HttpWorker() as worker, open_engine(plan, hooks) as opened:
+    with open_workers(plan) as (worker, notes), open_engine(plan, hooks) as opened:
         worker.watch = opened.watch
         worker.ready()
-        yield opened, worker
+        yield replace(opened, notes=(*opened.notes, *notes)), worker
 
 
 def _too_long(plan: Plan, capabilities: Capabilities) -> list[str]:

@@ -84,7 +84,7 @@ def _ours(url: str, streams: int, output: int) -> Errors:
     import pyarrow.parquet as pq
 
     from benchbench.loadgen.prompts import make_job
-    from benchbench.loadgen.worker import HttpWorker
+    from benchbench.senders.http_worker import HttpWorker
     from benchbench.store.requests import RequestStatus, round_table
 
     cell, target = _cell(url, streams, output), make_target(url, "completions", Access())

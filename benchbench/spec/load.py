@@ -16,7 +16,7 @@ from benchbench.yamlfile.mistakes import Fault, Loc, Problem, SpecError, faults_
 from benchbench.yamlfile.yaml_document import Document, YamlText, read_yaml
 
 NOT_OVERRIDABLE = (
-    *("name", "grid", "order", "overrides", "hardware", "model_facts", "speculative", "telemetry"),
+    *("name", "grid", "order", "overrides", "hardware", "model_facts", "speculative", "telemetry", "loadgen"),
     *("variants", "baseline", "blocks", "cool_to", "profile", "fidelity"),
 )
 # Overrides change what is asked of a server, never the server.
@@ -88,6 +88,9 @@ def _cross_faults(data: dict[str, Any]) -> Iterator[Fault]:
     kind = engine.get("kind") if isinstance(engine, dict) else None
     if kind == "vllm_inprocess" and isinstance(prompts, dict) and prompts.get("kind", "token_ids") == "text":
         yield Fault(("prompts", "kind"), "the in-process engine takes token ids", "token_ids")
+    workers = loadgen.get("workers") if isinstance(loadgen := data.get("loadgen"), dict) else None
+    if kind == "vllm_inprocess" and workers not in {None, "auto", 1}:
+        yield Fault(("loadgen", "workers"), "the in-process engine is one process, which sends by itself", "auto, 1")
     chat = isinstance(engine, dict) and engine.get("api") == "chat" and "api" in ENGINE_KEYS.get(kind or "", ())
     if chat and isinstance(prompts, dict) and prompts.get("kind", "token_ids") == "token_ids":
         where: Loc = ("prompts", "kind") if "kind" in prompts else ("engine", "api")

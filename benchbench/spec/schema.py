@@ -19,6 +19,7 @@ from benchbench.spec.values import (
     Batches,
     Count,
     Counts,
+    Cpus,
     Indices,
     Name,
     Positive,
@@ -29,7 +30,9 @@ from benchbench.spec.values import (
     Text,
     Vocab,
     Warmup,
+    Workers,
     as_tuple,
+    cpu_numbers,
     one_or_many,
     problem,
 )
@@ -188,6 +191,28 @@ class Telemetry(Section):
     )
 
 
+class Loadgen(Section):
+    """The processes that send requests and receive tokens."""
+
+    workers: Workers = Field(
+        "auto", description="processes that share a batch; auto: one for each 1,024 streams, as far as there are cores"
+    )
+    cpus: Cpus | None = Field(None, description="CPUs that they are pinned to, as 0-3,8; empty: none")
+
+    @property
+    def cpu_numbers(self) -> list[int]:
+        """Those of `cpus`; empty where none are named."""
+        return cpu_numbers(self.cpus) if self.cpus else []
+
+    @field_validator("cpus")
+    @classmethod
+    def _enough(cls, value: str | None, info: Any) -> str | None:  # noqa: ANN401 # ValidationInfo's type is generic
+        workers = info.data.get("workers", 1)
+        if value and len(cpu_numbers(value)) < (1 if workers == "auto" else workers):
+            raise problem(f"names fewer CPUs ({value}) than there are workers")
+        return value
+
+
 class Override(BaseModel):
     """`when` and any sections; those replace the sweep's values in the cells that `when` selects."""
 
@@ -259,6 +284,7 @@ class SweepSpec(Section):
     )
     validity: Validity = Field(Validity(), description="budgets of trust")
     telemetry: Telemetry = Field(Telemetry(), description="what is sampled of GPUs and host")
+    loadgen: Loadgen = Field(Loadgen(), description="the processes that send and receive")
     variants: dict[Name, Variant] = Field(default={}, description="builds to compare: name -> what differs")
     baseline: Text | None = Field(None, description="the variant that others are compared with; empty: the first")
     blocks: Count | None = Field(None, description="starts of each variant (empty: 6), or of the one engine")

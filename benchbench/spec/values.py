@@ -149,10 +149,22 @@ def _variables(value: dict[str, Any]) -> dict[str, Any]:
     return {key: item if isinstance(item, str) else json.dumps(item) for key, item in value.items()}
 
 
-def _warmup(value: object) -> object:
-    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**6):
-        return value
-    raise problem(f"unknown value {show(value)}", "auto, or a whole number from 0")
+def _auto_or(low: int, high: int) -> list[Any]:
+    """A whole number of this range, or `auto`."""
+
+    def check(value: object) -> object:
+        if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and low <= value <= high):
+            return value
+        raise problem(f"unknown value {show(value)}", f"auto, or a whole number from {low}")
+
+    schema = {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": low}]}
+    return [BeforeValidator(check), WithJsonSchema(schema)]
+
+
+def cpu_numbers(text: str) -> list[int]:
+    """The CPUs of `0-3,8`, each once, in the order given; of `3-0` none."""
+    ends = [part.partition("-") for part in text.split(",")]
+    return list(dict.fromkeys(cpu for low, _, high in ends for cpu in range(int(low), int(high or low) + 1)))
 
 
 def _vocab(value: tuple[int, int]) -> tuple[int, int]:
@@ -213,10 +225,13 @@ Batches = Annotated[
     tuple[Annotated[int, Field(ge=1, le=65_536)], ...], BeforeValidator(one_or_many), _axis("integer", minimum=1)
 ]
 Rates = Annotated[tuple[Positive, ...], BeforeValidator(one_or_many), _axis("number", exclusiveMinimum=0)]
-Warmup = Annotated[
-    int | Literal["auto"],
-    BeforeValidator(_warmup),
-    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 0}]}),
+Warmup = Annotated[int | Literal["auto"], *_auto_or(0, 10**6)]
+Workers = Annotated[int | Literal["auto"], *_auto_or(1, 256)]
+Cpus = Annotated[
+    str,
+    BeforeValidator(lambda value: str(value) if type(value) is int else value),
+    _matching(r"\d{1,4}(-\d{1,4})?( *, *\d{1,4}(-\d{1,4})?)*", "must be numbers of CPUs", "as 0-3,8"),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 0}]}),
 ]
 Vocab = Annotated[tuple[TokenId, TokenId], BeforeValidator(_pair), AfterValidator(_vocab)]
 Indices = Annotated[

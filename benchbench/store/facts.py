@@ -49,6 +49,9 @@ class StoredRoundFacts(TypedDict, total=False):
     wall_ns: int
     connects: int
     resent: int
+    workers: int  # processes that sent it; none: one
+    senders: list[dict[str, Any]]  # where there are several: what each of them saw, or why it `died`
+    full_until_ns: int  # several, closed load: when the first of them left a place empty
     spare_sent: int  # requests beyond the asked number, which kept a closed load full
     kernel_stamps: bool
     held_max_bytes: int

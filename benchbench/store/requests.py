@@ -37,6 +37,7 @@ class ErrorKind(StrEnum):
     PROTOCOL = "protocol"  # not HTTP, not server-sent events, not JSON
     SHORT_OUTPUT = "short_output"
     LONG_OUTPUT = "long_output"
+    CLIENT = "client"  # the process that sent it, one of ours, died; the phase is not known and says "send"
 
 
 class ErrorPhase(StrEnum):

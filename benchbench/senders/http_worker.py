@@ -1,0 +1,63 @@
+"""Main's handle of the load generator's process, which is started, asked and ended here."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from multiprocessing.connection import Connection as Pipe
+from socket import socketpair
+
+from benchbench.linux import may_raise_priority
+from benchbench.loadgen.worker import PipedWorker
+
+
+class HttpWorker(PipedWorker):
+    """A process of its own for rounds over HTTP."""
+
+    def __init__(self) -> None:
+        ours, theirs = socketpair()
+        os.set_inheritable(theirs.fileno(), True)  # noqa: FBT003 - the library's signature
+        # Ctrl-C is for the sweep, which then tells the worker: hence a process group of its own. Not a session of its
+        # own: Linux shares the CPU out by sessions first (autogroup), and a busy server in another would get as much as
+        # this whole process. Only a session whose priority may be raised is better than that.
+        raised = may_raise_priority()
+        words = map(str, (theirs.fileno(), os.getpid(), int(raised)))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchbench.loadgen.worker", *words],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=raised,
+            process_group=None if raised else 0,
+        )
+        theirs.close()
+        super().__init__(Pipe(ours.detach()))
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ready(self) -> None:
+        """Wait until the worker has imported what it needs, so that no import falls into a round."""
+        self._receive()
+
+    def end(self, error: Exception | None = None) -> str:
+        if error:
+            return f"the load generator failed: {error!r}"
+        text = self._process.stderr.read().decode(errors="replace").strip() if self._process.stderr else ""
+        code = self._process.wait()
+        last = text.splitlines()[-1] if text else "no message"
+        return f"the load generator's process ended (exit {code}): {last}"
+
+    def close(self) -> None:
+        """End the process and wait for it: it leaves at the end of file of its pipe."""
+        self.pipe.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stderr:
+            self._process.stderr.close()

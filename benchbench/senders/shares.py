@@ -1,0 +1,150 @@
+"""A round dealt out to several workers, and what they hand back made one round again. Pure.
+
+Request i has its prompt, its length and its time whoever sends it: only the sender depends on the number of workers.
+Its place in a batch, i mod B, says which: so every worker has its share of the places, of the first wave's lengths, and
+of the requests that refill them. Of an open load each worker has every n-th arrival.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from benchbench.loadgen.columns import columns_of
+from benchbench.loadgen.exchange import Exchange, Failure, Log
+from benchbench.loadgen.job import Job
+from benchbench.loadgen.response import Response
+from benchbench.store.requests import ErrorKind, ErrorPhase, RoundColumns
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+_BY_REQUEST = ("payloads", "due_ns", "asked_input", "asked_output")
+_FLAT = ("event_ns", "event_tokens", "lag_ns")
+_SUMS = ("cpu_ns", "worker_cpu_ns", "connects", "resent", "spare_sent", "held_max_bytes", "decoded_early_bytes")
+_MOST = ("turn_max_ns", "clock_step_ns", "wall_ns")
+Reply = tuple[RoundColumns | None, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one worker does of a round: `indices` are its requests' places in the whole round, ascending."""
+
+    job: Job
+    indices: npt.NDArray[np.int32]
+
+    @property
+    def planned(self) -> int:
+        return len(self.indices) - self.job.spare
+
+
+def is_capped(job: Job) -> bool:
+    """Whether an open load limits the requests in flight."""
+    return job.paced and job.in_flight < len(job.payloads)
+
+
+def split(job: Job, workers: int) -> list[Share]:
+    """The shares of a round for so many workers at most: a request in flight is the least for each.
+
+    Where an open load limits the requests in flight, which one goes next depends on all of them: one worker has it all.
+    """
+    count, planned = len(job.payloads), len(job.payloads) - job.spare
+    workers = min(workers, job.in_flight, planned)
+    if workers <= 1 or is_capped(job):
+        return [Share(job, np.arange(count, dtype=np.int32))]
+    sender = np.arange(count) % job.in_flight % workers
+    places = np.bincount(sender[: job.in_flight], minlength=workers).tolist()
+    shares = []
+    for number in range(workers):
+        indices = np.flatnonzero(sender == number).astype(np.int32)
+        own: dict[str, Any] = {
+            name: [values[k] for k in indices.tolist() if k < len(values)]  # spare requests have no time
+            for name, values in ((name, getattr(job, name)) for name in _BY_REQUEST)
+        }
+        spare = int((indices >= planned).sum())
+        shares.append(Share(replace(job, **own, in_flight=places[number], spare=spare, together=True), indices))
+    return shares
+
+
+def lost(share: Share, reason: str) -> Reply:
+    """A share whose worker died: all its requests have failed, and of none a time is known."""
+    failure = Failure(ErrorKind.CLIENT, ErrorPhase.SEND, reason)
+    exchanges = [Exchange(k, b"", Log(), failure=failure) for k in range(share.planned)]
+    nothing = np.array([], np.int64)
+    return columns_of(exchanges, [Response()] * share.planned, nothing, nothing, share.job), {"died": reason}
+
+
+def merged(shares: Sequence[Share], replies: Sequence[Reply]) -> Reply:
+    """The round that the shares are of, in the order of its requests; None for columns where it was cancelled."""
+    facts = _facts(replies)
+    if facts["cancelled"]:
+        return None, facts
+    parts = [cast("dict[str, Any]", columns) for columns, _ in replies]
+    index = np.concatenate([share.indices[part["index"]] for share, part in zip(shares, parts, strict=True)])
+    order = np.argsort(index, kind="stable")
+    counts = np.concatenate([np.diff(part["event_offsets"]) for part in parts])
+    begins = np.cumsum(counts) - counts
+    offsets = np.concatenate([[0], np.cumsum(counts[order])]).astype(np.int32)
+    # Of each event of the merged round, its place in the shares' events one after the other.
+    events = np.arange(offsets[-1]) + np.repeat(begins[order] - offsets[:-1], counts[order])
+    columns: dict[str, Any] = {"index": index[order], "event_offsets": offsets}
+    for name, first in parts[0].items():
+        if name in columns:
+            continue
+        if isinstance(first, list):
+            joined = [value for part in parts for value in part[name]]
+            columns[name] = [joined[k] for k in order.tolist()]
+        else:
+            columns[name] = np.concatenate([part[name] for part in parts])[events if name in _FLAT else order]
+    columns = {name: columns[name] for name in parts[0]}
+    if until := _full_until(shares, replies):
+        facts["full_until_ns"] = until
+    return cast("RoundColumns", columns), facts
+
+
+def _facts(replies: Sequence[Reply]) -> dict[str, Any]:
+    """The facts of the round as one, and under `senders` what each worker saw."""
+    alive = [facts for _, facts in replies if "died" not in facts]
+
+    def values(name: str) -> Iterable[Any]:
+        return (facts[name] for facts in alive)
+
+    return {
+        **alive[0],
+        **{name: sum(values(name)) for name in _SUMS},
+        **{name: max(values(name)) for name in _MOST},
+        "started_ns": min(values("started_ns")),
+        "kernel_stamps": all(values("kernel_stamps")),
+        "cancelled": any(values("cancelled")),
+        "workers": len(replies),
+        "senders": [_of_sender(*reply) for reply in replies],
+    }
+
+
+def _of_sender(columns: RoundColumns | None, facts: dict[str, Any]) -> dict[str, Any]:
+    if "died" in facts:
+        return {"died": facts["died"]}
+    own = {name: facts[name] for name in ("started_ns", "turn_max_ns", "cpu_ns", "wall_ns", "priority")}
+    if columns is None:
+        return own
+    lags = columns["lag_ns"]
+    p99 = int(np.percentile(lags, 99)) if len(lags) else None
+    return {**own, "requests": len(columns["index"]), "lag_p99_ns": p99}
+
+
+def _full_until(shares: Sequence[Share], replies: Sequence[Reply]) -> int:
+    """Until when all places of a closed load were filled: the first end that a worker had no request for. 0: not known,
+    or another load.
+    """
+    until = []
+    for share, (columns, _) in zip(shares, replies, strict=True):
+        if columns is None or share.job.paced or share.planned <= share.job.in_flight:
+            return 0
+        ends, offsets = columns["end_ns"].copy(), columns["event_offsets"]
+        has_tokens = np.diff(offsets) > 0
+        ends[has_tokens] = columns["event_ns"][offsets[1:][has_tokens] - 1]
+        until.append(int(np.sort(ends)[len(ends) - share.job.in_flight]))
+    return max(0, min(until))
