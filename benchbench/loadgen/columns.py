@@ -12,10 +12,10 @@ import numpy.typing as npt
 import orjson
 
 from benchbench.linux import to_ns
-from benchbench.loadgen.decode import Decoder
 from benchbench.loadgen.exchange import Exchange, Failure, Log, WireError
 from benchbench.loadgen.job import Job
 from benchbench.loadgen.response import Response
+from benchbench.loadgen.usual_event import QuickDecoder
 from benchbench.secrets import mask_text, without
 from benchbench.store.requests import ErrorKind, ErrorPhase, RequestStatus, RoundColumns
 
@@ -115,9 +115,8 @@ def decode_log(exchanges: Sequence[Exchange], log: Log, start: int = 0) -> list[
             if begin == end:
                 responses.append(Response(problem=NO_ANSWER))
                 continue
-            decoder = Decoder()
-        for at in order[begin:end]:
-            decoder.feed(reads[at], at)
+            decoder = QuickDecoder()
+        decoder.feed_all(reads, order[begin:end])
         closed, cut = exchange.framing.until_close and exchange.framing.done, exchange.failure is not None
         responses.append(decoder.response(when, closed=closed, cut=cut))
         begin = end
@@ -137,8 +136,8 @@ def compact(exchanges: Mapping[int, Exchange], log: Log, start: int, count: int)
                 exchange.framing.follow(data)  # it must not miss bytes that are about to go
             exchange.followed = at + 1
         if exchange.decoder is None:
-            exchange.decoder = Decoder()
-        exchange.decoder.feed(data, at)
+            exchange.decoder = QuickDecoder()
+        exchange.decoder.feed_all(log.reads, (at,))
         log.reads[at] = b""
         freed += len(data)
     return freed

@@ -84,6 +84,7 @@ class Decoder:
         if self._broken:
             return
         self._last = at
+        self._pieces.clear()
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -99,7 +100,6 @@ class Decoder:
                 self._event(orjson.loads(piece[6:-2]), at)
             except _ODD as error:
                 self._odd(piece[6:-2], error, at)
-        self._pieces.clear()
 
     # -- lines
 

@@ -17,7 +17,7 @@ from benchbench.linux import to_ns
 from benchbench.store.requests import ErrorKind, ErrorPhase
 
 if TYPE_CHECKING:
-    from benchbench.loadgen.decode import Decoder
+    from benchbench.loadgen.usual_event import QuickDecoder
 
 
 class WireError(Exception):
@@ -126,7 +126,7 @@ class Exchange:
     followed: int = 0  # position in the log up to which `framing` has seen our reads
     walking: bool = False  # the framing is followed read by read
     failure: Failure | None = None  # what the loop saw; decoding may find another
-    decoder: Decoder | None = None  # made early when undecoded bytes exceed their bound
+    decoder: QuickDecoder | None = None  # made early when undecoded bytes exceed their bound
 
     def took(self, data: bytes, stamp: bytes, user: int) -> bool:
         """Keep one read; True when the response is complete. Raises `WireError` on bytes that are not HTTP."""
