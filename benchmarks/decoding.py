@@ -13,9 +13,9 @@ import random
 import time
 from collections.abc import Callable
 
-from benchbench.loadgen.decode import Decoder
-from benchbench.loadgen.response import Response
-from benchbench.loadgen.usual_event import QuickDecoder
+from benchbench.decoding.decode import Decoder
+from benchbench.decoding.response import Response
+from benchbench.decoding.usual_event import QuickDecoder
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 DONE = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"

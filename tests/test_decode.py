@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounds_made import job
 
+from benchbench.decoding.response import Response
 from benchbench.linux import to_stamp
 from benchbench.loadgen.columns import collect, compact, decode_log
 from benchbench.loadgen.exchange import Exchange, Log
-from benchbench.loadgen.response import Response
 from benchbench.store.requests import round_table
 
 STREAMS = Path(__file__).parent / "data" / "sse"

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchbench.loadgen.decode import Decoder
-from benchbench.loadgen.response import Response
-from benchbench.loadgen.usual_event import QuickDecoder, form_of
+from benchbench.decoding.decode import Decoder
+from benchbench.decoding.response import Response
+from benchbench.decoding.usual_event import QuickDecoder, form_of
 
 STREAMS = sorted((Path(__file__).parent / "data" / "sse").glob("*.txt"))
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -232,7 +232,7 @@ def test_events_that_differ_each_time_are_looked_at_only_a_few_times(monkeypatch
     def looking(data: bytes) -> None:
         looked.append(data)
 
-    monkeypatch.setattr("benchbench.loadgen.usual_event.form_of", looking)
+    monkeypatch.setattr("benchbench.decoding.usual_event.form_of", looking)
     made = [chunk(b"data: " + COMPLETION % (b'"a"', b"null", b"[1]") + b"\n\n") for _ in range(50)]
     quickly([HEAD, *made, b"0\r\n\r\n"])
     assert len(looked) == 3

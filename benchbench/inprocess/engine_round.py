@@ -14,14 +14,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchbench.decoding.response import Response
+from benchbench.decoding.server_words import DETAIL, is_broken
 from benchbench.fidelity.answers import Finished
 from benchbench.inprocess.async_llm import InprocessEngine, Tokens
 from benchbench.linux import clock_offset_ns
 from benchbench.loadgen.columns import NO_ANSWER, columns_of
 from benchbench.loadgen.exchange import Exchange, Failure, Log
 from benchbench.loadgen.job import DirectJob, Quota, RoundFacts
-from benchbench.loadgen.response import Response
-from benchbench.loadgen.server_words import DETAIL, is_broken
 from benchbench.store.requests import ErrorKind, ErrorPhase, RoundColumns
 
 ABORT_S = 5.0  # how long given-up requests may take to tell the engine; then they are left to themselves

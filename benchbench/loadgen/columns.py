@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from benchbench.decoding.response import Response
+from benchbench.decoding.usual_event import QuickDecoder
 from benchbench.linux import to_ns
 from benchbench.loadgen.exchange import Exchange, Failure, Log, WireError
 from benchbench.loadgen.job import Job
-from benchbench.loadgen.response import Response
-from benchbench.loadgen.usual_event import QuickDecoder
 from benchbench.secrets import mask_text, without
 from benchbench.store.requests import ErrorKind, ErrorPhase, RequestStatus, RoundColumns
 

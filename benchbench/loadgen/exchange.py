@@ -17,7 +17,7 @@ from benchbench.linux import to_ns
 from benchbench.store.requests import ErrorKind, ErrorPhase
 
 if TYPE_CHECKING:
-    from benchbench.loadgen.usual_event import QuickDecoder
+    from benchbench.decoding.usual_event import QuickDecoder
 
 
 class WireError(Exception):

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 import orjson
 
+from benchbench.decoding.token_counts import has_output, parts_of
 from benchbench.loadgen.exchange import Log
 from benchbench.loadgen.job import RoundJob
-from benchbench.loadgen.token_counts import has_output, parts_of
 from benchbench.store.requests import ErrorKind
 
 LOOKS = 8  # streams parsed in one check, some 30 us each; the others' turn comes with the next

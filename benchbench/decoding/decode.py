@@ -13,10 +13,10 @@ from typing import Any
 import httptools
 import orjson
 
-from benchbench.loadgen import server_words
-from benchbench.loadgen.reported_usage import ReportedUsage
-from benchbench.loadgen.response import Response
-from benchbench.loadgen.token_counts import EMPTY, OUTPUT, ROLE, Events, count_tokens, has_output, parts_of
+from benchbench.decoding import server_words
+from benchbench.decoding.reported_usage import ReportedUsage
+from benchbench.decoding.response import Response
+from benchbench.decoding.token_counts import EMPTY, OUTPUT, ROLE, Events, count_tokens, has_output, parts_of
 from benchbench.store.requests import ErrorKind
 
 MAX_LINE = 8 << 20

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import orjson
 
-from benchbench.loadgen.decode import Decoder
-from benchbench.loadgen.token_counts import OUTPUT
+from benchbench.decoding.decode import Decoder
+from benchbench.decoding.token_counts import OUTPUT
 
 END = b"\n\n\r\n"  # of a chunk that is one event
 MAX_CHUNK = 8192
