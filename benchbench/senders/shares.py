@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from benchbench.decoding.response import Response
 from benchbench.loadgen.columns import columns_of
 from benchbench.loadgen.exchange import Exchange, Failure, Log
 from benchbench.loadgen.job import Job
-from benchbench.loadgen.response import Response
 from benchbench.store.requests import ErrorKind, ErrorPhase, RoundColumns
 
 if TYPE_CHECKING:
