@@ -202,5 +202,21 @@ def test_bench_check_self_keeps_the_instruments_error_for_tables(
     ours = json.loads(result.stdout)["benchbench"]
     found = stored()
     assert found is not None
-    assert found.items() >= {**ours, "streams": 2, "tok_s": 100}.items()
+    assert found.items() >= {**ours, "streams": 2, "workers": 1}.items()
     assert error_text(found).endswith("measured on this host at 2 streams and 0.1k tok/s")
+
+
+def test_bench_check_self_of_two_workers_says_so_and_keeps_the_rate_that_the_server_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    load = ("--streams", "4", "--rate", "1000000", "--seconds", "0.00001", "--workers", "2")
+    result = bench("check", "--self", *load)
+    assert result.exit_code == 0, result.stderr
+    assert "truth, 2 workers" in result.stdout
+    assert "of the 4000.0k tok/s asked: it is the bottleneck." in result.stdout
+    found = stored()
+    assert found is not None
+    assert found["workers"] == 2
+    assert 0 < found["tok_s"] == found["server_tok_s"] < 4e6
+    assert error_text(found).endswith(", sent by 2 processes")

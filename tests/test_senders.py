@@ -375,6 +375,8 @@ def test_a_sweep_whose_worker_is_killed_publishes_nothing_of_that_round(slow: Si
     rows = records(Path("run"))
     assert [r["status"] for r in rows].count("failed") == 2
     assert {r["round"] for r in rows if r["status"] == "failed"} == {1}
+    assert "; sent by 2 processes, the slowest with a lag p99 of " in (shown := bench("explain", "run").stdout)
+    assert "; 1 of them died" in shown
     result = bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--resume", "--retry", "request_failed")
     assert result.exit_code == 0, result.stderr
     assert [r["status"] for r in records(Path("run"))] == ["ok"] * 12

@@ -12,19 +12,22 @@ from benchbench.errors import CheckFailedError
 from benchbench.forecast.durations import Point
 from benchbench.forecast.speeds import keep_check
 from benchbench.host.local_results import error_text, store
-from benchbench.selftest.instrument_check import check_self, check_text, measure_instrument
+from benchbench.selftest.instrument_check import check_self, check_text, measure_instrument, result_of
 from benchbench.selftest.preflight import check_sweep
+from benchbench.senders.sizing import size_of
 from benchbench.spec import Plan
 
 if TYPE_CHECKING:
     from benchbench.cli.console import Source
 
 
-def check_instrument(streams: int, rate: float, seconds: float, url: str | None, *, as_json: bool) -> None:
+def check_instrument(
+    streams: int, rate: float, seconds: float, url: str | None, workers: int, *, as_json: bool
+) -> None:
     """The instrument beside an aiohttp client; prints both. Against the simulator it is stored for tables to print."""
-    errors = check_self(streams, rate, seconds, url)
+    errors = check_self(streams, rate, seconds, url, workers)
     if url is None:
-        store({"streams": streams, "rate": rate, "tok_s": streams * rate, **errors["benchbench"]})
+        store(result_of(streams, rate, workers, errors["benchbench"]))
     (show if as_json else show_markdown)(json.dumps(errors, indent=2) if as_json else check_text(errors))
 
 
@@ -37,7 +40,7 @@ def check_file(file: Source, sets: tuple[str, ...], plan: Plan, seconds: float) 
             show_prose(line)
         if result.streams:
             keep_check(plan.spec, [Point(p.variant, p.input, p.batch, p.ttft_s, p.tpot_s) for p in result.probes])
-            measured = measure_instrument(result.streams, result.rate, seconds)
+            measured = measure_instrument(result.streams, result.rate, seconds, size_of(plan)[0])
             store({**measured, "sweep": plan.spec.name})
             show_prose(error_text(measured))
     if result.problems:

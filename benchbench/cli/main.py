@@ -156,6 +156,7 @@ def env(file: Source | None, sets: tuple[str, ...], form: str) -> None:
 @click.option("--streams", default=256, type=click.IntRange(1, 8192), help="With --self.")
 @click.option("--rate", default=100.0, type=float, help="Tokens per second and stream (--self).")
 @click.option("--seconds", default=4.0, type=float, help="Length of the streams.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 256), help="That send (--self).")
 @click.option("--url", help="Another server with GET /truth instead of the simulator (--self).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (--self).")
 def check(file: Source | None, sets: tuple[str, ...], only: str | None, *, own: bool, **options: Any) -> None:  # noqa: ANN401 - click's

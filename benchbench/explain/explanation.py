@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from benchbench.analysis.metrics import RoundMetrics, percentile, pooled
 from benchbench.analysis.steadiness import drift, outlier_rounds
 from benchbench.analysis.summary import CellSummary
@@ -168,8 +171,20 @@ def _client(summary: CellSummary) -> str:
     return (
         f"lag p50/p99/max {lags} ms; {share:.2%} of events shared a read, {evidence.first_shared} first tokens did; "
         f"longest loop turn {turn:.2f} ms; send skew {evidence.send_skew_s * 1e3:.2f} ms; "
-        f"late sends p99 {evidence.late_p99_s * 1e3:.2f} ms; CPU {cpu:.0%} of a core"
+        f"late sends p99 {evidence.late_p99_s * 1e3:.2f} ms; CPU {cpu:.0%} of a core" + _senders(facts)
     )
+
+
+def _senders(facts: Sequence[Mapping[str, Any]]) -> str:
+    """By how many processes the rounds were sent, where not each by one, and what the slowest of them saw."""
+    counts = sorted({fact.get("workers", 1) for fact in facts})
+    each = [sender for fact in facts for sender in fact.get("senders", ())]
+    if not each:
+        return ""
+    lag = max((sender["lag_p99_ns"] for sender in each if sender.get("lag_p99_ns") is not None), default=0) / 1e6
+    died = sum("died" in sender for sender in each)
+    sent = f"; sent by {' or '.join(map(str, counts))} processes, the slowest with a lag p99 of {lag:.2f} ms in a round"
+    return sent + (f"; {died} of them died" if died else "")
 
 
 def _roofline(utilization: Utilization) -> str:

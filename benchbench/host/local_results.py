@@ -122,9 +122,9 @@ def error_text(result: Mapping[str, Any]) -> str:
     """One result, and the load that it was measured at."""
     ttft_ms, itl_ms = result["ttft_error_ms_mean"], result["itl_error_ms_p99"]
     load = _load(result["streams"], result["tok_s"])
-    return (
-        f"Instrument error: TTFT {ttft_ms:+.3f} ms (mean), ITL {itl_ms:+.3f} ms (p99), measured on this host at {load}"
-    )
+    senders = f", sent by {result['workers']} processes" if result.get("workers", 1) > 1 else ""
+    error = f"TTFT {ttft_ms:+.3f} ms (mean), ITL {itl_ms:+.3f} ms (p99)"
+    return f"Instrument error: {error}, measured on this host at {load}{senders}"
 
 
 def _load(streams: int, tok_s: float) -> str:

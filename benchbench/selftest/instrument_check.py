@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -23,29 +24,38 @@ if TYPE_CHECKING:
 
 TTFT_S = 0.1
 INPUT_TOKENS = 128
+REACHED = 0.95  # of the asked rate: a server that wrote less is the bottleneck
 Stamps = Mapping[str, tuple[int, npt.NDArray[np.int64]]]  # by request: received and written there, sent and read here
 Errors = dict[str, float | None]
 
 
-def check_self(streams: int, rate: float, seconds: float, url: str | None = None) -> dict[str, Any]:
-    """Run `streams` streams of `rate` tok/s for `seconds` with both clients, one after the other.
+def check_self(streams: int, rate: float, seconds: float, url: str | None = None, workers: int = 1) -> dict[str, Any]:
+    """Run `streams` streams of `rate` tok/s for `seconds` with both clients, one after the other; ours by `workers`.
 
     Against the simulator, or a server at `url` that has GET /truth. Raises SimulatorError, WorkerDiedError, OSError.
     """
     output = max(2, round(rate * seconds))
-    about = {"streams": streams, "rate": rate, "seconds": seconds, "server": url or "simulator"}
+    about = {"streams": streams, "rate": rate, "seconds": seconds, "workers": workers, "server": url or "simulator"}
     with _simulator(streams, rate) as simulator:
-        clients = {"benchbench": _ours, "aiohttp": _aiohttp}
+        ours = partial(_ours, workers=workers)
+        clients: dict[str, Callable[[str, int, int], Errors]] = {"benchbench": ours, "aiohttp": _aiohttp}
         errors = {name: client(url or simulator.url, streams, output) for name, client in clients.items()}
     return {**about, "tokens_per_stream": output, **errors}
 
 
-def measure_instrument(streams: int, rate: float, seconds: float) -> dict[str, Any]:
+def measure_instrument(streams: int, rate: float, seconds: float, workers: int = 1) -> dict[str, Any]:
     """Our client alone against the simulator: its errors, and the event rate that they hold at (`tok_s`)."""
     output = min(4096, max(2, round(rate * seconds)))
     with _simulator(streams, rate) as simulator:
-        errors = _ours(simulator.url, streams, output)
-    return {"streams": streams, "rate": rate, "tok_s": streams * rate, **errors}
+        errors = _ours(simulator.url, streams, output, workers)
+    return result_of(streams, rate, workers, errors)
+
+
+def result_of(streams: int, rate: float, workers: int, errors: Errors) -> dict[str, Any]:
+    """Our client's errors as they are kept. Where the server did not reach the rate, they hold at what it reached."""
+    reached, asked_tok_s = errors["server_tok_s"] or 0.0, streams * rate
+    tok_s = asked_tok_s if reached >= REACHED * asked_tok_s else reached
+    return {"streams": streams, "rate": rate, "workers": workers, "tok_s": tok_s, **errors}
 
 
 def _simulator(streams: int, rate: float) -> SimulatorProcess:
@@ -79,16 +89,16 @@ def _read_truth(url: str) -> Stamps:
     return {row["id"]: (row["received_ns"], np.array(row["writes_ns"], np.int64)) for row in rows}
 
 
-def _ours(url: str, streams: int, output: int) -> Errors:
+def _ours(url: str, streams: int, output: int, workers: int = 1) -> Errors:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from benchbench.loadgen.prompts import make_job
-    from benchbench.senders.http_worker import HttpWorker
+    from benchbench.senders.group import WorkerGroup
     from benchbench.store.requests import RequestStatus, round_table
 
     cell, target = _cell(url, streams, output), make_target(url, "completions", Access())
-    with HttpWorker() as worker:
+    with WorkerGroup(workers, lambda _job: workers) as worker:
         worker.ready()
         worker.run(make_job(cell, target, (1000, 30000), "warmup", 0, 0, output=2))
         _read_truth(url)
@@ -111,7 +121,7 @@ def _error(
     stamps: Stamps, truth: Stamps, cpu_ns: int, lag_ms: float | None = None, shared: float | None = None
 ) -> Errors:
     """A client's error against the truth, ms; CPU in us a token, prompts to records all counted."""
-    ttft, itl, tokens = [], [], 0
+    ttft, itl, tokens, sends = [], [], 0, [sent for sent, _ in stamps.values()]
     for key, (sent, events) in stamps.items():
         received, writes = truth[key]
         count = min(len(events), len(writes))
@@ -122,10 +132,12 @@ def _error(
         "ttft_error_ms_mean": float(np.mean(ttft)) / 1e6,
         "ttft_error_ms_p99": float(np.percentile(ttft, 99)) / 1e6,
         "itl_error_ms_p99": float(np.percentile(np.concatenate(itl), 99)) / 1e6,
+        "send_skew_ms": float(max(sends) - min(sends)) / 1e6,
         "lag_ms_p99": lag_ms,
         "cpu_us_per_token": cpu_ns / 1e3 / tokens,
         "tokens": tokens,
         "shared_share": shared,
+        "server_tok_s": sum(1e9 * (len(w) - 1) / float(w[-1] - w[0]) for _, w in truth.values() if len(w) > 1),
     }
 
 
@@ -175,13 +187,14 @@ def check_text(errors: Mapping[str, Any]) -> str:
         "ttft_error_ms_mean": "TTFT error, mean (ms)",
         "ttft_error_ms_p99": "TTFT error, p99 (ms)",
         "itl_error_ms_p99": "ITL error, p99 (ms)",
+        "send_skew_ms": "send skew (ms)",
         "lag_ms_p99": "client lag, p99 (ms)",
         "cpu_us_per_token": "CPU per token (us)",
     }
     ours, theirs = errors["benchbench"], errors["aiohttp"]
     head = (
         f"{errors['streams']} streams x {errors['rate']:g} tok/s, {errors['tokens_per_stream']} tokens each, "
-        f"against {errors['server']}'s own truth"
+        f"against {errors['server']}'s own truth" + (f", {errors['workers']} workers" if errors["workers"] > 1 else "")
     )
     lines = [head, "", f"| {'':22} | {'benchbench':>10} | {'aiohttp':>10} |", f"|{'-' * 24}|{'-' * 11}:|{'-' * 11}:|"]
     for name, title in names.items():
@@ -190,4 +203,7 @@ def check_text(errors: Mapping[str, Any]) -> str:
     ratio = ours["cpu_us_per_token"] / theirs["cpu_us_per_token"]
     times = theirs["ttft_error_ms_mean"] / max(abs(ours["ttft_error_ms_mean"]), 1e-6)
     lines += ["", f"CPU {ratio:.0%} of aiohttp's; mean TTFT error {times:.0f} times smaller."]
+    if (reached := ours["server_tok_s"]) < REACHED * errors["streams"] * errors["rate"]:
+        whole = errors["streams"] * errors["rate"] / 1e3
+        lines.append(f"The server wrote {reached / 1e3:.1f}k of the {whole:.1f}k tok/s asked: it is the bottleneck.")
     return "\n".join(lines)
