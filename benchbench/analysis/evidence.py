@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchbench.analysis.metrics import RoundMetrics, by_start, in_blocks, over_starts, percentile, pooled
+from benchbench.analysis.metrics import Pools, RoundMetrics, by_start, in_blocks, over_starts
 from benchbench.analysis.server_times import server_times, times_by_metrics
 from benchbench.analysis.stats import agree, rounds_needed
 from benchbench.analysis.steadiness import drift_of, rounds_to_confirm
@@ -92,12 +92,11 @@ def evidence_of(
     rounds: Sequence[RoundMetrics],
     warmups: Sequence[RoundMetrics],
     facts: Sequence[Mapping[str, Any]],
+    pools: Pools,
 ) -> Evidence:
-    """Sum up the measured rounds: their tables, metrics and facts, in one order."""
+    """Sum up the measured rounds: their tables, metrics and facts, in one order, and the pools of the metrics."""
     counts: dict[str, Any] = sum(map(_requests, tables, (bool(fact.get("approximate")) for fact in facts)), Counter())
-    lag = percentile(pooled(rounds, "lag_s"), 99)
-    late = percentile(pooled(rounds, "late_s"), 99) if not cell.capped else None
-    ttft, gaps = pooled(rounds, "ttft_s"), pooled(rounds, "itl_s")
+    late = None if cell.capped else pools["late_s"].percentiles[99]
     server = server_times(tables, rounds, facts)
     path = times_by_metrics(rounds, facts) or server
     in_process = any(fact.get("stamps") == "in process" for fact in facts)
@@ -114,16 +113,16 @@ def evidence_of(
         kernel_stamps=all(fact.get("kernel_stamps", True) for fact in facts),
         in_process=in_process,
         windowed=all(r.settled for r in rounds),
-        ttft_s=float(ttft.mean()) if len(ttft) else None,
-        itl_s=percentile(gaps, 50),
-        gap_s=float(gaps.mean()) if len(gaps) else None,
+        ttft_s=pools["ttft_s"].mean,
+        itl_s=pools["itl_s"].percentiles[50],
+        gap_s=pools["itl_s"].mean,
         in_flight=cell.batch if cell.load != "open" else None,
         server=server,
         outside_s=path.outside_s if path and not in_process else None,
         ttft_last_s=median([r.ttft_all_s.max() for r in rounds if len(r.ttft_all_s)] or [0.0]),
         send_skew_s=max((r.send_skew_s for r in rounds), default=0.0),
         late_p99_s=late or 0.0,
-        lag_p99_s=lag or 0.0,
+        lag_p99_s=pools["lag_s"].percentiles[99] or 0.0,
         drift=drifts,
         drift_confirmed=confirmed,
         warmup_agreed=warmed_up(cell, warmups),

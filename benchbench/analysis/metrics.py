@@ -23,9 +23,9 @@ and those that end while the load empties out (benchmarks/closed_steady.py measu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +42,7 @@ LATE = 0.1  # of the steady requests, and of their mean E2EL
 
 
 def _seconds(ns: Ints) -> Floats:
-    return ns.astype(np.float64) * _NS
+    return np.multiply(ns, _NS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class _Columns:
     prompt: Ints
     offsets: Ints
     events: Ints
-    tokens: Ints
+    tokens: npt.NDArray[np.integer[Any]]
     lag: Ints
     full_until: float  # of a closed load that several workers sent: when the first of them left a place empty
 
@@ -120,12 +120,9 @@ def _columns(table: pa.Table) -> _Columns:
     def ints(name: str) -> Ints:
         return array_of(table[name]).astype(np.int64)
 
-    def flat(name: str) -> Ints:
-        return lists_of(table[name])[1].astype(np.int64)
-
     offsets, events = lists_of(table["event_ns"])
     ok = np.array([status == RequestStatus.OK for status in table["status"].to_pylist()], np.bool_)
-    tokens = flat("event_tokens")
+    tokens = lists_of(table["event_tokens"])[1]
     reported, requested = ints("output_tokens"), ints("asked_input_tokens")
     prompt = ints("input_tokens")
     return _Columns(
@@ -136,9 +133,9 @@ def _columns(table: pa.Table) -> _Columns:
         output=np.where(reported >= 0, reported, sums_of(offsets, tokens)),
         prompt=np.where(prompt >= 0, prompt, requested),
         offsets=offsets,
-        events=events.astype(np.int64),
+        events=events,
         tokens=tokens,
-        lag=flat("lag_ns"),
+        lag=lists_of(table["lag_ns"])[1],
         full_until=round_facts(table).get("full_until_ns", np.inf),
     )
 
@@ -263,10 +260,10 @@ def _settled(planned: int, in_flight: int, span: tuple[int, int] | None, last: I
 
 def _gaps(c: _Columns, requests: Ints) -> tuple[Ints, Mask]:
     """Gaps between neighbouring events, and which of them lie inside one of these requests."""
-    owner = np.repeat(np.arange(len(c.ok)), np.diff(c.offsets))
-    among = np.isin(np.arange(len(c.ok)), requests)
-    inside = (owner[1:] == owner[:-1]) & among[owner[1:]] if len(owner) else np.array([], np.bool_)
-    return np.diff(c.events), inside
+    counts = np.diff(c.offsets)
+    follows = np.repeat(np.isin(np.arange(len(c.ok)), requests), counts)
+    follows[c.offsets[:-1][counts > 0]] = False
+    return np.diff(c.events), follows[1:]
 
 
 def _sharing(c: _Columns) -> tuple[int, int, int]:
@@ -326,6 +323,28 @@ def pooled(rounds: Sequence[RoundMetrics], name: str) -> Floats:
     return np.concatenate([getattr(r, name) for r in rounds]) if rounds else np.array([])
 
 
-def percentile(values: Floats, q: float) -> float | None:
-    """Percentile by numpy's linear rule, None of nothing."""
-    return float(np.percentile(values, q)) if len(values) else None
+RANKS = (50, 90, 99, 100)
+
+
+class Pool(NamedTuple):
+    """An array field of all rounds: mean, and percentile of each of RANKS by numpy's linear rule; None of nothing."""
+
+    mean: float | None
+    percentiles: Mapping[int, float | None]
+
+
+class Pools(dict[str, Pool]):
+    """Field of RoundMetrics -> its pool over rounds, made when asked for: millions of gaps are joined once."""
+
+    def __init__(self, rounds: Sequence[RoundMetrics]) -> None:
+        super().__init__()
+        self._rounds = rounds
+
+    def __missing__(self, name: str) -> Pool:
+        values = pooled(self._rounds, name)
+        if not len(values):
+            return Pool(None, dict.fromkeys(RANKS))
+        mean = float(values.mean())
+        ranked = np.percentile(values, RANKS, overwrite_input=True).tolist()
+        self[name] = Pool(mean, dict(zip(RANKS, ranked, strict=True)))
+        return self[name]

@@ -12,12 +12,11 @@ import pyarrow as pa
 
 from benchbench.analysis.evidence import evidence_of, pilot_of
 from benchbench.analysis.metrics import (
+    Pools,
     RoundMetrics,
     by_start,
     in_blocks,
     over_starts,
-    percentile,
-    pooled,
     round_metrics,
 )
 from benchbench.analysis.stats import Estimate, two_stage_estimate
@@ -46,6 +45,7 @@ class CellSummary:
     reasons: tuple[Reason, ...]
     facts: tuple[Mapping[str, Any], ...]
     usage: Usage | None
+    pools: Pools
     utilization: Utilization | None = None
     spoiled: int = 0  # rounds that were set aside and measured again: nothing else here knows of them
 
@@ -76,7 +76,8 @@ def summarise(
         estimates[name] = two_stage_estimate(values, len(values) if in_blocks(rounds) else pilot_of(cell, rounds))
     used = usage([window for table in tables if (window := window_of(table))], samples)
     gpus = used.gpus if used else ()
-    evidence = evidence_of(cell, tables, rounds, before, facts)
+    pools = Pools(rounds)
+    evidence = evidence_of(cell, tables, rounds, before, facts, pools)
     utilization = utilization_of(cell, platform, estimates, evidence) if platform else None
     evidence = replace(
         evidence,
@@ -86,7 +87,9 @@ def summarise(
         unlikely=utilization.unlikely if utilization else (),
     )
     status, reasons = status_of(evidence, cell.validity)
-    return CellSummary(cell, rounds, before, estimates, evidence, status, reasons, facts, used, utilization, spoiled)
+    return CellSummary(
+        cell, rounds, before, estimates, evidence, status, reasons, facts, used, pools, utilization, spoiled
+    )
 
 
 def metrics_of(cell: CellInfo, tables: Sequence[pa.Table]) -> tuple[RoundMetrics, ...]:
@@ -168,7 +171,7 @@ def _percentiles(array: str, title: str, decimals: int, ranks: Sequence[int]) ->
 
 
 def _pooled_ms(summary: CellSummary, array: str, rank: int) -> float | None:
-    value = percentile(pooled(summary.rounds, array), rank)
+    value = summary.pools[array].percentiles[rank]
     return None if value is None else value * 1e3
 
 

@@ -17,7 +17,7 @@ from time import gmtime, strftime
 from typing import Any, NamedTuple, TypeVar
 
 from benchbench.analysis.evidence import evidence_of
-from benchbench.analysis.metrics import RoundMetrics, by_start
+from benchbench.analysis.metrics import Pools, RoundMetrics, by_start
 from benchbench.analysis.runs import Run
 from benchbench.analysis.summary import FIGURES, CellSummary, like_outputs, metrics_of
 from benchbench.analysis.validity import Reason, status_of
@@ -268,7 +268,8 @@ def _starts(run: Run, summary: CellSummary) -> Iterator[tuple[int, Sequence[Roun
         why = f"{len(start)} of {cell.rounds_min} rounds" if len(start) < cell.rounds_min else ""
         if tables:
             own = [table for table, r in zip(tables, summary.rounds, strict=True) if r.block == block]
-            evidence = evidence_of(cell, own, metrics_of(cell, own), (), [round_facts(table) for table in own])
+            rounds = metrics_of(cell, own)
+            evidence = evidence_of(cell, own, rounds, (), [round_facts(table) for table in own], Pools(rounds))
             codes = [reason.code for reason in status_of(evidence, cell.validity)[1] if reason.status == "invalid"]
             why = ", ".join(codes) or why
         yield block or 0, start, why

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchbench.analysis.metrics import RoundMetrics, percentile, pooled
+from benchbench.analysis.metrics import RoundMetrics
 from benchbench.analysis.steadiness import drift, outlier_rounds
 from benchbench.analysis.summary import CellSummary
 from benchbench.analysis.utilization import Utilization
@@ -162,8 +162,8 @@ def _steadiness(rounds: tuple[RoundMetrics, ...]) -> str:
 
 def _client(summary: CellSummary) -> str:
     evidence, facts = summary.evidence, summary.facts
-    lag = pooled(summary.rounds, "lag_s") * 1e3
-    lags = "/".join(f"{value:.2f}" for q in (50, 99, 100) if (value := percentile(lag, q)) is not None) or "-"
+    lag = summary.pools["lag_s"].percentiles
+    lags = "/".join(f"{value * 1e3:.2f}" for q in (50, 99, 100) if (value := lag[q]) is not None) or "-"
     turn = max((fact.get("turn_max_ns", 0) for fact in facts), default=0) / 1e6
     wall = sum(fact.get("wall_ns", 0) for fact in facts)
     cpu = sum(fact.get("cpu_ns", 0) for fact in facts) / wall if wall else 0.0

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from benchbench.analysis.metrics import percentile
 from benchbench.analysis.stats import two_stage_estimate
 from benchbench.analysis.summary import COLUMNS, UNITS
 from benchbench.analysis.validity import Reason, worst
@@ -124,7 +123,8 @@ def _row(identity: tuple[Any, ...], group: Sequence[ImportedResult]) -> dict[str
     for name in ("ttft", "itl", "e2el"):
         if all(name in result.pools for result in group):
             pool = np.concatenate([result.pools[name] for result in group])
-            row |= {f"{name}_ms_p{q}": percentile(pool, q) for q in RANKS if f"{name}_ms_p{q}" in row}
+            tail: list[float | None] = np.percentile(pool, RANKS).tolist() if len(pool) else [None] * len(RANKS)
+            row |= {key: value for q, value in zip(RANKS, tail, strict=True) if (key := f"{name}_ms_p{q}") in row}
     return row
 
 
