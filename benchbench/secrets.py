@@ -20,6 +20,8 @@ _TELLING = re.compile(
 _NAMES_ONLY = {"api_key_env", "headers_env"}  # these say where a secret is, not what it is
 _HARMLESS = re.compile(r"[\d.,_]*|(?i:none|null|true|false)")
 
+_FURTHER = re.compile(r",(?=-{0,2}[A-Za-z_][\w.-]*=)")  # as in the name of a variant: a=1,b=2
+
 _USERINFO = re.compile(r"(?<=://)[^/?#\s]+@")
 _QUERY = re.compile(r"([?&])([^=&\s]{1,80})=([^&\s]+)")
 _QUERY_NAME = re.compile(r"(?i)key|token|secret|passw|auth|credential|sig")  # in URLs more names tell than elsewhere
@@ -48,7 +50,8 @@ def is_sensitive(name: str, value: object = "") -> bool:
         return False
     if not _TELLING.search(_CAMEL.sub("_", name)):
         return False
-    return not (name.lower().endswith("tokens") and _HARMLESS.fullmatch(str(value)) and str(value))
+    count = _FURTHER.split(str(value), 1)[0]
+    return not (name.lower().endswith("tokens") and _HARMLESS.fullmatch(count) and count)
 
 
 def masked(value: Any, name: str = "", secrets: Collection[str] = ()) -> Any:  # noqa: ANN401 - JSON in, JSON out
@@ -117,9 +120,16 @@ def _queried(match: re.Match[str]) -> str:
 
 
 def _hidden(match: re.Match[str]) -> str:
-    name, value = match["name"], match["value"].rstrip()
-    bare = value.strip("\"'")
-    if bare == MASK or not is_sensitive(name, bare) or _HARMLESS.fullmatch(bare):
-        return match[0]
-    quote = value[0] if value[0] in "\"'" else ""
-    return name + match["sep"] + quote + MASK + quote + match["value"][len(value) :]
+    """The match, from the first telling name on without its value."""
+    name, sep, value = match["name"], match["sep"], match["value"].rstrip()
+    pieces, shown = [value] if value[0] in "\"'[" else _FURTHER.split(value), ""
+    for place, piece in enumerate(pieces):
+        if place:
+            name, sep, _ = piece.partition("=")
+        rest = ",".join(pieces[place:])[len(name + sep) if place else 0 :]
+        bare = rest.strip("\"'")
+        if bare != MASK and is_sensitive(name, bare) and not _HARMLESS.fullmatch(bare):
+            quote = rest[0] if rest[0] in "\"'" else ""
+            return shown + ("," if place else "") + name + sep + quote + MASK + quote + match["value"][len(value) :]
+        shown += f",{piece}" if place else name + sep + piece
+    return match[0]

@@ -44,7 +44,7 @@ def _matching(cells: Sequence[Mapping[str, Any]], words: Sequence[str]) -> list[
             indices += by_key
             continue
         try:
-            selection = parse_selection(word)
+            selection = parse_selection(word, {str(cell.get("variant") or ""): None for cell in cells})
         except SelectionError as error:
             raise ValueError(f"{word}: {error.message} (allowed: a cell's key, or {error.allowed})") from None
         matching = [k for k, cell in enumerate(cells) if selection.matches(cell)]

@@ -81,7 +81,8 @@ def _starts(plan: Plan) -> list[str]:
     for start in plan.sessions if plan.spec.variants else ():
         blocks.setdefault(start.block, []).append(start.variant)
     rounds = sum(cell.rounds.min for start in plan.sessions for cell in start.cells)
-    lines = [f"block {block}: {', '.join(variants)}" for block, variants in blocks.items()]
+    between = "; " if any("," in name for name in plan.spec.variants) else ", "
+    lines = [f"block {block}: {between.join(variants)}" for block, variants in blocks.items()]
     return [*lines, f"{len(plan.sessions)} starts, {rounds} measured rounds"]
 
 

@@ -24,6 +24,20 @@ def json_schema() -> dict[str, Any]:
         "description": properties["grid"]["description"],
         "anyOf": [product, {"type": "array", "items": product, "minItems": 1}],
     }
+    axes = "values of settings of engine or git; the variants are all their combinations"
+    properties["variants"]["properties"] = {
+        "product": {
+            "description": axes + ", as engine.args.max-num-seqs: [64, 128]",
+            "type": "object",
+            "minProperties": 1,
+            "propertyNames": {"pattern": r"^(engine|git)\."},
+            "additionalProperties": {"type": "array", "minItems": 1},
+        },
+        "baseline": {
+            "description": "beside a product: the values of the variant that the others are compared with",
+            "anyOf": [{"$ref": "#/$defs/Variant"}, {"type": "object", "minProperties": 1}],
+        },
+    }
     for kind, section in zip(ENGINE_KEYS, get_args(Engine), strict=True):
         own = definitions[section.__name__]["properties"]
         for other, keys in ENGINE_KEYS.items():

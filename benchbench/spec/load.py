@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from benchbench.products.product import expanded
 from benchbench.spec import schema
 from benchbench.spec.engine_sections import ENGINE_KEYS
 from benchbench.spec.plan import make_plan, matching, merge
-from benchbench.spec.select import SelectionError, parse_selection
+from benchbench.spec.select import FIELDS, SelectionError, parse_selection
 from benchbench.yamlfile.mistakes import Fault, Loc, Problem, SpecError, faults_of, known_keys, show, unknown_key
 from benchbench.yamlfile.yaml_document import Document, YamlText, read_yaml
 
@@ -49,12 +50,14 @@ def spec_from_mapping(data: dict[str, Any], source: str = "<spec>") -> schema.Sw
 
 
 def _checked(document: Document) -> schema.SweepSpec:
-    data = _lent_url(document.data)
+    made = expanded(document.data, FIELDS)
+    data = _lent_url(made.data)
     spec, faults = _check(data)
     faults += _variant_faults(data, faults)
     faults += _override_faults(spec if not faults else None, data, faults)
     if spec is not None and not faults and "closed" in _load_kinds(spec):
         faults += _starved(spec)
+    faults = made.faults + [made.written(fault) for fault in faults]
     known = {(problem.file, problem.line, problem.path) for problem in document.problems}
     located = [document.locate(fault) for fault in dict.fromkeys(faults)]
     problems = document.problems + [p for p in located if (p.file, p.line, p.path) not in known]
@@ -176,7 +179,8 @@ def _override_faults(spec: schema.SweepSpec | None, data: dict[str, Any], known:
     overrides = data.get("overrides")
     if not isinstance(overrides, (list, tuple)):
         return []
-    own = [list(_own_faults(index, override)) for index, override in enumerate(overrides)]
+    names = data["variants"] if isinstance(data.get("variants"), dict) else ()
+    own = [list(_own_faults(index, override, names)) for index, override in enumerate(overrides)]
     faults = [fault for of_override in own for fault in of_override]
     # Each alone, unless the grid is known and says which of them meet in a cell.
     sound = [index for index, of_override in enumerate(own) if not of_override and isinstance(overrides[index], dict)]
@@ -203,13 +207,13 @@ def _blame(loc: Loc, group: tuple[int, ...], overrides: Sequence[dict[str, Any]]
     return ("overrides", group[-1])
 
 
-def _own_faults(index: int, override: Any) -> Iterator[Fault]:  # noqa: ANN401 # anything
+def _own_faults(index: int, override: Any, variants: Collection[str]) -> Iterator[Fault]:  # noqa: ANN401 # anything
     if not isinstance(override, dict):
         return  # the schema has said so
     when = override.get("when")
     if isinstance(when, str):
         try:
-            parse_selection(when)
+            parse_selection(when, variants)
         except SelectionError as error:
             yield Fault(("overrides", index, "when"), error.message, error.allowed)
     for key in override:

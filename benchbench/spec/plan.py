@@ -170,7 +170,7 @@ def matching(spec: SweepSpec, variant: str = "") -> Iterator[tuple[Shape, tuple[
 
     Raises SelectionError for a `when` that is no selection.
     """
-    selections = [parse_selection(override.when) for override in spec.overrides]
+    selections = [parse_selection(override.when, spec.variants) for override in spec.overrides]
     for shape in shapes(spec):
         cell = {**shape._asdict(), "variant": variant}
         yield shape, tuple(index for index, selection in enumerate(selections) if selection.matches(cell))
@@ -258,7 +258,7 @@ def _cells(spec: SweepSpec, variant: str, place: int) -> list[Cell]:
 def _selected(cells: list[Cell], only: str) -> list[Cell]:
     source = f"--only {only}"
     try:
-        selection = parse_selection(only)
+        selection = parse_selection(only, {cell.variant: None for cell in cells})
     except SelectionError as error:
         raise SpecError([Problem(source, None, "", error.message, error.allowed)]) from None
     kept = [

@@ -104,8 +104,10 @@ class Document:
         if parsed.problems:
             return
         here, loc = self.data, list[int | str]()
-        for index, key in enumerate(keys):
-            place = _child(here, key)
+        index = -1
+        while (index := index + 1) < len(keys):
+            keys[index:] = _dotted(here, keys[index:])
+            place = _child(here, keys[index])
             if isinstance(place, str) and not isinstance(here, dict):
                 self.problems.append(Problem(source, None, ".".join(keys[: index + 1]), place))
                 return
@@ -122,6 +124,13 @@ class Document:
         for old in [old for old in self.places if old[: len(loc)] == loc]:
             del self.places[old]
         self.places[loc] = (source, None)
+
+
+def _dotted(here: object, keys: list[str]) -> list[str]:
+    """`keys`, the first of them joined where `here` has a key with dots in it, as a product of settings does."""
+    joined = (n for n in range(len(keys), 1, -1) if isinstance(here, dict) and ".".join(keys[:n]) in here)
+    first = next(joined, 1)
+    return [".".join(keys[:first]), *keys[first:]]
 
 
 def _child(here: object, key: str) -> int | str:
