@@ -53,7 +53,7 @@ class Selection:
         `max-num-seqs=64,tensor-parallel-size=8`. No condition holds where the cell lacks the field (an open cell has
         no batch), whatever the operator.
         """
-        values = {name: _value(text) for name, text in settings_of(cell.get("variant") or "").items()}
+        values: dict[str, Any] = {name: _value(text) for name, text in settings_of(cell.get("variant") or "").items()}
         values.update((field, cell.get(field)) for field in FIELDS)
         return all(_holds(values.get(field), op, value) for field, op, value in self.conditions)
 
