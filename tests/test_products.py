@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from benchbench.cli.sweep_schema import json_schema
 from benchbench.products.product import MAX_VARIANTS, expanded, settings_of, value_text
+from benchbench.products.select import FIELDS
 from benchbench.secrets import mask_text, masked
 from benchbench.spec import SpecError, load_spec, make_plan, parse_selection, spec_from_mapping
 from benchbench.spec.plan import variant_spec
-from benchbench.spec.select import FIELDS
 
 SWEEP = """\
 name: s

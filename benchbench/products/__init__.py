@@ -1,1 +1,1 @@
-"""Variants as a product of settings, and the settings that a variant's name tells."""
+"""Variants as a product of settings, and the language that selects cells, by settings too."""

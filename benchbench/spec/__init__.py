@@ -1,5 +1,6 @@
 """Sweeps: from a YAML file to a validated SweepSpec to a Plan, the ordered tuple of cells. Pure."""
 
+from benchbench.products.select import SelectionError, parse_selection
 from benchbench.spec.engine_sections import (
     EndpointEngine,
     Engine,
@@ -20,7 +21,6 @@ from benchbench.spec.schema import (
     Validity,
     Variant,
 )
-from benchbench.spec.select import SelectionError, parse_selection
 from benchbench.yamlfile.mistakes import SpecError
 
 __all__ = [

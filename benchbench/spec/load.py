@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from benchbench.products.product import expanded
+from benchbench.products.select import FIELDS, SelectionError, parse_selection
 from benchbench.spec import schema
 from benchbench.spec.engine_sections import ENGINE_KEYS
 from benchbench.spec.plan import make_plan, matching, merge
-from benchbench.spec.select import FIELDS, SelectionError, parse_selection
 from benchbench.yamlfile.mistakes import Fault, Loc, Problem, SpecError, faults_of, known_keys, show, unknown_key
 from benchbench.yamlfile.yaml_document import Document, YamlText, read_yaml
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, TypeAdapter
 
+from benchbench.products.select import SelectionError, parse_selection
 from benchbench.spec.cell import CellInfo
 from benchbench.spec.engine_sections import Engine
 from benchbench.spec.schema import (
@@ -28,7 +29,6 @@ from benchbench.spec.schema import (
     Timeouts,
     Validity,
 )
-from benchbench.spec.select import SelectionError, parse_selection
 from benchbench.yamlfile.mistakes import Problem, SpecError
 
 _ENGINE: TypeAdapter[Engine] = TypeAdapter(Annotated[Engine, Field(discriminator="kind")])
