@@ -13,6 +13,7 @@ Batch, prompt and output are those of CASES.
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,7 @@ from benchbench.engines.simulator.model import BatchModel
 from benchbench.engines.simulator.profiles import SimProfile
 from benchbench.loadgen.job import Job, Quota
 from benchbench.loadgen.prompts import SPARE_BATCHES, first_outputs
+from benchbench.senders.shares import split
 from benchbench.store.arrow import lists, numbers, texts
 
 Floats = NDArray[np.float64]
@@ -49,11 +51,15 @@ METRICS = ("ttft_s", "tpot_s", "e2el_s")
 
 
 class Run(NamedTuple):
-    """Requests in the order of sending: when each was sent, and the times of its tokens, ns. `spare`: beyond N."""
+    """Requests in the order of sending: when each was sent, and the times of its tokens, ns. `spare`: beyond N.
+
+    `full_until`: of several workers, when the first of them left a place empty; 0 of one.
+    """
 
     sent: list[int]
     tokens: list[list[int]]
     spare: int
+    full_until: int = 0
 
 
 def closed_run(
@@ -64,32 +70,44 @@ def closed_run(
     length: Callable[[], int],
     first: Sequence[int] = (),
     spare: int = 0,
+    workers: int = 1,
 ) -> Run:
-    """`batch` kept in flight until `total` and as many of the `spare` ones as it takes were sent.
+    """`batch` kept in flight until `total` and as many of the `spare` ones as it takes were sent, by so many `workers`.
 
     `first`: the most tokens of each request of the first wave.
     """
     settings = {"law": law, "max_num_seqs": 256, "max_num_batched_tokens": 2048, "kv_tokens": 10**8}
     engine = BatchModel(SimProfile.model_validate(settings))
-    sent, received = list[int](), list[list[int]]()
-    quota = Quota(_job(total + spare, batch, spare))
+    sent, received, owners, empty = list[int](), list[list[int]](), list[tuple[int, int]](), list[int]()
+    shares = split(_job(total + spare, batch, spare), workers)
+    served = list[str]()  # a message of each share that needs no spare request any more
+    quotas, following = [Quota(share.job, served.append) for share in shares], [0] * len(shares)
 
-    def send(now: int) -> None:
-        if len(sent) < quota.sendable:
-            number, tokens = len(sent), length()
-            engine.submit(number, now, prompt, min([tokens, *first[number : number + 1]]))
-            sent.append(now)
-            received.append([])
+    def send(now: int, worker: int) -> bool:
+        place = following[worker]
+        if place >= min(quotas[worker].sendable, len(shares[worker].indices)):
+            return False
+        number, tokens, index = len(sent), length(), int(shares[worker].indices[place])
+        engine.submit(number, now, prompt, min([tokens, *first[index : index + 1]]))
+        following[worker] += 1
+        owners.append((worker, place))
+        sent.append(now)
+        received.append([])
+        return True
 
     for place in range(batch):
-        send(1 + place * 100_000)
+        send(1 + place * 100_000, place % len(shares))
     while (due := engine.next_due_ns()) is not None:
         for event in engine.take_due(due):
             received[event.request_id].append(event.planned_ns)
             if event.finished:
-                quota.ended(event.request_id)
-                send(event.planned_ns + REFILL_NS)
-    return Run(sent, received, max(0, len(sent) - total))
+                worker, place = owners[event.request_id]
+                quotas[worker].ended(place)
+                for quota in quotas if len(served) == len(shares) else ():
+                    quota.close()
+                if not send(event.planned_ns + REFILL_NS, worker):
+                    empty.append(event.planned_ns)
+    return Run(sent, received, max(0, len(sent) - total), empty[0] if workers > 1 else 0)
 
 
 def _job(count: int, batch: int, spare: int) -> Job:
@@ -127,7 +145,8 @@ def table_of(run: Run) -> pa.Table:
             "lag_ns": one_each,
         }
     )
-    return table.replace_schema_metadata({"benchbench": json.dumps({"spare_sent": run.spare})})
+    facts = {"spare_sent": run.spare} | ({"full_until_ns": run.full_until} if run.full_until else {})
+    return table.replace_schema_metadata({"benchbench": json.dumps(facts)})
 
 
 def latencies(run: Run, chosen: NDArray[np.bool_]) -> dict[str, Floats]:
@@ -166,7 +185,7 @@ def usual(run: Run, batch: int) -> dict[str, dict[str, Floats]]:
 
 
 def errors(
-    law: dict[str, object], batch: int, prompt: int, output: int, kind: str, pool: int = POOL
+    law: dict[str, object], batch: int, prompt: int, output: int, kind: str, pool: int = POOL, workers: int = 1
 ) -> Iterator[tuple[int, str, list[float]]]:
     """(N / batch, choice, errors in %: mean and p99 of TTFT, TPOT, E2EL, then Sys tok/s), pooled over the runs."""
     rng = random.Random(kind)
@@ -179,7 +198,7 @@ def errors(
         pools: dict[str, dict[str, list[Floats]]] = {}
         rates = []
         for _ in range(1 if kind == "equal" else pool // (times * batch)):
-            run = closed_run(law, batch, times * batch, prompt, length, first, spare)
+            run = closed_run(law, batch, times * batch, prompt, length, first, spare, workers)
             metrics = round_metrics(table_of(run), load="closed", in_flight=batch)
             rates.append(metrics.sys_tok_s or 0.0)
             shown = usual(closed_run(law, batch, times * batch, prompt, length), batch)
@@ -196,12 +215,15 @@ def errors(
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, default=1, help="that share the batch (senders.shares)")
+    workers = parser.parse_args().workers
     for law, batch, prompt, output in CASES:
         for kind in LENGTHS:
             print(f"### batch {batch}, {prompt} in, {output} out ({kind}), {law['per_seq_s']:g} s a sequence\n")
             print("| N / batch | requests | TTFT | p99 | TPOT | p99 | E2EL | p99 | Sys tok/s |")
             print("|---|---|" + "---|" * 7)
-            for times, choice, row in errors(law, batch, prompt, output, kind):
+            for times, choice, row in errors(law, batch, prompt, output, kind, workers=workers):
                 shown = row if choice == "the rule" else row[:-1]
                 texts_of = [f"{error:+.1f} %" for error in shown] + [""] * (7 - len(shown))
                 print(f"| {times} | {choice} | " + " | ".join(texts_of) + " |", flush=True)

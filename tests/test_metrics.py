@@ -240,20 +240,28 @@ def test_a_closed_load_of_fewer_than_four_batches_has_no_window_and_the_whole_ru
 
 
 @pytest.mark.parametrize(
-    ("law", "batch", "kind"),
+    ("law", "batch", "kind", "workers"),
     [
-        ("LAW", 8, "equal"),
-        ("LAW", 32, "equal"),
-        ("HEAVY", 32, "equal"),
-        ("HEAVY", 8, "half to all"),
-        ("HEAVY", 8, "exponential"),
+        ("LAW", 8, "equal", 1),
+        ("LAW", 32, "equal", 1),
+        ("HEAVY", 32, "equal", 1),
+        ("HEAVY", 32, "equal", 3),
+        ("HEAVY", 8, "half to all", 1),
+        ("HEAVY", 8, "half to all", 2),
+        ("HEAVY", 8, "exponential", 1),
+        ("HEAVY", 8, "exponential", 2),
     ],
 )
-def test_the_rule_finds_the_steady_state_of_an_engine_within_two_percent(law: str, batch: int, kind: str) -> None:
-    """Mean and p99 of TTFT, TPOT and E2EL, and Sys tok/s, at N = 4 x batch, where all requests would be far off."""
+def test_the_rule_finds_the_steady_state_of_an_engine_within_two_percent(
+    law: str, batch: int, kind: str, workers: int
+) -> None:
+    """Mean and p99 of TTFT, TPOT and E2EL, and Sys tok/s, at N = 4 x batch, where all requests would be far off.
+
+    However many workers share the batch.
+    """
     mc = load_benchmark("closed_steady")
     rows = {}
-    for times, choice, row in mc.errors(getattr(mc, law), batch, 16 * batch, 32, kind, pool=6000):
+    for times, choice, row in mc.errors(getattr(mc, law), batch, 16 * batch, 32, kind, pool=6000, workers=workers):
         if times > 4:
             break
         rows[choice] = row

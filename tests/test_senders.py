@@ -382,7 +382,10 @@ def test_a_sweep_whose_worker_is_killed_publishes_nothing_of_that_round(slow: Si
     assert [r["status"] for r in records(Path("run"))] == ["ok"] * 12
 
 
-def test_ctrl_c_during_a_round_of_two_workers_leaves_no_process(slow: SimulatorProcess) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_sweep_that_is_stopped_in_a_round_of_two_workers_leaves_no_process(
+    slow: SimulatorProcess, number: int, code: int
+) -> None:
     write_sweep(
         Path("s.yaml"), slow.url, grid={"input": 8, "output": 60, "batch": 4}, loadgen={"workers": 2, "cpus": "0,0-1"}
     )
@@ -393,11 +396,12 @@ def test_ctrl_c_during_a_round_of_two_workers_leaves_no_process(slow: SimulatorP
             time.sleep(0.02)
         pids = pids_of(sweep.process.pid)
         assert sorted(psutil.Process(pid).cpu_affinity() for pid in pids) == [[0], [1]]
-        sweep.process.send_signal(signal.SIGINT)
-        code, _, _ = sweep.end()
-        assert code == 130
-        assert sweep.descendants() == []
-    assert not any(psutil.pid_exists(pid) for pid in pids)
+        sweep.process.send_signal(number)
+        assert sweep.end()[0] == code
+        while sweep.descendants():  # after SIGKILL the kernel ends them, some moments later
+            assert number == signal.SIGKILL
+            time.sleep(0.02)
+    assert not list(Path("run").glob("records/*"))
 
 
 # -- in a sweep
@@ -490,5 +494,4 @@ def test_a_cpu_that_is_not_there_is_a_mistake_of_the_sweep(simulator: SimulatorP
     write_sweep(Path("s.yaml"), simulator.url, loadgen={"cpus": 1023})
     result = bench("sweep", "s.yaml", "--out", "run", "--no-plots")
     assert result.exit_code == 2
-    assert "loadgen.cpus" in result.stderr
-    assert pids_of() == [] or "cannot be pinned" in result.stderr
+    assert "loadgen.cpus: the load generator cannot be pinned there: " in result.stderr

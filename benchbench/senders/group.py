@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any, cast
 
-from benchbench.errors import WorkerDiedError
+from benchbench.errors import EngineError, WorkerDiedError
 from benchbench.loadgen.job import CLOSE, READY, SERVED, Job
 from benchbench.loadgen.worker import Worker
 from benchbench.senders.http_worker import HttpWorker
@@ -29,7 +29,7 @@ LEAD_NS = 20_000_000  # from all being ready to the start: time for each to hear
 class WorkerGroup(Worker):
     """`size` workers; `count` says how many of them a job takes. `cpus`: what they are pinned to, dealt out in turn.
 
-    Raises OSError when a worker cannot be started or pinned.
+    Raises EngineError when they cannot be pinned there.
     """
 
     def __init__(self, size: int, count: Callable[[Job], int], cpus: Sequence[int] = ()) -> None:
@@ -43,13 +43,13 @@ class WorkerGroup(Worker):
             raise
 
     def _started(self, number: int, size: int) -> HttpWorker:
-        worker = HttpWorker()
-        if self._cpus:
-            try:
-                os.sched_setaffinity(worker.pid, self._cpus[number::size])
-            except BaseException:
-                worker.close()
-                raise
+        worker, cpus = HttpWorker(), self._cpus[number::size]
+        try:
+            if cpus:
+                os.sched_setaffinity(worker.pid, cpus)
+        except (AttributeError, OSError) as error:  # no such CPU, or a platform without
+            worker.close()
+            raise EngineError(f"the load generator cannot be pinned there: {error}", "loadgen.cpus") from None
         return worker
 
     def ready(self) -> None:
