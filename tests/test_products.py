@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchbench.cli.sweep_schema import json_schema
-from benchbench.products.product import MAX_VARIANTS, expanded, settings_of, value_text
+from benchbench.products.product import MAX_VARIANTS, expanded, settings_of, short_settings, value_text
 from benchbench.products.select import FIELDS
 from benchbench.secrets import mask_text, masked
 from benchbench.spec import SpecError, load_spec, make_plan, parse_selection, spec_from_mapping
@@ -251,3 +251,15 @@ def test_a_product_is_measured_compared_and_selected() -> None:
     compared = bench("compare", "run")
     assert "max_num_batched_tokens=64,itl_s=0.004" in compared.stdout
     assert "max_num_batched_tokens=4,itl_s=0.004" in compared.stdout
+
+
+def test_figures_write_what_differs() -> None:
+    assert list(short_settings(NAMES, 24).values()) == [
+        "mnbt=2048,tps=4",
+        "mnbt=2048,tps=8",
+        "mnbt=8192,tps=4",
+        "mnbt=8192,tps=8",
+    ]
+    assert short_settings(NAMES[:2], 24)[NAMES[0]] == "tensor-parallel-size=4"
+    assert short_settings([*NAMES[:2], "main"], 90)["main"] == "main"
+    assert short_settings(NAMES[:1], 24) == {NAMES[0]: "mnbt=2048,tps=4"}

@@ -17,9 +17,10 @@ from benchbench.comparison.pairs import Pair
 from benchbench.comparison.tables import SHOWN, cells_of, headline
 from benchbench.comparison.verdicts import PRIMARY, Comparison, Effect
 from benchbench.figures import sheet as sheets
-from benchbench.figures.choose import OTHERS, spread
+from benchbench.figures.choose import NAME, OTHERS, spread
 from benchbench.figures.grid import SHOWN_COLUMNS, SHOWN_ROWS, Bar, GridCell, draw_grid
 from benchbench.figures.plots import write_figures
+from benchbench.products.product import short_settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,7 +94,10 @@ def _forest(pair: Pair, title: str) -> Figure | None:
             rows[metric].append((len(shown), overall))
     if len(shown) < len(labels):
         title += f" · {len(shown)} of {len(labels):,} cells: decided ones first, then by how far they are from equal"
-    heading = f"Is {pair.candidate} better than {pair.base}? (in → out at {'batch' if batched else 'rate'})"
+    short = short_settings([pair.candidate, pair.base], NAME)
+    heading = (
+        f"Is {short[pair.candidate]} better than {short[pair.base]}? (in → out at {'batch' if batched else 'rate'})"
+    )
     figure = ratio_panels(heading, title, [*names, "geometric mean"], rows, pair.margin)
     for axes in figure.axes:
         axes.axhline(len(shown) - 0.5, color="#BBBBBB", linewidth=0.6)

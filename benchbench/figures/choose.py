@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 from typing import Any, NamedTuple, TypeVar
 
+from benchbench.products.product import short_settings
 from benchbench.report.summary_table import Row, number
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -128,10 +129,13 @@ def variant_of(row: Row) -> str:
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
-    """Each name as it is written in all figures: long ones lose their middle, and stay different."""
+    """Each name as it is written in all figures: long ones lose their middle, and stay different.
+
+    Names that are settings lose what all have, and the words of their keys.
+    """
     written: dict[str, str] = {}
-    for name in names:
-        text = shortened(name or "no variant", NAME)
+    for name, short in short_settings(list(names), NAME).items():
+        text = shortened(short or "no variant", NAME)
         if text in written.values():
             text = f"{text[: NAME - 4]} #{len(written) + 1}"
         written[name] = text

@@ -106,6 +106,27 @@ def settings_of(variant: str) -> dict[str, str]:
     return {key: value for key, equals, value in pairs if equals and key}
 
 
+def short_settings(names: Collection[str], most: int) -> dict[str, str]:
+    """Of names that are settings, those that are not alike in all; where that is more than `most` characters, with the
+    initials of keys: `max-num-batched-tokens=2048,tp=4` -> `mnbt=2048,tp=4`. Other names are as they are.
+    """
+    of_name = {name: settings_of(name) for name in names if len(settings_of(name)) == name.count(",") + 1}
+    keys = list(dict.fromkeys(key for settings in of_name.values() for key in settings))
+    alike = {key for key in keys if len({settings.get(key) for settings in of_name.values()}) == 1}
+    alike = alike if len(of_name) > 1 and len(alike) < len(keys) else set()
+    initials = {key: "".join(word[:1] for word in re.split(r"[-_.]+", key)) for key in keys}
+    written = {key: key if list(initials.values()).count(first) > 1 else first for key, first in initials.items()}
+    written = {key: key if len(re.split(r"[-_.]+", key)) == 1 else short for key, short in written.items()}
+    whole = {
+        name: {key: value for key, value in settings.items() if key not in alike} or settings
+        for name, settings in of_name.items()
+    }
+    text = {name: ",".join(f"{key}={value}" for key, value in whole[name].items()) for name in of_name}
+    if any(len(short) > most for short in text.values()):
+        text = {name: ",".join(f"{written[key]}={value}" for key, value in whole[name].items()) for name in of_name}
+    return {name: text.get(name, name) for name in names}
+
+
 def value_text(value: object) -> str:
     """A value as it stands in names: itself where a file's name and `--only` can hold it, else its start and a hash."""
     whole = _whole(value)
