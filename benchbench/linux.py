@@ -41,7 +41,7 @@ def enable_stamps(sock: socket.socket) -> bool:
     return True
 
 
-def to_ns(stamp: bytes) -> int:
+def to_ns(stamp: bytes | bytearray) -> int:
     """The kernel's receive time of a read, ns of CLOCK_REALTIME: a timespec's bytes, as `recvmsg` gives them."""
     seconds, nanoseconds = _TIMESPEC.unpack_from(stamp)
     return int(seconds * 1_000_000_000 + nanoseconds)

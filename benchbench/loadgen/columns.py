@@ -13,7 +13,6 @@ import orjson
 
 from benchbench.decoding.response import Response
 from benchbench.decoding.usual_event import QuickDecoder
-from benchbench.linux import to_ns
 from benchbench.loadgen.exchange import Exchange, Failure, Log, WireError
 from benchbench.loadgen.job import Job
 from benchbench.secrets import mask_text, without
@@ -100,15 +99,11 @@ def decode_log(exchanges: Sequence[Exchange], log: Log, start: int = 0) -> list[
 
     `start`: reads before it were decoded by `compact`. Exchange by exchange, so that a decoder stays in the cache.
     """
-    owners = np.array(log.owners[start:], np.int64)
+    owners = np.array(log.owners[start:])
     order = (np.argsort(owners, kind="stable") + start).tolist()
     ends = np.cumsum(np.bincount(owners, minlength=len(exchanges))).tolist() if len(exchanges) else []
     responses: list[Response] = []
     reads, begin = log.reads, 0
-
-    def when(read: int) -> int:
-        return to_ns(log.stamps[read])
-
     for exchange, end in zip(exchanges, ends, strict=True):
         decoder = exchange.decoder
         if decoder is None:
@@ -118,7 +113,7 @@ def decode_log(exchanges: Sequence[Exchange], log: Log, start: int = 0) -> list[
             decoder = QuickDecoder()
         decoder.feed_all(reads, order[begin:end])
         closed, cut = exchange.framing.until_close and exchange.framing.done, exchange.failure is not None
-        responses.append(decoder.response(when, closed=closed, cut=cut))
+        responses.append(decoder.response(log.stamp_ns, closed=closed, cut=cut))
         begin = end
     return responses
 

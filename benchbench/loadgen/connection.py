@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 from enum import Enum
 
-from benchbench.linux import ANCILLARY, READ, WRITE, Poller, enable_stamps, to_ns, to_stamp
+from benchbench.linux import ANCILLARY, READ, WRITE, Poller, enable_stamps, to_stamp
 from benchbench.loadgen.exchange import Exchange, WireError
 from benchbench.openai.target import Target
 
@@ -215,7 +215,7 @@ class Connection:
         """Take the completed exchange off; the connection is idle again, or closed when the server wants that."""
         exchange = self.exchange
         assert exchange is not None  # noqa: S101 - called only for a complete exchange
-        exchange.end_ns = to_ns(exchange.log.stamps[-1])  # the read that completed it came just now
+        exchange.end_ns = exchange.log.stamp_ns(len(exchange.log.reads) - 1)  # the read that completed it came just now
         self.exchange = None
         self.hot = False
         self.idle_since_ns = _now()

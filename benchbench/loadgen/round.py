@@ -262,7 +262,7 @@ class Round:
         events = self.pool.poller.poll(timeout)
         self._woke_ns = _now()
         hot, log = self._hot, self.log
-        owners, reads, stamps, users = log.owners.append, log.reads.append, log.stamps.append, log.users.append
+        owners, reads, stamps, users = log.owners.append, log.reads.append, log.stamps.extend, log.users.append
         for fd, mask in events:
             entry = hot.get(fd)
             if entry is None:

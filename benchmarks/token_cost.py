@@ -1,0 +1,136 @@
+"""What one more token costs the load generator, beside a C loop that only reads; Markdown on stdout.
+
+`wire_server` streams to `wire_floor` and to a round of ours, in this process, in turn: answers of --short and of --long
+tokens. The difference between the two, over the tokens that are more, is what a token costs by itself:
+
+- floor: CPU us of `wire_floor`
+- drive: CPU us of the round, while tokens flow; decode: of what comes after it, to the columns
+- ratio: drive and decode together by the floor, which is what can be compared between machines
+- bytes: what a token event holds of the round's log until the round is over, by `sys.getsizeof`
+
+Medians of --repeats. Needs a C compiler (CC, else cc).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import orjson
+
+from benchbench.linux import Poller
+from benchbench.loadgen.columns import collect
+from benchbench.loadgen.connection import Pool
+from benchbench.loadgen.exchange import Log
+from benchbench.loadgen.job import RoundJob
+from benchbench.loadgen.round import Round
+from benchbench.openai.target import Access, make_target
+
+HERE = Path(__file__).parent
+PROMPT = 128
+
+
+class Cost(NamedTuple):
+    """Of one round: CPU us in all of the floor, of driving and of decoding; bytes that its log held."""
+
+    floor_us: float
+    drive_us: float
+    decode_us: float
+    held: int
+
+
+@contextlib.contextmanager
+def server(folder: Path, itl_ms: float) -> Iterator[int]:
+    """A wire_server; yields its port."""
+    for name in ("wire_server", "wire_floor"):
+        words: list[str | Path] = [
+            os.environ.get("CC", "cc"),
+            "-std=c11",
+            "-O2",
+            "-o",
+            folder / name,
+            HERE / f"{name}.c",
+        ]
+        subprocess.run(words, check=True)
+    words = [folder / "wire_server", "0", "100", str(itl_ms)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            line = process.stdout.readline() if process.stdout else ""
+            yield int("".join(filter(str.isdigit, line.rpartition(":")[2])))
+        finally:
+            process.terminate()
+
+
+def held_bytes(log: Log) -> int:
+    columns = (log.owners, log.reads, log.stamps, log.users)
+    return sum(map(sys.getsizeof, columns)) + sum(map(sys.getsizeof, log.reads))
+
+
+def job(port: int, streams: int, tokens: int) -> RoundJob:
+    target = make_target(f"http://127.0.0.1:{port}", "completions", Access())
+    fields = {"model": "m", "max_tokens": tokens, "stream": True, "return_token_ids": True, "prompt": [7] * PROMPT}
+    return RoundJob(
+        payloads=[target.request(orjson.dumps(fields))] * streams,
+        due_ns=[0] * streams,
+        in_flight=streams,
+        asked_input=[PROMPT] * streams,
+        asked_output=[tokens] * streams,
+        first_token_s=30.0,
+        stall_s=30.0,
+        target=target,
+        connect_s=10.0,
+    )
+
+
+def cost(folder: Path, port: int, streams: int, tokens: int) -> Cost:
+    words = [str(value) for value in (folder / "wire_floor", port, streams, tokens, PROMPT)]
+    line = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    floor_us = json.loads(line)["cpu_us_per_token"] * streams * tokens
+    pool = Pool(Poller())
+    gc.collect()
+    asked = job(port, streams, tokens)
+    driver = Round(asked, pool, lambda _fd: None)
+    exchanges = driver.run()
+    start = time.process_time_ns()
+    columns = collect(exchanges, driver.log, asked, driver.liveness.decoded)
+    decode_us = (time.process_time_ns() - start) / 1e3
+    pool.close()
+    if len(columns["event_ns"]) != streams * tokens:
+        raise SystemExit(f"{len(columns['event_ns'])} events of {streams * tokens}: {columns['error_detail'][:1]}")
+    return Cost(floor_us, driver.facts.cpu_ns / 1e3, decode_us, held_bytes(driver.log))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--streams", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--short", type=int, default=100)
+    parser.add_argument("--long", type=int, default=600)
+    parser.add_argument("--itl-ms", type=float, default=10.0)
+    parser.add_argument("--repeats", type=int, default=3)
+    asked = parser.parse_args()
+    gc.disable()
+    print("| streams | floor us | drive us | decode us | ratio | bytes |\n|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as place, server(Path(place), asked.itl_ms) as port:
+        for streams in asked.streams:
+            more, rows = streams * (asked.long - asked.short), []
+            for _ in range(asked.repeats):
+                short, long = (cost(Path(place), port, streams, tokens) for tokens in (asked.short, asked.long))
+                rows.append([(b - a) / more for a, b in zip(short, long, strict=True)])
+            floor, drive, decode, held = map(median, zip(*rows, strict=True))
+            ratio = (drive + decode) / floor
+            print(f"| {streams} | {floor:.2f} | {drive:.2f} | {decode:.2f} | {ratio:.2f} | {held:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
