@@ -15,7 +15,8 @@ from benchbench.errors import RunError
 from benchbench.store.parquet_files import read_parquet
 from benchbench.store.run_directory import RunDirectory
 
-KEPT_BYTES = 16 * 2**20  # of tables in memory: cells that are measured one after the other ask for the same files
+KEPT_BYTES = 8 * 2**20  # of tables in memory: cells that are measured one after the other ask for the same files
+TABLE_BYTES = 2**15  # of one beside its samples
 Span = tuple[int, int]  # first and last, ns
 
 
@@ -33,7 +34,7 @@ class _Files:
         self._listed = sorted(self._folder.glob("*.parquet"), key=_written)
         self._next = _written(self._listed[-1])[0] + 1 if self._listed else 0
         self._seen = set[Path]()  # those that are known
-        self._known: list[tuple[int, int, Path]] = []  # first and last ns, in order
+        self._known: list[tuple[int, int, tuple[int, Path]]] = []  # first and last ns, in order
         self._reach: list[int] = []  # the latest last ns up to there
         self._kept: dict[Path, pa.Table] = {}  # those read last
         self._kept_bytes = 0
@@ -62,14 +63,14 @@ class _Files:
             return None
         if path not in self._seen:
             self._seen.add(path)
-            self._add((*span, path))
+            self._add((*span, _written(path)))
         self._kept[path] = table = table.replace_schema_metadata()
-        self._kept_bytes += table.nbytes
+        self._kept_bytes += table.nbytes + TABLE_BYTES
         while self._kept_bytes > KEPT_BYTES:
-            self._kept_bytes -= self._kept.pop(next(iter(self._kept))).nbytes
+            self._kept_bytes -= self._kept.pop(next(iter(self._kept))).nbytes + TABLE_BYTES
         return table
 
-    def _add(self, entry: tuple[int, int, Path]) -> None:
+    def _add(self, entry: tuple[int, int, tuple[int, Path]]) -> None:
         if not self._known or entry > self._known[-1]:
             self._known.append(entry)
             self._reach.append(max([entry[1], *self._reach[-1:]]))
@@ -79,11 +80,11 @@ class _Files:
 
     def touching(self, spans: Sequence[Span]) -> list[Path]:
         """The files that touch one of these spans, in order of writing."""
-        paths = set[Path]()
+        files = set[tuple[int, Path]]()
         for begin, end in spans:
             near = slice(bisect_left(self._reach, begin), bisect_right(self._known, end, key=lambda entry: entry[0]))
-            paths |= {path for _, last, path in self._known[near] if last >= begin}
-        return sorted(paths, key=_written)
+            files |= {file for _, last, file in self._known[near] if last >= begin}
+        return [path for _, path in sorted(files)]
 
 
 _FILES: WeakKeyDictionary[RunDirectory, _Files] = WeakKeyDictionary()  # of each run that is open

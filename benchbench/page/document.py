@@ -75,7 +75,7 @@ def page(runs: Sequence[Run]) -> str:
     places = [row[_RUN] for row in rows]
     compared = [(place, pairs) for place, run in enumerate(runs) if (pairs := _pairs(run))]
     numbers = {(place, row["key"]): k for k, (place, row) in enumerate(zip(places, rows, strict=True))}
-    checks = _checks(runs, numbers)
+    checks, unchecked = _checks(runs, numbers)
     heads = [_head(run, own) for run, own in zip(runs, by_run, strict=True)]
     headings = [f"{head['name']}: {head['about']}" for head in heads]
     with style():
@@ -96,8 +96,8 @@ def page(runs: Sequence[Run]) -> str:
         cells=_cells(rows),
         caption=table_parts(rows, closing=_closing(runs)).caption,
         reasons=list(_reasons(rows)),
-        checks=checks[:EXPLAINED],
-        unchecked=len(checks[EXPLAINED:]),
+        checks=checks,
+        unchecked=unchecked,
         comparisons=comparisons,
         telemetry=_telemetry(rows),
         provenance=_provenance(runs),
@@ -234,17 +234,25 @@ def _reasons(rows: Sequence[Row]) -> Iterator[tuple[Reason, str]]:
         yield reason, "; ".join(cells[:NAMED]) + more
 
 
-def _checks(runs: Sequence[Run], cells: Mapping[tuple[int, str], int]) -> list[tuple[int, str, str, list[str]]]:
-    """(cell, name, status, what was checked) of each cell, of many only of those that are not valid."""
+def _checks(
+    runs: Sequence[Run], cells: Mapping[tuple[int, str], int]
+) -> tuple[list[tuple[int, str, str, list[str]]], int]:
+    """(cell, name, status, what was checked) of the first cells, of many only of those that are not valid; how many
+    more there are.
+    """
+    due = [
+        (place, cell)
+        for place, run in enumerate(runs)
+        for cell, row in (zip(run.cells, run.rows, strict=True) if run.has_records else ())
+        if row["status"] != "valid" or len(run.cells) <= EXPLAINED
+    ]
     checks: list[tuple[int, str, str, list[str]]] = []
-    for place, run in enumerate(runs):
-        summaries = run.summaries if run.has_records else []
-        for summary in summaries:
-            if summary.status != "valid" or len(summaries) <= EXPLAINED:
-                head, *lines = explain(summary).splitlines()
-                name = (f"{run.name}: " if len(runs) > 1 else "") + head.rpartition(": ")[0]
-                checks.append((cells[place, summary.cell.key], name, summary.status, lines))
-    return checks
+    for place, cell in due[:EXPLAINED]:
+        summary = runs[place].summary_of(cell)
+        head, *lines = explain(summary).splitlines()
+        name = (f"{runs[place].name}: " if len(runs) > 1 else "") + head.rpartition(": ")[0]
+        checks.append((cells[place, cell.key], name, summary.status, lines))
+    return checks, len(due) - len(checks)
 
 
 def _telemetry(rows: Sequence[Row]) -> Table | None:
