@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounds_made import Made, columns_of, table_of
 
+from benchbench import open_run
 from benchbench.analysis.metrics import round_metrics
 from benchbench.engines.simulator import SimulatorProcess
 from benchbench.errors import WorkerDiedError
@@ -375,7 +376,8 @@ def test_a_sweep_whose_worker_is_killed_publishes_nothing_of_that_round(slow: Si
     rows = records(Path("run"))
     assert [r["status"] for r in rows].count("failed") == 2
     assert {r["round"] for r in rows if r["status"] == "failed"} == {1}
-    assert "; sent by 2 processes, the slowest with a lag p99 of " in (shown := bench("explain", "run").stdout)
+    shown = " ".join(bench("explain", "run").stdout.split())
+    assert "; sent by 2 processes, the slowest with a lag p99 of " in shown
     assert "; 1 of them died" in shown
     result = bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--resume", "--retry", "request_failed")
     assert result.exit_code == 0, result.stderr
@@ -422,6 +424,16 @@ def test_a_rounds_file_says_how_many_sent_it(simulator: SimulatorProcess) -> Non
         facts = json.loads(pq.read_schema(other).metadata[b"benchbench"])
         said.add((pq.read_metadata(other).num_rows, facts.get("workers")))
     assert said == {(1, None), (4, 2)}
+
+
+def test_a_run_that_goes_on_with_more_workers_says_so(simulator: SimulatorProcess) -> None:
+    changes: dict[str, Any] = {"grid": {"input": 8, "output": 6, "batch": 4}}
+    run_well(simulator.url, rounds={"warmup": 0, "min": 1, "max": 1}, **changes)
+    more = {"rounds": {"warmup": 0, "min": 2, "max": 2}, "loadgen": {"workers": 2}}
+    resumed = run_well(simulator.url, "--resume", **more, **changes)
+    assert "loadgen.workers: auto -> 2; each round's facts say how many processes sent it" in resumed.stderr
+    assert open_run("run").rounds()["workers"].to_list()[1:] == [2]
+    assert "; sent by 1 or 2 processes, " in " ".join(bench("explain", "run").stdout.split())
 
 
 # -- how many
