@@ -415,7 +415,8 @@ def test_a_rounds_file_says_how_many_sent_it(simulator: SimulatorProcess) -> Non
     two = run_well(simulator.url, out="two", loadgen={"workers": 2}, **changes)
     assert "2 processes send" in two.stderr
     assert "processes" not in alone.stderr
-    assert "2 processes send (loadgen.workers)" in json.loads(Path("two/manifest.json").read_text())["notes"]
+    notes = json.loads(Path("two/manifest.json").read_text())["notes"]
+    assert any(note.startswith("2 processes send (loadgen.workers)") for note in notes)
     files = sorted(Path("run/records").iterdir()), sorted(Path("two/records").iterdir())
     assert [path.name for path in files[0]] == [path.name for path in files[1]], "workers are no part of the key"
     said = set()
@@ -475,6 +476,11 @@ def test_auto_leaves_cores_to_an_engine_of_this_host(monkeypatch: pytest.MonkeyP
         "cores are left for 1: set loadgen.workers to have more"
     )
     assert note(64)[1].startswith("4 processes may send")
+    assert note(4, loadgen={"workers": 2}) == (2, "2 processes send (loadgen.workers)")
+    assert note(2, loadgen={"workers": 2})[1].endswith(
+        ", more than the 1 CPU left for them: they take CPU from what else runs here"
+    )
+    assert note(1, loadgen={"workers": 1}) == (1, "")
 
 
 @pytest.mark.parametrize(

@@ -55,10 +55,11 @@ def cores_for(plan: Plan) -> int:
 
 def size_of(plan: Plan) -> tuple[int, str]:
     """How many workers a sweep starts, and a note where that is not one by itself."""
-    wanted = plan.spec.loadgen.workers
+    wanted, cores = plan.spec.loadgen.workers, cores_for(plan)
     if wanted != "auto":
-        return wanted, "" if wanted == 1 else f"{wanted} processes send (loadgen.workers)"
-    most, cores = max((needed_by_cell(cell) for cell in plan.cells), default=1), cores_for(plan)
+        short = f", more than the {cores} CPU{'s' * (cores > 1)} left for them: they take CPU from what else runs here"
+        return wanted, "" if wanted == 1 else f"{wanted} processes send (loadgen.workers){short * (wanted > cores)}"
+    most = max((needed_by_cell(cell) for cell in plan.cells), default=1)
     if most == 1:
         return 1, ""
     size = min(most, cores)
