@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from benchbench.analysis.metrics import Pools, RoundMetrics, by_start, in_blocks, over_starts
-from benchbench.analysis.server_times import server_times, times_by_metrics
+from benchbench.analysis.metrics import Pools, RoundMetrics, by_start, in_blocks, over_starts, round_metrics
+from benchbench.analysis.server_times import Report, reports_of, server_times, times_by_metrics
 from benchbench.analysis.stats import agree, rounds_needed
 from benchbench.analysis.steadiness import drift_of, rounds_to_confirm
 from benchbench.analysis.validity import Evidence
+from benchbench.host.energy import Window, window_of
 from benchbench.spec.cell import CellInfo
 from benchbench.store.arrow import array_of, lists_of, sums_of
-from benchbench.store.requests import ErrorKind, RequestStatus
+from benchbench.store.requests import ErrorKind, RequestStatus, round_facts
 
 _LENGTHS = {ErrorKind.SHORT_OUTPUT, ErrorKind.LONG_OUTPUT}
 
@@ -86,18 +87,30 @@ def warmed_up(cell: CellInfo, warmups: Sequence[RoundMetrics]) -> bool | None:
     return all(len(last) == 2 and agree(last[0], last[1], cell.validity.warmup_agree) for last in lasts)
 
 
-def evidence_of(
-    cell: CellInfo,
-    tables: Sequence[pa.Table],
-    rounds: Sequence[RoundMetrics],
-    warmups: Sequence[RoundMetrics],
-    facts: Sequence[Mapping[str, Any]],
-    pools: Pools,
-) -> Evidence:
-    """Sum up the measured rounds: their tables, metrics and facts, in one order, and the pools of the metrics."""
-    counts: dict[str, Any] = sum(map(_requests, tables, (bool(fact.get("approximate")) for fact in facts)), Counter())
+class Measured(NamedTuple):
+    """What is taken of a measured round, so that the events of one round alone are in memory."""
+
+    metrics: RoundMetrics
+    facts: Mapping[str, Any]
+    window: Window | None
+    counts: Counter[str]
+    reports: list[Report]
+
+
+def measured(cell: CellInfo, table: pa.Table) -> Measured:
+    """That of a round's table."""
+    facts = round_facts(table)
+    metrics = round_metrics(table, load=cell.load, in_flight=cell.batch, slo=cell.slo)
+    counts = _requests(table, bool(facts.get("approximate")))
+    return Measured(metrics, facts, window_of(table), counts, reports_of(table))
+
+
+def evidence_of(cell: CellInfo, taken: Sequence[Measured], warmups: Sequence[RoundMetrics], pools: Pools) -> Evidence:
+    """Sum up the measured rounds, with the pools of their metrics."""
+    rounds, facts = [r.metrics for r in taken], [r.facts for r in taken]
+    counts: dict[str, Any] = sum((r.counts for r in taken), Counter())
     late = None if cell.capped else pools["late_s"].percentiles[99]
-    server = server_times(tables, rounds, facts)
+    server = server_times([report for r in taken for report in r.reports], rounds, facts)
     path = times_by_metrics(rounds, facts) or server
     in_process = any(fact.get("stamps") == "in process" for fact in facts)
     drifts, confirmed = _drift(cell, rounds)

@@ -13,9 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from benchbench.analysis.summary import COLUMNS, CellSummary, summarise, summary_row
+from benchbench.analysis.evidence import Measured, measured
+from benchbench.analysis.summary import COLUMNS, CellSummary, metrics_of, summary_of, summary_row
 from benchbench.errors import RunError
-from benchbench.host.energy import MAX_GAP_S, window_of
+from benchbench.host.energy import MAX_GAP_S
 from benchbench.host.local_results import closing
 from benchbench.host.samples import read_telemetry
 from benchbench.model.roofline import Platform, platform_of
@@ -133,14 +134,14 @@ def side_by_side(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def cell_summary(run: RunDirectory, cell: CellInfo, platform: Platform | None = None) -> CellSummary:
     """The summary of one cell from its stored rounds, the telemetry of their time, and what was served on what."""
-    tables = run.read_cell(cell.key)
-    warmups, spoiled = run.read_cell(cell.key, "warmup"), run.spoiled_rounds(cell.key)
-    return summarise(cell, tables, warmups, samples_of(run, tables), platform, spoiled)
+    taken = [measured(cell, table) for table in run.read_cell(cell.key)]
+    before, spoiled = metrics_of(cell, run.read_cell(cell.key, "warmup")), run.spoiled_rounds(cell.key)
+    return summary_of(cell, taken, before, samples_of(run, taken), platform, spoiled)
 
 
-def samples_of(run: RunDirectory, tables: Sequence[pa.Table]) -> pa.Table | None:
+def samples_of(run: RunDirectory, taken: Sequence[Measured]) -> pa.Table | None:
     """The stored telemetry that can concern these rounds."""
-    windows = [window for table in tables if (window := window_of(table))]
+    windows = [r.window for r in taken if r.window]
     return read_telemetry(run, [(w.begin_ns - _MARGIN_NS, w.end_ns + _MARGIN_NS) for w in windows])
 
 

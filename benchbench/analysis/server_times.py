@@ -13,6 +13,8 @@ from benchbench.analysis.metrics import RoundMetrics, pooled
 from benchbench.store.arrow import array_of, lists_of
 from benchbench.store.requests import RequestStatus
 
+Report = tuple[float, float, float, float | None]
+
 
 @dataclass(frozen=True, slots=True)
 class ServerTimes:
@@ -36,13 +38,12 @@ class ServerTimes:
 
 
 def server_times(
-    tables: Sequence[pa.Table], rounds: Sequence[RoundMetrics], facts: Sequence[Mapping[str, Any]]
+    reports: Sequence[Report], rounds: Sequence[RoundMetrics], facts: Sequence[Mapping[str, Any]]
 ) -> ServerTimes | None:
-    """From a cell's measured rounds: their tables, metrics and facts, in one order; None when the server tells nothing.
+    """From a cell's measured rounds: all reports, metrics and facts, in one order; None when the server tells nothing.
 
     The histograms are used only where they hold our requests and no others, in every round.
     """
-    reports = [entry for table in tables for entry in _reports(table)]
     if not reports:
         return times_by_metrics(rounds, facts)
     ours, queue, first = np.array([entry[:3] for entry in reports]).mean(axis=0).tolist()
@@ -66,7 +67,7 @@ def times_by_metrics(rounds: Sequence[RoundMetrics], facts: Sequence[Mapping[str
     return ServerTimes("metrics", count, ttft, queue, None, float(pooled(rounds, "ttft_all_s").mean()) - ttft)
 
 
-def _reports(table: pa.Table) -> list[tuple[float, float, float, float | None]]:
+def reports_of(table: pa.Table) -> list[Report]:
     """(our TTFT, queue, scheduled to first token, ITL) in s of the successful requests whose answers tell them."""
     import orjson
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchbench.analysis.evidence import evidence_of, pilot_of
+from benchbench.analysis.evidence import Measured, evidence_of, measured, pilot_of
 from benchbench.analysis.metrics import (
     Pools,
     RoundMetrics,
@@ -23,11 +23,10 @@ from benchbench.analysis.stats import Estimate, two_stage_estimate
 from benchbench.analysis.steadiness import order_of
 from benchbench.analysis.utilization import Utilization, utilization_of
 from benchbench.analysis.validity import Evidence, Reason, Status, status_of
-from benchbench.host.energy import Usage, stragglers, throttled, usage, window_of
+from benchbench.host.energy import Usage, stragglers, throttled, usage
 from benchbench.model.roofline import Platform
 from benchbench.spec.cell import CellInfo
 from benchbench.store.arrow import Floats
-from benchbench.store.requests import round_facts
 
 LIKE_OUTPUTS = 0.05  # answers that end by themselves differ in length from run to run
 
@@ -68,16 +67,28 @@ def summarise(
 
     With `platform`, what was served on what, also its bounds and how much of the hardware it used.
     """
-    rounds, before = metrics_of(cell, tables), metrics_of(cell, warmups)
-    facts = tuple(round_facts(table) for table in tables)
+    taken = [measured(cell, table) for table in tables]
+    return summary_of(cell, taken, metrics_of(cell, warmups), samples, platform, spoiled)
+
+
+def summary_of(
+    cell: CellInfo,
+    taken: Sequence[Measured],
+    before: tuple[RoundMetrics, ...],
+    samples: pa.Table | None,
+    platform: Platform | None,
+    spoiled: int,
+) -> CellSummary:
+    """The same of what was taken of each measured round, and the metrics of the warm-up rounds before."""
+    rounds, facts = tuple(r.metrics for r in taken), tuple(r.facts for r in taken)
     estimates = {}
     for name, figure in FIGURES.items():
         values = over_starts(rounds, figure)
         estimates[name] = two_stage_estimate(values, len(values) if in_blocks(rounds) else pilot_of(cell, rounds))
-    used = usage([window for table in tables if (window := window_of(table))], samples)
+    used = usage([r.window for r in taken if r.window], samples)
     gpus = used.gpus if used else ()
     pools = Pools(rounds)
-    evidence = evidence_of(cell, tables, rounds, before, facts, pools)
+    evidence = evidence_of(cell, taken, before, pools)
     utilization = utilization_of(cell, platform, estimates, evidence) if platform else None
     evidence = replace(
         evidence,
@@ -92,7 +103,7 @@ def summarise(
     )
 
 
-def metrics_of(cell: CellInfo, tables: Sequence[pa.Table]) -> tuple[RoundMetrics, ...]:
+def metrics_of(cell: CellInfo, tables: Iterable[pa.Table]) -> tuple[RoundMetrics, ...]:
     """The metrics of each round of a cell."""
     return tuple(round_metrics(table, load=cell.load, in_flight=cell.batch, slo=cell.slo) for table in tables)
 

@@ -16,10 +16,10 @@ from statistics import fmean
 from time import gmtime, strftime
 from typing import Any, NamedTuple, TypeVar
 
-from benchbench.analysis.evidence import evidence_of
+from benchbench.analysis.evidence import evidence_of, measured
 from benchbench.analysis.metrics import Pools, RoundMetrics, by_start
 from benchbench.analysis.runs import Run
-from benchbench.analysis.summary import FIGURES, CellSummary, like_outputs, metrics_of
+from benchbench.analysis.summary import FIGURES, CellSummary, like_outputs
 from benchbench.analysis.validity import Reason, status_of
 from benchbench.comparison.loaded_builds import loaded_notes
 from benchbench.comparison.outlying_starts import outlying_starts
@@ -29,7 +29,6 @@ from benchbench.fidelity.judge import judge as judge_fidelity
 from benchbench.fidelity.stored_answers import read_answers
 from benchbench.spec.cell import CellInfo
 from benchbench.spec.schema import DEFAULT_BLOCKS
-from benchbench.store.requests import round_facts
 
 K = TypeVar("K")
 R = TypeVar("R")
@@ -262,14 +261,14 @@ def _values(side: Side) -> _Values:
 def _starts(run: Run, summary: CellSummary) -> Iterator[tuple[int, Sequence[RoundMetrics], str]]:
     """Each start's block and rounds, and why it does not count."""
     cell = summary.cell
-    tables = run.directory.read_cell(cell.key) if summary.status == "invalid" else []
+    tables = run.directory.read_cell(cell.key) if summary.status == "invalid" else ()
+    taken = [measured(cell, table) for table in tables]
     for start in by_start(summary.rounds):
         block = start[0].block
         why = f"{len(start)} of {cell.rounds_min} rounds" if len(start) < cell.rounds_min else ""
-        if tables:
-            own = [table for table, r in zip(tables, summary.rounds, strict=True) if r.block == block]
-            rounds = metrics_of(cell, own)
-            evidence = evidence_of(cell, own, rounds, (), [round_facts(table) for table in own], Pools(rounds))
+        if taken:
+            own = [r for r in taken if r.metrics.block == block]
+            evidence = evidence_of(cell, own, (), Pools([r.metrics for r in own]))
             codes = [reason.code for reason in status_of(evidence, cell.validity)[1] if reason.status == "invalid"]
             why = ", ".join(codes) or why
         yield block or 0, start, why

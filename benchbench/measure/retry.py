@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from benchbench.analysis.evidence import measured
 from benchbench.analysis.runs import cell_summary, samples_of
-from benchbench.analysis.summary import CellSummary, summarise
+from benchbench.analysis.summary import CellSummary, metrics_of, summary_of
 from benchbench.analysis.validity import Reason
 from benchbench.errors import RunError
 from benchbench.measure.cells import block_rounds
@@ -41,11 +42,11 @@ def _spoiled(run: RunDirectory, plan: Plan, cell: Cell, what: str, platform: Pla
     """The numbers of the rounds that are spoiled; none where rounds are only too few."""
     if what == Reason.TOO_FEW_ROUNDS.code:
         return []
-    warmups = run.read_cell(cell.key, "warmup")
+    before = metrics_of(cell.info, run.read_cell(cell.key, "warmup"))
     numbers, spoiled = run.finished_rounds(cell.key), set[int]()
     for number in numbers:
-        tables = [run.read_round(cell.key, "measured", number)]
-        if what in _words(summarise(cell.info, tables, warmups, samples_of(run, tables), platform)):
+        taken = [measured(cell.info, run.read_round(cell.key, "measured", number))]
+        if what in _words(summary_of(cell.info, taken, before, samples_of(run, taken), platform, 0)):
             spoiled.add(number)
     for session in plan.sessions if spoiled else ():
         if session.block is not None and not spoiled.isdisjoint(of_start := block_rounds(cell, session.block)):

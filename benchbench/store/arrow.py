@@ -72,9 +72,13 @@ def table_with_units(arrays: Mapping[str, pa.Array], units: Mapping[str, str]) -
     return pa.Table.from_arrays(list(arrays.values()), schema=pa.schema(fields))
 
 
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies one, too
+
+
 def array_of(column: pa.ChunkedArray, missing: float = -1) -> npt.NDArray[Any]:
     """A column of fixed-width numbers as a numpy array, `missing` where it is null (`to_numpy` imports pandas)."""
-    array = column.combine_chunks()
+    array = _whole(column)
     valid, data = array.buffers()
     values = np.frombuffer(data, array.type.to_pandas_dtype(), len(array) + array.offset)[array.offset :]
     if valid is None or array.null_count == 0:
@@ -91,7 +95,7 @@ def sums_of(offsets: Ints, values: npt.NDArray[Any]) -> Ints:
 
 def lists_of(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
     """(offsets, values) of a column of lists: row k holds values[offsets[k]:offsets[k + 1]]."""
-    array = column.combine_chunks()
+    array = _whole(column)
     offsets = array_of(pa.chunked_array([array.offsets])).astype(np.int64)
     values = array.values.slice(offsets[0], offsets[-1] - offsets[0])  # `flatten` imports pyarrow.compute
     return offsets - offsets[0], array_of(pa.chunked_array([values]))

@@ -261,9 +261,9 @@ class RunDirectory:
             raise RunError(f"{path}: holds another round ({identity.decode()}): {_AGAIN}")
         return table
 
-    def read_cell(self, cell: str, phase: str = "measured") -> list[pa.Table]:
-        """The tables of a cell's finished rounds, in order."""
-        return [self.read_round(cell, phase, number) for number in self.finished_rounds(cell, phase)]
+    def read_cell(self, cell: str, phase: str = "measured") -> Iterator[pa.Table]:
+        """The tables of a cell's finished rounds, in order, each read when it is asked for."""
+        return (self.read_round(cell, phase, number) for number in self.finished_rounds(cell, phase))
 
     def read_summary(self) -> list[dict[str, Any]]:
         """The rows of summary.parquet, one a cell. Raises RunError when it is not there or can't be read."""
