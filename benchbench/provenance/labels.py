@@ -132,10 +132,11 @@ def _simulated(manifest: Mapping[str, Any]) -> bool:
 
 
 def _engine(manifest: Mapping[str, Any], start: Mapping[str, Any], *, commit: bool = True) -> str:
+    """Its name and version; with `commit` also the build, or what of the simulator's profile was changed."""
     kind, spec = manifest["spec"]["engine"]["kind"], start["spec"]
     if kind == "simulator":
         scale = "" if spec.get("scale", 1) == 1 else f", every duration x {spec['scale']:g}"
-        options = ", ".join(f"{name}={value}" for name, value in (spec.get("options") or {}).items())
+        options = ", ".join(f"{name}={value}" for name, value in (spec.get("options") or {}).items()) if commit else ""
         return f"embedded simulator (profile {spec.get('profile')}{scale}{options and f', {options}'})"
     server, side = start.get("engine") or {}, start.get("environment") or {}
     build = side.get("vllm") or {}
