@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rounds_made import MS, Made, table_of
 from scripts import load_benchmark
 
-from benchbench.analysis.metrics import NO_SLO, RoundMetrics, request_times, round_metrics
+from benchbench.analysis.metrics import NO_SLO, RANKS, Pools, RoundMetrics, request_times, round_metrics
 from benchbench.spec import Slo
 
 TICK = 1_000_003  # ns; times are few multiples of it, so that they often coincide
@@ -286,3 +286,16 @@ def test_several_tokens_in_an_event_leave_tpot_right() -> None:
     found = round_metrics(table_of([one_each, grouped, first_too, all_at_once]), load="static", in_flight=None)
     assert found.tpot_s.tolist() == pytest.approx([0.01] * 3)
     assert found.itl_s.tolist() == pytest.approx([0.01] * 8 + [0.04] * 3 + [0.01])
+
+
+@given(st.lists(st.lists(st.floats(0, 1e3), max_size=40), min_size=1, max_size=4))
+def test_pools_are_the_rounds_joined(values: list[list[float]]) -> None:
+    template = round_metrics(table_of([Made([(10 * MS, 1), (20 * MS, 1)])]), load="static", in_flight=None)
+    rounds = [dataclasses.replace(template, itl_s=np.array(part)) for part in values]
+    joined, pool = np.array([value for part in values for value in part]), Pools(rounds)["itl_s"]
+    if not len(joined):
+        assert pool == (None, dict.fromkeys(RANKS))
+        return
+    assert pool.mean == joined.mean()
+    assert pool.percentiles == {q: float(np.percentile(joined, q)) for q in RANKS}
+    assert all((r.itl_s == np.array(part)).all() for r, part in zip(rounds, values, strict=True))

@@ -78,6 +78,16 @@ def test_a_link_that_was_planted_is_not_followed(tmp_path: Path, monkeypatch: py
     assert planted.is_symlink()
 
 
+def test_rounds_of_a_cell_are_read_one_at_a_time(run: RunDirectory) -> None:
+    for number in (0, 1):
+        run.write_round(table_of(REQUESTS), "aa", "measured", number)
+    tables = run.read_cell("aa")
+    assert len(next(tables)) == len(REQUESTS)
+    (run.records / "aa-measured-0001.parquet").unlink()
+    with pytest.raises(RunError, match="aa-measured-0001"):
+        next(tables)
+
+
 def test_a_round_that_was_cut_off_in_writing_never_was(run: RunDirectory) -> None:
     table = table_of(REQUESTS)
     for number in (10_000, 2, 0):
