@@ -125,5 +125,6 @@ def explain(run: Path, cells: tuple[str, ...]) -> None:
 
     with refusing():
         opened = open_run(run)
+        opened.need_records()
         for cell in chosen(opened.cells, cells):
             show_prose(explain_cell(opened.summary_of(cell)) + "\n")
