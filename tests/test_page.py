@@ -176,7 +176,13 @@ def test_it_says_peak_verdict_status_and_remedy(written: Path, hostile: Path) ->
 def test_the_island_has_every_cell_with_its_numbers_reasons_and_timeline(written: Path, hostile: Path) -> None:
     found = Page(written.read_text())
     data = json.loads(found.inside["script"][0])
-    assert data["axes"] == [["variant", "Variant"], ["input", "Input"], ["output", "Output"], ["batch", "Batch"]]
+    assert [axis[:2] for axis in data["axes"]] == [
+        ["variant", "Variant"],
+        ["input", "Input"],
+        ["output", "Output"],
+        ["batch", "Batch"],
+    ]
+    assert data["axes"][0][2] == ["main", printable(HOSTILE)]  # as planned: colours follow it
     metrics = [name for name, _ in data["metrics"]]
     rows = {(row["variant"], row["input"], row["batch"]): row for row in open_run(hostile).rows}
     for cell in cells_of(found):
@@ -325,8 +331,8 @@ def test_of_points_that_lie_on_each_other_all_are_told_and_can_be_chosen(tmp_pat
 
 @browser
 def test_filters_and_sorting(written: Path) -> None:
-    titles = [*json.loads(Page(written.read_text()).inside["script"][0])["axes"], ["status", "Status"]]
-    column = [name for name, _ in titles].index("status") + 2  # then TTFT
+    axes = json.loads(Page(written.read_text()).inside["script"][0])["axes"]
+    column = len(axes) + 2  # after them the status, then TTFT
     values = f"{SHOWN}.map(row => parseFloat(row.cells[{column - 1}].textContent))"
     heads = "document.querySelectorAll('#cell-tables th')"
     click = f"{heads}[{column - 1}].querySelector('button').click()"
@@ -336,13 +342,15 @@ def test_filters_and_sorting(written: Path) -> None:
     steps = [values, click, values, f"{heads}[{column - 1}].getAttribute('aria-sort')", click, values, click, values]
     steps += [box.format("invalid"), count, points, box.format("1024"), count, f"{SHOWN}.length", points]
     steps += ["document.querySelector('#filters > button').click()", count, f"{SHOWN}.length"]
+    steps.append("document.querySelector('.legend .hue0').textContent")
     seen = chromium.look(written, steps, width=1280)
     planned, up, down, again = (seen.values[place] for place in (0, 2, 5, 7))
     assert (up, seen.values[3]) == (sorted(planned), "ascending")
     assert (down, again) == (sorted(planned, reverse=True), planned)
     assert seen.values[9:11] == ["7 of 8 cells", 7]
     assert seen.values[12:15] == ["3 of 8 cells", 3, 3]
-    assert seen.values[16:] == ["8 of 8 cells", 8]
+    assert seen.values[16:18] == ["8 of 8 cells", 8]
+    assert seen.values[18] == "main"  # the baseline has the first colour, as in the figures
     assert seen.complaints == []
 
 

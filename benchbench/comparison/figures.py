@@ -17,7 +17,7 @@ from benchbench.comparison.pairs import Pair
 from benchbench.comparison.tables import SHOWN, cells_of, headline
 from benchbench.comparison.verdicts import PRIMARY, Comparison, Effect
 from benchbench.figures import sheet as sheets
-from benchbench.figures.choose import NAME, OTHERS, spread
+from benchbench.figures.choose import COLOURS, MARKERS, NAME, OTHERS, spread
 from benchbench.figures.grid import SHOWN_COLUMNS, SHOWN_ROWS, Bar, GridCell, draw_grid
 from benchbench.figures.plots import write_figures
 from benchbench.products.product import short_settings
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from benchbench.spec.cell import CellInfo
 
-SIDES = (("#E69F00", "s", (0, (5, 2))), ("#0072B2", "o", "-"))  # base, candidate
+SIDES = tuple(zip(COLOURS[:2], MARKERS[:2], strict=True))  # base, candidate: as the first two variants elsewhere
 PANELS = 12
 FOREST = 60  # cells
 UNDECIDED = (0.85, 0.85, 0.85, 1.0)  # not one of the greys that a dark page turns into its own
@@ -165,8 +165,8 @@ def _curves(pair: Pair, title: str) -> Figure | None:
     columns = min(3 if sheets.width_in() > 6 else 2, len(shapes))
     rows = math.ceil(len(shapes) / columns)
     legend = tuple(
-        (name, {"color": colour, "marker": marker, "linestyle": dash})
-        for name, (colour, marker, dash) in zip((pair.base, pair.candidate), SIDES, strict=True)
+        (name, {"color": colour, "marker": marker})
+        for name, (colour, marker) in zip((pair.base, pair.candidate), SIDES, strict=True)
     )
     heading, height = "Sys tok/s of both, 95 % intervals over starts", (3.2 if columns == 1 else 2.1) * rows
     figure, panels = sheets.make_frame(heading, title + cut, legend, height=height, rows=rows, columns=columns)
@@ -182,14 +182,14 @@ def _curves(pair: Pair, title: str) -> Figure | None:
 
 def _panel(axes: Axes, pair: Pair, own: Sequence[tuple[float, str]]) -> None:
     top = 0.0
-    for side, (colour, marker, dash) in zip(("base", "candidate"), SIDES, strict=True):
+    for side, (colour, marker) in zip(("base", "candidate"), SIDES, strict=True):
         means: list[tuple[float, float, float, float]] = []  # load, mean, and the interval's ends
         for load, label in own:
             values = _values(pair, label, side)
             if mean := two_stage_estimate(values, len(values)):
                 low, high = (mean.point if end is None else end for end in (mean.low, mean.high))
                 means.append((load, mean.point, low, high))
-        style = {"color": colour, "marker": marker, "linestyle": dash, "linewidth": 1.2, "markersize": 4}
+        style = {"color": colour, "marker": marker, "linewidth": 1.2, "markersize": 4}
         top = max(top, *sheets.draw_curve(axes, means, **style))
         loads, _, lows, highs = zip(*means, strict=True)
         axes.vlines(loads, lows, highs, color=colour, linewidth=1.0)
@@ -203,14 +203,14 @@ def _blocks(pair: Pair, title: str) -> Figure | None:
     samples = [sample for sample in pair.samples if sample.metric == PRIMARY[0]]
     if not pair.interleaved or len({sample.block for sample in samples if sample.base is not None}) < 2:
         return None
-    colours = [colour for colour, _, _ in SIDES]
+    base, candidate = ({"color": colour, "marker": marker} for colour, marker in SIDES)
     legend: sheets.Legend = (
-        (f"{pair.base}, mean over cells", {"color": colours[0], "marker": "s", "linestyle": SIDES[0][2]}),
+        (f"{pair.base}, mean over cells", base),
         (f"{pair.base}, one cell", {"color": "#BBBBBB"}),
-        (f"{pair.candidate}, mean over cells", {"color": colours[1], "marker": "o"}),
+        (f"{pair.candidate}, mean over cells", candidate),
     )
     figure, (axes,) = sheets.make_frame("Drift and variance from block to block", title, legend)
-    for side, (colour, marker, dash) in zip(("base", "candidate"), SIDES, strict=True):
+    for side, (colour, marker) in zip(("base", "candidate"), SIDES, strict=True):
         changes: dict[int, list[float]] = {}
         of: dict[str, list[tuple[int, float]]] = {}
         for sample in samples:
@@ -225,7 +225,7 @@ def _blocks(pair: Pair, title: str) -> Figure | None:
             if side == "base" and cell in shown:
                 axes.plot(*zip(*line, strict=True), color="#BBBBBB", linewidth=0.7, zorder=1)
         means = [(block, fmean(all_of)) for block, all_of in sorted(changes.items())]
-        axes.plot(*zip(*means, strict=True), color=colour, marker=marker, linestyle=dash, linewidth=1.6, zorder=3)
+        axes.plot(*zip(*means, strict=True), color=colour, marker=marker, linewidth=1.6, zorder=3)
     axes.axhline(0, color="#888888", linewidth=0.8, zorder=0)
     axes.set_xticks(range(pair.blocks) if pair.blocks <= 24 else range(0, pair.blocks, 10))
     axes.set_xlabel("Block (a start of each)")

@@ -23,7 +23,7 @@ from benchbench.comparison.verdicts import PRIMARY
 from benchbench.explain.explanation import explain
 from benchbench.figures.caption import run_title
 from benchbench.figures.timeline import timeline_of
-from benchbench.page.island import island, ratios_of
+from benchbench.page.island import RUN, island, ratios_of
 from benchbench.page.page_figures import FEW_PAIRS, PageFigure, comparison_page_figures, page_figures, style
 from benchbench.provenance.labels import provenance, setting
 from benchbench.report.summary_table import (
@@ -55,7 +55,6 @@ _TELEMETRY = {
 }
 _DASH = "\N{EN DASH}"
 _HERE = Path(__file__).parent
-_RUN = "place of the run"  # a row's, while rows are sorted
 
 
 class Table(NamedTuple):
@@ -69,10 +68,10 @@ def page(runs: Sequence[Run]) -> str:
     """The report of one run, or of several side by side. Raises RunError for what cannot be read."""
     labelled = runs[0].rows if len(runs) == 1 else side_by_side(runs)
     origins = [place for place, run in enumerate(runs) for _ in run.rows]
-    planned = [_clean(row) | {_RUN: place} for row, place in zip(labelled, origins, strict=True)]
-    by_run = [[row for row in planned if row[_RUN] == place] for place in range(len(runs))]
+    planned = [_clean(row) | {RUN: place} for row, place in zip(labelled, origins, strict=True)]
+    by_run = [[row for row in planned if row[RUN] == place] for place in range(len(runs))]
     rows = in_order(planned)
-    places = [row[_RUN] for row in rows]
+    places = [row[RUN] for row in rows]
     compared = [(place, pairs) for place, run in enumerate(runs) if (pairs := _pairs(run))]
     numbers = {(place, row["key"]): k for k, (place, row) in enumerate(zip(places, rows, strict=True))}
     checks, unchecked = _checks(runs, numbers)
@@ -101,7 +100,7 @@ def page(runs: Sequence[Run]) -> str:
         comparisons=comparisons,
         telemetry=_telemetry(rows),
         provenance=_provenance(runs),
-        **_files(island(rows, runs, places, headings, ratios_of(runs, compared, numbers))),
+        **_files(island(planned, runs, headings, ratios_of(runs, compared, numbers))),
     )
     return text
 

@@ -15,12 +15,12 @@ const told = (value) => `${value[3]}${interval(value)}${value[5] ? `, ${value[5]
 
 // ---- Axes and filters -------------------------------------------------------------------------------------------
 
-const axes = [...data.axes.map(([name, title], place) => ({ name, title, of: (cell) => cell.at[place] })),
-  { name: "status", title: "Status", of: (cell) => cell.status }];
+const axes = [...data.axes.map(([name, title, words], place) => ({ name, title, words, of: (cell) => cell.at[place] })),
+  { name: "status", title: "Status", words: ["valid", "suspect", "invalid"], of: (cell) => cell.status }];
 for (const axis of axes) {
   axis.values = [...new Set(cells.map(axis.of))].filter((value) => value !== null && value !== "");
   axis.numeric = axis.values.length > 0 && axis.values.every((value) => typeof value === "number");
-  axis.values.sort((a, b) => (axis.numeric ? a - b : String(a).localeCompare(String(b), "en", { numeric: true })));
+  axis.values.sort((a, b) => (axis.numeric ? a - b : axis.words.indexOf(a) - axis.words.indexOf(b)));
   axis.off = new Set();  // values that are filtered out
 }
 const differing = axes.filter((axis) => axis.values.length > 1);

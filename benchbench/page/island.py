@@ -13,7 +13,7 @@ from benchbench.analysis.runs import Run
 from benchbench.analysis.validity import Reason
 from benchbench.comparison.pairs import Pair
 from benchbench.comparison.tables import cells_of, ratio_text
-from benchbench.report.summary_table import AXES, Row, cell_text, column_title, number
+from benchbench.report.summary_table import AXES, Row, cell_text, column_title, in_order, number
 from benchbench.safe_text import printable
 from benchbench.spec.cell import cell_name
 from benchbench.store.arrow import Ints, array_of, lists_of
@@ -30,6 +30,7 @@ RATIOS = {  # above 1 the candidate is better, for latencies too
 }
 REQUESTS = 64  # bars of a timeline at most, and
 ALL_REQUESTS = 16_384  # of all timelines of a page
+RUN = "place of the run"  # a row's, while rows are sorted
 _FINEST = 200_000  # steps over a round
 _DASH = "\N{EN DASH}"
 
@@ -38,18 +39,21 @@ Value = tuple[float | str | None, ...]  # number, low, high, text, interval's te
 
 
 def island(
-    rows: Sequence[Row],
+    planned: Sequence[Row],
     runs: Sequence[Run],
-    places: Sequence[int],
     headings: Sequence[str],
     ratios: Mapping[int, Mapping[str, Value]],
 ) -> str:
-    """JSON of all cells; `places`, `headings` and `ratios`: the run of each row, a line for each run, `ratios_of`.
+    """JSON of all cells, in the order of tables; `headings` and `ratios`: a line for each run, `ratios_of`.
 
-    `axes` and `metrics` are (name, title); a cell has its values of both, its reasons, and the timeline of its last
+    `axes` are (name, title, its words in the order of the plan, which is that of the figures' colours), `metrics`
+    (name, title); a cell has its values of both, its reasons, and the timeline of its last
     measured round where the run has records. Raises RunError.
     """
+    rows = in_order(planned)
+    places = [row[RUN] for row in rows]
     axes = [name for name in ("tool", *AXES) if _varies(rows, name)]
+    words = {name: [*dict.fromkeys(row[name] for row in planned if isinstance(row.get(name), str))] for name in axes}
     models = [printable(run.manifest["spec"]["model"]) for run in runs]
     metrics = [name for name in METRICS if any(number(row, name) is not None for row in rows)]
     mixed = len(set(models)) > 1  # then no chart may have two of them in one panel without saying so
@@ -70,7 +74,10 @@ def island(
             cell["timeline"] = times
         cells.append(cell)
     data = {
-        "axes": [*([("model", "Model")] if mixed else []), *((name, column_title(name)) for name in axes)],
+        "axes": [
+            *([("model", "Model", list(dict.fromkeys(models)))] if mixed else []),
+            *((name, column_title(name), words[name]) for name in axes),
+        ],
         "metrics": [*((name, column_title(name)) for name in metrics), *((title, title) for title in compared)],
         "ratios": compared,
         "reasons": {f"{reason.status} {reason.code}": (reason.meaning, reason.remedy) for reason in _reasons(rows)},
