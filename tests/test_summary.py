@@ -14,7 +14,7 @@ import pytest
 from pydantic import ValidationError
 from rounds_made import MS, Made, table_of
 
-from benchbench.analysis.summary import COLUMNS, UNITS, CellSummary, summarise, summary_row
+from benchbench.analysis.summary import BOUNDED, COLUMNS, UNITS, CellSummary, summarise, summary_row
 from benchbench.analysis.validity import Reason
 from benchbench.explain.explanation import explain
 from benchbench.spec import Slo, Validity, make_plan, spec_from_mapping
@@ -377,3 +377,18 @@ def test_the_manifest_tells_analysis_all_that_it_needs() -> None:
     assert CellInfo.model_validate(more) == CellInfo.model_validate(entry)
     with pytest.raises(ValidationError, match="requests"):
         CellInfo.model_validate({key: value for key, value in entry.items() if key != "requests"})
+
+
+def test_a_cell_tells_upper_bounds_and_what_is_within_each_limit() -> None:
+    assert [f"{name}_ms_p{rank}_upper" for name, rank, _ in BOUNDED] == [name for name in COLUMNS if "_upper" in name]
+    rounds = [table_of([stream(40 + k % 7, 10), stream(60, 10)]) for k in range(30)]
+    summary = summarise(cell(slo=Slo(ttft_ms=50.0)), rounds)
+    values = summary_row(summary)
+    assert values["ttft_ms_p90_upper"] == pytest.approx(60)
+    assert values["ttft_ms_p99_upper"] is None
+    assert (values["slo_ttft_share"], values["slo_tpot_share"], values["slo_e2el_share"]) == (0.5, None, None)
+    text = explain(summary)
+    assert "TTFT p90 at most 60 ms" in text
+    assert "TTFT p99 (299 needed)" in text
+    assert "60 requests in 30 rounds count as 30 independent ones" in text or "no upper bound" in text
+    assert "TTFT of 50.00 % within 50 ms; goodput 50.00 % of req/s" in text

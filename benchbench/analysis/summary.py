@@ -17,6 +17,7 @@ from benchbench.analysis.metrics import (
     by_start,
     in_blocks,
     over_starts,
+    pooled,
     round_metrics,
 )
 from benchbench.analysis.stats import Estimate, two_stage_estimate
@@ -27,6 +28,7 @@ from benchbench.host.energy import Usage, stragglers, throttled, usage
 from benchbench.model.roofline import Platform
 from benchbench.spec.cell import CellInfo
 from benchbench.store.arrow import Floats
+from benchbench.tails.tail_bound import TailBound, tail_bound
 
 LIKE_OUTPUTS = 0.05  # answers that end by themselves differ in length from run to run
 
@@ -186,6 +188,25 @@ def _pooled_ms(summary: CellSummary, array: str, rank: int) -> float | None:
     return None if value is None else value * 1e3
 
 
+def tail_of(summary: CellSummary, array: str, rank: int) -> TailBound:
+    """The upper bound of a percentile of one of RoundMetrics' arrays, in s; groups are rounds, with blocks starts."""
+    starts = by_start(summary.rounds) if in_blocks(summary.rounds) else [[r] for r in summary.rounds]
+    return tail_bound([pooled(rounds, array) for rounds in starts], rank)
+
+
+def _bound_ms(summary: CellSummary, array: str, rank: int) -> float | None:
+    upper = tail_of(summary, array, rank).upper
+    return None if upper is None else upper * 1e3
+
+
+def within_limit(summary: CellSummary, name: str) -> float | None:
+    """The share of the requests that goodput counts which are within the SLO's limit of ttft, tpot or e2el."""
+    limit_ms, requests = getattr(summary.cell.slo, f"{name}_ms"), sum(len(r.e2el_s) for r in summary.rounds)
+    if limit_ms is None or not requests:
+        return None
+    return 1 - sum(int((getattr(r, f"{name}_s") > limit_ms / 1e3).sum()) for r in summary.rounds) / requests
+
+
 def _of(values: Floats, figure: Callable[[Floats], Any]) -> float | None:
     return float(figure(values)) if len(values) else None
 
@@ -215,6 +236,7 @@ def _order(summary: CellSummary) -> tuple[float | None, float | None]:
     return (order_of(values) if known else None) or (None, None)
 
 
+BOUNDED = (("ttft", 90, 1), ("ttft", 99, 1), ("itl", 99, 2), ("e2el", 90, 1), ("e2el", 99, 1))  # decimals
 _TTFT, _TPOT = ("ttft_ms", "TTFT", "ms", 1), ("tpot_ms", "TPOT", "ms", 2)
 _E2EL, _SYS = ("e2el_ms", "E2EL", "ms", 1), ("sys_tok_s", "Sys tok/s", "tok/s", 1)
 # The first columns are a contract with other programs; new ones go to the end.
@@ -296,6 +318,20 @@ COLUMNS = {
         Column("lag1", "Lag-1 autocorrelation", "", 2, lambda s: _order(s)[0]),
         Column("trend", "Trend over rounds", "", 2, lambda s: _order(s)[1]),
         _plain("spoiled", "rounds", "Spoiled rounds"),
+        *(
+            Column(
+                f"{name}_ms_p{q}_upper",
+                f"{name.upper()} p{q} at most",
+                "ms",
+                k,
+                partial(_bound_ms, array=f"{name}_s", rank=q),
+            )
+            for name, q, k in BOUNDED
+        ),
+        *(
+            Column(f"slo_{name}_share", f"Within {name.upper()} limit", "", 4, partial(within_limit, name=name))
+            for name in ("ttft", "tpot", "e2el")
+        ),
     )
 }
 UNITS = {name: column.unit for name, column in COLUMNS.items()}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchbench.analysis.metrics import RoundMetrics
+from benchbench.analysis.metrics import RoundMetrics, in_blocks
 from benchbench.analysis.steadiness import drift, outlier_rounds
-from benchbench.analysis.summary import CellSummary
+from benchbench.analysis.summary import BOUNDED, CellSummary, tail_of, within_limit
 from benchbench.analysis.utilization import Utilization
 from benchbench.analysis.validity import Evidence, Reason, remedy
 from benchbench.host.energy import IDLE_SHARE, DeviceUse, Usage
@@ -31,6 +31,8 @@ def explain(summary: CellSummary) -> str:
         "warm-up": _warmup(summary),
         "rounds": _rounds(summary),
         "steadiness": _steadiness(summary.rounds),
+        "tails": _tails(summary),
+        **({"SLO": slo} if (slo := _slo(summary)) else {}),
         "client": _client(summary),
         "clock": f"largest step of wall against monotonic clock {evidence.clock_step_ns / 1e3:.0f} us, "
         + _stamps(evidence),
@@ -142,6 +144,36 @@ def _rounds(summary: CellSummary) -> str:
     again = f"; {summary.spoiled} more were spoiled, are set aside and were measured again" if summary.spoiled else ""
     needed = f"{evidence.rounds_needed} needed for ±{_percent(cell.rel_ci, 1)}"
     return f"{evidence.rounds} measured, {needed}; {reached}{again}"
+
+
+def _tails(summary: CellSummary) -> str:
+    """The upper bounds of percentiles, and where there are none why: alike for all of a rank but ITL."""
+    of = "starts" if in_blocks(summary.rounds) else "rounds"
+    texts, few = [], dict[str, list[str]]()
+    for name, rank, _ in BOUNDED:
+        bound, title = tail_of(summary, f"{name}_s", rank), f"{name.upper()} p{rank}"
+        if bound.upper is not None:
+            texts.append(f"{title} at most {bound.upper * 1e3:.4g} ms")
+        elif bound.samples:
+            what = "gaps" if name == "itl" else "requests"
+            count = f"{bound.samples:,} {what} in {bound.groups} {of} count as {bound.effective:.0f} independent ones"
+            few.setdefault(count, []).append(f"{title} ({bound.needed} needed)")
+    sure = f"{', '.join(texts)}, with 95 % confidence" if texts else ""
+    blank = [f"no upper bound of {', '.join(titles)}: {why}" for why, titles in few.items()]
+    return "; ".join([*filter(None, [sure]), *blank]) or "nothing received"
+
+
+def _slo(summary: CellSummary) -> str:
+    """The share of requests within each limit, and within all: `TTFT 99.2 % within 200 ms`."""
+    slo, goodput, req_s = summary.cell.slo, summary.estimate("goodput_req_s"), summary.estimate("req_s")
+    shares = {name: within_limit(summary, name) for name in ("ttft", "tpot", "e2el")}
+    texts = [
+        f"{name.upper()} of {_percent(share, 2)} within {getattr(slo, f'{name}_ms'):g} ms"
+        for name, share in shares.items()
+        if share is not None
+    ]
+    every = f"; goodput {_percent(goodput / req_s, 2)} of req/s" if texts and goodput is not None and req_s else ""
+    return ", ".join(texts) + every
 
 
 _DRIFT = {

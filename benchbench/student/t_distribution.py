@@ -38,15 +38,20 @@ def two_sided_p(t: float, degrees: float) -> float:
     if math.isinf(t):
         return 0.0
     square = t * t
-    x, a, b = degrees / (degrees + square), degrees / 2, 0.5
-    if square == 0:
-        return 1.0
+    return incomplete_beta(degrees / 2, 0.5, degrees / (degrees + square), square / (degrees + square))
+
+
+def incomplete_beta(a: float, b: float, x: float, rest: float | None = None) -> float:
+    """The regularized incomplete beta function I(a, b) at x in [0, 1]; `rest`: 1 - x, where that is known better."""
+    rest = 1 - x if rest is None else rest
+    if x == 0 or rest == 0:
+        return float(rest == 0)
     if x > (a + 1) / (a + b + 2):  # where the fraction converges slowly, that of the other end is quick
-        return 1 - _incomplete_beta(b, a, square / (degrees + square), x)
-    return _incomplete_beta(a, b, x, square / (degrees + square))
+        return 1 - _fraction(b, a, rest, x)
+    return _fraction(a, b, x, rest)
 
 
-def _incomplete_beta(a: float, b: float, x: float, rest: float) -> float:
+def _fraction(a: float, b: float, x: float, rest: float) -> float:
     """I(a, b) at x by its continued fraction (DLMF 8.17.22), evaluated by Lentz's method. `rest` is 1 - x."""
     front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log(rest)
     c, d = 1.0, 1 / _kept(1 - (a + b) * x / (a + 1))

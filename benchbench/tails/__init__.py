@@ -1,0 +1,1 @@
+"""How far a percentile may be from what was measured."""
