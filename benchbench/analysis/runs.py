@@ -75,10 +75,10 @@ class Run:
     @cached_property
     def cells(self) -> list[CellInfo]:
         """The plan's cells, in the order in which they were written in the sweep."""
-        return sorted(self._planned, key=lambda cell: cell.index)
+        return sorted(self.measured, key=lambda cell: cell.index)
 
     @cached_property
-    def _planned(self) -> list[CellInfo]:
+    def measured(self) -> list[CellInfo]:
         """The cells in the order in which they were measured: then what is read of one is near what the next needs."""
         try:
             return [CellInfo.model_validate(entry) for entry in self.manifest["plan"]]
@@ -89,7 +89,7 @@ class Run:
     @cached_property
     def summaries(self) -> list[CellSummary]:
         """One summary a cell, computed from its measured rounds: all of them, with what each request took."""
-        summaries = {cell.key: self.summary_of(cell) for cell in self._planned}
+        summaries = {cell.key: self.summary_of(cell) for cell in self.measured}
         return [summaries[cell.key] for cell in self.cells]
 
     def summary_of(self, cell: CellInfo) -> CellSummary:
@@ -109,7 +109,7 @@ class Run:
         known = self.__dict__.get("summaries")  # else one by one, so that they are not all in memory
         if known is not None:
             return [summary_row(summary) for summary in known]
-        rows = {cell.key: summary_row(self.summary_of(cell)) for cell in self._planned}
+        rows = {cell.key: summary_row(self.summary_of(cell)) for cell in self.measured}
         return [rows[cell.key] for cell in self.cells]
 
 

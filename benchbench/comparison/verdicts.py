@@ -254,16 +254,20 @@ class Grid:
     def mean(self) -> _Contrast:
         """The mean over those cells that every start has; a start with fewer than half of the cells does not count."""
         full, kept = self._full()
-        left_out = tuple(cell for cell in self.both if cell not in full)
+        kept_cells = {*full}
+        left_out = tuple(cell for cell in self.both if cell not in kept_cells)
         base, new = ([fmean(side[cell][b] for cell in full) for b in blocks] if full else [] for side, blocks in kept)
         return _Contrast(self.metric, tuple(full), left_out, base, new, self.planned or len(self.blocks))
 
     def relative(self) -> Iterator[_Contrast]:
         """Each cell of the mean minus the mean of the others, start by start; none of fewer than three cells."""
         full, kept = self._full()
+        totals = [{b: math.fsum(side[cell][b] for cell in full) for b in blocks} for side, blocks in kept]
         for cell in full if len(full) > 2 else []:
-            others = [other for other in full if other != cell]
-            base, new = ([side[cell][b] - fmean(side[o][b] for o in others) for b in blocks] for side, blocks in kept)
+            base, new = (
+                [side[cell][b] - (total - side[cell][b]) / (len(full) - 1) for b, total in sums.items()]
+                for (side, _), sums in zip(kept, totals, strict=True)
+            )
             yield _Contrast(self.metric, (cell,), (), base, new, self.planned or len(self.blocks))
 
     def _full(self) -> tuple[list[str], list[tuple[dict[str, dict[int, float]], list[int]]]]:

@@ -225,6 +225,8 @@ def _compare(run: RunDirectory) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
 def _rows(run: RunDirectory, now: Rows) -> list[dict[str, Any]]:
     """Rows of the whole plan, as written: those just made, and the others from their records."""
     read = Run(run.path)
-    return [
-        now.get(cell.key) or summary_row(cell_summary(run, cell, read.platform(cell.variant))) for cell in read.cells
-    ]
+    rows = {
+        cell.key: now.get(cell.key) or summary_row(cell_summary(run, cell, read.platform(cell.variant)))
+        for cell in read.measured
+    }
+    return [rows[cell.key] for cell in read.cells]
