@@ -27,6 +27,7 @@ CORE = ("spec", "measure", "loadgen", "openai", "store", "analysis", "report")
 OPTIONAL = (
     "accuracy",
     "audit",
+    "capacity",
     "forecast",
     "gates",
     "importers",
