@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
-from benchbench.analysis.steadiness import OUTLIER_BOUNDS
+from benchbench.explain.outliers import OUTLIER_BOUNDS
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -145,7 +145,7 @@ def drifting(values: Floats, rounds: Ints, chance: float | Floats = 0.01) -> Boo
 
 
 def outliers(values: Floats, rounds: Ints, bounds: dict[int, float] | None = None) -> Bools:
-    """Whether steadiness.outlier_rounds finds any among each cell's first `rounds` rounds."""
+    """Whether outlier_rounds finds any among each cell's first `rounds` rounds."""
     run = np.where(np.arange(values.shape[1]) < rounds[:, None], values, np.nan)
     middle = np.nanmedian(run, axis=1)
     away = np.abs(run - middle[:, None])

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "benchbench"
-CORE = ("spec", "measure", "loadgen", "openai", "store", "analysis", "report")
+CORE = ("spec", "measure", "loadgen", "decoding", "openai", "store", "analysis", "report")
 OPTIONAL = (
     "accuracy",
     "audit",

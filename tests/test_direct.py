@@ -24,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchbench.analysis.summary import summarise, summary_row
+from benchbench.engines.direct_job import make_direct_job
 from benchbench.errors import EngineError, LaunchStoppedError, WorkerDiedError
 from benchbench.fidelity.answers import Finished, GreedyAnswer
 from benchbench.inprocess import engine_round as direct_loop
@@ -31,7 +32,7 @@ from benchbench.inprocess.async_llm import Ask, Tokens, request_metrics
 from benchbench.inprocess.engine_round import DirectRound
 from benchbench.inprocess.launcher import InprocessWorker
 from benchbench.loadgen.job import AnswerJob, DirectJob
-from benchbench.loadgen.prompts import make_direct_job, make_job
+from benchbench.loadgen.prompts import make_job
 from benchbench.model.served import caption_of
 from benchbench.openai.target import Access, make_target
 from benchbench.senders.http_worker import HttpWorker

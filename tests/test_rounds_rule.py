@@ -21,15 +21,14 @@ from benchbench.analysis.evidence import is_noisy, needed_rounds, pilot_for, pil
 from benchbench.analysis.metrics import RoundMetrics
 from benchbench.analysis.stats import Estimate, agree, rounds_needed, two_stage_estimate
 from benchbench.analysis.steadiness import (
-    OUTLIER_BOUNDS,
     drift,
     drift_of,
     has_drift,
     order_of,
     order_warnings,
-    outlier_rounds,
     rounds_to_confirm,
 )
+from benchbench.explain.outliers import OUTLIER_BOUNDS, outlier_rounds
 from benchbench.report.summary_table import markdown_table
 from benchbench.spec.cell import CellInfo
 

@@ -1,10 +1,9 @@
-"""Whether rounds were steady: drifts and outliers of a cell, what the order of rounds shows over a sweep. Pure."""
+"""Whether rounds were steady: drifts of a cell, what the order of rounds shows over a sweep. Pure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,6 @@ SUSPECTED_P, CONFIRMED_P = 0.01, 0.001  # of a drift: asks for more rounds; is o
 MORE_ROUNDS = 5
 LEAST_CONFIRMED = 9  # rounds in all: with fewer a p below CONFIRMED_P is out of reach of most drifts
 LEAST_SPREAD = 0.001  # of the mean: rounds more equal than this are not judged by their order
-# By number of rounds: the 1.4826 MADs from the median that one exceeds in 1 % of cells of independent normal rounds.
-_BOUNDS = (16.0, 18.5, 10.1, 10.7, 7.9, 8.3, 6.9, 7.1, 6.3, 6.4, 5.9, 6.0, 5.6, 5.7, 5.4, 5.4, 5.2)
-OUTLIER_BOUNDS = dict(enumerate(_BOUNDS, 4)) | {25: 5.0, 30: 4.8, 50: 4.5, 100: 4.3, 1000: 4.5}
 # One-sided for autocorrelation (a negative one makes intervals too wide), two-sided for the trend: 0.25 % each.
 _Z_AUTOCORRELATION, _Z_TREND = 2.807, 3.023
 
@@ -77,22 +73,6 @@ def drift_of(values: Sequence[float], needed: int, most: int, rel_ci: float) -> 
         drifts = has_drift(values, rel_ci, CONFIRMED_P)
         return drifts, drifts
     return len(values) >= needed or has_drift(values, rel_ci, CONFIRMED_P), False
-
-
-def outlier_rounds(values: Sequence[float]) -> list[int]:
-    """Indices of rounds further from the median than k(n) x 1.4826 MAD and 0.1 % of the median; none for n < 4.
-
-    1.4826 MAD estimates a normal's standard deviation; of few rounds it is uncertain, so k depends on their number: in
-    1 % of cells of independent normal rounds one is flagged (benchmarks/coverage.py). The second bound is for rounds so
-    equal that MAD is near 0. They are to be looked at, never dropped: the mean and its interval are of all rounds.
-    """
-    if len(values) < 4:
-        return []
-    middle = median(values)
-    away = [abs(value - middle) for value in values]
-    mads = float(np.interp(len(values), [*OUTLIER_BOUNDS], [*OUTLIER_BOUNDS.values()]))
-    bound = max(mads * 1.4826 * median(away), LEAST_SPREAD * abs(middle))
-    return [index for index, distance in enumerate(away) if distance > bound]
 
 
 def order_of(values: Sequence[float]) -> tuple[float, float] | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from benchbench.engines.direct_job import make_direct_job
 from benchbench.engines.log_backends import chosen_backends
 from benchbench.engines.process import EngineProcess, Hooks
 from benchbench.engines.token_lengths import (
@@ -27,7 +28,7 @@ from benchbench.engines.token_lengths import (
 )
 from benchbench.errors import EngineError
 from benchbench.loadgen.job import Job
-from benchbench.loadgen.prompts import make_direct_job, make_job
+from benchbench.loadgen.prompts import make_job
 from benchbench.openai.client import Capabilities, attach, post
 from benchbench.openai.target import GENERATION, Access, Target, leaves_path_open, make_target, untimed_body
 from benchbench.spec import Cell, EndpointEngine, Plan, SimulatorEngine, VllmServeEngine

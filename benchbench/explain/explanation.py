@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchbench.analysis.metrics import RoundMetrics, in_blocks
-from benchbench.analysis.steadiness import drift, outlier_rounds
+from benchbench.analysis.steadiness import drift
 from benchbench.analysis.summary import BOUNDED, CellSummary, tail_of, within_limit
 from benchbench.analysis.utilization import Utilization
 from benchbench.analysis.validity import Evidence, Reason, remedy
+from benchbench.explain.outliers import outlier_rounds
 from benchbench.host.energy import IDLE_SHARE, DeviceUse, Usage
 from benchbench.model.roofline import Platform, touched_bytes
 

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import orjson
 
 from benchbench.loadgen.arrivals import due_offsets_ns
-from benchbench.loadgen.job import DirectJob, RoundJob
+from benchbench.loadgen.job import RoundJob
 from benchbench.openai.target import Target, prompt_field
-from benchbench.spec import Cell, VllmInprocessEngine
+from benchbench.spec import Cell
 from benchbench.spec.engine_sections import NEWER_LIMIT
 
 SPARE_BATCHES = 4  # x batch: prompts beyond those asked for, where answers end by themselves
@@ -80,28 +80,13 @@ def make_job(
 ) -> RoundJob:
     """Everything the worker needs for one round of a cell; `output` overrides the cell's output tokens."""
     generator = round_generator(cell, phase, number, attempt)
-    common = _common(cell, generator, output or cell.output)
+    common = common_fields(cell, generator, output or cell.output)
     texts = bodies(cell, generator, common["asked_output"], source)
     payloads = [target.request(body) for body in texts]
     return RoundJob(**common, payloads=payloads, target=target, connect_s=cell.timeouts.connect_s)
 
 
-def make_direct_job(
-    cell: Cell, vocab: tuple[int, int], phase: str, number: int, attempt: int, output: int | None = None
-) -> DirectJob:
-    """The same for the in-process engine: the same prompts, as token ids in [low, high), at the same times."""
-    generator = round_generator(cell, phase, number, attempt)
-    common = _common(cell, generator, output or cell.output)
-    ids = token_ids(cell, generator, len(common["asked_output"]), vocab)
-    return DirectJob(
-        **common,
-        payloads=[row.tobytes() for row in ids.astype("<i4")],
-        detokenize=isinstance(cell.engine, VllmInprocessEngine) and cell.engine.detokenize,
-        reset_prefix_cache=cell.rounds.reset_prefix_cache,
-    )
-
-
-def _common(cell: Cell, generator: np.random.Generator, output: int) -> dict[str, Any]:
+def common_fields(cell: Cell, generator: np.random.Generator, output: int) -> dict[str, Any]:
     """The fields of `Job` but the payloads; the generator's first numbers are the arrival times."""
     count, load, spare = cell.requests, cell.load, 0
     outputs = [output] * count

@@ -1,0 +1,22 @@
+"""A round's job for the engine without HTTP. Pure."""
+
+from __future__ import annotations
+
+from benchbench.loadgen.job import DirectJob
+from benchbench.loadgen.prompts import common_fields, round_generator, token_ids
+from benchbench.spec import Cell, VllmInprocessEngine
+
+
+def make_direct_job(
+    cell: Cell, vocab: tuple[int, int], phase: str, number: int, attempt: int, output: int | None = None
+) -> DirectJob:
+    """`make_job` for the in-process engine: the same prompts, as token ids in [low, high), at the same times."""
+    generator = round_generator(cell, phase, number, attempt)
+    common = common_fields(cell, generator, output or cell.output)
+    ids = token_ids(cell, generator, len(common["asked_output"]), vocab)
+    return DirectJob(
+        **common,
+        payloads=[row.tobytes() for row in ids.astype("<i4")],
+        detokenize=isinstance(cell.engine, VllmInprocessEngine) and cell.engine.detokenize,
+        reset_prefix_cache=cell.rounds.reset_prefix_cache,
+    )
