@@ -265,7 +265,8 @@ def _end(
     if outcome.state == "interrupted":
         fail(stop.code, f"bench: interrupted; {again}")
     if outcome.state == "stopped":
-        message = f"{outcome.message}; {again}"
+        lost = command[2] == "-"  # what came without a file and is not kept cannot be read again
+        message = outcome.message if lost else f"{outcome.message}; {again}"
         fail(STOPPED, locate(*source, outcome.key, message) if outcome.key else f"bench: {message}")
     if quiet or as_json:
         _draw(outcome, wanted=plots)

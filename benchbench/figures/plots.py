@@ -111,7 +111,7 @@ def _scaling(sheet: Sheet) -> Figure | None:
     shares = choose.with_shares(sheet)
     if not choose.loads_of(shares, choose.SHARE):
         return None
-    return _over_load(shares, "Throughput as a share of the ideal", choose.SHARE, "", "Sys tok/s (% of ideal)")
+    return _over_load(shares, "Share of ideal throughput", choose.SHARE, "", "Sys tok/s (% of ideal)")
 
 
 def _over_load(sheet: Sheet, heading: str, name: str, bound: str, label: str) -> Figure | None:
@@ -332,7 +332,7 @@ def _name_points(axes: Axes, curves: Sequence[Sequence[Point]], axis: str, room:
         x, y = scale.transform((point.x, point.y))
         for side, offset, align in ((1, (4, 4), "left"), (-1, (-4, -10), "right")):
             at = (x + side * room[0] / 2, y + side * room[1] / 2)
-            inside = side > 0 or (at[0] > 0 and at[1] > room[1] / 2)  # not across an axis
+            inside = side > 0 or (at[0] > room[0] / 2 and at[1] > room[1] / 2)  # not across an axis
             if inside and all(abs(at[0] - a) > room[0] or abs(at[1] - b) > room[1] for a, b in taken):
                 taken.append(at)
                 style: Any = {"ha": align, "fontsize": 7.5, "color": "#333333"}

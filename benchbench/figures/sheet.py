@@ -173,9 +173,9 @@ def end_names(axes: Axes, lines: Sequence[tuple[Line, float]], height_pt: float)
     places = apart([place for _, place in ends], _END_PT / height_pt)
     for (line, _), place in zip(ends, places, strict=True):
         mark: Any = {"marker": line.marker, "color": line.colour, "markersize": 4, "linestyle": ""}
-        axes.plot([1.02], [place], transform=axes.transAxes, clip_on=False, **mark)
+        axes.plot([1.05], [place], transform=axes.transAxes, clip_on=False, **mark)
         axes.annotate(
-            line.name, (1.02, place), (5, 0), "axes fraction", "offset points", va="center", fontsize=8, color="#333333"
+            line.name, (1.05, place), (5, 0), "axes fraction", "offset points", va="center", fontsize=8, color="#333333"
         )
 
 
