@@ -56,6 +56,7 @@ CHANGES: dict[Reason, dict[str, Any]] = {
     Reason.RESENT: {"resent": 1},
     Reason.CLIENT_LAG: {"lag_p99_s": 0.005_001},
     Reason.CLOCK_STEP: {"clock_step_ns": 1_000_001},
+    Reason.CLOCKS_APART: {"clock_share": 0.0011},
     Reason.USER_STAMPS: {"kernel_stamps": False},
     Reason.SHORT_WINDOW: {"windowed": False},
     Reason.THROTTLED: {"throttled": ("gpu1: thermal",)},

@@ -105,6 +105,12 @@ def measured(cell: CellInfo, table: pa.Table) -> Measured:
     return Measured(metrics, facts, window_of(table), counts, reports_of(table))
 
 
+def _clock_share(taken: Measured) -> float:
+    """How well the clocks of several hosts are known in a round, as a share of the window of Sys tok/s."""
+    uncertainty_s = float(taken.facts.get("clock_uncertainty_ns", 0)) / 1e9
+    return uncertainty_s / taken.metrics.window_s if taken.metrics.window_s else 0.0
+
+
 def evidence_of(cell: CellInfo, taken: Sequence[Measured], warmups: Sequence[RoundMetrics], pools: Pools) -> Evidence:
     """Sum up the measured rounds, with the pools of their metrics."""
     rounds, facts = [r.metrics for r in taken], [r.facts for r in taken]
@@ -123,6 +129,7 @@ def evidence_of(cell: CellInfo, taken: Sequence[Measured], warmups: Sequence[Rou
         first_shared=sum(r.first_shared for r in rounds),
         buffered=sum(r.buffered for r in rounds),
         clock_step_ns=max((fact.get("clock_step_ns", 0) for fact in facts), default=0),
+        clock_share=max((_clock_share(r) for r in taken), default=0.0),
         kernel_stamps=all(fact.get("kernel_stamps", True) for fact in facts),
         in_process=in_process,
         windowed=all(r.settled for r in rounds),

@@ -71,6 +71,7 @@ class RoundMetrics:
     ttft_all_s: Floats  # of every request, whatever the load
     output_tokens: Floats  # received
     duration_s: float
+    window_s: float  # of Sys tok/s
     shared_events: int  # token events whose read held another token event of the same request
     first_shared: int  # requests whose first token's read also held a later token
     buffered: int  # requests of 4 or more events that came in one or two reads
@@ -210,6 +211,7 @@ def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo
         windowed=span is not None or load != "closed",
         settled=load != "closed" or _settled(planned, in_flight or 1, span, last[steady], e2el[steady]),
         duration_s=float(whole[1] - whole[0]) * _NS if whole else 0.0,
+        window_s=float(chosen[1] - chosen[0]) * _NS if (chosen := span or whole) else 0.0,
         shared_events=shared,
         first_shared=first_shared,
         buffered=buffered,

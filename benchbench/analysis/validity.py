@@ -11,6 +11,7 @@ from benchbench.analysis.server_times import ServerTimes
 from benchbench.spec.schema import Validity
 
 FLOOR_S = 0.001
+CLOCK_SHARE = 0.001  # of the window of Sys tok/s, that clocks of several hosts may be apart unknown
 CLOCK_STEP_NS = 1_000_000  # of the wall clock against the monotonic one in a round
 WAIT_SHARE, WAIT_FLOOR_S = 0.25, 0.005  # of TTFT, spent outside the server or in its queue
 
@@ -132,6 +133,10 @@ class Reason(Enum):
         "the wall clock stepped against the monotonic clock during a round",
         "let the clock settle (chrony, ntpd), then measure again",
     )
+    CLOCKS_APART = _suspect(
+        "the clocks of the hosts that sent are not known to 0.1 % of the window of Sys tok/s",
+        "measure longer rounds, let one service set the hosts' clocks (chrony, PTP), or send from one host",
+    )
     USER_STAMPS = _suspect(
         "no kernel receive stamps on this platform: times are taken after the read", "run the client on Linux"
     )
@@ -187,6 +192,7 @@ class Evidence:
     output_unknown: int = 0
     usage_wrong: int = 0  # requests whose reported output differs from the events they got
     clock_step_ns: int
+    clock_share: float = 0.0  # uncertainty of several hosts' clocks / window of Sys tok/s
     kernel_stamps: bool
     in_process: bool = False  # stamps are those of the engine's own process, without HTTP
     windowed: bool
@@ -307,6 +313,7 @@ def _client(evidence: Evidence, budgets: Validity) -> dict[Reason, bool]:
         Reason.RESENT: evidence.resent > 0,
         Reason.CLIENT_LAG: _beyond(evidence.lag_p99_s, budgets.client_lag, evidence.itl_s),
         Reason.CLOCK_STEP: evidence.clock_step_ns > CLOCK_STEP_NS,
+        Reason.CLOCKS_APART: evidence.clock_share > CLOCK_SHARE,
         Reason.USER_STAMPS: not evidence.kernel_stamps,
     }
 

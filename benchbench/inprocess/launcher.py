@@ -21,9 +21,9 @@ from benchbench.errors import EngineError, LaunchStoppedError, WorkerDiedError
 from benchbench.fidelity.answers import GreedyAnswer
 from benchbench.linux import renice
 from benchbench.loadgen.job import AnswerJob, Job
-from benchbench.loadgen.worker import PipedWorker
 from benchbench.openai.client import Capabilities
 from benchbench.secrets import mask_text
+from benchbench.senders.piped_worker import PipedWorker
 from benchbench.spec import Plan, VllmInprocessEngine
 from benchbench.store.requests import RoundColumns
 from benchbench.version import __version__

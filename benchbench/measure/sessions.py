@@ -16,6 +16,7 @@ from benchbench.errors import EngineDiedError, EngineError, MovedRefError, Stopp
 from benchbench.fidelity.ask import answer, owed
 from benchbench.host.rest import FREE_S, heat, wait_for_rest
 from benchbench.host.sampler import Sampler, scope_of
+from benchbench.hosts.cluster import open_hosts
 from benchbench.inprocess.launcher import open_inprocess
 from benchbench.loadgen.worker import Worker
 from benchbench.measure.cells import Driver, measure_cell
@@ -220,7 +221,8 @@ def start_engine(plan: Plan, hooks: Hooks) -> Iterator[tuple[Opened, Worker]]:
         with open_inprocess(plan.spec.engine, plan, hooks) as (opened, inprocess):
             yield opened, inprocess
         return
-    with open_workers(plan) as (worker, notes), open_engine(plan, hooks) as opened:
+    workers = open_hosts if plan.spec.loadgen.ray else open_workers
+    with workers(plan) as (worker, notes), open_engine(plan, hooks) as opened:
         worker.watch = opened.watch
         worker.ready()
         yield replace(opened, notes=(*opened.notes, *notes)), worker

@@ -17,13 +17,11 @@ from typing import TYPE_CHECKING, Any, cast
 from benchbench.errors import EngineError, WorkerDiedError
 from benchbench.loadgen.job import CLOSE, READY, SERVED, Job
 from benchbench.loadgen.worker import Worker
-from benchbench.senders.http_worker import HttpWorker
+from benchbench.senders.http_worker import HttpWorker, Sender
 from benchbench.senders.shares import Reply, Share, lost, merged, split
 
 if TYPE_CHECKING:
     from benchbench.store.requests import RoundColumns
-
-LEAD_NS = 20_000_000  # from all being ready to the start: time for each to hear of it
 
 
 class WorkerGroup(Worker):
@@ -34,7 +32,7 @@ class WorkerGroup(Worker):
 
     def __init__(self, size: int, count: Callable[[Job], int], cpus: Sequence[int] = ()) -> None:
         self._count, self._cpus = count, cpus
-        self._workers: list[HttpWorker] = []
+        self._workers: list[Sender] = []
         try:
             for number in range(size):
                 self._workers.append(self._started(number, size))
@@ -42,7 +40,7 @@ class WorkerGroup(Worker):
             self.close()
             raise
 
-    def _started(self, number: int, size: int) -> HttpWorker:
+    def _started(self, number: int, size: int) -> Sender:
         worker, cpus = HttpWorker(), self._cpus[number::size]
         try:
             if cpus:
@@ -69,13 +67,13 @@ class WorkerGroup(Worker):
         if len(shares) == 1:
             self._workers[0].watch = self.watch
             return self._workers[0].run(job, stop)
-        joint = _Joint(self._workers[: len(shares)], shares, stop, self.watch)
+        joint = Joint(self._workers[: len(shares)], shares, stop, self.watch)
         replies = joint.replies()
         columns, facts = merged(shares, replies)
         self._replace(joint.dead)
         return cast("RoundColumns", columns), facts  # None in a cancelled round, as with one worker
 
-    def _replace(self, dead: Sequence[HttpWorker]) -> None:
+    def _replace(self, dead: Sequence[Sender]) -> None:
         """Others in the place of dead workers. That one cannot start is noticed in the next round."""
         for worker in dead:
             number = self._workers.index(worker)
@@ -85,12 +83,12 @@ class WorkerGroup(Worker):
                 fresh.ready()
 
 
-class _Joint:
+class Joint:
     """One round of several workers: who has said what so far."""
 
     def __init__(
         self,
-        workers: Sequence[HttpWorker],
+        workers: Sequence[Sender],
         shares: Sequence[Share],
         stop: int | None,
         watch: tuple[int, Callable[[], str | None]] | None,
@@ -101,7 +99,7 @@ class _Joint:
         self._replies: dict[int, Reply] = {}
         self._errors: list[str] = []
         self._ready, self._served = set[int](), set[int]()
-        self.dead: list[HttpWorker] = []
+        self.dead: list[Sender] = []
 
     def replies(self) -> list[Reply]:
         """What each share came to, in their order. Raises WorkerDiedError when none came to anything."""
@@ -122,7 +120,7 @@ class _Joint:
                     self._tell(reason)
             if not begun and self._all(self._ready):
                 begun = True
-                self._tell(time.time_ns() + LEAD_NS)
+                self._begin()
             if not closed and self._served and self._all(self._served):
                 closed = True
                 self._tell(CLOSE)
@@ -137,6 +135,12 @@ class _Joint:
         for number, worker in enumerate(self._workers):
             if number not in self._replies:
                 worker.send(message)
+
+    def _begin(self) -> None:
+        start_ns = time.time_ns() + max(worker.lead_ns for worker in self._workers)
+        for number, worker in enumerate(self._workers):
+            if number not in self._replies:
+                worker.begin(start_ns)
 
     def _hear(self, number: int) -> None:
         worker = self._workers[number]

@@ -9,10 +9,24 @@ from multiprocessing.connection import Connection as Pipe
 from socket import socketpair
 
 from benchbench.linux import may_raise_priority
-from benchbench.loadgen.worker import PipedWorker
+from benchbench.senders.piped_worker import PipedWorker
 
 
-class HttpWorker(PipedWorker):
+class Sender(PipedWorker):
+    """One of the workers that share a round, wherever it runs."""
+
+    lead_ns = 20_000_000  # from all being ready to the start: time for each to hear of it
+
+    def ready(self) -> None:
+        """Wait until it has imported what it needs, so that no import falls into a round."""
+        self._receive()
+
+    def begin(self, start_ns: int) -> None:
+        """Name the instant at which its share begins, on our clock."""
+        self.send(start_ns)
+
+
+class HttpWorker(Sender):
     """A process of its own for rounds over HTTP."""
 
     def __init__(self) -> None:
@@ -38,10 +52,6 @@ class HttpWorker(PipedWorker):
     @property
     def pid(self) -> int:
         return self._process.pid
-
-    def ready(self) -> None:
-        """Wait until the worker has imported what it needs, so that no import falls into a round."""
-        self._receive()
 
     def end(self, error: Exception | None = None) -> str:
         if error:

@@ -94,6 +94,11 @@ def _cross_faults(data: dict[str, Any]) -> Iterator[Fault]:
     workers = loadgen.get("workers") if isinstance(loadgen := data.get("loadgen"), dict) else None
     if kind == "vllm_inprocess" and workers not in {None, "auto", 1}:
         yield Fault(("loadgen", "workers"), "the in-process engine is one process, which sends by itself", "auto, 1")
+    if isinstance(loadgen, dict) and loadgen.get("ray"):
+        if kind == "vllm_inprocess":
+            yield Fault(("loadgen", "ray"), "the in-process engine is one process, which sends by itself", "empty")
+        if loadgen.get("cpus"):
+            yield Fault(("loadgen", "cpus"), "names CPUs of this host, and with loadgen.ray others may send", "empty")
     chat = isinstance(engine, dict) and engine.get("api") == "chat" and "api" in ENGINE_KEYS.get(kind or "", ())
     if chat and isinstance(prompts, dict) and prompts.get("kind", "token_ids") == "token_ids":
         where: Loc = ("prompts", "kind") if "kind" in prompts else ("engine", "api")

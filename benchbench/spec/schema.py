@@ -198,6 +198,9 @@ class Loadgen(Section):
         "auto", description="processes that share a batch; auto: one for each 1,024 streams, as far as there are cores"
     )
     cpus: Cpus | None = Field(None, description="CPUs that they are pinned to, as 0-3,8; empty: none")
+    ray: Text | None = Field(
+        None, description="the Ray cluster on whose nodes they run: auto (this host's) or HOST:PORT; empty: without Ray"
+    )
 
     @property
     def cpu_numbers(self) -> list[int]:

@@ -51,6 +51,8 @@ class StoredRoundFacts(TypedDict, total=False):
     resent: int
     workers: int  # processes that sent it; none: one
     senders: list[dict[str, Any]]  # where there are several: what each of them saw, or why it `died`
+    clocks: list[dict[str, Any]]  # several hosts: of each sender, its host's clock less ours, +-; times are on ours
+    clock_uncertainty_ns: int  # of a time from an event of one host to one of another
     full_until_ns: int  # several, closed load: when the first of them left a place empty
     spare_sent: int  # requests beyond the asked number, which kept a closed load full
     kernel_stamps: bool
