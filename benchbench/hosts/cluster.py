@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
@@ -14,6 +15,8 @@ from benchbench.errors import EngineError, WorkerDiedError
 from benchbench.hosts.host_group import HostGroup
 from benchbench.spec import Plan
 from benchbench.version import __version__
+
+REACH_S = 5.0
 
 
 @contextlib.contextmanager
@@ -37,14 +40,16 @@ def open_hosts(plan: Plan) -> Iterator[tuple[HostGroup, tuple[str, ...]]]:
 
 
 def _attached(address: str) -> Any:  # noqa: ANN401 - a module that may be missing
-    # Before the import: nothing is sent home.
+    # Before the import: nothing is sent home, and "auto" is this host's cluster, not one that the environment names.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.pop("RAY_ADDRESS", None)
     try:
         ray: Any = import_module("ray")
     except ImportError:
-        raise EngineError("Ray is not installed here: pip install 'benchbench-llm[ray]'", "loadgen.ray") from None
+        raise EngineError("Ray is not installed here: pip install ray", "loadgen.ray") from None
     on_term = signal.getsignal(signal.SIGTERM)
     try:
+        _reach(address)
         ray.init(address=address, log_to_driver=False, configure_logging=True, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:  # ConnectionError is an OSError
         text = str(error).strip().splitlines()
@@ -54,3 +59,10 @@ def _attached(address: str) -> Any:  # noqa: ANN401 - a module that may be missi
     finally:
         signal.signal(signal.SIGTERM, on_term)  # Ray takes it; a sweep ends by its own
     return ray
+
+
+def _reach(address: str) -> None:
+    """Raises OSError or ValueError where nobody listens at HOST:PORT: Ray itself tries for a minute, and then exits."""
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), REACH_S).close()
