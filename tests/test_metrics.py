@@ -142,6 +142,7 @@ def reference(requests: list[Made], load: str, batch: int, slo: Slo) -> dict[str
         "windowed": windowed,
         "settled": settled,
         "duration_s": duration,
+        "window_s": seconds if received else 0.0,
         "block": None,
         "pilot": None,
         "shared_events": shared,
