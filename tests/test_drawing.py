@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from benchbench.cli.drawing import Pictures, drawn
+from benchbench.api.pictures import Pictures
+from benchbench.cli.drawing import drawn
 from benchbench.figures.plots import Timeline, draw_plots
 
 ROOT = Path(__file__).parents[1]

@@ -6,27 +6,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchbench.analysis.runs import Run
+from benchbench.api.pictures import Pictures
 from benchbench.api.selecting import AnyRun, opened
 
 
-def draw_run(
-    run: Run, folder: str | Path | None = None, *, cell: str | None = None, formats: Sequence[str] = ("png", "svg")
-) -> list[Path]:
-    """The run's figures and, with variants, those of their comparison: `Run.draw`. Raises ValueError, OSError."""
-    from benchbench.comparison.figures import draw_comparisons
+def pictures_of(run: Run, folder: str | Path | None = None, cell: str | None = None) -> Pictures:
+    """The run's figures and, with variants, those of their comparison; `folder`: plots/ in the run by default.
+
+    `cell`: whose timeline, by its key. Raises ValueError for an unknown cell.
+    """
     from benchbench.comparison.pairs import pairs_of
     from benchbench.figures.caption import run_title
-    from benchbench.figures.plots import draw_plots
     from benchbench.figures.timeline import timeline_of
 
     keys = [known.key for known in run.cells]
     if cell is not None and cell not in keys:
         raise ValueError(f"no cell {cell} in this run (allowed: {', '.join(keys)})")
     out = run.path / "plots" if folder is None else Path(folder)
-    files = draw_plots(run.rows, timeline_of(run, run.rows, cell), out, run_title(run), formats)
-    if run.has_records and (pairs := pairs_of(run)):
-        files += draw_comparisons(pairs, out, run_title(run), formats)
-    return files
+    pairs = pairs_of(run) if run.has_records else []
+    return Pictures(run.rows, timeline_of(run, run.rows, cell), pairs, out, run_title(run))
 
 
 def write_page(runs: AnyRun | Sequence[AnyRun], path: str | Path = "report.html") -> Path:

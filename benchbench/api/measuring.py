@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchbench.analysis.runs import open_run
-from benchbench.api.artifacts import draw_run
+from benchbench.analysis.runs import Run
+from benchbench.api.pictures import Pictures
 from benchbench.measure import run as measuring
 from benchbench.measure.observer import Observer
 from benchbench.measure.run import Outcome
@@ -37,9 +37,21 @@ def sweep(  # noqa: PLR0913 - the options of the command
     Raises SpecError (selection), EngineError (model, credentials ...) and RunError (directory).
     """
     outcome = measuring.sweep(spec, out, only=only, sets=sets, resume=resume, retry=retry, observer=observer, stop=stop)
-    if plots and outcome.state == "complete" and not outcome.message and any(row["rounds"] for row in outcome.rows):
+    if plots and (pictures := final_pictures(outcome)):
         try:
-            draw_run(open_run(outcome.path))
+            pictures.draw()
         except OSError as error:
             return replace(outcome, message=f"the plots are not all drawn: {error}")
     return outcome
+
+
+def final_pictures(outcome: Outcome) -> Pictures | None:
+    """Those of a sweep that is complete and has measured something; rows and pairs are those it ended with."""
+    if outcome.state != "complete" or outcome.message or not any(row["rounds"] for row in outcome.rows):
+        return None
+    from benchbench.figures.caption import run_title
+    from benchbench.figures.timeline import timeline_of
+
+    run = Run(outcome.path)
+    times = timeline_of(run, outcome.rows)
+    return Pictures(outcome.rows, times, outcome.pairs, outcome.path / "plots", run_title(run))

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from benchbench.analysis import runs
 from benchbench.analysis.summary import COLUMNS
-from benchbench.api.artifacts import draw_run, write_page
+from benchbench.api.artifacts import pictures_of, write_page
 from benchbench.api.compared import RunComparison, compare_runs
 from benchbench.api.frames import Phase, requests_frame, rounds_frame, token_batches
 from benchbench.api.notebook import run_html
+from benchbench.api.pictures import FORMATS
 from benchbench.api.run_tables import Form, runs_table
 from benchbench.api.selecting import AnyRun, chosen
 from benchbench.errors import BenchError
@@ -120,14 +121,14 @@ class Run(runs.Run):
         return "\n\n".join(explain(self.summary_of(cell)) for cell in chosen(self.cells, cells)) + "\n"
 
     def draw(
-        self, folder: str | Path | None = None, *, cell: str | None = None, formats: Sequence[str] = ("png", "svg")
+        self, folder: str | Path | None = None, *, cell: str | None = None, formats: Sequence[str] = FORMATS
     ) -> list[Path]:
         """Draw the figures whose data exist into `folder` (default: plots/ in the run), which is made; the files.
 
         `cell`: whose timeline, by its key. With variants also their comparison's. Raises ValueError for an unknown
         cell, and OSError.
         """
-        return draw_run(self, folder, cell=cell, formats=formats)
+        return pictures_of(self, folder, cell).draw(formats)
 
     def compare(
         self,

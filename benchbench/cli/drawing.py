@@ -13,38 +13,10 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from benchbench.comparison.pairs import Pair
-    from benchbench.figures.plots import Timeline
-    from benchbench.report.summary_table import Row
-
-FORMATS = ("png", "svg")
-
-
-@dataclass(frozen=True, slots=True)
-class Pictures:
-    """What the pictures of a run show, and the folder that they go to, which is made."""
-
-    rows: Sequence[Row]
-    timeline: Timeline | None
-    pairs: Sequence[Pair]
-    out: Path
-    title: str
-
-    def draw(self, form: str) -> list[Path]:
-        """Draw them here, in one format; the files. Raises OSError."""
-        from benchbench.figures.plots import draw_plots
-
-        files = draw_plots([*self.rows], self.timeline, self.out, self.title, [form])
-        if self.pairs:
-            from benchbench.comparison.figures import draw_comparisons
-
-            files += draw_comparisons(self.pairs, self.out, self.title, [form])
-        return files
+from benchbench.api.pictures import FORMATS, Pictures
 
 
 def drawn(pictures: Pictures, formats: Sequence[str] = FORMATS) -> tuple[list[Path], list[str]]:
@@ -89,7 +61,7 @@ def main(form: str, parent: int) -> None:
     answer: dict[str, Any]
     try:
         pictures: Pictures = pickle.load(sys.stdin.buffer)  # noqa: S301 - our parent's
-        answer = {"files": [str(path) for path in pictures.draw(form)]}
+        answer = {"files": [str(path) for path in pictures.draw([form])]}
     except Exception as error:  # noqa: BLE001 - the parent says what it was
         answer = {"problem": str(error) if isinstance(error, OSError) else repr(error)}
     sys.stdout.write(json.dumps(answer))

@@ -91,20 +91,15 @@ def _opened(paths: Sequence[Path], *, skip: bool) -> list[Run]:
 def plot(run: Path, out: Path | None, cell: str | None, formats: tuple[str, ...]) -> None:
     """Draw the plots of a RUN: curves, Pareto, heat map, one cell's timeline; with variants their comparison."""
     from benchbench.analysis.runs import open_run
-    from benchbench.cli.drawing import FORMATS, Pictures, drawn
-    from benchbench.comparison.pairs import pairs_of
-    from benchbench.figures.caption import run_title
-    from benchbench.figures.timeline import timeline_of
+    from benchbench.api.artifacts import pictures_of
+    from benchbench.api.pictures import FORMATS
+    from benchbench.cli.drawing import drawn
 
-    opened = open_run(run)
-    keys = [known.key for known in opened.cells]
-    if cell is not None and cell not in keys:
-        fail(BAD_INPUT, f"bench plot: no cell {cell} in this run (allowed: {', '.join(keys)})")
-    pairs = pairs_of(opened) if opened.has_records else []
-    timeline = timeline_of(opened, opened.rows, cell)
-    files, problems = drawn(
-        Pictures(opened.rows, timeline, pairs, out or run / "plots", run_title(opened)), formats or FORMATS
-    )
+    try:
+        pictures = pictures_of(open_run(run), out, cell)
+    except ValueError as error:
+        fail(BAD_INPUT, f"bench plot: {error}")
+    files, problems = drawn(pictures, formats or FORMATS)
     for path in files:
         show(path)
     if problems:

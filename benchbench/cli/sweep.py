@@ -274,16 +274,12 @@ def _end(
 
 def _draw(outcome: Outcome, *, wanted: bool) -> list[Path]:
     """Draw the plots of a complete run whose table is shown; what cannot be drawn is a note. The files."""
-    if not wanted or outcome.state != "complete" or outcome.message or not any(row["rounds"] for row in outcome.rows):
-        return []
-    from benchbench.analysis.runs import Run
-    from benchbench.cli.drawing import Pictures, drawn
-    from benchbench.figures.caption import run_title
-    from benchbench.figures.timeline import timeline_of
+    from benchbench.api.measuring import final_pictures
+    from benchbench.cli.drawing import drawn
 
-    run = Run(outcome.path)
-    out = outcome.path / "plots"
-    files, problems = drawn(Pictures(outcome.rows, timeline_of(run, outcome.rows), outcome.pairs, out, run_title(run)))
+    if not wanted or (pictures := final_pictures(outcome)) is None:
+        return []
+    files, problems = drawn(pictures)
     for problem in problems:
         print(printable(f"note: the plots are not all drawn: {problem}"), file=sys.stderr)
     return files
