@@ -1,6 +1,6 @@
 """What a cell costs against the number of cells in the plan; Markdown on stdout.
 
-A sweep of one round of one request a cell is measured at each of --sizes, against `bench sim` on this host at a
+A sweep of one round of one request a cell is measured at each of --sizes, against the simulator on this host at a
 thousandth of its durations; then the run is resumed (there is nothing to do), printed, explained, published and made a
 page of.
 
@@ -15,31 +15,16 @@ Every figure is of one call: on a busy machine look at the ratios only. Files go
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
+from command_cost import Cost, call
+
+from benchbench.engines.simulator import SimulatorProcess
 from benchbench.store.requests import round_facts
 from benchbench.store.run_directory import RunDirectory
 
-CARRIED_OUT = {0, 3}  # 3: no cell is valid, as on a busy machine
-CALL = """
-import json, resource, sys, time
-begun = time.monotonic()
-from benchbench.cli.main import main
-try:
-    main(sys.argv[2:], prog_name="bench")
-finally:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    most = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
-    cost = [used.ru_utime + used.ru_stime, time.monotonic() - begun, int(most) / 1024]
-    open(sys.argv[1], "w").write(json.dumps(cost))
-"""
 SWEEP = """
 name: plans
 model: sim
@@ -48,14 +33,6 @@ grid: {{input: {inputs}, output: {outputs}, batch: 1}}
 rounds: {{warmup: 0, min: 1, max: 1}}
 prompts: {{kind: token_ids, vocab: [1000, 60000]}}
 """
-
-
-class Cost(NamedTuple):
-    """Of one command: s of CPU and of wall, MB at most."""
-
-    cpu_s: float
-    wall_s: float
-    peak_mb: float
 
 
 COMMANDS = {  # what is done with a run of `s.yaml` in the folder `run`
@@ -69,21 +46,9 @@ COMMANDS = {  # what is done with a run of `s.yaml` in the folder `run`
 }
 
 
-def call(words: Sequence[str], folder: Path) -> Cost:
-    """What a command costs."""
-    cost = folder / "cost.json"
-    with (folder / "out").open("w") as out:
-        done = subprocess.run(
-            [sys.executable, "-c", CALL, cost, *words], cwd=folder, stdout=out, stderr=out, check=False
-        )
-    if done.returncode not in CARRIED_OUT:
-        raise SystemExit(f"bench {' '.join(words)}: exit {done.returncode}: {(folder / 'out').read_text()[-500:]}")
-    return Cost(*json.loads(cost.read_text()))
-
-
 def costs(cells: int, url: str, commands: Sequence[str]) -> dict[str, Cost]:
     """What each command costs at a plan of so many cells; `load` is what the rounds themselves took."""
-    found = {}
+    measured = {}
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         outputs = min(cells, 10)
@@ -91,35 +56,14 @@ def costs(cells: int, url: str, commands: Sequence[str]) -> dict[str, Cost]:
         (folder / "s.yaml").write_text(SWEEP.format(url=url, **axes))
         (folder / "card.md").write_text("<!-- bench:performance -->\n<!-- /bench:performance -->\n")
         for name in commands:
-            found[name] = call(COMMANDS[name], folder)
-        found["load"] = Cost(0.0, _load_s(RunDirectory(folder / "run")), 0.0)
-    return found
+            measured[name] = call(COMMANDS[name], folder)
+        measured["load"] = Cost(0.0, _load_s(RunDirectory(folder / "run")), 0.0)
+    return measured
 
 
 def _load_s(run: RunDirectory) -> float:
     keys = [entry["key"] for entry in run.manifest()["plan"]]
     return sum(round_facts(table)["wall_ns"] for key in keys for table in run.read_cell(key)) / 1e9
-
-
-@contextlib.contextmanager
-def simulator() -> Iterator[str]:
-    """The URL of a fast server, for as long as the block runs."""
-    words = (
-        "from benchbench.cli.entry import run; run()",
-        "sim",
-        "--port",
-        "0",
-        "--profile",
-        "fixed",
-        "--scale",
-        "0.001",
-    )
-    with subprocess.Popen([sys.executable, "-c", *words], stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            yield next(word for word in server.stdout.readline().split() if word.startswith("http"))
-        finally:
-            server.terminate()
 
 
 def main() -> None:
@@ -132,13 +76,13 @@ def main() -> None:
     heads = [*(f"{name}, ms" for name in names), "loop, ms", *(f"{name}, MB" for name in names)]
     print(f"| Cells | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 1)}", flush=True)
     lines: list[list[float]] = []
-    with simulator() as url:
-        one = costs(1, url, names)
+    with SimulatorProcess("fixed", scale=0.001) as server:
+        one = costs(1, server.url, names)
         for cells in chosen.sizes:
-            found = costs(cells, url, names)
-            line = [1e3 * (found[name].cpu_s - one[name].cpu_s) / cells for name in names]
-            loops = [of["sweep"].wall_s - of["load"].wall_s for of in (one, found)]
-            line += [1e3 * (loops[1] - loops[0]) / cells, *(found[name].peak_mb for name in names)]
+            measured = costs(cells, server.url, names)
+            line = [1e3 * (measured[name].cpu_s - one[name].cpu_s) / cells for name in names]
+            loops = [of["sweep"].wall_s - of["load"].wall_s for of in (one, measured)]
+            line += [1e3 * (loops[1] - loops[0]) / cells, *(measured[name].peak_mb for name in names)]
             lines.append(line)
             print(f"| {cells:,} | {' | '.join(f'{value:.3g}' for value in line)} |", flush=True)
     print(f"| ratio | {' | '.join(f'{last / first:.2f}' for first, last in zip(lines[0], lines[-1], strict=True))} |")

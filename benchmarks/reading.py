@@ -8,14 +8,12 @@ where TMPDIR points.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from command_cost import call
 
 from benchbench.spec import make_plan, spec_from_mapping
 from benchbench.store.requests import RoundColumns, round_table
@@ -23,26 +21,6 @@ from benchbench.store.run_directory import RunDirectory
 
 OUTPUT = 1000
 T0 = 1_764_000_000_000_000_000
-CALL = """
-import json, resource, sys, time
-begun = time.monotonic()
-from benchbench.cli.main import main
-try:
-    main(sys.argv[2:], prog_name="bench")
-finally:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    most = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
-    cost = [used.ru_utime + used.ru_stime, time.monotonic() - begun, int(most) / 1024]
-    open(sys.argv[1], "w").write(json.dumps(cost))
-"""
-
-
-class Cost(NamedTuple):
-    """Of one command: s of CPU and of wall, MB at most."""
-
-    cpu_s: float
-    wall_s: float
-    peak_mb: float
 
 
 def columns(requests: int, rng: np.random.Generator) -> RoundColumns:
@@ -96,13 +74,6 @@ def made_run(path: Path, cells: int, rounds: int, requests: int) -> None:
     run.close()
 
 
-def table_cost(folder: Path) -> Cost:
-    cost = folder / "cost.json"
-    words = (sys.executable, "-c", CALL, cost, "table", folder / "run")
-    subprocess.run(words, stdout=subprocess.DEVNULL, check=True)
-    return Cost(*json.loads(cost.read_text()))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, nargs="+", default=[1, 4, 16])
@@ -114,7 +85,7 @@ def main() -> None:
     for cells in asked.cells:
         with tempfile.TemporaryDirectory() as place:
             made_run(Path(place) / "run", cells, asked.rounds, asked.requests)
-            costs = [table_cost(Path(place)) for _ in range(asked.repeats)]
+            costs = [call(("table", "run"), Path(place)) for _ in range(asked.repeats)]
         least = [min(values) for values in zip(*costs, strict=True)]
         events = cells * asked.rounds * asked.requests * OUTPUT
         print(f"| {events:,} | {least[0]:.2f} | {least[1]:.2f} | {least[2]:.0f} |", flush=True)

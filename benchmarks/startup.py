@@ -1,6 +1,6 @@
 """What `bench sweep` costs besides its load: one cell against a server that runs already; Markdown on stdout.
 
-The server is `bench sim` in a process of its own. Of each sweep:
+The server is the simulator in a process of its own. Of each sweep:
 
 - to the table: from the start of the process until the table is on stdout, less the time its rounds ran
 - to the end: until the process has ended, less the same
@@ -14,17 +14,17 @@ the ratios to it are what can be compared between machines.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+from benchbench.engines.simulator import SimulatorProcess
 from benchbench.store.requests import round_facts
 from benchbench.store.run_directory import RunDirectory
 
@@ -78,18 +78,6 @@ def sweep(url: str, *options: str) -> Cost:
     return Cost(cost.table_s - wall_ns / 1e9, cost.wall_s - wall_ns / 1e9, cost.cpu_s - cpu_ns / 1e9)
 
 
-@contextlib.contextmanager
-def simulator() -> Iterator[str]:
-    """The URL of a server, for as long as the block runs."""
-    words = [*BENCH, "sim", "--port", "0", "--profile", "fixed"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            yield next(word for word in server.stdout.readline().split() if word.startswith("http"))
-        finally:
-            server.terminate()
-
-
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -97,11 +85,11 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     kinds = {"python, numpy": (), "sweep --no-plots": ("--no-plots",), "sweep": ("--plots",)}
     costs: dict[str, list[Cost]] = {name: [] for name in kinds}
-    with simulator() as url:
+    with SimulatorProcess("fixed") as server:
         for repeat in range(repeats + 1):
             for name, options in kinds.items():
                 bare = (sys.executable, "-c", "import numpy")
-                cost = sweep(url, *options) if options else process(bare, Path.cwd())
+                cost = sweep(server.url, *options) if options else process(bare, Path.cwd())
                 if repeat:  # the first fills the page cache
                     costs[name].append(cost)
     base = median(cost.cpu_s for cost in costs["python, numpy"])
