@@ -31,6 +31,18 @@ def bench(*arguments: object) -> Result:
     return result
 
 
+def read_terminal(ours: int) -> str:
+    """What was drawn on a pseudo-terminal until nobody had its other side open; closes this one."""
+    pieces = []
+    while True:
+        try:
+            pieces.append(os.read(ours, 65_536))
+        except OSError:  # the other side is closed
+            break
+    os.close(ours)
+    return b"".join(pieces).decode().replace("\r\n", "\n")
+
+
 def write_sweep(path: Path, url: str, **changes: Any) -> Path:
     """A sweep of one cell, one request and one round of an endpoint; `changes` replace whole sections."""
     data = {

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from driving import read_terminal
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
@@ -123,16 +124,9 @@ def in_terminal(*arguments: str, **env: str) -> str:
     clean = {name: value for name, value in os.environ.items() if name not in {"NO_COLOR", "COLUMNS", "FORCE_COLOR"}}
     with subprocess.Popen(command, stdout=theirs, env={**clean, "TERM": "xterm-256color", **env}) as process:
         os.close(theirs)
-        shown = b""
-        while True:
-            try:
-                piece = os.read(ours, 65_536)
-            except OSError:  # the other side is closed
-                break
-            shown += piece
-    os.close(ours)
+        shown = read_terminal(ours)
     assert process.returncode == 0
-    return shown.decode().replace("\r\n", "\n")
+    return shown
 
 
 def test_a_terminal_gets_a_drawn_table_and_a_pipe_markdown() -> None:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from driving import CARRIED_OUT, write_sweep
+from driving import CARRIED_OUT, read_terminal, write_sweep
 
 from benchbench.cli.rendering import rendered
 
@@ -23,18 +23,11 @@ def on_terminal(sweep: Path, *options: str, stdout: bool = False, **env: str) ->
     named = {"TERM": "xterm-256color", "COLUMNS": "100", **env}
     with subprocess.Popen(command, cwd=sweep.parent, stdout=out, stderr=theirs, env={**os.environ, **named}) as process:
         os.close(theirs)
-        drawn = b""
-        while True:
-            try:
-                piece = os.read(ours, 65_536)
-            except OSError:  # the other side is closed
-                break
-            drawn += piece
+        drawn = read_terminal(ours)
         printed = process.stdout.read().decode() if process.stdout else ""
-    os.close(ours)
-    assert process.returncode in CARRIED_OUT, drawn.decode()
-    assert b"Traceback" not in drawn
-    return drawn.decode().replace("\r\n", "\n"), printed
+    assert process.returncode in CARRIED_OUT, drawn
+    assert "Traceback" not in drawn
+    return drawn, printed
 
 
 def tiny(tmp_path: Path) -> Path:

@@ -156,6 +156,17 @@ def refusing(*kinds: type[Exception]) -> Iterator[None]:
         raise BenchError(str(error)) from None
 
 
+def write_new(file: Path, text: str, named: str, hint: str = "") -> None:
+    """Write a file that must not exist yet; else the command ends. `named`: the command and the file, for messages."""
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        fail(BAD_INPUT, f"{named}: exists already, and stays as it is{hint}")
+    except OSError as error:
+        fail(BAD_INPUT, f"{named}: cannot write: {error.strerror}")
+
+
 @contextlib.contextmanager
 def located(file: Source | None, sets: tuple[str, ...]) -> Iterator[None]:
     """An engine's error names the line of the sweep file that is at fault, and what the engine's log says last."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from benchbench.cli.console import BAD_INPUT, FOLDER, SETS, fail, show
+from benchbench.cli.console import FOLDER, SETS, show, write_new
 from benchbench.cli.sweep import sweep
 
 NAMES = ("endpoint", "quickstart", "w7900d", "branches", "branches-demo")
@@ -32,13 +32,7 @@ def init(name: str, out: Path | None) -> None:
         show(own_copy(name, f"{name}.yaml").rstrip("\n"))
         return
     text = own_copy(name, str(file))
-    try:
-        with file.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-    except FileExistsError:
-        fail(BAD_INPUT, f"bench init: {file}: exists already, and stays as it is (--out FILE names another)")
-    except OSError as error:
-        fail(BAD_INPUT, f"bench init: {file}: cannot write: {error.strerror}")
+    write_new(file, text, f"bench init: {file}", " (--out FILE names another)")
     show(f"{file}: written. Change it, then: bench sweep {file} --dry-run")
 
 

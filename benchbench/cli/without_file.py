@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from benchbench.cli.console import BAD_INPUT, fail, source_of, spec_of
+from benchbench.cli.console import BAD_INPUT, fail, source_of, spec_of, write_new
 from benchbench.safe_text import printable, printable_lines
 
 if TYPE_CHECKING:
@@ -94,13 +94,7 @@ def _from_options(given: dict[str, Any], options: dict[str, Any], sets: tuple[st
         return source
     if text is None:
         fail(BAD_INPUT, "bench sweep: --save: the url holds a secret, which no file may: use --key-env")
-    try:
-        with save.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        fail(BAD_INPUT, f"bench sweep: --save {save}: exists already, and stays as it is")
-    except OSError as error:
-        fail(BAD_INPUT, f"bench sweep: --save {save}: cannot write: {error.strerror}")
+    write_new(save, text, f"bench sweep: --save {save}")
     again = shlex.join(["bench", "sweep", str(save), *(word for change in masked(sets) for word in ("--set", change))])
     print(printable(f"{save}: written; it is measured by: {again}"), file=sys.stderr)
     return str(save)

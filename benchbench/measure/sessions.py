@@ -16,7 +16,6 @@ from benchbench.errors import EngineDiedError, EngineError, MovedRefError, Stopp
 from benchbench.fidelity.ask import answer, owed
 from benchbench.host.rest import FREE_S, heat, wait_for_rest
 from benchbench.host.sampler import Sampler, scope_of
-from benchbench.hosts.cluster import open_hosts
 from benchbench.inprocess.launcher import open_inprocess
 from benchbench.loadgen.worker import Worker
 from benchbench.measure.cells import Driver, measure_cell
@@ -25,6 +24,8 @@ from benchbench.measure.observer import Observer, Pace
 from benchbench.model.config import ModelFacts
 from benchbench.model.roofline import platform_of
 from benchbench.openai.client import Capabilities
+from benchbench.senders.group import WorkerGroup
+from benchbench.senders.http_worker import HttpWorker
 from benchbench.senders.sizing import open_workers
 from benchbench.spec import Cell, Plan, Session, VllmInprocessEngine, VllmServeEngine
 from benchbench.store.run_directory import RunDirectory, replace_file
@@ -221,11 +222,18 @@ def start_engine(plan: Plan, hooks: Hooks) -> Iterator[tuple[Opened, Worker]]:
         with open_inprocess(plan.spec.engine, plan, hooks) as (opened, inprocess):
             yield opened, inprocess
         return
-    workers = open_hosts if plan.spec.loadgen.ray else open_workers
-    with workers(plan) as (worker, notes), open_engine(plan, hooks) as opened:
+    with _workers(plan) as (worker, notes), open_engine(plan, hooks) as opened:
         worker.watch = opened.watch
         worker.ready()
         yield replace(opened, notes=(*opened.notes, *notes)), worker
+
+
+def _workers(plan: Plan) -> contextlib.AbstractContextManager[tuple[HttpWorker | WorkerGroup, tuple[str, ...]]]:
+    if plan.spec.loadgen.ray:
+        from benchbench.hosts.cluster import open_hosts  # what few sweeps need
+
+        return open_hosts(plan)
+    return open_workers(plan)
 
 
 def _too_long(plan: Plan, capabilities: Capabilities) -> list[str]:
