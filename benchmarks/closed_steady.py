@@ -27,7 +27,7 @@ from benchbench.analysis.metrics import round_metrics
 from benchbench.engines.simulator.model import BatchModel
 from benchbench.engines.simulator.profiles import SimProfile
 from benchbench.loadgen.job import Job, Quota
-from benchbench.loadgen.prompts import SPARE_BATCHES, first_outputs
+from benchbench.prompts.round_job import SPARE_BATCHES, first_outputs
 from benchbench.senders.shares import split
 from benchbench.store.arrow import lists, numbers, texts
 

@@ -32,9 +32,9 @@ from benchbench.inprocess.async_llm import Ask, Tokens, request_metrics
 from benchbench.inprocess.engine_round import DirectRound
 from benchbench.inprocess.launcher import InprocessWorker
 from benchbench.loadgen.job import AnswerJob, DirectJob
-from benchbench.loadgen.prompts import make_job
 from benchbench.model.served import caption_of
 from benchbench.openai.target import Access, make_target
+from benchbench.prompts.round_job import make_job
 from benchbench.senders.http_worker import HttpWorker
 from benchbench.spec import Cell, make_plan, spec_from_mapping
 from benchbench.store.requests import round_table

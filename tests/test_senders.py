@@ -28,8 +28,8 @@ from benchbench.analysis.metrics import round_metrics
 from benchbench.engines.simulator import SimulatorProcess
 from benchbench.errors import WorkerDiedError
 from benchbench.loadgen.job import CLOSE, SERVED, Job, Quota
-from benchbench.loadgen.prompts import make_job
 from benchbench.openai.target import Access, make_target
+from benchbench.prompts.round_job import make_job
 from benchbench.senders import sizing
 from benchbench.senders.group import WorkerGroup
 from benchbench.senders.http_worker import HttpWorker

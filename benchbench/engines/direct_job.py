@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchbench.loadgen.job import DirectJob
-from benchbench.loadgen.prompts import common_fields, round_generator, token_ids
+from benchbench.prompts.round_job import common_fields, round_generator, token_ids
 from benchbench.spec import Cell, VllmInprocessEngine
 
 

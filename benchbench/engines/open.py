@@ -28,9 +28,9 @@ from benchbench.engines.token_lengths import (
 )
 from benchbench.errors import EngineError
 from benchbench.loadgen.job import Job
-from benchbench.loadgen.prompts import make_job
 from benchbench.openai.client import Capabilities, attach, post
 from benchbench.openai.target import GENERATION, Access, Target, leaves_path_open, make_target, untimed_body
+from benchbench.prompts.round_job import make_job
 from benchbench.spec import Cell, EndpointEngine, Plan, SimulatorEngine, VllmServeEngine
 from benchbench.spec.engine_sections import CACHE_VARIABLES
 from benchbench.stopping import unless_stopped

@@ -93,7 +93,7 @@ def _ours(url: str, streams: int, output: int, workers: int = 1) -> Errors:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from benchbench.loadgen.prompts import make_job
+    from benchbench.prompts.round_job import make_job
     from benchbench.senders.group import WorkerGroup
     from benchbench.store.requests import RequestStatus, round_table
 
@@ -143,7 +143,7 @@ def _error(
 
 def _aiohttp(url: str, streams: int, output: int) -> Errors:
     """The same load by the common way: aiohttp, lines iterated, JSON parsed, the clock read at each line."""
-    from benchbench.loadgen.prompts import bodies, round_generator
+    from benchbench.prompts.round_job import bodies, round_generator
 
     cell, target = _cell(url, streams, output), make_target(url, "completions", Access())
     asyncio.run(_gather(target, bodies(cell, round_generator(cell, "warmup", 1, 0), [2] * streams, (1000, 30000))))

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from benchbench.loadgen.arrivals import due_offsets_ns
 from benchbench.loadgen.job import RoundJob
 from benchbench.openai.target import Target, prompt_field
+from benchbench.prompts.arrivals import due_offsets_ns
 from benchbench.spec import Cell
 from benchbench.spec.engine_sections import NEWER_LIMIT
 
