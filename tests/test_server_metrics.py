@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import socket
 import subprocess
@@ -211,6 +212,31 @@ def test_looks_again_until_the_last_step_is_counted(
     assert (found and found[name]) == last
     assert len(list(pages)) == len(seen) - looked
     assert looked <= LOOKS
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [({"started_s": 1.0}, {"started_s": 2.0}), ({"prompt_tokens": 70.0}, {"prompt_tokens": 30.0})],
+    ids=["start time", "a count that goes down"],
+)
+@pytest.mark.parametrize("first", [0, 1])
+def test_two_servers_behind_one_address_are_known_whichever_answers_first(
+    a: Counts, b: Counts, first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy that goes from one to the other: of the looks after a round the last is at the one from before it."""
+    monkeypatch.setattr("benchbench.counters.server_counters.PAUSE_S", 0)
+    pages = itertools.cycle([{"generation_tokens": 80.0, **a}, {"generation_tokens": 80.0, **b}])
+    before = {"generation_tokens": 60.0, **a}
+    for _ in range(first):
+        next(pages)
+
+    async def looking() -> Counts | None:
+        return next(pages)
+
+    ours = made(7, 40)
+    after = asyncio.run(settled(looking, before, ours))
+    assert after is not None
+    assert counted(before, after, ours) == {"replicas": True}
 
 
 def test_the_simulators_counters_are_what_was_asked_of_it() -> None:

@@ -61,15 +61,16 @@ class Reason(Enum):
     )
     SERVER_COUNT_MISMATCH = _invalid(
         "the server's counts contradict what it sent: usage against its events, or /metrics below what came",
-        "report it to the server's makers; until then trust neither count",
+        "report it to the server's makers and trust neither count; if it is /metrics, and several servers "
+        "may stand behind this address, attach to a server's own address",
     )
     FOREIGN_LOAD = _invalid(
         "the server served tokens that are not ours: somebody else was loading it",
         "measure when nobody else uses the server",
     )
     REPLICAS = _suspect(
-        "/metrics came from different processes: several replicas behind one address, or a restart",
-        "attach to one replica, so that its counts can be checked",
+        "/metrics told of another process from read to read: several servers behind one address, or a restart",
+        "attach to a server's own address, so that its counts can be checked",
     )
     MIXED_ENGINES = _invalid(
         "its rounds are of different engines: another model, build, flags or server",

@@ -66,8 +66,9 @@ async def settled(
 ) -> Counts | None:
     """The counts once the round's generated tokens are in them, or after LOOKS looks; None if none came.
 
-    vLLM counts a step just after it has streamed it, so the first look after a round may lack the last tokens. In a
-    round with failures nobody knows how many there will be.
+    A look at another process than the one before is the last: it shows that there are several. vLLM counts a step just
+    after it has streamed it, so the first look after a round may lack the last tokens. In a round with failures nobody
+    knows how many there will be.
     """
     failed = RequestStatus.FAILED in columns["status"]
     expected = 0 if failed else before.get("generation_tokens", 0) + _ours(columns)["generation_tokens"][0]
@@ -76,9 +77,12 @@ async def settled(
         if attempt:
             await asyncio.sleep(PAUSE_S)
         begun, page = time.monotonic(), await looking()
+        moved = page is not None and grown(last or before, page) is None
         last = page or last
-        if time.monotonic() - begun > LOOK_S / 2 or (last and last.get("generation_tokens", math.inf) >= expected):
-            break  # a look that hangs is not repeated
+        if time.monotonic() - begun > LOOK_S / 2:  # one that hangs is not repeated
+            break
+        if moved or (last and last.get("generation_tokens", math.inf) >= expected):
+            break
     return last
 
 

@@ -96,13 +96,14 @@ def _cache(evidence: Evidence) -> str:
 
 def _counts(evidence: Evidence) -> str:
     if evidence.replicas:
-        return "from different processes: no check possible"
+        return "another process's from read to read (start time changed, or a count went down): no check possible"
     if evidence.foreign_tokens is None:
         return "not known"
     if evidence.foreign_tokens:
         return f"the server served {evidence.foreign_tokens:,} tokens that are not ours"
     if evidence.missing_tokens:
-        return f"the server counted {evidence.missing_tokens:,} tokens fewer than we received"
+        fewer = f"the server counted {evidence.missing_tokens:,} tokens fewer than we received"
+        return f"{fewer}, as one of several behind a proxy would"
     return "equal to ours"
 
 
