@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from benchbench.analysis.runs import open_run
 from benchbench.host.local_results import measured_errors, own_error, sentence, store
 from benchbench.report.summary_table import table_parts
-from benchbench.slo.attainment import slo_lines, slo_sentence
+from benchbench.slo.attainment import meets, slo_lines, slo_sentence
+from benchbench.spec.schema import Slo
 
 Row = dict[str, Any]
 
@@ -85,6 +86,32 @@ def test_the_limits_are_said_once() -> None:
     ]
     assert slo_sentence([{"slo": limits}, {"slo": {"ttft_ms": 1.0}}])[0].startswith("SLO: of each cell its own limits;")
     assert slo_sentence([{"slo": {}}, {}]) == []
+
+
+@pytest.mark.parametrize(
+    ("slo", "row", "met"),
+    [
+        ({}, cell(1, 1), None),
+        ({"ttft_ms": 1}, cell(1, None), None),
+        ({"ttft_ms": 1}, cell(1, 0.98), False),
+        ({"ttft_ms": 1, "statistic": "p90"}, cell(1, 0.91), True),
+        ({"ttft_ms": 1, "statistic": "p99.9"}, cell(1, 0.995), False),
+        ({"ttft_ms": 1, "statistic": "mean"}, cell(1, 0.1, ttft_ms=0.9, tpot_ms=5), True),
+        ({"ttft_ms": 1, "tpot_ms": 4, "statistic": "mean"}, cell(1, 1, ttft_ms=0.9, tpot_ms=5), False),
+        ({"ttft_ms": 1, "statistic": "mean"}, cell(1, 1), None),
+    ],
+)  # fmt: skip
+def test_a_share_of_requests_or_the_means_meet_it(slo: dict[str, Any], row: Row, met: bool | None) -> None:
+    assert meets(Slo.model_validate(slo), row.get) is met
+    if met is not None:
+        (line,) = slo_lines([{**row, "slo_met": met}])
+        assert ("up to batch 1" in line) is met
+
+
+def test_the_sentence_names_the_statistic() -> None:
+    (line,) = slo_sentence([{"slo": {"ttft_ms": 5.0, "statistic": "mean"}}])
+    assert line == "SLO: TTFT 5 ms at most; a cell meets it where its means are within every limit."
+    assert "95 % of its requests are" in slo_sentence([{"slo": {"ttft_ms": 5.0, "statistic": "p95"}}])[0]
 
 
 def test_the_table_has_goodput_and_the_line() -> None:

@@ -260,8 +260,9 @@ def test_anchors_and_merge_keys(load: Any) -> None:
     )
     cells = [(cell.input, cell.output, cell.batch) for cell in make_plan(spec).cells]
     assert sorted(cells) == [(7, 2, 3), (8, 4, 2), (9, 2, 3)]
-    assert "s.yaml:5: slo.ttft: unknown key, did you mean ttft_ms? (allowed: ttft_ms, tpot_ms, e2el_ms)" in messages(
-        load, MINIMAL + "slo: &a {ttft: 1}\nvalidity: {<<: *a}"
+    assert (
+        "s.yaml:5: slo.ttft: unknown key, did you mean ttft_ms? (allowed: ttft_ms, tpot_ms, e2el_ms, statistic)"
+        in messages(load, MINIMAL + "slo: &a {ttft: 1}\nvalidity: {<<: *a}")
     )
 
 

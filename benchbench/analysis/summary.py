@@ -26,6 +26,7 @@ from benchbench.analysis.utilization import Utilization, utilization_of
 from benchbench.analysis.validity import Evidence, Reason, Status, status_of
 from benchbench.host.energy import Usage, stragglers, throttled, usage
 from benchbench.model.roofline import Platform
+from benchbench.slo.attainment import meets
 from benchbench.spec.cell import CellInfo
 from benchbench.store.arrow import Floats
 from benchbench.tails.tail_bound import TailBound, tail_bound
@@ -332,6 +333,7 @@ COLUMNS = {
             Column(f"slo_{name}_share", f"Within {name.upper()} limit", "", 4, partial(within_limit, name=name))
             for name in ("ttft", "tpot", "e2el")
         ),
+        Column("slo_met", "Meets the SLO", "", None, lambda s: meets(s.cell.slo, s.estimate)),
     )
 }
 UNITS = {name: column.unit for name, column in COLUMNS.items()}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-MET_SHARE = 0.99  # of a cell's requests that are within every limit, at least
+from benchbench.spec.schema import Slo
+
 _LIMITS = {"ttft_ms": "TTFT", "tpot_ms": "TPOT", "e2el_ms": "E2EL"}
+_BEFORE = Slo(e2el_ms=1.0)  # of rows without `slo_met`: their goodput tells, by p99
 
 
 class _Step(NamedTuple):
@@ -18,14 +20,39 @@ class _Step(NamedTuple):
     suspect: bool
 
 
+def share_of(statistic: str) -> float | None:
+    """The share of requests that must be within every limit: 0.99 for p99; None for the mean."""
+    return None if statistic == "mean" else float(statistic.removeprefix("p")) / 100
+
+
+def meets(slo: Slo, value: Callable[[str], float | None]) -> bool | None:
+    """Whether a cell meets its SLO; None without one, and without its numbers. `value`: of a column of its row.
+
+    Of a share, goodput is at least that share of req/s; of the mean, each limited mean over rounds is within its limit.
+    """
+    if not slo.is_set:
+        return None
+    share = share_of(slo.statistic)
+    if share is None:
+        both = [(value(name), limit) for name in _LIMITS if (limit := getattr(slo, name)) is not None]
+        known = [mean <= limit for mean, limit in both if mean is not None]
+        return all(known) if known else None
+    goodput, req_s = value("goodput_req_s"), value("req_s")
+    return None if goodput is None or not req_s else goodput >= share * req_s * (1 - 1e-9)
+
+
 def slo_sentence(plan: Iterable[Mapping[str, Any]]) -> list[str]:
     """The limits of a plan's cells and what meeting them is, in one line; none without limits."""
-    limits = {_limits(cell.get("slo") or {}): None for cell in plan}
-    limits.pop("", None)
+    limits = {(_limits(slo := cell.get("slo") or {}), slo.get("statistic", "p99")): None for cell in plan}
+    limits = {both: None for both in limits if both[0]}
     if not limits:
         return []
-    text = next(iter(limits)) if len(limits) == 1 else "of each cell its own limits"
-    return [f"SLO: {text}; a cell meets it where {100 * MET_SHARE:g} % of its requests are within every limit."]
+    texts = [list(dict.fromkeys(of_all)) for of_all in zip(*limits, strict=True)]
+    text = texts[0][0] if len(texts[0]) == 1 else "of each cell its own limits"
+    share = share_of(texts[1][0])
+    where = "its means are" if share is None else f"{100 * share:g} % of its requests are"
+    where = where if len(texts[1]) == 1 else "what its slo.statistic names is"
+    return [f"SLO: {text}; a cell meets it where {where} within every limit."]
 
 
 def _limits(slo: Mapping[str, Any]) -> str:
@@ -36,8 +63,9 @@ def _limits(slo: Mapping[str, Any]) -> str:
 def slo_lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """A line a shape: the largest batch (or rate) up to which every measured one meets the SLO.
 
-    A cell meets it if its goodput is at least `MET_SHARE` of its req/s. Invalid cells, and those without either number,
-    count as not measured: a line names them but above the first that misses it, and the suspect ones that it rests on.
+    A cell meets it as its row says (`slo_met`), or without that by p99. Invalid cells, and those without goodput or
+    req/s, count as not measured: a line names them but above the first that misses it, and the suspect ones that it
+    rests on.
     Nothing of shapes without goodput.
     """
     shapes: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
@@ -82,7 +110,8 @@ def _step(row: Mapping[str, Any], axis: str) -> _Step | None:
     goodput, req_s = row.get("goodput_req_s"), row.get("req_s")
     if row.get("status") not in {"valid", "suspect"} or goodput is None or not req_s or not row.get(axis):
         return None
-    return _Step(float(row[axis]), goodput >= MET_SHARE * req_s * (1 - 1e-9), goodput, row["status"] == "suspect")
+    met = row["slo_met"] if row.get("slo_met") is not None else meets(_BEFORE, row.get)
+    return _Step(float(row[axis]), bool(met), goodput, row["status"] == "suspect")
 
 
 def _sizes(axis: str, sizes: Sequence[float]) -> str:

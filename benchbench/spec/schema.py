@@ -155,6 +155,9 @@ class Slo(Section):
     ttft_ms: Positive | None = Field(None, description="time to first token at most, in ms")
     tpot_ms: Positive | None = Field(None, description="time per output token after the first at most, in ms")
     e2el_ms: Positive | None = Field(None, description="end-to-end latency at most, in ms")
+    statistic: Literal["p50", "p90", "p95", "p99", "p99.9", "mean"] = Field(
+        "p99", description="what meets the limits: p99, that 99 % of requests are within all of them; mean, each mean"
+    )
 
     @property
     def is_set(self) -> bool:
