@@ -23,6 +23,7 @@ from benchbench.version import __version__
 if TYPE_CHECKING:
     from benchbench.api.artifacts import write_page
     from benchbench.api.auditing import Audit, audit_file
+    from benchbench.api.best_settings import BestSettings
     from benchbench.api.compared import RunComparison, compare_runs
     from benchbench.api.measuring import sweep
     from benchbench.api.run_tables import runs_table
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Audit",
     "BenchError",
+    "BestSettings",
     "CardError",
     "EngineError",
     "Outcome",
@@ -56,6 +58,7 @@ __all__ = [
 _HOMES = {
     "api.artifacts": ("write_page",),
     "api.auditing": ("Audit", "audit_file"),
+    "api.best_settings": ("BestSettings",),
     "api.compared": ("RunComparison", "compare_runs"),
     "api.measuring": ("sweep",),
     "api.run_tables": ("runs_table",),

@@ -15,7 +15,7 @@ from typing import assert_type
 import pandas as pd
 
 import benchbench
-from benchbench import Audit, BenchError, Outcome, Run, RunComparison, SpecError, SweepSpec
+from benchbench import Audit, BenchError, BestSettings, Outcome, Run, RunComparison, SpecError, SweepSpec
 
 
 def measured(sweep_file: Path) -> Run | None:
@@ -64,7 +64,9 @@ def compared(run: Run, other: Run | str) -> tuple[str, ...]:
     assert_type(run.compare(other, base="main").summary(), pd.DataFrame)
     assert_type(comparison.means(), pd.DataFrame)
     assert_type(comparison.table("md", metrics=["ttft"]), str)
-    return comparison.sentences
+    best = run.best(metric="tpot")
+    assert_type(best, BestSettings)
+    return (*comparison.sentences, best.default)
 
 
 def mistakes(run: Run) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from benchbench.api.auditing import Audit, Corrections
+    from benchbench.api.best_settings import BestSettings
 
 
 class Run(runs.Run):
@@ -143,6 +144,16 @@ class Run(runs.Run):
         """Its variants with each other, or it as the base with another run: see `benchbench.compare_runs`."""
         named = {"base": base, "candidate": candidate}
         return compare_runs(self, other, **named, margin=margin, noise=noise, allow_unlike=allow_unlike)
+
+    def best(self, *, metric: str = "sys_tok_s", valid_only: bool = False) -> BestSettings:
+        """Its best setting (variant) per cell and for all cells, each with what cannot be told from it (95 %).
+
+        `metric`: sys_tok_s, ttft, tpot or goodput; of settings that meet the sweep's `slo`. `valid_only`: suspect cells
+        do not count. Raises ValueError for what cannot be judged, and RunError without records.
+        """
+        from benchbench.api.best_settings import best_of_run
+
+        return best_of_run(self, metric=metric, valid_only=valid_only)
 
     def write_page(self, path: str | Path = "report.html") -> Path:
         """Write it as one HTML file that loads nothing; its path. Raises OSError."""

@@ -10,6 +10,7 @@ import click
 
 from benchbench.cli import guide, page, publish, stored, sweep
 from benchbench.cli.audit import audit
+from benchbench.cli.best import best
 from benchbench.cli.console import (
     BAD_INPUT,
     FOLDER,
@@ -181,7 +182,7 @@ def check(file: Source | None, sets: tuple[str, ...], only: str | None, *, own: 
 
 for _command in (init, demo, sweep.sweep, sweep.noise, profile, evaluate, stored.table, stored.plot, stored.explain):
     main.add_command(_command)
-for _command in (import_results, publish.publish, page.report, audit, completion):
+for _command in (best, import_results, publish.publish, page.report, audit, completion):
     main.add_command(_command)
 guide.explain(main)
 

@@ -76,8 +76,11 @@ class Pair:
 
 
 @dataclass(slots=True)
-class _Values:
-    """What one side has: cell -> metric -> block -> value. `dropped` cells and `lost` (block, cell): their reasons."""
+class Values:
+    """What one side has: cell -> metric -> block -> value, and cell -> block -> the rounds that these are the means of.
+
+    `dropped` cells and `lost` (block, cell): their reasons.
+    """
 
     cells: dict[str, CellInfo] = field(default_factory=dict)
     means: dict[str, dict[str, dict[int, float]]] = field(default_factory=dict)
@@ -85,6 +88,7 @@ class _Values:
     lost: dict[tuple[int, str], str] = field(default_factory=dict)
     suspect: dict[str, str] = field(default_factory=dict)
     lengths: dict[str, float | None] = field(default_factory=dict)  # mean output tokens received
+    rounds: dict[str, dict[int, Sequence[RoundMetrics]]] = field(default_factory=dict)
 
 
 def sides_of(run: Run) -> list[Side]:
@@ -110,8 +114,8 @@ def pair(
     Raises ValueError for a margin that is not above 0.
     """
     within = base.run is candidate.run
-    old, new = _values(base), _values(candidate)
-    unpaired = _unpaired(old, new, base.name, candidate.name)
+    old, new = values_of(base), values_of(candidate)
+    unpaired = unpaired_cells(old, new, base.name, candidate.name)
     labels = [label for label in old.cells if label in new.cells and label not in unpaired]
     labels = [label for label in labels if label not in old.dropped and label not in new.dropped]
     planned = (_planned(base.run), _planned(candidate.run))
@@ -159,7 +163,7 @@ def pair(
 
 
 def _samples(
-    old: _Values, new: _Values, labels: Sequence[str], blocks: int
+    old: Values, new: Values, labels: Sequence[str], blocks: int
 ) -> tuple[tuple[Sample, ...], list[tuple[str, str]]]:
     """What is compared, and the (metric, cell) of which a start has 0: that has no ratio.
 
@@ -233,8 +237,9 @@ def _planned(run: Run) -> int:
     return int(spec["blocks"] or (DEFAULT_BLOCKS if spec["variants"] else 1))
 
 
-def _values(side: Side) -> _Values:
-    values = _Values()
+def values_of(side: Side) -> Values:
+    """The starts of one side that count, by the rules of this module; a run's records are read once."""
+    values = Values()
     for summary in side.run.summaries:
         if summary.cell.variant != side.variant:
             continue
@@ -252,6 +257,7 @@ def _values(side: Side) -> _Values:
             if why:
                 values.lost[block, label] = why
                 continue
+            values.rounds.setdefault(label, {})[block] = rounds
             for metric in METRICS:
                 if of_rounds := [value for r in rounds if (value := FIGURES[metric](r)) is not None]:
                     values.means[label][metric][block] = fmean(of_rounds)
@@ -274,7 +280,7 @@ def _starts(run: Run, summary: CellSummary) -> Iterator[tuple[int, Sequence[Roun
         yield block or 0, start, why
 
 
-def _unpaired(old: _Values, new: _Values, base: str, candidate: str) -> dict[str, str]:
+def unpaired_cells(old: Values, new: Values, base: str, candidate: str) -> dict[str, str]:
     """Cells that only one side has, or that the sides did not measure alike."""
     reasons = {label: f"only {base} has it" for label in old.cells if label not in new.cells}
     reasons |= {label: f"only {candidate} has it" for label in new.cells if label not in old.cells}
@@ -327,7 +333,7 @@ def _days(run: Run) -> str:
     return " to ".join(sorted(set(days)))
 
 
-def _side_notes(side: Side, values: _Values) -> list[str]:
+def _side_notes(side: Side, values: Values) -> list[str]:
     """What happened on one side, in sentences."""
     notes = [f"{side.name}: {_cells(cells)} dropped as invalid ({why})" for why, cells in _grouped(values.dropped)]
     blocks = [values.means[label][METRICS[0]] for label in values.means if label not in values.dropped]

@@ -1,0 +1,204 @@
+"""`bench best`: which setting is best, what cannot be told from it, and which starts are still made."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from driving import bench
+from hypothesis import given
+from hypothesis import strategies as st
+from runs_made import FAILED, Tell, made_run
+
+from benchbench.analysis.runs import open_run
+from benchbench.best.answer import Answer, answer
+from benchbench.best.elimination import Levels, fitted, gap, limits_met, noise_of
+from benchbench.best.from_run import trial_of
+from benchbench.best.sets import DEFAULT, CellStarts, sets_of
+from benchbench.spec import Cell, Session
+
+SPEED = {"a": 1.0, "b": 1.0, "c": 1.1, "d": 0.9}
+SWEEP: dict[str, Any] = {
+    "name": "settings",
+    "model": "m",
+    "engine": {"kind": "simulator"},
+    "variants": {name: {} for name in SPEED},
+    "blocks": 4,
+    "grid": {"input": 128, "output": 8, "batch": [1, 4]},
+    "rounds": {"warmup": 0, "min": 2},
+    "prompts": {"vocab": [1000, 30000]},
+    "order": "as_written",
+}
+
+
+@pytest.fixture(autouse=True)
+def _in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def times(speed: dict[str, float], noise: float = 0.003) -> Tell:
+    def tell(cell: Cell, start: Session, k: int) -> tuple[float, float]:
+        luck = random.Random(f"{start.variant} {start.block}").gauss(1, noise) + 0 * k
+        return 50 * luck, (10 + (cell.batch or 0)) * luck / speed[cell.variant]
+
+    return tell
+
+
+def answered(tell: Tell, metric: str = "sys_tok_s", **changes: Any) -> Answer:
+    path = made_run(Path(f"run-{random.random()}"), SWEEP | changes, tell)
+    return answer(trial_of(open_run(path), metric), metric)
+
+
+def test_the_best_of_a_run_stands_alone_where_it_is_clearly_ahead() -> None:
+    result = answered(times(SPEED))
+    assert [(cell.best, cell.kept) for cell in (*result.cells, result.default)] == [("c", ("c",))] * 3
+    places = {s.setting: (s.place, s.text) for s in result.default.standings}
+    assert places == {"c": ("best", ""), "a": ("beaten", "c"), "b": ("beaten", "c"), "d": ("beaten", "c")}
+    ratio = next(s for s in result.cells[0].standings if s.setting == "d")
+    assert ratio.low
+    assert ratio.ratio
+    assert ratio.high
+    assert ratio.low < ratio.ratio < ratio.high < 1
+
+
+def test_ties_stay_in_the_set() -> None:
+    result = answered(times({"a": 1.1, "b": 1.1, "c": 1.1, "d": 0.8}))
+    assert {frozenset(cell.kept) for cell in result.cells} == {frozenset("abc")}
+
+
+def test_a_setting_that_misses_the_slo_is_out_and_one_at_its_edge_beats_nobody() -> None:
+    quick = {"a": 1.0, "b": 1.0, "c": 3.0, "d": 3.0}
+
+    def tell(cell: Cell, start: Session, k: int) -> tuple[float, float]:
+        _, itl = times(quick)(cell, start, k)
+        luck = random.Random(f"{start.variant} {start.block}").gauss(1, 0.02)
+        return {"c": 200.0, "d": 100.2}.get(cell.variant, 50.0) * luck, itl
+
+    result = answered(tell, slo={"ttft_ms": 100})
+    for cell in result.cells:
+        places = {s.setting: (s.place, s.met) for s in cell.standings}
+        assert places["c"] == ("misses the SLO", False)
+        assert places["d"] == ("in the set", None)
+        assert {places["a"], places["b"]} == {("best", True), ("in the set", True)}
+
+
+def test_where_no_setting_meets_the_slo_there_is_no_best() -> None:
+    made_run(Path("run"), SWEEP | {"slo": {"ttft_ms": 5}}, times(SPEED))
+    result = bench("best", "run")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.count("no setting meets the SLO") == 3
+
+
+def test_what_is_invalid_is_named_and_beats_nobody() -> None:
+    def tell(cell: Cell, start: Session, k: int) -> tuple[float, float] | str:
+        if cell.variant == "c" and cell.batch == 1:
+            return "cached_prefix"
+        if cell.variant == "a" and start.block == 2:
+            return FAILED
+        return times(SPEED)(cell, start, k)
+
+    result = answered(tell)
+    first, second = result.cells
+    assert set(first.kept) == {"a", "b"}
+    assert second.kept == ("c",)
+    assert {s.setting: s.text for s in first.standings}["c"] == "cached_prefix"
+    assert {s.setting: s.starts for s in second.standings} == {"c": 4, "a": 3, "b": 4, "d": 4}
+    assert result.default.best in {"a", "b"}
+    assert {s.setting: s.place for s in result.default.standings}["c"] == "invalid"
+
+
+def test_the_command_says_it_in_each_form() -> None:
+    made_run(Path("run"), SWEEP, times(SPEED))
+    table = bench("best", "run").stdout
+    assert "| 128 | 8 | 1 | c |" in table
+    assert "Default for all 2 cells: c, 100.0 % of each cell's best in the mean" in table
+    facts = json.loads(bench("best", "run", "--format", "json").stdout)
+    assert [cell["set"] for cell in facts["cells"]] == [["c"]] * 3
+    assert (facts["starts"], facts["full_design"]) == (16, 16)
+    assert bench("best", "run", "--format", "csv").stdout.count("\n") >= 1 + 3 * 4
+    assert [bench("best", "run", "--metric", metric).exit_code for metric in ("ttft", "tpot", "goodput")] == [0, 0, 2]
+
+
+def test_one_setting_is_no_choice() -> None:
+    made_run(Path("run"), SWEEP | {"variants": {"a": {}}}, times(SPEED))
+    result = bench("best", "run")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "has one setting only" in result.stderr
+
+
+# ---- Statistics -----------------------------------------------------------------------------------------
+
+Y = st.floats(-0.2, 0.2)
+
+
+@given(st.lists(st.tuples(Y, Y, Y), min_size=2, max_size=6), Y, st.lists(Y, min_size=6, max_size=6))
+def test_what_a_block_does_to_all_settings_changes_nothing(
+    ys: list[tuple[float, ...]], level: float, drift: list[float]
+) -> None:
+    plain = {v: {b: y[k] for b, y in enumerate(ys)} for k, v in enumerate("abc")}
+    moved = {v: {b: y + level + drift[b] for b, y in own.items()} for v, own in plain.items()}
+    both = [noise_of(starts) for starts in (plain, moved)]
+    for noise in both:
+        assert (noise is None) == (both[0] is None)
+    if both[0] and both[1]:
+        assert both[1].sd == pytest.approx(both[0].sd, rel=1e-6, abs=1e-9)
+        assert both[0].degrees == both[1].degrees == 2 * (len(ys) - 1)
+    gaps = [gap(starts["a"], starts["b"], None, 0.01) for starts in (plain, moved)]
+    assert gaps[0]
+    assert gaps[1]
+    assert gaps[1].mean == pytest.approx(gaps[0].mean, abs=1e-9)
+
+
+def test_levels_of_settings_with_unlike_blocks_are_those_of_the_mean_block() -> None:
+    drift = [0.0, 0.3, -0.2, 0.5]
+    true = {"a": 1.0, "b": 1.1, "c": 0.7}
+    starts = {v: {b: y + drift[b] for b in (range(2) if v == "c" else range(4))} for v, y in true.items()}
+    levels = fitted(starts).levels
+    assert {v: levels[v] - levels["a"] for v in true} == pytest.approx({"a": 0.0, "b": 0.1, "c": -0.3})
+    assert noise_of(starts) is None  # a fit without a rest says nothing of noise
+
+
+def test_without_noise_known_nothing_is_out() -> None:
+    cells = {"x": CellStarts({v: {0: float(k)} for k, v in enumerate("abc")})}
+    assert sets_of(cells, "abc", Levels(3, 1, 1), [1]).kept["x"] == ["a", "b", "c"]
+    copies = {"x": CellStarts({v: dict.fromkeys(range(4), float(k)) for k, v in enumerate("abc")})}
+    assert sets_of(copies, "abc", Levels(3, 1, 1), [4]).kept["x"] == ["a", "b", "c"]
+
+
+def test_limits_are_judged_with_what_a_block_does_to_all() -> None:
+    """Settings that share large block effects know little of their limit, though they are many."""
+    rng = random.Random(3)
+    drift = [rng.gauss(0, 0.1) for _ in range(4)]
+    shared = {f"s{k}": {b: -0.15 + drift[b] + rng.gauss(0, 0.001) for b in range(4)} for k in range(12)}
+    alone = {f"s{k}": {b: -0.15 + rng.gauss(0, 0.1 / 3) for b in range(4)} for k in range(12)}
+    assert set(limits_met(shared, 1e-3).values()) == {None}
+    assert True in limits_met(alone, 1e-3).values()
+
+
+def simulated(rng: random.Random, blocks: int = 6, count: int = 12) -> tuple[bool, int]:
+    """Whether the true best, s0, is in every set, and the starts made, when others are dropped as they are beaten."""
+    names = [f"s{k}" for k in range(count)]
+    luck = {(v, b): rng.gauss(0, 0.007) for v in names for b in range(blocks)}
+    drift = [rng.gauss(0, 0.02) for _ in range(blocks)]
+    y = {key: luck[key] + drift[key[1]] - 0.015 * names.index(key[0]) for key in luck}
+    levels, wanted = Levels(count, 1, blocks - 1), set(names)
+    have: dict[str, dict[int, float]] = {v: {} for v in names}
+    for block in range(blocks):
+        if block >= 2:
+            sets = sets_of({"x": CellStarts(have)}, names, levels, range(2, block + 1))
+            wanted = sets.needed(levels, 0.01)
+        for v in wanted:
+            have[v][block] = y[v, block]
+    sets = sets_of({"x": CellStarts(have)}, names, levels, range(2, blocks + 1))
+    return "s0" in sets.kept["x"] and "s0" in sets.kept[DEFAULT], sum(map(len, have.values()))
+
+
+def test_the_true_best_is_in_the_set_for_half_of_the_starts() -> None:
+    rng = random.Random(1)
+    runs = [simulated(rng) for _ in range(12)]
+    assert all(held for held, _ in runs)
+    assert math.fsum(starts for _, starts in runs) / len(runs) <= 0.55 * 72
