@@ -17,8 +17,9 @@ from runs_made import FAILED, Tell, made_run
 from benchbench.analysis.runs import open_run
 from benchbench.best.answer import Answer, answer
 from benchbench.best.elimination import Levels, fitted, gap, limits_met, noise_of
-from benchbench.best.from_run import trial_of
+from benchbench.best.from_run import excess_of, trial_of
 from benchbench.best.sets import DEFAULT, CellStarts, sets_of
+from benchbench.slo.attainment import meets
 from benchbench.spec import Cell, Session
 
 SPEED = {"a": 1.0, "b": 1.0, "c": 1.1, "d": 0.9}
@@ -202,3 +203,16 @@ def test_the_true_best_is_in_the_set_for_half_of_the_starts() -> None:
     runs = [simulated(rng) for _ in range(12)]
     assert all(held for held, _ in runs)
     assert math.fsum(starts for _, starts in runs) / len(runs) <= 0.55 * 72
+
+
+@pytest.mark.parametrize("statistic", ["p50", "p99", "mean"])
+@pytest.mark.parametrize("limits", [{"ttft_ms": 50.1}, {"tpot_ms": 11.0, "ttft_ms": 50.0}, {"e2el_ms": 130.0}])
+def test_a_start_is_above_its_limit_just_where_the_table_says_that_it_misses_the_slo(
+    statistic: str, limits: dict[str, float]
+) -> None:
+    path = made_run(Path("run"), SWEEP | {"slo": {**limits, "statistic": statistic}, "blocks": 1}, times(SPEED, 0.1))
+    run = open_run(path)
+    for summary in run.summaries:
+        excess = excess_of(summary.rounds, summary.cell)
+        assert excess is not None
+        assert (excess <= 0) == meets(summary.cell.slo, summary.estimate)

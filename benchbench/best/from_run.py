@@ -19,7 +19,7 @@ from benchbench.best.elimination import Levels
 from benchbench.best.sets import CellStarts
 from benchbench.comparison.pairs import Values, sides_of, unpaired_cells, values_of
 from benchbench.comparison.verdicts import BETTER
-from benchbench.slo.attainment import MET_SHARE
+from benchbench.slo.attainment import share_of
 from benchbench.spec.cell import CellInfo
 from benchbench.spec.schema import DEFAULT_BLOCKS
 
@@ -118,22 +118,23 @@ def _why_not(label: str, of: Values) -> str:
 
 
 def excess_of(rounds: Sequence[RoundMetrics], info: CellInfo) -> float | None:
-    """X of a start: log of that share of a limit (the worst of the limits) which 99 % of its requests keep to.
+    """X of a start: log of what its requests took, as a share of the limit, of the worst limit; above 0: it misses.
 
-    The smallest value with at least 99 % of the requests at or below it, so that x <= 0 just where 99 % meet every
-    limit, as `slo.attainment` says. Where some requests have no TPOT, each limit has its own 99 %.
+    By `slo.statistic`: for p99 the smallest share of a limit that 99 % of the requests keep to, so that x <= 0 just
+    where 99 % are within every limit (where some requests have no TPOT each limit has its own 99 %); for the mean,
+    the means over rounds.
     """
-    shares = [
-        np.concatenate([getattr(r, f"{name}_s") for r in rounds]) / (limit_ms / 1e3)
-        for name in _LIMITS
-        if (limit_ms := getattr(info.slo, f"{name}_ms")) is not None
-    ]
-    shares = [share for share in shares if len(share)]
-    if not shares:
-        return None
-    if len({len(share) for share in shares}) == 1:
-        shares = [np.max(shares, axis=0)]
-    worst = max(float(np.quantile(share, MET_SHARE, method="inverted_cdf")) for share in shares)
+    limits = {name: limit / 1e3 for name in _LIMITS if (limit := getattr(info.slo, f"{name}_ms")) is not None}
+    of_rounds = [[getattr(r, f"{name}_s") / limit for r in rounds] for name, limit in limits.items()]
+    share = share_of(info.slo.statistic)
+    if share is None:
+        means = [fmean(float(values.mean()) for values in of if len(values)) for of in of_rounds if any(map(len, of))]
+        worst = max(means, default=0.0)
+    else:
+        shares = [joined for of in of_rounds if len(joined := np.concatenate(of))]
+        if len({len(joined) for joined in shares}) == 1:
+            shares = [np.max(shares, axis=0)]
+        worst = max((float(np.quantile(joined, share, method="inverted_cdf")) for joined in shares), default=0.0)
     return math.log(worst) if worst > 0 else None
 
 
