@@ -8,7 +8,8 @@ each setting that is still wanted. Noise is pooled over all settings, about y(v,
     v is beaten by w where mean d > t(1 - level; f) error
 
 With a limit, x(v, b) is the log of a start's 99th percentile (or its mean: `slo.statistic`) of (what a request took /
-its limit), above 0 where the start misses it. r^2 is the variance of x about each setting's own mean, pooled, so that blocks are in it:
+its limit), above 0 where the start misses it. r^2 is the variance of x about each setting's own mean, pooled, so that
+blocks are in it:
 
     error^2 = max(r^2, sd(x)^2) / n;  v meets the limit where mean x < -t(1 - level'; g) error, misses it where
     mean x > +t(1 - level'; g) error; g after Satterthwaite, since settings share what a block does
