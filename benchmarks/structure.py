@@ -29,6 +29,7 @@ OPTIONAL = (
     "audit",
     "best",
     "capacity",
+    "exporters",
     "forecast",
     "gates",
     "importers",

@@ -1,7 +1,8 @@
 """`bench import` on result files that the tools themselves wrote, and on anything that could be one of them.
 
 The files of tests/data/imports are real (texts and what no reader looks at are cut out). All but vllm-python.json and
-the sweep's are of one server whose truth is known: TTFT 100 ms, then 10 ms a token, 16 requests, 4 in flight.
+the sweep's are of one server whose truth is known: TTFT 100 ms, then 10 ms a token, 16 requests, 4 in flight, or at the
+rates that the file's name tells (vLLM 0.33's Rust client; the ramp was of 2 to 20 req/s).
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def test_sys_tok_s_is_that_of_the_full_batch_where_each_tokens_time_is_known() -
     brief = {name: value for name, value in whole("vllm-rust").items() if not isinstance(value, list)}
     assert "sys_tok_s" not in only(brief).values
     assert only(brief).pools == {}
-    one_wave = only(brief | {"max_concurrency": None})
+    one_wave = only(brief | {"max_concurrency": None, "duration": 0.74})
     assert (one_wave.load, one_wave.batch) == ("static", 16)
     assert one_wave.values["sys_tok_s"] == one_wave.values["run_tok_s"]
     paced = only(brief | {"request_rate": 5.0})
@@ -160,9 +161,58 @@ def test_runs_under_different_conditions_are_no_rounds(
     assert [(row["variant"], row["rounds"]) for row in rows] == [(name, 1) for name in variants]
 
 
-def test_a_rate_that_changes_within_a_run_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "ramp.json").write_text(json.dumps(whole("vllm-python") | {"ramp_up_strategy": "linear"}))
-    assert "ramp_up_strategy linear: unsupported (the rate changes within the run)" in refusal(tmp_path / "ramp.json")
+def test_a_rate_that_changes_within_a_run_is_no_load_of_ours(tmp_path: Path) -> None:
+    """Nor where the file does not tell it: vLLM's Rust client leaves its ramp-up out."""
+    told = {"ramp_up_strategy": "linear", "ramp_up_start_rps": 2, "ramp_up_end_rps": 20, "max_concurrency": None}
+    (tmp_path / "ramp.json").write_text(json.dumps(whole("vllm-python") | told))
+    rows = imported(tmp_path, tmp_path / "ramp.json", DATA / "vllm-rust-ramp.json")
+    names = {row["tool"]: row["variant"] for row in rows}
+    assert "ramp-up: linear 2 to 20 req/s" in names["vllm bench serve"]
+    assert "ramp-up: unknown, 3.69 of 16 in flight" in names["vllm bench serve (Rust)"]
+    assert {(row["load"], row["batch"], row["rate"], row["sys_tok_s"]) for row in rows} == {("ramp", None, None, None)}
+    assert any(line.startswith("ramp-up: the rate changed") for line in open_run(tmp_path / "run").caption)
+    kept = only(whole("vllm-rust"))  # 4 in flight, of requests of one length
+    assert (kept.load, kept.batch) == ("closed", 4)
+
+
+def test_burstiness_and_limits_are_conditions(tmp_path: Path) -> None:
+    burst = json.loads((DATA / "vllm-rust-burst.json").read_text())
+    result = only(burst)
+    assert (result.load, result.rate, result.conditions["burstiness"]) == ("open", 10.0, 0.5)
+    (tmp_path / "a.json").write_text(json.dumps(burst))
+    (tmp_path / "b.json").write_text(json.dumps(burst | {"max_concurrency": 8}))
+    rows = imported(tmp_path, tmp_path / "a.json", tmp_path / "b.json")
+    assert [row["variant"] for row in rows] == ["max_concurrency=unlimited", "max_concurrency=8"]
+
+
+def test_sglangs_lines_are_runs(tmp_path: Path) -> None:
+    """Two runs of one shape, of 0.5.23 itself: TTFT 100 ms and 10 ms a token, so 347 tok/s with 4 in flight."""
+    (row,) = imported(tmp_path, DATA / "sglang.jsonl")
+    lines = [json.loads(line) for line in (DATA / "sglang.jsonl").read_text().splitlines()]
+    assert (row["tool"], row["load"], row["input"], row["output"]) == ("SGLang bench_serving", "closed", 128, 64)
+    assert (row["batch"], row["rounds"], row["requests"], row["failed"]) == (4, 2, 32, 0)
+    assert row["ttft_ms"] == pytest.approx(np.mean([line["mean_ttft_ms"] for line in lines]))
+    assert row["ttft_ms_p99"] == pytest.approx(np.percentile([1e3 * t for line in lines for t in line["ttfts"]], 99))
+    assert (row["sys_tok_s"], row["e2el_ms_p99"]) == (None, None)  # of two runs there is no percentile
+    assert 340 < row["run_tok_s"] < 351
+    bare = {name: value for name, value in lines[0].items() if not isinstance(value, list)}
+    (result,) = read(json.dumps(bare).encode())
+    assert (result.failed, result.pools, result.values["e2el_ms_p99"]) == (None, {}, bare["p99_e2e_latency_ms"])
+    (traced,) = read(json.dumps(bare | {"request_rate": "trace"}).encode())
+    assert (traced.load, traced.batch, traced.rate, traced.variant) == ("ramp", None, None, "rate: trace")
+    broken = (DATA / "sglang.jsonl").read_text()[:-40]
+    with pytest.raises(ValueError, match="not whole JSON"):
+        read(broken.encode())
+
+
+def test_vllm_033s_server_times() -> None:
+    data = whole("vllm-python")
+    count = len(data["ttfts"])
+    data |= {"server_queue_times": [0.002] * count, "server_ttfts": [0.01, None, *[0.01] * (count - 2)]}
+    values = only(data).values
+    told = [1e3 * ttft for k, ttft in enumerate(data["ttfts"]) if k != 1]
+    assert (values["server_queue_ms"], values["server_ttft_ms"]) == pytest.approx((2.0, 12.0))
+    assert values["outside_ttft_ms"] == pytest.approx(np.mean(told) - 12.0)
 
 
 def test_lengths_that_were_not_reached_and_failures_make_it_invalid(tmp_path: Path) -> None:
@@ -298,6 +348,7 @@ def _paths(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 WHOLE = {name: whole(name) for name in FILES}
+WHOLE["sglang"] = json.loads((DATA / "sglang.jsonl").read_text().splitlines()[0])
 PATHS = {name: _paths(data) for name, data in WHOLE.items()}
 
 
@@ -320,9 +371,9 @@ def test_any_change_of_a_file_is_read_or_refused_in_words(data: st.DataObject) -
     except ValueError:
         return
     for result in results:
-        assert result.load in {"static", "closed", "open"}
+        assert result.load in {"static", "closed", "open", "ramp"}
         assert min(result.input, result.output, result.requests or 0, result.failed or 0) >= 0
-        assert (result.batch is None) == (result.rate is not None)
+        assert (result.batch is not None) + (result.rate is not None) == (result.load != "ramp")
         assert all(math.isfinite(value) and value >= 0 for value in result.values.values())
         assert all(math.isfinite(value) for pool in result.pools.values() for value in pool)
 

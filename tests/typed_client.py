@@ -49,6 +49,7 @@ def made(run: Run, card: Path, folder: Path) -> Sequence[Path]:
     assert_type(run.table(pivot="batch:sys_tok_s"), str)
     assert_type(run.explain("batch>=1"), str)
     assert_type(run.publish(card, after="# Model", dry_run=True), str)
+    assert_type(run.export("csv", folder / "csv").files, tuple[Path, ...])
     audit = run.audit(hardware="H100 SXM", count=8, parameters="70B")
     assert_type(audit, Audit)
     assert_type(benchbench.audit_file(card).impossible, bool)

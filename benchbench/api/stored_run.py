@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from benchbench.api.auditing import Audit, Corrections
     from benchbench.api.best_settings import BestSettings
+    from benchbench.exporters.write_files import Exported, Format
 
 
 class Run(runs.Run):
@@ -158,6 +159,17 @@ class Run(runs.Run):
     def write_page(self, path: str | Path = "report.html") -> Path:
         """Write it as one HTML file that loads nothing; its path. Raises OSError."""
         return write_page(self, path)
+
+    def export(self, format: Format, output: str | Path | None = None, *, include_invalid: bool = False) -> Exported:
+        """Write its cells as files that other tools read: "vllm", "llm-d" or "csv" (docs/imports.md#export).
+
+        `output`: an empty folder or none yet (default: export/FORMAT in the run). What it gives has the `files` and, in
+        `notes`, the cells that are not valid; invalid ones are left out unless asked for. Raises RunError, ValueError
+        for an unknown format, and OSError.
+        """
+        from benchbench.exporters.write_files import export_run
+
+        return export_run(self, format, output, include_invalid=include_invalid)
 
     def audit(self, **corrections: Unpack[Corrections]) -> Audit:
         """What is impossible or suspicious in its numbers, given model and hardware: see `benchbench.audit_file`."""

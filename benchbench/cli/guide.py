@@ -57,6 +57,11 @@ GUIDE: dict[str, dict[str, tuple[str, ...]]] = {
             "bench publish runs/a --card README.md --after '## Performance'",
             "bench publish runs/a --card README.md --check",
         ),
+        "export": (
+            "A run as files that other tools read",
+            "bench export runs/a --format vllm",
+            "bench export runs/a --format llm-d --output reports",
+        ),
         "report": ("All of a run as one HTML page", "bench report runs/a -o report.html"),
         "audit": ("Which published numbers are impossible?", "bench audit README.md"),
     },

@@ -29,6 +29,7 @@ from benchbench.cli.console import (
     terminal_width,
 )
 from benchbench.cli.evaluation import evaluate
+from benchbench.cli.exporting import export
 from benchbench.cli.gating import conclude, fail_on
 from benchbench.cli.importing import import_results
 from benchbench.cli.profile import profile
@@ -182,7 +183,7 @@ def check(file: Source | None, sets: tuple[str, ...], only: str | None, *, own: 
 
 for _command in (init, demo, sweep.sweep, sweep.noise, profile, evaluate, stored.table, stored.plot, stored.explain):
     main.add_command(_command)
-for _command in (best, import_results, publish.publish, page.report, audit, completion):
+for _command in (best, import_results, export, publish.publish, page.report, audit, completion):
     main.add_command(_command)
 guide.explain(main)
 

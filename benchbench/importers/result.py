@@ -12,6 +12,9 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from benchbench.analysis.validity import Reason
 
 TOLERANCE = 0.02  # relative, of a length: tools that send text hit a number of tokens only nearly
+Load = tuple[str, int | None, float | None]
+"""Kind, batch, rate."""
+RAMP = "ramp"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +23,8 @@ class ImportedResult:
 
     `values`: summary.csv's columns, as the tool gives them. `pools`: ttft, itl and e2el of each request or gap in ms,
     where the file has them. Unknown `load`, `version` and `date` are "". `conditions`: what else must be equal for two
-    results to be rounds of one cell, as `{"burstiness": 1.0}`.
+    results to be rounds of one cell, as `{"burstiness": 1.0}`. `rounds`: that it is the mean of. `notes`: what a
+    table of ours says below such rows, where `bench export` wrote the file.
     """
 
     tool: str
@@ -35,10 +39,12 @@ class ImportedResult:
     rate: float | None = None
     requests: int | None = None
     failed: int | None = None
+    rounds: int = 1
     values: Mapping[str, float]
     pools: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     reasons: tuple[Reason, ...] = ()
     conditions: Mapping[str, object] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def _known(value: Any) -> Any:  # noqa: ANN401 - JSON
@@ -63,8 +69,13 @@ def parsed(model: type[Model], data: Any, tool: str) -> Model:  # noqa: ANN401 -
         raise ValueError(f"{tool}: {where}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
 
 
-def load_of(requests: int, concurrency: int | None, rate: float | None) -> tuple[str, int | None, float | None]:
-    """(load, batch, rate) of our kinds. Requests that all start at once are one wave, so a static batch."""
+def load_of(requests: int, concurrency: int | None, rate: float | None, *, ramp: bool = False) -> Load:
+    """(load, batch, rate) of our kinds. Requests that all start at once are one wave, so a static batch.
+
+    `ramp`: the rate changed within the run, which so has neither batch nor rate.
+    """
+    if ramp:
+        return RAMP, None, None
     if rate is not None and math.isfinite(rate):
         return "open", None, rate
     if concurrency is None or concurrency >= requests:
@@ -77,19 +88,20 @@ def imported(
     *,
     done: int,
     failed: int,
-    load: tuple[str, int | None, float | None],
+    load: Load,
     inputs: tuple[float | None, float | None],
     outputs: tuple[float | None, float | None],
+    reasons: tuple[Reason, ...] = (),
     **more: Any,  # noqa: ANN401 - the other fields
 ) -> ImportedResult:
     """A result of requests that are `done` or `failed`, under a `load` as `load_of` gives it.
 
     `inputs` and `outputs`: mean length, and the length requested, which is the cell's where the file has it. Of a
-    single wave the whole run's rate is what a static load means by Sys tok/s.
+    single wave the whole run's rate is what a static load means by Sys tok/s. `reasons`: what the file itself tells.
     """
     kind, batch, rate = load
     (input_length, other_input), (output_length, other_output) = _length(*inputs), _length(*outputs)
-    reasons = {
+    applying = {
         Reason.REQUEST_FAILED: failed > 0,
         Reason.OUTPUT_LENGTH: other_output and done > 0,
         Reason.INPUT_LENGTH: other_input and done > 0,
@@ -105,7 +117,7 @@ def imported(
         requests=done + failed,
         failed=failed,
         values=values if done else {},
-        reasons=tuple(reason for reason, applies in reasons.items() if applies),
+        reasons=(*(reason for reason, applies in applying.items() if applies), *reasons),
         **more,
     )
 

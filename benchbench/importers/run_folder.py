@@ -17,12 +17,14 @@ from benchbench.analysis.validity import Reason, worst
 from benchbench.errors import RunError, UnknownFormatError
 from benchbench.host.environment import environment, spec_hash
 from benchbench.importers.read import read
-from benchbench.importers.result import ImportedResult
+from benchbench.importers.result import RAMP, ImportedResult
 from benchbench.report.summary_table import markdown_table
 from benchbench.safe_text import printable
 from benchbench.store.run_directory import RunDirectory, replace_file
 
 RANKS = (50, 90, 99)
+UNITED = {name for name, column in COLUMNS.items() if column.figure} | {"server_ttft_ms", "server_queue_ms"}
+UNITED |= {"outside_ttft_ms"}  # of which a mean over runs is the figure of several
 _AXES = ("tool", "load", "input", "output", "batch", "rate")
 
 
@@ -48,7 +50,7 @@ def read_files(paths: Iterable[Path]) -> list[Sourced]:
     results: list[Sourced] = []
     for path in paths:
         count = len(results)
-        for file in sorted(path.rglob("*.json")) if path.is_dir() else [path]:
+        for file in sorted([*path.rglob("*.json"), *path.rglob("*.jsonl")]) if path.is_dir() else [path]:
             source = Source(file)
             if twin := next((other for other, _ in results if other.data == source.data), None):
                 raise ValueError(f"{file}: the same as {twin.name}, given before: it would count as a second run")
@@ -109,13 +111,14 @@ def _row(identity: tuple[Any, ...], group: Sequence[ImportedResult]) -> dict[str
     row["status"] = worst(reason.status for reason in applying)
     row["reasons"] = ";".join(reason.code for reason in Reason if reason in applying)
     if all(result.requests is not None for result in group):  # a table says nothing of its rounds
-        row["rounds"] = len(group)
-        row |= {key: sum(getattr(result, key) or 0 for result in group) for key in ("requests", "failed")}
+        row["rounds"] = sum(result.rounds for result in group)
+        row["requests"] = sum(result.requests or 0 for result in group)
+        if all(result.failed is not None for result in group):
+            row["failed"] = sum(result.failed or 0 for result in group)
     for name in row.keys() & {name for result in group for name in result.values}:
         values = [result.values[name] for result in group if name in result.values]
-        ranked = name.rpartition("_p")[2].isdigit()
-        if len(values) != len(group) or (ranked and len(group) > 1):
-            continue  # percentiles of several runs have no mean
+        if len(values) != len(group) or (name not in UNITED and len(group) > 1):
+            continue  # percentiles of several runs have no mean, nor have the ends of their intervals
         estimate = two_stage_estimate(values, len(values))
         row[name] = estimate.point if estimate else None
         if estimate and estimate.low is not None and f"{name}_low" in row:
@@ -167,4 +170,7 @@ def _caption(results: Sequence[Sourced], rows: Sequence[Mapping[str, Any]]) -> l
         lines.append("Run tok/s of an imported row: output tokens / duration of the whole run, by the tool's clock.")
     if any(row["sys_tok_s"] is not None and row["requests"] is not None for row in rows):
         lines.append("Sys tok/s of an imported row: of one wave, or by our formula from the times of each token.")
+    lines += dict.fromkeys(note for _, result in results for note in result.notes)
+    if any(row["load"] == RAMP for row in rows):
+        lines.append("ramp-up: the rate changed within the run, so that its numbers are those of no batch and no rate.")
     return lines

@@ -1,7 +1,11 @@
-"""`vllm bench serve`, in Python and in Rust, with or without --save-detailed."""
+"""`vllm bench serve`, in Python and in Rust, with or without --save-detailed; and what `bench export` writes as such.
+
+A file of ours has a section `benchbench`: then the cell, its status and its figures are ours, and so is the name.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -10,11 +14,15 @@ import pyarrow as pa
 from pydantic import BaseModel, Field
 
 from benchbench.analysis.metrics import round_metrics
+from benchbench.importers.own_cell import OwnCell
 from benchbench.importers.result import Count, ImportedResult, Number, Positive, imported, load_of, numbers, parsed
 from benchbench.store import arrow as make
 from benchbench.store.requests import RequestStatus
 
 TOOL = "vllm bench serve"
+MAX_S = 1e9
+WAVE = 1.5  # a wave is over after its longest request; a run that lasts so many times that one is none
+FULL = 1 / 3  # of the mean number in flight of a load that is kept full, below which it was not
 _PATHS = {
     "round_s": "duration",
     "run_tok_s": "output_throughput",
@@ -23,8 +31,14 @@ _PATHS = {
     "goodput_req_s": "request_goodput",
     **{f"{metric}_ms": f"mean_{metric}_ms" for metric in ("ttft", "tpot", "e2el")},
     **{f"{metric}_ms_p50": f"median_{metric}_ms" for metric in ("ttft", "itl", "e2el")},
-    **{f"{metric}_ms_p{q}": f"p{q}_{metric}_ms" for metric in ("ttft", "itl", "e2el") for q in (90, 99)},
+    **{f"{metric}_ms_p{q}": f"p{q}_{metric}_ms" for metric in ("ttft", "tpot", "itl", "e2el") for q in (90, 99)},
 }
+
+
+class _Ours(OwnCell):
+    version: str
+    spare_sent: Count = 0
+    figures: dict[str, float] = Field({})
 
 
 class _Result(BaseModel):
@@ -36,6 +50,8 @@ class _Result(BaseModel):
     burstiness: float = 1.0
     backend: str | None = None
     ramp_up_strategy: str | None = None
+    ramp_up_start_rps: Number = None
+    ramp_up_end_rps: Number = None
     num_prompts: Count
     duration: Positive
     completed: Count
@@ -50,43 +66,88 @@ class _Result(BaseModel):
     input_lens: list[Count] | None = None
     output_lens: list[Count] | None = None
     errors: list[str | None] | None = None
+    # vLLM 0.33, of a server with --enable-per-request-metrics: in its queue, and from there to the first token
+    server_queue_times: list[Number] | None = None
+    server_ttfts: list[Number] | None = None
+    benchbench: _Ours | None = None
 
 
 def read_vllm_bench(data: dict[str, Any]) -> ImportedResult:
     """The one cell of a result. Raises ValueError."""
     result = parsed(_Result, data, TOOL)
-    if result.ramp_up_strategy:
-        raise ValueError(
-            f"{TOOL}: ramp_up_strategy {result.ramp_up_strategy}: unsupported (the rate changes within the run)"
-        )
-    done = result.completed
+    ours, done = result.benchbench, result.completed
     failed = max(result.num_prompts - done if result.failed is None else result.failed, 0)
-    load = load_of(done + failed, result.max_concurrency, result.request_rate)
     values = numbers(data, _PATHS, TOOL) if done else {}
+    load = load_of(done + failed, result.max_concurrency, result.request_rate)
+    ramp = "" if ours else _ramp(result, values, load[0], load[1])
+    load = load_of(done + failed, result.max_concurrency, result.request_rate, ramp=bool(ramp))
+    load = (ours.load, ours.batch, ours.rate) if ours else load
+    values |= _server_times(result) if done else {}
     pools: dict[str, tuple[float, ...]] = {}
     if done and (table := _requests(result)):
-        whole = round_metrics(table, load="open", in_flight=None)  # vLLM's are of all requests
-        pools = {name: tuple((getattr(whole, f"{name}_s") * 1e3).tolist()) for name in ("ttft", "itl", "e2el")}
         steady = round_metrics(table, load=load[0], in_flight=load[1])
+        whole = steady if ours else round_metrics(table, load="open", in_flight=None)  # vLLM's are of all requests
+        pools = {name: tuple((getattr(whole, f"{name}_s") * 1e3).tolist()) for name in ("ttft", "itl", "e2el")}
         one_by_one = len(whole.itl_s) + len(whole.ttft_s) == result.total_output_tokens
-        if steady.sys_tok_s and steady.windowed and one_by_one:
+        if steady.sys_tok_s and steady.windowed and one_by_one and not ramp:
             values["sys_tok_s"] = steady.sys_tok_s
     elif done and result.latencies and not failed:
         pools["e2el"] = tuple(1e3 * latency for latency in result.latencies if latency is not None)
-    return imported(
-        values,
-        done=done,
-        failed=failed,
-        load=load,
-        inputs=(result.total_input_tokens / max(done, 1), None),
-        outputs=(result.total_output_tokens / max(done, 1), None),
-        tool=f"{TOOL} (Rust)" if "T" in result.date else TOOL,
-        date=result.date,
-        model=result.model_id or "",
-        variant=result.label or "",
-        pools=pools,
-        conditions={"backend": result.backend, **({"burstiness": result.burstiness} if load[0] == "open" else {})},
-    )
+    if ours and done:
+        values |= numbers(ours.figures, {name: name for name in ours.figures}, TOOL)
+    common: dict[str, Any] = {"done": done, "failed": failed, "date": result.date, "model": result.model_id or ""}
+    named = ours.labels(ours.version) if ours else _named(result, ramp)
+    return imported(values, load=load, pools=pools, conditions=_conditions(result, load[1]), **common, **named)
+
+
+def _ramp(result: _Result, values: dict[str, float], kind: str, batch: int | None) -> str:
+    """How the rate of a run changed, where it did; "" of any other.
+
+    vLLM's Rust client does not write that it ramped up: then requests that would have been sent at once, or kept in
+    flight, were not. By Little's law, requests x mean E2EL / duration were in flight on average.
+    """
+    if result.ramp_up_strategy:
+        ends = f"{result.ramp_up_start_rps or 0:g} to {result.ramp_up_end_rps or 0:g} req/s"
+        return f"{result.ramp_up_strategy} {ends}"
+    count, tokens = result.completed, result.total_output_tokens / max(result.completed, 1)
+    if kind == "open" or not count or not values.keys() >= {"ttft_ms", "tpot_ms"}:
+        return ""
+    p99 = [values.get(f"{name}_p99", values[name]) for name in ("ttft_ms", "tpot_ms")]
+    mean_s = (values["ttft_ms"] + values["tpot_ms"] * max(tokens - 1, 0)) / 1e3
+    longest_s = (p99[0] + p99[1] * max(tokens - 1, 0)) / 1e3
+    under_way, most = count * mean_s / result.duration, batch or count
+    apart = result.duration > WAVE * longest_s if kind == "static" else under_way < FULL * count / -(-count // most)
+    return f"unknown, {under_way:.3g} of {most} in flight" if apart else ""
+
+
+def _named(result: _Result, ramp: str) -> dict[str, Any]:
+    """What a file of vLLM's own says of its cell."""
+    done = max(result.completed, 1)
+    return {
+        "inputs": (result.total_input_tokens / done, None),
+        "outputs": (result.total_output_tokens / done, None),
+        "tool": f"{TOOL} (Rust)" if "T" in result.date else TOOL,
+        "variant": f"{result.label or ''} {'ramp-up: ' if ramp else ''}{ramp}".strip(),
+    }
+
+
+def _conditions(result: _Result, batch: int | None) -> dict[str, object]:
+    limits = {"burstiness": result.burstiness, "max_concurrency": result.max_concurrency or "unlimited"}
+    return {"backend": result.backend, **({} if batch else limits)}
+
+
+def _server_times(result: _Result) -> dict[str, float]:
+    """Means in ms over the requests of which the server told both times, as summary.csv has them."""
+    ttfts, queue, first = result.ttfts or [], result.server_queue_times or [], result.server_ttfts or []
+    if len({len(ttfts), len(queue), len(first)}) != 1:
+        return {}
+    each = np.array(list(zip(ttfts, queue, first, strict=True)), np.float64).reshape(-1, 3)  # None: nan
+    known = each[((each >= 0) & (each < MAX_S)).all(axis=1) & (each[:, 0] > 0)] * 1e3
+    if not len(known):
+        return {}
+    ours, waited, took = known.mean(axis=0).tolist()
+    times = {"server_ttft_ms": waited + took, "server_queue_ms": waited, "outside_ttft_ms": ours - waited - took}
+    return {name: value for name, value in times.items() if value >= 0}
 
 
 def _requests(result: _Result) -> pa.Table | None:
@@ -122,10 +183,12 @@ def _requests(result: _Result) -> pa.Table | None:
     }
     table |= {name: make.numbers(np.array(sent, np.int64)) for name in ("sent_ns", "scheduled_ns")}
     table |= {name: make.numbers(np.array(inputs, np.int64)) for name in ("input_tokens", "asked_input_tokens")}
-    return pa.table(table | {"output_tokens": make.numbers(np.array(outputs, np.int64))})
+    facts = {"spare_sent": result.benchbench.spare_sent if result.benchbench else 0}
+    made = pa.table(table | {"output_tokens": make.numbers(np.array(outputs, np.int64))})
+    return made.replace_schema_metadata({"benchbench": json.dumps(facts)})
 
 
 def _ns(seconds: float) -> int:
-    if not -1e9 < seconds < 1e9:
+    if not -MAX_S < seconds < MAX_S:
         raise ValueError(f"{TOOL}: {seconds:g} s is no time of a request")
     return round(seconds * 1e9)

@@ -1,0 +1,54 @@
+"""What `bench export` writes of a cell beside another format's own fields: its name, its status and its notes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
+
+from benchbench.analysis.runs import OWN
+from benchbench.analysis.validity import Reason
+from benchbench.importers.result import Count, Positive
+
+
+def _codes(value: Any) -> Any:  # noqa: ANN401 - JSON
+    return value.split(";") if isinstance(value, str) else value
+
+
+class OwnCell(BaseModel):
+    """A cell of ours as a file of another format names it; `reasons` are codes, in a list or joined by `;`."""
+
+    variant: str = ""
+    load: Literal["static", "closed", "open"]
+    input: Count
+    output: Count
+    batch: Annotated[int, Field(gt=0)] | None = None
+    rate: Positive | None = None
+    status: str = "invalid"
+    reasons: Annotated[list[str], BeforeValidator(_codes)] = []
+    rounds: Count = 1
+    notes: list[str] = []
+
+    @model_validator(mode="after")
+    def _of_one_load(self) -> Self:
+        if (self.rate is None) != (self.load != "open") or (self.batch is None) != (self.load == "open"):
+            raise ValueError(f"load {self.load}: it has a rate where it is open, else a batch")
+        return self
+
+    def labels(self, version: str) -> dict[str, Any]:
+        """The arguments of `result.imported` that it tells.
+
+        A suspect cell has no reason that makes invalid, even where two degrees of one have one code.
+        """
+        known = [reason for reason in Reason if reason.code in self.reasons]
+        bearable = [reason for reason in known if reason.status == "suspect"]
+        return {
+            "inputs": (self.input, None),
+            "outputs": (self.output, None),
+            "tool": OWN,
+            "version": version,
+            "variant": self.variant,
+            "rounds": self.rounds,
+            "reasons": tuple(bearable if self.status == "suspect" else known),
+            "notes": tuple(self.notes),
+        }
