@@ -189,7 +189,7 @@ def errors(
 ) -> Iterator[tuple[int, str, list[float]]]:
     """(N / batch, choice, errors in %: mean and p99 of TTFT, TPOT, E2EL, then Sys tok/s), pooled over the runs."""
     rng = random.Random(kind)
-    first = first_outputs(batch, LIMIT[kind] * output)
+    first = first_outputs([LIMIT[kind] * output] * batch)
     spare = 0 if kind == "equal" else SPARE_BATCHES * batch
     length = lambda: LENGTHS[kind](rng, output)  # noqa: E731 - the generator goes on from run to run
     total = LONG // 10 if kind == "equal" else LONG

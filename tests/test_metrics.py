@@ -129,6 +129,7 @@ def reference(requests: list[Made], load: str, batch: int, slo: Slo) -> dict[str
         "ttft_cold_s": [ttft[id(r)] for r in cold],
         "ttft_all_s": list(ttft.values()),
         "output_tokens": [output[id(r)] for r in steady],
+        "input_tokens": [4 if r.told_input is None else r.told_input for r in steady],
         "ttft_scheduled_s": [(r.events[0][0] - (r.scheduled or 0)) / 1e9 for r in steady],
         "tpot_s": [tpot[id(r)] for r in steady if id(r) in tpot],
         "e2el_s": [e2el[id(r)] for r in steady],

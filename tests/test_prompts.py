@@ -40,7 +40,8 @@ def words(generator: np.random.Generator, count: int, tokens: int) -> list[str]:
 
 def made(cell: Cell, phase: str = "measured", number: int = 0, attempt: int = 0) -> list[bytes]:
     source = VOCAB if cell.prompts.kind == "token_ids" else words
-    return bodies(cell, round_generator(cell, phase, number, attempt), [cell.output] * cell.requests, source)
+    inputs, outputs = ([tokens] * cell.requests for tokens in (cell.input or 0, cell.output))
+    return bodies(cell, round_generator(cell, phase, number, attempt), inputs, outputs, source)
 
 
 @pytest.mark.parametrize("kind", ["token_ids", "text"])
@@ -78,7 +79,7 @@ def test_variants_of_an_engine_are_asked_the_same() -> None:
 def test_token_ids_lie_in_the_vocabulary_and_use_all_of_it(low: int, wide: int, seed: int) -> None:
     high = min(low + wide, 2**31 - 1)
     cell = cells(grid={"input": 100, "output": 8, "batch": 2})[0]
-    for body in bodies(cell, np.random.default_rng(seed), [8, 8], (low, high)):
+    for body in bodies(cell, np.random.default_rng(seed), [100, 100], [8, 8], (low, high)):
         ids = json.loads(body)["prompt"]
         assert len(ids) == 100
         assert set(ids) == set(range(low, high))

@@ -161,7 +161,7 @@ def _requests(table: pa.Table, approximate: bool) -> Counter[str]:
     ok = np.array([text == RequestStatus.OK for text in status], np.bool_)
     reported, requested = array_of(table["input_tokens"]), array_of(table["asked_input_tokens"])
     known = ok & (reported >= 0)
-    other = int((known & (reported != requested)).sum())
+    other = int((known & (reported != requested) & (requested >= 0)).sum())
     near = approximate and other > 0 and abs(reported[known].sum() / requested[known].sum() - 1) <= ABOUT
     output, cached = array_of(table["output_tokens"]), array_of(table["cached_tokens"])
     offsets, tokens = lists_of(table["event_tokens"])

@@ -24,7 +24,8 @@ and those that end while the load empties out (benchmarks/closed_steady.py measu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,6 +80,7 @@ class RoundMetrics:
     late_s: Floats  # sent - scheduled of every request sent, where the load schedules one by one (closed, open)
     block: int | None = None  # of a sweep with variants: which start of its variant
     pilot: int | None = None  # rounds of its cell's pilot, where they were chosen for it
+    input_tokens: Floats = field(default_factory=partial(np.empty, 0))  # where known
 
 
 def by_start(rounds: Sequence[RoundMetrics]) -> list[list[RoundMetrics]]:
@@ -198,6 +200,7 @@ def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo
         ttft_cold_s=ttft[cold],
         ttft_all_s=ttft,
         output_tokens=output[steady].astype(np.float64),
+        input_tokens=c.prompt[good][steady][c.prompt[good][steady] >= 0].astype(np.float64),
         ttft_scheduled_s=_seconds(first - c.scheduled[good])[steady],
         tpot_s=tpot_all[steady & ~np.isnan(tpot_all)],
         e2el_s=e2el[steady],
@@ -315,9 +318,10 @@ def _rates(
     at = (c.events > begin) & (c.events <= end)
     output = float(c.tokens[at].sum())
     first, last = c.events[c.offsets[:-1][good]], c.events[c.offsets[1:][good] - 1]
-    prompts = float(c.prompt[good][(first > begin) & (first <= end)].sum())
+    prompts = c.prompt[good][(first > begin) & (first <= end)]
+    total = output + float(prompts.sum()) if (prompts >= 0).all() else None  # of prompts whose length nobody told
     done = (last > begin) & (last <= end)
-    return output / seconds, (output + prompts) / seconds, float(done.sum()) / seconds
+    return output / seconds, None if total is None else total / seconds, float(done.sum()) / seconds
 
 
 def pooled(rounds: Sequence[RoundMetrics], name: str) -> Floats:

@@ -179,14 +179,16 @@ def _percentiles(array: str, title: str, decimals: int, ranks: Sequence[int]) ->
     tails = {rank: "max" if rank == 100 else f"p{rank}" for rank in ranks}
     name = array.removesuffix("_s")
     return [
-        Column(f"{name}_ms_{tail}", f"{title} {tail}", "ms", decimals, partial(_pooled_ms, array=array, rank=rank))
+        Column(
+            f"{name}_ms_{tail}", f"{title} {tail}", "ms", decimals, partial(_pooled, array=array, rank=rank, scale=1e3)
+        )
         for rank, tail in tails.items()
     ]
 
 
-def _pooled_ms(summary: CellSummary, array: str, rank: int) -> float | None:
+def _pooled(summary: CellSummary, array: str, rank: int, scale: float = 1) -> float | None:
     value = summary.pools[array].percentiles[rank]
-    return None if value is None else value * 1e3
+    return None if value is None else value * scale
 
 
 def tail_of(summary: CellSummary, array: str, rank: int) -> TailBound:
@@ -334,6 +336,16 @@ COLUMNS = {
             for name in ("ttft", "tpot", "e2el")
         ),
         Column("slo_met", "Meets the SLO", "", None, lambda s: meets(s.cell.slo, s.estimate)),
+        _plain("cell.prompts"),
+        _plain("cell.lengths"),
+        Column("input_tokens", "Input received", "tokens", 1, lambda s: s.pools["input_tokens"].mean),
+        *(
+            Column(
+                f"{n}_tokens_p{q}", f"{n.capitalize()} p{q}", "tokens", 0, partial(_pooled, array=f"{n}_tokens", rank=q)
+            )
+            for n in ("input", "output")
+            for q in (50, 99)
+        ),
     )
 }
 UNITS = {name: column.unit for name, column in COLUMNS.items()}

@@ -36,9 +36,10 @@ def utilization_of(
 ) -> Utilization | None:
     """The cell's bounds, how near it came, and which of its numbers are beyond them by more than their interval.
 
-    None where answers are as long as the server likes (`output: as_served`): their lengths bound nothing.
+    None where answers are as long as the server likes (`output: as_served`), whose lengths bound nothing, and where
+    lengths differ within a round: attention grows faster than the mean, and the batch is not full until a round's end.
     """
-    if cell.output_mode != "exact":
+    if cell.output_mode != "exact" or cell.lengths or cell.input is None:
         return None
     seen = replace(platform, passes=min(platform.passes, _passes(evidence)))
     batch = cell.requests if cell.load == "open" else cell.batch or 1

@@ -39,7 +39,10 @@ def check_file(file: Source, sets: tuple[str, ...], plan: Plan, seconds: float) 
         for line in result.lines:
             show_prose(line)
         if result.streams:
-            keep_check(plan.spec, [Point(p.variant, p.input, p.batch, p.ttft_s, p.tpot_s) for p in result.probes])
+            keep_check(
+                plan.spec,
+                [Point(p.variant, p.input, p.batch, p.ttft_s, p.tpot_s) for p in result.probes if p.input is not None],
+            )
             measured = measure_instrument(result.streams, result.rate, seconds, size_of(plan)[0])
             store({**measured, "sweep": plan.spec.name})
             show_prose(error_text(measured))

@@ -32,7 +32,7 @@ def plan_text(plan: Plan, speed: Speed | None = None) -> str:
         starts = count[cell.key]
         requests += (warmups + cell.rounds.min) * cell.requests * starts
         tokens += steps * cell.requests * starts
-        prompts += (warmups + cell.rounds.min) * cell.requests * cell.input * starts
+        prompts += (warmups + cell.rounds.min) * cell.requests * (cell.input or 0) * starts
         round_s = speed.round_s(cell, cell.output) if speed else None
         took = "" if round_s is None else f", about {round_s:.1f} s a round"
         rounds = (
@@ -49,8 +49,9 @@ def plan_text(plan: Plan, speed: Speed | None = None) -> str:
     least = "at least " if open_ended or any(cell.rounds.warmup == "auto" for cell in plan.cells) else ""
     if blocks:
         lines += [*_starts(plan), *(f"warning: {warning}" for warning in built_alike(plan.spec.variants))]
+    inputs = prompts if all(cell.input is not None for cell in plan.cells) else "an unknown number of"
     lines.append(
-        f"{len(plan.cells)} cells, {least}{requests} requests, {prompts} input tokens, {tokens} output tokens; "
+        f"{len(plan.cells)} cells, {least}{requests} requests, {inputs} input tokens, {tokens} output tokens; "
         f"time: {_time(plan, speed)}"
     )
     return "\n".join(lines + (_power(plan.spec, len(plan.sessions[0].cells), blocks) if blocks else []))

@@ -37,7 +37,7 @@ INCIDENTS = {
     *(Reason.NO_DATA, Reason.REQUEST_FAILED, Reason.FOREIGN_LOAD, Reason.CLOCK_STEP),
     *(Reason.SHARED_READS, Reason.FIRST_TOKEN_SHARED),
 }
-_ALIKE = ("load", "requests", "prompts", "output_mode", "capped")  # of a cell, on both sides
+_ALIKE = ("load", "requests", "prompts", "output_mode", "capped", "lengths")  # of a cell, on both sides
 
 
 class Side(NamedTuple):

@@ -13,10 +13,10 @@ def make_direct_job(
     """`make_job` for the in-process engine: the same prompts, as token ids in [low, high), at the same times."""
     generator = round_generator(cell, phase, number, attempt)
     common = common_fields(cell, generator, output or cell.output)
-    ids = token_ids(cell, generator, len(common["asked_output"]), vocab)
+    ids = token_ids(generator, common["asked_input"], vocab)
     return DirectJob(
         **common,
-        payloads=[row.tobytes() for row in ids.astype("<i4")],
+        payloads=[row.astype("<i4").tobytes() for row in ids],
         detokenize=isinstance(cell.engine, VllmInprocessEngine) and cell.engine.detokenize,
         reset_prefix_cache=cell.rounds.reset_prefix_cache,
     )

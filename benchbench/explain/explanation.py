@@ -10,6 +10,7 @@ from benchbench.analysis.steadiness import drift
 from benchbench.analysis.summary import BOUNDED, CellSummary, tail_of, within_limit
 from benchbench.analysis.utilization import Utilization
 from benchbench.analysis.validity import Evidence, Reason, remedy
+from benchbench.datasets.row_lengths import lengths_text
 from benchbench.explain.outliers import outlier_rounds
 from benchbench.host.energy import IDLE_SHARE, DeviceUse, Usage
 from benchbench.model.roofline import Platform, touched_bytes
@@ -25,6 +26,7 @@ def explain(summary: CellSummary) -> str:
         "requests": _requests(evidence),
         "input": _input(evidence, cell.prompts),
         "output": _output(evidence, cell.output_mode),
+        **({"lengths": _lengths(summary)} if cell.lengths else {}),
         "prefix cache": _cache(evidence),
         "preemptions": _known(evidence.preemptions, "counted by the server"),
         "server's counts": _counts(evidence),
@@ -74,6 +76,17 @@ def _input(evidence: Evidence, prompts: str) -> str:
     if evidence.input_about:
         return f"{how}; by usage about the asked length, another in {evidence.input_about} requests"
     return f"{how}; usage contradicts the asked length in {evidence.input_wrong} requests"
+
+
+def _lengths(summary: CellSummary) -> str:
+    """Laws as asked, then what there was; a bound by hardware needs one length."""
+    row: dict[str, Any] = {"lengths": summary.cell.lengths}
+    for axis in ("input", "output"):
+        pool = summary.pools[f"{axis}_tokens"]
+        row |= {f"{axis}_tokens": pool.mean, **{f"{axis}_tokens_p{q}": pool.percentiles[q] for q in (50, 99)}}
+    means = {"input": summary.cell.input, "output": summary.cell.output}
+    spread = [f"{axis} {text}" for axis in means if (text := lengths_text({**row, **means}, axis))]
+    return f"asked {summary.cell.lengths}; measured {', '.join(spread)}; no roofline, which needs one length"
 
 
 def _output(evidence: Evidence, mode: str) -> str:

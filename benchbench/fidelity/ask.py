@@ -90,7 +90,7 @@ def answer(
 
 def make_questions(spec: SweepSpec, opened: Opened) -> Questions:
     """From the sweep's seed, no longer than its longest request, which every server of it has to take."""
-    longest = max(shape.input + shape.output for shape in shapes(spec))
+    longest = max((shape.input or 0) + shape.output for shape in shapes(spec))
     output = min(OUTPUT, max(1, longest // 2))
     lengths = [min(length, longest - output) for length in INPUTS]
     digest = hashlib.sha256(f"fidelity {spec.seed}".encode()).digest()

@@ -86,7 +86,7 @@ def by_points(points: Sequence[Point]) -> Callable[[Cell, int], float | None]:
 
     def round_s(cell: Cell, output: int) -> float | None:
         inputs, own = variants.get(cell.variant, every)
-        if not own:
+        if not own or cell.input is None:
             return None
         batch = in_flight(cell)
         place = bisect_left(inputs, cell.input)
@@ -105,6 +105,8 @@ def by_one_stream(decode_tok_s: float, prefill_tok_s: float | None = None) -> Ca
     """`Speed.round_s` where each stream has `decode_tok_s` at every batch, and all share `prefill_tok_s`, if given."""
 
     def round_s(cell: Cell, output: int) -> float | None:
+        if cell.input is None:
+            return None
         batch = in_flight(cell)
         ttft_s = cell.input * batch / prefill_tok_s if prefill_tok_s else 0.0
         return by_points([Point("", cell.input, batch, ttft_s, 1 / decode_tok_s)])(cell, output)

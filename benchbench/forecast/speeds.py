@@ -76,7 +76,10 @@ def run_points(rows: Sequence[Mapping[str, Any]]) -> list[Point]:
     return [
         Point(row.get("variant") or "", row["input"], row.get("batch") or 1, row["ttft_ms"] / 1e3, _tpot_s(row))
         for row in rows
-        if row.get("rounds") and row.get("ttft_ms") is not None and row.get("e2el_ms") is not None
+        if row.get("rounds")
+        and row["input"] is not None
+        and row.get("ttft_ms") is not None
+        and row.get("e2el_ms") is not None
     ]
 
 
@@ -98,6 +101,8 @@ def _by_profile() -> Callable[[Cell, int], float | None]:
             return None
         if cell.rate is not None:
             return cell.requests / cell.rate
+        if cell.input is None:
+            return None
         key = (engine.profile, repr(engine.options), engine.scale)
         if key not in profiles:
             profiles[key] = scaled(load_profile(engine.profile, engine.options), engine.scale)

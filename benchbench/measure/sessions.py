@@ -239,7 +239,7 @@ def _workers(plan: Plan) -> contextlib.AbstractContextManager[tuple[HttpWorker |
 def _too_long(plan: Plan, capabilities: Capabilities) -> list[str]:
     limit = capabilities.max_model_len
     return [
-        f"{cell.label} needs {cell.input + cell.output} tokens, the server allows {limit}"
+        f"{cell.label} needs {cell.longest} tokens, the server allows {limit}"
         for cell in plan.cells
-        if limit is not None and cell.input + cell.output > limit
+        if limit is not None and cell.longest is not None and cell.longest > limit
     ]

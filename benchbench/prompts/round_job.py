@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from benchbench.datasets.laws import Law
 from benchbench.loadgen.job import RoundJob
 from benchbench.openai.target import Target, prompt_field
 from benchbench.prompts.arrivals import due_offsets_ns
@@ -18,7 +19,8 @@ from benchbench.spec.engine_sections import NEWER_LIMIT
 
 SPARE_BATCHES = 4  # x batch: prompts beyond those asked for, where answers end by themselves
 # Where prompts come from: token ids [low, high), or a maker of (generator, count, tokens) -> texts.
-Source = tuple[int, int] | Callable[[np.random.Generator, int, int], list[str]]
+Texts = Callable[[np.random.Generator, int, int], list[str]]
+Source = tuple[int, int] | Texts
 
 
 def round_generator(cell: Cell, phase: str, number: int, attempt: int) -> np.random.Generator:
@@ -32,13 +34,26 @@ def round_generator(cell: Cell, phase: str, number: int, attempt: int) -> np.ran
     return np.random.default_rng(np.frombuffer(digest, np.uint32))
 
 
-def token_ids(cell: Cell, generator: np.random.Generator, count: int, vocab: tuple[int, int]) -> npt.NDArray[np.int32]:
-    """`count` fresh prompts of `cell.input` ids each, uniform over [low, high): shape (count, input)."""
-    return generator.integers(*vocab, (count, cell.input), np.int32)
+def token_ids(
+    generator: np.random.Generator, inputs: Sequence[int], vocab: tuple[int, int]
+) -> Sequence[npt.NDArray[np.int32]]:
+    """Fresh prompts of so many ids each, uniform over [low, high)."""
+    if len({*inputs}) == 1:
+        return generator.integers(*vocab, (len(inputs), inputs[0]), np.int32)  # type: ignore[return-value] # its rows
+    return [generator.integers(*vocab, length, np.int32) for length in inputs]
 
 
-def bodies(cell: Cell, generator: np.random.Generator, outputs: Sequence[int], source: Source) -> list[bytes]:
-    """Request bodies with fresh prompts of `cell.input` tokens each, for so many output tokens.
+def texts_of(generator: np.random.Generator, inputs: Sequence[int], texts: Texts) -> list[str]:
+    """Fresh texts of so many tokens each."""
+    if len({*inputs}) == 1:
+        return texts(generator, len(inputs), inputs[0])
+    return [texts(generator, 1, length)[0] for length in inputs]
+
+
+def bodies(
+    cell: Cell, generator: np.random.Generator, inputs: Sequence[int], outputs: Sequence[int], source: Source
+) -> list[bytes]:
+    """Request bodies with fresh prompts of so many tokens each, for so many output tokens.
 
     Token ids are uniform over `source` = [low, high); texts are what `source(generator, count, tokens)` makes.
     `extra_body` of the engine goes over everything but `max_completion_tokens`, which is of the cell.
@@ -57,22 +72,23 @@ def bodies(cell: Cell, generator: np.random.Generator, outputs: Sequence[int], s
         limit = {NEWER_LIMIT: output} if engine.max_tokens_field == NEWER_LIMIT else {}
         rest[output] = b"," + orjson.dumps(fields | engine.extra_body | limit)[1:]
     if isinstance(source, tuple):
-        ids = token_ids(cell, generator, len(outputs), source)
+        ids = token_ids(generator, inputs, source)
         prompts = [b'{"prompt":' + orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in ids]
     else:
-        texts = source(generator, len(outputs), cell.input)
+        texts = texts_of(generator, inputs, source)
         prompts = [orjson.dumps(prompt_field(engine.api, text))[:-1] for text in texts]
     return [prompt + rest[output] for prompt, output in zip(prompts, outputs, strict=True)]
 
 
-def first_outputs(batch: int, output: int) -> list[int]:
-    """Output tokens of the first wave of a closed load: spread evenly from `output` down to output / batch.
+def first_outputs(outputs: Sequence[int]) -> list[int]:
+    """Output tokens of the first wave of a closed load: spread evenly from all of `outputs` down to output / batch.
 
     Sent at once and of one length, it would end at once, and so would all waves after it. Of these lengths, it ends as
     requests do in the steady state, one after the other, and the load is steady from then on. The last one is the
     shortest: if it were the first, its refill would wait for the prompts of those behind it.
     """
-    return [-(-output * place // batch) for place in range(batch, 0, -1)]
+    batch = len(outputs)
+    return [-(-output * (batch - place) // batch) for place, output in enumerate(outputs)]
 
 
 def make_job(
@@ -81,28 +97,40 @@ def make_job(
     """Everything the worker needs for one round of a cell; `output` overrides the cell's output tokens."""
     generator = round_generator(cell, phase, number, attempt)
     common = common_fields(cell, generator, output or cell.output)
-    texts = bodies(cell, generator, common["asked_output"], source)
+    texts = bodies(cell, generator, common["asked_input"], common["asked_output"], source)
     payloads = [target.request(body) for body in texts]
     return RoundJob(**common, payloads=payloads, target=target, connect_s=cell.timeouts.connect_s)
 
 
+def _lengths(law: Law | None, length: int, generator: np.random.Generator, count: int, spare: int) -> list[int]:
+    """Those of a round's requests and of its spare ones, each with the law's own spread."""
+    return law.draw(generator, count) + law.draw(generator, spare) if law else [length] * (count + spare)
+
+
 def common_fields(cell: Cell, generator: np.random.Generator, output: int) -> dict[str, Any]:
-    """The fields of `Job` but the payloads; the generator's first numbers are the arrival times."""
-    count, load, spare = cell.requests, cell.load, 0
-    outputs = [output] * count
+    """The fields of `Job` but the payloads; the generator's first numbers are the arrival times.
+
+    `output` below the cell's own is the most that any request asks for: of a short round of warm-up.
+    """
+    count, load, spare, laws = cell.requests, cell.load, 0, cell.lengths
     if load.kind == "open":
         due = due_offsets_ns(count, cell.rate or 0.0, load.arrival, load.burstiness, generator)
         in_flight = load.max_concurrency or count
     else:
         due, in_flight = [0] * count, cell.batch or 1
+    if cell.spread and (cell.output_mode == "as_served" or laws.output):
+        spare = SPARE_BATCHES * in_flight
+    inputs = _lengths(laws.input, cell.input or 0, generator, count, spare)
+    outputs = [
+        min(length, output) if output < cell.output else length
+        for length in _lengths(laws.output, output, generator, count, spare)
+    ]
     if cell.spread:
-        outputs[:in_flight] = first_outputs(in_flight, output)
-        spare = SPARE_BATCHES * in_flight if cell.output_mode == "as_served" else 0
-        outputs += [output] * spare
+        outputs[:in_flight] = first_outputs(outputs[:in_flight])
     return {
         "due_ns": due,
         "in_flight": in_flight,
-        "asked_input": [cell.input] * len(outputs),
+        "asked_input": inputs,
         "asked_output": outputs,
         "spare": spare,
         "first_token_s": cell.timeouts.first_token_s,

@@ -15,6 +15,7 @@ from typing import Any
 from benchbench.analysis.runs import OWN
 from benchbench.analysis.steadiness import order_warnings
 from benchbench.analysis.summary import COLUMNS, like_outputs
+from benchbench.datasets.row_lengths import lengths_text
 from benchbench.report.markdown import escape_markdown, write_table
 from benchbench.safe_text import csv_text
 from benchbench.slo.attainment import slo_lines
@@ -226,10 +227,12 @@ def _plain(value: object) -> object:
 def cell_text(row: Row, name: str) -> str:
     """A row's value as a table shows it: rounded, and starred where suspect."""
     value = row.get(name)
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
-        return _DASH
+    if name in {"input", "output"} and (spread := lengths_text(row, name)):
+        return spread
     if name == "output":
         return output_text(row)
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return _DASH
     if not _is_measured(row, name):
         return f"{value:g}" if isinstance(value, float) else str(value)
     return _text(row, name, value) + _star(row)

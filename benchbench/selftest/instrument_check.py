@@ -146,10 +146,13 @@ def _aiohttp(url: str, streams: int, output: int) -> Errors:
     from benchbench.prompts.round_job import bodies, round_generator
 
     cell, target = _cell(url, streams, output), make_target(url, "completions", Access())
-    asyncio.run(_gather(target, bodies(cell, round_generator(cell, "warmup", 1, 0), [2] * streams, (1000, 30000))))
+    inputs = [INPUT_TOKENS] * streams
+    asyncio.run(
+        _gather(target, bodies(cell, round_generator(cell, "warmup", 1, 0), inputs, [2] * streams, (1000, 30000)))
+    )
     _read_truth(url)
     cpu = time.process_time_ns()
-    requests = bodies(cell, round_generator(cell, "measured", 1, 0), [output] * streams, (1000, 30000))
+    requests = bodies(cell, round_generator(cell, "measured", 1, 0), inputs, [output] * streams, (1000, 30000))
     stamps = asyncio.run(_gather(target, requests))
     cpu = time.process_time_ns() - cpu
     return _error(stamps, _read_truth(url), cpu)

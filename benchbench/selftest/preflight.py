@@ -40,7 +40,7 @@ class Probe:
 
     variant: str
     label: str
-    input: int
+    input: int | None
     batch: int
     ttft_s: float
     tpot_s: float
@@ -105,13 +105,15 @@ def _check_one(plan: Plan, progress: Callable[[str, float, str], None]) -> Prefl
         f"{probe.label}: lengths exact both ways; TTFT {probe.ttft_s * 1e3:.1f} ms, TPOT {probe.tpot_s * 1e3:.2f} ms"
         for probe in good
     ]
-    need = max((cell.input + cell.output) * _in_flight(cell) for cell in plan.cells)
+    # Where lengths differ within a round, the batch has about their mean.
+    need = max(((cell.input or 0) + cell.output) * _in_flight(cell) for cell in plan.cells)
     capacity = counts.get("kv_tokens") if counts else opened.start.get("kv_tokens")
-    lines.append(f"KV cache: {need:,} tokens at most; the server holds {f'{capacity:,}' if capacity else 'unknown'}")
+    most = "at most" if all(cell.longest and not cell.lengths for cell in plan.cells) else "on average, or more"
+    lines.append(f"KV cache: {need:,} tokens {most}; the server holds {f'{capacity:,}' if capacity else 'unknown'}")
     if capacity and need > capacity:
         problems.append(f"the largest cell needs {need:,} tokens of KV cache, the server holds {capacity:,}")
     if capabilities.max_model_len:
-        longest = max(cell.input + cell.output for cell in plan.cells)
+        longest = max(cell.longest or 0 for cell in plan.cells)
         if longest > capabilities.max_model_len:
             problems.append(
                 f"the longest request has {longest:,} tokens, the server allows {capabilities.max_model_len:,}"
@@ -141,7 +143,7 @@ def _extremes(cells: Sequence[Cell]) -> list[Cell]:
         edge = batch(_in_flight(cell) for cell in cells)
         level = [cell for cell in cells if _in_flight(cell) == edge]
         for pick in (min, max):
-            cell = pick(level, key=lambda cell: cell.input)
+            cell = pick(level, key=lambda cell: cell.input or 0)
             picked.setdefault(cell.key, cell)
     return list(picked.values())
 
@@ -151,15 +153,16 @@ def _probe(worker: Worker, opened: Opened, cell: Cell) -> Probe:
     output = max(2, min(cell.output, PROBE_TOKENS))
     batch = min(_in_flight(cell), MOST_STREAMS)
     small = replace(cell, load=StaticLoad(kind="static"), batch=batch, rate=None, output=output)
+    small = replace(small, lengths=replace(cell.lengths, output=None))
     view = ServerView(opened.url, opened.access, opened.capabilities.metrics) if opened.url else None
     for number in range(2):
         counters = view.before() if view else None
         columns, facts = worker.run(opened.job(small, "check", number, 0))
         facts["server"] = view.after(counters, columns) if view else None
     facts["common_tokens"] = opened.common_tokens(small) * len(columns["index"])
-    label = f"in={cell.input} out={output} batch={batch}"
+    label = small.label.removeprefix(f"{cell.variant} ")
     place = (cell.variant, label, cell.input, batch)
-    problems = _problems(columns, cell.input)
+    problems = _problems(columns)
     ends = columns["event_offsets"]
     if problems or not np.diff(ends).all():
         return Probe(*place, 0.0, 0.0, tuple(problems or ["requests without a token"]))
@@ -187,15 +190,16 @@ def _invalid(cell: Cell, columns: RoundColumns, facts: dict[str, Any]) -> tuple[
     )
 
 
-def _problems(columns: Any, asked_input: int) -> list[str]:  # noqa: ANN401 - RoundColumns
+def _problems(columns: Any) -> list[str]:  # noqa: ANN401 - RoundColumns
     failed = [detail for detail in columns["error_detail"] if detail]
     if failed:
         return [f"{len(failed)} of {len(columns['status'])} requests failed: {failed[0]}"]
-    reported = columns["input_tokens"]
+    reported, requested = columns["input_tokens"], columns["asked_input_tokens"]
     if (reported < 0).any():
         return ["the server does not report input tokens (usage), so lengths can't be verified"]
-    wrong = reported[reported != asked_input]
-    return [f"asked for {asked_input} input tokens, the server counted {int(wrong[0])}"] if len(wrong) else []
+    wrong = np.flatnonzero((reported != requested) & (requested >= 0))
+    at = wrong[:1]
+    return [f"asked for {requested[k]} input tokens, the server counted {reported[k]}" for k in at]
 
 
 def _tpot(probes: Sequence[Probe], batch: int) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, computed_field, field_validator
 
+from benchbench.datasets.row_lengths import differs, short_text
 from benchbench.spec.schema import Slo, Validity
 
 _AXES = (("", "variant"), ("in=", "input"), ("out=", "output"), ("batch=", "batch"), ("rate=", "rate"))
@@ -15,6 +16,7 @@ _AXES = (("", "variant"), ("in=", "input"), ("out=", "output"), ("batch=", "batc
 def cell_name(cell: Mapping[str, Any], separator: str = ", ") -> str:
     """`fa2, in=128, out=128, batch=8`, or `rate=2.5`; what the cell (a row, a stored cell) lacks is left out."""
     shown = {**cell, "output": output_text(cell)} if cell.get("output") is not None else cell
+    shown = {**shown, "input": short_text(cell, "input")} if differs(cell, "input") else shown
     present = [(prefix, shown[key]) for prefix, key in _AXES if shown.get(key) not in {None, ""}]
     return separator.join(
         f"{prefix}{value:g}" if prefix == "rate=" else f"{prefix}{value}" for prefix, value in present
@@ -24,6 +26,8 @@ def cell_name(cell: Mapping[str, Any], separator: str = ", ") -> str:
 def output_text(row: Mapping[str, Any]) -> str:
     """Output tokens: as asked, or where answers ended by themselves the mean received "of" the limit asked."""
     received, limit = row.get("output_tokens"), row.get("output")
+    if differs(row, "output"):
+        return short_text(row, "output")
     return str(limit) if received in {None, limit} else f"{received:.1f}".removesuffix(".0") + f" of {limit}"
 
 
@@ -38,10 +42,11 @@ class CellInfo(BaseModel):
     key: str
     index: int  # in written order
     variant: str
-    input: int
+    input: int | None  # None where prompts are of a file and only the server can tell
     output: int
     batch: int | None
     rate: float | None
+    lengths: str = ""  # the laws of those that differ within a round; `input` and `output` are their means
     load: str
     requests: int
     spread: bool = False  # a closed load whose first wave has spread lengths

@@ -8,11 +8,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from benchbench.datasets.laws import ambiguous
 from benchbench.products.product import expanded
 from benchbench.products.select import FIELDS, SelectionError, parse_selection
 from benchbench.spec import schema
 from benchbench.spec.engine_sections import ENGINE_KEYS
-from benchbench.spec.plan import make_plan, matching, merge
+from benchbench.spec.plan import make_plan, matching, merge, shapes
 from benchbench.yamlfile.mistakes import Fault, Loc, Problem, SpecError, faults_of, known_keys, show, unknown_key
 from benchbench.yamlfile.yaml_document import Document, YamlText, read_yaml
 
@@ -57,6 +58,8 @@ def _checked(document: Document) -> schema.SweepSpec:
     faults += _override_faults(spec if not faults else None, data, faults)
     if spec is not None and not faults and "closed" in _load_kinds(spec):
         faults += _starved(spec)
+    if spec is not None and not faults:
+        faults += ambiguous(shapes(spec))
     faults = made.faults + [made.written(fault) for fault in faults]
     known = {(problem.file, problem.line, problem.path) for problem in document.problems}
     located = [document.locate(fault) for fault in dict.fromkeys(faults)]

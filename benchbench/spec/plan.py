@@ -12,6 +12,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, TypeAdapter
 
+from benchbench.datasets.laws import Law, Lengths, mean_of
 from benchbench.products.select import SelectionError, parse_selection
 from benchbench.spec.cell import CellInfo
 from benchbench.spec.engine_sections import Engine
@@ -43,7 +44,8 @@ FROM_SPEC = ("model", "engine", "rounds", "prompts", "timeouts", "slo", "validit
 class Cell:
     """One point of the sweep with everything that measuring it takes, overrides applied.
 
-    `input` and `output` are tokens per request; `batch` is requests in flight (None in an open load),
+    `input` and `output` are tokens per request, means where `lengths` has a law for them (`input` None where only the
+    server can tell); `batch` is requests in flight (None in an open load),
     `rate` requests per second (None otherwise); `load` has its `requests` and `rate` filled in; `index` is
     the place in written order, counted over the whole grid from 0.
 
@@ -56,10 +58,11 @@ class Cell:
     variant: str
     model: str
     engine: Engine
-    input: int
+    input: int | None
     output: int
     batch: int | None
     rate: float | None
+    lengths: Lengths
     load: Load
     rounds: Rounds
     prompts: Prompts
@@ -75,7 +78,7 @@ class Cell:
         """The cell as a run stores it."""
         alike = ("key", "index", "variant", *Shape._fields, "requests", "output_mode", "slo", "validity")
         return CellInfo(
-            **{name: getattr(self, name) for name in alike},
+            **{name: getattr(self, name) for name in alike} | {"lengths": str(self.lengths)},
             load=self.load.kind,
             spread=self.spread,
             rounds_min=self.rounds.min,
@@ -103,8 +106,13 @@ class Cell:
 
     @property
     def tokens(self) -> int:
-        """Output tokens of one round."""
+        """Output tokens of one round, on average."""
         return self.requests * self.output
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest request, prompt and answer; None where nobody knows."""
+        return self.lengths.longest(self.input, self.output)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +145,13 @@ class Plan:
 
 
 class Shape(NamedTuple):
-    """A point of the grid: tokens in, tokens out, requests in flight or requests per second."""
+    """A point of the grid: tokens in and out, requests in flight or a second, and the laws of its lengths."""
 
-    input: int
+    input: int | None
     output: int
     batch: int | None
     rate: float | None
+    lengths: Lengths = Lengths()
 
 
 def shapes(spec: SweepSpec) -> list[Shape]:
@@ -152,7 +161,8 @@ def shapes(spec: SweepSpec) -> list[Shape]:
     for product in spec.grid:
         rates = product.rate or ((open_rate,) if product.batch is None else (None,))
         for point in itertools.product(product.input, product.output, product.batch or (None,), rates):
-            points.setdefault(Shape(*point))
+            laws = Lengths(*(length if isinstance(length, Law) else None for length in point[:2]))
+            points.setdefault(Shape(mean_of(point[0]), mean_of(point[1]) or 0, *point[2:], laws))
     return list(points)
 
 
@@ -294,16 +304,19 @@ def _key(spec: SweepSpec, shape: Shape, load: Load, variant: str) -> str:
     for key, default in LATER_KEYS.items():  # keys of runs from before them stay what they were
         if engine.get(key) == default:
             engine.pop(key, None)
+    prompts = spec.prompts.model_dump(mode="json", exclude={"path"})  # its bytes count, not where they lie
     content = {
         "variant": variant,
         "model": spec.model,
         "engine": engine,
-        "shape": shape._asdict(),
+        "shape": {name: value for name, value in shape._asdict().items() if name != "lengths"},
         "load": load.model_dump(mode="json"),
-        "prompts": spec.prompts.model_dump(mode="json"),
+        "prompts": {k: v for k, v in prompts.items() if v is not None or k in {"vocab", "tokenizer"}},
         "seed": spec.seed,
         "output_mode": spec.output,
     }
+    if shape.lengths:
+        content["lengths"] = str(shape.lengths)
     if load.kind == "closed":
         content["first_wave"] = "spread"  # before version 0.2 all were of one length
     if variant and (git := spec.variants[variant].git):

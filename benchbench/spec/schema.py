@@ -18,7 +18,6 @@ from benchbench.spec.machine import Hardware, ModelFactsGiven, Speculative
 from benchbench.spec.values import (
     Batches,
     Count,
-    Counts,
     Cpus,
     Indices,
     Name,
@@ -28,6 +27,7 @@ from benchbench.spec.values import (
     Section,
     Share,
     Text,
+    TokenLengths,
     Vocab,
     Warmup,
     Workers,
@@ -92,8 +92,8 @@ Load = StaticLoad | ClosedLoad | OpenLoad
 class Product(Section):
     """Every combination of the values of its axes; one value each is a point."""
 
-    input: Counts = Field(description="prompt lengths in tokens: one or a list")
-    output: Counts = Field(description="answer lengths in tokens: one or a list")
+    input: TokenLengths = Field(description="prompt lengths in tokens: one or a list, a number or a law each")
+    output: TokenLengths = Field(description="answer lengths in tokens: one or a list, a number or a law each")
     batch: Batches | None = Field(None, description="requests in flight (static, closed): one or a list")
     rate: Rates | None = Field(None, description="requests per second (open): one or a list")
 

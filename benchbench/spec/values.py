@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from benchbench.datasets.laws import LAW_SCHEMAS, Law, LengthSchema
 from benchbench.yamlfile.mistakes import show
 
 
@@ -220,7 +221,12 @@ Loopback = Annotated[
     _matching(r"::1|localhost|127(\.\d{1,3}){3}", "must be a loopback address", allowed="127.0.0.1, ::1, localhost"),
 ]
 Path = Annotated[Text, _matching("/.*", "must be a path such as /health")]
-Counts = Annotated[tuple[Count, ...], BeforeValidator(one_or_many), _axis("integer", minimum=1)]
+_LENGTH = {"anyOf": [{"type": "integer", "minimum": 1}, *LAW_SCHEMAS]}
+TokenLengths = Annotated[
+    tuple[Annotated[int | Law, LengthSchema()], ...],
+    BeforeValidator(one_or_many),
+    WithJsonSchema({"anyOf": [*_LENGTH["anyOf"], {"type": "array", "items": _LENGTH, "minItems": 1}]}),
+]
 Batches = Annotated[
     tuple[Annotated[int, Field(ge=1, le=65_536)], ...], BeforeValidator(one_or_many), _axis("integer", minimum=1)
 ]

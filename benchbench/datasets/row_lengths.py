@@ -1,0 +1,26 @@
+"""How a row, or a cell as a run stores it, shows lengths that differ within a round. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def differs(row: Mapping[str, Any], axis: str) -> bool:
+    """Whether the lengths of `input` or `output` follow a law: `lengths` names it then."""
+    return f"{axis} " in str(row.get("lengths"))
+
+
+def short_text(row: Mapping[str, Any], axis: str) -> str:
+    """`≈1024` of a law, by its mean; `file` where only the server can tell it."""
+    return "file" if row.get(axis) is None else f"≈{row[axis]}"
+
+
+def lengths_text(row: Mapping[str, Any], axis: str) -> str:
+    """As measured, `1019 (p50 812, p99 3990)`, mean and percentiles over requests; empty where all are alike."""
+    if not differs(row, axis):
+        return ""
+    mean, *ranks = (row.get(f"{axis}_tokens{name}") for name in ("", "_p50", "_p99"))
+    if mean is None or None in ranks:
+        return short_text(row, axis)
+    return f"{mean:.0f} (p50 {ranks[0]:.0f}, p99 {ranks[1]:.0f})"
