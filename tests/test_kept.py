@@ -95,4 +95,4 @@ def test_a_run_stored_before_reads_the_same_numbers() -> None:
     assert (strict.load, strict.requests, strict.warmup, strict.rounds_min, strict.capped) == ("static", 1, 1, 2, False)
     assert [entry.key for entry in run.cells] == [row["key"] for row in run.rows]
     stored = run.manifest["plan"][0]
-    assert strict.to_entry() == {**stored, "spread": False, "slo": {**stored["slo"], "statistic": "p99"}}
+    assert strict.to_entry() == {**stored, "spread": False, "lengths": "", "slo": {**stored["slo"], "statistic": "p99"}}

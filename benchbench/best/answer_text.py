@@ -11,6 +11,7 @@ from typing import Any
 
 from benchbench.best.answer import Answer, CellAnswer, Standing
 from benchbench.comparison.tables import percent
+from benchbench.datasets.row_lengths import lengths_shown
 from benchbench.report.markdown import escape_markdown, write_table
 from benchbench.safe_text import csv_text
 
@@ -36,7 +37,7 @@ def best_table(answer: Answer) -> tuple[list[str], list[list[str]]]:
     for cell in answer.cells:
         assert cell.info is not None  # noqa: S101 - only the default has none
         load = cell.info.rate if rate else cell.info.batch
-        texts = [f"{cell.info.input}", f"{cell.info.output}", f"{load:g}" if load is not None else _DASH]
+        texts = [*lengths_shown(cell.info), f"{load:g}" if load is not None else _DASH]
         rows.append([*texts, *_best_texts(answer, cell), _others(cell)])
     return ["Input", "Output", "Rate" if rate else "Batch", "Best", title, "Cannot be told from it", "Others"], rows
 

@@ -16,6 +16,7 @@ from benchbench.comparison.forest import change_text, limit_of, ratio_panels, re
 from benchbench.comparison.pairs import Pair
 from benchbench.comparison.tables import SHOWN, cells_of, headline
 from benchbench.comparison.verdicts import PRIMARY, Comparison, Effect
+from benchbench.datasets.row_lengths import lengths_shown
 from benchbench.figures import sheet as sheets
 from benchbench.figures.choose import COLOURS, MARKERS, NAME, OTHERS, spread
 from benchbench.figures.grid import SHOWN_COLUMNS, SHOWN_ROWS, Bar, GridCell, draw_grid
@@ -73,7 +74,9 @@ def overview(pairs: Sequence[Pair], title: str) -> Figure | None:
 
 
 def _shape(cell: CellInfo) -> str:
-    return f"{cell.input:,} → {cell.output:,}"
+    lengths = (cell.input, cell.output)
+    texts = lengths_shown(cell) if cell.lengths else [f"{length:,}" for length in lengths]
+    return " → ".join(texts)
 
 
 def _load(cell: CellInfo) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 from benchbench.comparison.loaded_builds import SAME
 from benchbench.comparison.pairs import Pair
 from benchbench.comparison.verdicts import MORE_MAX, PRIMARY, TITLES, Comparison, Effect, Noise, Overall
+from benchbench.datasets.row_lengths import lengths_shown
 from benchbench.report.markdown import escape_markdown, write_table
 from benchbench.report.summary_table import Row
 from benchbench.safe_text import csv_text
@@ -180,7 +181,7 @@ def ratio_table(
 
 
 def _axes(cell: CellInfo) -> list[str]:
-    return [str(cell.input), str(cell.output), f"{cell.rate:g}" if cell.batch is None else str(cell.batch)]
+    return [*lengths_shown(cell), f"{cell.rate:g}" if cell.batch is None else str(cell.batch)]
 
 
 def ratio_text(effect: Effect) -> tuple[str, str]:

@@ -16,6 +16,12 @@ def short_text(row: Mapping[str, Any], axis: str) -> str:
     return "file" if row.get(axis) is None else f"≈{row[axis]}"
 
 
+def lengths_shown(cell: Any) -> list[str]:  # noqa: ANN401 - a CellInfo, whose room is a later one
+    """Input and output of a stored cell, as a table's axes show them without its measurements."""
+    row = {name: getattr(cell, name) for name in ("input", "output", "lengths")}
+    return [short_text(row, axis) if differs(row, axis) else str(row[axis]) for axis in ("input", "output")]
+
+
 def lengths_text(row: Mapping[str, Any], axis: str) -> str:
     """As measured, `1019 (p50 812, p99 3990)`, mean and percentiles over requests; empty where all are alike."""
     if not differs(row, axis):

@@ -17,6 +17,7 @@ import numpy as np
 
 from benchbench.analysis.metrics import pooled
 from benchbench.analysis.summary import CellSummary, summary_row
+from benchbench.datasets.row_lengths import differs
 from benchbench.spec.cell import CellInfo
 from benchbench.store.facts import Manifest
 from benchbench.version import __version__
@@ -109,7 +110,7 @@ def _time(span_ns: tuple[int, int] | None) -> dict[str, Any] | None:
 
 
 def _load(cell: CellInfo, manifest: Manifest, row: Mapping[str, Any]) -> dict[str, Any]:
-    exact = cell.output_mode == "exact"
+    exact, shape = cell.output_mode == "exact", {"lengths": cell.lengths}
     ours = {"benchbench": dict(row), "notes": manifest.get("caption") or []}
     spec = manifest.get("spec") or {}
     return {
@@ -118,8 +119,11 @@ def _load(cell: CellInfo, manifest: Manifest, row: Mapping[str, Any]) -> dict[st
             "tool": "benchbench",
             "tool_version": __version__,
             "source": _SOURCES.get(cell.prompts, "unknown"),
-            "input_seq_len": {"distribution": "fixed", "value": cell.input},
-            "output_seq_len": {"distribution": "fixed" if exact else "other", "value": cell.output},
+            "input_seq_len": {"distribution": "other" if differs(shape, "input") else "fixed", "value": cell.input},
+            "output_seq_len": {
+                "distribution": "fixed" if exact and not differs(shape, "output") else "other",
+                "value": cell.output,
+            },
             "rate_qps": cell.rate,
             "concurrency": cell.batch,
         },
