@@ -23,7 +23,7 @@ from benchbench.version import __version__
 if TYPE_CHECKING:
     from benchbench.api.artifacts import write_page
     from benchbench.api.auditing import Audit, audit_file
-    from benchbench.api.best_settings import BestSettings
+    from benchbench.api.best_settings import BestSettings, best
     from benchbench.api.compared import RunComparison, compare_runs
     from benchbench.api.measuring import sweep
     from benchbench.api.run_tables import runs_table
@@ -46,6 +46,7 @@ __all__ = [
     "SweepSpec",
     "__version__",
     "audit_file",
+    "best",
     "compare_runs",
     "load_spec",
     "open_run",
@@ -58,7 +59,7 @@ __all__ = [
 _HOMES = {
     "api.artifacts": ("write_page",),
     "api.auditing": ("Audit", "audit_file"),
-    "api.best_settings": ("BestSettings",),
+    "api.best_settings": ("BestSettings", "best"),
     "api.compared": ("RunComparison", "compare_runs"),
     "api.measuring": ("sweep",),
     "api.run_tables": ("runs_table",),

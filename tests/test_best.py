@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import math
 import random
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from driving import bench
+from driving import bench, sweeping, write_sweep
 from hypothesis import given
 from hypothesis import strategies as st
 from runs_made import FAILED, Tell, made_run
 
 from benchbench.analysis.runs import open_run
-from benchbench.best.answer import Answer, answer
-from benchbench.best.elimination import Levels, fitted, gap, limits_met, noise_of
-from benchbench.best.from_run import excess_of, trial_of
-from benchbench.best.sets import DEFAULT, CellStarts, sets_of
+from benchbench.choice.answer import Answer, answer
+from benchbench.choice.elimination import Levels, fitted, gap, limits_met, noise_of
+from benchbench.choice.from_run import excess_of, trial_of
+from benchbench.choice.sets import DEFAULT, CellStarts, sets_of
+from benchbench.comparison.pairs import STARTS_CHOSEN
 from benchbench.slo.attainment import meets
 from benchbench.spec import Cell, Session
 
@@ -129,6 +131,65 @@ def test_one_setting_is_no_choice() -> None:
     result = bench("best", "run")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "has one setting only" in result.stderr
+
+
+# ---- Starts where they decide ---------------------------------------------------------------------------
+
+
+def chosen(run: Path) -> dict[int, list[str]]:
+    """Block -> settings that went on, each decided once."""
+    lines = map(json.loads, (run / "journal.jsonl").read_text().splitlines())
+    looks = [(event["block"], event["settings"]) for event in lines if event["event"] == STARTS_CHOSEN]
+    assert len(dict(looks)) == len(looks)
+    return dict(looks)
+
+
+def fixed(itl_s: float) -> dict[str, Any]:
+    return {"engine": {"options": {"law": {"itl_s": itl_s}}}}
+
+
+def test_a_sweep_leaves_out_what_is_beaten_and_goes_on_when_it_was_killed() -> None:
+    """Two settings alike, one four times as slow; the process dies after the first look."""
+    engine = {"kind": "simulator", "options": {"law": {"ttft_s": 0.01}, "faults": {"start_noise": 0.01}}}
+    itl_s = {"a": 0.01, "b": 0.01, "d": 0.04}
+    settings = {name: fixed(each) for name, each in itl_s.items()}
+    grid = {"input": 8, "output": 6, "batch": 1}
+    file = write_sweep(Path("s.yaml"), "", engine=engine, variants=settings, blocks=3, grid=grid)
+    run, path = Path("run"), Path("run/journal.jsonl")
+    with sweeping(file, "--out", "run", "--margin", "0.01%", command="best") as running:
+        while not path.exists() or STARTS_CHOSEN not in path.read_text():
+            assert running.process.poll() is None, running.end()
+            time.sleep(0.02)
+    first = chosen(run)
+    result = bench("best", file, "--out", "run", "--margin", "0.01%", "--resume")
+    assert result.exit_code == 0, result.stderr
+    looks = chosen(run)
+    assert {block: looks[block] for block in first} == first
+    assert set(looks) == {2}
+    starts = [(s["block"], s["variant"]) for s in json.loads((run / "manifest.json").read_text())["starts"]]
+    assert {v for block, v in starts if block < 2} == {*itl_s}
+    assert all({v for b, v in starts if b == block} <= {*looks[block]} for block in looks)
+    assert "starts (3 settings, 3 blocks), left out where they could decide nothing" in result.stdout
+    if "shared" not in result.stdout and "invalid" not in result.stdout:  # a machine at rest
+        assert {*looks[2]} <= {"a", "b"}
+    assert bench("table", "run").exit_code == 0
+    compared = bench("compare", "run", "--base", "a", "--candidate", "d")
+    assert "starts were left out where bench best could decide nothing by them" in compared.stdout
+    asked = bench("best", "run", "--resume")
+    assert (asked.exit_code, asked.stderr) == (2, "bench best: --resume is for a sweep's file, and run is a folder\n")
+
+
+def test_what_cannot_be_chosen_is_refused_before_anything_runs() -> None:
+    file = write_sweep(Path("s.yaml"), "", engine={"kind": "simulator"}, variants={"a": {}, "b": {}})
+    for option, said in (
+        (("--only", "variant=a"), "one setting only"),
+        (("--metric", "goodput"), "needs an `slo`"),
+        (("--metric", "speed"), "unknown (allowed: sys_tok_s, ttft, tpot, goodput)"),
+        (("--margin", "x"), "must be percent above 0"),
+    ):
+        result = bench("best", file, "--out", "run", *option)
+        assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
+    assert not Path("run").exists()
 
 
 # ---- Statistics -----------------------------------------------------------------------------------------

@@ -1,17 +1,25 @@
-"""Which of a run's settings is best, from Python: `Run.best`."""
+"""Which of several settings is best, from Python: `Run.best`, and `best`, which makes the starts where they decide."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchbench.api.measuring import with_pictures
 from benchbench.api.notebook import html_table, paragraphs
 from benchbench.api.run_tables import FORMS, Form
 from benchbench.api.selecting import AnyRun, opened
-from benchbench.best import answer_text
-from benchbench.best.answer import Answer, answer
-from benchbench.best.from_run import trial_of
+from benchbench.choice import answer_text
+from benchbench.choice.answer import Answer, answer
+from benchbench.choice.chooser import Chooser
+from benchbench.choice.from_run import METRICS, trial_of
+from benchbench.measure import run as measuring
+from benchbench.measure.observer import Observer
+from benchbench.measure.run import Outcome
 from benchbench.safe_text import printable
+from benchbench.spec import SweepSpec, make_plan
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,3 +71,38 @@ class BestSettings:
 def best_of_run(run: AnyRun, *, metric: str = "sys_tok_s", valid_only: bool = False) -> BestSettings:
     """Which setting of a run is best: see `Run.best`. Raises ValueError for what cannot be judged, and RunError."""
     return BestSettings(answer(trial_of(opened(run), metric, valid_only=valid_only), metric))
+
+
+def best(  # noqa: PLR0913 - the options of the command
+    spec: SweepSpec,
+    out: str | Path | None = None,
+    *,
+    metric: str = "sys_tok_s",
+    margin: float = 0.01,
+    only: str | None = None,
+    sets: Sequence[str] = (),
+    resume: bool = False,
+    plots: bool = True,
+    observer: Observer | None = None,
+    stop: int | None = None,
+) -> Outcome:
+    """Carry out a sweep of several settings as `sweep` does, without the starts that can decide nothing any more.
+
+    Two blocks have all settings; before each later one those are left out that are beaten for `metric`, miss the `slo`,
+    or are surely within `margin` (0.01 is 1 %) of all that are left. `open_run(outcome.path).best(metric=metric)` then
+    says which is best. Raises ValueError for what cannot be judged, and what `sweep` does.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"--metric {metric}: unknown (allowed: {', '.join(METRICS)})")
+    if not margin > 0:
+        raise ValueError(f"--margin {margin}: must be above 0")
+    if len({cell.variant for cell in make_plan(spec, only).cells}) < 2:
+        raise ValueError("variants: one setting only; the best of several needs two or more")
+    if metric == "goodput" and not any(cell.slo.is_set for cell in make_plan(spec, only).cells):
+        raise ValueError("--metric goodput: needs an `slo` in the sweep")
+    observer = observer or Observer()
+    chooser = Chooser(metric, margin, observer.note)
+    outcome = measuring.sweep(
+        spec, out, only=only, sets=sets, resume=resume, observer=observer, stop=stop, choose=chooser
+    )
+    return with_pictures(outcome) if plots else outcome

@@ -37,7 +37,12 @@ def sweep(  # noqa: PLR0913 - the options of the command
     Raises SpecError (selection), EngineError (model, credentials ...) and RunError (directory).
     """
     outcome = measuring.sweep(spec, out, only=only, sets=sets, resume=resume, retry=retry, observer=observer, stop=stop)
-    if plots and (pictures := final_pictures(outcome)):
+    return with_pictures(outcome) if plots else outcome
+
+
+def with_pictures(outcome: Outcome) -> Outcome:
+    """Draw a complete sweep's pictures; what cannot be written is told in the outcome's message."""
+    if pictures := final_pictures(outcome):
         try:
             pictures.draw()
         except OSError as error:

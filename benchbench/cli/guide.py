@@ -48,7 +48,11 @@ GUIDE: dict[str, dict[str, tuple[str, ...]]] = {
             "bench compare runs/branches-20260102-030405",
             "bench compare runs/a runs/b --fail-on 'slower>1%'",
         ),
-        "best": ("Which of many settings is best?", "bench best runs/settings-20260102-030405 --metric sys_tok_s"),
+        "best": (
+            "Which of many settings is best?",
+            "bench best settings.yaml --out runs/settings",
+            "bench best runs/settings --metric tpot",
+        ),
         "import": ("Results of other tools, as a run", "bench import guidellm.json --out runs/theirs"),
     },
     "Show others": {

@@ -100,7 +100,7 @@ def sweep(file: Source | None, sets: tuple[str, ...], only: str | None, out: Pat
     """
     with Stop() as stop:  # from here on no signal is lost: an interrupt may come amid an import that ignores it
         file = chosen(file, flags, sets, out)
-        spec, sets = _spec_of(file, sets, out, resume=flags["resume"], quiet=flags["quiet"])
+        spec, sets = spec_and_sets(file, sets, out, resume=flags["resume"], quiet=flags["quiet"])
         if flags["dry_run"]:
             if flags["quiet"] or flags["as_json"]:
                 fail(BAD_INPUT, "bench sweep: --dry-run goes with neither --quiet nor --json")
@@ -122,12 +122,12 @@ def sweep(file: Source | None, sets: tuple[str, ...], only: str | None, out: Pat
             fail(BAD_INPUT, "bench sweep: --retry needs --resume")
         for note in () if flags["quiet"] else (*spec.notes, *hardware_notes(spec.hardware)):
             print(printable(f"note: {note}"), file=sys.stderr)
-        with _terminal(file, sets, quiet=flags["quiet"]) as observer:
+        with watching(file, sets, quiet=flags["quiet"]) as observer:
             stop.check()
             wanted: dict[str, Any] = {name: flags[name] for name in ("resume", "retry")}
             outcome = run_sweep(spec, out, only=only, sets=sets, **wanted, observer=observer, stop=stop.fd)
     shown = {name: flags[name] for name in ("verbose", "quiet", "as_json", "plots")}
-    _end(spec, outcome, stop, (file, sets), _command("sweep", file, sets, only), **shown)
+    show_end(spec, outcome, stop, (file, sets), same_command("sweep", file, sets, only), **shown)
     if lines := _useless(outcome):
         fail(INVALID, *lines)
     if spec.profile and spec.variants:
@@ -167,12 +167,12 @@ def noise(
     from benchbench.measure.run import sweep as run_sweep
 
     with refusing():
-        sweep_spec, sets = _spec_of(file, sets, out, resume=resume and out is not None)
+        sweep_spec, sets = spec_and_sets(file, sets, out, resume=resume and out is not None)
         spec = comparing.against_itself(sweep_spec, blocks)
-    with Stop() as stop, _terminal(file, sets) as observer:
+    with Stop() as stop, watching(file, sets) as observer:
         outcome = run_sweep(spec, out, only=only, sets=sets, resume=resume, observer=observer, stop=stop.fd)
     counted = [] if blocks is None else ["--blocks", str(blocks)]
-    _end(spec, outcome, stop, (file, sets), [*_command("noise", file, sets, only), *counted], verbose=verbose)
+    show_end(spec, outcome, stop, (file, sets), [*same_command("noise", file, sets, only), *counted], verbose=verbose)
     with refusing():
         show_markdown(comparing.keep_noise(outcome.path))
 
@@ -201,14 +201,15 @@ def _clear(out: Path, file: Path) -> None:
 
 
 @contextlib.contextmanager
-def _terminal(file: Source, sets: tuple[str, ...], *, quiet: bool = False) -> Iterator[Observer]:
+def watching(file: Source, sets: tuple[str, ...], *, quiet: bool = False) -> Iterator[Observer]:
+    """Progress on stderr while a sweep runs, and errors at the line of its file."""
     from benchbench.cli.live import observer_for
 
     with observer_for(None if quiet else sys.stderr) as observer, located(file, sets):
         yield keeping(observer, file)
 
 
-def _spec_of(
+def spec_and_sets(
     file: Source, sets: tuple[str, ...], out: Path | None, *, resume: bool, quiet: bool = False
 ) -> tuple[SweepSpec, tuple[str, ...]]:
     """The sweep and what is --set in it: on --resume what the run was begun with, too."""
@@ -225,7 +226,7 @@ def _spec_of(
     return spec, sets
 
 
-def _command(command: str, file: Source, sets: tuple[str, ...], only: str | None) -> list[str]:
+def same_command(command: str, file: Source, sets: tuple[str, ...], only: str | None) -> list[str]:
     """The words of a command that does the same again; a secret that was --set is to be given anew."""
     from benchbench.secrets import masked
 
@@ -235,7 +236,7 @@ def _command(command: str, file: Source, sets: tuple[str, ...], only: str | None
     return words if only is None else [*words, "--only", only]
 
 
-def _end(
+def show_end(
     spec: SweepSpec,
     outcome: Outcome,
     stop: Stop,

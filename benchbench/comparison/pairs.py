@@ -33,6 +33,7 @@ from benchbench.spec.schema import DEFAULT_BLOCKS
 K = TypeVar("K")
 R = TypeVar("R")
 METRICS = tuple(BETTER)
+STARTS_CHOSEN = "starts_chosen"  # the journal's word for a look at a run, after which it went on without some starts
 INCIDENTS = {
     *(Reason.NO_DATA, Reason.REQUEST_FAILED, Reason.FOREIGN_LOAD, Reason.CLOCK_STEP),
     *(Reason.SHARED_READS, Reason.FIRST_TOKEN_SHARED),
@@ -133,6 +134,7 @@ def pair(
         *loaded,
         *(f"{label} is left out: {why}" for label, why in unpaired.items()),
         *_confounded(base, candidate),
+        *(["starts were left out where bench best could decide nothing by them"] if within and _chosen(base) else []),
     ]
     notes += [f"{label}: {TITLES[metric]} is 0 in a start, so it has no ratio" for metric, label in zeros]
     for side, values in ((base, old), (candidate, new)):
@@ -324,6 +326,10 @@ def _confounded(base: Side, candidate: Side) -> list[str]:
     if base.run.manifest["spec"]["engine"]["kind"] == "endpoint":
         return ["no server was restarted between blocks: the change is confounded with the variance between starts"]
     return []
+
+
+def _chosen(side: Side) -> bool:
+    return any(event["event"] == STARTS_CHOSEN for event in side.run.directory.events())
 
 
 def _days(run: Run) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +34,7 @@ from benchbench.measure.sessions import Sessions, Todo
 from benchbench.model.served import served_models
 from benchbench.report.summary_table import markdown_table
 from benchbench.secrets import MASK, masked
-from benchbench.spec import Plan, SweepSpec, make_plan
+from benchbench.spec import Plan, Session, SweepSpec, make_plan
 from benchbench.spec.cell import cell_name
 from benchbench.store.run_directory import RunDirectory, replace_file
 
@@ -76,7 +76,7 @@ def stored_sets(out: Path) -> tuple[str, ...]:
     return tuple(given for given in RunDirectory(out).earlier().get("sets", ()) if MASK not in given)
 
 
-def sweep(
+def sweep(  # noqa: PLR0913 - the options of the command
     spec: SweepSpec,
     out: str | Path | None = None,
     *,
@@ -86,11 +86,13 @@ def sweep(
     retry: str | None = None,
     observer: Observer | None = None,
     stop: int | None = None,
+    choose: Callable[[RunDirectory, Session], bool] | None = None,
 ) -> Outcome:
     """Carry a sweep out and leave a run directory.
 
     `only`: a selection such as "batch>=8,input=128". `retry`: of a resumed run, "invalid" or a reason's code: what it
-    spoiled is measured again. `sets`: what was --set in the spec, for the manifest. `stop`: a
+    spoiled is measured again. `sets`: what was --set in the spec, for the manifest. `choose`: whether
+    a start is still wanted, asked before it. `stop`: a
     descriptor; when it becomes readable, the running round is dropped and the sweep ends in state "interrupted". A
     KeyboardInterrupt ends it the same way and is raised again. Where nothing was measured and no engine has left a log,
     no folder stays. Raises SpecError (selection), EngineError (model, credentials ...) and RunError (directory).
@@ -112,7 +114,7 @@ def sweep(
         if not todo and _is_concluded(run, plan):
             rows = _rows(run, {})
             return Outcome(run.path, "complete", "nothing left to do", rows, _table(run, rows))
-        sessions = Sessions(plan, {"only": only, "sets": masked(sets)}, run, observer, stop, todo, models)
+        sessions = Sessions(plan, {"only": only, "sets": masked(sets)}, run, observer, stop, todo, models, choose)
         try:
             sessions.prepare()
             while sessions.todo:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -56,6 +56,7 @@ class Sessions:
     stop: int | None
     todo: deque[Todo]
     models: Mapping[str, ModelFacts | None] | None = None  # what is served, by variant; see `served_models`
+    choose: Callable[[RunDirectory, Session], bool] | None = None  # whether a start is still wanted; None: all are
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace)
     idle_c: dict[str, float] = field(default_factory=dict)
@@ -98,7 +99,7 @@ class Sessions:
                 self.observer.note(f"variant {name}: {changes}, are not part of what is measured: see {path}")
 
     def serve_next(self) -> None:
-        """The next session: its engine started, what it lacks measured, and the machine at rest again.
+        """The next session, if it is wanted: its engine started, what it lacks measured, the machine at rest again.
 
         An engine that died and may be started again makes another one. Of several variants, one that cannot start or
         dies once too often is recorded, and the others go on. Raises InterruptedSweep, LaunchStoppedError,
@@ -106,7 +107,7 @@ class Sessions:
         """
         todo = self.todo.popleft()
         session, plan = todo.session, self._plan_of(todo.session)
-        if session.variant not in self.unable:
+        if session.variant not in self.unable and (self.choose is None or self.choose(self.run, session)):
             with self._failures(todo, plan), self._driver(session, plan) as driver:
                 while todo.cells:
                     measure_cell(driver, *todo.cells.pop(0))

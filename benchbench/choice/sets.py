@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import NamedTuple
 
-from benchbench.best.elimination import Levels, Starts, alike, beaten, limits_met
+from benchbench.choice.elimination import Levels, Starts, alike, beaten, limits_met
 
 DEFAULT = ""  # stands for the default where cells are named
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from benchbench.best.elimination import fitted, gap, noise_of
-from benchbench.best.from_run import METRICS, Trial
-from benchbench.best.sets import DEFAULT, Out, Sets, sets_of
+from benchbench.choice.elimination import fitted, gap, noise_of
+from benchbench.choice.from_run import METRICS, Trial
+from benchbench.choice.sets import DEFAULT, Out, Sets, sets_of
 from benchbench.comparison.verdicts import BETTER
 from benchbench.spec.cell import CellInfo
 

@@ -15,16 +15,15 @@ import numpy as np
 
 from benchbench.analysis.metrics import RoundMetrics
 from benchbench.analysis.runs import Run
-from benchbench.best.elimination import Levels
-from benchbench.best.sets import CellStarts
-from benchbench.comparison.pairs import Values, sides_of, unpaired_cells, values_of
+from benchbench.choice.elimination import Levels
+from benchbench.choice.sets import CellStarts
+from benchbench.comparison.pairs import STARTS_CHOSEN, Values, sides_of, unpaired_cells, values_of
 from benchbench.comparison.verdicts import BETTER
 from benchbench.slo.attainment import share_of
 from benchbench.spec.cell import CellInfo
 from benchbench.spec.schema import DEFAULT_BLOCKS
 
 METRICS = {"sys_tok_s": "sys_tok_s", "ttft": "ttft", "tpot": "tpot", "goodput": "goodput_req_s"}
-CHOSEN = "starts_chosen"  # the journal's word for a look of `bench best` at a run that goes on
 _LIMITS = ("ttft", "tpot", "e2el")
 
 
@@ -81,7 +80,7 @@ def trial_of(run: Run, metric: str = "sys_tok_s", *, valid_only: bool = False, l
 
 
 def _was_chosen(run: Run) -> bool:
-    return any(event["event"] == CHOSEN for event in run.directory.events())
+    return any(event["event"] == STARTS_CHOSEN for event in run.directory.events())
 
 
 def _cell(label: str, info: CellInfo, values: Mapping[str, Values], metric: str, *, valid_only: bool) -> CellStarts:

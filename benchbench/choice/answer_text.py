@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from benchbench.best.answer import Answer, CellAnswer, Standing
+from benchbench.choice.answer import Answer, CellAnswer, Standing
 from benchbench.comparison.tables import percent
 from benchbench.datasets.row_lengths import lengths_shown
 from benchbench.report.markdown import escape_markdown, write_table
@@ -116,15 +116,16 @@ def default_table(answer: Answer) -> tuple[list[str], list[list[str]]]:
         shares = [percent(share) if share is not None else _DASH for share in (standing.figure, standing.worst)]
         ratio = f"{standing.ratio:.3f}" if standing.ratio is not None else _DASH
         texts = [escape_markdown(standing.setting), f"{standing.starts}", *shares, ratio, interval]
-        rows.append([*texts, _verdict(standing)])
+        rows.append([*texts, _verdict(standing, answer.default.best)])
     head = ["Setting", "Starts", "Of each cell's best: mean", "At worst", "Ratio to the default", "95 % CI", "Verdict"]
     return head, rows
 
 
-def _verdict(standing: Standing) -> str:
+def _verdict(standing: Standing, default: str) -> str:
     after = f" after {standing.blocks} blocks" if standing.blocks else ""
     if standing.place == "beaten":
-        return f"beaten by {escape_markdown(standing.text)}{after}"
+        by = "the default" if standing.text == default else escape_markdown(standing.text)
+        return f"beaten by {by}{after}"
     if standing.place == "misses the SLO":
         return f"misses the SLO at {escape_markdown(standing.text)}{after}"
     return f"invalid: {escape_markdown(standing.text)}" if standing.place == "invalid" else standing.place
@@ -147,8 +148,11 @@ def best_notes(answer: Answer) -> list[str]:
     for cell in answer.cells:
         for text, names in _grouped(cell):
             lines.append(f"{cell.label}: {', '.join(map(escape_markdown, names))} invalid ({escape_markdown(text)}).")
-    doubts = Counter(f"{v} ({why})" for of in trial.suspect.values() for v, why in of.items())
-    lines += [f"Suspect, and counted: {escape_markdown(who)} in {count} cells." for who, count in doubts.items()]
+    doubts = Counter(code for of in trial.suspect.values() for why in of.values() for code in why.split(", "))
+    if doubts:
+        of_all = f"{sum(map(len, trial.suspect.values()))} of {len(answer.cells) * len(trial.settings)}"
+        codes = ", ".join(f"{code} {count}" for code, count in doubts.most_common())
+        lines.append(f"Suspect, and counted: {of_all} cells of settings ({escape_markdown(codes)}).")
     if (more := len(default.standings) - SHOWN) > 0:
         lines.append(f"{more} more settings are in --format csv and json.")
     return lines
