@@ -26,12 +26,12 @@ from hypothesis import strategies as st
 from benchbench.analysis.summary import summarise, summary_row
 from benchbench.engines.direct_job import make_direct_job
 from benchbench.errors import EngineError, LaunchStoppedError, WorkerDiedError
-from benchbench.fidelity.answers import Finished, GreedyAnswer
+from benchbench.fidelity.answers import AnswerJob, Finished, GreedyAnswer
 from benchbench.inprocess import engine_round as direct_loop
 from benchbench.inprocess.async_llm import Ask, Tokens, request_metrics
 from benchbench.inprocess.engine_round import DirectRound
 from benchbench.inprocess.launcher import InprocessWorker
-from benchbench.loadgen.job import AnswerJob, DirectJob
+from benchbench.loadgen.job import DirectJob
 from benchbench.model.served import caption_of
 from benchbench.openai.target import Access, make_target
 from benchbench.prompts.round_job import make_job

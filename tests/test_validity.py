@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from benchbench.analysis.server_times import ServerTimes
 from benchbench.analysis.validity import Evidence, Reason, Status, remedy, status_of, worst
+from benchbench.prefixes.hits import Hits
 from benchbench.spec import Validity
 
 PAGE = Path(__file__).parents[1] / "docs" / "validity.md"
@@ -40,6 +41,8 @@ CHANGES: dict[Reason, dict[str, Any]] = {
     Reason.REPLICAS: {"replicas": True},
     Reason.MIXED_ENGINES: {"engines": 2},
     Reason.CACHED_PREFIX: {"cached_tokens": 4},
+    Reason.HIT_RATE: {"hits": Hits(100, 64, wrong_tokens=65)},
+    Reason.HIT_RATE_UNKNOWN: {"hits": Hits(100, 64, wrong_tokens=65, unknown=1)},
     Reason.PREEMPTED: {"preemptions": 3},
     Reason.UNSTABLE_WARMUP: {"warmup_agreed": False},
     Reason.TOO_FEW_ROUNDS: {"rounds": 4},
@@ -76,6 +79,7 @@ RIVALS = [
     {Reason.NO_DATA, Reason.UNSTABLE_WARMUP},
     {Reason.SHARED_READS, Reason.SHARED_READS_SOME},
     {Reason.REQUEST_FAILED, Reason.OUTPUT_LENGTH, Reason.BUFFERED_STREAM},
+    {Reason.CACHED_PREFIX, Reason.HIT_RATE, Reason.HIT_RATE_UNKNOWN},
 ]
 
 
@@ -153,6 +157,11 @@ def test_where_nothing_was_good_only_that_is_said() -> None:
         reasons = status_of(replace(GOOD, buffered=0, warmup_agreed=False, **all_bad), BUDGETS)[1]
         assert Reason.UNSTABLE_WARMUP not in reasons
     assert Reason.UNSTABLE_WARMUP in status_of(replace(GOOD, failed=159, warmup_agreed=False), BUDGETS)[1]
+
+
+def test_hits_that_are_wanted_are_no_cached_prefix_up_to_one_point() -> None:
+    wanted = replace(GOOD, cached_tokens=6000, prefix_hits=6000, hits=Hits(100, 64, wrong_tokens=64))
+    assert status_of(wanted, BUDGETS) == ("valid", ())
 
 
 def test_buffered_streams_are_a_share_of_the_good_ones() -> None:

@@ -16,6 +16,7 @@ from benchbench.analysis.stats import agree, rounds_needed
 from benchbench.analysis.steadiness import drift_of, rounds_to_confirm
 from benchbench.analysis.validity import Evidence
 from benchbench.host.energy import Window, window_of
+from benchbench.prefixes.hits import together
 from benchbench.spec.cell import CellInfo
 from benchbench.store.arrow import array_of, lists_of, sums_of
 from benchbench.store.requests import ErrorKind, RequestStatus, round_facts
@@ -146,6 +147,7 @@ def evidence_of(cell: CellInfo, taken: Sequence[Measured], warmups: Sequence[Rou
         drift=drifts,
         drift_confirmed=confirmed,
         warmup_agreed=warmed_up(cell, warmups),
+        hits=together([r.hits for r in rounds]),
         engines=len({fact["identity"] for fact in facts if fact.get("identity")}),
         **counts,
         **_server(facts),

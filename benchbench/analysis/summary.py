@@ -323,10 +323,7 @@ COLUMNS = {
         _plain("spoiled", "rounds", "Spoiled rounds"),
         *(
             Column(
-                f"{name}_ms_p{q}_upper",
-                f"{name.upper()} p{q} at most",
-                "ms",
-                k,
+                *(f"{name}_ms_p{q}_upper", f"{name.upper()} p{q} at most", "ms", k),
                 partial(_bound_ms, array=f"{name}_s", rank=q),
             )
             for name, q, k in BOUNDED
@@ -346,6 +343,9 @@ COLUMNS = {
             for n in ("input", "output")
             for q in (50, 99)
         ),
+        _at("evidence.hits.rate", "hit_rate", "Hit rate", "", 3),
+        _mean("ttft_hit_ms", "TTFT of hits", "ms", 1, lambda r: _average(r.ttft_s[r.hits.hit]) if r.hits else None),
+        _mean("ttft_miss_ms", "TTFT of misses", "ms", 1, lambda r: _average(r.ttft_s[~r.hits.hit]) if r.hits else None),
     )
 }
 UNITS = {name: column.unit for name, column in COLUMNS.items()}

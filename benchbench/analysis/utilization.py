@@ -44,12 +44,13 @@ def utilization_of(
     seen = replace(platform, passes=min(platform.passes, _passes(evidence)))
     batch = cell.requests if cell.load == "open" else cell.batch or 1
     of: dict[str, Any] = {"input": cell.input, "output": cell.output, "batch": batch}
-    limits, likely = (bounds(seen, **of, load=cell.load, likely=which) for which in (False, True))
+    least = of | {"input": cell.input - (evidence.hits.prefix_tokens if evidence.hits else 0)}  # as if all hit
+    limits, likely = (bounds(seen, **least, load=cell.load, likely=which) for which in (False, True))
     point = {name: estimate.point for name, estimate in estimates.items() if estimate}
     mfu, mbu = mfu_mbu(
         platform,
         **of,
-        prefill_s=point.get("ttft_last") if cell.load == "static" else None,
+        prefill_s=point.get("ttft_last") if cell.load == "static" and not evidence.hits else None,
         tpot_s=point.get("tpot") if cell.load != "open" and seen.passes > MOSTLY_SINGLE else None,
     )
     rate, most = point.get("sys_tok_s"), likely.sys_tok_s

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Literal
 
 from benchbench.analysis.server_times import ServerTimes
+from benchbench.prefixes.hits import Hits
 from benchbench.spec.schema import Validity
 
 FLOOR_S = 0.001
@@ -79,6 +80,14 @@ class Reason(Enum):
     CACHED_PREFIX = _invalid(
         "prompt tokens came from the prefix cache",
         "change seed, set rounds.reset_prefix_cache, or turn the server's prefix cache off",
+    )
+    HIT_RATE = _invalid(
+        "the cached tokens of requests are not those that prompts.shared asks for, beyond one percentage point",
+        "bench explain says where they differ; give the cache room for all prefixes, and whole blocks to a prefix",
+    )
+    HIT_RATE_UNKNOWN = _invalid(
+        "the server does not tell cached tokens of its answers, so that the asked hits cannot be shown",
+        "let it tell them (vLLM: --enable-prompt-tokens-details), or measure without prompts.shared",
     )
     PREEMPTED = _invalid(
         "the server preempted requests for want of KV cache and computed their tokens again",
@@ -187,6 +196,7 @@ class Evidence:
     buffered: int
     grouped: int = 0  # events that held several tokens
     cached_tokens: int = 0  # as usage says
+    hits: Hits | None = None  # where prompts share prefixes: then cached tokens are wanted
     input_wrong: int = 0  # requests whose reported input differs from the asked
     input_about: int = 0  # and those whose words have no exact length
     input_unknown: int = 0
@@ -268,7 +278,9 @@ def _server(evidence: Evidence, budgets: Validity) -> dict[Reason, bool]:
         Reason.FOREIGN_LOAD: (evidence.foreign_tokens or 0) > budgets.foreign_tokens,
         Reason.REPLICAS: evidence.replicas,
         Reason.MIXED_ENGINES: evidence.engines > 1,
-        Reason.CACHED_PREFIX: cached > budgets.cached_tokens + evidence.common_tokens,
+        Reason.CACHED_PREFIX: cached > budgets.cached_tokens + evidence.common_tokens and not evidence.hits,
+        Reason.HIT_RATE: evidence.hits is not None and evidence.hits.off,
+        Reason.HIT_RATE_UNKNOWN: evidence.hits is not None and evidence.hits.unknown > 0,
         Reason.PREEMPTED: (evidence.preemptions or 0) > budgets.preemptions,
         Reason.DELAYED_STREAM: _long_wait(evidence.outside_s, evidence.ttft_s),
         Reason.QUEUED: _queued(evidence),

@@ -21,12 +21,14 @@ from benchbench.analysis.metrics import Pools, RoundMetrics, by_start
 from benchbench.analysis.runs import Run
 from benchbench.analysis.summary import FIGURES, CellSummary, like_outputs
 from benchbench.analysis.validity import Reason, status_of
+from benchbench.comparison.hit_rates import hit_note, unlike_hits
 from benchbench.comparison.loaded_builds import loaded_notes
 from benchbench.comparison.outlying_starts import outlying_starts
 from benchbench.comparison.verdicts import BETTER, TITLES, Comparisons, Noise, Sample, compare, noise
 from benchbench.fidelity.judge import Fidelity, unmeasured
 from benchbench.fidelity.judge import judge as judge_fidelity
 from benchbench.fidelity.stored_answers import read_answers
+from benchbench.prefixes.hits import Hits
 from benchbench.spec.cell import CellInfo
 from benchbench.spec.schema import DEFAULT_BLOCKS
 
@@ -90,6 +92,7 @@ class Values:
     suspect: dict[str, str] = field(default_factory=dict)
     lengths: dict[str, float | None] = field(default_factory=dict)  # mean output tokens received
     rounds: dict[str, dict[int, Sequence[RoundMetrics]]] = field(default_factory=dict)
+    hits: dict[str, Hits | None] = field(default_factory=dict)  # wanted ones of the prefix cache
 
 
 def sides_of(run: Run) -> list[Side]:
@@ -135,6 +138,7 @@ def pair(
         *(f"{label} is left out: {why}" for label, why in unpaired.items()),
         *_confounded(base, candidate),
         *(["starts were left out where bench best could decide nothing by them"] if within and _chosen(base) else []),
+        *(note for label in labels if (note := hit_note(label, old.hits[label], new.hits[label]))),
     ]
     notes += [f"{label}: {TITLES[metric]} is 0 in a start, so it has no ratio" for metric, label in zeros]
     for side, values in ((base, old), (candidate, new)):
@@ -217,6 +221,7 @@ _CONDITIONS: dict[str, Any] = {
     "first waves": lambda run: {cell.load: "spread" for cell in run.cells if cell.spread} or None,
     "shapes": lambda run: sorted({cell.shape for cell in run.cells}),
     "prompts": lambda run: run.manifest["spec"]["prompts"]["kind"],
+    "shared prefixes": lambda run: run.manifest["spec"]["prompts"].get("shared"),
     "output": lambda run: run.manifest["spec"]["output"],
     "hardware": lambda run: {k: v for k, v in (run.manifest["spec"].get("hardware") or {}).items() if v} or None,
     "GPUs": _gpus,
@@ -248,6 +253,7 @@ def values_of(side: Side) -> Values:
         label = summary.cell.shape
         values.cells[label] = summary.cell
         values.lengths[label] = summary.estimate("output_tokens")
+        values.hits[label] = summary.evidence.hits
         values.means[label] = {metric: {} for metric in METRICS}
         lasting = [reason.code for reason in summary.reasons if reason.status == "invalid" and reason not in INCIDENTS]
         if lasting:
@@ -290,6 +296,8 @@ def unpaired_cells(old: Values, new: Values, base: str, candidate: str) -> dict[
         sides = old.cells[label], new.cells[label]
         if differing := [name for name in _ALIKE if len({getattr(cell, name) for cell in sides}) > 1]:
             reasons[label] = f"measured with different {', '.join(differing)}"
+        elif why := unlike_hits(old.hits[label], new.hits[label]):
+            reasons[label] = why
         elif not like_outputs(*(lengths := (old.lengths[label], new.lengths[label]))):
             reasons[label] = f"answers of different lengths ({lengths[0]:.1f} and {lengths[1]:.1f} tokens)"
     return dict(sorted(reasons.items()))

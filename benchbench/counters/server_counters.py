@@ -40,6 +40,22 @@ class ServerView:
             self._last = self._asked(look(self._url, self._access))
         return self._last
 
+    def ask(self, question: Callable[[str, Access], Coroutine[Any, Any, object]]) -> None:
+        """Await `question(url, access)`, whose requests are of no round, and look anew once they are counted.
+
+        vLLM counts a step just after it has streamed it: two looks that agree are after all of them.
+        """
+        self._asked(question(self._url, self._access))
+        self._last = None
+        if not self._has_metrics:
+            return
+        for _ in range(LOOKS):
+            counts = self._asked(look(self._url, self._access))
+            agree, self._last = counts is None or counts == self._last, counts
+            if agree:
+                break
+            time.sleep(PAUSE_S)
+
     def reset_prefix_cache(self) -> None:
         """Empty the server's prefix cache, where it can (vLLM's development mode has the route)."""
         import aiohttp

@@ -30,6 +30,7 @@ from benchbench.errors import EngineError
 from benchbench.loadgen.job import Job
 from benchbench.openai.client import Capabilities, attach, post
 from benchbench.openai.target import GENERATION, Access, Target, leaves_path_open, make_target, untimed_body
+from benchbench.prompts.prefix_groups import block_notes
 from benchbench.prompts.round_job import make_job
 from benchbench.spec import Cell, EndpointEngine, Plan, SimulatorEngine, VllmServeEngine
 from benchbench.spec.engine_sections import CACHE_VARIABLES
@@ -122,6 +123,7 @@ def _prepared(plan: Plan, url: str, access: Access, stop: int | None) -> Opened:
     notes, vocab, texts, overhead, exact = list(capabilities.notes), None, None, 0, True
     if capabilities.reset_prefix_cache is False and any(cell.rounds.reset_prefix_cache for cell in plan.cells):
         notes.append("rounds.reset_prefix_cache: the server has no such route (vLLM has it in its development mode)")
+    notes += block_notes(plan, capabilities.cache_config or {})
     ids = next((cell for cell in plan.cells if cell.prompts.kind == "token_ids"), None)
     if ids is not None:
         vocab = ids.prompts.vocab

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from benchbench.analysis.metrics import RoundMetrics, in_blocks
 from benchbench.analysis.steadiness import drift
 from benchbench.analysis.summary import BOUNDED, CellSummary, tail_of, within_limit
@@ -14,6 +16,9 @@ from benchbench.datasets.row_lengths import lengths_text
 from benchbench.explain.outliers import outlier_rounds
 from benchbench.host.energy import IDLE_SHARE, DeviceUse, Usage
 from benchbench.model.roofline import Platform, touched_bytes
+from benchbench.prefixes.hits import Hits
+from benchbench.prefixes.words import diagnosis, shared_words
+from benchbench.store.arrow import Floats
 
 
 def explain(summary: CellSummary) -> str:
@@ -28,6 +33,7 @@ def explain(summary: CellSummary) -> str:
         "output": _output(evidence, cell.output_mode),
         **({"lengths": _lengths(summary)} if cell.lengths else {}),
         "prefix cache": _cache(evidence),
+        **({"shared prefixes": _shared(summary, evidence.hits)} if evidence.hits else {}),
         "preemptions": _known(evidence.preemptions, "counted by the server"),
         "server's counts": _counts(evidence),
         "server's times": _times(summary),
@@ -49,6 +55,7 @@ def explain(summary: CellSummary) -> str:
         Reason.STRAGGLER: evidence.straggler,
         Reason.FASTER_THAN_HARDWARE: evidence.too_fast,
         Reason.FASTER_THAN_LIKELY: evidence.unlikely,
+        Reason.HIT_RATE: (diagnosis(evidence.hits),) if evidence.hits else (),
     }
     for reason in summary.reasons:
         where = f" ({'; '.join(details[reason])})" if details.get(reason) else ""
@@ -105,6 +112,19 @@ def _cache(evidence: Evidence) -> str:
     hits = _known(evidence.prefix_hits, "tokens found there by /metrics")
     common = f", {evidence.common_tokens:,} that all prompts share by their form" if evidence.common_tokens else ""
     return f"{evidence.cached_tokens:,} cached tokens in usage; {hits}{common}"
+
+
+def _shared(summary: CellSummary, hits: Hits) -> str:
+    """The hit rate, and TTFT of hits and of misses: mean, p50, p99 over all rounds."""
+    parts = [(r.ttft_s[r.hits.hit], r.ttft_s[~r.hits.hit]) for r in summary.rounds if r.hits]
+    return shared_words(hits, *(_spread(np.concatenate(times)) for times in zip(*parts, strict=True)))
+
+
+def _spread(times_s: Floats) -> str:
+    if not len(times_s):
+        return "none"
+    values = [times_s.mean(), *np.percentile(times_s, (50, 99))]
+    return "/".join(f"{value * 1e3:.2f}" for value in values) + " ms (mean/p50/p99)"
 
 
 def _counts(evidence: Evidence) -> str:

@@ -10,6 +10,20 @@ Token = int | str
 Unit = Literal["id", "text", "word"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerJob:
+    """Prompts for the in-process engine to answer greedily, untimed and one after another.
+
+    `payloads`: token ids as little-endian int32.
+    `output` tokens each, just so many if `exact`, with the `top` likeliest of each place.
+    """
+
+    payloads: list[bytes]
+    output: int
+    exact: bool
+    top: int
+
+
 @dataclass(frozen=True, slots=True)
 class Finished:
     """What an engine in our own process tells of a request that has ended; None is not told.

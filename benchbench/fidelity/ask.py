@@ -16,10 +16,9 @@ import numpy as np
 
 from benchbench.engines.open import Opened
 from benchbench.errors import EngineError, WorkerDiedError
-from benchbench.fidelity.answers import GreedyAnswer, StartAnswers, Unit
+from benchbench.fidelity.answers import AnswerJob, GreedyAnswer, StartAnswers, Unit
 from benchbench.fidelity.greedy_request import TOP, read_answer, requests_for
 from benchbench.fidelity.stored_answers import answers_path, store_answers
-from benchbench.loadgen.job import AnswerJob
 from benchbench.openai.client import http_session
 from benchbench.openai.target import GENERATION
 from benchbench.secrets import mask_text

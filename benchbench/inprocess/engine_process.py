@@ -9,6 +9,7 @@ HTTP: main stays free of vLLM, and its death or ours ends everything (`engines.p
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
@@ -19,13 +20,13 @@ from dataclasses import asdict
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
-from benchbench.counters.server_counters import counted, settled
+from benchbench.counters.server_counters import PAUSE_S, counted, settled
 from benchbench.counters.server_metrics import Counts
 from benchbench.errors import EngineError
-from benchbench.fidelity.answers import GreedyAnswer
+from benchbench.fidelity.answers import AnswerJob, GreedyAnswer
 from benchbench.inprocess.async_llm import InprocessEngine, start
 from benchbench.inprocess.engine_round import DirectRound, StallSelector, why
-from benchbench.loadgen.job import AnswerJob, DirectJob
+from benchbench.loadgen.job import DirectJob
 from benchbench.store.requests import RoundColumns
 from benchbench.version import __version__
 
@@ -80,6 +81,7 @@ class EngineProcess:
     async def _drive(self, job: DirectJob) -> tuple[RoundColumns | None, dict[str, Any]]:
         driver = self._round = DirectRound(job, self._engine, self._turns)
         more: dict[str, Any] = {"prefix_cache_reset": await self._reset()} if job.reset_prefix_cache else {}
+        await self._warm(job)
         before = self._engine.counts()
         columns = await driver.run()
         self._round = None
@@ -88,6 +90,17 @@ class EngineProcess:
         spent, self._spent_ns = self._spent_ns, time.process_time_ns()
         facts = {"stamps": "in process", "engine_died": driver.died, "worker_cpu_ns": self._spent_ns - spent}
         return columns, asdict(driver.facts) | facts | more
+
+    async def _warm(self, job: DirectJob) -> None:
+        """Let the engine compute the prefixes that prompts share. What fails shows as misses in the round."""
+        if not job.prefixes:
+            return
+        ask = self._engine.prepare(job.prefixes, [1] * len(job.prefixes), exact=True, detokenize=False)
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(job.first_token_s):
+                for place in range(len(job.prefixes)):
+                    await ask(place, lambda _count, _engine_s: None)
+        await asyncio.sleep(PAUSE_S)  # a step is counted just after its tokens came
 
     async def _look(self) -> Counts:
         return self._engine.counts()

@@ -18,9 +18,9 @@ from benchbench.engines.process import Hooks
 from benchbench.engines.token_lengths import LOWEST_ID
 from benchbench.engines.vllm import failure, flags, next_log, python_of, start_process
 from benchbench.errors import EngineError, LaunchStoppedError, WorkerDiedError
-from benchbench.fidelity.answers import GreedyAnswer
+from benchbench.fidelity.answers import AnswerJob, GreedyAnswer
 from benchbench.linux import renice
-from benchbench.loadgen.job import AnswerJob, Job
+from benchbench.loadgen.job import Job
 from benchbench.openai.client import Capabilities
 from benchbench.secrets import mask_text
 from benchbench.senders.piped_worker import PipedWorker

@@ -58,23 +58,12 @@ class DirectJob(Job):
     """A round of the in-process engine: `payloads` are the prompts' token ids as little-endian int32.
 
     `detokenize`: the engine makes text of the tokens, as a server does. `reset_prefix_cache`: empty it beforehand.
+    `prefixes`: prompts that are answered with one token each after that, before the round, untimed.
     """
 
     detokenize: bool = False
     reset_prefix_cache: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerJob:
-    """Prompts (as in DirectJob) for the in-process engine to answer greedily, untimed and one after another.
-
-    `output` tokens each, just so many if `exact`, with the `top` likeliest of each place.
-    """
-
-    payloads: list[bytes]
-    output: int
-    exact: bool
-    top: int
+    prefixes: tuple[bytes, ...] = ()
 
 
 class Quota:

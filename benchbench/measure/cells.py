@@ -18,6 +18,7 @@ from benchbench.analysis.summary import metrics_of, summary_row
 from benchbench.counters.server_counters import ServerView
 from benchbench.counters.server_metrics import Counts
 from benchbench.engines.open import Opened
+from benchbench.engines.shared_prefixes import prepare_cache
 from benchbench.errors import EngineDiedError, InterruptedSweep, WorkerDiedError
 from benchbench.host.sampler import Sampler
 from benchbench.loadgen.job import Job
@@ -25,6 +26,7 @@ from benchbench.loadgen.worker import Worker
 from benchbench.measure.failures import check_server, death_of, first_failure
 from benchbench.measure.observer import Observer, Pace
 from benchbench.model.roofline import Platform
+from benchbench.prompts.prefix_groups import with_asked_hits
 from benchbench.spec import Cell
 from benchbench.spec.schema import WARMUP_ROUNDS, WARMUP_TOKENS
 from benchbench.store.requests import RequestStatus, RoundColumns, round_table
@@ -197,8 +199,8 @@ def _prepare(driver: Driver, cell: Cell, step: Step) -> tuple[Job, Counts | None
     driver.attempts[place] = attempt + 1
     driver.run.journal("round_begun", cell=cell.key, phase=step.phase, round=step.number, attempt=attempt)
     job = driver.opened.job(cell, step.phase, step.number, attempt, step.output)
-    if view and cell.rounds.reset_prefix_cache:
-        view.reset_prefix_cache()
+    if view:
+        prepare_cache(driver.opened, view, cell)
     return job, view.before() if view and step.phase == "measured" else None
 
 
@@ -233,7 +235,7 @@ def _store(
         "rate": cell.rate,
         "load": cell.load.kind,
     }
-    table = round_table(columns, labels, facts)
+    table = round_table(with_asked_hits(columns, cell, labels), labels, facts)
     driver.run.write_round(table, cell.key, step.phase, step.number)
     driver.pace.seconds += facts["wall_ns"] / 1e9
     driver.pace.steps += step.output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +13,8 @@ from benchbench.datasets.laws import Law
 from benchbench.loadgen.job import RoundJob
 from benchbench.openai.target import Target, prompt_field
 from benchbench.prompts.arrivals import due_offsets_ns
+from benchbench.prompts.prefix_groups import lay_prefixes
+from benchbench.prompts.seeds import round_generator
 from benchbench.spec import Cell
 from benchbench.spec.engine_sections import NEWER_LIMIT
 
@@ -21,17 +22,6 @@ SPARE_BATCHES = 4  # x batch: prompts beyond those asked for, where answers end 
 # Where prompts come from: token ids [low, high), or a maker of (generator, count, tokens) -> texts.
 Texts = Callable[[np.random.Generator, int, int], list[str]]
 Source = tuple[int, int] | Texts
-
-
-def round_generator(cell: Cell, phase: str, number: int, attempt: int) -> np.random.Generator:
-    """The random numbers of one round. Neither engine nor variant counts: variants are asked the same.
-
-    `attempt` counts how often this round was begun: a round that was cut off may have left its prompts in the
-    server's prefix cache, so its repetition asks for others.
-    """
-    facts = (cell.seed, cell.input, cell.output, cell.batch, cell.rate, cell.load.kind, phase, number, attempt)
-    digest = hashlib.sha256(orjson.dumps(facts)).digest()
-    return np.random.default_rng(np.frombuffer(digest, np.uint32))
 
 
 def token_ids(
@@ -72,7 +62,7 @@ def bodies(
         limit = {NEWER_LIMIT: output} if engine.max_tokens_field == NEWER_LIMIT else {}
         rest[output] = b"," + orjson.dumps(fields | engine.extra_body | limit)[1:]
     if isinstance(source, tuple):
-        ids = token_ids(generator, inputs, source)
+        ids = lay_prefixes(cell, generator, token_ids(generator, inputs, source), source)
         prompts = [b'{"prompt":' + orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in ids]
     else:
         texts = texts_of(generator, inputs, source)

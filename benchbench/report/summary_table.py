@@ -16,6 +16,7 @@ from benchbench.analysis.runs import OWN
 from benchbench.analysis.steadiness import order_warnings
 from benchbench.analysis.summary import COLUMNS, like_outputs
 from benchbench.datasets.row_lengths import lengths_text
+from benchbench.prefixes.words import mixture_lines
 from benchbench.report.markdown import escape_markdown, write_table
 from benchbench.safe_text import csv_text
 from benchbench.slo.attainment import slo_lines
@@ -207,7 +208,8 @@ def _published_columns(rows: Sequence[Row]) -> list[str]:
     # Few tools tell the tokens/s of a full batch, all those of their whole run.
     whole = any(row.get("tool") and number(row, "sys_tok_s") is None for row in rows)
     goodput = ["goodput_req_s"] if valued(rows, "goodput_req_s") else []
-    return [*names, "ttft_ms", "sys_tok_s", *(["run_tok_s"] if whole else []), *goodput]
+    hits = [name for name in ("ttft_hit_ms", "ttft_miss_ms") if valued(rows, name)]
+    return [*names, "ttft_ms", *hits, "sys_tok_s", *(["run_tok_s"] if whole else []), *goodput]
 
 
 def _records(rows: Sequence[Row], columns: Sequence[str] | None, include_invalid: bool) -> tuple[list[str], list[Row]]:
@@ -310,7 +312,7 @@ def _caption(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
         meanings.append("Run tok/s: output tokens of the round / (last token - first send), ramps included.")
     if "goodput_req_s" in names and own:
         meanings.append("Goodput: req/s times the share of requests that met every limit of the SLO.")
-    lines += [" ".join(meanings)] if meanings else []
+    lines += [*([" ".join(meanings)] if meanings else []), *mixture_lines(rows)]
     rounds = [int(value) for value, _ in valued(rows, "rounds")]
     return [*lines, _rounds_line(rows, rounds)] if rounds else lines
 

@@ -143,7 +143,8 @@ def _error(
 
 def _aiohttp(url: str, streams: int, output: int) -> Errors:
     """The same load by the common way: aiohttp, lines iterated, JSON parsed, the clock read at each line."""
-    from benchbench.prompts.round_job import bodies, round_generator
+    from benchbench.prompts.round_job import bodies
+    from benchbench.prompts.seeds import round_generator
 
     cell, target = _cell(url, streams, output), make_target(url, "completions", Access())
     inputs = [INPUT_TOKENS] * streams

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from benchbench.datasets.laws import ambiguous
+from benchbench.prefixes.feasible import unreachable
 from benchbench.products.product import expanded
 from benchbench.products.select import FIELDS, SelectionError, parse_selection
 from benchbench.spec import schema
@@ -56,7 +57,7 @@ def _checked(document: Document) -> schema.SweepSpec:
     spec, faults = _check(data)
     faults += _variant_faults(data, faults)
     faults += _override_faults(spec if not faults else None, data, faults)
-    if spec is not None and not faults and "closed" in _load_kinds(spec):
+    if spec is not None and not faults and ("closed" in _load_kinds(spec) or spec.prompts.shared or spec.overrides):
         faults += _starved(spec)
     if spec is not None and not faults:
         faults += ambiguous(shapes(spec))
@@ -133,11 +134,12 @@ def _batch_faults(kind: str, products: Sequence[Any]) -> Iterator[Fault]:
 
 
 def _starved(spec: schema.SweepSpec) -> Iterator[Fault]:
-    """Closed loads with fewer requests than they promise to keep in flight."""
+    """Closed loads with fewer requests than they promise to keep in flight, and hit rates that no round can have."""
     where: Loc = ("load", "requests") if isinstance(spec.load, schema.ClosedLoad) else ("overrides",)
     for cell in sorted(make_plan(spec).cells, key=lambda cell: cell.index):
         if isinstance(cell.load, schema.ClosedLoad) and cell.requests < (cell.batch or 0):
             yield Fault(where, f"{cell.requests} requests cannot keep a batch of {cell.batch} in flight")
+        yield from unreachable(cell.prompts, getattr(cell.lengths.input, "least", cell.input), cell.requests)
 
 
 def _variant_faults(data: dict[str, Any], known: list[Fault]) -> Iterator[Fault]:

@@ -131,6 +131,14 @@ class Rounds(Section):
         return value
 
 
+class SharedPrefix(Section):
+    """Prefixes that the server is sent before each round, so that a share of the requests finds one in its cache."""
+
+    prefix_tokens: Count = Field(description="tokens of a prefix: a multiple of the cache's block size, below input")
+    groups: Count = Field(1, description="different prefixes, which requests begin with in turn")
+    hit_rate: float = Field(1.0, gt=0, le=1, description="share of a round's requests that begin with a shared prefix")
+
+
 class Prompts(Section):
     """What is sent: fresh prompts for each request and round, reproducible from the seed."""
 
@@ -139,6 +147,7 @@ class Prompts(Section):
         None, description="[low, high): token ids drawn from low to high - 1; empty: asked of the engine"
     )
     tokenizer: Text | None = Field(None, description="tokenizer for text prompts: a file or folder")
+    shared: SharedPrefix | None = Field(None, description="hits of the server's prefix cache that are wanted")
 
 
 class Timeouts(Section):

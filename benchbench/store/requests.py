@@ -6,7 +6,7 @@ All `*_ns` are ns of the wall clock (CLOCK_REALTIME), the clock of the kernel's 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,6 +83,7 @@ class RoundColumns(TypedDict):
     error_phase: list[str]
     error_detail: list[str]
     server_metrics: list[str]
+    asked_cached_tokens: NotRequired[npt.NDArray[np.int32]]  # where prompts share prefixes
 
 
 _LISTS = ("event_ns", "event_tokens", "lag_ns")
