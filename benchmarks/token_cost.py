@@ -31,7 +31,7 @@ import orjson
 
 from benchbench.linux import Poller
 from benchbench.loadgen.columns import collect
-from benchbench.loadgen.connection import Pool
+from benchbench.loadgen.connection import Pools
 from benchbench.loadgen.exchange import Log
 from benchbench.loadgen.job import RoundJob
 from benchbench.loadgen.round import Round
@@ -88,7 +88,7 @@ def job(port: int, streams: int, tokens: int) -> RoundJob:
         asked_output=[tokens] * streams,
         first_token_s=30.0,
         stall_s=30.0,
-        target=target,
+        targets=(target,),
         connect_s=10.0,
     )
 
@@ -97,15 +97,15 @@ def cost(folder: Path, port: int, streams: int, tokens: int) -> Cost:
     words = [str(value) for value in (folder / "wire_floor", port, streams, tokens, PROMPT)]
     line = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     floor_us = json.loads(line)["cpu_us_per_token"] * streams * tokens
-    pool = Pool(Poller())
+    pools = Pools(Poller())
     gc.collect()
     asked = job(port, streams, tokens)
-    driver = Round(asked, pool, lambda _fd: None)
+    driver = Round(asked, pools, lambda _fd: None)
     exchanges = driver.run()
     start = time.process_time_ns()
     columns = collect(exchanges, driver.log, asked, driver.liveness.decoded)
     decode_us = (time.process_time_ns() - start) / 1e3
-    pool.close()
+    pools.close()
     if len(columns["event_ns"]) != streams * tokens:
         raise SystemExit(f"{len(columns['event_ns'])} events of {streams * tokens}: {columns['error_detail'][:1]}")
     return Cost(floor_us, driver.facts.cpu_ns / 1e3, decode_us, held_bytes(driver.log))

@@ -76,6 +76,7 @@ def columns_of(requests: Sequence[Made]) -> RoundColumns:
         cached_tokens=counts([r.cached for r in requests]),
         http_status=counts([200] * len(requests)),
         resent=counts([0] * len(requests)),
+        target=counts([0] * len(requests)),
         reused=np.array([True] * len(requests), np.bool_),
         event_offsets=np.cumsum([0, *(len(r.events) for r in requests)]).astype(np.int32),
         event_ns=np.array([T0 + at for at, _ in events], np.int64),

@@ -56,10 +56,10 @@ def test_a_job_leaves_without_its_secrets_and_has_them_again(key: str) -> None:
     target = make_target("http://127.0.0.1:1", "completions", Access(headers={"Authorization": f"Bearer {key}"}))
     lists = {"due_ns": [0], "asked_input": [1], "asked_output": [1]}
     payloads = [target.request(b'{"prompt": [0, 1, 10]}')]
-    job = RoundJob(payloads=payloads, in_flight=1, first_token_s=1, stall_s=1, target=target, connect_s=1, **lists)  # type: ignore[arg-type]
+    job = RoundJob(payloads=payloads, in_flight=1, first_token_s=1, stall_s=1, targets=(target,), connect_s=1, **lists)  # type: ignore[arg-type]
     bare, aside, secrets = parted(job)
     assert f"Bearer {key}".encode() not in bare.payloads[0]
-    assert bare.target is None
+    assert not bare.targets
     assert joined(bare, aside, secrets) == job
 
 

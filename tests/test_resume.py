@@ -282,7 +282,7 @@ def test_a_page_that_hangs_holds_up_no_signal(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(client, "ANSWER_S", 1e6)
     with ScriptedServer(routes={"/metrics": (HANG,)}) as server:
         interrupted_while(
-            lambda stop: ServerView(server.url, Access(), has_metrics=True, stop=stop).before(), lambda: server.gets
+            lambda stop: ServerView([server.url], Access(), has_metrics=True, stop=stop).before(), lambda: server.gets
         )
     with ScriptedServer(routes={"/metrics": (HANG,)}) as server:
         asked = lambda: [get for get in server.gets if get.path == "/metrics"]  # noqa: E731
@@ -293,8 +293,8 @@ def test_a_page_that_hangs_costs_one_look_a_round(monkeypatch: pytest.MonkeyPatc
     for module in (server_metrics, server_counters):
         monkeypatch.setattr(module, "LOOK_S", 0.2)
     with ScriptedServer(routes={"/metrics": (HANG,)}) as server:
-        view = ServerView(server.url, Access(), has_metrics=True)
-        assert view.after({"generation_tokens": 0.0}, made(8, 4)) is None
+        view = ServerView([server.url], Access(), has_metrics=True)
+        assert view.after([{"generation_tokens": 0.0}], made(8, 4)) is None
         assert len(server.gets) == 1
 
 

@@ -63,7 +63,7 @@ class Reason(Enum):
     SERVER_COUNT_MISMATCH = _invalid(
         "the server's counts contradict what it sent: usage against its events, or /metrics below what came",
         "report it to the server's makers and trust neither count; if it is /metrics, and several servers "
-        "may stand behind this address, attach to a server's own address",
+        "may stand behind this address, name each one's own address in engine.url",
     )
     FOREIGN_LOAD = _invalid(
         "the server served tokens that are not ours: somebody else was loading it",
@@ -71,7 +71,7 @@ class Reason(Enum):
     )
     REPLICAS = _suspect(
         "/metrics told of another process from read to read: several servers behind one address, or a restart",
-        "attach to a server's own address, so that its counts can be checked",
+        "name each server's own address (engine.url takes a list), so that the counts of each can be checked",
     )
     MIXED_ENGINES = _invalid(
         "its rounds are of different engines: another model, build, flags or server",

@@ -18,7 +18,7 @@ from benchbench.host.environment import environment, spec_hash
 from benchbench.host.gpus import device_facts
 from benchbench.openai.client import attach
 from benchbench.safe_text import printable
-from benchbench.secrets import masked
+from benchbench.secrets import mask_text, masked
 from benchbench.spec import EndpointEngine, Engine, SweepSpec, VllmInprocessEngine, VllmServeEngine
 from benchbench.spec.plan import variant_spec
 
@@ -42,7 +42,8 @@ def _engine(spec: SweepSpec) -> dict[str, Any]:
     if isinstance(spec.engine, EndpointEngine):
         try:
             access = access_of(spec.engine, spec.timeouts.connect_s)
-            facts["engine"] = asdict(attach(spec.engine.url, spec.model, access))
+            named = {mask_text(url): asdict(attach(url, spec.model, access)) for url in spec.engine.urls}
+            facts["engine"] = named if len(named) > 1 else named.popitem()[1]
         except EngineError as error:
             facts["engine"] = {"notes": [str(error)]}
     facts["engine_environment"] = _side(spec.engine)

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -24,54 +24,68 @@ GRACE_S = 0.5  # once the sweep is to stop: a server that answers loses no finis
 
 
 class ServerView:
-    """Looks at `/metrics` of the server at `url` where it has any: once a round, since a look after one
+    """Looks at `/metrics` of the servers at `urls` where they have any: once a round, since a look after one
     round is also the look before the next. When the descriptor `stop` becomes readable, what waits for a server that
     does not answer raises InterruptedSweep.
     """
 
-    def __init__(self, url: str, access: Access, has_metrics: bool, stop: int | None = None) -> None:
-        self._url, self._access, self._has_metrics, self._stop = url, access, has_metrics, stop
-        self._last: Counts | None = None
+    def __init__(self, urls: Sequence[str], access: Access, has_metrics: bool, stop: int | None = None) -> None:
+        self._urls, self._access, self._has_metrics, self._stop = urls, access, has_metrics, stop
+        self._last: list[Counts] | None = None
         self._can_reset = True
 
-    def before(self) -> Counts | None:
-        """The counts before a round."""
+    def before(self) -> list[Counts] | None:
+        """The counts before a round, of each server; None if one does not tell."""
         if self._has_metrics and self._last is None:
-            self._last = self._asked(look(self._url, self._access))
+            self._last = self._of_all(look(url, self._access) for url in self._urls)
         return self._last
 
     def ask(self, question: Callable[[str, Access], Coroutine[Any, Any, object]]) -> None:
-        """Await `question(url, access)`, whose requests are of no round, and look anew once they are counted.
+        """Await `question(url, access)` of each server, of no round, and look anew once its requests are counted.
 
         vLLM counts a step just after it has streamed it: two looks that agree are after all of them.
         """
-        self._asked(question(self._url, self._access))
+        for url in self._urls:
+            self._asked(question(url, self._access))
         self._last = None
         if not self._has_metrics:
             return
         for _ in range(LOOKS):
-            counts = self._asked(look(self._url, self._access))
+            counts = self._of_all(look(url, self._access) for url in self._urls)
             agree, self._last = counts is None or counts == self._last, counts
             if agree:
                 break
             time.sleep(PAUSE_S)
 
     def reset_prefix_cache(self) -> None:
-        """Empty the server's prefix cache, where it can (vLLM's development mode has the route)."""
+        """Empty each server's prefix cache, where it can (vLLM's development mode has the route)."""
         import aiohttp
 
         if not self._can_reset:
             return
         self._can_reset = False
         with contextlib.suppress(aiohttp.ClientError, OSError):
-            status, _ = self._asked(post(self._url, self._access, "/reset_prefix_cache", {}))
-            self._can_reset = status == HTTPStatus.OK
+            answers = [self._asked(post(url, self._access, "/reset_prefix_cache", {})) for url in self._urls]
+            self._can_reset = all(status == HTTPStatus.OK for status, _ in answers)
 
-    def after(self, before: Counts | None, columns: RoundColumns) -> dict[str, Any] | None:
-        """What the server counted in the round, as `counted` tells; None when it has no metrics."""
-        looking = partial(look, self._url, self._access)
-        self._last = None if before is None else self._asked(settled(looking, before, columns))
-        return None if before is None or self._last is None else counted(before, self._last, columns)
+    def after(self, before: list[Counts] | None, columns: RoundColumns) -> dict[str, Any] | None:
+        """What the servers counted in the round, as `counted` tells, each beside its own requests; None when one has
+        no metrics.
+        """
+        self._last, earlier = None, before
+        if earlier is None:
+            return None
+        parts = [columns] if len(earlier) == 1 else [of_server(columns, number) for number in range(len(earlier))]
+        looking = [partial(look, url, self._access) for url in self._urls]
+        self._last = self._of_all(map(settled, looking, earlier, parts))
+        return None if self._last is None else as_one([*map(counted, earlier, self._last, parts)])
+
+    def _of_all(self, looks: Iterable[Coroutine[Any, Any, Counts | None]]) -> list[Counts] | None:
+        async def every() -> list[Counts | None]:
+            return await asyncio.gather(*looks)
+
+        counts = [page for page in self._asked(every()) if page is not None]
+        return counts if len(counts) == len(self._urls) else None
 
     def _asked(self, question: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(unless_stopped(self._stop, question, GRACE_S))
@@ -120,6 +134,30 @@ def counted(before: Counts, after: Counts, columns: RoundColumns) -> dict[str, A
         facts["foreign_tokens"] = sum(max(0, served - most) for served, _, most in known)
         facts["missing_tokens"] = max(0, missing - change.get("prefix_hits", 0))
     return facts
+
+
+def of_server(columns: RoundColumns, number: int) -> RoundColumns:
+    """The requests that one of several servers got, without the times of their events: all tokens of each as one."""
+    rows = np.flatnonzero(columns["target"] == number)
+    count = len(columns["target"])
+    if len(rows) == count:
+        return columns
+    totals = np.concatenate([[0], np.cumsum(columns["event_tokens"])])[columns["event_offsets"]]
+    part: dict[str, Any] = {
+        name: values[rows] if isinstance(values, np.ndarray) else [values[k] for k in rows.tolist()]  # type: ignore[index]
+        for name, values in columns.items()
+        if not name.startswith("event_") and name != "lag_ns"
+    }
+    part |= {"event_offsets": np.arange(len(rows) + 1), "event_tokens": np.diff(totals)[rows]}
+    return cast("RoundColumns", part)
+
+
+def as_one(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What several servers counted, summed where each tells; `servers`: each one's part."""
+    if len(parts) == 1:
+        return parts[0]
+    sums = {name: sum(part[name] for part in parts) for name in parts[0] if all(name in part for part in parts)}
+    return {**sums, "replicas": any(part["replicas"] for part in parts), "servers": [*parts]}
 
 
 def _ours(columns: RoundColumns) -> dict[str, tuple[int, int]]:

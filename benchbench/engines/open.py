@@ -17,6 +17,7 @@ import numpy as np
 from benchbench.engines.direct_job import make_direct_job
 from benchbench.engines.log_backends import chosen_backends
 from benchbench.engines.process import EngineProcess, Hooks
+from benchbench.engines.same_servers import naming, together
 from benchbench.engines.token_lengths import (
     WORDS,
     Fitted,
@@ -30,6 +31,7 @@ from benchbench.errors import EngineError
 from benchbench.loadgen.job import Job
 from benchbench.openai.client import Capabilities, attach, post
 from benchbench.openai.target import GENERATION, Access, Target, leaves_path_open, make_target, untimed_body
+from benchbench.prompts.dealing_out import dealt_out
 from benchbench.prompts.prefix_groups import block_notes
 from benchbench.prompts.round_job import make_job
 from benchbench.spec import Cell, EndpointEngine, Plan, SimulatorEngine, VllmServeEngine
@@ -44,6 +46,8 @@ Texts = Callable[[np.random.Generator, int, int], list[str]]
 @dataclass(frozen=True, slots=True)
 class Opened:
     """An engine to send requests to; `url` is empty where it is in the worker's own process.
+
+    `others`: further servers that share the load, of which `pinned` ones keep their places in flight.
 
     `vocab`: token ids for prompts lie in [low, high). `texts`: makes text prompts of exact length, where the plan has
     any. `notes`: what was found out about lengths. `watch`, where the engine is ours: a descriptor that is readable
@@ -60,14 +64,21 @@ class Opened:
     approximate: bool = False  # texts have about the length asked for
     watch: tuple[int, Callable[[], str | None]] | None = None
     start: Mapping[str, Any] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
+    pinned: bool = False
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The addresses of all its servers; none of one without."""
+        return (self.url, *self.others) if self.url else ()
 
     def common_tokens(self, cell: Cell) -> int:
         """Tokens that all prompts of a cell have in common by their form, and a prefix cache may know."""
         return 0 if cell.prompts.kind == "token_ids" else self.text_overhead
 
-    def target(self, cell: Cell) -> Target:
+    def targets(self, cell: Cell) -> list[Target]:
         """Where a cell's requests go, with the credentials that they need."""
-        return make_target(self.url, cell.engine.api, self.access)
+        return [make_target(url, cell.engine.api, self.access) for url in self.urls]
 
     def job(self, cell: Cell, phase: str, number: int, attempt: int, output: int | None = None) -> Job:
         """A round's work for the worker; `output` overrides the cell's. Raises EngineError without prompts."""
@@ -76,7 +87,9 @@ class Opened:
         source = self.vocab if cell.prompts.kind == "token_ids" else self.texts
         if source is None:
             raise EngineError("no prompts can be made for this cell", "prompts.kind")
-        return make_job(cell, self.target(cell), source, phase, number, attempt, output)
+        targets = self.targets(cell)
+        job = make_job(cell, targets[0], source, phase, number, attempt, output)
+        return dealt_out(job, targets, pinned=self.pinned)
 
 
 @contextlib.contextmanager
@@ -84,9 +97,7 @@ def open_engine(plan: Plan, hooks: Hooks) -> Iterator[Opened]:
     """The server of a plan, for as long as the block runs. Raises EngineError."""
     engine = plan.spec.engine
     if isinstance(engine, EndpointEngine):
-        access, path_notes = _with_path(engine, plan.spec.model, access_of(engine, _connect_s(plan)), hooks.stop)
-        opened = _prepared(plan, engine.url, access, hooks.stop)
-        yield replace(opened, notes=(*path_notes, *opened.notes))
+        yield _attached(engine, plan, hooks.stop)
     elif isinstance(engine, VllmServeEngine):
         with _served(engine, plan, hooks) as opened:
             yield opened
@@ -95,18 +106,38 @@ def open_engine(plan: Plan, hooks: Hooks) -> Iterator[Opened]:
             yield _prepared(plan, url, Access(), hooks.stop)
 
 
+def _attached(engine: EndpointEngine, plan: Plan, stop: int | None) -> Opened:
+    """The server, or the servers, that run already."""
+    with naming(engine.urls[0], engine):
+        access, path_notes = _with_path(engine, plan.spec.model, access_of(engine, _connect_s(plan)), stop)
+        opened = _prepared(plan, engine.urls[0], access, stop)
+    opened = replace(opened, notes=(*path_notes, *opened.notes))
+    if len(engine.urls) == 1:
+        return opened
+    all_of_them = together(engine, plan, access, opened.capabilities, stop)
+    return replace(
+        opened,
+        capabilities=all_of_them.capabilities,
+        notes=(*opened.notes, *all_of_them.notes),
+        start={"servers": all_of_them.facts},
+        others=engine.urls[1:],
+        pinned=engine.routing == "pinned",
+    )
+
+
 def _with_path(engine: EndpointEngine, model: str, access: Access, stop: int | None) -> tuple[Access, list[str]]:
     """The access with the API's path, where a base path leaves it open, and a note: /v1, unless only without it a
     request for one token is answered. Raises EngineError and InterruptedSweep.
     """
-    if engine.path is not None or not leaves_path_open(engine.url):
+    url = engine.urls[0]
+    if engine.path is not None or not leaves_path_open(url):
         return access, []
     import aiohttp
 
     body = untimed_body(engine, model, "Hi", 1)
 
     def status(path: str) -> int:
-        answer = post(engine.url, replace(access, path=path), GENERATION[engine.api], body, PROBE_S)
+        answer = post(url, replace(access, path=path), GENERATION[engine.api], body, PROBE_S)
         return asyncio.run(unless_stopped(stop, answer))[0]
 
     with contextlib.suppress(aiohttp.ClientError, OSError):

@@ -119,7 +119,7 @@ def side_of(engine: Engine, pid: int | None = None) -> dict[str, Any]:
     if isinstance(engine, EndpointEngine) and engine.proxy is not None:
         return {"notes": ["the server is behind a proxy: its process, packages and environment are not known"]}
     if isinstance(engine, EndpointEngine):
-        return endpoint_environment(engine.url)
+        return endpoint_environment(engine.urls[0])
     return engine_environment(pid=pid) if pid is not None else {}  # the simulator is this tool's own
 
 

@@ -53,8 +53,9 @@ def scope_of(engine: Engine, wanted: Telemetry) -> Scope:
     if isinstance(engine, SimulatorEngine):
         return Scope(host=True, gpus=False)
     if isinstance(engine, EndpointEngine):
-        local = is_loopback(urlsplit(engine.url).hostname or "")
-        note = "" if local else "no telemetry: the server is not on this host"
+        local = all(is_loopback(urlsplit(url).hostname or "") for url in engine.urls)
+        who = "the server is" if len(engine.urls) == 1 else "all servers are"
+        note = "" if local else f"no telemetry: {who} not on this host"
         return Scope(host=local, gpus=local, note=note)
     return Scope(host=True, gpus=True, environment={**os.environ, **{k: str(v) for k, v in engine.env.items()}})
 

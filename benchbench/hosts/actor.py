@@ -24,21 +24,21 @@ def _mark(number: int) -> bytes:
     return bytes((0xFF, 0x80 + number, 0xFF))
 
 
-def parted(job: RoundJob) -> tuple[RoundJob, Target, list[str]]:
-    """A job without its target and its secrets, and both."""
+def parted(job: RoundJob) -> tuple[RoundJob, tuple[Target, ...], list[str]]:
+    """A job without its targets and its secrets, and both."""
     secrets = sorted(filter(None, job.secrets), key=len, reverse=True)
     payloads = job.payloads
     for number, secret in enumerate(secrets):
         payloads = [payload.replace(secret.encode(), _mark(number)) for payload in payloads]
-    return replace(job, payloads=payloads, target=None), job.target, secrets  # type: ignore[arg-type]
+    return replace(job, payloads=payloads, targets=()), job.targets, secrets
 
 
-def joined(job: RoundJob, target: Target, secrets: list[str]) -> RoundJob:
+def joined(job: RoundJob, targets: tuple[Target, ...], secrets: list[str]) -> RoundJob:
     """The job as it was before `parted`."""
     payloads = job.payloads
     for number, secret in enumerate(secrets):
         payloads = [payload.replace(_mark(number), secret.encode()) for payload in payloads]
-    return replace(job, payloads=payloads, target=target)
+    return replace(job, payloads=payloads, targets=targets)
 
 
 class HostActor:
@@ -55,8 +55,8 @@ class HostActor:
         """The clock that kernel stamps are of."""
         return time.time_ns()
 
-    def drive(self, job: RoundJob, target: Target, secrets: list[str]) -> None:
-        self._worker.send(joined(job, target, secrets))
+    def drive(self, job: RoundJob, targets: tuple[Target, ...], secrets: list[str]) -> None:
+        self._worker.send(joined(job, targets, secrets))
 
     def send(self, message: object) -> None:
         self._worker.send(message)

@@ -72,6 +72,7 @@ def columns_of(
         "asked_output_tokens": np.array(job.asked_output[: len(exchanges)], np.int32),
         "http_status": np.array([e.framing.status or -1 for e in exchanges], np.int32),
         "resent": np.array([e.resent for e in exchanges], np.int32),
+        "target": np.array([e.target for e in exchanges], np.int32),
         "reused": np.array([e.reused for e in exchanges], np.bool_),
         "event_offsets": np.cumsum([0, *(len(r.event_read) for r in responses)]).astype(np.int32),
         "event_ns": stamps_ns[at],

@@ -12,6 +12,7 @@ import socket
 import ssl
 import struct
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -298,7 +299,7 @@ class Connection:
 
 @dataclass(slots=True)
 class Pool:
-    """Connections that outlive a round, and what stays true of a target between rounds."""
+    """Connections to a target that outlive a round, and what stays true of it between rounds."""
 
     poller: Poller
     idle: list[Connection] = field(default_factory=list)
@@ -337,3 +338,20 @@ class Pool:
     def close(self) -> None:
         while self.idle:
             self.idle.pop().close()
+
+
+class Pools(list[Pool]):
+    """A pool for each target that rounds have had."""
+
+    def __init__(self, poller: Poller) -> None:
+        self.poller = poller
+
+    def aim(self, targets: Sequence[Target]) -> None:
+        """As `Pool.aim`, each at one of the targets."""
+        self.extend(Pool(self.poller) for _ in targets[len(self) :])
+        for pool, target in zip(self, targets, strict=False):
+            pool.aim(target)
+
+    def close(self) -> None:
+        for pool in self:
+            pool.close()

@@ -128,6 +128,7 @@ class Exchange:
     sent_ns: int = 0
     headers_ns: int = 0
     end_ns: int = 0
+    target: int = 0  # place of its server among the job's targets
     resent: int = 0
     reused: bool = False
     received: int = 0  # reads that the loop looked at itself: none yet is 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from benchbench.openai.target import Target
 
@@ -18,9 +18,10 @@ class Job:
 
     `exact`: a request whose output length is not the asked one has failed. `paced`: an open load, whose requests become
     due by `due_ns` and not as others end. `spare`: so many of the last requests are sent only where a closed load would
-    else empty out too early (`Quota`). `together`: a share of a round, of which other workers have the others. It tells
-    READY once it could begin, and begins at the time (ns) that it is sent then. It tells SERVED when it needs no spare
-    request any more, and sends them all the same until it is sent CLOSE.
+    else empty out too early (`Quota`). `target_of`: of each request which of several servers it goes to; `pinned`: one
+    that takes another's place goes to that one's instead. `together`: a share of a round, of which other workers have
+    the others. It tells READY once it could begin, and begins at the time (ns) that it is sent then. It tells SERVED
+    when it needs no spare request any more, and sends them all the same until it is sent CLOSE.
     """
 
     payloads: list[bytes]
@@ -33,6 +34,8 @@ class Job:
     exact: bool = True
     paced: bool = False
     spare: int = 0
+    target_of: list[int] = field(default_factory=list)
+    pinned: bool = False
     together: bool = False
 
     @property
@@ -45,12 +48,12 @@ class Job:
 class RoundJob(Job):
     """A round over HTTP: `payloads` are whole requests. In an open load connections are made as requests become due."""
 
-    target: Target
+    targets: tuple[Target, ...]
     connect_s: float
 
     @property
     def secrets(self) -> frozenset[str]:
-        return self.target.access.secrets
+        return self.targets[0].access.secrets  # one for all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

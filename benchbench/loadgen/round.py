@@ -13,10 +13,11 @@ from typing import Any
 
 from benchbench.linux import ANCILLARY, clock_offset_ns, exact_wait, to_stamp
 from benchbench.loadgen.columns import compact
-from benchbench.loadgen.connection import READ_SIZE, Connection, Pool, State
+from benchbench.loadgen.connection import READ_SIZE, Connection, Pools, State
 from benchbench.loadgen.exchange import Exchange, Failure, Log, WireError
 from benchbench.loadgen.job import CLOSE, READY, Commands, Quota, RoundFacts, RoundJob, Tell
 from benchbench.loadgen.liveness import Liveness
+from benchbench.replicas.dealing import Places
 from benchbench.store.requests import ErrorKind, ErrorPhase
 
 LEAD_NS = 100_000_000  # in an open load a connection is made this long before its request is due
@@ -36,30 +37,29 @@ class Round:
     round, a reason fails all of it that is not finished; what `tell` says and a number answers: see `Job.together`.
     """
 
-    def __init__(self, job: RoundJob, pool: Pool, commands: Commands, tell: Tell = bool) -> None:
-        self.job, self.pool, self.commands, self.tell = job, pool, commands, tell
+    def __init__(self, job: RoundJob, pools: Pools, commands: Commands, tell: Tell = bool) -> None:
+        self.job, self.pools, self.commands, self.tell = job, pools, commands, tell
         self.facts = RoundFacts()
-        pool.aim(job.target)
-        self._by_fd: dict[int, Connection] = {conn.fd: conn for conn in pool.idle}
+        pools.aim(job.targets)
+        self._by_fd: dict[int, Connection] = {conn.fd: conn for pool in pools for conn in pool.idle}
         self._hot: dict[int, tuple[Callable[[int, int], Any], int]] = {}  # (recvmsg, index) of hot connections
-        self._next = 0
+        self._next = self._begun_ns = 0
         self._armed: deque[Connection] = deque()  # bound to a request that is not sent yet, in order of due time
         self._busy: dict[Connection, int] = {}  # -> monotonic ns since when it connects or waits for its server
         self._done: list[Exchange] = []
         self._quota = Quota(job, tell)
+        self._places = Places(job, job.targets)
         self._start_ns = 1 << 62 if job.together else 0  # when it is to begin: not known yet, or at once
         self.log = Log()
         self._exchanges: dict[int, Exchange] = {}  # by index
         self.liveness = Liveness(self.log, job)
         self._freed = 0  # bytes received that were decoded early and dropped
         self._allowed_bytes = ROOM_BYTES + TOKEN_BYTES * sum(job.asked_output)
-        self._begun_ns = 0
         self._woke_ns = _now()
         self._offset_ns = 0  # wall clock minus monotonic clock when the round began
         self._cancelled = False
         self._gone = ""  # why the server is gone, once that is known
-        least = min(job.connect_s, job.first_token_s, job.stall_s)
-        self._check_ns = int(min(0.1, least / 4) * 1e9)
+        self._check_ns = int(min(0.1, min(job.connect_s, job.first_token_s, job.stall_s) / 4) * 1e9)
 
     # -- connections and requests
 
@@ -67,7 +67,7 @@ class Round:
         """Open a connection for an exchange; None when that failed at once, which fails the exchange."""
         self.facts.connects += 1
         try:
-            conn = self.pool.connect()
+            conn = self.pools[exchange.target].connect()
         except WireError as error:
             self._fail(exchange, ErrorKind.CONNECT, ErrorPhase.CONNECT, str(error))
             return None
@@ -87,11 +87,12 @@ class Round:
 
     def _arm(self, scheduled_ns: int) -> Connection | None:
         """Give the next request a connection: an idle one that is not stale, else a new one."""
-        exchange = Exchange(self._next, self.job.payloads[self._next], self.log, scheduled_ns)
+        target, payload = self._places.take(self._next)
+        exchange = Exchange(self._next, payload, self.log, scheduled_ns, target=target)
         self._exchanges[self._next] = exchange
         self._next += 1
-        while self.pool.idle:
-            conn = self.pool.idle.pop()
+        while idle := self.pools[target].idle:
+            conn = idle.pop()
             if conn.is_fresh:
                 return self._bind(conn, exchange)
             self._drop(conn)
@@ -114,12 +115,13 @@ class Round:
     def _end(self, exchange: Exchange) -> None:
         self._done.append(exchange)
         self._quota.ended(exchange.index)
+        self._places.leave(exchange.target)
 
     def _give_up(self) -> None:
         """Fail all that is not finished: the server is known to be gone."""
         reason, self._gone = self._gone, ""
         for index in range(self._next, self._quota.planned):
-            exchange = self._exchanges[index] = Exchange(index, self.job.payloads[index], self.log, 0)
+            exchange = self._exchanges[index] = Exchange(index, b"", self.log, target=self._places.take(index)[0])
             self._fail(exchange, ErrorKind.CONNECT, ErrorPhase.CONNECT, reason)
         self._next = max(self._next, self._quota.planned)
         for conn in list(self._busy):
@@ -141,11 +143,11 @@ class Round:
         exchange, phase = conn.exchange, self._phase(conn)
         if exchange is None:
             self._drop(conn)
-            if conn in self.pool.idle:
-                self.pool.idle.remove(conn)
+            for pool in (pool for pool in self.pools if conn in pool.idle):
+                pool.idle.remove(conn)
         elif error.kind is ErrorKind.PROTOCOL:
             self._fail_on(conn, error.kind, str(error))
-        elif phase is ErrorPhase.CONNECT and self.pool.other_address(conn):
+        elif phase is ErrorPhase.CONNECT and self.pools[exchange.target].other_address(conn):
             self._again(conn, exchange)
         elif phase is ErrorPhase.CONNECT:
             self._fail_on(conn, ErrorKind.CONNECT, str(error))
@@ -259,7 +261,7 @@ class Round:
     def _look(self, timeout: float) -> int:
         """Wait for the sockets and move each that is ready; returns how many were."""
         self.facts.turn_max_ns = max(self.facts.turn_max_ns, _now() - self._woke_ns)
-        events = self.pool.poller.poll(timeout)
+        events = self.pools.poller.poll(timeout)
         self._woke_ns = _now()
         hot, log = self._hot, self.log
         owners, reads, stamps, users = log.owners.append, log.reads.append, log.stamps.extend, log.users.append
@@ -337,7 +339,7 @@ class Round:
         exchange = conn.finish()
         self._end(exchange)
         if conn.state is State.IDLE:
-            self.pool.idle.append(conn)
+            self.pools[exchange.target].idle.append(conn)
         else:
             self._by_fd.pop(conn.fd, None)
         self._refill()

@@ -55,7 +55,7 @@ def main(fd: int, parent: int, *, raised: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from benchbench.linux import READ, Poller, die_with_parent, raise_priority, use_all_descriptors, use_timer_slack
     from benchbench.loadgen.columns import collect
-    from benchbench.loadgen.connection import Pool
+    from benchbench.loadgen.connection import Pools
     from benchbench.loadgen.round import Round
 
     die_with_parent(parent)
@@ -65,7 +65,7 @@ def main(fd: int, parent: int, *, raised: bool) -> None:
     pipe = Pipe(fd)
     poller = Poller()
     poller.register(fd, READ)
-    pool = Pool(poller)
+    pools = Pools(poller)
 
     def commands(_fd: int) -> str | int | None:
         try:
@@ -83,12 +83,12 @@ def main(fd: int, parent: int, *, raised: bool) -> None:
         try:
             job = pipe.recv()
         except (EOFError, OSError):
-            pool.close()
+            pools.close()
             return
         if job is None or isinstance(job, str | int):  # a cancel that came after its round had ended
             continue
         try:
-            driver = Round(job, pool, commands, pipe.send)
+            driver = Round(job, pools, commands, pipe.send)
             exchanges = driver.run()
             done, log, start = not driver.facts.cancelled, driver.log, driver.liveness.decoded
             columns = collect(exchanges, log, job, start) if done else None

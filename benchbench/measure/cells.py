@@ -15,7 +15,7 @@ from benchbench.analysis.evidence import is_noisy, pilot_for, pilot_of, wanted_r
 from benchbench.analysis.metrics import RoundMetrics
 from benchbench.analysis.runs import cell_summary
 from benchbench.analysis.summary import metrics_of, summary_row
-from benchbench.counters.server_counters import ServerView
+from benchbench.counters.server_counters import ServerView, of_server
 from benchbench.counters.server_metrics import Counts
 from benchbench.engines.open import Opened
 from benchbench.engines.shared_prefixes import prepare_cache
@@ -58,8 +58,8 @@ class Driver:
     view: ServerView | None = field(init=False, default=None)  # an engine without a server counts for itself
 
     def __post_init__(self) -> None:
-        if url := self.opened.url:
-            self.view = ServerView(url, self.opened.access, self.opened.capabilities.metrics, self.stop)
+        if urls := self.opened.urls:
+            self.view = ServerView(urls, self.opened.access, self.opened.capabilities.metrics, self.stop)
 
 
 class Step(NamedTuple):
@@ -191,8 +191,8 @@ def _sum_up(driver: Driver, cell: Cell) -> None:
     driver.observer.row(cell, row)
 
 
-def _prepare(driver: Driver, cell: Cell, step: Step) -> tuple[Job, Counts | None]:
-    """The round's job, and the server's counters before it."""
+def _prepare(driver: Driver, cell: Cell, step: Step) -> tuple[Job, list[Counts] | None]:
+    """The round's job, and the servers' counters before it."""
     place, view = (cell.key, step.phase, step.number), driver.view
     driver.observer.round(cell, step.phase, step.number, driver.pace.left_s())
     attempt = driver.attempts.get(place, 0)
@@ -205,15 +205,15 @@ def _prepare(driver: Driver, cell: Cell, step: Step) -> tuple[Job, Counts | None
 
 
 def _store(
-    driver: Driver, cell: Cell, step: Step, columns: RoundColumns, facts: dict[str, Any], counters: Counts | None
+    driver: Driver, cell: Cell, step: Step, columns: RoundColumns, facts: dict[str, Any], counters: list[Counts] | None
 ) -> pa.Table:
     """Store a round; when this raises, nothing of it is stored, but for EngineDiedError."""
     if facts["cancelled"]:
         raise InterruptedSweep
     opened, view = driver.opened, driver.view
     death = facts.get("engine_died") or death_of(opened, columns)
-    if opened.url and not death:
-        check_server(columns, opened.target(cell), cell, answered=driver.answered)
+    for number, target in enumerate(() if death else opened.targets(cell)):
+        check_server(of_server(columns, number), target, cell, answered=driver.answered)
     driver.answered |= RequestStatus.OK in columns["status"]
     if view:
         facts["server"] = None if death else view.after(counters, columns)

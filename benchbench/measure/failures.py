@@ -64,7 +64,8 @@ def first_failure(table: pa.Table) -> str:
 def check_server(columns: RoundColumns, target: Target, cell: Cell, *, answered: bool) -> None:
     """Stop when going on makes no sense. `answered`: some request of this session has succeeded.
 
-    Raises StoppedError when the server is gone, EngineError when it refuses everything from the start.
+    `columns`: of the requests that this server got. Raises StoppedError when it is gone, EngineError when it refuses
+    everything from the start.
     """
     failed = _failed(columns)
     if not failed:

@@ -89,7 +89,7 @@ def make_job(
     common = common_fields(cell, generator, output or cell.output)
     texts = bodies(cell, generator, common["asked_input"], common["asked_output"], source)
     payloads = [target.request(body) for body in texts]
-    return RoundJob(**common, payloads=payloads, target=target, connect_s=cell.timeouts.connect_s)
+    return RoundJob(**common, payloads=payloads, targets=(target,), connect_s=cell.timeouts.connect_s)
 
 
 def _lengths(law: Law | None, length: int, generator: np.random.Generator, count: int, spare: int) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -16,7 +15,6 @@ import numpy as np
 from benchbench.analysis.summary import summarise
 from benchbench.analysis.validity import remedy
 from benchbench.counters.server_counters import ServerView
-from benchbench.counters.server_metrics import look
 from benchbench.engines.open import Opened
 from benchbench.engines.process import Hooks
 from benchbench.loadgen.worker import Worker
@@ -91,8 +89,7 @@ def _check_one(plan: Plan, progress: Callable[[str, float, str], None]) -> Prefl
     logs = Path(tempfile.mkdtemp(prefix="bench-check-"))  # stays when the start fails: its message names the log
     with start_engine(plan, Hooks(logs, progress)) as (opened, worker):
         probes = [_probe(worker, opened, cell) for cell in _extremes(plan.cells)]
-        has_counts = bool(opened.url) and opened.capabilities.metrics
-        counts = asyncio.run(look(opened.url, opened.access)) if has_counts else None
+        counts = _view(opened).before()
     shutil.rmtree(logs)
     capabilities = opened.capabilities
     lines = [f"server: {capabilities.kind or 'unknown'}, version {capabilities.version or 'unknown'}", *opened.notes]
@@ -107,7 +104,7 @@ def _check_one(plan: Plan, progress: Callable[[str, float, str], None]) -> Prefl
     ]
     # Where lengths differ within a round, the batch has about their mean.
     need = max(((cell.input or 0) + cell.output) * _in_flight(cell) for cell in plan.cells)
-    capacity = counts.get("kv_tokens") if counts else opened.start.get("kv_tokens")
+    capacity = sum(each.get("kv_tokens", 0) for each in counts) if counts else opened.start.get("kv_tokens")
     most = "at most" if all(cell.longest and not cell.lengths for cell in plan.cells) else "on average, or more"
     lines.append(f"KV cache: {need:,} tokens {most}; the server holds {f'{capacity:,}' if capacity else 'unknown'}")
     if capacity and need > capacity:
@@ -126,6 +123,10 @@ def _check_one(plan: Plan, progress: Callable[[str, float, str], None]) -> Prefl
     streams = min(max(batches), MOST_STREAMS)
     rate = max(batch / _tpot(good, batch) for batch in batches) / streams
     return Preflight(tuple(lines), tuple(problems), streams, rate, tuple(good))
+
+
+def _view(opened: Opened) -> ServerView:
+    return ServerView(opened.urls, opened.access, opened.capabilities.metrics and bool(opened.url))
 
 
 def _in_flight(cell: Cell) -> int:
@@ -154,7 +155,7 @@ def _probe(worker: Worker, opened: Opened, cell: Cell) -> Probe:
     batch = min(_in_flight(cell), MOST_STREAMS)
     small = replace(cell, load=StaticLoad(kind="static"), batch=batch, rate=None, output=output)
     small = replace(small, lengths=replace(cell.lengths, output=None))
-    view = ServerView(opened.url, opened.access, opened.capabilities.metrics) if opened.url else None
+    view = _view(opened) if opened.url else None
     for number in range(2):
         counters = view.before() if view else None
         columns, facts = worker.run(opened.job(small, "check", number, 0))

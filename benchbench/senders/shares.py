@@ -2,7 +2,8 @@
 
 Request i has its prompt, its length and its time whoever sends it: only the sender depends on the number of workers.
 Its place in a batch, i mod B, says which: so every worker has its share of the places, of the first wave's lengths, and
-of the requests that refill them. Of an open load each worker has every n-th arrival.
+of the requests that refill them. Of an open load each worker has every n-th arrival. Places are dealt out by as many as
+there are servers, so that each worker sends to each of them, and none ends early for having had the fast one.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from benchbench.store.requests import ErrorKind, ErrorPhase, RoundColumns
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-_BY_REQUEST = ("payloads", "due_ns", "asked_input", "asked_output")
+_BY_REQUEST = ("payloads", "due_ns", "asked_input", "asked_output", "target_of")
 _FLAT = ("event_ns", "event_tokens", "lag_ns")
 _SUMS = ("cpu_ns", "worker_cpu_ns", "connects", "resent", "spare_sent", "held_max_bytes", "decoded_early_bytes")
 _MOST = ("turn_max_ns", "clock_step_ns", "wall_ns")
@@ -52,10 +53,11 @@ def split(job: Job, workers: int) -> list[Share]:
     Where an open load limits the requests in flight, which one goes next depends on all of them: one worker has it all.
     """
     count, planned = len(job.payloads), len(job.payloads) - job.spare
-    workers = min(workers, job.in_flight, planned)
+    servers = max(job.target_of, default=0) + 1
+    workers = min(workers, -(-min(job.in_flight, planned) // servers))
     if workers <= 1 or is_capped(job):
         return [Share(job, np.arange(count, dtype=np.int32))]
-    sender = np.arange(count) % job.in_flight % workers
+    sender = np.arange(count) % job.in_flight // servers % workers
     places = np.bincount(sender[: job.in_flight], minlength=workers).tolist()
     shares = []
     for number in range(workers):
@@ -71,8 +73,9 @@ def split(job: Job, workers: int) -> list[Share]:
 
 def lost(share: Share, reason: str) -> Reply:
     """A share whose worker died: all its requests have failed, and of none a time is known."""
+    servers = share.job.target_of[: share.planned] or [0] * share.planned
     failure = Failure(ErrorKind.CLIENT, ErrorPhase.SEND, reason)
-    exchanges = [Exchange(k, b"", Log(), failure=failure) for k in range(share.planned)]
+    exchanges = [Exchange(k, b"", Log(), target=own, failure=failure) for k, own in enumerate(servers)]
     nothing = np.array([], np.int64)
     return columns_of(exchanges, [Response()] * share.planned, nothing, nothing, share.job), {"died": reason}
 

@@ -49,7 +49,10 @@ def cores_for(plan: Plan) -> int:
         return len(cpus)
     ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     engine = plan.spec.engine
-    away = isinstance(engine, EndpointEngine) and not is_loopback(urlsplit(engine.url).hostname or "")
+    hosts = (
+        [urlsplit(url).hostname or "" for url in engine.urls] if isinstance(engine, EndpointEngine) else ["localhost"]
+    )
+    away = not any(map(is_loopback, hosts))
     return max(1, ours - 1 if away else ours // 2)
 
 

@@ -27,7 +27,7 @@ from benchbench.spec.values import (
     Section,
     Text,
     TokenLimit,
-    Url,
+    Urls,
     Variable,
     Variables,
     json_mapping,
@@ -90,8 +90,13 @@ class EndpointEngine(_Served):
     """A server that runs already and speaks OpenAI's API."""
 
     kind: Literal["endpoint"] = Field(description="endpoint: attach to a server that runs already")
-    url: Url = Field(
-        description="http:// or https:// address before /v1; may have a base path, a query and an IPv6 host"
+    url: Urls = Field(
+        description="http:// or https:// address before /v1; may have a base path, a query and an IPv6 host; "
+        "or a list: servers of one model that share the load"
+    )
+    routing: Literal["round_robin", "pinned"] = Field(
+        "round_robin",
+        description="of several urls: round_robin (requests in turn) or pinned (a place in flight keeps its server)",
     )
     path: Path | None = Field(
         None, description="path of the API, as /v4, / where there is none; empty: as url names it, else /v1"
@@ -105,6 +110,11 @@ class EndpointEngine(_Served):
     proxy: Proxy | None = Field(
         None, description="http://host:port of a CONNECT proxy; never taken from the environment"
     )
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The addresses of its servers: one or several."""
+        return (self.url,) if isinstance(self.url, str) else self.url
 
 
 class SimulatorEngine(_Served):

@@ -91,6 +91,18 @@ def _url(value: str) -> str:
     return value
 
 
+def _urls(value: object) -> object:
+    """One address, or a tuple of several different ones."""
+    urls: Any = one_or_many(value)
+    for url in urls:
+        if not isinstance(url, str):
+            raise problem(f"must be text, is {show(url)}")
+        _url(url)
+    if len({url.rstrip("/") for url in urls}) < len(urls):
+        raise problem("names an address twice")
+    return urls if len(urls) > 1 else urls[0]
+
+
 def _repository(value: str) -> str:
     # Git hands the URL to its helpers as an argument, where everybody on the machine can read it.
     try:
@@ -210,7 +222,6 @@ Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, AfterValidator(_text)]
 Variable = Annotated[str, AfterValidator(_variable)]
-Url = Annotated[str, AfterValidator(_url)]
 Repository = Annotated[Text, AfterValidator(_repository)]
 Json = Annotated[dict[str, Any], AfterValidator(json_mapping)]
 Flags = Annotated[dict[str, Any], AfterValidator(json_mapping), AfterValidator(_flags)]
@@ -230,6 +241,7 @@ TokenLengths = Annotated[
 Batches = Annotated[
     tuple[Annotated[int, Field(ge=1, le=65_536)], ...], BeforeValidator(one_or_many), _axis("integer", minimum=1)
 ]
+Urls = Annotated[str | tuple[str, ...], BeforeValidator(_urls), _axis("string")]
 Rates = Annotated[tuple[Positive, ...], BeforeValidator(one_or_many), _axis("number", exclusiveMinimum=0)]
 Warmup = Annotated[int | Literal["auto"], *_auto_or(0, 10**6)]
 Workers = Annotated[int | Literal["auto"], *_auto_or(1, 256)]

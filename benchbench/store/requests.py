@@ -70,6 +70,7 @@ class RoundColumns(TypedDict):
     cached_tokens: npt.NDArray[np.int32]
     http_status: npt.NDArray[np.int32]
     resent: npt.NDArray[np.int32]
+    target: npt.NDArray[np.int32]  # place of its server in engine.url
     reused: npt.NDArray[np.bool_]
     event_offsets: npt.NDArray[np.int32]
     event_ns: npt.NDArray[np.int64]
