@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from benchbench.api.auditing import Audit, audit_file
     from benchbench.api.best_settings import BestSettings, best
     from benchbench.api.compared import RunComparison, compare_runs
+    from benchbench.api.historical import History, history_of
     from benchbench.api.measuring import sweep
     from benchbench.api.run_tables import runs_table
     from benchbench.api.stored_run import Run, open_run
@@ -38,6 +39,7 @@ __all__ = [
     "BestSettings",
     "CardError",
     "EngineError",
+    "History",
     "Outcome",
     "Run",
     "RunComparison",
@@ -48,6 +50,7 @@ __all__ = [
     "audit_file",
     "best",
     "compare_runs",
+    "history_of",
     "load_spec",
     "open_run",
     "runs_table",
@@ -61,6 +64,7 @@ _HOMES = {
     "api.auditing": ("Audit", "audit_file"),
     "api.best_settings": ("BestSettings", "best"),
     "api.compared": ("RunComparison", "compare_runs"),
+    "api.historical": ("History", "history_of"),
     "api.measuring": ("sweep",),
     "api.run_tables": ("runs_table",),
     "api.stored_run": ("Run", "open_run"),

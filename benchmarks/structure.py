@@ -32,6 +32,7 @@ OPTIONAL = (
     "exporters",
     "forecast",
     "gates",
+    "history",
     "importers",
     "page",
     "profiling",

@@ -113,12 +113,13 @@ def test_the_state_of_a_checkout(tmp_path: Path) -> None:
     git(package, "add", "src")
     git(package, "commit", "-qm", "One")
     commit = git(package, "rev-parse", "HEAD")
+    date = {"committed_ns": int(git(package, "show", "-s", "--format=%ct")) * 10**9}
     inside = package / "src" / "package" / "__init__.py"
-    assert git_state(inside) == {"path": str(package), "commit": commit, "dirty": False}
+    assert git_state(inside) == {"path": str(package), "commit": commit, "dirty": False, **date}
     (package / "untracked").touch()
-    assert git_state(inside) == {"path": str(package), "commit": commit, "dirty": False}
+    assert git_state(inside) == {"path": str(package), "commit": commit, "dirty": False, **date}
     inside.write_text("changed = 1")
-    assert git_state(inside) == {"path": str(package), "commit": commit, "dirty": True}
+    assert git_state(inside) == {"path": str(package), "commit": commit, "dirty": True, **date}
     assert git_state(package / "venv/lib/site-packages/other.py") is None, "installed, no part of it"
 
 
@@ -185,7 +186,9 @@ def test_an_interpreters_packages_without_importing_one(site: Path, tmp_path: Pa
     assert found["packages"]["pytest"] == pytest.__version__
     assert found["vllm"] == {"version": "9.9.9.dev1+gabc", "commit": "gabc1234"}
     assert found["torch"] == {"version": "2.9.1+rocm7.0", "commit": "cafe", "hip": "7.0.51831"}
-    assert found["sources"]["vllm"] == {"path": str(source), "commit": git(source, "rev-parse", "HEAD"), "dirty": False}
+    of_vllm = found["sources"]["vllm"]
+    assert of_vllm.pop("committed_ns") == int(git(source, "show", "-s", "--format=%ct")) * 10**9
+    assert of_vllm == {"path": str(source), "commit": git(source, "rev-parse", "HEAD"), "dirty": False}
     assert found["sources"]["aiter"] == {"url": f"https://{MASK}@h/aiter.git", "commit": "feed"}
     assert found["python"] == {"executable": sys.executable, "version": sys.version.split()[0]}
     assert found["env"] == {

@@ -65,6 +65,7 @@ def compared(run: Run, other: Run | str) -> tuple[str, ...]:
     assert_type(run.compare(other, base="main").summary(), pd.DataFrame)
     assert_type(comparison.means(), pd.DataFrame)
     assert_type(comparison.table("md", metrics=["ttft"]), str)
+    assert_type(benchbench.history_of([run, other], metrics=["ttft"]).steps(), pd.DataFrame)
     best = run.best(metric="tpot")
     assert_type(best, BestSettings)
     return (*comparison.sentences, best.default)

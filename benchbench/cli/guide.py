@@ -53,6 +53,11 @@ GUIDE: dict[str, dict[str, tuple[str, ...]]] = {
             "bench best settings.yaml --out runs/settings",
             "bench best runs/settings --metric tpot",
         ),
+        "history": (
+            "Since when is a cell slower? Steps over stored runs",
+            "bench history nightly/",
+            "bench history nightly/ --only 'batch=16' --metric sys_tok_s --fail-on 'step>1%'",
+        ),
         "import": ("Results of other tools, as a run", "bench import guidellm.json --out runs/theirs"),
     },
     "Show others": {

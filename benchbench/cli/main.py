@@ -31,6 +31,7 @@ from benchbench.cli.console import (
 from benchbench.cli.evaluation import evaluate
 from benchbench.cli.exporting import export
 from benchbench.cli.gating import conclude, fail_on
+from benchbench.cli.history import history
 from benchbench.cli.importing import import_results
 from benchbench.cli.profile import profile
 from benchbench.cli.starting import completion, demo, init
@@ -181,7 +182,18 @@ def check(file: Source | None, sets: tuple[str, ...], only: str | None, *, own: 
         fail(STOPPED, f"bench check: {error}")
 
 
-for _command in (init, demo, sweep.sweep, sweep.noise, profile, evaluate, stored.table, stored.plot, stored.explain):
+for _command in (
+    init,
+    demo,
+    sweep.sweep,
+    sweep.noise,
+    profile,
+    evaluate,
+    stored.table,
+    stored.plot,
+    stored.explain,
+    history,
+):
     main.add_command(_command)
 for _command in (best, import_results, export, publish.publish, page.report, audit, completion):
     main.add_command(_command)

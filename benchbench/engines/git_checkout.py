@@ -62,11 +62,13 @@ class Checkout:
     dirty: tuple[str, ...]
     diff: str
     log: Path
+    committed_ns: int | None = None
 
     @property
     def facts(self) -> dict[str, Any]:
         """For the manifest."""
-        facts = {"repo": self.repo, "ref": self.ref, "commit": self.commit, "dirty": list(self.dirty)}
+        facts: dict[str, Any] = {"repo": self.repo, "ref": self.ref, "commit": self.commit, "dirty": list(self.dirty)}
+        facts |= {} if self.committed_ns is None else {"committed_ns": self.committed_ns}
         return dict(masked({**facts, "path": str(self.path), "log": f"{self.log.parent.name}/{self.log.name}"}))
 
 
@@ -94,7 +96,9 @@ def checkout(git: Git, name: str, hooks: Hooks, measured: str | None = None) -> 
         if measured not in {None, commit}:
             raise MovedRefError(f"{git.ref} is now at {commit}, this run measured {measured}", f"{key}.ref")
         path = work.built(commit)
-    return Checkout(path, commit, git.ref, repo, *(_changes(theirs) if theirs else ((), "")), work.log)
+    dated = _read([*work.mirror, "rev-list", "--max-count=1", "--timestamp", commit]).stdout.split()
+    committed_ns = int(dated[0]) * 10**9 if dated else None
+    return Checkout(path, commit, git.ref, repo, *(_changes(theirs) if theirs else ((), "")), work.log, committed_ns)
 
 
 def built_alike(variants: Mapping[str, Variant]) -> list[str]:

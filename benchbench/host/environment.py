@@ -54,18 +54,20 @@ def versions() -> dict[str, str]:
 
 
 def git_state(inside: Path) -> dict[str, Any] | None:
-    """The checkout that holds the file or folder `inside`: its path, its commit, and whether tracked files differ.
+    """The checkout that holds the file or folder `inside`: path, commit and its date, and whether tracked files differ.
 
     None outside of one, and for what is installed into an environment, wherever that lies.
     """
     if {"site-packages", "dist-packages"} & set(inside.parts):
         return None
     checkout = next((folder for folder in (inside, *inside.parents) if (folder / ".git").exists()), None)
-    commit = _git(checkout, "rev-parse", "HEAD") if checkout else None
-    if checkout is None or commit is None:
+    head = _git(checkout, "rev-list", "--max-count=1", "--timestamp", "HEAD") if checkout else None
+    if checkout is None or not head:
         return None
+    date, _, commit = head.partition(" ")
     changed = _git(checkout, "--no-optional-locks", "status", "--porcelain", "-uno")
-    return {"path": str(checkout), "commit": commit, "dirty": None if changed is None else bool(changed)}
+    dirty = None if changed is None else bool(changed)
+    return {"path": str(checkout), "commit": commit, "committed_ns": int(date) * 10**9, "dirty": dirty}
 
 
 def _git(checkout: Path, *words: str) -> str | None:
