@@ -20,7 +20,10 @@ from scripts import load_benchmark
 from benchbench.analysis.evidence import is_noisy, needed_rounds, pilot_for, pilot_of, wanted_rounds
 from benchbench.analysis.metrics import RoundMetrics
 from benchbench.analysis.stats import Estimate, agree, rounds_needed, two_stage_estimate
-from benchbench.analysis.steadiness import (
+from benchbench.explain.outliers import OUTLIER_BOUNDS, outlier_rounds
+from benchbench.report.summary_table import markdown_table
+from benchbench.spec.cell import CellInfo
+from benchbench.steadiness.steadiness import (
     drift,
     drift_of,
     has_drift,
@@ -28,9 +31,6 @@ from benchbench.analysis.steadiness import (
     order_warnings,
     rounds_to_confirm,
 )
-from benchbench.explain.outliers import OUTLIER_BOUNDS, outlier_rounds
-from benchbench.report.summary_table import markdown_table
-from benchbench.spec.cell import CellInfo
 
 CELLS = 10_000
 NOISES = [0.005, 0.01, 0.02, 0.03, 0.05]

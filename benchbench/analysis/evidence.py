@@ -13,11 +13,11 @@ import pyarrow as pa
 from benchbench.analysis.metrics import Pools, RoundMetrics, by_start, in_blocks, over_starts, round_metrics
 from benchbench.analysis.server_times import Report, reports_of, server_times, times_by_metrics
 from benchbench.analysis.stats import agree, rounds_needed
-from benchbench.analysis.steadiness import drift_of, rounds_to_confirm
 from benchbench.analysis.validity import Evidence
 from benchbench.host.energy import Window, window_of
 from benchbench.prefixes.hits import together
 from benchbench.spec.cell import CellInfo
+from benchbench.steadiness.steadiness import drift_of, rounds_to_confirm
 from benchbench.store.arrow import array_of, lists_of, sums_of
 from benchbench.store.requests import ErrorKind, RequestStatus, round_facts
 

@@ -21,13 +21,13 @@ from benchbench.analysis.metrics import (
     round_metrics,
 )
 from benchbench.analysis.stats import Estimate, two_stage_estimate
-from benchbench.analysis.steadiness import order_of
 from benchbench.analysis.utilization import Utilization, utilization_of
 from benchbench.analysis.validity import Evidence, Reason, Status, status_of
 from benchbench.host.energy import Usage, stragglers, throttled, usage
 from benchbench.model.roofline import Platform
 from benchbench.slo.attainment import meets
 from benchbench.spec.cell import CellInfo
+from benchbench.steadiness.steadiness import order_of
 from benchbench.store.arrow import Floats
 from benchbench.tails.tail_bound import TailBound, tail_bound
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from benchbench.analysis.metrics import RoundMetrics, in_blocks
-from benchbench.analysis.steadiness import drift
 from benchbench.analysis.summary import BOUNDED, CellSummary, tail_of, within_limit
 from benchbench.analysis.utilization import Utilization
 from benchbench.analysis.validity import Evidence, Reason, remedy
@@ -18,6 +17,7 @@ from benchbench.host.energy import IDLE_SHARE, DeviceUse, Usage
 from benchbench.model.roofline import Platform, touched_bytes
 from benchbench.prefixes.hits import Hits
 from benchbench.prefixes.words import diagnosis, shared_words
+from benchbench.steadiness.steadiness import drift
 from benchbench.store.arrow import Floats
 
 

@@ -7,7 +7,7 @@ from statistics import median
 
 import numpy as np
 
-from benchbench.analysis.steadiness import LEAST_SPREAD
+from benchbench.steadiness.steadiness import LEAST_SPREAD
 
 # By number of rounds: the 1.4826 MADs from the median that one exceeds in 1 % of cells of independent normal rounds.
 _BOUNDS = (16.0, 18.5, 10.1, 10.7, 7.9, 8.3, 6.9, 7.1, 6.3, 6.4, 5.9, 6.0, 5.6, 5.7, 5.4, 5.4, 5.2)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchbench.analysis.runs import OWN
-from benchbench.analysis.steadiness import order_warnings
 from benchbench.analysis.summary import COLUMNS, like_outputs
 from benchbench.datasets.row_lengths import lengths_text
 from benchbench.prefixes.words import mixture_lines
@@ -21,6 +20,7 @@ from benchbench.report.markdown import escape_markdown, write_table
 from benchbench.safe_text import csv_text
 from benchbench.slo.attainment import slo_lines
 from benchbench.spec.cell import cell_name, output_text
+from benchbench.steadiness.steadiness import order_warnings
 
 Row = dict[str, Any]
 
