@@ -24,7 +24,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "equivalent": {"color": "#009E73", "marker": "D"},
     "undecided": {"color": "#777777", "marker": "o", "markerfacecolor": "white"},
 }
-STEPS = (0.02, 0.05, 0.1, 0.2, 0.5, 3.0, 9.0, 99.0)  # +5 % and -5 %; above 1 a factor, 4 and 1 / 4
+STEPS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 3.0, 9.0, 99.0)  # +5 % and -5 %; above 1 a factor, 4 and 1 / 4
 MARGIN, MDE = "#EEEEEE", "#BBBBBB"
 _FITS = 0.9  # of the points of all panels
 
