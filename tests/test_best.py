@@ -19,6 +19,7 @@ from benchbench.analysis.runs import open_run
 from benchbench.choice.answer import Answer, answer
 from benchbench.choice.elimination import Levels, fitted, gap, limits_met, noise_of
 from benchbench.choice.from_run import excess_of, trial_of
+from benchbench.choice.pareto import dots_of, front
 from benchbench.choice.sets import DEFAULT, CellStarts, sets_of
 from benchbench.comparison.pairs import STARTS_CHOSEN
 from benchbench.slo.attainment import meets
@@ -277,3 +278,20 @@ def test_a_start_is_above_its_limit_just_where_the_table_says_that_it_misses_the
         excess = excess_of(summary.rounds, summary.cell)
         assert excess is not None
         assert (excess <= 0) == meets(summary.cell.slo, summary.estimate)
+
+
+def test_the_picture_and_the_page_name_the_best_of_a_run() -> None:
+    made_run(Path("run"), SWEEP, times(SPEED))
+    run = open_run(Path("run"))
+    chosen = answer(trial_of(run), "sys_tok_s")
+    dots = dots_of(chosen, chosen.cells[0], "tpot")
+    assert {dot.setting for dot in dots} == {*SPEED}
+    assert all(dot.x_ends[0] < dot.x < dot.x_ends[1] and dot.y_ends[0] < dot.y < dot.y_ends[1] for dot in dots)
+    assert [dot.setting for dot in front(dots)] == ["c"]  # the fastest in both
+    assert bench("best", "run", "--draw", "plots").exit_code == 0
+    svg = Path("plots/best_pareto.svg").read_text()
+    assert all(words in svg for words in ("1 c", "at batch 4", "TPOT (ms)", "Sys tok/s"))
+    assert bench("report", "run").exit_code == 0
+    page = Path("report.html").read_text()
+    assert '<h2 id="best">Which setting is best</h2>' in page
+    assert "Default for all 2 cells: c" in page

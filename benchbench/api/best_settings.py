@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchbench.api.measuring import with_pictures
+from benchbench.analysis.runs import Run
 from benchbench.api.notebook import html_table, paragraphs
-from benchbench.api.run_tables import FORMS, Form
+from benchbench.api.pictures import FORMATS, Pictures
+from benchbench.api.run_tables import Form, check_format
 from benchbench.api.selecting import AnyRun, opened
 from benchbench.choice import answer_text
 from benchbench.choice.answer import Answer, answer
 from benchbench.choice.chooser import Chooser
 from benchbench.choice.from_run import METRICS, trial_of
+from benchbench.figures.caption import run_title
 from benchbench.measure import run as measuring
 from benchbench.measure.observer import Observer
 from benchbench.measure.run import Outcome
@@ -31,9 +33,10 @@ _TEXTS = {"md": answer_text.best_markdown, "json": answer_text.best_json, "csv":
 class BestSettings:
     """The best setting of each cell and the default for all, each with what cannot be told from it: `Run.best`.
 
-    `answer` has all that is known (docs/best.md).
+    `answer` has all that is known (docs/best.md), `run` is what it was made of.
     """
 
+    run: Run
     answer: Answer
 
     @property
@@ -63,14 +66,24 @@ class BestSettings:
 
     def table(self, format: Form = "md") -> str:
         """As `bench best` prints it: md, json or csv (github is md). Raises ValueError for another format."""
-        if format not in FORMS:
-            raise ValueError(f"format {format!r}: unknown (allowed: {', '.join(FORMS)})")
+        check_format(format)
         return _TEXTS["md" if format == "github" else format](self.answer)
+
+    def pictures(self, folder: str | Path) -> Pictures:
+        """The run's figures, and its settings' throughput against latency (`best_pareto`); comparisons are left out."""
+        return Pictures(self.run.rows, None, (), Path(folder), run_title(self.run), self.answer)
+
+    def draw(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+        """Draw throughput against latency of all settings into `folder`, which is made; the files. Raises OSError."""
+        from benchbench.choice.pareto import draw_best
+
+        return draw_best(self.answer, Path(folder), run_title(self.run), formats)
 
 
 def best_of_run(run: AnyRun, *, metric: str = "sys_tok_s", valid_only: bool = False) -> BestSettings:
     """Which setting of a run is best: see `Run.best`. Raises ValueError for what cannot be judged, and RunError."""
-    return BestSettings(answer(trial_of(opened(run), metric, valid_only=valid_only), metric))
+    own = opened(run)
+    return BestSettings(own, answer(trial_of(own, metric, valid_only=valid_only), metric))
 
 
 def best(  # noqa: PLR0913 - the options of the command
@@ -105,4 +118,9 @@ def best(  # noqa: PLR0913 - the options of the command
     outcome = measuring.sweep(
         spec, out, only=only, sets=sets, resume=resume, observer=observer, stop=stop, choose=chooser
     )
-    return with_pictures(outcome) if plots else outcome
+    if plots and outcome.state == "complete":
+        try:
+            best_of_run(outcome.path, metric=metric).pictures(outcome.path / "plots").draw()
+        except OSError as error:
+            return replace(outcome, message=f"the plots are not all drawn: {error}")
+    return outcome

@@ -37,12 +37,7 @@ def sweep(  # noqa: PLR0913 - the options of the command
     Raises SpecError (selection), EngineError (model, credentials ...) and RunError (directory).
     """
     outcome = measuring.sweep(spec, out, only=only, sets=sets, resume=resume, retry=retry, observer=observer, stop=stop)
-    return with_pictures(outcome) if plots else outcome
-
-
-def with_pictures(outcome: Outcome) -> Outcome:
-    """Draw a complete sweep's pictures; what cannot be written is told in the outcome's message."""
-    if pictures := final_pictures(outcome):
+    if plots and (pictures := final_pictures(outcome)):
         try:
             pictures.draw()
         except OSError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from benchbench.choice.answer import Answer
     from benchbench.comparison.pairs import Pair
     from benchbench.figures.plots import Timeline
     from benchbench.report.summary_table import Row
@@ -24,6 +25,7 @@ class Pictures:
     pairs: Sequence[Pair]
     out: Path
     title: str
+    best: Answer | None = None  # of several settings
 
     def draw(self, formats: Sequence[str] = FORMATS) -> list[Path]:
         """Draw them here; the files. Raises OSError."""
@@ -34,4 +36,8 @@ class Pictures:
             from benchbench.comparison.figures import draw_comparisons
 
             files += draw_comparisons(self.pairs, self.out, self.title, formats)
+        if self.best:
+            from benchbench.choice.pareto import draw_best
+
+            files += draw_best(self.best, self.out, self.title, formats)
         return files

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchbench.choice.elimination import fitted, gap, noise_of
-from benchbench.choice.from_run import METRICS, Trial
+from benchbench.choice.from_run import METRICS, Trial, geometric_mean
 from benchbench.choice.sets import DEFAULT, Out, Sets, sets_of
 from benchbench.comparison.verdicts import BETTER
 from benchbench.spec.cell import CellInfo
@@ -96,7 +96,8 @@ def _answered(label: str, trial: Trial, sets: Sets, metric: str) -> CellAnswer:
         if label == DEFAULT:
             figure, worst = _shares(setting, trial, sets)
         else:
-            figure, worst = trial.figures[label].get(setting, {}).get(metric), None
+            values = trial.figures[label].get(setting, {}).get(metric)
+            figure, worst = geometric_mean(values) if values else None, None
         lines.append(
             Standing(
                 setting,

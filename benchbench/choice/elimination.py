@@ -31,11 +31,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from statistics import fmean, variance
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
 
+from benchbench.analysis.stats import mean_spread
 from benchbench.student.t_distribution import t_quantile
 
 ERROR = 0.05
@@ -97,7 +98,7 @@ def noise_of(starts: Starts) -> Noise | None:
 def noise_with_blocks(starts: Starts) -> Noise | None:
     """R and g: the spread about each setting's own mean."""
     within = [list(blocks.values()) for blocks in starts.values() if len(blocks) > 1]
-    total = math.fsum(variance(values) * (len(values) - 1) for values in within)
+    total = math.fsum(mean_spread(values)[1] ** 2 * (len(values) - 1) for values in within)
     count = sum(len(values) - 1 for values in within)
     if (known := _noise(total, count)) is None:
         return None
@@ -143,9 +144,9 @@ def gap(better: Mapping[int, float], worse: Mapping[int, float], noise: Noise | 
         return None
     if noise is None:
         return Gap(fmean(pairs), math.inf)
-    own = variance(pairs) if len(pairs) > 1 else 0.0
-    error = math.sqrt(max(2 * noise.sd**2, own) / len(pairs))
-    return Gap(fmean(pairs), _critical(level, noise.degrees) * error)
+    mean, own = mean_spread(pairs) if len(pairs) > 1 else (pairs[0], 0.0)
+    error = math.sqrt(max(2 * noise.sd**2, own**2) / len(pairs))
+    return Gap(mean, _critical(level, noise.degrees) * error)
 
 
 def limits_met(excess: Starts, level: float) -> dict[str, bool | None]:
@@ -157,8 +158,8 @@ def limits_met(excess: Starts, level: float) -> dict[str, bool | None]:
         if len(values) < 2 or noise is None:
             met[setting] = None
             continue
-        error = math.sqrt(max(noise.sd**2, variance(values)) / len(values))
-        mean = fmean(values)
+        mean, own = mean_spread(values)
+        error = max(noise.sd, own) / math.sqrt(len(values))
         met[setting] = None if abs(mean) <= _critical(level, noise.degrees) * error else mean < 0
     return met
 

@@ -6,8 +6,9 @@ reason that makes a cell invalid takes the setting out of that cell.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -19,8 +20,11 @@ from benchbench.choice.elimination import Levels
 from benchbench.choice.sets import CellStarts
 from benchbench.comparison.pairs import STARTS_CHOSEN, Values, sides_of, unpaired_cells, values_of
 from benchbench.comparison.verdicts import BETTER
+from benchbench.model.served import ranks_of
 from benchbench.slo.attainment import share_of
+from benchbench.spec import SpecError, spec_from_mapping
 from benchbench.spec.cell import CellInfo
+from benchbench.spec.plan import variant_spec
 from benchbench.spec.schema import DEFAULT_BLOCKS
 
 METRICS = {"sys_tok_s": "sys_tok_s", "ttft": "ttft", "tpot": "tpot", "goodput": "goodput_req_s"}
@@ -29,12 +33,17 @@ _LIMITS = ("ttft", "tpot", "e2el")
 
 @dataclass(frozen=True)
 class Trial:
-    """A run as a trial of settings. `figures`: cell -> setting -> metric (s, 1/s) -> geometric mean over its starts."""
+    """A run as a trial of settings.
+
+    `figures`: cell -> setting -> metric -> the values of its starts, in s and 1/s. `gpus`: setting -> how many GPUs it
+    takes; empty where that is not known of all.
+    """
 
     settings: tuple[str, ...]
     infos: Mapping[str, CellInfo]
     cells: Mapping[str, CellStarts]
-    figures: Mapping[str, Mapping[str, Mapping[str, float]]]
+    figures: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
+    gpus: Mapping[str, int]
     suspect: Mapping[str, Mapping[str, str]]
     levels: Levels
     looks: tuple[int, ...]
@@ -71,6 +80,7 @@ def trial_of(run: Run, metric: str = "sys_tok_s", *, valid_only: bool = False, l
         infos=infos,
         cells=cells,
         figures={label: {v: _figures(of, label) for v, of in values.items()} for label in cells},
+        gpus=_gpus(run, values),
         suspect={label: {v: of.suspect[label] for v, of in values.items() if label in of.suspect} for label in cells},
         levels=Levels(len(values), len(cells), max(1, len(looks)), limited),
         looks=looks or (blocks,),
@@ -137,9 +147,21 @@ def excess_of(rounds: Sequence[RoundMetrics], info: CellInfo) -> float | None:
     return math.log(worst) if worst > 0 else None
 
 
-def _figures(of: Values, label: str) -> dict[str, float]:
-    """Geometric means over the starts; in s and 1/s."""
+def _figures(of: Values, label: str) -> dict[str, list[float]]:
     known = {metric: list(blocks.values()) for metric, blocks in of.means.get(label, {}).items()}
-    return {
-        metric: math.exp(fmean(map(math.log, values))) for metric, values in known.items() if values and min(values) > 0
-    }
+    return {metric: values for metric, values in known.items() if values and min(values) > 0}
+
+
+def _gpus(run: Run, settings: Iterable[str]) -> dict[str, int]:
+    """By the flags of a launched engine, else as many as the manifest knows of; none where a setting's is not known."""
+    with contextlib.suppress(SpecError):
+        spec = spec_from_mapping(run.manifest["spec"], "manifest.json")
+        if "args" in type(spec.engine).model_fields:
+            return {setting: ranks_of(variant_spec(spec, setting)) for setting in settings}
+    count = (run.manifest.get("accelerator") or {}).get("count")
+    return dict.fromkeys(settings, int(count)) if count else {}
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """Of positive values."""
+    return math.exp(fmean(map(math.log, values)))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchbench.cli.console import BAD_INPUT, FOLDER, SETS, fail, refusing, show, show_markdown, source_of
+from benchbench.cli.console import BAD_INPUT, FOLDER, SETS, announce, fail, refusing, show, show_markdown, source_of
 from benchbench.cli.signals import Stop
 from benchbench.cli.sweep import same_command, show_end, spec_and_sets, watching
 
@@ -22,12 +22,13 @@ _OF_SWEEPS = {"sets": "--set", "only": "--only", "out": "--out", "resume": "--re
 @click.option("--metric", default="sys_tok_s", help="What is to be best: sys_tok_s, ttft, tpot, goodput.")
 @click.option("--valid-only", is_flag=True, help="Suspect cells do not count.")
 @click.option("--format", "form", type=click.Choice(["md", "json", "csv"]), default="md")
+@click.option("--draw", type=FOLDER, metavar="DIR", help="Draw figures here (SWEEP: by itself, in the run's plots/).")
 @click.option("--margin", metavar="1%", help="SWEEP: differences within this need not be decided (default: 1%).")
 @SETS
 @click.option("--only", metavar="SELECTION", help="SWEEP: only the cells that match.")
 @click.option("--out", type=FOLDER, metavar="DIR", help="SWEEP: run directory (default: runs/NAME-TIME).")
 @click.option("--resume", is_flag=True, help="SWEEP: continue the run in --out (or the latest of this name).")
-def best(source: Source, form: Any, *, metric: str, valid_only: bool, **options: Any) -> None:  # noqa: ANN401 - click's
+def best(source: Source, form: Any, draw: Path | None, *, metric: str, valid_only: bool, **options: Any) -> None:  # noqa: ANN401 - click's
     """Which setting (variant) is best, per shape and load and for all, and which cannot be told from it?
 
     Of those that meet the sweep's `slo`, if it has one. With 95 % all sets named together hold the truly best. A SWEEP
@@ -45,10 +46,18 @@ def best(source: Source, form: Any, *, metric: str, valid_only: bool, **options:
         run = _carried_out(source, metric, **options)
         closing = f"Run: {run}, for bench table and bench compare too"
     with refusing():
-        text = best_of_run(run, metric=metric, valid_only=valid_only).table(form)
+        best_settings = best_of_run(run, metric=metric, valid_only=valid_only)
+        text = best_settings.table(form)
     (show_markdown if form == "md" else show)(text.rstrip("\n"))
-    if form == "md" and closing:
-        show(closing)
+    if draw is None and not closing:
+        return
+    from benchbench.cli.drawing import drawn
+
+    files, problems = drawn(best_settings.pictures(draw or run / "plots"))
+    for problem in problems:
+        announce("warning", f"the plots are not all drawn: {problem}")
+    if form == "md":
+        show("\n".join(["Plots:", *(f"  {path}" for path in files if path.suffix == ".png"), closing]).rstrip())
 
 
 def _carried_out(

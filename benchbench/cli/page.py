@@ -28,11 +28,11 @@ def report(runs: tuple[Path, ...], out: Path) -> None:
     printed or published as it is.
     """
     from benchbench.analysis.runs import open_run
-    from benchbench.page.document import page
+    from benchbench.api.artifacts import page_of
     from benchbench.store.run_directory import replace_file
 
     with refusing(OSError):
-        text = page([open_run(run) for run in runs])
+        text = page_of([open_run(run) for run in runs])
     try:
         replace_file(out, text.encode())
     except OSError as error:

@@ -81,9 +81,15 @@ def served_on(spec: SweepSpec, devices: Sequence[Mapping[str, Any]]) -> dict[str
     device = accelerator(names.pop()) if len(names) == 1 else None
     if device is None:
         return None
-    ranks = max(math.prod(_number(flags.get(name)) for name in _RANKS) for flags in _flags(spec))
+    ranks = max(ranks_of(variant_spec(spec, name)) for name in spec.variants or [""])
     launched = "args" in type(spec.engine).model_fields
     return {**asdict(device), "count": min(len(devices), ranks) if launched else len(devices)}
+
+
+def ranks_of(spec: SweepSpec) -> int:
+    """How many GPUs a launched engine takes, by its flags; `spec` is that of one variant (`variant_spec`)."""
+    flags = _flags(spec.model_copy(update={"variants": {}}))[0]
+    return math.prod(_number(flags.get(name)) for name in _RANKS)
 
 
 def hardware_notes(hardware: Hardware | None) -> list[str]:

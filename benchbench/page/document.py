@@ -10,10 +10,10 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchbench.analysis.runs import Run, side_by_side
 from benchbench.analysis.validity import Reason
@@ -24,7 +24,14 @@ from benchbench.explain.explanation import explain
 from benchbench.figures.caption import run_title
 from benchbench.figures.timeline import timeline_of
 from benchbench.page.island import RUN, island, ratios_of
-from benchbench.page.page_figures import FEW_PAIRS, PageFigure, comparison_page_figures, page_figures, style
+from benchbench.page.page_figures import (
+    FEW_PAIRS,
+    PageFigure,
+    comparison_page_figures,
+    drawn_figure,
+    page_figures,
+    style,
+)
 from benchbench.provenance.labels import provenance, setting
 from benchbench.report.summary_table import (
     AXES,
@@ -37,6 +44,9 @@ from benchbench.report.summary_table import (
 )
 from benchbench.safe_text import printable
 from benchbench.spec.cell import cell_name
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FEW_ROWS = 40  # a longer table of cells is folded
 EXPLAINED = 100  # checks of so many cells are listed
@@ -64,8 +74,21 @@ class Table(NamedTuple):
     rows: list[list[str]]
 
 
-def page(runs: Sequence[Run]) -> str:
-    """The report of one run, or of several side by side. Raises RunError for what cannot be read."""
+class Section(NamedTuple):
+    """What another room says of a run: sentences, tables, notes, and figures, made in the page's style."""
+
+    title: str
+    lines: Sequence[str]
+    tables: Sequence[tuple[list[str], list[list[str]]]]
+    notes: Sequence[str]
+    figures: Callable[[], Iterable[tuple[str, Figure]]]
+
+
+def page(runs: Sequence[Run], best: Sequence[Section] = ()) -> str:
+    """The report of one run, or of several side by side. Raises RunError for what cannot be read.
+
+    `best`: of each run with more than two settings, which of them is best.
+    """
     labelled = runs[0].rows if len(runs) == 1 else side_by_side(runs)
     origins = [place for place, run in enumerate(runs) for _ in run.rows]
     planned = [_clean(row) | {RUN: place} for row, place in zip(labelled, origins, strict=True)]
@@ -78,6 +101,7 @@ def page(runs: Sequence[Run]) -> str:
     heads = [_head(run, own) for run, own in zip(runs, by_run, strict=True)]
     headings = [f"{head['name']}: {head['about']}" for head in heads]
     with style():
+        sections = [_section(section, f"best{place}") for place, section in enumerate(best)]
         figures = [_drawn(runs, by_run, group) for group in _models(runs)]
         comparisons = [
             _comparison(pairs, [*comparison_page_figures(pairs, printable(run_title(runs[place])), f"compare{place}")])
@@ -97,12 +121,23 @@ def page(runs: Sequence[Run]) -> str:
         reasons=list(_reasons(rows)),
         checks=checks,
         unchecked=unchecked,
+        sections=sections,
         comparisons=comparisons,
         telemetry=_telemetry(rows),
         provenance=_provenance(runs),
         **_files(island(planned, runs, headings, ratios_of(runs, compared, numbers))),
     )
     return text
+
+
+def _section(section: Section, prefix: str) -> dict[str, Any]:
+    lines = [*map(printable, section.lines)]
+    drawn = [
+        drawn_figure(name, figure, lines[-1], f"{prefix}-{name.replace('_', '-')}")
+        for name, figure in section.figures()
+    ]
+    tables = [Table(*table) for table in section.tables]
+    return {"title": section.title, "lines": lines, "tables": tables, "notes": section.notes, "figures": drawn}
 
 
 def _head(run: Run, rows: Sequence[Row]) -> dict[str, Any]:

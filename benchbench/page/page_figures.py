@@ -38,6 +38,7 @@ TITLES = {
     "pareto": "Throughput against speed per stream",
     "heatmap": "System throughput of every cell",
     "timeline": "Timeline of one round",
+    "best_pareto": "Throughput against latency of the settings",
     "compare_overview": "All candidates against the baseline",
     "compare_forest": "Ratio of each cell, with its interval",
     "compare_heatmap": "Change of Sys tok/s of every cell",
@@ -62,7 +63,7 @@ class PageFigure(NamedTuple):
 def page_figures(rows: Sequence[Row], timeline: Timeline | None, title: str, prefix: str = "") -> Iterator[PageFigure]:
     """The figures of summary rows; texts must be free of control characters. `prefix` begins the ids of these."""
     for name, figure in figures(rows, timeline, title):
-        yield _page_figure(name, figure, _description(name, rows, timeline), prefix + name.replace("_", "-"))
+        yield drawn_figure(name, figure, _description(name, rows, timeline), prefix + name.replace("_", "-"))
 
 
 def comparison_page_figures(pairs: Sequence[Pair], title: str, prefix: str) -> Iterator[PageFigure]:
@@ -74,11 +75,11 @@ def comparison_page_figures(pairs: Sequence[Pair], title: str, prefix: str) -> I
         description = (
             f"Geometric means of {len(ratios)} candidates: {best} is the fastest, at {ratios[best]:.3f} times."
         )
-        yield _page_figure("compare_overview", figure, description, f"{prefix}-overview")
+        yield drawn_figure("compare_overview", figure, description, f"{prefix}-overview")
         drawn = [pair for pair in pairs if pair.candidate == best]
     for place, pair in enumerate(drawn):
         for name, figure in comparison_figures(pair, title):
-            yield _page_figure(
+            yield drawn_figure(
                 name, figure, _comparison_description(name, pair), f"{prefix}-{place}-{name.partition('_')[2]}"
             )
 
@@ -132,7 +133,8 @@ def _comparison_description(name: str, pair: Pair) -> str:
 # ---- SVG ------------------------------------------------------------------------------------------------
 
 
-def _page_figure(name: str, figure: Figure, description: str, prefix: str) -> PageFigure:
+def drawn_figure(name: str, figure: Figure, description: str, prefix: str) -> PageFigure:
+    """A figure for the page. `prefix` begins its ids, which must differ on a page."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     text, no_metadata = io.StringIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))
