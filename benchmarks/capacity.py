@@ -22,7 +22,7 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import isotonic_regression
 
-from benchbench.capacity.boundary_search import Answer, Probe, Question, next_probe
+from benchbench.boundary.boundary_search import Answer, Probe, Question, next_probe
 
 LOW, HIGH = 1, 1024
 SEED = 7

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from scipy.optimize import isotonic_regression
 from scripts import load_benchmark
 
-from benchbench.capacity.boundary_search import Answer, Probe, Question, next_probe
-from benchbench.capacity.certify import LOOKS, Verdict, error_of, judged
-from benchbench.capacity.isotonic import crossing, rising
+from benchbench.boundary.boundary_search import Answer, Probe, Question, next_probe
+from benchbench.boundary.certify import LOOKS, Verdict, error_of, judged
+from benchbench.boundary.isotonic import crossing, rising
 
 BENCHMARK = load_benchmark("capacity")
 

@@ -27,6 +27,12 @@ GUIDE: dict[str, dict[str, tuple[str, ...]]] = {
             "bench sweep mine.yaml --only 'batch>=8,input=128' --set rounds.max=5",
             "bench sweep mine.yaml --resume",
         ),
+        "capacity": (
+            "The largest load of each shape that meets the SLO",
+            "bench capacity mine.yaml --set slo.ttft_ms=500 --set 'grid.batch=[1, 256]'",
+            "bench capacity mine.yaml --resume",
+            "bench capacity runs/mine-20260102-030405",
+        ),
         "noise": ("Measure a build against itself (A/A)", "bench noise mine.yaml --blocks 6"),
         "profile": (
             "Which kernels make the difference of two builds?",

@@ -41,7 +41,7 @@ class View(Lines):
         self._so_far = ""
         self._took = ""
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
         from rich.text import Text
 
         line = Text(printable(text), overflow="ignore")
@@ -87,7 +87,7 @@ class View(Lines):
         self._took = f", the last took {duration_text(rounds[-1].duration_s)}" if rounds[-1].duration_s >= 1 else ""
 
     def row(self, cell: Cell, row: dict[str, Any]) -> None:
-        self._say(row_text(cell, row))
+        self.say(row_text(cell, row))
         self._number += 1
         self._draw()
 

@@ -56,29 +56,30 @@ class Lines(Observer):
         self._last = time.monotonic()
         self._left: float | None = None
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """A line of its own."""
         print(printable(text), file=self._stream, flush=True)
         self._last = time.monotonic()
 
     def begin(self, plan: Plan, out: Path, left: int) -> None:
         self._of = left
         cells = sum(len(start.cells) for start in plan.sessions)  # of a sweep with variants, in each start
-        self._say(f"{plan.spec.name}: {left} of {cells} cells to measure, into {out}")
+        self.say(f"{plan.spec.name}: {left} of {cells} cells to measure, into {out}")
 
     def round(self, cell: Cell, phase: str, number: int, left_s: float | None) -> None:
         self._left = left_s
         if time.monotonic() - self._last > 60:
             what = f"round {number + 1} of {rounds_of(cell)}" if phase == "measured" else "warm-up"
-            self._say(f"[{self._number}/{self._of}] {cell.label}: {what}, {left_text(left_s)}")
+            self.say(f"[{self._number}/{self._of}] {cell.label}: {what}, {left_text(left_s)}")
 
     def row(self, cell: Cell, row: dict[str, Any]) -> None:
         left = left_text(self._left) if self._number < self._of else ""
-        self._say(f"[{self._number}/{self._of}] {row_text(cell, row)}" + (f"; {left}" if left else ""))
+        self.say(f"[{self._number}/{self._of}] {row_text(cell, row)}" + (f"; {left}" if left else ""))
         self._number += 1
 
     def note(self, text: str) -> None:
-        self._say(f"note: {text}")
+        self.say(f"note: {text}")
 
     def starting(self, what: str, seconds: float, line: str) -> None:
         if time.monotonic() - self._last > 30:
-            self._say(f"{what}: {duration_text(seconds)}, {line if len(line) <= CUT else f'{line[:CUT]}...'}")
+            self.say(f"{what}: {duration_text(seconds)}, {line if len(line) <= CUT else f'{line[:CUT]}...'}")

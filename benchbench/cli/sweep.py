@@ -54,7 +54,8 @@ _OWN = (  # what a run has in its folder; the manifest last: as long as it is th
         "summary.csv",
         "summary.parquet",
     ),
-    *("sweep.yaml", "table.md", "compare.md", "compare.json", "noise.json", "manifest.json"),
+    *("sweep.yaml", "table.md", "compare.md", "compare.json", "noise.json", "capacity.md", "capacity.json"),
+    "manifest.json",
 )
 
 
@@ -252,14 +253,23 @@ def show_end(
 
     `source`: the sweep's file, with what was --set.
     """
-    from benchbench.spec import locate
-
     if as_json:
         show(_json(outcome))
     elif not quiet:
         _show(spec, outcome, verbose=verbose, plots=plots)
     elif outcome.path.exists():
         show(outcome.path)
+    end_unless_complete(outcome, stop, source, command)
+    if quiet or as_json:
+        _draw(outcome, wanted=plots)
+
+
+def end_unless_complete(
+    outcome: Outcome, stop: Stop, source: tuple[Source, tuple[str, ...]], command: list[str]
+) -> None:
+    """End the process where a sweep is not complete, with the command that goes on with it."""
+    from benchbench.spec import locate
+
     if (kept := outcome.path / KEPT).exists():
         command = [*command[:2], str(kept), *command[3:]]
     again = f"continue with: {shlex.join([*command, '--resume', '--out', str(outcome.path)])}"
@@ -269,8 +279,6 @@ def show_end(
         lost = command[2] == "-"  # what came without a file and is not kept cannot be read again
         message = outcome.message if lost else f"{outcome.message}; {again}"
         fail(STOPPED, locate(*source, outcome.key, message) if outcome.key else f"bench: {message}")
-    if quiet or as_json:
-        _draw(outcome, wanted=plots)
 
 
 def _draw(outcome: Outcome, *, wanted: bool) -> list[Path]:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from benchbench.analysis.runs import Run, cell_summary
 from benchbench.analysis.summary import UNITS, summary_row
@@ -30,7 +30,7 @@ from benchbench.measure.cells import missing_rounds
 from benchbench.measure.manifest import staying
 from benchbench.measure.observer import Observer
 from benchbench.measure.retry import set_aside
-from benchbench.measure.sessions import Sessions, Todo
+from benchbench.measure.sessions import Sessions, Todo, Work
 from benchbench.model.served import served_models
 from benchbench.report.summary_table import markdown_table
 from benchbench.secrets import MASK, masked
@@ -60,6 +60,14 @@ class Outcome:
     verdicts: tuple[str, ...] = ()
 
 
+class Search(NamedTuple):
+    """Cells that are not known beforehand: those that are, sessions with what `work` is to do in them, and that."""
+
+    plan: Plan
+    todo: deque[Todo]
+    work: Work
+
+
 def default_out(spec: SweepSpec, *, resume: bool) -> Path:
     """`runs/NAME-TIME`; with `resume` the latest run of that name that has rounds, if there is one."""
     if resume:
@@ -87,17 +95,18 @@ def sweep(  # noqa: PLR0913 - the options of the command
     observer: Observer | None = None,
     stop: int | None = None,
     choose: Callable[[RunDirectory, Session], bool] | None = None,
+    search: Search | None = None,
 ) -> Outcome:
     """Carry a sweep out and leave a run directory.
 
     `only`: a selection such as "batch>=8,input=128". `retry`: of a resumed run, "invalid" or a reason's code: what it
-    spoiled is measured again. `sets`: what was --set in the spec, for the manifest. `choose`: whether
-    a start is still wanted, asked before it. `stop`: a
-    descriptor; when it becomes readable, the running round is dropped and the sweep ends in state "interrupted". A
-    KeyboardInterrupt ends it the same way and is raised again. Where nothing was measured and no engine has left a log,
-    no folder stays. Raises SpecError (selection), EngineError (model, credentials ...) and RunError (directory).
+    spoiled is measured again. `sets`: what was --set in the spec, for the manifest. `choose`: whether a start is still
+    wanted, asked before it. `search` stands in place of the plan. `stop`: a descriptor; when it becomes readable, the
+    running round is dropped and the sweep ends in state "interrupted". A KeyboardInterrupt ends it the same way and is
+    raised again. Where nothing was measured and no engine has left a log, no folder stays. Raises SpecError
+    (selection), EngineError (model, credentials ...) and RunError (directory).
     """
-    plan = make_plan(spec, only)
+    plan = search.plan if search else make_plan(spec, only)
     try:
         models = served_models(spec)
     except ModelError as error:
@@ -110,11 +119,12 @@ def sweep(  # noqa: PLR0913 - the options of the command
             observer.note(note)
         for note in set_aside(run, plan, retry) if retry and resume and run.earlier() else ():
             observer.note(note)
-        todo = _lacking(run, plan)
+        todo, work = (search.todo, search.work) if search else (_lacking(run, plan), None)
         if not todo and _is_concluded(run, plan):
             rows = _rows(run, {})
             return Outcome(run.path, "complete", "nothing left to do", rows, _table(run, rows))
-        sessions = Sessions(plan, {"only": only, "sets": masked(sets)}, run, observer, stop, todo, models, choose)
+        given = {"only": only, "sets": masked(sets)}
+        sessions = Sessions(plan, given, run, observer, stop, todo, models, choose, work)
         try:
             sessions.prepare()
             while sessions.todo:

@@ -30,6 +30,8 @@ from benchbench.senders.sizing import open_workers
 from benchbench.spec import Cell, Plan, Session, VllmInprocessEngine, VllmServeEngine
 from benchbench.store.run_directory import RunDirectory, replace_file
 
+# What measures some of a session's cells, takes those that are done out, and may put others into the sessions' plan.
+Work = Callable[["Sessions", Driver, list[tuple[Cell, int]]], None]
 LAUNCHED = (VllmServeEngine, VllmInprocessEngine)
 
 
@@ -57,6 +59,7 @@ class Sessions:
     todo: deque[Todo]
     models: Mapping[str, ModelFacts | None] | None = None  # what is served, by variant; see `served_models`
     choose: Callable[[RunDirectory, Session], bool] | None = None  # whether a start is still wanted; None: all are
+    work: Work | None = None  # what measures cells; None: each as it is planned
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace)
     idle_c: dict[str, float] = field(default_factory=dict)
@@ -110,7 +113,7 @@ class Sessions:
         if session.variant not in self.unable and (self.choose is None or self.choose(self.run, session)):
             with self._failures(todo, plan), self._driver(session, plan) as driver:
                 while todo.cells:
-                    measure_cell(driver, *todo.cells.pop(0))
+                    self.work(self, driver, todo.cells) if self.work else measure_cell(driver, *todo.cells.pop(0))
                 if owed(self.run, self.plan.spec, session):
                     self.observer.starting("asking the fixed questions", 0.0, session.variant)
                     if note := answer(self.run, driver.worker, driver.opened, plan.spec, session, self.stop):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-_FLOOR = 0.05  # of the limit: figures below it are as good as it
+_FLOOR, _CEILING = 0.05, 20.0  # of the limit: figures beyond are as good, and as bad, as these
 
 
 def rising(values: Sequence[float], weights: Sequence[float]) -> list[float]:
@@ -26,7 +26,7 @@ def rising(values: Sequence[float], weights: Sequence[float]) -> list[float]:
 
 def score(excess: float) -> float:
     """ln(figure / limit): latencies explode above the capacity, and a straight line through them would miss it."""
-    return math.log(max(1 + excess, _FLOOR))
+    return math.log(min(max(1 + excess, _FLOOR), _CEILING))
 
 
 def crossing(loads: Sequence[float], scores: Sequence[float]) -> float | None:

@@ -1,0 +1,210 @@
+"""`bench capacity` on the simulator: what it answers, that it resumes, and what may certify nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from driving import bench, sweeping, write_sweep
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from benchbench.boundary.boundary_search import Answer, Ask
+from benchbench.boundary.certify import FAILED
+from benchbench.capacity.answer_texts import answer_record, progress_text, sentence_of
+from benchbench.capacity.observations import Observed, of_share, pooling
+from benchbench.capacity.probes import COUNTED, VOID, Made, SearchState, searches_of
+from benchbench.capacity.targets import Target
+from benchbench.spec.schema import Slo
+from benchbench.store.run_directory import RunDirectory
+
+LOOSE = {"send_skew": 1, "late_send": 1, "client_lag": 1, "shared_suspect": 1, "shared_invalid": 1}
+# TPOT is 8 ms + 3 ms a request in flight: 15.5 ms are met by a batch of 2 and missed by 3.
+LAW = {"kind": "linear", "base_s": 0.008, "per_seq_s": 0.003}
+
+
+def sweep_of(path: Path, law: dict[str, Any] = LAW, noise: float = 0.005, **changes: Any) -> Path:
+    engine = {"kind": "simulator", "profile": "tiny", "options": {"law": law, "faults": {"noise": noise}}}
+    sections: dict[str, Any] = {
+        "engine": engine,
+        "grid": {"input": 8, "output": 4, "batch": [1, 4]},
+        "slo": {"tpot_ms": 15.5, "statistic": "mean"},
+        "validity": LOOSE,
+    }
+    return write_sweep(path / "s.yaml", "", **{**sections, **changes})
+
+
+def answer(run: Path) -> dict[str, Any]:
+    (found,) = json.loads((run / "capacity.json").read_text())["searches"]
+    return dict(found)
+
+
+def asked(run: Path) -> list[tuple[float, int | None, int]]:
+    events = RunDirectory(run).events()
+    return [(event["load"], event["test"], event["rounds"]) for event in events if event["event"] == "probe"]
+
+
+def test_the_answer_is_an_interval_and_every_probe_a_cell(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = bench("capacity", sweep_of(tmp_path), "--out", run)
+    assert result.exit_code == 0, result.stderr
+    found = answer(run)
+    assert found["holds_at"] <= 2 < found["fails_at"]
+    assert f"meets the SLO at batch {found['holds_at']}, not at batch {found['fails_at']} (95 % conf" in result.stdout
+    assert "certain so far: holds at" in result.stderr
+    rows = json.loads(bench("table", run, "--format", "json", "--include-invalid").stdout)
+    assert {row["batch"] for row in rows} == {load for load, _, _ in asked(run)}
+    assert sum(row["rounds"] for row in rows) == sum(rounds for _, _, rounds in asked(run))
+    shown = bench("table", run).stdout
+    assert f"not at batch {found['fails_at']} (95 % confidence)" in shown
+    assert bench("explain", run).exit_code == 0
+    again = bench("capacity", run)
+    assert again.stdout.split("Run:")[0].strip() == (run / "capacity.md").read_text().strip()
+    assert json.loads(bench("capacity", run, "--json").stdout)["searches"] == [found]
+    nothing = bench("capacity", tmp_path / "s.yaml", "--out", run, "--resume")
+    assert "nothing left to do" in nothing.stdout
+    changed = bench("capacity", tmp_path / "s.yaml", "--out", run, "--resume", "--set", "slo.tpot_ms=12")
+    assert (changed.exit_code, "slo or validity were others" in changed.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("limit", "ended", "text"),
+    [
+        (1000, "always", "meets the SLO at batch 2, the largest asked for (95 % confidence)"),
+        (5, "never", "misses the SLO at batch 1, the smallest asked for (95 % confidence)"),
+    ],
+)
+def test_an_slo_that_every_load_meets_or_none(tmp_path: Path, limit: float, ended: str, text: str) -> None:
+    sweep = sweep_of(
+        tmp_path, grid={"input": 8, "output": 4, "batch": [1, 2]}, slo={"tpot_ms": limit, "statistic": "mean"}
+    )
+    result = bench("capacity", sweep, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.stderr
+    assert answer(tmp_path / "run")["ended"] == ended
+    assert text in result.stdout
+
+
+def test_a_rate_is_searched_for_too(tmp_path: Path) -> None:
+    load = {"kind": "open", "requests": 6, "arrival": "constant"}
+    grid = {"input": 8, "output": 2, "rate": [20, 80]}
+    sweep = sweep_of(tmp_path, load=load, grid=grid, slo={"e2el_ms": 5000, "statistic": "mean"})
+    result = bench("capacity", sweep, "--out", tmp_path / "run", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["searches"][0]["holds_at"] == 80
+
+
+def test_what_the_load_generator_cannot_tell_apart_certifies_nothing(tmp_path: Path) -> None:
+    law = {"kind": "linear", "base_s": 0.00002}  # tokens that share a read
+    sweep = sweep_of(tmp_path, law, grid={"input": 8, "output": 100, "batch": [1, 3]}, validity={})
+    result = bench("capacity", sweep, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.stderr
+    found = answer(tmp_path / "run")
+    assert (found["holds_at"], found["fails_at"], found["ended"]) == (None, None, "instrument")
+    assert "nothing is certain of any load: the load generator is the limit at batch 1 (" in result.stdout
+    assert ": measured again" in result.stderr
+
+
+def test_a_load_at_which_requests_are_preempted_fails(tmp_path: Path) -> None:
+    engine = {"kind": "simulator", "profile": "tiny", "options": {"law": LAW, "kv_tokens": 100, "max_model_len": 60}}
+    sweep = sweep_of(tmp_path, engine=engine, grid={"input": 30, "output": 8, "batch": [2, 3]}, slo={"e2el_ms": 60_000})
+    result = bench("capacity", sweep, "--out", tmp_path / "run", "--set", "slo.statistic=mean")
+    assert result.exit_code == 0, result.stderr
+    found = answer(tmp_path / "run")
+    assert (found["holds_at"], found["fails_at"]) == (2, 3)
+    assert "not at batch 3 (95 % confidence), where preempted" in result.stdout
+
+
+def test_killed_amid_a_probe_it_goes_on(tmp_path: Path) -> None:
+    run, sweep = tmp_path / "run", sweep_of(tmp_path)
+    with sweeping(sweep, "--out", run, command="capacity") as process:
+        end = time.monotonic() + 60
+        while not (run / "journal.jsonl").exists() or len(asked(run)) < 3:
+            assert time.monotonic() < end
+            time.sleep(0.005)
+        process.process.send_signal(signal.SIGKILL)
+    before = asked(run)
+    result = bench("capacity", sweep, "--out", run, "--resume", "--budget-s", "100")
+    assert result.exit_code == 0, result.stderr
+    assert asked(run)[: len(before)] == before
+    (state,) = searches_of(RunDirectory(run))
+    assert all(made.ended for made in state.made)
+    assert answer(run)["ended"] in {"width", "noise"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"slo": {}}, "slo: is what is searched for: name a limit (allowed: ttft_ms, tpot_ms, e2el_ms)"),
+        (
+            {"grid": {"input": 8, "output": 4, "batch": 3}},
+            "grid: in=8 out=4 has one batch: a search needs the smallest",
+        ),
+    ],
+)
+def test_what_cannot_be_searched_is_one_line(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    result = bench("capacity", sweep_of(tmp_path, **changes), "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not (tmp_path / "run").exists()
+    assert bench("capacity", sweep_of(tmp_path), "--width", "70%").exit_code == 2
+
+
+# ---- Without a server -----------------------------------------------------------------------------------
+
+
+def state_of(axis: str, high: float, budget_s: float = 1e9) -> SearchState:
+    return SearchState(Target("", "in=8 out=4", 8, 4, axis, 1.0, high), None, 0.05, budget_s)
+
+
+@settings(max_examples=40, phases=[Phase.generate], deadline=None)
+@given(st.integers(0, 1000), st.floats(1.5, 200), st.floats(1, 300), st.sampled_from(["batch", "rate"]))
+def test_a_search_below_what_the_instrument_can_send_ends(seed: int, limit: float, capacity: float, axis: str) -> None:
+    state, rng = state_of(axis, 256.0), np.random.default_rng(seed)
+    for _ in range(200):
+        step = state.step()
+        if not isinstance(step, Ask):
+            break
+        excess = tuple(((step.load / capacity) ** 2 * (1 + 0.01 * rng.standard_normal(step.rounds)) - 1).tolist())
+        seen = Observed((), limited=("send_skew",)) if step.load >= limit else Observed(excess)
+        state.made.append(
+            Made(step.load, step.test, "", 0, step.rounds, VOID if step.load >= limit else COUNTED, 1, seen)
+        )
+        assert progress_text(state)
+    assert isinstance(step, Answer)
+    assert step.holds_at is None or step.holds_at < limit
+    assert step.fails_at is None or step.fails_at < limit
+    if limit < 0.9 * capacity:
+        assert step.reason == "instrument"
+        assert f"the load generator is the limit at {axis} " in sentence_of(state)
+    if limit > 4 * capacity > 8:
+        assert answer_record(state)["holds_at"] <= capacity < answer_record(state)["fails_at"]
+
+
+def test_a_failed_request_is_an_end_of_the_interval_at_once() -> None:
+    state = state_of("batch", 64.0)
+    state.made = [Made(8.0, None, "", 0, 2, COUNTED, 1, Observed((FAILED,), failing=("request_failed",)))]
+    assert answer_record(state)["fails_at"] == 8
+    assert sentence_of(state).startswith(
+        "in=8 out=4: misses the SLO at batch 8 (95 % confidence), where request_failed"
+    )
+
+
+def test_a_budget_of_time_ends_it() -> None:
+    state = state_of("batch", 64.0, budget_s=10)
+    state.made = [Made(8.0, None, "", 0, 2, COUNTED, 11, Observed((-0.5, -0.4)))]
+    assert state.step() == Answer(None, None, "time")
+    assert "nothing is certain of any load: its time was used up" in sentence_of(state)
+
+
+@given(st.integers(1, 400), st.sampled_from([0.5, 0.9, 0.99]))
+def test_of_a_share_no_more_than_allowed_lie_beyond_on_average(n: int, share: float) -> None:
+    ranks = (np.arange(n) + 1) / (n + 1)  # where the values of a uniform law lie on average
+    excess = of_share(ranks, share)
+    assert 1 + excess >= min(share, ranks[-1]) - 1e-9
+    assert pooling(Slo(ttft_ms=1), n) * n >= 99.9
+    assert pooling(Slo(ttft_ms=1, statistic="mean"), n) == 1
