@@ -211,7 +211,7 @@ def test_where_it_is_written(tmp_path: Path) -> None:
     assert "requests.csv: not written" in only.stderr
 
 
-def test_the_servers_own_times_go_both_ways(tmp_path: Path) -> None:
+def test_what_the_server_says_goes_both_ways(tmp_path: Path) -> None:
     times = json.dumps({"queue_time_ms": 2.5, "time_to_first_token_ms": 40.0, "mean_itl_ms": 10.0})
     spec = spec_from_mapping(
         {**PLAIN, "grid": {"input": 128, "output": 8, "batch": 1}, "rounds": {"warmup": 0, "min": 1}}
@@ -220,13 +220,18 @@ def test_the_servers_own_times_go_both_ways(tmp_path: Path) -> None:
     run.open_for_writing(resume=False)
     events = [((50 + 10 * k) * MS, 1) for k in range(8)]
     made = Made(events, told=8, told_input=128, asked_input=128, metrics=times)
-    run.write_round(table_of([made], None, cell=cell.key, phase="measured", round=0), cell.key, "measured", 0)
+    drafts = {"spec_drafts": 7, "spec_draft_tokens": 14, "spec_accepted_tokens": 7, "spec_accepted_at_0": 7}
+    run.write_round(
+        table_of([made], {"server": drafts}, cell=cell.key, phase="measured", round=0), cell.key, "measured", 0
+    )
     run.write_manifest({"spec": spec.model_dump(mode="json"), "plan": [cell.info.to_entry()], "devices": []})
     run.close()
     files = exported(tmp_path / "run", "vllm", tmp_path / "out", "--include-invalid")
     result = json.loads(files[0].read_text())
     assert (result["server_queue_times"], result["server_ttfts"]) == ([0.0025], [0.04])
     (row,), (first,) = again(tmp_path / "out", tmp_path / "back"), open_run(tmp_path / "run").rows
-    names = ("server_ttft_ms", "server_queue_ms", "outside_ttft_ms")
+    assert (result["spec_decode_acceptance_rate"], result["spec_decode_acceptance_length"]) == (50.0, 2.0)
+    assert result["spec_decode_per_position_acceptance_rates"] == [1.0]
+    names = ("server_ttft_ms", "server_queue_ms", "outside_ttft_ms", "acceptance_rate", "acceptance_length")
     assert [row[name] for name in names] == pytest.approx([first[name] for name in names])
     assert row["server_ttft_ms"] == pytest.approx(42.5)

@@ -15,8 +15,12 @@ from benchbench.analysis.server_times import ServerTimes
 from benchbench.analysis.validity import Evidence, Reason, Status, remedy, status_of, worst
 from benchbench.prefixes.hits import Hits
 from benchbench.spec import Validity
+from benchbench.speculation.acceptance import Acceptance
 
 PAGE = Path(__file__).parents[1] / "docs" / "validity.md"
+DRAFTS = Acceptance(
+    rate=0.5, length=2.5, tokens_per_step=2.2, server_tokens_per_step=2.2, agrees=True, rates=(), positions=()
+)
 GOOD = Evidence(
     rounds=5, rounds_needed=5, requests=160, failed=0, wrong_length=0, tokens=1000, events=1000, shared_events=10,
     first_shared=0, buffered=80, grouped=10, cached_tokens=3,
@@ -51,6 +55,7 @@ CHANGES: dict[Reason, dict[str, Any]] = {
     Reason.SHARED_READS: {"shared_events": 101},
     Reason.FIRST_TOKEN_SHARED: {"first_shared": 1},
     Reason.GROUPED_TOKENS: {"grouped": 11},
+    Reason.ACCEPTANCE_UNCLEAR: {"acceptance": replace(DRAFTS, agrees=False)},
     Reason.BUFFERED_STREAM: {"buffered": 81},
     Reason.DELAYED_STREAM: {"outside_s": 0.025_001},
     Reason.QUEUED: {"ttft_last_s": 3.605},
@@ -87,6 +92,10 @@ def test_at_its_budgets_a_cell_is_valid() -> None:
     assert status_of(GOOD, BUDGETS) == ("valid", ())
     assert status_of(replace(GOOD, shared_events=100), BUDGETS)[0] == "suspect"
     assert status_of(replace(GOOD, shared_events=0, grouped=0, events=0), BUDGETS) == ("valid", ())
+    steps = replace(GOOD, grouped=900, acceptance=DRAFTS)  # each event is one step, so ITL is what it says
+    assert status_of(steps, BUDGETS) == ("valid", ())
+    untold = replace(GOOD, grouped=900, acceptance=replace(DRAFTS, agrees=None))
+    assert status_of(untold, BUDGETS)[1] == (Reason.GROUPED_TOKENS,)
 
 
 @pytest.mark.parametrize(("reason", "change"), [*CHANGES.items(), *OTHER_CAUSES], ids=str)

@@ -17,6 +17,7 @@ from benchbench.analysis.validity import Evidence
 from benchbench.host.energy import Window, window_of
 from benchbench.prefixes.hits import together
 from benchbench.spec.cell import CellInfo
+from benchbench.speculation.acceptance import acceptance_of
 from benchbench.steadiness.steadiness import drift_of, rounds_to_confirm
 from benchbench.store.arrow import array_of, lists_of, sums_of
 from benchbench.store.requests import ErrorKind, RequestStatus, round_facts
@@ -139,6 +140,7 @@ def evidence_of(cell: CellInfo, taken: Sequence[Measured], warmups: Sequence[Rou
         gap_s=pools["itl_s"].mean,
         in_flight=cell.batch if cell.load != "open" else None,
         server=server,
+        acceptance=acceptance_of(facts, rounds, counts["tokens"]),
         outside_s=path.outside_s if path and not in_process else None,
         ttft_last_s=median([r.ttft_all_s.max() for r in rounds if len(r.ttft_all_s)] or [0.0]),
         send_skew_s=max((r.send_skew_s for r in rounds), default=0.0),

@@ -346,6 +346,9 @@ COLUMNS = {
         _at("evidence.hits.rate", "hit_rate", "Hit rate", "", 3),
         _mean("ttft_hit_ms", "TTFT of hits", "ms", 1, lambda r: _average(r.ttft_s[r.hits.hit]) if r.hits else None),
         _mean("ttft_miss_ms", "TTFT of misses", "ms", 1, lambda r: _average(r.ttft_s[~r.hits.hit]) if r.hits else None),
+        _at("evidence.acceptance.rate", "acceptance_rate", "Acceptance", "", 3),
+        _at("evidence.acceptance.length", "acceptance_length", "Tokens per draft", "tokens", 2),
+        _at("evidence.acceptance.tokens_per_step", "tokens_per_step", "Tokens per step", "tokens", 3),
     )
 }
 UNITS = {name: column.unit for name, column in COLUMNS.items()}

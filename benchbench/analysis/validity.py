@@ -10,6 +10,7 @@ from typing import Literal
 from benchbench.analysis.server_times import ServerTimes
 from benchbench.prefixes.hits import Hits
 from benchbench.spec.schema import Validity
+from benchbench.speculation.acceptance import Acceptance, agrees, differs
 
 FLOOR_S = 0.001
 CLOCK_SHARE = 0.001  # of the window of Sys tok/s, that clocks of several hosts may be apart unknown
@@ -113,6 +114,10 @@ class Reason(Enum):
     GROUPED_TOKENS = _suspect(
         "events held several tokens, beyond validity.grouped of them, so ITL is between events",
         "start the server with --stream-interval 1; TPOT holds where token ids or running usage tell their number",
+    )
+    ACCEPTANCE_UNCLEAR = _suspect(
+        "tokens a step by its events and by the server's counters of accepted drafts differ by more than 1 %",
+        "start the server with --stream-interval 1; if it is, the client or something between joins events",
     )
     BUFFERED_STREAM = _invalid("whole answers came in one or two reads", _SHARED_REMEDY)
     DELAYED_STREAM = _suspect(
@@ -231,6 +236,7 @@ class Evidence:
     unlikely: tuple[str, ...] = ()  # each that is beyond its likely bound only
     in_flight: int | None = None  # the batch of a static or closed load
     server: ServerTimes | None = None
+    acceptance: Acceptance | None = None  # of drafted tokens
     outside_s: float | None = None  # of TTFT, not spent in the server: by /metrics where they tell
     ttft_last_s: float = 0.0  # largest TTFT of a round, median over rounds
     gap_s: float | None = None  # mean ITL, which does not depend on who shares a read
@@ -267,7 +273,8 @@ def _lengths(evidence: Evidence, budgets: Validity) -> dict[Reason, bool]:
         Reason.INPUT_APPROXIMATE: evidence.input_about > 0,
         Reason.INPUT_UNVERIFIED: evidence.input_unknown > 0,
         Reason.OUTPUT_UNVERIFIED: evidence.output_unknown > 0,
-        Reason.GROUPED_TOKENS: evidence.grouped > budgets.grouped * evidence.events,
+        Reason.GROUPED_TOKENS: evidence.grouped > budgets.grouped * evidence.events and not agrees(evidence.acceptance),
+        Reason.ACCEPTANCE_UNCLEAR: differs(evidence.acceptance),
     }
 
 

@@ -31,6 +31,7 @@ from benchbench.fidelity.stored_answers import read_answers
 from benchbench.prefixes.hits import Hits
 from benchbench.spec.cell import CellInfo
 from benchbench.spec.schema import DEFAULT_BLOCKS
+from benchbench.speculation.acceptance import Acceptance, acceptance_change
 
 K = TypeVar("K")
 R = TypeVar("R")
@@ -93,6 +94,7 @@ class Values:
     lengths: dict[str, float | None] = field(default_factory=dict)  # mean output tokens received
     rounds: dict[str, dict[int, Sequence[RoundMetrics]]] = field(default_factory=dict)
     hits: dict[str, Hits | None] = field(default_factory=dict)  # wanted ones of the prefix cache
+    acceptance: dict[str, Acceptance | None] = field(default_factory=dict)  # of drafted tokens
 
 
 def sides_of(run: Run) -> list[Side]:
@@ -141,6 +143,9 @@ def pair(
         *(note for label in labels if (note := hit_note(label, old.hits[label], new.hits[label]))),
     ]
     notes += [f"{label}: {TITLES[metric]} is 0 in a start, so it has no ratio" for metric, label in zeros]
+    for label in labels:
+        if change := acceptance_change(old.acceptance[label], new.acceptance[label]):
+            notes.append(f"{label}: drafts are accepted otherwise ({change}), so the change is confounded with that")
     for side, values in ((base, old), (candidate, new)):
         notes += _side_notes(side, values)
     for start in outlying_starts(samples):
@@ -255,6 +260,7 @@ def values_of(side: Side) -> Values:
         values.lengths[label] = summary.estimate("output_tokens")
         values.hits[label] = summary.evidence.hits
         values.means[label] = {metric: {} for metric in METRICS}
+        values.acceptance[label] = summary.evidence.acceptance
         lasting = [reason.code for reason in summary.reasons if reason.status == "invalid" and reason not in INCIDENTS]
         if lasting:
             values.dropped[label] = ", ".join(lasting)

@@ -15,11 +15,12 @@ from collections.abc import Mapping, Sequence
 
 from benchbench.openai.client import http_session
 from benchbench.openai.target import Access
+from benchbench.speculation.acceptance import POSITION
 
 Counts = dict[str, float]
 """One look: what only grows while a server lives, by the names of `_COUNTERS`, in tokens, requests and (`_s_sum`)
-seconds; and of the server `kv_tokens` (the KV cache's capacity over all engines), `started_s` (Unix time) and `engines`
-(distinct `engine` labels).
+seconds, and accepted drafted tokens by their place in the draft (`speculation.acceptance.POSITION`); and of the server
+`kv_tokens` (the KV cache's capacity over all engines), `started_s` (Unix time), `engines` (distinct `engine` labels).
 """
 
 PAGE_BYTES = 16 << 20  # a rank's page has some 70 kB
@@ -38,9 +39,13 @@ _COUNTERS = {
     "queue_count": ("request_queue_time_seconds_count",),
     "ttft_s_sum": ("time_to_first_token_seconds_sum",),
     "ttft_count": ("time_to_first_token_seconds_count",),
+    "spec_drafts": ("spec_decode_num_drafts",),
+    "spec_draft_tokens": ("spec_decode_num_draft_tokens",),
+    "spec_accepted_tokens": ("spec_decode_num_accepted_tokens",),
 }
+_BY_POSITION = "spec_decode_num_accepted_tokens_per_pos"  # with a label `position`
 _PREFIX, _CACHE, _STARTED = "vllm:", "cache_config_info", "process_start_time_seconds"
-_NAMES = "|".join([_CACHE, *(name for names in _COUNTERS.values() for name in names)])
+_NAMES = "|".join([_CACHE, _BY_POSITION, *(name for names in _COUNTERS.values() for name in names)])
 _WANTED = re.compile(rf"(?:{_STARTED}|{_PREFIX}(?:{_NAMES})(?:_total)?)(?=[\s{{])")
 
 
@@ -78,6 +83,10 @@ def parse(text: str) -> Counts:
         values = [value for part in parts for _, value in part or ()]
         if values:
             counts[field] = math.fsum(values) if field.endswith("_s_sum") else round(math.fsum(values))
+    for labels, value in samples.get(f"{_PREFIX}{_BY_POSITION}_total") or samples[_PREFIX + _BY_POSITION]:
+        if labels.get("position", "").isdecimal():
+            name = f"{POSITION}{int(labels['position'])}"
+            counts[name] = counts.get(name, 0) + round(value)
     if started := [value for _, value in samples[_STARTED]]:
         counts["started_s"] = max(started)
     if engines := {labels["engine"] for part in samples.values() for labels, _ in part if "engine" in labels}:
@@ -108,6 +117,7 @@ def grown(before: Counts, after: Counts) -> Counts | None:
 
     None when the looks were at different processes (several behind one address, or a restart): nothing can be said.
     """
-    changes = {name: after[name] - before[name] for name in _COUNTERS if name in before and name in after}
+    common = [name for name in before if name in after and (name in _COUNTERS or name.startswith(POSITION))]
+    changes = {name: after[name] - before[name] for name in common}
     moved = any(before.get(name) != after.get(name) for name in ("started_s", "engines"))
     return None if moved or any(change < 0 for change in changes.values()) else changes

@@ -17,6 +17,7 @@ from benchbench.host.energy import IDLE_SHARE, DeviceUse, Usage
 from benchbench.model.roofline import Platform, touched_bytes
 from benchbench.prefixes.hits import Hits
 from benchbench.prefixes.words import diagnosis, shared_words
+from benchbench.speculation.acceptance import acceptance_words
 from benchbench.steadiness.steadiness import drift
 from benchbench.store.arrow import Floats
 
@@ -37,6 +38,7 @@ def explain(summary: CellSummary) -> str:
         "preemptions": _known(evidence.preemptions, "counted by the server"),
         "server's counts": _counts(evidence),
         "server's times": _times(summary),
+        **({"drafts": acceptance_words(evidence.acceptance)} if evidence.acceptance else {}),
         "warm-up": _warmup(summary),
         "rounds": _rounds(summary),
         "steadiness": _steadiness(summary.rounds),

@@ -8,6 +8,7 @@ status and reasons, and the round's figures by our own definitions.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -18,6 +19,7 @@ import pyarrow as pa
 
 from benchbench.analysis.metrics import RoundMetrics
 from benchbench.analysis.summary import COLUMNS, CellSummary
+from benchbench.speculation.acceptance import POSITION
 from benchbench.store.arrow import Floats, Ints, array_of, lists_of, sums_of
 from benchbench.store.facts import Manifest
 from benchbench.store.requests import RequestStatus, round_facts
@@ -88,6 +90,7 @@ def vllm_result(summary: CellSummary, place: int, table: pa.Table, manifest: Man
         **requests.server,
         **_peaks(requests),
         "rtfx": 0.0,
+        **_drafts(round_facts(table).get("server") or {}),
         **_latencies(requests),
         "benchbench": _ours(summary, place, metrics, table, manifest),
     }
@@ -131,6 +134,22 @@ def _server_times(table: pa.Table, ok: list[bool]) -> dict[str, list[float | Non
         for key, name in SERVER_TIMES.items()
     }
     return times if any(value is not None for values in times.values() for value in values) else {}
+
+
+def _drafts(view: Mapping[str, Any]) -> dict[str, Any]:
+    """What the server counted of drafted tokens, under vLLM's keys; {} where it drafted nothing, or does not tell."""
+    drafts, drafted, accepted = (view.get(f"spec_{name}") for name in ("drafts", "draft_tokens", "accepted_tokens"))
+    if not drafts or not drafted or accepted is None:
+        return {}
+    places = sorted(int(name.removeprefix(POSITION)) for name in view if name.startswith(POSITION))
+    return {
+        "spec_decode_acceptance_rate": 100 * accepted / drafted,
+        "spec_decode_acceptance_length": 1 + accepted / drafts,
+        "spec_decode_num_drafts": int(drafts),
+        "spec_decode_draft_tokens": int(drafted),
+        "spec_decode_accepted_tokens": int(accepted),
+        "spec_decode_per_position_acceptance_rates": [view[f"{POSITION}{place}"] / drafts for place in places],
+    }
 
 
 def _latencies(requests: _Requests) -> dict[str, float]:

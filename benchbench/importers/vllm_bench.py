@@ -29,6 +29,8 @@ _PATHS = {
     "total_tok_s": "total_token_throughput",
     "req_s": "request_throughput",
     "goodput_req_s": "request_goodput",
+    "acceptance_rate": "spec_decode_acceptance_rate",
+    "acceptance_length": "spec_decode_acceptance_length",
     **{f"{metric}_ms": f"mean_{metric}_ms" for metric in ("ttft", "tpot", "e2el")},
     **{f"{metric}_ms_p50": f"median_{metric}_ms" for metric in ("ttft", "itl", "e2el")},
     **{f"{metric}_ms_p{q}": f"p{q}_{metric}_ms" for metric in ("ttft", "tpot", "itl", "e2el") for q in (90, 99)},
@@ -78,6 +80,7 @@ def read_vllm_bench(data: dict[str, Any]) -> ImportedResult:
     ours, done = result.benchbench, result.completed
     failed = max(result.num_prompts - done if result.failed is None else result.failed, 0)
     values = numbers(data, _PATHS, TOOL) if done else {}
+    values |= {name: values[name] / 100 for name in ("acceptance_rate",) if name in values}  # theirs are in %
     load = load_of(done + failed, result.max_concurrency, result.request_rate)
     ramp = "" if ours else _ramp(result, values, load[0], load[1])
     load = load_of(done + failed, result.max_concurrency, result.request_rate, ramp=bool(ramp))

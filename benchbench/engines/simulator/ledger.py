@@ -59,7 +59,11 @@ class Ledger:
         model, profile = self.model, self.model.profile
         values = {"num_requests_running": model.running, "num_requests_waiting": model.waiting, **self.counters}
         labels = f'engine="0",model_name="{self.model_name}"'
-        lines = [f"vllm:{name}{{{labels}}} {float(value)}" for name, value in values.items()]
+        lines = []
+        for name, value in values.items():
+            metric, _, place = name.partition("/")  # of a draft
+            position = f',position="{place}"' if place else ""
+            lines.append(f"vllm:{metric}{{{labels}{position}}} {float(value)}")
         for reason, count in self._ends.items():
             lines.append(f'vllm:request_success_total{{{labels},finished_reason="{reason}"}} {float(count)}')
         sizes = f'block_size="{BLOCK_TOKENS}",kv_cache_size_tokens="{profile.kv_tokens}"'

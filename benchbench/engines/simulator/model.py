@@ -19,6 +19,8 @@ from benchbench.engines.simulator.profiles import FixedLaw, SimProfile
 
 BLOCK_TOKENS = 16  # tokens of one prefix-cache block
 SEND_GAP_NS = 100_000  # between two requests of a batch sent at once
+DRAFTS = tuple(f"spec_decode_num_{what}_total" for what in ("drafts", "draft_tokens", "accepted_tokens"))
+PER_POSITION = "spec_decode_num_accepted_tokens_per_pos_total"  # of each place of a draft, named PER_POSITION/PLACE
 COUNTERS = (  # as vLLM names them
     *("num_preemptions_total", "prefix_cache_queries_total", "prefix_cache_hits_total"),
     *("prompt_tokens_total", "generation_tokens_total"),
@@ -73,6 +75,11 @@ class _Engine:
         start = profile.faults.start
         self._random = random.Random(f"{profile.seed}/noise" + (f"/{start}" if start else ""))
         self._luck = 1.0 + profile.faults.start_noise * self._random.gauss(0.0, 1.0) if start else 1.0
+        self._drafts = profile.speculation
+        self._draft_luck = random.Random(f"{profile.seed}/drafts")
+        if self._drafts:
+            places = [f"{PER_POSITION}/{k}" for k in range(self._drafts.tokens)]
+            self.counters |= dict.fromkeys((*DRAFTS, *places), 0)
         self._rounds = 0
         self._slowness = 1.0  # of this round
 
@@ -115,6 +122,18 @@ class _Engine:
         """The duration of step `number` (from 1); at least 1 ns, so that time always moves."""
         lasts = max(1, round(lawful_s * 1e9 * self._slowness))
         return lasts + round(self._stall.for_s * 1e9) if self._stall and number % self._stall.every == 0 else lasts
+
+    def _accepted(self) -> int:
+        """How many of the next draft are accepted, counted as vLLM does: also those beyond the answer's end."""
+        if self._drafts is None:
+            return 0
+        accepted = 0
+        while accepted < self._drafts.tokens and self._draft_luck.random() < self._drafts.acceptance:
+            self.counters[f"{PER_POSITION}/{accepted}"] += 1
+            accepted += 1
+        for name, count in zip(DRAFTS, (1, self._drafts.tokens, accepted), strict=True):
+            self.counters[name] += count
+        return accepted
 
 
 class PrefixCache:
@@ -273,7 +292,11 @@ class BatchModel(_Engine):
                 continue  # its prompt is not complete yet
             if sequence.generated == 0 and self._cache:
                 self._cache.add(sequence.blocks)
-            sequence.generated += 1
+            extra = self._accepted() if sequence.generated else 0
+            extra = min(extra, sequence.output - sequence.generated - 1, self.profile.kv_tokens - self.kv_used)
+            sequence.generated += 1 + extra
+            sequence.computed += extra  # in the same pass
+            self.kv_used += extra
             done = sequence.generated == sequence.output
             fresh = sequence.generated - sequence.emitted
             if done or sequence.emitted == 0 or fresh >= self._per_event:
@@ -322,8 +345,10 @@ class FixedModel(_Engine):
         if sequence.emitted == 0:
             tokens, due = 1, after_ns + self._step_ns(self._ttft_s, 1)
         else:
-            tokens = min(self._per_event, sequence.output - sequence.emitted)
-            numbers = range(sequence.emitted + 1, sequence.emitted + tokens + 1)
+            rest, tokens, steps = sequence.output - sequence.emitted, 0, 0
+            while tokens < min(self._per_event, rest):
+                tokens, steps = min(tokens + 1 + self._accepted(), rest), steps + 1
+            numbers = range(sequence.emitted + 1, sequence.emitted + steps + 1)
             due = after_ns + sum(self._step_ns(self._itl_s, k) for k in numbers)
         heapq.heappush(self._heap, (due, next(self._order), tokens, sequence))
 

@@ -176,6 +176,13 @@ class Faults(_Part):
 # ---- The whole ------------------------------------------------------------------------------------------
 
 
+class Speculation(_Part):
+    """Each decode step drafts `tokens`; each is accepted with probability `acceptance` if all before it were."""
+
+    tokens: Count = 3
+    acceptance: Share = 0.6
+
+
 class SimProfile(_Part):
     """One simulated engine: `law` says how fast, the limits are vLLM's, the rest is what it tells clients.
 
@@ -204,6 +211,7 @@ class SimProfile(_Part):
     close_after_response: bool = False
     keep_alive_s: float | None = Field(None, ge=0.001)
     api_key: str | None = None
+    speculation: Speculation | None = None
     faults: Faults = Faults()
 
     @model_validator(mode="after")

@@ -66,10 +66,11 @@ class Streams:
     def prepare(self) -> None:
         """Make the next event of every stream that was written: for the time when nothing is due.
 
-        Not a first event: how much of its prompt was cached is not known before.
+        Not a first event: how much of its prompt was cached is not known before. Nor with drafts, for how many tokens
+        it will have.
         """
         for stream in self._unready.values():
-            if not stream.ready:
+            if not stream.ready and self.profile.speculation is None:
                 left = stream.answer.generation.output_tokens - stream.written
                 stream.ready = stream.answer.token_event(min(left, self.profile.tokens_per_event))
         self._unready.clear()
