@@ -31,7 +31,7 @@ from benchbench.fidelity.stored_answers import read_answers
 from benchbench.prefixes.hits import Hits
 from benchbench.spec.cell import CellInfo
 from benchbench.spec.schema import DEFAULT_BLOCKS
-from benchbench.speculation.acceptance import Acceptance, acceptance_change
+from benchbench.speculation.acceptance import Acceptance, acceptance_note
 
 K = TypeVar("K")
 R = TypeVar("R")
@@ -141,11 +141,9 @@ def pair(
         *_confounded(base, candidate),
         *(["starts were left out where bench best could decide nothing by them"] if within and _chosen(base) else []),
         *(note for label in labels if (note := hit_note(label, old.hits[label], new.hits[label]))),
+        *(note for label in labels if (note := acceptance_note(label, old.acceptance[label], new.acceptance[label]))),
     ]
     notes += [f"{label}: {TITLES[metric]} is 0 in a start, so it has no ratio" for metric, label in zeros]
-    for label in labels:
-        if change := acceptance_change(old.acceptance[label], new.acceptance[label]):
-            notes.append(f"{label}: drafts are accepted otherwise ({change}), so the change is confounded with that")
     for side, values in ((base, old), (candidate, new)):
         notes += _side_notes(side, values)
     for start in outlying_starts(samples):

@@ -105,9 +105,10 @@ def acceptance_words(acceptance: Acceptance) -> str:
     )
 
 
-def acceptance_change(base: Acceptance | None, candidate: Acceptance | None) -> str:
-    """How the two differ, where their tokens a draft do by more than AGREE; else ""."""
+def acceptance_note(label: str, base: Acceptance | None, candidate: Acceptance | None) -> str:
+    """A sentence on a cell of two builds whose tokens a draft differ by more than AGREE; else ""."""
     if base is None or candidate is None or abs(candidate.length / base.length - 1) <= AGREE:
         return ""
-    rates = f"{100 * base.rate:.1f} and {100 * candidate.rate:.1f} %"
-    return f"{rates}, {base.length:.2f} and {candidate.length:.2f} tokens a draft"
+    change = f"{100 * base.rate:.1f} and {100 * candidate.rate:.1f} %"
+    change += f", {base.length:.2f} and {candidate.length:.2f} tokens a draft"
+    return f"{label}: drafts are accepted otherwise ({change}), so the change is confounded with that"
