@@ -27,6 +27,7 @@ CORE = ("spec", "measure", "loadgen", "decoding", "openai", "store", "analysis",
 OPTIONAL = (
     "accuracy",
     "audit",
+    "bisect",
     "capacity",
     "choice",
     "exporters",
