@@ -242,6 +242,20 @@ def test_limits_are_judged_with_what_a_block_does_to_all() -> None:
     assert True in limits_met(alone, 1e-3).values()
 
 
+def test_a_cell_without_a_limit_is_decided_beside_one_with_a_limit() -> None:
+    rng = random.Random(5)
+    starts = {v: {b: rng.gauss(0, 0.002) - 0.2 * k for b in range(4)} for k, v in enumerate("abc")}
+    excess = {v: {b: rng.gauss(-0.5, 0.002) for b in range(4)} for v in "abc"}
+    levels = Levels(3, 2, 3, limited=True)
+    sets = sets_of({"x": CellStarts(starts, excess), "y": CellStarts(starts)}, "abc", levels, [2, 3, 4])
+    assert sets.kept == {"x": ["a"], "y": ["a"], DEFAULT: ["a"]}
+    assert sets.needed(levels, 0.01) == set()
+    alike = {v: {b: rng.gauss(0, 0.002) for b in range(4)} for v in "abc"}
+    sets = sets_of({"x": CellStarts(alike)}, "abc", Levels(3, 1, 3), [2, 3, 4])
+    assert sets.needed(Levels(3, 1, 3), 0.0001) == {*"abc"}
+    assert sets.needed(Levels(3, 1, 3), 0.1) == set()  # surely within the margin of each other
+
+
 def simulated(rng: random.Random, blocks: int = 6, count: int = 12) -> tuple[bool, int]:
     """Whether the true best, s0, is in every set, and the starts made, when others are dropped as they are beaten."""
     names = [f"s{k}" for k in range(count)]

@@ -26,6 +26,7 @@ def measured(sweep_file: Path) -> Run | None:
         sys.exit(str(error))
     assert_type(spec, SweepSpec)
     assert_type(benchbench.spec_from_mapping({"name": "mine"}), SweepSpec)
+    assert_type(benchbench.best(spec, out="runs/best", metric="ttft"), Outcome)
     outcome = benchbench.sweep(spec, out="runs/mine", plots=False)
     assert_type(outcome, Outcome)
     return benchbench.open_run(outcome.path) if outcome.state == "complete" else None

@@ -116,6 +116,7 @@ def _cell(label: str, info: CellInfo, values: Mapping[str, Values], metric: str,
             v: {b: x for b, rounds in of.rounds[label].items() if (x := excess_of(rounds, of.cells[label])) is not None}
             for v, of in usable.items()
         }
+        excess = excess if any(excess.values()) else None  # a TPOT that does not exist breaks no limit
     return CellStarts(starts, excess, unusable)
 
 

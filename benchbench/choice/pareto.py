@@ -72,8 +72,8 @@ def pareto(answer: Answer, title: str) -> Figure | None:
     columns = min(len(panels), 2 if sheets.is_narrow() or len(panels) in {2, 4} else 3)
     rows = math.ceil(len(panels) / columns)
     figure, axes = sheets.make_frame(
-        "Which setting? Throughput against latency, 95 % intervals over starts",
-        f"{title} · ringed: the best and what cannot be told from it{cut}",
+        "Settings: throughput against latency",
+        f"{title} · 95 % intervals over starts · ringed: the best and what cannot be told from it{cut}",
         legend,
         height=max(2.6, 2.3 * rows),
         rows=rows,

@@ -39,7 +39,7 @@ class Sets:
 
     out: dict[str, dict[str, Out]] = field(default_factory=dict)
     kept: dict[str, list[str]] = field(default_factory=dict)
-    met: dict[str, dict[str, bool | None]] = field(default_factory=dict)
+    met: dict[str, dict[str, bool | None]] = field(default_factory=dict)  # also where a cell has no limit
     default_cells: list[str] = field(default_factory=list)
     pooled: dict[str, Starts] = field(default_factory=dict)  # y, of the default means over its cells
 
@@ -62,7 +62,7 @@ def sets_of(cells: Mapping[str, CellStarts], settings: Sequence[str], levels: Le
     sets = Sets()
     for label, cell in cells.items():
         out = {setting: Out("invalid", why, 0) for setting, why in cell.unusable.items()}
-        met: dict[str, bool | None] = {}
+        met: dict[str, bool | None] = dict.fromkeys(cell.starts, True) if levels.limited and cell.excess is None else {}
         for blocks in looks:
             if cell.excess is not None:
                 fresh = limits_met(_until(cell.excess, blocks), levels.limit)

@@ -110,7 +110,8 @@ def page(runs: Sequence[Run], best: Sequence[Section] = ()) -> str:
     text: str = _template().render(
         title=", ".join(dict.fromkeys(run.name for run in runs)),
         heads=heads,
-        verdicts=[
+        verdicts=[(f"{section.title}: " if section.title else "") + section.lines[-1] for section in best]
+        + [
             (f"{runs[place].name}: " if len(runs) > 1 else "") + line
             for place, pairs in compared
             for line in _verdicts(pairs)
