@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from benchbench.analysis.metrics import round_metrics
 from benchbench.engines.simulator.model import BatchModel
 from benchbench.engines.simulator.profiles import SimProfile
-from benchbench.loadgen.job import Job, Quota
+from benchbench.loadgen.job import Job
 from benchbench.prompts.round_job import SPARE_BATCHES, first_outputs
+from benchbench.refills.quota import Quota
 from benchbench.senders.shares import split
 from benchbench.store.arrow import lists, numbers, texts
 

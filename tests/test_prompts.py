@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from benchbench.engines.open import access_of
 from benchbench.errors import EngineError
-from benchbench.loadgen.job import Quota
 from benchbench.openai.target import Access, make_target
 from benchbench.prompts.arrivals import due_offsets_ns
 from benchbench.prompts.round_job import bodies, make_job
 from benchbench.prompts.seeds import round_generator
+from benchbench.refills.quota import Quota
 from benchbench.spec import Cell, EndpointEngine, make_plan, spec_from_mapping
 
 VOCAB = (1000, 200_000)

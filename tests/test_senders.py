@@ -27,9 +27,10 @@ from benchbench import open_run
 from benchbench.analysis.metrics import round_metrics
 from benchbench.engines.simulator import SimulatorProcess
 from benchbench.errors import WorkerDiedError
-from benchbench.loadgen.job import CLOSE, SERVED, Job, Quota
+from benchbench.loadgen.job import CLOSE, Job
 from benchbench.openai.target import Access, make_target
 from benchbench.prompts.round_job import make_job
+from benchbench.refills.quota import SERVED, Quota
 from benchbench.senders import sizing
 from benchbench.senders.group import WorkerGroup
 from benchbench.senders.http_worker import HttpWorker

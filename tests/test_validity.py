@@ -45,8 +45,8 @@ CHANGES: dict[Reason, dict[str, Any]] = {
     Reason.REPLICAS: {"replicas": True},
     Reason.MIXED_ENGINES: {"engines": 2},
     Reason.CACHED_PREFIX: {"cached_tokens": 4},
-    Reason.HIT_RATE: {"hits": Hits(100, 64, wrong_tokens=65)},
-    Reason.HIT_RATE_UNKNOWN: {"hits": Hits(100, 64, wrong_tokens=65, unknown=1)},
+    Reason.HIT_RATE: {"hits": Hits(100, 64, 6400, wrong_tokens=65)},
+    Reason.HIT_RATE_UNKNOWN: {"hits": Hits(100, 64, 6400, wrong_tokens=65, unknown=1)},
     Reason.PREEMPTED: {"preemptions": 3},
     Reason.UNSTABLE_WARMUP: {"warmup_agreed": False},
     Reason.TOO_FEW_ROUNDS: {"rounds": 4},
@@ -169,7 +169,7 @@ def test_where_nothing_was_good_only_that_is_said() -> None:
 
 
 def test_hits_that_are_wanted_are_no_cached_prefix_up_to_one_point() -> None:
-    wanted = replace(GOOD, cached_tokens=6000, prefix_hits=6000, hits=Hits(100, 64, wrong_tokens=64))
+    wanted = replace(GOOD, cached_tokens=6000, prefix_hits=6000, hits=Hits(100, 64, 6400, wrong_tokens=64))
     assert status_of(wanted, BUDGETS) == ("valid", ())
 
 

@@ -21,5 +21,5 @@ def make_direct_job(
         payloads=[row.astype("<i4").tobytes() for row in ids],
         detokenize=isinstance(cell.engine, VllmInprocessEngine) and cell.engine.detokenize,
         reset_prefix_cache=cell.rounds.reset_prefix_cache,
-        prefixes=tuple(row.astype("<i4").tobytes() for row in prefixes(cell, vocab)) if cell.prompts.shared else (),
+        prefixes=tuple(row.astype("<i4").tobytes() for row in prefixes(cell, vocab)),
     )

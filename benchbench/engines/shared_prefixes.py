@@ -25,7 +25,7 @@ def prepare_cache(opened: Opened, view: ServerView, cell: Cell) -> None:
     """
     if cell.rounds.reset_prefix_cache:
         view.reset_prefix_cache()
-    if cell.prompts.shared is None:
+    if cell.prompts.shared is None or cell.prompts.shared.turns:
         return
 
     def question(url: str, access: Access) -> Coroutine[None, None, None]:

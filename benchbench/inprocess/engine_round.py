@@ -21,7 +21,8 @@ from benchbench.inprocess.async_llm import InprocessEngine, Tokens
 from benchbench.linux import clock_offset_ns
 from benchbench.loadgen.columns import NO_ANSWER, columns_of
 from benchbench.loadgen.exchange import Exchange, Failure, Log
-from benchbench.loadgen.job import DirectJob, Quota, RoundFacts
+from benchbench.loadgen.job import DirectJob, RoundFacts
+from benchbench.refills.quota import Quota
 from benchbench.store.requests import ErrorKind, ErrorPhase, RoundColumns
 
 ABORT_S = 5.0  # how long given-up requests may take to tell the engine; then they are left to themselves
@@ -66,6 +67,7 @@ class DirectRound:
         self.facts = RoundFacts()
         self.died = ""
         self._exchanges: list[Exchange] = []  # place = index: requests are taken in order
+        self._payloads: list[int] = []
         self._responses: list[Response] = []
         self._finished: dict[int, Finished] = {}
         self._stamps: list[int] = []
@@ -93,7 +95,8 @@ class DirectRound:
 
     async def run(self) -> RoundColumns | None:
         job = self.job
-        self._ask = self.engine.prepare(job.payloads, job.asked_output, exact=job.exact, detokenize=job.detokenize)
+        outputs = tuple(job.asked_output)  # of payloads: of conversations the job's change as they are sent
+        self._ask = self.engine.prepare(job.payloads, outputs, exact=job.exact, detokenize=job.detokenize)
         offset_ns, cpu_ns, wall_ns = clock_offset_ns(), time.process_time_ns(), _now()
         if self.turns:
             self.turns.longest_ns = 0
@@ -134,7 +137,7 @@ class DirectRound:
             self._flying[exchange.index] = _Flight(asyncio.current_task(), time.monotonic_ns())
             exchange.sent_ns = _now()
             try:
-                finished = await self._ask(exchange.index, self._listener(exchange))
+                finished = await self._ask(self._payloads[exchange.index], self._listener(exchange))
             except Exception as error:  # noqa: BLE001 - whatever an engine raises is a failed request
                 if not exchange.end_ns:
                     self._broken(exchange, error)
@@ -151,6 +154,7 @@ class DirectRound:
         if self.job.paced:
             scheduled_ns = self._begun_ns + self.job.due_ns[index]
         exchange = Exchange(index, b"", self._log, scheduled_ns)
+        self._payloads.append(self._quota.payload(index))
         self._exchanges.append(exchange)
         self._responses.append(Response(tokens_from="ids"))
         return exchange

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 
 from benchbench.openai.target import Target
 
-READY, SERVED, CLOSE = "ready", "served", 0
+READY, CLOSE = "ready", 0
 Commands = Callable[[int], str | int | None]  # by the descriptor at which they came
-Tell = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +20,9 @@ class Job:
     else empty out too early (`Quota`). `target_of`: of each request which of several servers it goes to; `pinned`: one
     that takes another's place goes to that one's instead. `together`: a share of a round, of which other workers have
     the others. It tells READY once it could begin, and begins at the time (ns) that it is sent then. It tells SERVED
-    when it needs no spare request any more, and sends them all the same until it is sent CLOSE.
+    when it needs no spare request any more, and sends them all the same until it is sent CLOSE. `turns`: so many
+    payloads in a row are one conversation, each sent once the one before it has ended (`refills.quota`); then the k-th
+    of the lists of lengths is that of payload k until it is sent, and afterwards that of the request with index k.
     """
 
     payloads: list[bytes]
@@ -37,6 +38,7 @@ class Job:
     target_of: list[int] = field(default_factory=list)
     pinned: bool = False
     together: bool = False
+    turns: int = 1
 
     @property
     def secrets(self) -> frozenset[str]:
@@ -67,37 +69,6 @@ class DirectJob(Job):
     detokenize: bool = False
     reset_prefix_cache: bool = False
     prefixes: tuple[bytes, ...] = ()
-
-
-class Quota:
-    """How many requests of a job are sent: `planned`, and spare ones until those that its figures are of have ended
-    (all but the last B + 1 of a closed load, see `analysis.metrics`). So the batch stays full as long as the longest of
-    them runs. A share tells SERVED then, and goes on until `close`.
-    """
-
-    def __init__(self, job: Job, tell: Tell = bool) -> None:
-        self._tell, self._held = tell if job.together else bool, job.together
-        self.planned, self._most = len(job.payloads) - job.spare, len(job.payloads)
-        self._last = self.planned - job.in_flight - 1
-        self._running = max(0, self._last) if job.spare else 0
-
-    @property
-    def sendable(self) -> int:
-        return self._most if self._running or self._held else self.planned
-
-    def close(self) -> None:
-        """Send no spare requests any more."""
-        self._held = False
-        self._leave(0)
-
-    def ended(self, index: int) -> None:
-        if index < self._last:
-            self._leave(self._running - 1)
-
-    def _leave(self, running: int) -> None:
-        was, self._running = self._running, max(0, running)
-        if was and not self._running:
-            self._tell(SERVED)
 
 
 @dataclass(slots=True)

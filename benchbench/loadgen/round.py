@@ -15,8 +15,9 @@ from benchbench.linux import ANCILLARY, clock_offset_ns, exact_wait, to_stamp
 from benchbench.loadgen.columns import compact
 from benchbench.loadgen.connection import READ_SIZE, Connection, Pools, State
 from benchbench.loadgen.exchange import Exchange, Failure, Log, WireError
-from benchbench.loadgen.job import CLOSE, READY, Commands, Quota, RoundFacts, RoundJob, Tell
+from benchbench.loadgen.job import CLOSE, READY, Commands, RoundFacts, RoundJob
 from benchbench.loadgen.liveness import Liveness
+from benchbench.refills.quota import Quota, Tell
 from benchbench.replicas.dealing import Places
 from benchbench.store.requests import ErrorKind, ErrorPhase
 
@@ -87,9 +88,8 @@ class Round:
 
     def _arm(self, scheduled_ns: int) -> Connection | None:
         """Give the next request a connection: an idle one that is not stale, else a new one."""
-        target, payload = self._places.take(self._next)
-        exchange = Exchange(self._next, payload, self.log, scheduled_ns, target=target)
-        self._exchanges[self._next] = exchange
+        target, payload = self._places.take(self._next, self._quota.payload(self._next))
+        exchange = self._exchanges[self._next] = Exchange(self._next, payload, self.log, scheduled_ns, target=target)
         self._next += 1
         while idle := self.pools[target].idle:
             conn = idle.pop()

@@ -235,7 +235,7 @@ def _store(
         "rate": cell.rate,
         "load": cell.load.kind,
     }
-    table = round_table(with_asked_hits(columns, cell, labels), labels, facts)
+    table = round_table(with_asked_hits(columns, cell, labels, facts), labels, facts)
     driver.run.write_round(table, cell.key, step.phase, step.number)
     driver.pace.seconds += facts["wall_ns"] / 1e9
     driver.pace.steps += step.output

@@ -25,34 +25,36 @@ class Hits:
     """
 
     requests: int
-    prefix_tokens: int  # of each prefix
+    prefix_tokens: int  # of each prefix, or of the longest
+    possible_tokens: int  # that prefixes would have if all requests began with one; of conversations: that they have
     wanted: int = 0  # requests that were to hit
     asked_tokens: int = 0
     cached_tokens: int = 0
     wrong_tokens: int = 0
     short: int = 0  # requests that were to hit, of fewer cached tokens than the prefix has
     longest: int = 0  # the most cached tokens of these
+    shortest: int = 0  # and the fewest
     over: int = 0  # requests of more cached tokens than asked: misses that hit, or longer hits
     unknown: int = 0
     hit: Mask = field(default_factory=lambda: np.zeros(0, np.bool_), compare=False)
 
     @property
     def asked_rate(self) -> float:
-        """Asked cached tokens / (requests x prefix tokens): the share of requests that were to hit."""
-        return self.asked_tokens / max(1, self.requests * self.prefix_tokens)
+        """Asked cached tokens / possible ones: the share of requests that were to hit; 1 of conversations."""
+        return self.asked_tokens / max(1, self.possible_tokens)
 
     @property
     def rate(self) -> float | None:
-        """Cached prompt tokens / (requests x prefix tokens); None where the server does not tell of every request.
+        """Cached prompt tokens / possible ones; None where the server does not tell of every request.
 
         It is the share of requests that hit where each hit is of the whole prefix.
         """
-        return None if self.unknown or not self.requests else self.cached_tokens / (self.requests * self.prefix_tokens)
+        return None if self.unknown or not self.possible_tokens else self.cached_tokens / self.possible_tokens
 
     @property
     def off(self) -> bool:
         """Whether the cached tokens are not those asked for, request by request, beyond one percentage point."""
-        return not self.unknown and self.wrong_tokens > TOLERANCE * self.requests * self.prefix_tokens
+        return not self.unknown and self.wrong_tokens > TOLERANCE * self.possible_tokens
 
 
 def hits_of(column: Callable[[str], npt.NDArray[Any]], good: Mask, steady: Mask, facts: Mapping[str, Any]) -> Hits:
@@ -71,12 +73,14 @@ def hits_of(column: Callable[[str], npt.NDArray[Any]], good: Mask, steady: Mask,
     return Hits(
         requests=len(wanted),
         prefix_tokens=prefix,
+        possible_tokens=int(wanted.sum()) if facts.get("turns") else len(wanted) * prefix,
         wanted=int((wanted > 0).sum()),
         asked_tokens=int(wanted.sum()),
         cached_tokens=int(cached.sum()),
         wrong_tokens=int(np.abs(cached - wanted).sum()),
         short=int(short.sum()),
         longest=int(cached[short].max(initial=0)),
+        shortest=int(cached[short].min()) if short.any() else 0,
         over=int((cached > wanted).sum()),
         unknown=0 if none_at_all or not silent.all() else len(wanted),
         hit=wanted[steady] > 0,
@@ -88,6 +92,17 @@ def together(rounds: Sequence[Hits | None]) -> Hits | None:
     each = [hits for hits in rounds if hits]
     if not each:
         return None
-    names = ("requests", "wanted", "asked_tokens", "cached_tokens", "wrong_tokens", "short", "over", "unknown")
+    names = (
+        "requests",
+        "possible_tokens",
+        "wanted",
+        "asked_tokens",
+        "cached_tokens",
+        "wrong_tokens",
+        "short",
+        "over",
+        "unknown",
+    )
     most = {name: max(getattr(hits, name) for hits in each) for name in ("prefix_tokens", "longest")}
+    most["shortest"] = min((hits.shortest for hits in each if hits.short), default=0)
     return Hits(**{name: sum(getattr(hits, name) for hits in each) for name in names}, **most)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from benchbench.datasets.conversations import turn_tokens
 from benchbench.datasets.laws import Law
 from benchbench.loadgen.job import RoundJob
 from benchbench.openai.target import Target, prompt_field
 from benchbench.prompts.arrivals import due_offsets_ns
-from benchbench.prompts.prefix_groups import lay_prefixes
+from benchbench.prompts.prefix_groups import lay_prefixes, turns_of
 from benchbench.prompts.seeds import round_generator
+from benchbench.refills.quota import openings
 from benchbench.spec import Cell
 from benchbench.spec.engine_sections import NEWER_LIMIT
 
@@ -110,13 +113,22 @@ def common_fields(cell: Cell, generator: np.random.Generator, output: int) -> di
         due, in_flight = [0] * count, cell.batch or 1
     if cell.spread and (cell.output_mode == "as_served" or laws.output):
         spare = SPARE_BATCHES * in_flight
-    inputs = _lengths(laws.input, cell.input or 0, generator, count, spare)
+    turns = turns_of(cell)
+    law = laws.input if turns == 1 else None
+    inputs = _lengths(law, cell.input or 0, generator, count, spare)
     outputs = [
         min(length, output) if output < cell.output else length
         for length in _lengths(laws.output, output, generator, count, spare)
     ]
+    first: Sequence[int] = range(in_flight)
+    if turns > 1:
+        conversations = in_flight - (-(count + SPARE_BATCHES * in_flight) // turns)
+        inputs = conversations * turn_tokens(turns, cell.lengths.input.least if cell.lengths.input else 1, cell.output)
+        outputs, spare = [output] * len(inputs), len(inputs) - count
+        first = list(itertools.islice(openings(turns, in_flight), in_flight))
     if cell.spread:
-        outputs[:in_flight] = first_outputs(outputs[:in_flight])
+        for place, length in zip(first, first_outputs([outputs[place] for place in first]), strict=True):
+            outputs[place] = length
     return {
         "due_ns": due,
         "in_flight": in_flight,
@@ -127,4 +139,5 @@ def common_fields(cell: Cell, generator: np.random.Generator, output: int) -> di
         "stall_s": cell.timeouts.stall_s,
         "exact": cell.output_mode == "exact",
         "paced": load.kind == "open",
+        "turns": turns,
     }

@@ -51,16 +51,16 @@ class Places:
         self._kept_from = job.in_flight if job.pinned and not job.paced else None
         self._free: deque[int] = deque()  # servers of places that nobody has taken since
 
-    def take(self, index: int) -> tuple[int, bytes]:
-        """The server that request `index`, which is sent next, goes to, and the request."""
-        payload = self._payloads[index]
+    def take(self, index: int, number: int | None = None) -> tuple[int, bytes]:
+        """The server that request `index`, the next one, goes to, and the request: payload `number`, or `index`."""
+        number = index if number is None else number
+        payload = self._payloads[number]
         if not self._own:
             return 0, payload
-        own = self._own[index]
-        if self._kept_from is None or index < self._kept_from or not self._free:
-            return own, payload
-        server = self._free.popleft()
-        return server, payload if server == own else moved(payload, self._servers[server])
+        server = self._own[index]
+        if self._kept_from is not None and index >= self._kept_from and self._free:
+            server = self._free.popleft()
+        return server, payload if server == self._own[number] else moved(payload, self._servers[server])
 
     def leave(self, server: int) -> None:
         """A request of this server has ended."""

@@ -15,8 +15,9 @@ from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any, cast
 
 from benchbench.errors import EngineError, WorkerDiedError
-from benchbench.loadgen.job import CLOSE, READY, SERVED, Job
+from benchbench.loadgen.job import CLOSE, READY, Job
 from benchbench.loadgen.worker import Worker
+from benchbench.refills.quota import SERVED
 from benchbench.senders.http_worker import HttpWorker, Sender
 from benchbench.senders.shares import Reply, Share, lost, merged, split
 

@@ -43,14 +43,14 @@ class Share:
 
 
 def is_capped(job: Job) -> bool:
-    """Whether an open load limits the requests in flight."""
-    return job.paced and job.in_flight < len(job.payloads)
+    """Whether which request goes next depends on all that run: an open load with a limit, or conversations."""
+    return (job.paced and job.in_flight < len(job.payloads)) or job.turns > 1
 
 
 def split(job: Job, workers: int) -> list[Share]:
     """The shares of a round for so many workers at most: a request in flight is the least for each.
 
-    Where an open load limits the requests in flight, which one goes next depends on all of them: one worker has it all.
+    Where which request goes next depends on all that run (`is_capped`), one worker has it all.
     """
     count, planned = len(job.payloads), len(job.payloads) - job.spare
     servers = max(job.target_of, default=0) + 1

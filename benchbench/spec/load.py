@@ -139,7 +139,7 @@ def _starved(spec: schema.SweepSpec) -> Iterator[Fault]:
     for cell in sorted(make_plan(spec).cells, key=lambda cell: cell.index):
         if isinstance(cell.load, schema.ClosedLoad) and cell.requests < (cell.batch or 0):
             yield Fault(where, f"{cell.requests} requests cannot keep a batch of {cell.batch} in flight")
-        yield from unreachable(cell.prompts, getattr(cell.lengths.input, "least", cell.input), cell.requests)
+        yield from unreachable(cell)
 
 
 def _variant_faults(data: dict[str, Any], known: list[Fault]) -> Iterator[Fault]:

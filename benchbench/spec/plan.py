@@ -12,6 +12,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, TypeAdapter
 
+from benchbench.datasets.conversations import batches, grown
 from benchbench.datasets.laws import Law, Lengths, mean_of
 from benchbench.products.select import SelectionError, parse_selection
 from benchbench.spec.cell import CellInfo
@@ -286,7 +287,8 @@ def _cell(spec: SweepSpec, shape: Shape, index: int, variant: str) -> Cell:
     if isinstance(load, OpenLoad):
         load = load.model_copy(update={"rate": shape.rate})
     elif isinstance(load, ClosedLoad) and load.requests is None:
-        load = load.model_copy(update={"requests": STEADY_BATCHES * (shape.batch or 1)})
+        load = load.model_copy(update={"requests": batches(spec.prompts.shared, STEADY_BATCHES) * (shape.batch or 1)})
+    shape = grown(shape, spec.prompts.shared)
     return Cell(
         key=_key(spec, shape, load, variant),
         variant=variant,

@@ -134,9 +134,14 @@ class Rounds(Section):
 class SharedPrefix(Section):
     """Prefixes that the server is sent before each round, so that a share of the requests finds one in its cache."""
 
-    prefix_tokens: Count = Field(description="tokens of a prefix: a multiple of the cache's block size, below input")
+    prefix_tokens: Count | None = Field(
+        None, description="tokens of a prefix: a multiple of the cache's block size, below input"
+    )
     groups: Count = Field(1, description="different prefixes, which requests begin with in turn")
     hit_rate: float = Field(1.0, gt=0, le=1, description="share of a round's requests that begin with a shared prefix")
+    turns: Annotated[int, Field(ge=2, le=1000)] | None = Field(
+        None, description="instead of a prefix: requests of a conversation, each with all before it in its prompt"
+    )
 
 
 class Prompts(Section):
