@@ -16,9 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runs_made import BRANCHES, FAILED, Tell, made_run
 
+from benchbench import compare_runs
 from benchbench.analysis.runs import open_run
-from benchbench.comparison.pairs import pair, pairs_of, sides_of
+from benchbench.comparison.candidates import pairs_of
+from benchbench.comparison.pairs import pair, sides_of
+from benchbench.comparison.shifts import holm
 from benchbench.comparison.tables import comparison_table, sentence
+from benchbench.comparison.verdicts import PRIMARY
 from benchbench.fidelity.answers import GreedyAnswer, StartAnswers
 from benchbench.fidelity.stored_answers import store_answers
 from benchbench.spec import Cell, Session
@@ -297,7 +301,7 @@ def test_a_closed_load_of_before_its_first_wave_was_spread_is_another_load() -> 
         (["run", "nobody", "main"], "--base nobody: no variant of run (allowed: main, int8-moe)"),
         (["run", "main", "main"], "main: is the base and the candidate"),
         (["run", "main"], "main: not a run directory"),
-        (["run", "single", "main"], "give one other run, or the names of a base and a candidate"),
+        (["run", "single", "main"], "give other runs, or the names of a base and a candidate"),
         (["single"], "has no variants to compare; give a second run"),
         (["single", "run"], "name one with --candidate (allowed: main, int8-moe)"),
         (["none"], "none: not a run directory"),
@@ -403,6 +407,12 @@ def test_a_against_itself_calls_nothing_large_and_is_remembered_for_plans() -> N
     result = bench("noise", DEMO, *SETS, "--set", "engine.options.faults.start_noise=0.02", "--out", "run")
     assert result.exit_code == 0, result.stderr
     assert "A against A2, over 3 blocks: " in result.stdout
+    again = ["noise", DEMO, *SETS, "--set", "engine.options.faults.start_noise=0.02", "--out", "run", "--resume"]
+    ended = json.loads(bench(*again, "--json", "--quiet").stdout)
+    assert (ended["path"], ended["state"]) == ("run", "complete")
+    assert ended["noise"] == json.loads(Path("run/noise.json").read_text())["noise"]
+    quiet = bench(*again, "--quiet")
+    assert (quiet.stdout, quiet.stderr) == ("run\n", "")
     data = compared("run", "--margin", "40%")
     # Of TTFT a busy machine may say anything, one time in twenty even significantly.
     assert {one["verdict"] for one in data["cells"] if one["metric"] == "sys_tok_s"} <= {"equivalent", "undecided"}
@@ -431,3 +441,51 @@ def test_overrides_by_variant_cannot_be_compared_with_themselves() -> None:
     result = bench("noise", DEMO, "--set", sets)
     assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
     assert "overrides that select by variant" in result.stderr
+
+
+# ---- Several candidates at once --------------------------------------------------------------------------
+
+
+def test_several_candidates_share_their_families(tmp_path: Path) -> None:
+    """Of a sweep's variants, and of runs: Holm's correction is over the cells of all of them."""
+    three = {**TINY, "variants": {"main": {}, "b": {}, "c": {}}, "blocks": 4}
+    speeds = {"main": 1.0, "b": 1.02, "c": 0.985, "": 1.0}
+
+    def tell(cell: Cell, start: Session, k: int) -> tuple[float, float]:
+        own = random.Random(f"{cell.key} {start.block} {cell.variant} {k}").gauss(1, 0.006)
+        return 50 * own, 10 * own / speeds[cell.variant]
+
+    run = open_run(made_run(tmp_path / "three", three, tell))
+    alone = [pair(sides_of(run)[0], side) for side in sides_of(run)[1:]]
+    both = pairs_of(run)
+    for kind in ("cells", "overall"):
+        before = [effect for of in alone for effect in getattr(of.compared, kind) if effect.metric in PRIMARY]
+        after = [effect for of in both for effect in getattr(of.compared, kind) if effect.metric in PRIMARY]
+        assert [effect.p_value for effect in after] == [effect.p_value for effect in before]
+        assert [effect.p_adjusted for effect in after] == holm([effect.p_value or 0.0 for effect in before])
+        assert all(new.ratio == old.ratio for new, old in zip(after, before, strict=True))
+        assert all((new.mde_family or 0) > (old.mde_family or 0) for new, old in zip(after, before, strict=True))
+    one_by_one = compare_runs(run, candidate="b")  # a question of one candidate has its own families
+    assert one_by_one.pairs[0].compared == alone[0].compared
+
+
+def test_runs_are_compared_with_the_first(tmp_path: Path) -> None:
+    single = {name: value for name, value in TINY.items() if name != "variants"} | {"blocks": 4}
+    folders = []
+    for name, speed in (("a", 1.0), ("b", 0.9), ("c", 1.1)):
+
+        def tell(cell: Cell, start: Session, k: int, speed: float = speed) -> tuple[float, float]:
+            own = random.Random(f"{cell.key} {start.block} {speed} {k}").gauss(1, 0.003)
+            return 50 * own / speed, 10 * own / speed
+
+        folders.append(made_run(tmp_path / name, single, tell))
+    data = compared(*folders)
+    sides = [(of["base"], of["candidate"], of["verdict"]) for of in data["pairs"]]
+    assert sides == [(str(folders[0]), str(folders[1]), "slower"), (str(folders[0]), str(folders[2]), "faster")]
+    raw = [c["p_value"] for c in data["cells"] if c["metric"] in PRIMARY]
+    assert [c["p_adjusted"] for c in data["cells"] if c["metric"] in PRIMARY] == pytest.approx(holm(raw))
+    gated = bench("compare", *folders, "--fail-on", "slower")
+    assert gated.exit_code == 4
+    assert str(folders[1]) in gated.stderr
+    assert str(folders[2]) not in gated.stderr
+    assert bench("compare", *folders, tmp_path / "none").exit_code == 2

@@ -22,7 +22,7 @@ def pictures_of(run: Run, folder: str | Path | None = None, cell: str | None = N
 
     `cell`: whose timeline, by its key. Raises ValueError for an unknown cell.
     """
-    from benchbench.comparison.pairs import pairs_of
+    from benchbench.comparison.candidates import pairs_of
     from benchbench.figures.caption import run_title
     from benchbench.figures.timeline import timeline_of
 

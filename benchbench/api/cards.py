@@ -95,7 +95,7 @@ def _section(name: str, run: Run, wanted: Wanted) -> str:
         parts = parts_of(chosen_rows(run.rows, wanted.only), columns=wanted.columns, pivot=wanted.pivot)
         return performance_section(run, parts)
     if name == "comparison":
-        from benchbench.comparison.pairs import pairs_of
+        from benchbench.comparison.candidates import pairs_of
         from benchbench.comparison.tables import comparison_table
 
         if pairs := pairs_of(run):

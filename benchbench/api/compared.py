@@ -12,6 +12,7 @@ from benchbench.api.notebook import html_table, paragraphs
 from benchbench.api.run_tables import Form, check_format
 from benchbench.api.selecting import AnyRun, opened
 from benchbench.comparison import tables
+from benchbench.comparison.candidates import together
 from benchbench.comparison.pairs import METRICS, Pair, Side, differences, noise_of, pair, sides_of
 from benchbench.comparison.verdicts import Noise
 from benchbench.figures.caption import run_title
@@ -113,7 +114,7 @@ def _frame(records: Sequence[Mapping[str, Any]], columns: list[str]) -> pd.DataF
 
 def compare_runs(
     run: AnyRun,
-    other: AnyRun | None = None,
+    other: AnyRun | Sequence[AnyRun] | None = None,
     *,
     base: str | None = None,
     candidate: str | None = None,
@@ -121,30 +122,34 @@ def compare_runs(
     noise: AnyRun | None = None,
     allow_unlike: bool = False,
 ) -> RunComparison:
-    """Compare the variants of a run, or a run with another one, start by start.
+    """Compare the variants of a run, or a run with another one, or each of several, start by start.
 
     `base`: the variant to compare with (default: the sweep's baseline); `candidate`: the one to judge (default: each of
-    the others). `margin`: differences within it are equivalent (0.01 is 1 %). `noise`: a run of `bench noise`; nothing
-    inside its noise is called faster or slower. `allow_unlike`: also runs of unlike models, shapes, loads, GPUs or
-    drivers. Raises RunError for what cannot be read, and ValueError for what cannot be compared.
+    the others). Several candidates are one question: they share their families. `margin`: differences within it are
+    equivalent (0.01 is 1 %). `noise`: a run of `bench noise`; nothing inside its noise is called faster or slower.
+    `allow_unlike`: also runs of unlike models, shapes, loads, GPUs or drivers. Raises RunError for what cannot be read,
+    and ValueError for what cannot be compared.
     """
-    first, second = opened(run), None if other is None else opened(other)
-    both = [each for each in (first, second) if each]
-    if bare := next((each for each in both if not each.has_records), None):
-        beside = f"bench table {' '.join(str(each.path) for each in both)}"
+    first = opened(run)
+    others = [] if other is None else [other] if isinstance(other, (Run, str, Path)) else list(other)
+    rest = [opened(each) for each in others]
+    if bare := next((each for each in (first, *rest) if not each.has_records), None):
+        beside = f"bench table {' '.join(str(each.path) for each in (first, *rest))}"
         raise ValueError(f"{bare.path}: has no records of requests, so no comparison ({beside} shows the rows)")
-    sides = _sides(first, second, base, candidate)
-    notes: list[str] = []
-    if second:
-        notes += _refused(differences(first, second), f"{first.path} and {second.path}", allow=allow_unlike)
+    sides = _of_runs(first, rest, base, candidate) if rest else _of_variants(first, base, candidate)
     floor: tuple[Noise, ...] = ()
+    notes: list[str] = []
     if noise is not None:
         aa = opened(noise)
         floor = noise_of(aa)[0]
         notes += _refused(differences(aa, first), f"the noise run {aa.path} and {first.path}", allow=allow_unlike)
-    pairs = [pair(*of_sides, margin, floor, subset=allow_unlike) for of_sides in sides]
-    title = " and ".join(dict.fromkeys(run_title(each) for each in both))
-    return RunComparison(title, tuple(replace(p, notes=(*notes, *p.notes)) for p in pairs), floor)
+    unlike = [
+        _refused(differences(first, each), f"{first.path} and {each.path}", allow=allow_unlike) for each in rest
+    ] or [[] for _ in sides]
+    pairs = together([pair(*of_sides, margin, floor, subset=allow_unlike) for of_sides in sides], floor)
+    title = " and ".join(dict.fromkeys(run_title(each) for each in (first, *rest)))
+    own = zip(unlike, pairs, strict=True)
+    return RunComparison(title, tuple(replace(p, notes=(*of_runs, *notes, *p.notes)) for of_runs, p in own), floor)
 
 
 def _refused(differences: Sequence[str], what: str, *, allow: bool) -> list[str]:
@@ -153,25 +158,31 @@ def _refused(differences: Sequence[str], what: str, *, allow: bool) -> list[str]
     return [f"unlike: {difference}" for difference in differences]
 
 
-def _sides(first: Run, second: Run | None, base: str | None, candidate: str | None) -> list[tuple[Side, Side]]:
-    olds = sides_of(first)
-    old = _side(first, olds, base, "--base") if base else olds[0]
-    if second is None:
-        if len(olds) < 2:
-            raise ValueError(f"{first.path}: has no variants to compare; give a second run")
-        news = [_side(first, olds, candidate, "--candidate")] if candidate else [side for side in olds if side != old]
-        if news == [old]:
-            raise ValueError(f"{old.name}: is the base and the candidate")
-        return [(old, new) for new in news]
-    news = sides_of(second)
-    new = _side(second, news, candidate, "--candidate") if candidate else news[0]
-    for sides, name, option in ((olds, base, "--base"), (news, candidate, "--candidate")):
-        if len(sides) > 1 and not name:
-            allowed = ", ".join(side.name for side in sides)
-            raise ValueError(f"{sides[0].run.path}: has several variants; name one with {option} (allowed: {allowed})")
-    if old.name == new.name:  # two runs of one sweep: their folders tell them apart
-        old, new = (side._replace(name=str(side.run.path)) for side in (old, new))
-    return [(old, new)]
+def _of_variants(run: Run, base: str | None, candidate: str | None) -> list[tuple[Side, Side]]:
+    olds = sides_of(run)
+    old = _side(run, olds, base, "--base") if base else olds[0]
+    if len(olds) < 2:
+        raise ValueError(f"{run.path}: has no variants to compare; give a second run")
+    news = [_side(run, olds, candidate, "--candidate")] if candidate else [side for side in olds if side != old]
+    if news == [old]:
+        raise ValueError(f"{old.name}: is the base and the candidate")
+    return [(old, new) for new in news]
+
+
+def _of_runs(first: Run, rest: Sequence[Run], base: str | None, candidate: str | None) -> list[tuple[Side, Side]]:
+    """One side of each run, the first one's against each of the others."""
+    named = [(first, base, "--base"), *((run, candidate, "--candidate") for run in rest)]
+    sides = []
+    for run, name, option in named:
+        own = sides_of(run)
+        if len(own) > 1 and not name:
+            allowed = ", ".join(side.name for side in own)
+            raise ValueError(f"{run.path}: has several variants; name one with {option} (allowed: {allowed})")
+        sides.append(_side(run, own, name, option) if name else own[0])
+    names = {side.name for side in sides}
+    if len(names) < len(sides):  # runs of one sweep: their folders tell them apart
+        sides = [side._replace(name=str(side.run.path)) for side in sides]
+    return [(sides[0], side) for side in sides[1:]]
 
 
 def _side(run: Run, sides: Sequence[Side], name: str, option: str) -> Side:

@@ -35,15 +35,16 @@ def comparison_of_options(
     allow_unlike: bool,
 ) -> tuple[RunComparison, list[NoiseOf | None]]:
     """What the command line asks for, and what is known of each pair's noise. Raises ValueError, RunError."""
-    first, second, names = open_run(run), None, list(others)
-    if len(names) == 1 or (names and _is_run(names[0]) and names[0] not in first.manifest["spec"]["variants"]):
-        second = open_run(names.pop(0))
-    if names and (len(names) != 2 or second or base or candidate):
-        raise ValueError(f"{' '.join(others)}: give one other run, or the names of a base and a candidate")
-    base, candidate = names or (base, candidate)
+    first = open_run(run)
+    are_runs = [_is_run(name) and name not in first.manifest["spec"]["variants"] for name in others]
+    runs = [open_run(name) for name in others] if len(others) == 1 or all(are_runs) else []
+    if others and not runs:
+        if len(others) != 2 or any(are_runs) or base or candidate:
+            raise ValueError(f"{' '.join(others)}: give other runs, or the names of a base and a candidate")
+        base, candidate = others
     share = percent_of(margin, "--margin")
     named: dict[str, Any] = {"base": base, "candidate": candidate, "noise": noise, "allow_unlike": allow_unlike}
-    compared = compare_runs(first, second, margin=share, **named)
+    compared = compare_runs(first, runs or None, margin=share, **named)
     return compared, [_noise_of_sys_tok_s(first, of_sides, compared.noise) for of_sides in compared.pairs]
 
 
@@ -76,8 +77,11 @@ def against_itself(spec: SweepSpec, blocks: int | None) -> SweepSpec:
     return spec_from_mapping(data | changes | {"name": f"{spec.name}-noise", "blocks": blocks or spec.blocks})
 
 
-def keep_noise(path: Path) -> str:
-    """Write noise.json into an A/A run and keep its figures for `--dry-run`; the table as text. Raises ValueError."""
+def keep_noise(path: Path) -> tuple[str, dict[str, Any]]:
+    """Write noise.json into an A/A run and keep its figures for `--dry-run`; the table as text, and what was written.
+
+    Raises ValueError.
+    """
     run = open_run(path)
     noise, both = noise_of(run)
     name = run.name.removesuffix("-noise")
@@ -88,4 +92,4 @@ def keep_noise(path: Path) -> str:
     if cells:
         mean = next((n.sd for n in speeds if len(n.cells) > 1), cells[0])
         store({"name": name, "blocks": both.blocks, "cell": median(cells), "mean": mean}, NOISE)
-    return f"{noise_table(noise, both)}For comparisons: bench compare RUN --noise {path}"
+    return f"{noise_table(noise, both)}For comparisons: bench compare RUN --noise {path}", data

@@ -102,7 +102,7 @@ def sim(profile: str, port: int, scale: float, models: tuple[str, ...], options:
 
 @main.command()
 @click.argument("run", type=FOLDER)
-@click.argument("others", nargs=-1, metavar="[RUN_B | BASE CANDIDATE]")
+@click.argument("others", nargs=-1, metavar="[RUN_B... | BASE CANDIDATE]")
 @click.option("--base", metavar="NAME", help="The variant to compare with (default: the sweep's baseline).")
 @click.option("--candidate", metavar="NAME", help="The variant to judge (default: each of the others).")
 @click.option("--metric", "metrics", multiple=True, help="Show this only: sys_tok_s, ttft, tpot, e2el, goodput_req_s.")
@@ -112,9 +112,9 @@ def sim(profile: str, port: int, scale: float, models: tuple[str, ...], options:
 @fail_on("slower, 'slower>2%', 'ttft>5%' (tpot, e2el, sys_tok_s, goodput), 'ratio<0.9', fidelity")
 @click.option("--format", "form", type=click.Choice([*FORMS, "junit"]), default="md")
 def compare(run: Path, others: tuple[str, ...], form: Any, metrics: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - click's
-    """Is one build faster than another? Compares the variants of RUN, or two runs, start by start.
+    """Is one build faster than another? Compares the variants of RUN, or it with other runs, start by start.
 
-    An argument after RUN that is a run's folder is the other run; else two names of RUN's variants.
+    Arguments after RUN that are runs' folders are each compared with RUN; else they are two names of RUN's variants.
 
     Exit: 0, 2 bad input, 4 a gate did not pass, or could not be judged.
     """
@@ -127,7 +127,7 @@ def compare(run: Path, others: tuple[str, ...], form: Any, metrics: tuple[str, .
         rules = [rule_of(gate) for gate in options.pop("gates")]
         compared, noises = comparing.comparison_of_options(run, others, **options)
         both = zip(compared.pairs, noises, strict=True)
-        checks = [check for pair, noise in both for check in judge_pair(pair, rules, noise)]
+        checks = [check for pair, noise in both for check in judge_pair(pair, rules, noise, len(noises))]
         text = junit(checks, "bench compare") if form == "junit" else compared.table(form, metrics=metrics)
         (show_markdown if form == "md" else show)(text.rstrip("\n"))
         warnings = [warning for pair in compared.pairs for warning in blind_spots(pair, rules)]

@@ -39,7 +39,7 @@ def profiled_text(spec: SweepSpec, run: Path, starts: int, stop: Stop, source: t
     """Trace what is not traced yet; the Markdown, which is also kept in the run."""
     from benchbench.analysis.runs import open_run
     from benchbench.cli.live import observer_for
-    from benchbench.comparison.pairs import pairs_of
+    from benchbench.comparison.candidates import pairs_of
     from benchbench.engines.process import Hooks
     from benchbench.profiling.kernel_table import profile_text
     from benchbench.profiling.recording import cells_of, read_profiles, record

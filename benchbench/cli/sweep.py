@@ -150,6 +150,8 @@ def sweep(file: Source | None, sets: tuple[str, ...], only: str | None, out: Pat
 @click.option("--out", type=FOLDER, metavar="DIR", help="Run directory (default: runs/NAME-noise-TIME).")
 @click.option("--resume", is_flag=True, help="Continue the run in --out (or the latest of this name).")
 @VERBOSE
+@click.option("--quiet", "-q", is_flag=True, help="Print errors alone, and on stdout the run's directory.")
+@click.option("--json", "as_json", is_flag=True, help="On stdout one JSON object alone: as bench sweep's, with noise.")
 def noise(
     file: Source,
     blocks: int | None,
@@ -158,24 +160,27 @@ def noise(
     out: Path | None,
     *,
     resume: bool,
-    verbose: bool,
+    **shown: bool,
 ) -> None:
     """Measure the sweep's baseline against itself (A/A): the variance between starts, and the smallest effect found.
 
-    For bench compare --noise RUN, and for the power that bench sweep --dry-run prints.
+    For bench compare --noise RUN, and for the power that bench sweep --dry-run prints. With --json, `noise` is what the
+    run's noise.json holds; null where the sweep was stopped.
     """
     from benchbench.cli import comparing
     from benchbench.measure.run import sweep as run_sweep
 
     with refusing():
-        sweep_spec, sets = spec_and_sets(file, sets, out, resume=resume and out is not None)
+        sweep_spec, sets = spec_and_sets(file, sets, out, resume=resume and out is not None, quiet=shown["quiet"])
         spec = comparing.against_itself(sweep_spec, blocks)
-    with Stop() as stop, watching(file, sets) as observer:
+    with Stop() as stop, watching(file, sets, quiet=shown["quiet"]) as observer:
         outcome = run_sweep(spec, out, only=only, sets=sets, resume=resume, observer=observer, stop=stop.fd)
-    counted = [] if blocks is None else ["--blocks", str(blocks)]
-    show_end(spec, outcome, stop, (file, sets), [*same_command("noise", file, sets, only), *counted], verbose=verbose)
     with refusing():
-        show_markdown(comparing.keep_noise(outcome.path))
+        text, data = comparing.keep_noise(outcome.path) if outcome.state == "complete" else ("", {"noise": None})
+    again = [*same_command("noise", file, sets, only), *([] if blocks is None else ["--blocks", str(blocks)])]
+    show_end(spec, outcome, stop, (file, sets), again, **shown, more={"noise": data["noise"]})
+    if not (shown["quiet"] or shown["as_json"]):
+        show_markdown(text)
 
 
 def _clear(out: Path, file: Path) -> None:
@@ -248,13 +253,14 @@ def show_end(
     quiet: bool = False,
     as_json: bool = False,
     plots: bool = True,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Show the outcome, then draw it; one that is not complete ends the process.
 
-    `source`: the sweep's file, with what was --set.
+    `source`: the sweep's file, with what was --set. `more`: what JSON has besides.
     """
     if as_json:
-        show(_json(outcome))
+        show(_json(outcome, more or {}))
     elif not quiet:
         _show(spec, outcome, verbose=verbose, plots=plots)
     elif outcome.path.exists():
@@ -303,13 +309,14 @@ def _useless(outcome: Outcome) -> list[str]:
     return [f"bench: no cell{whose} is valid (see bench explain {outcome.path})" for whose in of.values()]
 
 
-def _json(outcome: Outcome) -> str:
+def _json(outcome: Outcome, more: Mapping[str, Any]) -> str:
     """How the sweep ended and all its rows, as `bench table --format json` has them."""
     from benchbench.report.summary_table import json_table
 
     path = str(outcome.path) if outcome.path.exists() else None
     rows = json.loads(json_table(outcome.rows, include_invalid=True))
-    return json.dumps({"path": path, "state": outcome.state, "message": outcome.message, "rows": rows}, indent=1)
+    ended = {"path": path, "state": outcome.state, "message": outcome.message, "rows": rows, **more}
+    return json.dumps(ended, indent=1)
 
 
 def _show(spec: SweepSpec, outcome: Outcome, *, verbose: bool, plots: bool) -> None:

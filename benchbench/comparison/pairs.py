@@ -56,7 +56,8 @@ class Side(NamedTuple):
 class Pair:
     """A baseline and a candidate, compared. `cells`: label, as in `Sample.cell`, -> what the cell is.
 
-    `planned_cells`: cells that either side planned. `missing`: those that are not compared, with the reason. `absent`
+    `planned`: starts of the side with fewer. `planned_cells`: cells that either side planned.
+    `missing`: those that are not compared, with the reason. `absent`
     says why there is nothing to compare, else it is empty.
     `notes` are sentences that belong to the result.
     `fidelity` is matches, differs or not_measured, `fidelity_note` its sentence, `fidelity_mode` the sweep's key.
@@ -70,6 +71,7 @@ class Pair:
     planned_cells: int
     missing: Mapping[str, str]
     blocks: int
+    planned: int
     interleaved: bool
     margin: float
     absent: str
@@ -103,12 +105,6 @@ def sides_of(run: Run) -> list[Side]:
     first = run.manifest["spec"]["baseline"] or next(iter(variants), "")
     names = [first, *(name for name in variants if name != first)]
     return [Side(run, name, name or run.name) for name in names]
-
-
-def pairs_of(run: Run) -> list[Pair]:
-    """The baseline of a run against each of its other variants; none of a run without variants."""
-    base, *others = sides_of(run)
-    return [pair(base, other) for other in others]
 
 
 def pair(
@@ -158,6 +154,7 @@ def pair(
         cells={label: old.cells[label] for label in labels},
         samples=samples,
         compared=compare(samples, paired=within, margin=margin, floor=floor, planned=min(planned)),
+        planned=min(planned),
         planned_cells=len(old.cells.keys() | new.cells.keys()),
         missing=missing,
         blocks=blocks,

@@ -16,7 +16,8 @@ Verdict, the first that holds:
     undecided         else
 
 Holm's families: the cells x PRIMARY; the geometric means of PRIMARY; of any other metric its cells, and its mean; and
-each cell against the rest of the grid x PRIMARY, where d_b is the cell's minus the mean of the other cells':
+each cell against the rest of the grid x PRIMARY, where d_b is the cell's minus the mean of the other cells'. Each is
+over all candidates that are compared with the baseline at once:
 
     d_b(c) - mean over c' != c of d_b(c')        without what a start does to all its cells alike
 
@@ -41,6 +42,7 @@ from benchbench.student.t_distribution import t_quantile
 Verdict = Literal["equivalent", "faster", "slower", "undecided"]
 
 PRIMARY = ("sys_tok_s", "ttft")
+_FAMILY = dict.fromkeys(PRIMARY, "primary")  # the others have their own
 TITLES = {"sys_tok_s": "Sys tok/s", "ttft": "TTFT", "tpot": "TPOT", "e2el": "E2EL", "goodput_req_s": "Goodput"}
 BETTER = {"sys_tok_s": 1, "ttft": -1, "tpot": -1, "e2el": -1, "goodput_req_s": 1}  # 1: more is better, -1: less is
 CONFIDENCE = 0.95
@@ -144,40 +146,42 @@ def compare(
     margin: float = 0.01,
     floor: Iterable[Noise] = (),
     planned: int | None = None,
+    beside: Sequence[Comparisons] = (),
 ) -> Comparisons:
     """All metrics and cells in the order of first appearance, and each metric's geometric mean.
 
     `paired=False` is for two runs that were not interleaved: Welch's t over starts, of which the run with fewer has
-    `planned` (by default as many as there are blocks). With a `floor` nothing is
-    faster or slower whose ratio lies within `Noise.bound` of its cells. Raises ValueError for an unknown metric, a
-    value not above 0, a cell given twice for a block, or a margin not above 0.
+    `planned` (by default as many as there are blocks). With a `floor` nothing is faster or slower whose ratio lies
+    within `Noise.bound` of its cells. `beside`: this baseline's other candidates, whose p-values are in the same
+    families. Raises ValueError for an unknown metric, a value not above 0, a cell given twice for a block, or a margin
+    not above 0.
     """
     if not margin > 0:
         raise ValueError(f"margin must be above 0, not {margin}")
-    rules = _Rules(paired, math.log1p(margin), {(frozenset(noise.cells), noise.metric): noise for noise in floor})
+    floors = {(frozenset(noise.cells), noise.metric): noise for noise in floor}
+    rules = _Rules(paired, math.log1p(margin), floors, beside)
     grids = grids_of(samples, paired=paired, planned=planned)
     means = [grid.mean() for grid in grids]
     relative = [contrast for grid in grids if grid.metric in PRIMARY for contrast in grid.relative()]
     warnings = [] if paired else ["not interleaved: the change is confounded with drift between the runs"]
-    warnings += [
-        f"no geometric mean of {mean.metric}: no cell has a value in every start" for mean in means if not mean.cells
-    ]
+    empty = [mean.metric for mean in means if not mean.cells]
+    warnings += [f"no geometric mean of {metric}: no cell has a value in every start" for metric in empty]
     return Comparisons(
-        cells=_compared([contrast for grid in grids for contrast in grid.contrasts()], rules),
+        cells=_compared([contrast for grid in grids for contrast in grid.contrasts()], rules, "cells"),
         overall=tuple(
             Overall(cells=c.cells, left_out=c.left_out, **effect)
-            for c, effect in _effects([mean for mean in means if mean.cells], rules)
+            for c, effect in _effects([mean for mean in means if mean.cells], rules, "overall")
         ),
-        relative=_compared(relative, replace(rules, floor={})),
+        relative=_compared(relative, replace(rules, floor={}), "relative"),
         left_out=tuple((cell, grid.metric) for grid in grids for cell in grid.base if cell not in grid.both),
         warnings=tuple(warnings),
     )
 
 
-def _compared(contrasts: Sequence[_Contrast], rules: _Rules) -> tuple[Comparison, ...]:
+def _compared(contrasts: Sequence[_Contrast], rules: _Rules, kind: str) -> tuple[Comparison, ...]:
     return tuple(
         Comparison(cell=c.cells[0], base=c.geometric(c.base), candidate=c.geometric(c.new), **effect)
-        for c, effect in _effects(contrasts, rules)
+        for c, effect in _effects(contrasts, rules, kind)
     )
 
 
@@ -198,7 +202,7 @@ def noise(samples: Iterable[Sample]) -> tuple[Noise, ...]:
             **{name: effect[name] for name in ("metric", "mde", "mde_family")},
         )
         for group in (cells, means)
-        for contrast, effect in _effects(group, _Rules(paired=True))
+        for contrast, effect in _effects(group, _Rules(paired=True), "cells")
         if effect["noise"] is not None
     )
 
@@ -308,20 +312,22 @@ class _Rules:
     paired: bool
     margin: float = 0.0  # log
     floor: Mapping[tuple[frozenset[str], str], Noise] = field(default_factory=dict)
+    beside: Sequence[Comparisons] = ()
 
 
-def _effects(contrasts: Sequence[_Contrast], rules: _Rules) -> Iterator[tuple[_Contrast, dict[str, Any]]]:
-    """Each contrast with the fields of its Effect."""
+def _effects(contrasts: Sequence[_Contrast], rules: _Rules, kind: str) -> Iterator[tuple[_Contrast, dict[str, Any]]]:
+    """Each contrast with the fields of its Effect; `kind`: which of Comparisons' fields they are."""
     shifts = [(paired_shift if rules.paired else welch_shift)(c.base, c.new, LEAST_SPREAD) for c in contrasts]
     families: dict[str, dict[int, float]] = {}
     for index, (contrast, shift) in enumerate(zip(contrasts, shifts, strict=True)):
         if shift.parts:
-            family = families.setdefault("primary" if contrast.metric in PRIMARY else contrast.metric, {})
-            family[index] = t_p_value(shift)
+            families.setdefault(_FAMILY.get(contrast.metric, contrast.metric), {})[index] = t_p_value(shift)
     tested = {}
-    for family in families.values():
-        for index, adjusted in zip(family, holm(list(family.values())), strict=True):
-            tested[index] = (family[index], adjusted, len(family))
+    beside = [effect for other in rules.beside for effect in getattr(other, kind) if effect.p_value is not None]
+    for name, family in families.items():
+        others = [effect.p_value for effect in beside if _FAMILY.get(effect.metric, effect.metric) == name]
+        for index, adjusted in zip(family, holm([*family.values(), *others]), strict=False):  # its own come first
+            tested[index] = (family[index], adjusted, len(family) + len(others))
     for index, (contrast, shift) in enumerate(zip(contrasts, shifts, strict=True)):
         effect = _test(contrast, shift, *tested[index], rules) if index in tested else _untested(shift)
         least = min(shift.starts)

@@ -43,12 +43,15 @@ class Check(NamedTuple):
     sentence: str
 
 
-def judge_pair(pair: Pair, rules: Sequence[Rule], noise: NoiseOf | None = None) -> list[Check]:
-    """Each gate on a comparison, in the order of `rules`. `noise`: of Sys tok/s, from an A/A run; None: unknown."""
-    return [check for rule in rules for check in _judge(pair, rule, noise)]
+def judge_pair(pair: Pair, rules: Sequence[Rule], noise: NoiseOf | None = None, among: int = 1) -> list[Check]:
+    """Each gate on a comparison, in the order of `rules`. `noise`: of Sys tok/s, from an A/A run; None: unknown.
+
+    `among`: how many candidates are judged at once, this one too.
+    """
+    return [check for rule in rules for check in _judge(pair, rule, noise, among)]
 
 
-def _judge(pair: Pair, rule: Rule, noise: NoiseOf | None) -> Iterator[Check]:
+def _judge(pair: Pair, rule: Rule, noise: NoiseOf | None, among: int) -> Iterator[Check]:
     between = f"{pair.candidate} against {pair.base}"
     if pair.absent or not pair.planned_cells:
         yield Check(rule.text, between, "not judged", pair.absent or "there is nothing to compare")
@@ -62,7 +65,7 @@ def _judge(pair: Pair, rule: Rule, noise: NoiseOf | None) -> Iterator[Check]:
         effects = _effects(pair, rule.metrics)
         for of, effect in effects:
             point = rule.kind == "ratio"
-            judged = _point(rule, effect, noise, len(effects)) if point else _change(pair, rule, effect)
+            judged = _point(rule, effect, noise, among * len(effects)) if point else _change(pair, rule, effect)
             yield Check(rule.text, f"{between}: {of}", *judged)
 
 

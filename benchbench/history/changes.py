@@ -31,7 +31,7 @@ from benchbench.student.t_distribution import t_quantile
 WINDOWS = (3, 4, 5, 6, 8, 12, 18, 27, 40)
 LEAST = 8  # nights, before anything is said
 LEAST_REGIME = 3  # nights of a later regime, since the noise is known from those before
-WORSE, BETTER = 0.0012, 0.0001
+WORSE, BETTER = 0.001, 0.0001
 BAD = 0.001
 KEPT = 0.02
 SURE = 0.95  # of the nights between which a step lies

@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 from benchbench.analysis.runs import Run, cell_summary
 from benchbench.analysis.summary import UNITS, summary_row
-from benchbench.comparison.pairs import Pair, pairs_of
+from benchbench.comparison.candidates import pairs_of
+from benchbench.comparison.pairs import Pair
 from benchbench.comparison.tables import comparison_json, comparison_table, sentence
 from benchbench.errors import (
     BenchError,

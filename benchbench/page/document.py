@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchbench.analysis.runs import Run, side_by_side
 from benchbench.analysis.validity import Reason
-from benchbench.comparison.pairs import Pair, pairs_of
+from benchbench.comparison.candidates import pairs_of
+from benchbench.comparison.pairs import Pair
 from benchbench.comparison.tables import caption, headline, notes, percent, ratio_table, ratio_text, sentence
 from benchbench.comparison.verdicts import PRIMARY
 from benchbench.explain.explanation import explain
