@@ -116,10 +116,10 @@ def explain(run: Path, cells: tuple[str, ...]) -> None:
     """
     from benchbench.analysis.runs import open_run
     from benchbench.api.selecting import chosen
-    from benchbench.explain.explanation import explain as explain_cell
+    from benchbench.explain.of_run import explain_cell
 
     with refusing():
         opened = open_run(run)
         opened.need_records()
         for cell in chosen(opened.cells, cells):
-            show_prose(explain_cell(opened.summary_of(cell)) + "\n")
+            show_prose(explain_cell(opened, cell) + "\n")

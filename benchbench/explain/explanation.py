@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ from benchbench.steadiness.steadiness import drift
 from benchbench.store.arrow import Floats
 
 
-def explain(summary: CellSummary) -> str:
-    """A paragraph for one cell: its status, one line a check, and each reason with its remedy."""
+def explain(summary: CellSummary, more: Mapping[str, str] = MappingProxyType({})) -> str:
+    """A paragraph for one cell: its status, one line a check, each reason with its remedy, and `more` lines."""
     cell, evidence = summary.cell, summary.evidence
     lines = [f"{cell.label} {cell.load} [{cell.key}]: {summary.status}"]
     if not evidence.rounds:
@@ -48,6 +49,7 @@ def explain(summary: CellSummary) -> str:
         "clock": f"largest step of wall against monotonic clock {evidence.clock_step_ns / 1e3:.0f} us, "
         + _stamps(evidence),
         **({"roofline": _roofline(summary.utilization)} if summary.utilization else {}),
+        **more,
         **_telemetry(summary.usage, evidence.rounds),
     }
     lines += [f"  {what + ':':16} {text}" for what, text in checks.items()]

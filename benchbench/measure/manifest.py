@@ -69,7 +69,7 @@ def write_manifest(
             "variant_model_facts": {name: model for name, model in facts.items() if model != of_all},
             "accelerator": served_on(plan.spec, devices),
             "speculative": speculative_decoding(plan.spec),
-            "caption": caption_of(plan.spec),
+            "caption": caption_of(plan.spec, of_all),
             "instrument": measured_errors(spec["name"]),
             **environment(),
         }

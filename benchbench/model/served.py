@@ -100,8 +100,8 @@ def hardware_notes(hardware: Hardware | None) -> list[str]:
     return [f"no roofline: hardware.name is none of {', '.join(known_names())}, so it needs {needed}"]
 
 
-def caption_of(spec: SweepSpec) -> list[str]:
-    """What a table made from this sweep must say of its engine."""
+def caption_of(spec: SweepSpec, model: Mapping[str, Any] | None = None) -> list[str]:
+    """What a table made from this sweep must say of its engine, and of a `model` (`ModelFacts`) with experts."""
     engine, lines, speculative = spec.engine, [], spec.speculative
     if isinstance(engine, VllmInprocessEngine):
         lines = ["Measured in-process, without HTTP: from the call of vLLM's AsyncLLM to its outputs."]
@@ -112,6 +112,9 @@ def caption_of(spec: SweepSpec) -> list[str]:
         facts = [speculative.method, f"{speculative.tokens} proposed tokens a pass" if speculative.tokens else None]
         text = ", ".join(fact for fact in facts if fact)
         lines += [f"Speculative decoding{f' ({text})' if text else ''}: the speed depends on the texts."]
+    random = spec.prompts.kind in {"token_ids", "text"}
+    if random and (model or {}).get("experts") and not isinstance(engine, SimulatorEngine):
+        lines.append("Prompts are random tokens, which a mixture of experts routes otherwise than text.")
     return lines
 
 
