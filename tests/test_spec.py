@@ -308,7 +308,7 @@ H200 = [f"h200/{path.stem}" for path in sorted((SWEEPS / "h200").glob("*.yaml"))
 
 
 @pytest.mark.parametrize(
-    "name", ["quickstart", "w7900d", "endpoint", "vllm-cpu", "shared-prefix", "best-demo", "best-vllm", *H200]
+    "name", ["quickstart", "w7900d", "endpoint", "corpus", "vllm-cpu", "shared-prefix", "best-demo", "best-vllm", *H200]
 )
 def test_shipped_sweeps_load_and_survive_a_manifest(name: str) -> None:
     text = (SWEEPS / f"{name}.yaml").read_text()

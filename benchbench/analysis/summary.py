@@ -337,10 +337,8 @@ COLUMNS = {
         _plain("cell.lengths"),
         Column("input_tokens", "Input received", "tokens", 1, lambda s: s.pools["input_tokens"].mean),
         *(
-            Column(
-                f"{n}_tokens_p{q}", f"{n.capitalize()} p{q}", "tokens", 0, partial(_pooled, array=f"{n}_tokens", rank=q)
-            )
-            for n in ("input", "output")
+            Column(f"{name}_p{q}", f"{name.replace('_', ' ')} p{q}", "", 0, partial(_pooled, array=name, rank=q))
+            for name in ("input_tokens", "output_tokens")
             for q in (50, 99)
         ),
         _at("evidence.hits.rate", "hit_rate", "Hit rate", "", 3),

@@ -9,6 +9,7 @@ from benchbench.cli.progress import duration_text
 from benchbench.engines.git_checkout import built_alike
 from benchbench.forecast.durations import LEAST_WARMUPS, sweep_span
 from benchbench.measure.sessions import LAUNCHED
+from benchbench.prompts.prompt_dealer import Dealer
 from benchbench.spec.schema import WARMUP_TOKENS
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def plan_text(plan: Plan, speed: Speed | None = None) -> str:
         f"{len(plan.cells)} cells, {least}{requests} requests, {inputs} input tokens, {tokens} output tokens; "
         f"time: {_time(plan, speed)}"
     )
+    lines += Dealer(plan.spec).check()
     return "\n".join(lines + (_power(plan.spec, len(plan.sessions[0].cells), blocks) if blocks else []))
 
 

@@ -147,8 +147,9 @@ def _heatmap(pair: Pair, title: str) -> Figure | None:
     small += f" · {len(loads)} of {len(every_load):,} loads" if len(loads) < len(every_load) else ""
     batched = pair.cells[ratios[0].cell].batch is not None
     label = "Batch (requests in flight)" if batched else "Request rate (req/s)"
+    names = {(cell.input, cell.output): _shape(cell) for cell in pair.cells.values()}
     bar = Bar(scale, norm, "% better" if step < 1 else "factor", ticks_of(step))
-    return draw_grid(heading, small, [f"{i:,} → {o:,}" for i, o in shapes], loads, label, cells, bar)
+    return draw_grid(heading, small, [names[shape] for shape in shapes], loads, label, cells, bar)
 
 
 def _values(pair: Pair, cell: str, side: str) -> list[float]:
@@ -160,7 +161,8 @@ def _values(pair: Pair, cell: str, side: str) -> list[float]:
 def _curves(pair: Pair, title: str) -> Figure | None:
     """Sys tok/s of both sides over the load, a panel a shape; bars are 95 % intervals over starts."""
     cells = [(comparison.cell, pair.cells[comparison.cell]) for comparison in cells_of(pair, PRIMARY[:1])]
-    shapes = sorted({(cell.input, cell.output) for _, cell in cells})
+    names = {(cell.input, cell.output): _shape(cell) for _, cell in cells}
+    shapes = sorted(names)
     if not shapes:
         return None
     cut = f" · the first {PANELS} of {len(shapes)} shapes" if len(shapes) > PANELS else ""
@@ -176,7 +178,7 @@ def _curves(pair: Pair, title: str) -> Figure | None:
     for axes, shape in zip(panels, shapes, strict=False):
         loads = [(_load(cell), label) for label, cell in cells if (cell.input, cell.output) == shape]
         _panel(axes, pair, sorted(loads))
-        axes.set_title(f"{shape[0]:,} → {shape[1]:,}")
+        axes.set_title(names[shape])
         axes.set_xlabel("Batch" if cells[0][1].batch is not None else "Rate (req/s)", fontsize=8)
     for axes in panels[len(shapes) :]:
         axes.set_visible(False)

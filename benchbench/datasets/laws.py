@@ -88,11 +88,12 @@ class Lengths:
         laws = (("input", self.input), ("output", self.output))
         return "; ".join(f"{name} {law}" for name, law in laws if law)
 
-    def longest(self, mean_input: int | None, mean_output: int) -> int | None:
-        """Tokens of the longest request, prompt and answer; None where nobody knows. Means are those of the cell."""
-        prompt = self.input.most if self.input else mean_input
-        answer = self.output.most if self.output else mean_output
-        return None if prompt is None or answer is None else prompt + answer
+
+def longest(cell: Any) -> int | None:  # noqa: ANN401 - a Cell, whose room is a later one
+    """Tokens of a cell's longest request, prompt and answer; None where nobody knows."""
+    prompt = cell.lengths.input.most if cell.lengths.input else cell.input
+    answer = cell.lengths.output.most if cell.lengths.output else cell.output
+    return None if prompt is None or answer is None else prompt + answer
 
 
 def ambiguous(shapes: Iterable[tuple[Any, ...]]) -> list[Fault]:
@@ -227,7 +228,8 @@ class LengthSchema:
 
 _TOKENS = {"type": "integer", "minimum": 1, "maximum": MOST}
 _NUMBER = {"type": "number", "minimum": 1, "maximum": MOST}
-LAW_SCHEMAS: list[dict[str, Any]] = [
+_LENGTH: list[dict[str, Any]] = [
+    {"type": "integer", "minimum": 1},
     {
         "type": "object",
         "description": "a lognormal law by its mean and p99, kept within min (1) and max (2 x p99)",
@@ -251,3 +253,4 @@ LAW_SCHEMAS: list[dict[str, Any]] = [
     },
     {"const": "file", "description": "as each prompt of prompts.path has it"},
 ]
+AXIS_SCHEMA = {"anyOf": [*_LENGTH, {"type": "array", "items": {"anyOf": _LENGTH}, "minItems": 1}]}

@@ -16,6 +16,11 @@ def short_text(row: Mapping[str, Any], axis: str) -> str:
     return "file" if row.get(axis) is None else f"≈{row[axis]}"
 
 
+def tokens_text(length: int | None) -> str:
+    """A length as figures name it; `file` where only the server can tell it."""
+    return "file" if length is None else f"{length:,}"
+
+
 def lengths_shown(cell: Any) -> list[str]:  # noqa: ANN401 - a CellInfo, whose room is a later one
     """Input and output of a stored cell, as a table's axes show them without its measurements."""
     row = {name: getattr(cell, name) for name in ("input", "output", "lengths")}

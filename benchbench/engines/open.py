@@ -12,11 +12,11 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from benchbench.datasets.corpus import corpus_words
 from benchbench.engines.direct_job import make_direct_job
 from benchbench.engines.log_backends import chosen_backends
 from benchbench.engines.process import EngineProcess, Hooks
+from benchbench.engines.running_texts import running_texts
 from benchbench.engines.same_servers import naming, together
 from benchbench.engines.token_lengths import (
     WORDS,
@@ -33,14 +33,14 @@ from benchbench.openai.client import Capabilities, attach, post
 from benchbench.openai.target import GENERATION, Access, Target, leaves_path_open, make_target, untimed_body
 from benchbench.prompts.dealing_out import dealt_out
 from benchbench.prompts.prefix_groups import block_notes
-from benchbench.prompts.round_job import make_job
+from benchbench.prompts.prompt_dealer import Dealer
+from benchbench.prompts.round_job import Source, Texts, make_job
+from benchbench.prompts.text_fitting import TextFitter, fit_ids
 from benchbench.spec import Cell, EndpointEngine, Plan, SimulatorEngine, VllmServeEngine
 from benchbench.spec.engine_sections import CACHE_VARIABLES
 from benchbench.stopping import unless_stopped
 
 PROBE_S = 120.0  # a first generation may compile kernels
-
-Texts = Callable[[np.random.Generator, int, int], list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,8 @@ class Opened:
     start: Mapping[str, Any] = field(default_factory=dict)
     others: tuple[str, ...] = ()
     pinned: bool = False
+    running: TextFitter | None = None  # makes exact texts of the corpus and of a file's prompts, where the plan has any
+    dealer: Dealer | None = None  # of the prompts of files
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -74,7 +76,9 @@ class Opened:
 
     def common_tokens(self, cell: Cell) -> int:
         """Tokens that all prompts of a cell have in common by their form, and a prefix cache may know."""
-        return 0 if cell.prompts.kind == "token_ids" else self.text_overhead
+        of_file = self.dealer if cell.prompts.kind == "file" else None
+        kind = of_file.kind(cell) if of_file else cell.prompts.kind
+        return 0 if kind == "token_ids" else self.text_overhead
 
     def targets(self, cell: Cell) -> list[Target]:
         """Where a cell's requests go, with the credentials that they need."""
@@ -82,14 +86,27 @@ class Opened:
 
     def job(self, cell: Cell, phase: str, number: int, attempt: int, output: int | None = None) -> Job:
         """A round's work for the worker; `output` overrides the cell's. Raises EngineError without prompts."""
-        if not self.url:
-            return make_direct_job(cell, self.vocab or (0, 1), phase, number, attempt, output)
-        source = self.vocab if cell.prompts.kind == "token_ids" else self.texts
+        source = self.source(cell, phase, number)
         if source is None:
             raise EngineError("no prompts can be made for this cell", "prompts.kind")
+        if not self.url:
+            return make_direct_job(cell, source, phase, number, attempt, output)
         targets = self.targets(cell)
         job = make_job(cell, targets[0], source, phase, number, attempt, output)
         return dealt_out(job, targets, pinned=self.pinned)
+
+    def source(self, cell: Cell, phase: str, number: int) -> Source | None:
+        """Where the prompts of a round come from. Raises EngineError when a file has none left."""
+        kind, running = cell.prompts.kind, self.running
+        if kind == "token_ids":
+            return self.vocab
+        if kind == "corpus" and running:
+            return partial(running.corpus_texts, corpus_words(cell.prompts.path, cell.prompts.sha256))
+        if kind != "file" or self.dealer is None:
+            return self.texts
+        dealt, law = self.dealer.take(cell, phase, number), cell.lengths.input
+        exact = law is None or law.kind != "file"
+        return replace(dealt, fit=running.fit if running else fit_ids) if exact else dealt
 
 
 @contextlib.contextmanager
@@ -163,12 +180,17 @@ def _prepared(plan: Plan, url: str, access: Access, stop: int | None) -> Opened:
         if vocab is None:
             message = "is required: neither the server (POST /tokenize) nor a tokenizer tells its vocabulary"
             raise EngineError(message, "prompts.vocab", allowed="[low, high), or prompts.kind: text")
-    text = next((cell for cell in plan.cells if cell.prompts.kind == "text"), None)
+    asks = plan.spec.fidelity != "off"  # its questions are random words where prompts are of a text
+    text = next((cell for cell in plan.cells if cell.prompts.kind == "text" or (asks and cell.prompts.sha256)), None)
     if text is not None:
         fitted, how, exact = _fitted(text, url, access)
         texts, overhead = partial(exact_texts, fitted), fitted.overhead
         notes.append(how)
-    return Opened(url, vocab, texts, access, capabilities, tuple(notes), overhead, approximate=not exact)
+    dealer = Dealer(plan.spec)
+    running, how, least = running_texts(plan.cells, url, access, dealer)
+    notes += [how] if how else []
+    opened = Opened(url, vocab, texts, access, capabilities, tuple(notes), overhead or least, approximate=not exact)
+    return replace(opened, running=running, dealer=dealer)
 
 
 def _fitted(cell: Cell, url: str, access: Access) -> tuple[Fitted, str, bool]:

@@ -104,18 +104,24 @@ class _Server:
         return _number(_post(self.url, self.access, route, body, GENERATE_S), "usage", "prompt_tokens")
 
 
-def find_counter(url: str, access: Access, engine: Engine, model: str, tokenizer: str | None = None) -> Counter:
+def find_counter(
+    url: str, access: Access, engine: Engine, model: str, tokenizer: str | None = None, *, often: bool = False
+) -> Counter:
     """The first of POST /tokenize, the local `tokenizer` (a tokenizer.json or its folder) and a usage probe that works.
 
     Requests have the engine's extra_body, which may change the chat template. A local tokenizer is compared with the
-    server's usage where there is one, and a constant difference (template, BOS) is counted in. Raises EngineError when
-    none works or nobody answers.
+    server's usage where there is one, and a constant difference (template, BOS) is counted in. `often`: each prompt
+    will be counted, so that a local tokenizer is preferred, and the server's generation, which would then have it in
+    its cache, is not asked. Raises EngineError when none works or nobody answers.
     """
     server = _Server(url, access, engine, model)
     ways = [("POST /tokenize", partial(_trusted, server.tokenized))]
     if tokenizer is not None:
         ways.append((f"tokenizer {Path(tokenizer).name}", partial(_local_counter, tokenizer, server)))
-    ways.append(("usage.prompt_tokens of requests for one token", partial(_trusted, server.used)))
+    if often:
+        ways.reverse()
+    else:
+        ways.append(("usage.prompt_tokens of requests for one token", partial(_trusted, server.used)))
     refusals = []
     for name, way in ways:
         try:

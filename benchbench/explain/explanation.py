@@ -81,7 +81,8 @@ def _requests(evidence: Evidence) -> str:
 
 
 def _input(evidence: Evidence, prompts: str) -> str:
-    how = "token ids, exact by construction" if prompts == "token_ids" else "text, made to length"
+    kinds = {"token_ids": "token ids, exact by construction", "text": "random words, made to length"}
+    how = kinds.get(prompts, f"prompts of {prompts}")
     if evidence.input_unknown:
         return f"{how}; the server reported no input length for {evidence.input_unknown} requests"
     if evidence.input_about:

@@ -101,7 +101,7 @@ def _prompts(
     spec: SweepSpec, opened: Opened, generator: np.random.Generator, lengths: Sequence[int]
 ) -> list[list[int] | str]:
     vocab, texts = opened.vocab, opened.texts
-    if spec.prompts.kind == "token_ids" and vocab:
+    if vocab and (spec.prompts.kind == "token_ids" or texts is None):
         return [generator.integers(*vocab, length).tolist() for length in lengths]
     if texts is None:
         raise EngineError("no prompts can be made", "prompts.kind")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 from typing import Any, NamedTuple, TypeVar
 
+from benchbench.datasets.row_lengths import tokens_text
 from benchbench.products.product import short_settings
 from benchbench.report.summary_table import Row, number
 
@@ -233,7 +234,7 @@ def _variant_panels(sheet: Sheet, cells: dict[Shape, list[Row]]) -> tuple[list[P
             of.setdefault(variant_of(row), []).append(row)
         lines = [Line(sheet.names[v], tuple(of[v]), *sheet.look(v)) for v in sheet.variants if v in of]
         others = [Line(sheet.names[v], tuple(of[v])) for v in spread(sheet.crowd, OTHERS) if v in of]
-        panels.append(Panel(f"{shape[0]:,} → {_outputs(shape[1])}", tuple(lines), tuple(others)))
+        panels.append(Panel(f"{tokens_text(shape[0])} → {_outputs(shape[1])}", tuple(lines), tuple(others)))
     return panels, notes
 
 
@@ -252,7 +253,7 @@ def _shape_panels(_: Sheet, cells: dict[Shape, list[Row]]) -> tuple[list[Panel],
     for length in drawn:
         named = [(looks[shape[1]], shape) for shape in own if shape[0] == length and shape[1] in looks]
         lines = [Line(name, tuple(cells[shape]), *look) for (name, *look), shape in named]
-        panels.append(Panel(f"input {length:,}", tuple(lines)))
+        panels.append(Panel(f"input {tokens_text(length)}", tuple(lines)))
     return [panel for panel in panels if panel.lines], [*notes, *more]
 
 
@@ -263,14 +264,14 @@ def _coloured(lines: Sequence[Line]) -> tuple[Line, ...]:
 def _line_name(shape: Shape, shapes: Sequence[Shape]) -> str:
     """What tells a shape from the others."""
     length, outputs = shape
-    parts = [f"in {length:,}"] if len({i for i, _ in shapes}) > 1 else []
+    parts = [f"in {tokens_text(length)}"] if len({i for i, _ in shapes}) > 1 else []
     return ", ".join([*parts, *([f"out {_outputs(outputs)}"] if len({o for _, o in shapes}) > 1 else [])])
 
 
 def _common(shapes: Sequence[Shape]) -> str:
     """What all shapes share."""
     inputs, outputs = {i for i, _ in shapes}, {o for _, o in shapes}
-    parts = [f"input {next(iter(inputs)):,}"] if len(inputs) == 1 else []
+    parts = [f"input {tokens_text(next(iter(inputs)))}"] if len(inputs) == 1 else []
     return ", ".join([*parts, *([f"output {_outputs(next(iter(outputs)))}"] if len(outputs) == 1 else [])])
 
 
@@ -336,7 +337,7 @@ def dots_of(sheet: Sheet, name: str) -> tuple[list[Line], str]:
     several = len({row[sheet.axis] for row in rows}) > 1
     lines = []
     for row in chosen:
-        name = f"{row['input']:,} → {row['output']:,}" + (f" at {row[sheet.axis]:,g}" if several else "")
+        name = f"{tokens_text(row['input'])} → {row['output']:,}" + (f" at {row[sheet.axis]:,g}" if several else "")
         name += f", {sheet.names[variant_of(row)]}" if sheet.named else ""
         colour, marker = sheet.look(variant_of(row))
         lines.append(Line(name, (row,), colour, marker or "o"))

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchbench.datasets.row_lengths import tokens_text
 from benchbench.figures import choose
 from benchbench.figures import sheet as sheets
 from benchbench.figures.choose import Line, Panel, Point, Sheet, variant_of
@@ -377,6 +378,6 @@ def _heatmap(sheet: Sheet) -> Figure | None:
         for row in of[shape]
         if row[sheet.axis] in loads
     ]
-    names = [f"{i:,} → {o:,}" + (f", {sheet.names[v]}" if sheet.named else "") for i, o, v in shapes]
+    names = [f"{tokens_text(i)} → {o:,}" + (f", {sheet.names[v]}" if sheet.named else "") for i, o, v in shapes]
     heading = "System throughput (Sys tok/s)"
     return draw_grid(heading, title, names, loads, sheet.axis_label, cells, Bar(scale, norm, "Sys tok/s"))

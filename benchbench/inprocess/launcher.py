@@ -22,6 +22,7 @@ from benchbench.fidelity.answers import AnswerJob, GreedyAnswer
 from benchbench.linux import renice
 from benchbench.loadgen.job import Job
 from benchbench.openai.client import Capabilities
+from benchbench.prompts.prompt_dealer import Dealer
 from benchbench.secrets import mask_text
 from benchbench.senders.piped_worker import PipedWorker
 from benchbench.spec import Plan, VllmInprocessEngine
@@ -159,6 +160,7 @@ def _opened(engine: VllmInprocessEngine, worker: InprocessWorker, plan: Plan, ho
             metrics=True,
         ),
         notes=tuple(facts["notes"]),
+        dealer=Dealer(plan.spec),
         watch=worker.watch,
         start=start | {name: facts[name] for name in ("config", "kv_tokens")},
     )

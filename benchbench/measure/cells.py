@@ -58,6 +58,8 @@ class Driver:
     view: ServerView | None = field(init=False, default=None)  # an engine without a server counts for itself
 
     def __post_init__(self) -> None:
+        if self.opened.dealer:
+            self.opened.dealer.attempts = self.attempts
         if urls := self.opened.urls:
             self.view = ServerView(urls, self.opened.access, self.opened.capabilities.metrics, self.stop)
 

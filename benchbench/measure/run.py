@@ -21,6 +21,7 @@ from benchbench.errors import (
     InterruptedSweep,
     LaunchStoppedError,
     ModelError,
+    RunError,
     StoppedError,
     WorkerDiedError,
 )
@@ -33,6 +34,7 @@ from benchbench.measure.observer import Observer
 from benchbench.measure.retry import set_aside
 from benchbench.measure.sessions import Sessions, Todo, Work
 from benchbench.model.served import served_models
+from benchbench.prompts.prompt_dealer import Dealer, dealt_otherwise
 from benchbench.report.summary_table import markdown_table
 from benchbench.secrets import MASK, masked
 from benchbench.spec import Plan, Session, SweepSpec, make_plan
@@ -112,11 +114,12 @@ def sweep(  # noqa: PLR0913 - the options of the command
         models = served_models(spec)
     except ModelError as error:
         raise EngineError(str(error), "model_facts.config") from None
+    dealer = Dealer(spec)
     run = RunDirectory(Path(out) if out is not None else default_out(spec, resume=resume))
     run.open_for_writing(resume=resume)
     observer = observer or Observer()
     try:
-        for note in _goes_on(run, plan, only) if resume else ():
+        for note in [*dealer.check(), *(_goes_on(run, plan, only) if resume else ())]:
             observer.note(note)
         for note in set_aside(run, plan, retry) if retry and resume and run.earlier() else ():
             observer.note(note)
@@ -125,7 +128,7 @@ def sweep(  # noqa: PLR0913 - the options of the command
             rows = _rows(run, {})
             return Outcome(run.path, "complete", "nothing left to do", rows, _table(run, rows))
         given = {"only": only, "sets": masked(sets)}
-        sessions = Sessions(plan, given, run, observer, stop, todo, models, choose, work)
+        sessions = Sessions(plan, given, run, observer, stop, todo, models, choose, work, dealer)
         try:
             sessions.prepare()
             while sessions.todo:
@@ -149,6 +152,8 @@ def sweep(  # noqa: PLR0913 - the options of the command
 def _goes_on(run: RunDirectory, plan: Plan, only: str | None) -> list[str]:
     """Notes on what a resumed run loses by its plan. Raises RunError when the plan's engines are not the run's own."""
     manifest, variants = run.earlier(), {session.variant for session in plan.sessions}
+    if refusal := dealt_otherwise(manifest.get("spec") or {}, plan.spec):
+        raise RunError(f"{run.path}: {refusal}")
     notes = same_engines(run, masked(plan.spec.model_dump(mode="json")), variants)
     before, now = manifest.get("spec", {}).get("loadgen", {}).get("workers", "auto"), plan.spec.loadgen.workers
     if before != now:

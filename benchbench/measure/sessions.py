@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from benchbench.datasets.laws import longest
 from benchbench.engines.git_checkout import Checkout, built_alike, checkout, moved_into
 from benchbench.engines.open import Opened, open_engine
 from benchbench.engines.process import Hooks
@@ -24,6 +25,7 @@ from benchbench.measure.observer import Observer, Pace
 from benchbench.model.config import ModelFacts
 from benchbench.model.roofline import platform_of
 from benchbench.openai.client import Capabilities
+from benchbench.prompts.prompt_dealer import Dealer
 from benchbench.senders.group import WorkerGroup
 from benchbench.senders.http_worker import HttpWorker
 from benchbench.senders.sizing import open_workers
@@ -60,6 +62,7 @@ class Sessions:
     models: Mapping[str, ModelFacts | None] | None = None  # what is served, by variant; see `served_models`
     choose: Callable[[RunDirectory, Session], bool] | None = None  # whether a start is still wanted; None: all are
     work: Work | None = None  # what measures cells; None: each as it is planned
+    dealer: Dealer | None = None  # of the sweep's files of prompts
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace)
     idle_c: dict[str, float] = field(default_factory=dict)
@@ -180,7 +183,7 @@ class Sessions:
                 with start_engine(plan, hooks) as (engine, worker):
                     sampler.ready()
                     self.able.add(session.variant)
-                    opened = replace(engine, notes=(*engine.notes, *sampler.notes()))
+                    opened = replace(engine, notes=(*engine.notes, *sampler.notes()), dealer=self.dealer)
                     for note in [*opened.notes, *_too_long(plan, opened.capabilities)]:
                         observer.note(note)
                     yield Driver(
@@ -243,7 +246,7 @@ def _workers(plan: Plan) -> contextlib.AbstractContextManager[tuple[HttpWorker |
 def _too_long(plan: Plan, capabilities: Capabilities) -> list[str]:
     limit = capabilities.max_model_len
     return [
-        f"{cell.label} needs {cell.longest} tokens, the server allows {limit}"
+        f"{cell.label} needs {longest(cell)} tokens, the server allows {limit}"
         for cell in plan.cells
-        if limit is not None and cell.longest is not None and cell.longest > limit
+        if limit is not None and (longest(cell) or 0) > limit
     ]

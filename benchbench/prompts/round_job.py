@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import orjson
 
 from benchbench.datasets.conversations import turn_tokens
 from benchbench.datasets.laws import Law
+from benchbench.datasets.prompt_file import Prompt
 from benchbench.loadgen.job import RoundJob
 from benchbench.openai.target import Target, prompt_field
 from benchbench.prompts.arrivals import due_offsets_ns
@@ -24,7 +26,43 @@ from benchbench.spec.engine_sections import NEWER_LIMIT
 SPARE_BATCHES = 4  # x batch: prompts beyond those asked for, where answers end by themselves
 # Where prompts come from: token ids [low, high), or a maker of (generator, count, tokens) -> texts.
 Texts = Callable[[np.random.Generator, int, int], list[str]]
-Source = tuple[int, int] | Texts
+Fit = Callable[[np.random.Generator, Prompt, Sequence[Prompt], int], Prompt]
+
+
+@dataclass(slots=True)
+class Dealt:
+    """Prompts of a file for one round, the output tokens that the file asks of each, and other prompts of it.
+
+    `fit`: makes a prompt one of so many tokens, with others after it where it is too short; None: it stays as it is.
+    """
+
+    prompts: Sequence[Prompt]
+    outputs: Sequence[int] | None
+    others: Sequence[Prompt] = ()
+    fit: Fit | None = None
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each prompt as it stands; -1 where only the server can tell."""
+        return [
+            -1 if isinstance(prompt, str) or isinstance(prompt[0], dict) else len(prompt) for prompt in self.prompts
+        ]
+
+    def fitted(self, generator: np.random.Generator, inputs: Sequence[int]) -> Sequence[Prompt]:
+        """What is sent, where these lengths were asked for."""
+        if self.fit is None:
+            return self.prompts
+        pairs = zip(self.prompts, inputs, strict=True)
+        return [self.fit(generator, prompt, self.others, length) for prompt, length in pairs]
+
+
+Source = tuple[int, int] | Texts | Dealt
+
+
+def spare_of(cell: Cell) -> int:
+    """Requests beyond the planned ones, that keep a closed load's batch full where answers differ in length."""
+    differ = cell.output_mode == "as_served" or cell.lengths.output is not None
+    return SPARE_BATCHES * (cell.batch or 1) if cell.spread and differ else 0
 
 
 def token_ids(
@@ -64,13 +102,21 @@ def bodies(
             fields |= {"min_tokens": output, "ignore_eos": True, "return_token_ids": True}
         limit = {NEWER_LIMIT: output} if engine.max_tokens_field == NEWER_LIMIT else {}
         rest[output] = b"," + orjson.dumps(fields | engine.extra_body | limit)[1:]
-    if isinstance(source, tuple):
+    if isinstance(source, Dealt):
+        prompts = [_prompt_field(engine.api, prompt) for prompt in source.fitted(generator, inputs)]
+    elif isinstance(source, tuple):
         ids = lay_prefixes(cell, generator, token_ids(generator, inputs, source), source)
         prompts = [b'{"prompt":' + orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in ids]
     else:
         texts = texts_of(generator, inputs, source)
-        prompts = [orjson.dumps(prompt_field(engine.api, text))[:-1] for text in texts]
+        prompts = [_prompt_field(engine.api, text) for text in texts]
     return [prompt + rest[output] for prompt, output in zip(prompts, outputs, strict=True)]
+
+
+def _prompt_field(api: str, prompt: Prompt) -> bytes:
+    """The field that holds a text, token ids or messages, as the beginning of a body."""
+    messages = not isinstance(prompt, str) and isinstance(prompt[0], dict)
+    return orjson.dumps({"messages": prompt} if messages else prompt_field(api, prompt))[:-1]  # type: ignore[arg-type]
 
 
 def first_outputs(outputs: Sequence[int]) -> list[int]:
@@ -89,36 +135,46 @@ def make_job(
 ) -> RoundJob:
     """Everything the worker needs for one round of a cell; `output` overrides the cell's output tokens."""
     generator = round_generator(cell, phase, number, attempt)
-    common = common_fields(cell, generator, output or cell.output)
+    common = common_fields(cell, generator, output or cell.output, source if isinstance(source, Dealt) else None)
     texts = bodies(cell, generator, common["asked_input"], common["asked_output"], source)
     payloads = [target.request(body) for body in texts]
     return RoundJob(**common, payloads=payloads, targets=(target,), connect_s=cell.timeouts.connect_s)
 
 
-def _lengths(law: Law | None, length: int, generator: np.random.Generator, count: int, spare: int) -> list[int]:
-    """Those of a round's requests and of its spare ones, each with the law's own spread."""
+def _lengths(
+    law: Law | None,
+    length: int,
+    generator: np.random.Generator,
+    count: int,
+    spare: int,
+    of_file: Sequence[int] | None,
+) -> list[int]:
+    """Those of a round's requests and of its spare ones, each with the law's own spread, or as a file has them."""
+    if law and law.kind == "file":
+        return [*(of_file or ())]
     return law.draw(generator, count) + law.draw(generator, spare) if law else [length] * (count + spare)
 
 
-def common_fields(cell: Cell, generator: np.random.Generator, output: int) -> dict[str, Any]:
+def common_fields(
+    cell: Cell, generator: np.random.Generator, output: int, dealt: Dealt | None = None
+) -> dict[str, Any]:
     """The fields of `Job` but the payloads; the generator's first numbers are the arrival times.
 
     `output` below the cell's own is the most that any request asks for: of a short round of warm-up.
     """
-    count, load, spare, laws = cell.requests, cell.load, 0, cell.lengths
+    count, load, spare, laws = cell.requests, cell.load, spare_of(cell), cell.lengths
+    texts, answers = (dealt.lengths, dealt.outputs) if dealt else (None, None)
     if load.kind == "open":
         due = due_offsets_ns(count, cell.rate or 0.0, load.arrival, load.burstiness, generator)
         in_flight = load.max_concurrency or count
     else:
         due, in_flight = [0] * count, cell.batch or 1
-    if cell.spread and (cell.output_mode == "as_served" or laws.output):
-        spare = SPARE_BATCHES * in_flight
     turns = turns_of(cell)
     law = laws.input if turns == 1 else None
-    inputs = _lengths(law, cell.input or 0, generator, count, spare)
+    inputs = _lengths(law, cell.input or 0, generator, count, spare, texts)
     outputs = [
         min(length, output) if output < cell.output else length
-        for length in _lengths(laws.output, output, generator, count, spare)
+        for length in _lengths(laws.output, output, generator, count, spare, answers)
     ]
     first: Sequence[int] = range(in_flight)
     if turns > 1:

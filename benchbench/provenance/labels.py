@@ -243,8 +243,13 @@ def _host(manifest: Mapping[str, Any]) -> str:
 def _load(manifest: Mapping[str, Any]) -> str:
     plan = manifest.get("plan", [])
     loads = [_LOADS.get(load, str(load)) for load in dict.fromkeys(entry["load"] for entry in plan)]
-    kinds = " and ".join(dict.fromkeys(str(entry.get("prompts", "")).replace("_", " ") for entry in plan)).strip()
-    return (" and ".join(loads) or UNKNOWN) + (f", prompts of random {kinds}" if kinds else "")
+    kinds = [str(kind) for kind in dict.fromkeys(entry.get("prompts", "") for entry in plan) if kind]
+    words = [f"random {kind.replace('_', ' ')}" if kind in {"token_ids", "text"} else kind for kind in kinds]
+    sha256 = ((manifest.get("spec") or {}).get("prompts") or {}).get("sha256")
+    words = [f"{' and '.join(words)} (SHA-256 {sha256})"] if sha256 else words
+    lengths = dict.fromkeys(entry["lengths"] for entry in plan if entry.get("lengths"))
+    spread = f", lengths of {' and of '.join(lengths)}" if lengths else ""
+    return (" and ".join(loads) or UNKNOWN) + (f", prompts of {' and '.join(words)}" if words else "") + spread
 
 
 def _rounds(plan: Sequence[Mapping[str, Any]]) -> str:

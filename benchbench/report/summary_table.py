@@ -202,6 +202,7 @@ def _published_columns(rows: Sequence[Row]) -> list[str]:
     names = ["variant"] if any(row.get("variant") for row in rows) else []
     names += ["tool"] if any((row.get("tool") or "") not in (row.get("variant") or "") for row in rows) else []
     names += ["load"] if len(loads) > 1 else []
+    names += ["prompts"] if any((row.get("prompts") or "text") not in {"text", "token_ids"} for row in rows) else []
     names += ["input", "output"]
     names += ["batch"] if loads != ["open"] else []
     names += ["rate"] if "open" in loads else []

@@ -15,6 +15,7 @@ import numpy as np
 from benchbench.analysis.summary import summarise
 from benchbench.analysis.validity import remedy
 from benchbench.counters.server_counters import ServerView
+from benchbench.datasets.laws import longest
 from benchbench.engines.open import Opened
 from benchbench.engines.process import Hooks
 from benchbench.loadgen.worker import Worker
@@ -105,15 +106,15 @@ def _check_one(plan: Plan, progress: Callable[[str, float, str], None]) -> Prefl
     # Where lengths differ within a round, the batch has about their mean.
     need = max(((cell.input or 0) + cell.output) * _in_flight(cell) for cell in plan.cells)
     capacity = sum(each.get("kv_tokens", 0) for each in counts) if counts else opened.start.get("kv_tokens")
-    most = "at most" if all(cell.longest and not cell.lengths for cell in plan.cells) else "on average, or more"
-    lines.append(f"KV cache: {need:,} tokens {most}; the server holds {f'{capacity:,}' if capacity else 'unknown'}")
+    bound = "at most" if all(cell.input and not cell.lengths for cell in plan.cells) else "on average, or more"
+    lines.append(f"KV cache: {need:,} tokens {bound}; the server holds {f'{capacity:,}' if capacity else 'unknown'}")
     if capacity and need > capacity:
         problems.append(f"the largest cell needs {need:,} tokens of KV cache, the server holds {capacity:,}")
     if capabilities.max_model_len:
-        longest = max(cell.longest or 0 for cell in plan.cells)
-        if longest > capabilities.max_model_len:
+        most = max(longest(cell) or 0 for cell in plan.cells)
+        if most > capabilities.max_model_len:
             problems.append(
-                f"the longest request has {longest:,} tokens, the server allows {capabilities.max_model_len:,}"
+                f"the longest request has {most:,} tokens, the server allows {capabilities.max_model_len:,}"
             )
     if not good:
         return Preflight(tuple(lines), tuple(problems), 0, 0.0)

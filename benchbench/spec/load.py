@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from benchbench.datasets.laws import ambiguous
+from benchbench.datasets.resolve import with_files
 from benchbench.prefixes.feasible import unreachable
 from benchbench.products.product import expanded
 from benchbench.products.select import FIELDS, SelectionError, parse_selection
@@ -53,8 +54,9 @@ def spec_from_mapping(data: dict[str, Any], source: str = "<spec>") -> schema.Sw
 
 def _checked(document: Document) -> schema.SweepSpec:
     made = expanded(document.data, FIELDS)
-    data = _lent_url(made.data)
+    data, unread = with_files(_lent_url(made.data))
     spec, faults = _check(data)
+    faults += unread
     faults += _variant_faults(data, faults)
     faults += _override_faults(spec if not faults else None, data, faults)
     if spec is not None and not faults and ("closed" in _load_kinds(spec) or spec.prompts.shared or spec.overrides):
@@ -93,7 +95,7 @@ def _cross_faults(data: dict[str, Any]) -> Iterator[Fault]:
     elif isinstance(load, dict) and load.get("kind") in ("static", "closed"):
         yield from _batch_faults(load["kind"], products)
     kind = engine.get("kind") if isinstance(engine, dict) else None
-    if kind == "vllm_inprocess" and isinstance(prompts, dict) and prompts.get("kind", "token_ids") == "text":
+    if kind == "vllm_inprocess" and isinstance(prompts, dict) and prompts.get("kind") in {"text", "corpus"}:
         yield Fault(("prompts", "kind"), "the in-process engine takes token ids", "token_ids")
     workers = loadgen.get("workers") if isinstance(loadgen := data.get("loadgen"), dict) else None
     if kind == "vllm_inprocess" and workers not in {None, "auto", 1}:

@@ -87,7 +87,7 @@ class Cell:
             rel_ci=self.rounds.rel_ci,
             warmup=self.rounds.warmup,
             capped=isinstance(self.load, OpenLoad) and self.load.max_concurrency is not None,
-            prompts=self.prompts.kind,
+            prompts=self.prompts.label,
         )
 
     @property
@@ -109,11 +109,6 @@ class Cell:
     def tokens(self) -> int:
         """Output tokens of one round, on average."""
         return self.requests * self.output
-
-    @property
-    def longest(self) -> int | None:
-        """Tokens of the longest request, prompt and answer; None where nobody knows."""
-        return self.lengths.longest(self.input, self.output)
 
 
 @dataclass(frozen=True, slots=True)

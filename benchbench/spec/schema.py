@@ -22,9 +22,11 @@ from benchbench.spec.values import (
     Indices,
     Name,
     Positive,
+    PromptKind,
     Rates,
     Repository,
     Section,
+    Sha256,
     Share,
     Text,
     TokenLengths,
@@ -147,12 +149,23 @@ class SharedPrefix(Section):
 class Prompts(Section):
     """What is sent: fresh prompts for each request and round, reproducible from the seed."""
 
-    kind: Literal["token_ids", "text"] = Field("token_ids", description="token_ids (exact lengths) or text")
+    kind: PromptKind = Field("token_ids", description="token_ids, text (random words), corpus (running text) or file")
     vocab: Vocab | None = Field(
         None, description="[low, high): token ids drawn from low to high - 1; empty: asked of the engine"
     )
     tokenizer: Text | None = Field(None, description="tokenizer for text prompts: a file or folder")
     shared: SharedPrefix | None = Field(None, description="hits of the server's prefix cache that are wanted")
+    path: Text | None = Field(None, description="of kind file: JSON lines; of kind corpus: a text (empty: ours)")
+    field: Text | None = Field(None, description="key of a line that holds its prompt; empty: the usual ones")
+    output: Text | None = Field(None, description="key of a line for grid.output: file; empty: output_tokens")
+    fit: Literal["exact", "as_is"] | None = Field(None, description="exact: cut or filled up to grid.input; or as_is")
+    sha256: Sha256 | None = Field(None, description="hash that the file must have; filled in when the sweep is read")
+
+    @property
+    def label(self) -> str:
+        """The kind, of a file its name and the beginning of its hash too."""
+        name = (self.path or "").rpartition("/")[2]
+        return self.kind if self.sha256 is None else " ".join(filter(None, (self.kind, name, self.sha256[:12])))
 
 
 class Timeouts(Section):

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from benchbench.datasets.laws import LAW_SCHEMAS, Law, LengthSchema
+from benchbench.datasets.laws import AXIS_SCHEMA, Law, LengthSchema
 from benchbench.yamlfile.mistakes import show
 
 
@@ -232,12 +232,8 @@ Loopback = Annotated[
     _matching(r"::1|localhost|127(\.\d{1,3}){3}", "must be a loopback address", allowed="127.0.0.1, ::1, localhost"),
 ]
 Path = Annotated[Text, _matching("/.*", "must be a path such as /health")]
-_LENGTH = {"anyOf": [{"type": "integer", "minimum": 1}, *LAW_SCHEMAS]}
-TokenLengths = Annotated[
-    tuple[Annotated[int | Law, LengthSchema()], ...],
-    BeforeValidator(one_or_many),
-    WithJsonSchema({"anyOf": [*_LENGTH["anyOf"], {"type": "array", "items": _LENGTH, "minItems": 1}]}),
-]
+_Length = Annotated[int | Law, LengthSchema()]
+TokenLengths = Annotated[tuple[_Length, ...], BeforeValidator(one_or_many), WithJsonSchema(AXIS_SCHEMA)]
 Batches = Annotated[
     tuple[Annotated[int, Field(ge=1, le=65_536)], ...], BeforeValidator(one_or_many), _axis("integer", minimum=1)
 ]
@@ -257,6 +253,8 @@ Indices = Annotated[
 ]
 Header = Annotated[str, _matching(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", "must be the name of an HTTP header")]
 Proxy = Annotated[str, AfterValidator(_proxy)]
+Sha256 = Annotated[str, _matching(r"[0-9a-f]{64}", "must be a SHA-256 in hex")]
 Name = Annotated[Text, _matching(r"[^./\\][^/\\]*", "must be usable as a folder name (no slash, no leading dot)")]
+PromptKind = Literal["token_ids", "text", "corpus", "file"]
 Api = Literal["completions", "chat"]
 TokenLimit = Literal["max_tokens", "max_completion_tokens"]
