@@ -119,9 +119,7 @@ def sweep(  # noqa: PLR0913 - the options of the command
     run.open_for_writing(resume=resume)
     observer = observer or Observer()
     try:
-        for note in [*dealer.check(), *(_goes_on(run, plan, only) if resume else ())]:
-            observer.note(note)
-        for note in set_aside(run, plan, retry) if retry and resume and run.earlier() else ():
+        for note in [*dealer.check(), *(_goes_on(run, plan, only, retry) if resume else ())]:
             observer.note(note)
         todo, work = (search.todo, search.work) if search else (_lacking(run, plan), None)
         if not todo and _is_concluded(run, plan):
@@ -149,7 +147,7 @@ def sweep(  # noqa: PLR0913 - the options of the command
         run.close()
 
 
-def _goes_on(run: RunDirectory, plan: Plan, only: str | None) -> list[str]:
+def _goes_on(run: RunDirectory, plan: Plan, only: str | None, retry: str | None) -> list[str]:
     """Notes on what a resumed run loses by its plan. Raises RunError when the plan's engines are not the run's own."""
     manifest, variants = run.earlier(), {session.variant for session in plan.sessions}
     if refusal := dealt_otherwise(manifest.get("spec") or {}, plan.spec):
@@ -162,7 +160,7 @@ def _goes_on(run: RunDirectory, plan: Plan, only: str | None) -> list[str]:
     lost = [cell_name(e) for e in manifest.get("plan", []) if e["key"] not in kept and run.finished_rounds(e["key"])]
     if lost:
         notes.append(f"{len(lost)} measured cells are not in the sweep any more: out of the table, {lost[0]} first")
-    return sorted(notes)
+    return [*sorted(notes), *(set_aside(run, plan, retry) if retry and manifest else ())]
 
 
 def _lacking(run: RunDirectory, plan: Plan) -> deque[Todo]:
