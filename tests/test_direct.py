@@ -34,6 +34,7 @@ from benchbench.inprocess.launcher import InprocessWorker
 from benchbench.loadgen.job import DirectJob
 from benchbench.model.served import caption_of
 from benchbench.openai.target import Access, make_target
+from benchbench.prompts.prefix_groups import prefixes
 from benchbench.prompts.round_job import make_job
 from benchbench.senders.http_worker import HttpWorker
 from benchbench.spec import Cell, make_plan, spec_from_mapping
@@ -484,6 +485,34 @@ def test_groups_of_the_engine_lengths_as_served_and_a_cache_that_knows_the_promp
         assert told["server"]["prefix_hits"] == 60
         columns, told = run(worker, cell, reset_prefix_cache=True)
         assert (columns["cached_tokens"].tolist(), told["prefix_cache_reset"]) == ([0] * 4, True)
+
+
+def test_shared_prefixes_come_after_the_reset_and_turns_one_after_the_other(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    (shared,) = cells(prompts={"shared": {"prefix_tokens": 8, "groups": 2, "hit_rate": 0.5}})
+    talk = {
+        "load": {"kind": "closed"},
+        "prompts": {"shared": {"turns": 3}},
+        "grid": {"input": 16, "output": 2, "batch": 2},
+    }
+    (talking,) = cells(**talk)
+    with worker_of(log) as worker:
+        run(worker, shared)
+        columns, told = run(worker, shared, 1, reset_prefix_cache=True)
+        assert (told["prefix_cache_reset"], told["server"]["foreign_tokens"]) == (True, 0)
+        assert columns["input_tokens"].tolist() == [16] * 4
+        columns, _ = run(worker, talking)
+        assert columns["input_tokens"].tolist() == columns["asked_input_tokens"].tolist()
+        assert {*columns["status"]} == {"ok"}
+    known = [row.tolist() for row in prefixes(shared, VOCAB)]
+    questions = [(one["ids"], one["max_tokens"]) for one in seen(log)]
+    assert questions[1:3] == questions[7:9] == [(ids, 1) for ids in known]
+    assert sum(ids[:8] in known for ids, _ in questions[9:13]) == 2
+    spoken = [tuple(ids) for ids, _ in questions[13:]]
+    assert {len(ids) for ids in spoken} == {16, 34, 52}
+    for at, ids in enumerate(spoken[2:], 2):  # the first two begin at any turn
+        if len(ids) > 16:
+            assert any(ids[: len(before)] == before for before in spoken[:at] if len(before) == len(ids) - 18)
 
 
 def test_tokens_that_come_late_share_a_read_and_a_refused_prompt_is_a_failed_request(tmp_path: Path) -> None:
