@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from benchbench.api.artifacts import write_page
     from benchbench.api.auditing import Audit, audit_file
     from benchbench.api.best_settings import BestSettings, best
+    from benchbench.api.capacities import compare_capacities, find_capacity
     from benchbench.api.compared import RunComparison, compare_runs
     from benchbench.api.historical import History, history_of
     from benchbench.api.measuring import sweep
@@ -49,7 +50,9 @@ __all__ = [
     "__version__",
     "audit_file",
     "best",
+    "compare_capacities",
     "compare_runs",
+    "find_capacity",
     "history_of",
     "load_spec",
     "open_run",
@@ -63,6 +66,7 @@ _HOMES = {
     "api.artifacts": ("write_page",),
     "api.auditing": ("Audit", "audit_file"),
     "api.best_settings": ("BestSettings", "best"),
+    "api.capacities": ("compare_capacities", "find_capacity"),
     "api.compared": ("RunComparison", "compare_runs"),
     "api.historical": ("History", "history_of"),
     "api.measuring": ("sweep",),

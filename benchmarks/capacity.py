@@ -9,6 +9,10 @@ evenly spaced probes inside; monotone regression and a monotone cubic through al
 bracket is narrower than 5 % of its upper end, or the root was probed before; where few levels are distinct, probes at
 1/8 and 5/8 of the bracket, at most three times. One run a probe (its default, `sla_replicates` 0), of 1,000 requests
 (`normal`) or 300 (`coarse`). Its detector of cliffs, which bisects, is left out. Warm-up is in neither's requests.
+
+Three tables: limits of a mean; limits that 99 % of the requests must meet (a request's time is the round's luck times a
+log-normal of 0.5, and the capacity is where 1 % of *all* requests are beyond); and two builds of which one carries 7 %
+more, by six starts of each that differ by 2 %.
 """
 
 from __future__ import annotations
@@ -21,8 +25,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import isotonic_regression
+from scipy.special import ndtri
 
 from benchbench.boundary.boundary_search import Answer, Probe, Question, next_probe
+from benchbench.boundary.isotonic import score
+from benchbench.boundary.start_estimate import Estimate, next_load
+from benchbench.capacity.observations import of_share
+from benchbench.capacity.over_starts import Starts, against
 
 LOW, HIGH = 1, 1024
 SEED = 7
@@ -37,17 +46,26 @@ class Server(NamedTuple):
     luck: float
     noise: float = 0.5
     varied: bool = True  # the capacity differs from search to search, by up to 30 %
+    share: float = 0.0  # of the requests, that must be within the limit; 0: the mean must be
+
+    def latency(self, load: float) -> float:
+        """The mean at a load, as a share of what it is at the capacity."""
+        if self.steep:
+            return float((load / self.capacity) ** self.steep)
+        most = 1.3 * self.capacity
+        return (1 - self.capacity / most) / max(1 - load / most, 0.005)
 
     def rounds(self, rng: np.random.Generator, load: float, rounds: int, requests: int) -> tuple[float, ...]:
         """figure / limit - 1 of each round."""
-        if self.steep:
-            mean = (load / self.capacity) ** self.steep
-        else:
-            most = 1.3 * self.capacity
-            mean = (1 - self.capacity / most) / max(1 - load / most, 0.005)
         luck = np.exp(self.luck * rng.standard_normal(rounds) - self.luck**2 / 2)
+        if self.share:
+            limit = math.exp(ndtri(self.share) * math.hypot(self.noise, self.luck))
+            single = np.exp(self.noise * rng.standard_normal((rounds, requests))) / limit
+            return tuple(
+                of_share(self.latency(load) * one * of, self.share) for one, of in zip(luck, single, strict=True)
+            )
         noise = 1 + self.noise / math.sqrt(requests) * rng.standard_normal(rounds)
-        return tuple((mean * luck * noise - 1).tolist())
+        return tuple((self.latency(load) * luck * noise - 1).tolist())
 
 
 SERVERS = (
@@ -60,6 +78,12 @@ SERVERS = (
     Server("always meets", 5000, 2, 0.03),
     Server("never meets", 0.5, 2, 0.03),
 )
+SHARES = tuple(
+    Server(f"{name}, luck {luck:.0%}", 237.4, steep, luck, share=0.99)
+    for name, steep in (("(x/c)^1", 1), ("(x/c)^2", 2), ("(x/c)^4", 4), ("queue", 0))
+    for luck in (0.03, 0.1, 0.3)
+)
+MORE, BLOCKS, START_NOISE = 1.07, 6, 0.02  # of the comparison
 
 
 class Found(NamedTuple):
@@ -153,6 +177,34 @@ def row(server: Server, search: Search, requests: int, searches: int) -> tuple[f
     )
 
 
+def start_capacity(server: Server, rng: np.random.Generator, guess: float | None) -> float:
+    """What a start's search of 3 rounds of 100 a load comes to."""
+    figures: dict[float, float] = {}
+    while not isinstance(step := next_load(Question(LOW, HIGH), figures, guess), Estimate):
+        figures[step] = score(float(np.mean(server.rounds(rng, step, 3, 100))))
+    return float(step.capacity or math.nan)
+
+
+def compared(server: Server, comparisons: int) -> tuple[float, float, float]:
+    """Shares of comparisons whose interval holds the true ratio, and that call it; median half-width in %."""
+    rng, held, called, widths = np.random.default_rng(SEED), 0, 0, []
+    for _ in range(comparisons):
+        sides = []
+        for name, times in (("A", 1.0), ("B", MORE)):
+            each: dict[int, float] = {}
+            for block in range(BLOCKS):
+                luck = math.exp(START_NOISE * rng.standard_normal())
+                one = server._replace(capacity=server.capacity * times * luck)
+                each[block] = start_capacity(one, rng, each.get(block - 1))
+            sides.append([Starts(name, "shape", "batch", each, {}, None, None, None)])
+        (effect,) = against(*sides, ("A", "B"), paired=True).compared.cells
+        low, high = effect.ratio.low or 0.0, effect.ratio.high or math.inf
+        held += low <= MORE <= high
+        called += effect.verdict == "faster"
+        widths.append(50 * (high - low))
+    return held / comparisons, called / comparisons, float(np.median(widths))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--searches", type=int, default=500)
@@ -162,13 +214,19 @@ def main() -> None:
         ("AIPerf normal, 1,000 a probe", aiperf, 1000),
         ("AIPerf coarse, 300 a probe", aiperf, 300),
     ]
-    print("| server | search | holds the truth | ended at the width | requests | loads | median width |")
-    print("|---|---|---|---|---|---|---|")
-    for server in SERVERS:
-        for name, search, requests in kinds:
-            right, done, cost, loads, width = row(server, search, requests, searches)
-            cells = f"{right:.1%} | {done:.1%} | {cost:,.0f} | {loads:.1f} | {width:.1f} %"
-            print(f"| {server.name} | {name} | {cells} |", flush=True)
+    for title, servers in (("server (mean)", SERVERS), ("server (99 % of requests)", SHARES)):
+        print(f"| {title} | search | holds the truth | ended at the width | requests | loads | median width |")
+        print("|---|---|---|---|---|---|---|")
+        for server in servers:
+            for name, search, requests in kinds:
+                right, done, cost, loads, width = row(server, search, requests, searches)
+                cells = f"{right:.1%} | {done:.1%} | {cost:,.0f} | {loads:.1f} | {width:.1f} %"
+                print(f"| {server.name} | {name} | {cells} |", flush=True)
+        print()
+    print("| server | interval holds 1.07 | called more | median half-width |\n|---|---|---|---|")
+    for server in SERVERS[:9]:
+        held, called, width = compared(server, searches)
+        print(f"| {server.name} | {held:.1%} | {called:.1%} | {width:.1f} % |", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from benchbench.boundary.boundary_search import Answer
+from benchbench.capacity.over_starts import Against, Starts, against, against_record, starts_of, starts_record
 from benchbench.capacity.probes import SearchState, searches_of
 from benchbench.report.markdown import escape_markdown, write_table
 from benchbench.slo.attainment import slo_sentence
@@ -103,28 +104,104 @@ def progress_text(state: SearchState) -> str:
     return f"{text}; certain so far: {', '.join(parts) or 'nothing'}"
 
 
-def answers_table(states: Sequence[SearchState], caption: Sequence[str]) -> str:
-    """Markdown: a row a search, its sentence, what each load's reasons were, and `caption`."""
+def answers_table(states: Sequence[SearchState], caption: Sequence[str], pairs: Sequence[Against] = ()) -> str:
+    """Markdown: a row a search, or with blocks a variant and shape; then sentences, reasons by load, and `caption`.
+
+    `pairs`: comparisons, whose ratios stand in a table of their own.
+    """
+    blocks = any(state.block is not None for state in states)
+    table = _starts_table(starts_of(states)) if blocks else _search_table(states)
+    lines = list(map(sentence_of, states)) if not blocks else []
+    reasons = [f"{at}: {', '.join(codes)}" for at, codes in reasons_of(states).items()]
+    shown = [line for pair in pairs for line in pair.sentences]
+    both = [table, _ratio_table(pairs), *([escape_markdown(line)] for line in (*lines, *shown))]
+    both += [[f"- {escape_markdown(reason)}" for reason in reasons], list(map(escape_markdown, caption))]
+    return "\n\n".join("\n".join(part) for part in both if part) + "\n"
+
+
+def _search_table(states: Sequence[SearchState]) -> list[str]:
     axis = states[0].target.axis if states else "batch"
-    head = ["Variant"] * any(s.target.variant for s in states)
-    head += ["Input", "Output", f"Holds at {axis}", f"Fails at {axis}", "Ended", "Probes", "Rounds", "Time (s)"]
+    named = any(state.target.variant for state in states)
+    head = [
+        *["Variant"] * named,
+        "Shape",
+        f"Holds at {axis}",
+        f"Fails at {axis}",
+        "Ended",
+        "Probes",
+        "Rounds",
+        "Time (s)",
+    ]
     rows = []
     for state in states:
         record, target = answer_record(state), state.target
         ends = [_DASH if record[end] is None else f"{record[end]:.4g}" for end in ("holds_at", "fails_at")]
         counts = [str(record["probes"]), str(record["rounds"]), f"{record['seconds']:.0f}"]
-        name = [target.variant] if len(head) > 8 else []
-        rows.append([*name, str(target.input), str(target.output), *ends, record["ended"] or "open", *counts])
-    lines = [*write_table(head, rows), "", *(escape_markdown(sentence_of(state)) for state in states)]
-    reasons = [f"- {escape_markdown(': '.join([at, ', '.join(codes)]))}" for at, codes in reasons_of(states).items()]
-    return "\n".join([*lines, *([""] if reasons else []), *reasons, "", *map(escape_markdown, caption)]) + "\n"
+        texts = [*[target.variant] * named, target.shape, *ends, record["ended"] or "open", *counts]
+        rows.append(list(map(escape_markdown, texts)))
+    return write_table(head, rows)
+
+
+def _starts_table(starts: Sequence[Starts]) -> list[str]:
+    axis = starts[0].axis if starts else "batch"
+    head = ["Variant", "Shape", f"Capacity ({axis})", "95 % CI", "Starts", "Of each start"]
+    rows = []
+    for of in starts:
+        mean = _DASH if of.mean is None else f"{of.mean:.4g}"
+        interval = _DASH if of.low is None or of.high is None else f"{of.low:.4g}{_DASH}{of.high:.4g}"
+        each = [f"{capacity:.4g}" for capacity in of.capacities.values()] + list(of.censored.values())
+        count = str(len(of.capacities) + len(of.censored))
+        rows.append([escape_markdown(text) for text in (of.variant, of.shape, mean, interval, count, ", ".join(each))])
+    return write_table(head, rows)
+
+
+def _ratio_table(pairs: Sequence[Against]) -> list[str]:
+    rows = []
+    for pair in pairs:
+        for record in against_record(pair):
+            point, low, high = record["ratio"].values()
+            interval = _DASH if low is None else f"{low:.3f}{_DASH}{min(high, 999):.3f}"
+            sides = [f"{record[side]:.4g}" for side in ("base_capacity", "candidate_capacity")]
+            texts = [pair.base, pair.candidate, record["shape"], *sides, f"{point:.3f}", interval, record["verdict"]]
+            rows.append(list(map(escape_markdown, texts)))
+    head = ["Base", "Candidate", "Shape", "Base carries", "Candidate carries", "Ratio", "95 % CI", "Verdict"]
+    return write_table(head, rows) if rows else []
+
+
+def pairs_within(run: RunDirectory, states: Sequence[SearchState]) -> list[Against]:
+    """A run's baseline against each of its other variants, paired over blocks."""
+    spec = run.manifest()["spec"]
+    variants = list(spec["variants"])
+    if len(variants) < 2:
+        return []
+    base = spec["baseline"] or variants[0]
+    starts = {name: [of for of in starts_of(states) if of.variant == name] for name in variants}
+    others = [name for name in variants if name != base]
+    return [against(starts[base], starts[name], (base, name), paired=True) for name in others]
+
+
+def pair_table(pair: Against) -> str:
+    """Markdown of one comparison."""
+    lines = [_ratio_table([pair]), *([escape_markdown(line)] for line in pair.sentences)]
+    return "\n\n".join("\n".join(part) for part in lines if part) + "\n"
+
+
+def pairs_json(pairs: Sequence[Against]) -> str:
+    """Comparisons as JSON: `pairs`, one a candidate and shape."""
+    return json.dumps({"pairs": [entry for pair in pairs for entry in against_record(pair)]}, indent=1) + "\n"
 
 
 def run_table(run: RunDirectory) -> str:
     """The answers of a run, from its journal and records. Raises RunError."""
-    return answers_table(searches_of(run), slo_sentence(run.manifest()["plan"]))
+    states = searches_of(run)
+    return answers_table(states, slo_sentence(run.manifest()["plan"]), pairs_within(run, states))
 
 
-def answers_json(states: Sequence[SearchState]) -> str:
-    """Each search's record, in a list under `searches`."""
-    return json.dumps({"searches": [answer_record(state) for state in states]}, indent=1) + "\n"
+def run_json(run: RunDirectory) -> str:
+    """The same as JSON: `searches`; with blocks `starts`, one a variant and shape, and `pairs`."""
+    states = searches_of(run)
+    record: dict[str, Any] = {"searches": [answer_record(state) for state in states if state.block is None]}
+    if any(state.block is not None for state in states):
+        record["starts"] = [starts_record(of) for of in starts_of(states)]
+        record["pairs"] = [entry for pair in pairs_within(run, states) for entry in against_record(pair)]
+    return json.dumps(record, indent=1) + "\n"

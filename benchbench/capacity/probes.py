@@ -139,6 +139,15 @@ def observed_in(run: RunDirectory, cell: CellInfo, made: Made) -> Observed:
     """What the records of a probe say; nothing but that it failed where the engine died."""
     if made.ended == DIED:
         return Observed((FAILED,), failing=("engine_died",))
-    numbers = range(made.first, made.first + made.rounds)
-    there = [number for number in run.finished_rounds(cell.key) if number in numbers]
-    return observe([run.read_round(cell.key, "measured", number) for number in there], cell)
+    return observe([run.read_round(cell.key, "measured", number) for number in _numbers(run, made)], cell)
+
+
+def spoiled_rounds(run: RunDirectory, cell: CellInfo, made: Made) -> list[int]:
+    """The numbers of a probe's rounds that say nothing of the server by themselves; all, where none does alone."""
+    numbers = _numbers(run, made)
+    alone = {number: observe([run.read_round(cell.key, "measured", number)], cell) for number in numbers}
+    return [number for number, seen in alone.items() if seen.limited or seen.invalid] or numbers
+
+
+def _numbers(run: RunDirectory, made: Made) -> list[int]:
+    return [n for n in run.finished_rounds(made.cell) if made.first <= n < made.first + made.rounds]

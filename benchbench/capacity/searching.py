@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from benchbench.boundary.boundary_search import Ask
 from benchbench.boundary.start_estimate import Estimate
-from benchbench.capacity.answer_texts import answers_json, answers_table, sentence_of
+from benchbench.capacity.answer_texts import run_json, run_table, sentence_of
 from benchbench.capacity.observations import pooling
 from benchbench.capacity.probes import (
     ASKED,
@@ -25,6 +25,7 @@ from benchbench.capacity.probes import (
     SearchState,
     observed_in,
     searches_of,
+    spoiled_rounds,
 )
 from benchbench.capacity.targets import Target, cell_at, place_of, targets_of
 from benchbench.errors import EngineDiedError, RunError, StoppedError
@@ -33,12 +34,12 @@ from benchbench.measure.observer import Observer
 from benchbench.measure.run import Outcome, Search, default_out, sweep
 from benchbench.measure.sessions import Sessions, Todo
 from benchbench.model.served import caption_of
-from benchbench.slo.attainment import slo_sentence
 from benchbench.spec import Cell, Plan, SweepSpec, make_plan
 from benchbench.spec.cell import CellInfo
 from benchbench.store.run_directory import RunDirectory, replace_file
 
 WIDTH, BUDGET_S = 0.05, 1800.0
+TRIES = 3  # of a probe whose rounds something beside the server spoils
 Tell = Callable[[SearchState, Made], None]
 
 
@@ -74,9 +75,8 @@ def find_capacity(  # noqa: PLR0913 - the options of the command
     outcome = sweep(spec, path, only=only, sets=sets, resume=resume, observer=observer, stop=stop, search=search)
     if (path / "manifest.json").exists():
         run = RunDirectory(path)
-        states = searches_of(run)
-        replace_file(path / "capacity.md", answers_table(states, slo_sentence(run.manifest()["plan"])).encode())
-        replace_file(path / "capacity.json", answers_json(states).encode())
+        replace_file(path / "capacity.md", run_table(run).encode())
+        replace_file(path / "capacity.json", run_json(run).encode())
     return outcome
 
 
@@ -152,7 +152,8 @@ class _Searching:
             step = self.step(state)
             if not isinstance(step, Ask):
                 cells.pop(0)
-                lines = [*caption_of(self.spec), *map(sentence_of, self.states.values())]
+                lines = [sentence_of(state) for state in self.states.values() if state.block is None]
+                lines = [*caption_of(self.spec), *(lines or ["bench capacity shows what each start carries."])]
                 driver.run.write_manifest({**driver.run.manifest(), "caption": lines})
                 return
             self._ask(sessions, driver, state, step)
@@ -176,22 +177,22 @@ class _Searching:
         driver.run.journal(ASKED, **place, load=step.load, test=step.test, **numbers)
 
     def _carry_out(self, driver: Driver, state: SearchState, made: Made) -> None:
-        """Measure the probe's rounds; those that something beside the server spoiled are set aside once, and again.
+        """Measure the probe's rounds; those that something beside the server spoiled are set aside, and measured again.
 
-        Raises StoppedError where they are invalid again for a reason that is not the load's.
+        Raises StoppedError where they stay invalid for a reason that is not the load's.
         """
         cell, run, begun = self.cells[made.cell], driver.run, time.monotonic()
         try:
-            for last in (False, True):
+            for attempt in range(TRIES):
                 self._measure(driver, cell, made)
                 made.observed = observed_in(run, cell.info, made)
                 spoiled = made.observed.limited + made.observed.invalid
-                if not spoiled or last:
+                if not spoiled or attempt == TRIES - 1:
                     break
-                for number in run.finished_rounds(cell.key):
-                    if made.first <= number < made.first + made.rounds:
-                        run.set_aside(cell.key, number)
-                driver.observer.note(f"{cell.label}: {', '.join(spoiled)}: measured again")
+                for number in (numbers := spoiled_rounds(run, cell.info, made)):
+                    run.set_aside(cell.key, number)
+                again = f"{len(numbers)} round{'s'[: len(numbers) != 1]} measured again"
+                driver.observer.note(f"{cell.label}: {', '.join(spoiled)}: {again}")
         except EngineDiedError:
             made.ended = DIED
             self._end(driver, state, made, begun)

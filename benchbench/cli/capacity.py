@@ -91,12 +91,8 @@ def capacity(file: Source, sets: tuple[str, ...], only: str | None, out: Path | 
 
 def _shown_again(path: Path, *, as_json: bool) -> None:
     """The answers of a run, from its records."""
-    from benchbench.capacity.answer_texts import answers_json, run_table
-    from benchbench.capacity.probes import searches_of
+    from benchbench.capacity.answer_texts import run_json, run_table
     from benchbench.store.run_directory import RunDirectory
 
     run = RunDirectory.existing(path)
-    if as_json:
-        show(answers_json(searches_of(run)).rstrip("\n"))
-    else:
-        show_markdown(run_table(run).rstrip("\n"))
+    (show if as_json else show_markdown)((run_json if as_json else run_table)(run).rstrip("\n"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -46,6 +46,22 @@ def comparison_of_options(
     named: dict[str, Any] = {"base": base, "candidate": candidate, "noise": noise, "allow_unlike": allow_unlike}
     compared = compare_runs(first, runs or None, margin=share, **named)
     return compared, [_noise_of_sys_tok_s(first, of_sides, compared.noise) for of_sides in compared.pairs]
+
+
+def capacities_of_options(run: Path, others: Sequence[str], form: str, options: Mapping[str, Any]) -> str:
+    """The comparison of capacities, where `run` is of `bench capacity`; else "". Raises ValueError, RunError."""
+    from benchbench.api.capacities import compare_capacities, comparison_text, is_capacity_run
+
+    if not is_capacity_run(run):
+        return ""
+    names, second = list(others), None
+    if names and _is_run(names[0]):
+        second = open_run(names.pop(0))
+    if names and (len(names) != 2 or second):
+        raise ValueError(f"{' '.join(others)}: give one other run, or the names of a base and a candidate")
+    base, candidate = names or (options["base"], options["candidate"])
+    shared = {"base": base, "candidate": candidate, "allow_unlike": options["allow_unlike"]}
+    return comparison_text(compare_capacities(open_run(run), second, **shared), form)
 
 
 def _noise_of_sys_tok_s(run: Run, of_sides: Pair, floor: Sequence[Noise]) -> NoiseOf | None:

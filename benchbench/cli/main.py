@@ -125,6 +125,11 @@ def compare(run: Path, others: tuple[str, ...], form: Any, metrics: tuple[str, .
 
     with refusing():
         rules = [rule_of(gate) for gate in options.pop("gates")]
+        if carried := comparing.capacities_of_options(run, others, form, options):
+            if rules:
+                fail(BAD_INPUT, "bench compare: --fail-on: not for the runs of bench capacity")
+            (show_markdown if form == "md" else show)(carried.rstrip("\n"))
+            return
         compared, noises = comparing.comparison_of_options(run, others, **options)
         both = zip(compared.pairs, noises, strict=True)
         checks = [check for pair, noise in both for check in judge_pair(pair, rules, noise, len(noises))]
