@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -96,7 +97,8 @@ def main() -> None:
     print("| | to the table, s | to the end, s | CPU, s | CPU, times python + numpy |\n|---|---|---|---|---|")
     for name, measured in costs.items():
         table_s, wall_s, cpu_s = (median(column) for column in zip(*measured, strict=True))
-        print(f"| {name} | {table_s:.2f} | {wall_s:.2f} | {cpu_s:.2f} | {cpu_s / base:.1f} |")
+        table = "-" if isnan(table_s) else f"{table_s:.2f}"
+        print(f"| {name} | {table} | {wall_s:.2f} | {cpu_s:.2f} | {cpu_s / base:.1f} |")
 
 
 if __name__ == "__main__":

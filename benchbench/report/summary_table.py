@@ -169,13 +169,16 @@ def _text(row: Row, name: str, value: float) -> str:
 
 
 def in_order(rows: Iterable[Row]) -> list[Row]:
-    """Sorted by variant, input, output, batch, rate."""
-    return sorted(rows, key=_order)
+    """By variant, as the rows name them first (a sweep's order), then sorted by input, output, batch, rate."""
+    rows = list(rows)
+    variants = list(dict.fromkeys(row.get("variant") or "" for row in rows))
 
+    def order(row: Row) -> tuple[Any, ...]:
+        axes = (number(row, name) for name in ("input", "output", "batch", "rate"))
+        place = variants.index(row.get("variant") or "")
+        return (place, *(-1.0 if value is None else value for value in axes), row.get("load") or "")
 
-def _order(row: Row) -> tuple[Any, ...]:
-    axes = (number(row, name) for name in ("input", "output", "batch", "rate"))
-    return (row.get("variant") or "", *(-1.0 if value is None else value for value in axes), row.get("load") or "")
+    return sorted(rows, key=order)
 
 
 def _allowed(rows: Iterable[Row]) -> list[str]:
