@@ -10,7 +10,6 @@ from typing import Literal
 from benchbench.choice.elimination import fitted, gap, noise_of
 from benchbench.choice.from_run import METRICS, Trial, geometric_mean
 from benchbench.choice.sets import DEFAULT, Out, Sets, sets_of
-from benchbench.comparison.verdicts import BETTER
 from benchbench.spec.cell import CellInfo
 
 Place = Literal["best", "in the set", "beaten", "misses the SLO", "invalid"]
@@ -139,8 +138,3 @@ def _reason(out: Mapping[str, Out]) -> str:
 
 def _exp(log: float) -> float:
     return math.exp(min(log, 700.0))
-
-
-def better_is_more(metric: str) -> bool:
-    """Whether a larger figure of the metric is better."""
-    return BETTER[METRICS[metric]] > 0
