@@ -20,7 +20,7 @@ def export(run: Path, form: Any, output: Path | None, *, include_invalid: bool) 
 
     vllm: a folder a cell, with a round a file as vllm bench serve --save-result --save-detailed writes it, and the
     summary.json that vllm bench sweep plot reads. llm-d: a Benchmark Report 0.2 a cell. csv: rows.csv and
-    requests.csv. bench import reads all but requests.csv. Cells that are not valid are named on stderr.
+    requests.csv. bench import reads the first two again. Cells that are not valid are named on stderr.
     """
     from benchbench.analysis.runs import open_run
     from benchbench.exporters.write_files import export_run
