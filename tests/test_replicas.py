@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -18,10 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from servers import ScriptedServer
 
+import benchbench
+from benchbench import load_spec, open_run
 from benchbench.counters.server_counters import as_one, of_server
 from benchbench.engines.simulator import SimulatorProcess
 from benchbench.loadgen.job import Job
+from benchbench.measure.observer import Observer
 from benchbench.replicas.dealing import Places, in_turn
+from benchbench.replicas.server_figures import ONE_SERVER, ServerRound, by_server
 from benchbench.senders.shares import split
 from benchbench.spec import SpecError, spec_from_mapping
 
@@ -146,6 +151,120 @@ def test_another_clients_tokens_on_one_of_them_are_foreign(pair: tuple[Simulator
         other.join()
     (row,) = summary(Path("run"))
     assert (row["status"], row["reasons"]) == ("invalid", "foreign_load")
+
+
+def test_a_slower_server_makes_its_cells_suspect_and_is_named(pair: tuple[SimulatorProcess, SimulatorProcess]) -> None:
+    slow = {"law": {"kind": "fixed", "ttft_s": 0.06, "itl_s": 0.02}}
+    rounds = {"warmup": 0, "min": 3, "max": 3, "rel_ci": 0.9}
+    with SimulatorProcess(options=slow) as other:
+        urls = [pair[0].url, other.url]
+        result = swept(urls, grid={"input": 8, "output": 6, "batch": 3}, rounds=rounds)
+    assert "note: batch 3: no multiple of 2" in result.stderr
+    (row,) = summary(Path("run"))
+    assert "uneven_replicas" in row["reasons"].split(";")
+    run = open_run("run")
+    (text,) = (line for line in run.explain().splitlines() if "uneven_replicas" in line)
+    where = other.url.removeprefix("http://")
+    assert re.search(rf"\({where}: its TTFT is [12]\.\d\d x the others'; {where}: its TPOT is [12]\.\d\d x", text)
+
+    requests, frame = run.requests(), run.replicas()
+    assert requests["target"].tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0], "rounds take turns in who has more"
+    assert frame["url"].tolist() == urls
+    assert frame["slow"].tolist() == [False, True]
+    for name in ("ttft_ms", "tpot_ms"):
+        means = requests.groupby("target")[name].mean()
+        assert frame[name].tolist() == pytest.approx(means.tolist())
+    assert frame["requests"].tolist() == requests.groupby("target").size().tolist() == [5, 4]
+    assert frame["tok_s"].sum() == pytest.approx(row["sys_tok_s"])
+    assert frame["share"].sum() == pytest.approx(1)
+
+    table = bench("table", "run", "--by-replica")
+    line = next(line for line in table.output.splitlines() if where in line)
+    assert re.match(rf"\| 8 \| 6 \| 3 \| {where} \| 4 \| 0 \| [\d.]+\* \| [\d.]+\* \| 2\d\.\d\d\* \|", line)
+    assert f"http://{where}: slower than the others in some cells (uneven_replicas)." in table.output
+    head, *rows = bench("table", "run", "--by-replica", "--format", "csv").output.splitlines()
+    assert head.startswith("variant,load,input,output,batch,rate,replica,url,requests,failed,ttft_ms")
+    assert len(rows) == 2
+    refused = bench("table", "run", "--by-replica", "--columns", "batch")
+    assert (refused.exit_code, "--by-replica: of one RUN" in refused.stderr) == (2, True)
+
+
+def test_a_server_whose_requests_fail_is_named_and_has_no_number(
+    pair: tuple[SimulatorProcess, SimulatorProcess],
+) -> None:
+    with SimulatorProcess(options={"law": LAW, "faults": {"error_in_stream_share": 1.0}}) as other:
+        swept([pair[0].url, other.url])
+    (row,) = summary(Path("run"))
+    assert (row["status"], row["failed"]) == ("invalid", 2)
+    where = other.url.removeprefix("http://")
+    text = open_run("run").explain()
+    assert f"{where}: 2 requests, 2 failed" in text
+    line = next(line for line in bench("table", "run", "--by-replica").output.splitlines() if where in line)
+    assert line == f"| 8 | 6 | 4 | {where} | 2 | 2 |" + 5 * " \N{EN DASH} |"
+
+
+class Ending(Observer):
+    """Ends a server before the second round."""
+
+    def __init__(self, server: SimulatorProcess) -> None:
+        self.server = server
+
+    def round(self, cell: object, phase: str, number: int, left_s: float | None) -> None:  # noqa: ARG002 - an observer
+        if number == 1:
+            self.server.close()
+
+
+def test_a_server_that_dies_stops_the_sweep_and_is_named(pair: tuple[SimulatorProcess, SimulatorProcess]) -> None:
+    with SimulatorProcess(options={"law": LAW}) as other:
+        engine = {"kind": "endpoint", "url": [pair[0].url, other.url]}
+        path = write_sweep(Path("s.yaml"), "", engine=engine, rounds={"warmup": 0, "min": 2, "max": 2})
+        outcome = benchbench.sweep(load_spec(path), out="run", plots=False, observer=Ending(other))
+    where = other.url.removeprefix("http://")
+    assert outcome.state == "stopped"
+    assert outcome.message.startswith(f"the server at {where} is gone: connect: Connection refused")
+    assert len(list(Path("run/records").glob("*.parquet"))) == 1, "the round that it spoiled is not stored"
+
+
+def means(*rounds: tuple[float, ...]) -> list[tuple[ServerRound, ...]]:
+    """Rounds in which each server's requests took so long, each in TTFT and TPOT."""
+    return [
+        tuple(ServerRound(2, 0, np.array([s, s]), np.array([s, s]), 100 / s) if s else NOTHING for s in values)
+        for values in rounds
+    ]
+
+
+NOTHING = ServerRound(0, 0, np.array([]), np.array([]), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "slow"),
+    [
+        (means((1.0, 2.0)), set()),  # one round shows no spread
+        (means((1.0, 2.0), (1.0, 2.0)), {1}),
+        (means((1.0, 1.25), (1.0, 1.25)), set()),
+        (means((1.0, 1.3), (1.0, 1.29), (1.01, 1.3)), {1}),
+        (means((1.0, 2.0), (2.0, 1.0), (1.0, 2.0)), set()),  # each is slow in turn
+        (means((1.0, 0.0), (0.0, 2.0), (1.0, 0.0), (0.0, 2.0)), {1}),  # batches of one
+        (means((1.0, 1.0, 3.0), (1.1, 1.0, 3.1), (1.0, 1.1, 3.0)), {2}),
+        (means((0.0, 0.0), (0.0, 0.0)), set()),
+    ],
+)
+def test_when_a_server_is_surely_slower(rounds: list[tuple[ServerRound, ...]], slow: set[int]) -> None:
+    assert {server for server, _ in by_server(rounds).apart} == slow
+
+
+def test_equal_servers_are_hardly_ever_apart() -> None:
+    """Of cells whose rounds vary by 20 % and servers by nothing; 25 % more is asked for, at 95 %."""
+    generator = np.random.default_rng(17)
+    cells = [means(*generator.lognormal(0, 0.2, (5, 2)).tolist()) for _ in range(400)]
+    assert sum(bool(by_server(cell).apart) for cell in cells) <= 4
+
+
+def test_of_one_server_there_is_nothing_to_tell_apart() -> None:
+    assert by_server([(), ()]) == ONE_SERVER
+    stored = Path(__file__).parent / "data" / "stored-run"
+    assert open_run(stored).replicas().empty, "its records have no column target"
+    assert bench("table", stored, "--by-replica").output.startswith("One server: ")
 
 
 def test_servers_of_other_models_or_versions_are_refused(pair: tuple[SimulatorProcess, SimulatorProcess]) -> None:

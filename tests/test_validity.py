@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from benchbench.analysis.server_times import ServerTimes
 from benchbench.analysis.validity import Evidence, Reason, Status, remedy, status_of, worst
 from benchbench.prefixes.hits import Hits
+from benchbench.replicas.server_figures import ByServer
 from benchbench.spec import Validity
 from benchbench.speculation.acceptance import Acceptance
 
@@ -69,6 +70,7 @@ CHANGES: dict[Reason, dict[str, Any]] = {
     Reason.SHORT_WINDOW: {"windowed": False},
     Reason.THROTTLED: {"throttled": ("gpu1: thermal",)},
     Reason.STRAGGLER: {"straggler": ("gpu1: 1500 MHz",)},
+    Reason.UNEVEN_REPLICAS: {"by_server": ByServer(apart=((1, "its TTFT is 2.00 x the others'"),))},
     Reason.FASTER_THAN_HARDWARE: {"too_fast": ("mean TTFT",)},
     Reason.FASTER_THAN_LIKELY: {"unlikely": ("Sys tok/s",)},
 }

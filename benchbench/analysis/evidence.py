@@ -10,12 +10,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from benchbench.analysis.metrics import Pools, RoundMetrics, by_start, in_blocks, over_starts, round_metrics
+from benchbench.analysis.metrics import (
+    Pools,
+    RoundMetrics,
+    by_start,
+    in_blocks,
+    over_starts,
+    request_times,
+    round_metrics,
+)
 from benchbench.analysis.server_times import Report, reports_of, server_times, times_by_metrics
 from benchbench.analysis.stats import agree, rounds_needed
 from benchbench.analysis.validity import Evidence
 from benchbench.host.energy import Window, window_of
 from benchbench.prefixes.hits import together
+from benchbench.replicas.server_figures import ServerRound, by_server, parts_of_round
 from benchbench.spec.cell import CellInfo
 from benchbench.speculation.acceptance import acceptance_of
 from benchbench.steadiness.steadiness import drift_of, rounds_to_confirm
@@ -97,6 +106,7 @@ class Measured(NamedTuple):
     window: Window | None
     counts: Counter[str]
     reports: list[Report]
+    servers: tuple[ServerRound, ...]
 
 
 def measured(cell: CellInfo, table: pa.Table) -> Measured:
@@ -104,7 +114,8 @@ def measured(cell: CellInfo, table: pa.Table) -> Measured:
     facts = round_facts(table)
     metrics = round_metrics(table, load=cell.load, in_flight=cell.batch, slo=cell.slo)
     counts = _requests(table, bool(facts.get("approximate")))
-    return Measured(metrics, facts, window_of(table), counts, reports_of(table))
+    parts = parts_of_round(table, facts, lambda: request_times(table, load=cell.load, in_flight=cell.batch))
+    return Measured(metrics, facts, window_of(table), counts, reports_of(table), parts)
 
 
 def _clock_share(taken: Measured) -> float:
@@ -139,6 +150,7 @@ def evidence_of(cell: CellInfo, taken: Sequence[Measured], warmups: Sequence[Rou
         itl_s=pools["itl_s"].percentiles[50],
         gap_s=pools["itl_s"].mean,
         in_flight=cell.batch if cell.load != "open" else None,
+        by_server=by_server([r.servers for r in taken]),
         server=server,
         acceptance=acceptance_of(facts, rounds, counts["tokens"]),
         outside_s=path.outside_s if path and not in_process else None,

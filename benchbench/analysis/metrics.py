@@ -148,13 +148,14 @@ def _columns(table: pa.Table) -> _Columns:
 class RequestTimes(NamedTuple):
     """TTFT, TPOT and E2EL in s of each request of a round; nan where a request failed, TPOT too of a single token.
 
-    `steady`: whether a request is of those over which the cell's latencies are taken.
+    `steady`: whether a request is of those over which the cell's latencies are taken. `window`: that of Sys tok/s.
     """
 
     ttft_s: Floats
     tpot_s: Floats
     e2el_s: Floats
     steady: Mask
+    window: tuple[int, int] | None
 
 
 def request_times(table: pa.Table, *, load: str, in_flight: int | None) -> RequestTimes:
@@ -166,7 +167,7 @@ def request_times(table: pa.Table, *, load: str, in_flight: int | None) -> Reque
     times, steady = np.full((3, len(good)), np.nan), np.zeros(len(good), np.bool_)
     times[:, good] = _latencies(c, good)
     steady[good] = _populations(c, good, planned, in_flight if span and load == "closed" else None)[1]
-    return RequestTimes(times[0], times[1], times[2], steady)
+    return RequestTimes(times[0], times[1], times[2], steady, span or _window(c, good, "open", None))
 
 
 def _latencies(c: _Columns, good: Mask) -> tuple[Floats, Floats, Floats]:

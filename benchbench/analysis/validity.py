@@ -9,6 +9,7 @@ from typing import Literal
 
 from benchbench.analysis.server_times import ServerTimes
 from benchbench.prefixes.hits import Hits
+from benchbench.replicas.server_figures import ONE_SERVER, ByServer
 from benchbench.spec.schema import Validity
 from benchbench.speculation.acceptance import Acceptance, agrees, differs
 
@@ -167,6 +168,10 @@ class Reason(Enum):
         "one GPU clocked lower than its peers by more than validity.straggler",
         "look at its temperature, clocks and links",
     )
+    UNEVEN_REPLICAS = _suspect(
+        "one of several servers was slower than the others by more than 25 %, in TTFT or TPOT",
+        "look at its hardware, its flags and what else it serves; bench table RUN --by-replica shows each server",
+    )
     FASTER_THAN_HARDWARE = _invalid(
         "the numbers are beyond what the hardware's bandwidth and compute allow",
         "look for cached prefixes, wrong lengths, several tokens a pass (`speculative`), or wrong hardware facts",
@@ -234,6 +239,7 @@ class Evidence:
     straggler: tuple[str, ...] = ()
     too_fast: tuple[str, ...] = ()  # each number that is beyond its bound, in words
     unlikely: tuple[str, ...] = ()  # each that is beyond its likely bound only
+    by_server: ByServer = ONE_SERVER  # where there are several
     in_flight: int | None = None  # the batch of a static or closed load
     server: ServerTimes | None = None
     acceptance: Acceptance | None = None  # of drafted tokens
@@ -258,6 +264,7 @@ def status_of(evidence: Evidence, budgets: Validity) -> tuple[Status, tuple[Reas
         Reason.SHORT_WINDOW: not evidence.windowed,
         Reason.THROTTLED: bool(evidence.throttled),
         Reason.STRAGGLER: bool(evidence.straggler),
+        Reason.UNEVEN_REPLICAS: bool(evidence.by_server.apart),
         Reason.FASTER_THAN_HARDWARE: bool(evidence.too_fast),
         Reason.FASTER_THAN_LIKELY: bool(evidence.unlikely),
     }

@@ -89,6 +89,18 @@ class Run(runs.Run):
         """
         return rounds_frame(self, phase)
 
+    def replicas(self) -> pd.DataFrame:
+        """One row a cell and server, of a run whose `engine.url` names several: requests, failures, latencies, rates.
+
+        `replica`: the server's place in `engine.url`, as `target` in `requests()`. `share`: of the output tokens per
+        second. `slow`: surely slower than the others (the cell's reason `uneven_replicas`).
+        """
+        import pandas as pd
+
+        from benchbench.api.by_replica import replica_rows
+
+        return pd.DataFrame(replica_rows(self))
+
     def telemetry(self) -> pd.DataFrame:
         """One row a sample of a device (`time_ns`, `device`; see docs/definitions.md); empty without telemetry."""
         import pandas as pd

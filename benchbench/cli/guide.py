@@ -45,6 +45,7 @@ GUIDE: dict[str, dict[str, tuple[str, ...]]] = {
             "The table of a run, or of several",
             "bench table runs/a runs/b",
             "bench table runs/a --pivot batch:sys_tok_s",
+            "bench table runs/a --by-replica",
             "bench table runs/a --fail-on 'ttft_ms_p99>500'",
         ),
         "plot": ("The figures of a run", "bench plot runs/a --out figures --format svg"),

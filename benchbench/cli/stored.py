@@ -37,10 +37,19 @@ if TYPE_CHECKING:
 @click.option("--format", "form", type=click.Choice([*FORMS, "junit"]), default="md")
 @COLUMNS
 @PIVOT
+@click.option("--by-replica", is_flag=True, help="Of one RUN: what each of several servers did in each cell.")
 @click.option("--include-invalid", is_flag=True, help="Show invalid cells too, struck through.")
 @VERBOSE
 @fail_on("a column of summary.csv and its limit, as 'ttft_ms_p99>500', of any cell")
-def table(runs: tuple[Path, ...], form: Any, gates: tuple[str, ...], *, verbose: bool, **chosen: Any) -> None:  # noqa: ANN401 - click's
+def table(
+    runs: tuple[Path, ...],
+    form: Any,  # noqa: ANN401 - click's
+    gates: tuple[str, ...],
+    *,
+    by_replica: bool,
+    verbose: bool,
+    **chosen: Any,  # noqa: ANN401 - click's
+) -> None:
     """Print the table of a RUN, or of several side by side, recomputed from their records.
 
     github is Markdown for a job's summary. Markdown rounds by the 95 % intervals, CSV and JSON do not.
@@ -55,11 +64,25 @@ def table(runs: tuple[Path, ...], form: Any, gates: tuple[str, ...], *, verbose:
 
     with refusing():
         opened = _opened(runs, skip=not gates)
+        if by_replica:
+            _by_replica(opened, form, gates, **chosen)
+            return
         checks = judge_rows(rows_of(opened), [threshold_of(gate, KNOWN) for gate in gates])
         columns = names_of(chosen.pop("columns"))
         text = junit(checks, "bench table") if form == "junit" else runs_table(opened, form, columns=columns, **chosen)
         (partial(show_markdown, definitions=verbose) if form == "md" else show)(text.rstrip("\n"))
         conclude("bench table", checks, [], runs_table(opened, "github", include_invalid=True) if checks else "")
+
+
+def _by_replica(runs: Sequence[Run], form: Any, gates: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401 - click's
+    """`bench table RUN --by-replica`."""
+    from benchbench.api.by_replica import replica_table
+
+    include_invalid = chosen.pop("include_invalid")
+    if len(runs) > 1 or gates or form in {"github", "junit"} or any(chosen.values()):
+        raise ValueError("--by-replica: of one RUN, as md, csv or json, without --columns, --pivot and --fail-on")
+    text = replica_table(runs[0], form, include_invalid=include_invalid)
+    (show_markdown if form == "md" else show)(text.rstrip("\n"))
 
 
 def _opened(paths: Sequence[Path], *, skip: bool) -> list[Run]:

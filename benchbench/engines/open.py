@@ -93,7 +93,7 @@ class Opened:
             return make_direct_job(cell, source, phase, number, attempt, output)
         targets = self.targets(cell)
         job = make_job(cell, targets[0], source, phase, number, attempt, output)
-        return dealt_out(job, targets, pinned=self.pinned)
+        return dealt_out(job, targets, number, pinned=self.pinned)
 
     def source(self, cell: Cell, phase: str, number: int) -> Source | None:
         """Where the prompts of a round come from. Raises EngineError when a file has none left."""

@@ -106,12 +106,14 @@ def _notes(engine: EndpointEngine, plan: Plan) -> Iterator[str]:
     pinned = engine.routing == "pinned"
     how = "a place in flight keeps its server" if pinned else "requests go to them in turn"
     names = ", ".join(map(mask_text, engine.urls))
-    yield f"{count} servers share the load, {how}: {names}"
+    yield f"{count} servers share the load, {how}: {names} (bench table RUN --by-replica shows each)"
     if pinned and any(isinstance(load, OpenLoad) for load in loads):
         yield "engine.routing: pinned: requests of an open load take nobody's place, and go to the servers in turn"
+    if not pinned and any(cell.prompts.shared and cell.prompts.shared.turns for cell in plan.cells):
+        yield "prompts.shared.turns: a conversation's next turn goes to another server; engine.routing: pinned keeps it"
     if uneven := sorted({cell.batch for cell in plan.cells if cell.batch and cell.batch % count}):
         batches = _listed(uneven)
-        yield f"batch {batches}: no multiple of {count}, so that some servers have a request more than others"
+        yield f"batch {batches}: no multiple of {count}: in each round some servers have a request more than others"
 
 
 def _listed(numbers: Sequence[int]) -> str:

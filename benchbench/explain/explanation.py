@@ -18,19 +18,24 @@ from benchbench.host.energy import IDLE_SHARE, DeviceUse, Usage
 from benchbench.model.roofline import Platform, touched_bytes
 from benchbench.prefixes.hits import Hits
 from benchbench.prefixes.words import diagnosis, shared_words
+from benchbench.replicas.replica_words import apart_lines, server_lines
 from benchbench.speculation.acceptance import acceptance_words
 from benchbench.steadiness.steadiness import drift
 from benchbench.store.arrow import Floats
 
 
-def explain(summary: CellSummary, more: Mapping[str, str] = MappingProxyType({})) -> str:
-    """A paragraph for one cell: its status, one line a check, each reason with its remedy, and `more` lines."""
+def explain(summary: CellSummary, more: Mapping[str, str] = MappingProxyType({}), urls: Sequence[str] = ()) -> str:
+    """A paragraph for one cell: its status, one line a check, each reason with its remedy, and `more` lines.
+
+    `urls`: the addresses of its servers, where there are several.
+    """
     cell, evidence = summary.cell, summary.evidence
     lines = [f"{cell.label} {cell.load} [{cell.key}]: {summary.status}"]
     if not evidence.rounds:
         return f"{lines[0]}\n  no round was finished: nothing could be checked"
     checks = {
         "requests": _requests(evidence),
+        **({"servers": "; ".join(lines_of)} if (lines_of := server_lines(evidence.by_server, urls)) else {}),
         "input": _input(evidence, cell.prompts),
         "output": _output(evidence, cell.output_mode),
         **({"lengths": _lengths(summary)} if cell.lengths else {}),
@@ -57,6 +62,7 @@ def explain(summary: CellSummary, more: Mapping[str, str] = MappingProxyType({})
         Reason.DRIFT: (_DRIFT[evidence.drift_confirmed],),
         Reason.THROTTLED: evidence.throttled,
         Reason.STRAGGLER: evidence.straggler,
+        Reason.UNEVEN_REPLICAS: apart_lines(evidence.by_server, urls),
         Reason.FASTER_THAN_HARDWARE: evidence.too_fast,
         Reason.FASTER_THAN_LIKELY: evidence.unlikely,
         Reason.HIT_RATE: (diagnosis(evidence.hits),) if evidence.hits else (),

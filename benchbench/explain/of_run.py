@@ -10,13 +10,15 @@ from benchbench.analysis.runs import Run
 from benchbench.analysis.summary import CellSummary
 from benchbench.experts.expert_load import RANDOM, UNTOLD, ExpertLoad, expert_load
 from benchbench.explain.explanation import explain
+from benchbench.replicas.replica_words import addresses
 from benchbench.spec.cell import CellInfo
 
 
 def explain_cell(run: Run, cell: CellInfo) -> str:
     """`explain` of a cell of a run, with a line on the experts where its model is known to be a mixture of them."""
     summary = run.summary_of(cell)
-    return explain(summary, {"experts": words} if (words := _experts(run, summary)) else {})
+    more = {"experts": words} if (words := _experts(run, summary)) else {}
+    return explain(summary, more, addresses(run.manifest["spec"], cell.variant))
 
 
 def _experts(run: Run, summary: CellSummary) -> str:

@@ -221,7 +221,7 @@ def _store(
         facts["server"] = None if death else view.after(counters, columns)
     if step.pilot is not None:
         facts["pilot"] = step.pilot
-    facts["identity"] = driver.identity
+    facts["identity"], facts["targets"] = driver.identity, len(opened.urls)
     facts["approximate"] = opened.approximate and cell.prompts.kind == "text"
     facts["common_tokens"] = opened.common_tokens(cell) * len(columns["index"])
     labels = {

@@ -15,7 +15,7 @@ from typing import Any
 from benchbench.errors import ModelError
 from benchbench.model.accelerators import accelerator, given_accelerator, known_names
 from benchbench.model.config import ModelFacts, read_model
-from benchbench.spec import Hardware, SimulatorEngine, SweepSpec, VllmInprocessEngine
+from benchbench.spec import EndpointEngine, Hardware, SimulatorEngine, SweepSpec, VllmInprocessEngine
 from benchbench.spec.plan import variant_spec
 
 _NO_PARTS: dict[str, Any] = {"expert_bytes": None, "dense_bytes": None}
@@ -108,6 +108,9 @@ def caption_of(spec: SweepSpec, model: Mapping[str, Any] | None = None) -> list[
     elif isinstance(engine, SimulatorEngine):
         speed = "" if engine.scale == 1 else f", every duration x {engine.scale:g}"
         lines = [f"Served by the embedded simulator (profile {engine.profile}{speed}): no measurement of hardware."]
+    elif isinstance(engine, EndpointEngine) and len(engine.urls) > 1:
+        how = "each place in flight with its own" if engine.routing == "pinned" else "asked in turn"
+        lines = [f"Served by {len(engine.urls)} servers together, {how}: numbers are of all of them."]
     if speculative:
         facts = [speculative.method, f"{speculative.tokens} proposed tokens a pass" if speculative.tokens else None]
         text = ", ".join(fact for fact in facts if fact)

@@ -10,12 +10,15 @@ from benchbench.openai.target import Target
 from benchbench.replicas.dealing import in_turn, moved
 
 
-def dealt_out(job: RoundJob, targets: Sequence[Target], *, pinned: bool) -> RoundJob:
-    """The round of one server as one of several: request i goes to the (i mod n)-th, whoever sends it.
+def dealt_out(job: RoundJob, targets: Sequence[Target], number: int, *, pinned: bool) -> RoundJob:
+    """The round of one server as one of several: in round k, request i goes to the ((i + k) mod n)-th, whoever
+    sends it.
+
+    So none has more requests than others in all rounds, and a batch of one is not the first server's alone.
 
     With `pinned` a request that takes another's place goes to that one's server instead (`RoundJob.payload`).
     """
-    servers = in_turn(len(job.payloads), len(targets))
+    servers = in_turn(len(job.payloads), len(targets), number)
     if not servers:
         return job
     payloads = [

@@ -33,9 +33,9 @@ class Dealt(Protocol):
     def in_flight(self) -> int: ...
 
 
-def in_turn(count: int, servers: int) -> list[int]:
+def in_turn(count: int, servers: int, first: int = 0) -> list[int]:
     """Each request's own server, by its index in the whole round, whoever sends it; empty for one server."""
-    return [index % servers for index in range(count)] if servers > 1 else []
+    return [(first + index) % servers for index in range(count)] if servers > 1 else []
 
 
 def moved(payload: bytes, server: Server) -> bytes:

@@ -47,6 +47,7 @@ class StoredRoundFacts(TypedDict, total=False):
     cpu_ns: int
     worker_cpu_ns: int
     wall_ns: int
+    targets: int  # servers that shared it; none: one
     connects: int
     resent: int
     workers: int  # processes that sent it; none: one
