@@ -309,3 +309,13 @@ def test_the_picture_and_the_page_name_the_best_of_a_run() -> None:
     page = Path("report.html").read_text()
     assert '<h2 id="best">Which setting is best</h2>' in page
     assert "Default for all 2 cells: c" in page
+
+
+def test_throughput_is_of_one_gpu_where_flags_tell_how_many_there_are() -> None:
+    args = {"a": {"tensor-parallel-size": 2}, "b": {"tensor-parallel-size": 8}, "c": {"tp": 2, "pp": 2}, "d": {}}
+    variants = {name: {"engine": {"args": given}} for name, given in args.items()}
+    changes = {"engine": {"kind": "vllm_serve"}, "variants": variants}
+    result = answered(times(dict.fromkeys(SPEED, 1.0)), **changes)
+    assert result.trial.gpus == {"a": 2, "b": 8, "c": 4, "d": 1}
+    speeds = {dot.setting: dot.y for dot in dots_of(result, result.cells[0], "tpot")}
+    assert speeds["a"] / speeds["b"] == pytest.approx(4, rel=0.05)
