@@ -300,7 +300,10 @@ def test_texts_as_they_are_have_the_lengths_that_the_server_tells(tmp_path: Path
     assert (row["input"], row["mfu"], row["total_tok_s"] > row["sys_tok_s"]) == (None, None, True)
     assert "input_length" not in row["reasons"]
     assert "in=file" in outcome.table
-    explained = open_run(out).explain()
+    run = open_run(out)
+    assert "2 rows are left out" in run.audit().report()
+    assert run.write_page(tmp_path / "page.html").stat().st_size > 10_000
+    explained = run.explain()
     assert "prompts of file share.json" in explained
     # The run's own sweep goes on; with other bytes, or other rounds, it does not.
     assert sweep(spec_of(path), out, resume=True).message == "nothing left to do"

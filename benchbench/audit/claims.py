@@ -83,11 +83,16 @@ def count_of(text: str) -> int:
 
 def claims_of_run(run: Run) -> Claims:
     """A run's rows, recomputed from its records, and what its manifest knows of model and hardware."""
-    platform, rows = run.platform(), tuple(_received(row) for row in run.rows)
+    platform, rows = run.platform(), tuple(_received(row) for row in run.rows if not row.get("lengths"))
+    spread = len(run.rows) - len(rows)
+    notes = (f"{spread} rows are left out: their lengths differ within a round, and each check needs one.",) * bool(
+        spread
+    )
     if run.manifest.get("variant_model_facts"):  # rows of unlike models have no facts in common
-        return Claims(rows=rows, platforms={cell.variant: run.platform(cell.variant) for cell in run.cells})
+        platforms = {cell.variant: run.platform(cell.variant) for cell in run.cells}
+        return Claims(rows=rows, notes=notes, platforms=platforms)
     if platform is None:
-        return Claims(rows=rows)
+        return Claims(rows=rows, notes=notes)
     size = float(platform.model.weight_bytes) if platform.model.weight_bytes else None
     return Claims(
         rows=rows,
@@ -96,6 +101,7 @@ def claims_of_run(run: Run) -> Claims:
         device=platform.device,
         count=platform.count,
         passes=platform.passes,
+        notes=notes,
     )
 
 

@@ -110,6 +110,7 @@ def _time(span_ns: tuple[int, int] | None) -> dict[str, Any] | None:
 
 
 def _load(cell: CellInfo, manifest: Manifest, row: Mapping[str, Any]) -> dict[str, Any]:
+    length = row.get("input_tokens") if cell.input is None else cell.input
     exact, shape = cell.output_mode == "exact", {"lengths": cell.lengths}
     ours = {"benchbench": dict(row), "notes": manifest.get("caption") or []}
     spec = manifest.get("spec") or {}
@@ -119,7 +120,7 @@ def _load(cell: CellInfo, manifest: Manifest, row: Mapping[str, Any]) -> dict[st
             "tool": "benchbench",
             "tool_version": __version__,
             "source": _SOURCES.get(cell.prompts, "unknown"),
-            "input_seq_len": {"distribution": "other" if differs(shape, "input") else "fixed", "value": cell.input},
+            "input_seq_len": {"distribution": "other" if differs(shape, "input") else "fixed", "value": length},
             "output_seq_len": {
                 "distribution": "fixed" if exact and not differs(shape, "output") else "other",
                 "value": cell.output,

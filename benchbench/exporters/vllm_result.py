@@ -108,7 +108,7 @@ def _requests(table: pa.Table) -> _Requests:
     errors = zip(ok, table["error_kind"].to_pylist(), table["error_detail"].to_pylist(), strict=True)
     return _Requests(
         ok=ok,
-        inputs=np.where(prompts >= 0, prompts, wanted).astype(int).tolist(),
+        inputs=np.maximum(np.where(prompts >= 0, prompts, wanted), 0).astype(int).tolist(),
         outputs=np.where(ok, np.where(reported >= 0, reported, counted), 0).astype(int).tolist(),
         starts=[max(int(at) - origin, 0) / 1e9 for at in sent],
         ttfts=[float(times[0] - at) / 1e9 if good else 0.0 for good, at, times in zip(ok, sent, received, strict=True)],
