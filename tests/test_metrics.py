@@ -146,6 +146,7 @@ def reference(requests: list[Made], load: str, batch: int, slo: Slo) -> dict[str
         "window_s": seconds if received else 0.0,
         "block": None,
         "pilot": None,
+        "hits": None,
         "shared_events": shared,
         "first_shared": first_shared,
         "buffered": buffered,
