@@ -84,6 +84,8 @@ def test_what_options_say() -> None:
     assert data["engine"] == {"kind": "endpoint", "url": f"{ENDPOINT}/v4", "api": "chat", "api_key_env": "KEY"}
     assert data["grid"] == {"input": [8], "output": [128], "rate": [0.5, 2]}
     assert (data["load"], data["prompts"], data["model"]) == ({"kind": "open"}, {"kind": "text"}, 'x/"ä"')
+    several = bench("sweep", "--url", ENDPOINT, "--url", f"{ENDPOINT}/v1", "--model", "x", "--dry-run")
+    assert (several.exit_code, f'url: ["{ENDPOINT}", "{ENDPOINT}/v1"]' in several.stderr) == (0, True)
     served = bench("sweep", "--url", ENDPOINT, "--model", "x", "--as-served", "--dry-run")
     assert "\noutput: as_served\n" in served.stderr
     ids = bench("sweep", "--url", ENDPOINT, "--model", "x", "--prompts", "token_ids", "--dry-run")

@@ -37,6 +37,7 @@ def frames(run: Run) -> dict[str, float]:
     assert_type(run.summary(), pd.DataFrame)
     assert_type(run.rounds("all"), pd.DataFrame)
     assert_type(run.telemetry(), pd.DataFrame)
+    assert_type(run.replicas(), pd.DataFrame)
     requests = run.requests("measured", events=True)
     assert_type(requests, pd.DataFrame)
     means = requests[requests["steady"]].groupby("cell")["ttft_ms"].mean()

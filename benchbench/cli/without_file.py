@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 KEPT = "sweep.yaml"  # in the run's folder
 INPUT, OUTPUT, BATCH = "128,1024", "128", "1,8,32"
 _OPTIONS = (
-    click.option("--url", metavar="URL", help="The server's address, as http://127.0.0.1:8000."),
+    click.option(
+        "--url",
+        metavar="URL",
+        multiple=True,
+        callback=lambda _context, _parameter, urls: urls or None,
+        help="The server's address, as http://127.0.0.1:8000; of several replicas, that of each.",
+    ),
     click.option("--model", metavar="NAME", help="The model, as the server lists it."),
     click.option("--input", metavar="N,...", help=f"Prompt lengths in tokens (default: {INPUT})."),
     click.option("--output", metavar="N,...", help=f"Answer lengths in tokens (default: {OUTPUT})."),

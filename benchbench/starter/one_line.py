@@ -14,7 +14,7 @@ from benchbench.yamlfile.yaml_document import YamlText, read_yaml
 class Wanted(NamedTuple):
     """What the options say; lists are as they were typed, `128,1024`. With `rate` there is no `batch`."""
 
-    url: str
+    url: tuple[str, ...]
     model: str
     input: str
     output: str
@@ -40,7 +40,7 @@ def sweep_text(wanted: Wanted, seed: int) -> YamlText:
         ("--model", f"model: {_text(wanted.model)}"),
         ("--url", "engine:"),
         ("--url", "  kind: endpoint"),
-        ("--url", f"  url: {_text(wanted.url)}"),
+        ("--url", f"  url: {_one_or_several(wanted.url)}"),
         ("--api", f"  api: {wanted.api}"),
         *([] if wanted.key_env is None else [("--key-env", f"  api_key_env: {_text(wanted.key_env)}")]),
         ("--input", "grid:"),
@@ -73,6 +73,11 @@ def _name(model: str) -> str:
 
 def _text(value: str) -> str:
     return json.dumps(value, ensure_ascii=False)
+
+
+def _one_or_several(values: tuple[str, ...]) -> str:
+    texts = [*map(_text, values)]
+    return texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
 
 
 def _axis(typed: str) -> str:
