@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import benchbench
 from benchbench.comparison.pairs import differences, pair, sides_of
+from benchbench.datasets.laws import longest
 from benchbench.engines.direct_job import make_direct_job
 from benchbench.openai.target import Access, make_target
 from benchbench.prefixes.hits import Hits, hits_of, together
@@ -246,7 +247,7 @@ def conversing(batch: int) -> Cell:
 
 def test_a_turn_begins_with_the_whole_prompt_of_the_turn_before() -> None:
     cell = conversing(3)
-    assert (cell.input, cell.longest, cell.requests) == (92, 160, 3 * (3 + 4))
+    assert (cell.input, longest(cell), cell.requests) == (92, 160, 3 * (3 + 4))
     prompts = sent(cell)
     assert [len(prompt) for prompt in prompts] == GROWN * (len(prompts) // 4)
     for place, prompt in enumerate(prompts):
