@@ -165,6 +165,23 @@ def test_a_report_without_our_row_is_read_by_its_own_fields(tmp_path: Path) -> N
     assert "latency.time_to_first_token.units: 'minutes' (allowed: ms, s, " in bench("import", file).stderr
 
 
+def test_prompts_of_a_file_have_the_length_that_the_server_counted(tmp_path: Path) -> None:
+    run = random_run(tmp_path / "run", {"grid": {"input": 128, "output": 8, "batch": 4}}, 4)
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["plan"][0] |= {"input": None, "prompts": "file mine.jsonl 0123456789ab"}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    for form in ("vllm", "llm-d"):
+        exported(run, form, tmp_path / form, "--include-invalid")
+        (row,) = again(tmp_path / form, tmp_path / f"{form}-run")
+        assert (row["input"], row["output"]) == (128, 8)
+    (file,) = (tmp_path / "llm-d").iterdir()
+    report = json.loads(file.read_text())
+    load = report["scenario"]["load"]["standardized"]
+    assert (load["source"], load["input_seq_len"]["value"]) == ("sampled", 128)
+    lengths = report["results"]["request_performance"]["aggregate"]["requests"]
+    assert (lengths["input_length"]["mean"], lengths["output_length"]["max"]) == (128, 8)
+
+
 def test_an_invalid_cell_is_left_out_and_said(tmp_path: Path) -> None:
     run = made_run(tmp_path / "run", PLAIN, lambda cell, _start, _k: FAILED if cell.batch == 4 else (50.0, 10.0))
     for form in ("vllm", "llm-d", "csv"):

@@ -35,12 +35,13 @@ _RATES = {
     "total_token_rate": ("total_tok_s", "tokens/s"),
     "request_rate": ("req_s", "queries/s"),
 }
-_SOURCES = {"text": "random", "token_ids": "random"}  # of prompts that are made, not sampled
+_RANDOM = {"text", "token_ids"}  # kinds of prompts that are made, not sampled
 
 
 def llm_d_report(summary: CellSummary, manifest: Manifest, span_ns: tuple[int, int] | None) -> dict[str, Any]:
     """The report of a cell. `span_ns`: first send and last token of its measured rounds."""
     cell, row = summary.cell, {key: value for key, value in summary_row(summary).items() if value is not None}
+    row |= {"input": mean_input(summary)}
     spec = manifest.get("spec") or {}
     latencies = {theirs: stats for theirs, (ours, unit) in _LATENCIES.items() if (stats := _pool(summary, ours, unit))}
     rates = {
@@ -90,12 +91,19 @@ def _statistics(values: np.ndarray[Any, Any], mean: float) -> dict[str, float]:
     }
 
 
+def mean_input(summary: CellSummary) -> int:
+    """Tokens of a prompt: the cell's, or where prompts of a file have no length before, the mean of them."""
+    return round(summary.pools["input_tokens"].mean or 0.0) if summary.cell.input is None else summary.cell.input
+
+
 def _lengths(summary: CellSummary) -> dict[str, Any]:
-    received = pooled(summary.rounds, "output_tokens")
-    if not len(received):
-        return {}
-    output = {"units": "count", **_statistics(received, summary.estimates["output_tokens"].point)}  # type: ignore[union-attr] # rounds have some
-    return {"output_length": output}
+    """Of the requests over which the latencies are: tokens received, and of prompts as the server counted them."""
+    pools = {name: pooled(summary.rounds, f"{name}_tokens") for name in ("input", "output")}
+    return {
+        f"{name}_length": {"units": "count", **_statistics(values, float(values.mean()))}
+        for name, values in pools.items()
+        if len(values)
+    }
 
 
 def _time(span_ns: tuple[int, int] | None) -> dict[str, Any] | None:
@@ -110,7 +118,6 @@ def _time(span_ns: tuple[int, int] | None) -> dict[str, Any] | None:
 
 
 def _load(cell: CellInfo, manifest: Manifest, row: Mapping[str, Any]) -> dict[str, Any]:
-    length = row.get("input_tokens") if cell.input is None else cell.input
     exact, shape = cell.output_mode == "exact", {"lengths": cell.lengths}
     ours = {"benchbench": dict(row), "notes": manifest.get("caption") or []}
     spec = manifest.get("spec") or {}
@@ -119,8 +126,8 @@ def _load(cell: CellInfo, manifest: Manifest, row: Mapping[str, Any]) -> dict[st
         "standardized": {
             "tool": "benchbench",
             "tool_version": __version__,
-            "source": _SOURCES.get(cell.prompts, "unknown"),
-            "input_seq_len": {"distribution": "other" if differs(shape, "input") else "fixed", "value": length},
+            "source": "random" if cell.prompts in _RANDOM else "sampled",
+            "input_seq_len": {"distribution": "other" if differs(shape, "input") else "fixed", "value": row["input"]},
             "output_seq_len": {
                 "distribution": "fixed" if exact and not differs(shape, "output") else "other",
                 "value": cell.output,

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from benchbench.analysis.metrics import RoundMetrics
 from benchbench.analysis.summary import COLUMNS, CellSummary
+from benchbench.exporters.llm_d_report import mean_input
 from benchbench.speculation.acceptance import POSITION
 from benchbench.store.arrow import Floats, Ints, array_of, lists_of, sums_of
 from benchbench.store.facts import Manifest
@@ -201,7 +202,9 @@ def _ours(
         "version": __version__,
         "cell": cell.key,
         "round": place,
-        **{name: getattr(cell, name) for name in ("variant", "load", "input", "output", "batch", "rate")},
+        **{name: getattr(cell, name) for name in ("variant", "load", "output", "batch", "rate")},
+        "input": mean_input(summary),
+        "lengths": cell.lengths,
         "prompts": cell.prompts,
         "engine": engine.get("kind"),
         "engine_version": engine.get("version"),
