@@ -27,7 +27,6 @@ _OPTIONS = (
         "--url",
         metavar="URL",
         multiple=True,
-        callback=lambda _context, _parameter, urls: urls or None,
         help="The server's address, as http://127.0.0.1:8000; of several replicas, that of each.",
     ),
     click.option("--model", metavar="NAME", help="The model, as the server lists it."),
@@ -68,7 +67,7 @@ def file_or_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def chosen(file: Source | None, options: dict[str, Any], sets: tuple[str, ...], out: Path | None) -> Source:
     """The file, or the sweep that the options stand for, which are taken out of `options`; bad input ends it."""
-    given = {name: value for name in _NAMES if (value := options.pop(name)) is not None}
+    given = {name: value for name in _NAMES if (value := options.pop(name)) not in (None, ())}
     if file is None:
         return _from_options(given, options, sets, out)
     if given:
