@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from benchbench.api.artifacts import write_page
     from benchbench.api.auditing import Audit, audit_file
     from benchbench.api.best_settings import BestSettings, best
+    from benchbench.api.bisecting import FoundCommit, find_commit
     from benchbench.api.capacities import compare_capacities, find_capacity
     from benchbench.api.compared import RunComparison, compare_runs
     from benchbench.api.historical import History, history_of
@@ -40,6 +41,7 @@ __all__ = [
     "BestSettings",
     "CardError",
     "EngineError",
+    "FoundCommit",
     "History",
     "Outcome",
     "Run",
@@ -53,6 +55,7 @@ __all__ = [
     "compare_capacities",
     "compare_runs",
     "find_capacity",
+    "find_commit",
     "history_of",
     "load_spec",
     "open_run",
@@ -67,6 +70,7 @@ _HOMES = {
     "api.auditing": ("Audit", "audit_file"),
     "api.best_settings": ("BestSettings", "best"),
     "api.capacities": ("compare_capacities", "find_capacity"),
+    "api.bisecting": ("FoundCommit", "find_commit"),
     "api.compared": ("RunComparison", "compare_runs"),
     "api.historical": ("History", "history_of"),
     "api.measuring": ("sweep",),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,18 @@ def made_run(path: Path, data: dict[str, Any], tell: Tell, **manifest: Any) -> P
     spec = spec_from_mapping(data)
     plan, run = make_plan(spec), RunDirectory(path)
     run.open_for_writing(resume=False)
+    starts = write_starts(run, plan.sessions, tell)
+    facts = {"starts": starts, "devices": [], "host": {"name": "here"}, "caption": [], "instrument": None}
+    entries = [cell.info.to_entry() for cell in plan.cells]
+    run.write_manifest({"spec": spec.model_dump(mode="json"), "plan": entries, **facts, **manifest})
+    run.close()
+    return path
+
+
+def write_starts(run: RunDirectory, sessions: Iterable[Session], tell: Tell) -> list[dict[str, Any]]:
+    """The rounds of these sessions, as above; the manifest's entries of those that have any."""
     starts = []
-    for start in plan.sessions:
+    for start in sessions:
         stored = 0
         for cell in start.cells:
             for k in range(cell.rounds.min):
@@ -50,11 +60,7 @@ def made_run(path: Path, data: dict[str, Any], tell: Tell, **manifest: Any) -> P
                 run.write_round(table, cell.key, "measured", number)
                 stored += 1
         starts += [{"block": start.block, "variant": start.variant}] * bool(stored)
-    facts = {"starts": starts, "devices": [], "host": {"name": "here"}, "caption": [], "instrument": None}
-    entries = [cell.info.to_entry() for cell in plan.cells]
-    run.write_manifest({"spec": spec.model_dump(mode="json"), "plan": entries, **facts, **manifest})
-    run.close()
-    return path
+    return starts
 
 
 def _requests(cell: Cell, told: tuple[float, ...] | str) -> list[Made]:

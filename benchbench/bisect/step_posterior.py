@@ -31,7 +31,7 @@ _DRIFT_PRIOR = np.array([0.4, 0.2, 0.2, 0.15, 0.05])
 _SCALES = np.array([0.01, 0.03, 0.1, 0.3])
 _DIFFER = 0.8  # prior of any step: who asks has seen one
 _SEVERAL = 0.1  # prior of two steps, where there is one at least
-_FINE = 2001  # points of the effect's distribution
+_FINE = 801  # points of the effect's distribution
 
 
 class Start(NamedTuple):

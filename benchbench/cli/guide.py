@@ -55,6 +55,11 @@ GUIDE: dict[str, dict[str, tuple[str, ...]]] = {
             "bench compare runs/branches-20260102-030405",
             "bench compare runs/a runs/b --fail-on 'slower>1%'",
         ),
+        "bisect": (
+            "Which commit made it slower?",
+            "bench bisect branches.yaml --good v0.31 --bad main --only 'batch=16'",
+            "bench bisect branches.yaml --good v0.31 --bad main --path csrc/moe --metric tpot",
+        ),
         "best": (
             "Which of many settings is best?",
             "bench best settings.yaml --out runs/settings",

@@ -12,6 +12,7 @@ from benchbench.cli import guide, page, publish, stored, sweep
 from benchbench.cli.audit import audit
 from benchbench.cli.best import best
 from benchbench.cli.capacity import capacity
+from benchbench.cli.commit_search import bisect
 from benchbench.cli.console import (
     BAD_INPUT,
     FOLDER,
@@ -201,7 +202,7 @@ for _command in (
     history,
 ):
     main.add_command(_command)
-for _command in (best, capacity, import_results, export, publish.publish, page.report, audit, completion):
+for _command in (bisect, best, capacity, import_results, export, publish.publish, page.report, audit, completion):
     main.add_command(_command)
 guide.explain(main)
 

@@ -55,6 +55,7 @@ _OWN = (  # what a run has in its folder; the manifest last: as long as it is th
         "summary.parquet",
     ),
     *("sweep.yaml", "table.md", "compare.md", "compare.json", "noise.json", "capacity.md", "capacity.json"),
+    *("bisect.md", "bisect.json"),
     "manifest.json",
 )
 

@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchbench.engines.log_diagnosis import plain
 from benchbench.engines.process import EngineProcess, Hooks
@@ -78,6 +78,59 @@ def checkout(git: Git, name: str, hooks: Hooks, measured: str | None = None) -> 
     Git and the build commands log into `hooks.logs`/build-NAME.log. Raises EngineError, MovedRefError when that is no
     longer the commit, LaunchStoppedError when `hooks.stop` becomes readable, OSError when a folder can't be written to.
     """
+    work, theirs, repo = _work(git, name, hooks)
+    with work.locked():
+        commit = work.commit(theirs)
+        if measured not in {None, commit}:
+            raise MovedRefError(f"{git.ref} is now at {commit}, this run measured {measured}", f"{work.key}.ref")
+        path = work.built(commit)
+    dated = _read([*work.mirror, "rev-list", "--max-count=1", "--timestamp", commit]).stdout.split()
+    committed_ns = int(dated[0]) * 10**9 if dated else None
+    return Checkout(path, commit, git.ref, repo, *(_changes(theirs) if theirs else ((), "")), work.log, committed_ns)
+
+
+class Commit(NamedTuple):
+    """A commit: name in full, its author's day (YYYY-MM-DD), its first line. `within`: it touches the paths."""
+
+    sha: str
+    date: str
+    subject: str
+    within: bool = True
+
+
+def commits_between(
+    git: Git, good: str, bad: str, name: str, hooks: Hooks, paths: Sequence[str] = ()
+) -> tuple[Commit, tuple[Commit, ...]]:
+    """The commit of `good`, and those after it up to `bad`, the eldest first; of merges only first parents.
+
+    Nothing is built; `git.ref` is not looked at. Raises as `checkout`, and EngineError where good is no first parent.
+    """
+    works = [_work(git.model_copy(update={"ref": ref}), name, hooks) for ref in (good, bad)]
+    mirror = works[0][0].mirror
+    with works[0][0].locked():
+        first, last = (work.commit(theirs) for work, theirs, _ in works)
+        form, chain = "--format=%H%x00%as%x00%s", (f"{first}..{last}",)
+        base = _lines([*mirror, "log", "-1", form, first])[0].split("\0", 2)
+        lines = [line.split("\0", 2) for line in _lines([*mirror, "log", "--first-parent", "--reverse", form, *chain])]
+        touching = {*_lines([*mirror, "log", "--first-parent", "--format=%H", *chain, "--", *paths])}
+        parent = _commit(mirror, f"{lines[0][0]}^1") if lines else None
+    if parent != first:
+        turned = not lines and first != last
+        why = f"{bad} comes before {good}: swap them" if turned else f"{good} is not among the first parents of {bad}"
+        raise EngineError("good and bad are the same commit" if first == last else why, f"variants.{name}.git")
+    if not touching:
+        raise EngineError(f"no commit between {good} and {bad} touches {', '.join(paths)}", f"variants.{name}.git")
+    return Commit(base[0], base[1], base[2]), tuple(
+        Commit(sha, date, text, sha in touching) for sha, date, text in lines
+    )
+
+
+def _lines(argv: Sequence[str]) -> list[str]:
+    return _read(argv).stdout.decode(errors="replace").splitlines()
+
+
+def _work(git: Git, name: str, hooks: Hooks) -> tuple[_Work, list[str] | None, str]:
+    """What fetching and building needs, git in the user's repository where that is on this host, and its name."""
     key = f"variants.{name}.git"
     if shutil.which("git") is None:
         raise EngineError("git is not installed", key)
@@ -90,15 +143,7 @@ def checkout(git: Git, name: str, hooks: Hooks, measured: str | None = None) -> 
     label = re.sub(r"[^\w.-]", "-", re.split(r"[/:]", stem)[-1])
     folder = store_path("git").absolute() / f"{label}-{_hash(source)}"
     folder.mkdir(parents=True, exist_ok=True)
-    work = _Work(git, name, hooks, key, folder, source, hooks.logs / f"build-{name}.log")
-    with work.locked():
-        commit = work.commit(theirs)
-        if measured not in {None, commit}:
-            raise MovedRefError(f"{git.ref} is now at {commit}, this run measured {measured}", f"{key}.ref")
-        path = work.built(commit)
-    dated = _read([*work.mirror, "rev-list", "--max-count=1", "--timestamp", commit]).stdout.split()
-    committed_ns = int(dated[0]) * 10**9 if dated else None
-    return Checkout(path, commit, git.ref, repo, *(_changes(theirs) if theirs else ((), "")), work.log, committed_ns)
+    return _Work(git, name, hooks, key, folder, source, hooks.logs / f"build-{name}.log"), theirs, repo
 
 
 def built_alike(variants: Mapping[str, Variant]) -> list[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -121,30 +122,42 @@ def sweep(  # noqa: PLR0913 - the options of the command
     try:
         for note in [*dealer.check(), *(_goes_on(run, plan, only, retry) if resume else ())]:
             observer.note(note)
-        todo, work = (search.todo, search.work) if search else (_lacking(run, plan), None)
+        todo, work = (search.todo, search.work) if search else (lacking(run, plan), None)
         if not todo and _is_concluded(run, plan):
             rows = _rows(run, {})
             return Outcome(run.path, "complete", "nothing left to do", rows, _table(run, rows))
         given = {"only": only, "sets": masked(sets)}
         sessions = Sessions(plan, given, run, observer, stop, todo, models, choose, work, dealer)
-        try:
+        with concluding(sessions) as outcomes:
             sessions.prepare()
             while sessions.todo:
                 sessions.serve_next()
-        except KeyboardInterrupt:
-            _conclude(run, "interrupted", "interrupted", sessions.rows)
-            raise
-        except (BenchError, OSError) as error:
-            state, message = _ending(run, error)
-            key = ""
-            if isinstance(error, EngineError):
-                sessions.manifest()
-                key = error.key
-            return replace(_conclude(run, state, message, sessions.rows), key=key)
-        return _conclude(run, "complete", "", sessions.rows)
+        return outcomes[0]
     finally:
         run.drop_if_empty()
         run.close()
+
+
+@contextlib.contextmanager
+def concluding(sessions: Sessions) -> Iterator[list[Outcome]]:
+    """However the starts that are made within end: what follows from the run's records is written. It is the outcome.
+
+    Raises as `sweep`.
+    """
+    run, outcomes = sessions.run, list[Outcome]()
+    try:
+        yield outcomes
+        outcomes.append(_conclude(run, "complete", "", sessions.rows))
+    except KeyboardInterrupt:
+        _conclude(run, "interrupted", "interrupted", sessions.rows)
+        raise
+    except (BenchError, OSError) as error:
+        state, message = _ending(run, error)
+        key = ""
+        if isinstance(error, EngineError):
+            sessions.manifest()
+            key = error.key
+        outcomes.append(replace(_conclude(run, state, message, sessions.rows), key=key))
 
 
 def _goes_on(run: RunDirectory, plan: Plan, only: str | None, retry: str | None) -> list[str]:
@@ -163,7 +176,7 @@ def _goes_on(run: RunDirectory, plan: Plan, only: str | None, retry: str | None)
     return [*sorted(notes), *(set_aside(run, plan, retry) if retry and manifest else ())]
 
 
-def _lacking(run: RunDirectory, plan: Plan) -> deque[Todo]:
+def lacking(run: RunDirectory, plan: Plan) -> deque[Todo]:
     """The sessions that lack any rounds or answers, without the cells that were given up."""
     given_up: dict[str, set[int | None]] = {}
     for event in run.events():

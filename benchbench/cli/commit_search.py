@@ -1,0 +1,81 @@
+"""`bench bisect`: which commit made the difference of two builds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from benchbench.cli.console import FOLDER, NOT_MET, SETS, fail, refusing, show, show_markdown, source_of
+from benchbench.cli.signals import Stop
+from benchbench.cli.sweep import same_command, show_end, spec_and_sets, watching
+
+if TYPE_CHECKING:
+    from benchbench.cli.console import Source
+
+
+@click.command()
+@click.argument("file", metavar="SWEEP", type=click.Path(), callback=source_of)
+@click.option("--good", required=True, metavar="REF", help="Branch, tag or commit before the change.")
+@click.option("--bad", required=True, metavar="REF", help="Branch, tag or commit after it.")
+@click.option("--only", metavar="SELECTION", help="Only the cells that match, e.g. 'batch=16'.")
+@click.option("--metric", default="sys_tok_s", help="What changed: sys_tok_s, ttft, tpot.")
+@click.option("--path", "paths", multiple=True, metavar="PATH", help="Only commits that touch this file or folder.")
+@click.option("--variant", metavar="NAME", help="Whose git and engine the builds have (default: the baseline's).")
+@click.option("--confidence", default="95%", help="End when one commit has this.")
+@click.option("--starts", default=40, type=click.IntRange(4), help="Starts at most.")
+@click.option("--budget-s", type=click.FloatRange(0), metavar="SECONDS", help="No block that would end after this.")
+@click.option("--paired", is_flag=True, help="The good build in every block, also where blocks differ little.")
+@SETS
+@click.option("--out", type=FOLDER, metavar="DIR", help="Run directory (default: runs/NAME-bisect-TIME).")
+@click.option("--resume", is_flag=True, help="Continue the run in --out (or the latest of this name).")
+@click.option("--format", "form", type=click.Choice(["md", "json"]), default="md")
+def bisect(
+    file: Source,
+    sets: tuple[str, ...],
+    out: Path | None,
+    form: Any,  # noqa: ANN401 - click's
+    confidence: str,
+    *,
+    resume: bool,
+    **options: Any,  # noqa: ANN401 - click's
+) -> None:
+    """Which commit between two made the server slower (or faster)?
+
+    SWEEP has a variant with `git`: its build commands and engine are every build's. First good and bad must differ;
+    then the commits are measured that decide most, in blocks, until one has the confidence asked for.
+
+    Exit: 0 a commit is named, 1 stopped and can be resumed, 2 bad input, 4 none is named (no difference, more than one
+    step, or the budget is spent: a larger one with --resume goes on), 130 on Ctrl-C.
+    """
+    from benchbench.api.bisecting import find_commit
+    from benchbench.gates.rules import percent_of
+
+    with Stop() as stop, refusing():
+        share = percent_of(confidence, "--confidence")
+        if not 0.5 <= share < 1:
+            raise ValueError(f"--confidence {confidence}: must be at least 50% and below 100%")
+        spec, sets = spec_and_sets(file, sets, out, resume=resume and out is not None)
+        with watching(file, sets) as observer:
+            given: dict[str, Any] = {**options, "confidence": share, "sets": sets, "resume": resume}
+            found_commit = find_commit(spec, out=out, **given, observer=observer, stop=stop.fd)
+    if (outcome := found_commit.outcome).state != "complete":
+        again = [*same_command("bisect", file, sets, options["only"]), *_words(options, confidence)]
+        show_end(spec, outcome, stop, (file, sets), again, quiet=True)
+    (show_markdown if form == "md" else show)(found_commit.table(form).rstrip("\n"))
+    if form == "md":
+        show(f"Run: {outcome.path}, for bench table and bench compare too")
+    if not found_commit.named:
+        fail(NOT_MET, f"bench bisect: {found_commit.sentences[0].splitlines()[0]}")
+
+
+def _words(options: dict[str, Any], confidence: str) -> list[str]:
+    """The options of a command that goes on with the same question."""
+    words = ["--good", options["good"], "--bad", options["bad"], "--metric", options["metric"]]
+    words += ["--confidence", confidence, "--starts", str(options["starts"])]
+    for path in options["paths"]:
+        words += ["--path", path]
+    for name in ("variant", "budget_s"):
+        words += [f"--{name.replace('_', '-')}", str(options[name])] if options[name] is not None else []
+    return words + (["--paired"] if options["paired"] else [])
