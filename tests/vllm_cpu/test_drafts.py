@@ -1,4 +1,4 @@
-"""Speculative decoding by n-grams on prompts of text: vLLM's counters of drafts, beside the tokens of our events.
+"""Speculative decoding by n-grams on running text: vLLM's counters of drafts, beside the tokens of our events.
 
 Weights are random, and greedy answers of such a model go round in circles, which n-grams foresee.
 """
@@ -24,7 +24,7 @@ NGRAM = {
 
 def test_ngram_drafts_on_text(models: Path, tmp_path: Path) -> None:
     flags = {"speculative-config": NGRAM}
-    sweep = write_sweep(tmp_path / "s.yaml", models / "tiny-llama", flags=flags, grid=GRID, prompts={"kind": "text"})
+    sweep = write_sweep(tmp_path / "s.yaml", models / "tiny-llama", flags=flags, grid=GRID, prompts={"kind": "corpus"})
     swept = carry_out(sweep, tmp_path / "run")
     assert swept.code in (0, 3), swept.said
     assert_exact(swept.run, GRID)
