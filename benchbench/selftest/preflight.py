@@ -99,15 +99,14 @@ def _check_one(plan: Plan, progress: Callable[[str, float, str], None]) -> Prefl
     reported = {name for probe in good for name in probe.reported}
     if good:
         lines += [f"its answers {'tell' if name in reported else 'do not tell'} {name}" for name in TELLS]
-    lines += [
-        f"{probe.label}: lengths exact both ways; TTFT {probe.ttft_s * 1e3:.1f} ms, TPOT {probe.tpot_s * 1e3:.2f} ms"
-        for probe in good
-    ]
+    lines += [f"{_exact(probe)}; TTFT {probe.ttft_s * 1e3:.1f} ms, TPOT {probe.tpot_s * 1e3:.2f} ms" for probe in good]
     # Where lengths differ within a round, the batch has about their mean.
     need = max(((cell.input or 0) + cell.output) * _in_flight(cell) for cell in plan.cells)
     capacity = sum(each.get("kv_tokens", 0) for each in counts) if counts else opened.start.get("kv_tokens")
     bound = "at most" if all(cell.input and not cell.lengths for cell in plan.cells) else "on average, or more"
-    lines.append(f"KV cache: {need:,} tokens {bound}; the server holds {f'{capacity:,}' if capacity else 'unknown'}")
+    untold = any(cell.input is None for cell in plan.cells)
+    holds = "unknown: prompts are of a file" if untold else f"{need:,} tokens {bound}"
+    lines.append(f"KV cache: {holds}; the server holds {f'{capacity:,}' if capacity else 'unknown'}")
     if capacity and need > capacity:
         problems.append(f"the largest cell needs {need:,} tokens of KV cache, the server holds {capacity:,}")
     if capabilities.max_model_len:
@@ -128,6 +127,11 @@ def _check_one(plan: Plan, progress: Callable[[str, float, str], None]) -> Prefl
 
 def _view(opened: Opened) -> ServerView:
     return ServerView(opened.urls, opened.access, opened.capabilities.metrics and bool(opened.url))
+
+
+def _exact(probe: Probe) -> str:
+    """Prompts of a file, as they are, have no length that was asked for."""
+    return f"{probe.label}: lengths exact {'both ways' if probe.input is not None else 'of answers'}"
 
 
 def _in_flight(cell: Cell) -> int:
