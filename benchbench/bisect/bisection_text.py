@@ -43,7 +43,7 @@ def bisection_sentences(bisection: Bisection) -> list[str]:
     if answer.confidence == 0.0:
         return [f"The budget was spent before good and bad were shown to differ: {_effect(bisection)}.", f"{spent}."]
     named = _named(line, answer)
-    sure = percent(answer.confidence)
+    sure = "more than 99.9 %" if answer.confidence > 0.999 else percent(answer.confidence)
     if answer.reason == "budget":
         return [f"The budget was spent. Likeliest ({sure}): {named}", f"Good to bad: {_effect(bisection)}; {spent}."]
     return [f"With {sure} it is {named}", f"It changed {_effect(bisection)}; {spent}."]

@@ -62,7 +62,7 @@ class Lines(Observer):
         self._last = time.monotonic()
 
     def begin(self, plan: Plan, out: Path, left: int) -> None:
-        self._of = left
+        self._number, self._of = 1, left  # a bisection begins once a block
         cells = sum(len(start.cells) for start in plan.sessions)  # of a sweep with variants, in each start
         self.say(f"{plan.spec.name}: {left} of {cells} cells to measure, into {out}")
 
