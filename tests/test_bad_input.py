@@ -92,6 +92,10 @@ LINES = {
         ["s.yaml", "--nope"],
         "bench sweep: No such option '--nope'.",
     ),
+    "an option twice": (
+        ["--url", "http://a", "--model", "m", "--batch", "1", "--batch", "8"],
+        "bench sweep: --batch is given twice: once is allowed. (see bench sweep --help)",
+    ),
     "only: field": (["s.yaml", "--only", "btch>3"], f"--only btch>3: unknown field 'btch' {ALLOWED}"),
     "only: nothing": (["s.yaml", "--only", "batch>3"], "--only batch>3: selects none of the 1 cells"),
     "set: key": (

@@ -124,7 +124,9 @@ def test_the_command_says_it_in_each_form() -> None:
     assert [cell["set"] for cell in facts["cells"]] == [["c"]] * 3
     assert (facts["starts"], facts["full_design"]) == (16, 16)
     assert bench("best", "run", "--format", "csv").stdout.count("\n") >= 1 + 3 * 4
-    assert [bench("best", "run", "--metric", metric).exit_code for metric in ("ttft", "tpot", "goodput")] == [0, 0, 2]
+    metrics = ("ttft", "tpot", "goodput_req_s")
+    assert [bench("best", "run", "--metric", metric).exit_code for metric in metrics] == [0, 0, 2]
+    assert json.loads(bench("best", "run", "--json").stdout) == facts
 
 
 def test_one_setting_is_no_choice() -> None:
@@ -184,8 +186,8 @@ def test_what_cannot_be_chosen_is_refused_before_anything_runs() -> None:
     file = write_sweep(Path("s.yaml"), "", engine={"kind": "simulator"}, variants={"a": {}, "b": {}})
     for option, said in (
         (("--only", "variant=a"), "one setting only"),
-        (("--metric", "goodput"), "needs an `slo`"),
-        (("--metric", "speed"), "unknown (allowed: sys_tok_s, ttft, tpot, goodput)"),
+        (("--metric", "goodput_req_s"), "needs an `slo`"),
+        (("--metric", "speed"), "unknown (allowed: sys_tok_s, ttft, tpot, goodput_req_s)"),
         (("--margin", "x"), "must be percent above 0"),
     ):
         result = bench("best", file, "--out", "run", *option)
@@ -302,7 +304,7 @@ def test_the_picture_and_the_page_name_the_best_of_a_run() -> None:
     assert {dot.setting for dot in dots} == {*SPEED}
     assert all(dot.x_ends[0] < dot.x < dot.x_ends[1] and dot.y_ends[0] < dot.y < dot.y_ends[1] for dot in dots)
     assert [dot.setting for dot in front(dots)] == ["c"]  # the fastest in both
-    assert bench("best", "run", "--draw", "plots").exit_code == 0
+    assert bench("best", "run", "--plots", "plots").exit_code == 0
     svg = Path("plots/best_pareto.svg").read_text()
     assert all(words in svg for words in ("1 c", "at batch 4", "TPOT (ms)", "Sys tok/s"))
     assert bench("report", "run").exit_code == 0

@@ -67,6 +67,9 @@ def test_the_answer_is_an_interval_and_every_probe_a_cell(tmp_path: Path) -> Non
     assert f"not at batch {found['fails_at']} (95 % confidence)" in shown
     again = bench("capacity", run)
     assert again.stdout.split("Run:")[0].strip() == (run / "capacity.md").read_text().strip()
+    other = bench("capacity", run, "--set", "slo.tpot_ms=12")  # which the answers shown would not be of
+    assert (other.exit_code, other.stdout) == (2, "")
+    assert other.stderr == f"bench capacity: --set is for a sweep's file, and {run} is a folder\n"
     nothing = bench("capacity", tmp_path / "s.yaml", "--out", run, "--resume")
     assert "nothing left to do" in nothing.stdout
     changed = bench("capacity", tmp_path / "s.yaml", "--out", run, "--resume", "--set", "slo.tpot_ms=12")

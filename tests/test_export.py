@@ -68,7 +68,7 @@ def random_run(path: Path, data: dict[str, Any], seed: int, *, several: bool = F
 
 
 def exported(run: Path, form: str, out: Path, *words: str) -> list[Path]:
-    result = bench("export", run, "--format", form, "--output", out, *words)
+    result = bench("export", run, "--format", form, "--out", out, *words)
     assert result.exit_code == 0, result.stderr
     return [Path(line) for line in result.stdout.splitlines()]
 
@@ -185,7 +185,7 @@ def test_prompts_of_a_file_have_the_length_that_the_server_counted(tmp_path: Pat
 def test_an_invalid_cell_is_left_out_and_said(tmp_path: Path) -> None:
     run = made_run(tmp_path / "run", PLAIN, lambda cell, _start, _k: FAILED if cell.batch == 4 else (50.0, 10.0))
     for form in ("vllm", "llm-d", "csv"):
-        result = bench("export", run, "--format", form, "--output", tmp_path / form)
+        result = bench("export", run, "--format", form, "--out", tmp_path / form)
         assert result.exit_code == 0
         assert "in=128, out=8, batch=4: invalid (request_failed): left out" in result.stderr
         assert "batch=4" not in result.stdout
@@ -218,12 +218,12 @@ def test_where_it_is_written(tmp_path: Path) -> None:
     assert {file.parent for file in result.files} == {run / "export" / "llm-d"}
     refused = bench("export", run, "--format", "llm-d")
     assert (refused.exit_code, len(refused.stderr.splitlines())) == (2, 1)
-    assert "the folder is not empty: choose another --output" in refused.stderr
+    assert "the folder is not empty: choose another --out" in refused.stderr
     with pytest.raises(ValueError, match=r"unknown \(allowed: vllm, llm-d, csv\)"):
         open_run(run).export("xml")  # type: ignore[arg-type] # the mistake
     again(DATA / "imports" / "vllm-rust.json", tmp_path / "imported")
     assert "has no records of requests" in bench("export", tmp_path / "imported", "--format", "vllm").stderr
-    only = bench("export", tmp_path / "imported", "--format", "csv", "--output", tmp_path / "csv")
+    only = bench("export", tmp_path / "imported", "--format", "csv", "--out", tmp_path / "csv")
     assert [Path(line).name for line in only.stdout.splitlines()] == ["rows.csv"]
     assert "requests.csv: not written" in only.stderr
 

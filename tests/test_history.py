@@ -8,6 +8,7 @@ import io
 import json
 import math
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,18 @@ def test_what_is_no_run_is_a_note_and_never_a_crash(month: Path) -> None:
     assert (named.exit_code, len(named.stderr.splitlines())) == (2, 1)
     empty = bench("history", month / "notes")
     assert (empty.exit_code, len(empty.stderr.splitlines())) == (2, 1)
+
+
+def test_a_run_counts_once_wherever_its_copies_are(night: Nights, tmp_path: Path) -> None:
+    folder = night(1, 1.0)
+    night(2, 1.0)
+    shutil.copytree(folder, tmp_path / "copy")
+    history = history_of([folder.parent, folder, tmp_path / "copy"], metrics=["ttft"])
+    assert set(history.nights()["run"].value_counts()) == {history.nights()["run"].size // 2}
+    assert history.notes == (f"not read: {tmp_path / 'copy'}: a copy of {folder}",)
+    (tmp_path / "empty").mkdir()
+    nothing = bench("history", tmp_path / "empty")
+    assert (nothing.exit_code, nothing.stderr) == (2, f"bench history: {tmp_path / 'empty'}: no run is here\n")
 
 
 def test_a_gate_fails_on_a_step_that_stands_and_on_what_it_cannot_judge(month: Path, night: Nights) -> None:

@@ -324,6 +324,7 @@ def test_the_command_says_what_is_needed(tmp_path: Path, monkeypatch: pytest.Mon
     )
     dry = bench("sweep", file, "--dry-run")
     assert "prompts: 8 at most of the 12 in p.jsonl" in dry.output
-    few = bench("sweep", file, "--set", "rounds.max=9")
+    few = bench("sweep", file, "--set", "rounds.max=9", "--dry-run")
     assert few.exit_code == 2
     assert "may send 36 prompts, no two alike, and p.jsonl has 12" in few.output
+    assert few.stderr.startswith(f"{file}:")

@@ -111,8 +111,8 @@ def best(  # noqa: PLR0913 - the options of the command
         raise ValueError(f"--margin {margin}: must be above 0")
     if len({cell.variant for cell in make_plan(spec, only).cells}) < 2:
         raise ValueError("variants: one setting only; the best of several needs two or more")
-    if metric == "goodput" and not any(cell.slo.is_set for cell in make_plan(spec, only).cells):
-        raise ValueError("--metric goodput: needs an `slo` in the sweep")
+    if metric == "goodput_req_s" and not any(cell.slo.is_set for cell in make_plan(spec, only).cells):
+        raise ValueError("--metric goodput_req_s: needs an `slo` in the sweep")
     observer = observer or Observer()
     chooser = Chooser(metric, margin, observer.note)
     outcome = measuring.sweep(

@@ -91,21 +91,33 @@ def history_of(
         raise ValueError(f"--metric {wrong[0]}: unknown (allowed: {', '.join(METRICS)})")
     notes: list[str] = []
     nights: list[Night] = []
-    for given in [runs] if isinstance(runs, (Run, str, Path)) else runs:
+    listed = [runs] if isinstance(runs, (Run, str, Path)) else list(runs)
+    for given in listed:
         inside = isinstance(given, (str, Path)) and not (Path(given) / "manifest.json").is_file()
         for run in _within(Path(given)) if inside and isinstance(given, (str, Path)) else [given]:
             try:
-                nights += nights_of(opened(run))
+                of_run = nights_of(opened(run))
             except (RunError, ValueError) as error:
                 if strict and not inside:
                     raise
                 notes.append(f"not read: {error}")
+                continue
+            if twin := next((night for night in nights for new in of_run if _of_one_run(night, new)), None):
+                if twin.run.path.resolve() != of_run[0].run.path.resolve():
+                    notes.append(f"not read: {of_run[0].run.path}: a copy of {twin.run.path}")
+                continue
+            nights += of_run
     if not nights:
-        raise RunError(notes[0] if notes else f"{runs}: no run is here")
+        raise RunError(notes[0] if notes else f"{', '.join(map(str, listed)) or 'history_of'}: no run is here")
     series = series_of(nights, tuple(metrics) or SHOWN, join)
     if only is not None and not (series := _selected(series, only)):
         raise ValueError(f"--only {only}: selects no cell of these runs")
     return History(tuple(series), tuple(notes))
+
+
+def _of_one_run(night: Night, other: Night) -> bool:
+    """Whether both are of one run, or of its copies, such as one kept small: begun in the same ns."""
+    return night.measured_ns == other.measured_ns and night.run.manifest["spec"] == other.run.manifest["spec"]
 
 
 def _within(folder: Path) -> Iterator[Path]:

@@ -161,8 +161,8 @@ class Run(runs.Run):
     def best(self, *, metric: str = "sys_tok_s", valid_only: bool = False) -> BestSettings:
         """Its best setting (variant) per cell and for all cells, each with what cannot be told from it (95 %).
 
-        `metric`: sys_tok_s, ttft, tpot or goodput; of settings that meet the sweep's `slo`. `valid_only`: suspect cells
-        do not count. Raises ValueError for what cannot be judged, and RunError without records.
+        `metric`: sys_tok_s, ttft, tpot or goodput_req_s; of settings that meet the sweep's `slo`. `valid_only`: suspect
+        cells do not count. Raises ValueError for what cannot be judged, and RunError without records.
         """
         from benchbench.api.best_settings import best_of_run
 

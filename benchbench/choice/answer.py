@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchbench.choice.elimination import fitted, gap, noise_of
-from benchbench.choice.from_run import METRICS, Trial, geometric_mean
+from benchbench.choice.from_run import Trial, geometric_mean
 from benchbench.choice.sets import DEFAULT, Out, Sets, sets_of
 from benchbench.spec.cell import CellInfo
 
@@ -75,10 +75,10 @@ class Answer:
 
 
 def answer(trial: Trial, metric: str) -> Answer:
-    """The answer that follows from a trial, with `metric` as in `METRICS`."""
+    """The answer that follows from a trial, with `metric` as `trial_of` takes it."""
     sets = sets_of(trial.cells, trial.settings, trial.levels, trial.looks)
-    cells = tuple(_answered(label, trial, sets, METRICS[metric]) for label in trial.cells)
-    return Answer(metric, cells, _answered(DEFAULT, trial, sets, METRICS[metric]), trial, trial.levels.limited)
+    cells = tuple(_answered(label, trial, sets, metric) for label in trial.cells)
+    return Answer(metric, cells, _answered(DEFAULT, trial, sets, metric), trial, trial.levels.limited)
 
 
 def _answered(label: str, trial: Trial, sets: Sets, metric: str) -> CellAnswer:

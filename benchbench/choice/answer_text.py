@@ -18,7 +18,7 @@ from benchbench.safe_text import csv_text
 SHOWN = 30  # settings in the default's table
 _DASH = "\N{EN DASH}"
 _UNITS = {"sys_tok_s": ("Sys tok/s", 1.0), "ttft": ("TTFT (ms)", 1e3), "tpot": ("TPOT (ms)", 1e3)}
-_UNITS |= {"goodput": ("Goodput (req/s)", 1.0)}
+_UNITS |= {"goodput_req_s": ("Goodput (req/s)", 1.0)}
 _COLUMNS = ["cell", "input", "output", "batch", "rate", "setting", "place", "figure", "starts", "ratio", "low", "high"]
 _COLUMNS += ["met", "text", "blocks", "worst"]
 

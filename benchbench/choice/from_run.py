@@ -27,7 +27,7 @@ from benchbench.spec.cell import CellInfo
 from benchbench.spec.plan import variant_spec
 from benchbench.spec.schema import DEFAULT_BLOCKS
 
-METRICS = {"sys_tok_s": "sys_tok_s", "ttft": "ttft", "tpot": "tpot", "goodput": "goodput_req_s"}
+METRICS = ("sys_tok_s", "ttft", "tpot", "goodput_req_s")
 _LIMITS = ("ttft", "tpot", "e2el")
 
 
@@ -65,14 +65,14 @@ def trial_of(run: Run, metric: str = "sys_tok_s", *, valid_only: bool = False, l
     if len(sides) < 2:
         raise ValueError(f"{run.path}: has one setting only; the best of several needs `variants` in its sweep")
     infos = {cell.shape: cell for cell in reversed(run.cells)}
-    if metric == "goodput" and not any(cell.slo.is_set for cell in infos.values()):
-        raise ValueError("--metric goodput: needs an `slo` in the sweep")
+    if metric == "goodput_req_s" and not any(cell.slo.is_set for cell in infos.values()):
+        raise ValueError("--metric goodput_req_s: needs an `slo` in the sweep")
     values = {side.variant: values_of(side) for side in sides}
     blocks = int(run.manifest["spec"]["blocks"] or DEFAULT_BLOCKS)
     looks = tuple(range(2, blocks + 1)) if looking or _was_chosen(run) else (blocks,)
     limited = any(cell.slo.is_set for cell in infos.values())
     cells = {
-        label: _cell(label, info, values, METRICS[metric], valid_only=valid_only)
+        label: _cell(label, info, values, metric, valid_only=valid_only)
         for label, info in sorted(infos.items(), key=lambda known: known[1].index)
     }
     return Trial(

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchbench.cli.console import BAD_INPUT, FOLDER, SETS, fail, refusing, show, show_markdown, source_of
+from benchbench.cli.console import (
+    BAD_INPUT,
+    FOLDER,
+    SETS,
+    fail,
+    refuse_of_runs,
+    refusing,
+    show,
+    show_markdown,
+    source_of,
+)
 from benchbench.cli.signals import Stop
 from benchbench.cli.sweep import end_unless_complete, same_command, spec_and_sets, watching
 
@@ -61,7 +71,8 @@ def capacity(file: Source, sets: tuple[str, ...], only: str | None, out: Path | 
 
     Exit: 0 complete, 1 stopped and can be resumed, 2 bad input, 130 on Ctrl-C.
     """
-    if isinstance(file, str) and (Path(file) / "manifest.json").is_file():
+    if isinstance(file, str) and Path(file).is_dir():
+        refuse_of_runs(file, "--json")
         _shown_again(Path(file), as_json=flags["as_json"])
         return
     with Stop() as stop:

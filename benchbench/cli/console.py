@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
+from click.core import ParameterSource
 
 from benchbench.cli.guide import write_commands
 from benchbench.errors import BenchError, CheckFailedError, EngineError, SimulatorError, WorkerDiedError
@@ -45,6 +46,16 @@ SETS = click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", he
 COLUMNS = click.option("--columns", metavar="A,B,...", help="Columns of summary.csv to show.")
 VERBOSE = click.option("--verbose", "-v", is_flag=True, help="On a terminal too: what the columns mean.")
 PIVOT = click.option("--pivot", metavar="AXIS:COLUMN", help="One column for each value of an axis, as batch:sys_tok_s.")
+
+
+def refuse_of_runs(run: str, *allowed: str) -> None:
+    """What is for a sweep's file ends a command that got a run, which can only be shown again."""
+    ctx = click.get_current_context()
+    for option in ctx.command.params:
+        name = max(option.opts, key=len)
+        given = option.name and ctx.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+        if given and isinstance(option, click.Option) and name not in allowed:
+            fail(BAD_INPUT, f"{ctx.command_path}: {name} is for a sweep's file, and {run} is a folder")
 
 
 def names_of(columns: str | None) -> list[str] | None:
@@ -122,6 +133,14 @@ class Group(click.Group):
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         write_commands(formatter)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, words = super().resolve_command(ctx, args)
+        if command is not None and not ctx.resilient_parsing:
+            _refuse_repeated(click.Context(command, ctx, info_name=name), words)
+        return name, command, words
+
     def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - click's signature
         try:
             return super().main(*args, **{**kwargs, "standalone_mode": False})
@@ -142,6 +161,23 @@ class Group(click.Group):
         except BrokenPipeError:
             sys.stderr.close()
             sys.exit(1)
+
+
+def _refuse_repeated(ctx: click.Context, words: list[str]) -> None:
+    """Of an option that is given twice click takes the last, in silence: --batch 1 --batch 8 is no --batch 1,8."""
+    try:
+        order = ctx.command.make_parser(ctx).parse_args(list(words))[2]
+    except click.UsageError:
+        return  # the command itself says it
+    earlier: dict[str | None, str] = {}
+    for option in order:
+        if isinstance(option, click.Option) and not (option.multiple or option.is_bool_flag):
+            name = max(option.opts, key=len)
+            if (other := earlier.setdefault(option.name, "")) == name:
+                raise click.UsageError(f"{name} is given twice: once is allowed.", ctx)
+            if other:
+                raise click.UsageError(f"{other} or {name}, one of them.", ctx)
+            earlier[option.name] = name
 
 
 @contextlib.contextmanager

@@ -13,9 +13,9 @@ from benchbench.cli.console import BAD_INPUT, FOLDER, announce, fail, refusing, 
 @click.command("export")
 @click.argument("run", type=FOLDER)
 @click.option("--format", "form", type=click.Choice(["vllm", "llm-d", "csv"]), required=True, help="Whose files.")
-@click.option("--output", type=FOLDER, metavar="DIR", help="Where to: empty, or new (default: export/FORMAT in RUN).")
+@click.option("--out", type=FOLDER, metavar="DIR", help="Where to: empty, or new (default: export/FORMAT in RUN).")
 @click.option("--include-invalid", is_flag=True, help="Write invalid cells too: the files say their status.")
-def export(run: Path, form: Any, output: Path | None, *, include_invalid: bool) -> None:  # noqa: ANN401 - click's
+def export(run: Path, form: Any, out: Path | None, *, include_invalid: bool) -> None:  # noqa: ANN401 - click's
     """Write the cells of RUN as files that other tools read.
 
     vllm: a folder a cell, with a round a file as vllm bench serve --save-result --save-detailed writes it, and the
@@ -27,7 +27,7 @@ def export(run: Path, form: Any, output: Path | None, *, include_invalid: bool) 
 
     try:
         with refusing():
-            exported = export_run(open_run(run), form, output, include_invalid=include_invalid)
+            exported = export_run(open_run(run), form, out, include_invalid=include_invalid)
     except OSError as error:
         fail(BAD_INPUT, f"bench export: {error.filename}: {error.strerror}")
     for note in exported.notes:

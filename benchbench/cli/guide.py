@@ -81,7 +81,7 @@ GUIDE: dict[str, dict[str, tuple[str, ...]]] = {
         "export": (
             "A run as files that other tools read",
             "bench export runs/a --format vllm",
-            "bench export runs/a --format llm-d --output reports",
+            "bench export runs/a --format llm-d --out reports",
         ),
         "report": ("All of a run as one HTML page", "bench report runs/a -o report.html"),
         "audit": ("Which published numbers are impossible?", "bench audit README.md"),

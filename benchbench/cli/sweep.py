@@ -110,7 +110,9 @@ def sweep(file: Source | None, sets: tuple[str, ...], only: str | None, out: Pat
             from benchbench.forecast.speeds import known_speed
 
             plan = plan_of(spec, only)
-            show_prose(plan_text(plan, known_speed(plan, out, flags["assume_tok_s"])))
+            with located(file, sets):
+                text = plan_text(plan, known_speed(plan, out, flags["assume_tok_s"]))
+            show_prose(text)
             return
         from benchbench.measure.run import sweep as run_sweep
         from benchbench.model.served import hardware_notes

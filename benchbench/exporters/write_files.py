@@ -50,7 +50,7 @@ def export_run(run: Run, form: Format, folder: str | Path | None = None, *, incl
         run.need_records()
     out = Path(folder) if folder is not None else run.path / "export" / form
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise RunError(f"{out}: the folder is not empty: choose another --output")
+        raise RunError(f"{out}: the folder is not empty: choose another --out")
     rows, notes = _chosen(run, include_invalid=include_invalid)
     keys = {row["key"] for row in rows}
     files: list[Path] = []

@@ -143,15 +143,17 @@ def history_table(series: Sequence[Series], notes: Sequence[str] = ()) -> str:
 
 def headline(series: Sequence[Series]) -> str:
     """`2 steps in 12 series, 1 for the worse that still stands; 60 nights from 2026-01-01 to 2026-03-01`."""
-    nights = {id(point.night): point.night for each in series for segment in each.segments for point in segment.points}
+    nights = [point.night for each in series for segment in each.segments for point in segment.points]
     if not nights:
         return "No cell has a number: there is no history."
-    days = sorted(day(night.when_ns) for night in nights.values())
+    days = sorted(day(night.when_ns) for night in nights)
+    runs = len({night.run.path for night in nights})  # one of several variants is one night
     steps = [change for each in series for _, change in each.changes]
     standing = sum(change.step.shift < 0 and not change.undone for change in steps)
     worse = f", {standing} for the worse that still stand{'s'[: standing == 1]}" if standing else ""
     count = f"{len(steps)} step{'s'[: len(steps) != 1]}" if steps else "No step"
-    return f"{count} in {len(series)} series{worse}; {len(nights)} nights from {days[0]} to {days[-1]}."
+    span = f"{runs} night{'s'[: runs != 1]} from {days[0]} to {days[-1]}"
+    return f"{count} in {len(series)} series{worse}; {span}."
 
 
 def step_rows(series: Sequence[Series]) -> tuple[list[str], list[list[str]]]:
