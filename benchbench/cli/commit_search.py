@@ -9,7 +9,7 @@ import click
 
 from benchbench.cli.console import FOLDER, NOT_MET, SETS, fail, refusing, show, show_markdown, source_of
 from benchbench.cli.signals import Stop
-from benchbench.cli.sweep import same_command, show_end, spec_and_sets, watching
+from benchbench.cli.sweep import end_unless_complete, same_command, spec_and_sets, watching
 
 if TYPE_CHECKING:
     from benchbench.cli.console import Source
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 @click.option("--out", type=FOLDER, metavar="DIR", help="Run directory (default: runs/NAME-bisect-TIME).")
 @click.option("--resume", is_flag=True, help="Continue the run in --out (or the latest of this name).")
 @click.option("--format", "form", type=click.Choice(["md", "json"]), default="md")
+@click.option("--json", "form", flag_value="json", help="As --format json.")
+@click.option("--quiet", "-q", is_flag=True, help="Print errors alone, and on stdout the run's directory.")
 def bisect(
     file: Source,
     sets: tuple[str, ...],
@@ -39,6 +41,7 @@ def bisect(
     confidence: str,
     *,
     resume: bool,
+    quiet: bool,
     **options: Any,  # noqa: ANN401 - click's
 ) -> None:
     """Which commit between two made the server slower (or faster)?
@@ -56,18 +59,23 @@ def bisect(
         share = percent_of(confidence, "--confidence")
         if not 0.5 <= share < 1:
             raise ValueError(f"--confidence {confidence}: must be at least 50% and below 100%")
-        spec, sets = spec_and_sets(file, sets, out, resume=resume and out is not None)
-        with watching(file, sets) as observer:
+        spec, sets = spec_and_sets(file, sets, out, resume=resume and out is not None, quiet=quiet)
+        with watching(file, sets, quiet=quiet) as observer:
             given: dict[str, Any] = {**options, "confidence": share, "sets": sets, "resume": resume}
-            found_commit = find_commit(spec, out=out, **given, observer=observer, stop=stop.fd)
-    if (outcome := found_commit.outcome).state != "complete":
+            answer = find_commit(spec, out=out, **given, observer=observer, stop=stop.fd)
+    if (outcome := answer.outcome).state != "complete":
+        if quiet and outcome.path.exists():
+            show(outcome.path)
         again = [*same_command("bisect", file, sets, options["only"]), *_words(options, confidence)]
-        show_end(spec, outcome, stop, (file, sets), again, quiet=True)
-    (show_markdown if form == "md" else show)(found_commit.table(form).rstrip("\n"))
-    if form == "md":
+        end_unless_complete(outcome, stop, (file, sets), again + ["--format", form] * (form != "md"))
+    if quiet:
+        show(outcome.path)
+    else:
+        (show_markdown if form == "md" else show)(answer.table(form).rstrip("\n"))
+    if form == "md" and not quiet:
         show(f"Run: {outcome.path}, for bench table and bench compare too")
-    if not found_commit.named:
-        fail(NOT_MET, f"bench bisect: {found_commit.sentences[0].splitlines()[0]}")
+    if not answer.named:
+        fail(NOT_MET, f"bench bisect: {answer.sentences[0].splitlines()[0]}")
 
 
 def _words(options: dict[str, Any], confidence: str) -> list[str]:
