@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scripts import load_benchmark
@@ -76,6 +76,7 @@ def runs(draw: st.DrawFn) -> list[Sample]:
     return found
 
 
+@settings(max_examples=50)  # of several cells and blocks each
 @given(runs(), st.booleans())
 def test_swapping_the_builds_inverts_the_ratio_and_flips_the_verdict(samples: list[Sample], paired: bool) -> None:
     there = compare(samples, paired=paired)
@@ -90,6 +91,7 @@ def test_swapping_the_builds_inverts_the_ratio_and_flips_the_verdict(samples: li
         same(one, replace(other, ratio=inverse, verdict=FLIPPED[other.verdict]))
 
 
+@settings(max_examples=50)  # of several cells and blocks each
 @given(runs(), st.booleans(), st.randoms(use_true_random=False))
 def test_neither_units_nor_order_matter(samples: list[Sample], paired: bool, rnd: random.Random) -> None:
     def scaled(one: Sample) -> Sample:
@@ -105,6 +107,7 @@ def test_neither_units_nor_order_matter(samples: list[Sample], paired: bool, rnd
         same(one, after[key])
 
 
+@settings(max_examples=50)  # of several cells and blocks each
 @given(runs(), st.booleans(), st.sampled_from([0.001, 0.01, 0.05]))
 def test_interval_p_and_verdict_are_those_of_scipy_and_of_the_rule(
     samples: list[Sample], paired: bool, margin: float

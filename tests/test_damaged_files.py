@@ -84,7 +84,7 @@ def test_pages_have_checksums_that_other_readers_can_check(run: Path) -> None:
 def test_a_damaged_file_of_an_old_run_ends_in_no_traceback(stored: Path) -> None:
     file = a_record(stored)
     data = file.read_bytes()
-    for number, damaged in enumerate(damages(data, 60, seed=2)):
+    for number, damaged in enumerate(damages(data, 32, seed=2)):
         file.write_bytes(damaged)
         result = bench("table", stored)
         assert result.exit_code in {0, 2}, number
@@ -98,7 +98,7 @@ def test_a_damaged_manifest_or_journal_ends_in_no_traceback(run: Path, name: str
     RunDirectory(run).journal("round_begun", cell="a", phase="measured", round=0)
     file = run / name
     data = file.read_bytes()
-    for damaged in damages(data, 200, seed=3):
+    for damaged in damages(data, 96, seed=3):
         file.write_bytes(damaged)
         result = bench("table", run)
         assert result.exit_code in {0, 2}

@@ -275,7 +275,7 @@ TREES = st.recursive(
 )
 
 
-@settings(deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.fixed_dictionaries({"choices": st.lists(TREES, max_size=2)}, optional={"usage": TREES, "error": TREES})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cProfile
 import os
 import sys
 from collections import Counter
@@ -25,6 +26,7 @@ from benchbench.store.parquet_files import parquet_bytes
 from benchbench.store.run_directory import RunDirectory
 
 SIZES = (20, 40, 80)
+PAGE_SIZES = (8, 16, 32)  # of a page, whose figures alone are a million calls
 CARD = "<!-- bench:performance -->\n<!-- /bench:performance -->\n"
 Work = Counter[str]
 
@@ -72,30 +74,28 @@ def files_below(root: Path) -> Iterator[Work]:
 def calls() -> Iterator[Work]:
     """Calls of functions in this thread, Python's and C's; a generator's turn is one."""
     work: Work = Counter()
-
-    def count(_frame: object, event: str, _arg: object) -> None:
-        work["calls"] += event in {"call", "c_call"}
-
-    before = sys.getprofile()
-    sys.setprofile(count)
-    try:
+    with cProfile.Profile() as profile:  # counts in C
         yield work
-    finally:
-        sys.setprofile(before)
+    work["calls"] = sum(entry.callcount for entry in profile.getstats())
 
 
 def grid(cells: int) -> dict[str, Any]:
     return {"input": [*range(8, 8 + cells // 4)], "output": [2, 3], "batch": [1, 2]}
 
 
-def proportional(of: Callable[[int], Work]) -> None:
+def proportional(of: Callable[[int], Work], sizes: tuple[int, int, int] = SIZES) -> None:
     """A cell more costs what a cell more cost before, with a tenth for what is not the same in each."""
-    small, middle, large = (of(cells) for cells in SIZES)
+    small, middle, large = (of(cells) for cells in sizes)
     assert small.keys() == large.keys()
     assert small
     for kind in large:
         before, after = middle[kind] - small[kind], large[kind] - middle[kind]
-        assert after / (SIZES[2] - SIZES[1]) <= 1.1 * before / (SIZES[1] - SIZES[0]) + 1, (kind, before, after)
+        assert after / (sizes[2] - sizes[1]) <= 1.1 * before / (sizes[1] - sizes[0]) + 1, (kind, before, after)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")  # each is made once, by the first that needs it
 
 
 @pytest.fixture(autouse=True)
@@ -136,10 +136,12 @@ def test_files_of_a_sweep_and_of_its_resumption() -> None:
     ],
     ids=" ".join,
 )
-def test_calls_of_a_command(words: tuple[str, ...]) -> None:
+def test_calls_of_a_command(words: tuple[str, ...], runs: Path) -> None:
+    sizes = PAGE_SIZES if words[0] == "report" else SIZES
+
     def of(cells: int) -> Work:
-        run = Path(f"run{cells}")
-        if not run.exists():
+        run = runs / f"run{cells}"
+        if "RUN" in words and not run.exists():
             data = {"name": "t", "model": "m", "engine": {"kind": "simulator"}, "grid": grid(cells)}
             data["rounds"] = {"warmup": 0, "min": 2}
             made_run(run, data, lambda cell, _, k: (50.0 + k, 10.0 + 0.01 * cell.input))
@@ -150,8 +152,8 @@ def test_calls_of_a_command(words: tuple[str, ...]) -> None:
             assert bench(*command).exit_code == 0
         return work
 
-    of(SIZES[0])  # what is imported, and compiled once
-    proportional(of)
+    of(sizes[0])  # what is imported, and compiled once
+    proportional(of, sizes)
 
 
 SPANS = st.tuples(st.integers(0, 50), st.integers(0, 10)).map(lambda drawn: (drawn[0], drawn[0] + drawn[1]))

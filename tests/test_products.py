@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from driving import CARRIED_OUT, bench, summary, write_sweep
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchbench.cli.sweep_schema import json_schema
@@ -190,6 +190,7 @@ AXES = st.dictionaries(
 )
 
 
+@settings(max_examples=50)  # each selects every variant among all
 @given(AXES)
 def test_every_combination_is_there_exactly_once_and_its_name_tells_it(axes: dict[str, list[Any]]) -> None:
     made = expanded({"variants": {"product": axes}}, FIELDS)

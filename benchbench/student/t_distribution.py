@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from statistics import NormalDist
 
 _TINY = 1e-300  # instead of 0 in a denominator
 _TERMS, _STEPS = 100_000, 500  # more than any of ours takes
 
 
+@lru_cache(maxsize=4096)  # the same few levels and degrees are asked for in every cell and metric
 def t_quantile(probability: float, degrees: float) -> float:
     """Quantile of Student's t distribution with `degrees` > 0 (need not be whole); infinite for probability 0 and 1.
 
