@@ -13,7 +13,7 @@ from driving import bench
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rounds_made import MS, Made, table_of
-from runs_made import FAILED, made_run
+from runs_made import BRANCHES, FAILED, made_run
 
 from benchbench import open_run
 from benchbench.analysis.summary import COLUMNS
@@ -103,6 +103,23 @@ def test_what_is_exported_is_imported_again(
                 assert row[name] == (first[name] if isinstance(first[name], str) else pytest.approx(first[name])), name
     assert "A note." in open_run(folder / "vllm-run").caption
     assert "A note." in open_run(folder / "llm-d-run").caption
+
+
+def test_intervals_of_several_starts_stay_over_starts(tmp_path: Path) -> None:
+    data = {**BRANCHES, "blocks": 3, "grid": {"input": 128, "output": 8, "batch": 1}}
+    run = made_run(
+        tmp_path / "run", data, lambda _, start, k: (50.0 + 2.0 * start.block, 10.0 + start.block + 0.01 * k)
+    )
+    names = ("starts", "rounds", "sys_tok_s", "sys_tok_s_low", "sys_tok_s_high", "ttft_ms_low")
+    expected = {row["variant"]: [row[name] for name in names] for row in open_run(run).rows}
+    assert {row[0] for row in expected.values()} == {3}
+    for form in ("vllm", "llm-d"):
+        exported(run, form, tmp_path / form)
+        back = {
+            row["variant"]: [row[name] for name in names] for row in again(tmp_path / form, tmp_path / f"{form}-run")
+        }
+        assert back == {variant: pytest.approx(row) for variant, row in expected.items()}
+        assert "over starts" in bench("table", tmp_path / f"{form}-run").stdout
 
 
 def test_vllms_file_has_vllms_keys_and_its_own_formulas(tmp_path: Path) -> None:

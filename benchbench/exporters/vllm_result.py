@@ -202,6 +202,7 @@ def _ours(
         "version": __version__,
         "cell": cell.key,
         "round": place,
+        "start": metrics.block,
         **{name: getattr(cell, name) for name in ("variant", "load", "output", "batch", "rate")},
         "input": mean_input(summary),
         "lengths": cell.lengths,

@@ -53,9 +53,7 @@ def read_llm_d(data: dict[str, Any]) -> ImportedResult:
     if report.row is not None and report.tool == OWN:
         return _own(report.row, report, common)
     if report.concurrency is None and report.rate is None:
-        raise ValueError(
-            f"{TOOL}: scenario.load.standardized: neither concurrency nor rate_qps: what load is not known"
-        )
+        raise ValueError(f"{TOOL}: scenario.load.standardized: neither concurrency nor rate_qps: unknown load")
     lengths = numbers(data, _LENGTHS, TOOL)
     return imported(
         _values(data) if done else {},
@@ -71,7 +69,7 @@ def read_llm_d(data: dict[str, Any]) -> ImportedResult:
 
 def _own(stored: dict[str, Any], report: _Report, common: dict[str, Any]) -> ImportedResult:
     figures = {name: name for name in stored.keys() & COLUMNS.keys() if COLUMNS[name].decimals is not None}
-    values = numbers(stored, figures, TOOL) if common["done"] else {}
+    values = numbers(stored, figures | {"starts": "starts"}, TOOL) if common["done"] else {}
     cell = parsed(OwnCell, {**stored, "notes": report.notes}, TOOL)
     return imported(values, load=(cell.load, cell.batch, cell.rate), **common, **cell.labels(report.tool_version))
 

@@ -26,6 +26,7 @@ class OwnCell(BaseModel):
     rate: Positive | None = None
     status: str = "invalid"
     reasons: Annotated[list[str], BeforeValidator(_codes)] = []
+    start: Count | None = None
     rounds: Count = 1
     notes: list[str] = []
 
@@ -40,15 +41,13 @@ class OwnCell(BaseModel):
 
         A suspect cell has no reason that makes invalid, even where two degrees of one have one code.
         """
-        known = [reason for reason in Reason if reason.code in self.reasons]
-        bearable = [reason for reason in known if reason.status == "suspect"]
+        bearable = {"suspect"} if self.status == "suspect" else {"suspect", "invalid"}
         return {
+            **{name: getattr(self, name) for name in ("variant", "start", "rounds")},
             "inputs": (self.input, None),
             "outputs": (self.output, None),
             "tool": OWN,
             "version": version,
-            "variant": self.variant,
-            "rounds": self.rounds,
-            "reasons": tuple(bearable if self.status == "suspect" else known),
+            "reasons": tuple(known for known in Reason if known.code in self.reasons and known.status in bearable),
             "notes": tuple(self.notes),
         }

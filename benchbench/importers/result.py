@@ -23,8 +23,9 @@ class ImportedResult:
 
     `values`: summary.csv's columns, as the tool gives them. `pools`: ttft, itl and e2el of each request or gap in ms,
     where the file has them. Unknown `load`, `version` and `date` are "". `conditions`: what else must be equal for two
-    results to be rounds of one cell, as `{"burstiness": 1.0}`. `rounds`: that it is the mean of. `notes`: what a
-    table of ours says below such rows, where `bench export` wrote the file.
+    results to be rounds of one cell, as `{"burstiness": 1.0}`. `start`: of a run of ours with several starts of its
+    engine, which of them it is of. `rounds`: that it is the mean of. `notes`: what a table of ours says below such
+    rows, where `bench export` wrote the file.
     """
 
     tool: str
@@ -39,6 +40,7 @@ class ImportedResult:
     rate: float | None = None
     requests: int | None = None
     failed: int | None = None
+    start: int | None = None
     rounds: int = 1
     values: Mapping[str, float]
     pools: Mapping[str, tuple[float, ...]] = field(default_factory=dict)

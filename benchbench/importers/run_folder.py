@@ -56,11 +56,9 @@ def read_files(paths: Iterable[Path]) -> list[Sourced]:
                 raise ValueError(f"{file}: the same as {twin.name}, given before: it would count as a second run")
             try:
                 results += [(source, result) for result in read(source.data)]
-            except UnknownFormatError as error:
-                if not path.is_dir():
-                    raise ValueError(f"{file}: {error}") from None
             except ValueError as error:
-                raise ValueError(f"{file}: {error}") from None
+                if not (path.is_dir() and isinstance(error, UnknownFormatError)):
+                    raise ValueError(f"{file}: {error}") from None
         if len(results) == count:
             raise ValueError(f"{path}: holds no result that can be imported")
     return results
@@ -115,11 +113,14 @@ def _row(identity: tuple[Any, ...], group: Sequence[ImportedResult]) -> dict[str
         row["requests"] = sum(result.requests or 0 for result in group)
         if all(result.failed is not None for result in group):
             row["failed"] = sum(result.failed or 0 for result in group)
+    starts = [place if result.start is None else -1 - result.start for place, result in enumerate(group)]
+    row["starts"] = len(set(starts)) if min(starts) < 0 else None
     for name in row.keys() & {name for result in group for name in result.values}:
         values = [result.values[name] for result in group if name in result.values]
         if len(values) != len(group) or (name not in UNITED and len(group) > 1):
             continue  # percentiles of several runs have no mean, nor have the ends of their intervals
-        estimate = two_stage_estimate(values, len(values))
+        means = [float(np.array(values)[np.array(starts) == start].mean()) for start in dict.fromkeys(starts)]
+        estimate = two_stage_estimate(means, len(means))
         row[name] = estimate.point if estimate else None
         if estimate and estimate.low is not None and f"{name}_low" in row:
             row |= {f"{name}_low": estimate.low, f"{name}_high": estimate.high}

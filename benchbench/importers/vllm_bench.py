@@ -81,10 +81,9 @@ def read_vllm_bench(data: dict[str, Any]) -> ImportedResult:
     failed = max(result.num_prompts - done if result.failed is None else result.failed, 0)
     values = numbers(data, _PATHS, TOOL) if done else {}
     values |= {name: values[name] / 100 for name in ("acceptance_rate",) if name in values}  # theirs are in %
-    load = load_of(done + failed, result.max_concurrency, result.request_rate)
-    ramp = "" if ours else _ramp(result, values, load[0], load[1])
-    load = load_of(done + failed, result.max_concurrency, result.request_rate, ramp=bool(ramp))
-    load = (ours.load, ours.batch, ours.rate) if ours else load
+    offered = (done + failed, result.max_concurrency, result.request_rate)
+    ramp = "" if ours else _ramp(result, values, *load_of(*offered)[:2])
+    load = (ours.load, ours.batch, ours.rate) if ours else load_of(*offered, ramp=bool(ramp))
     values |= _server_times(result) if done else {}
     pools: dict[str, tuple[float, ...]] = {}
     if done and (table := _requests(result)):
@@ -110,8 +109,7 @@ def _ramp(result: _Result, values: dict[str, float], kind: str, batch: int | Non
     flight, were not. By Little's law, requests x mean E2EL / duration were in flight on average.
     """
     if result.ramp_up_strategy:
-        ends = f"{result.ramp_up_start_rps or 0:g} to {result.ramp_up_end_rps or 0:g} req/s"
-        return f"{result.ramp_up_strategy} {ends}"
+        return f"{result.ramp_up_strategy} {result.ramp_up_start_rps or 0:g} to {result.ramp_up_end_rps or 0:g} req/s"
     count, tokens = result.completed, result.total_output_tokens / max(result.completed, 1)
     if kind == "open" or not count or not values.keys() >= {"ttft_ms", "tpot_ms"}:
         return ""
@@ -163,8 +161,9 @@ def _requests(result: _Result) -> pa.Table | None:
         return None
     errors, inputs = result.errors or [None] * len(starts), result.input_lens or [0] * len(starts)
     if len({len(column) for column in (starts, ttfts, itls, outputs, errors, inputs)}) != 1:
-        columns = "start_times, ttfts, itls, output_lens, input_lens and errors"
-        raise ValueError(f"{TOOL}: {columns} must have the same length")
+        raise ValueError(
+            f"{TOOL}: start_times, ttfts, itls, output_lens, input_lens, errors: must have the same length"
+        )
     offset = min((start for start in starts if start is not None), default=0.0) - 1.0
     sent = [-1 if start is None else _ns(start - offset) for start in starts]
     good = [
@@ -180,6 +179,7 @@ def _requests(result: _Result) -> pa.Table | None:
     table = {
         "status": make.texts([RequestStatus.OK if ok else RequestStatus.FAILED for ok in good]),
         "end_ns": make.numbers(np.full(len(sent), -1)),
+        "output_tokens": make.numbers(np.array(outputs, np.int64)),
         "event_ns": make.lists(offsets, flat),
         "event_tokens": make.lists(offsets, np.ones(len(flat), np.int32)),
         "lag_ns": make.lists(offsets, np.zeros(len(flat), np.int64)),
@@ -187,8 +187,7 @@ def _requests(result: _Result) -> pa.Table | None:
     table |= {name: make.numbers(np.array(sent, np.int64)) for name in ("sent_ns", "scheduled_ns")}
     table |= {name: make.numbers(np.array(inputs, np.int64)) for name in ("input_tokens", "asked_input_tokens")}
     facts = {"spare_sent": result.benchbench.spare_sent if result.benchbench else 0}
-    made = pa.table(table | {"output_tokens": make.numbers(np.array(outputs, np.int64))})
-    return made.replace_schema_metadata({"benchbench": json.dumps(facts)})
+    return pa.table(table).replace_schema_metadata({"benchbench": json.dumps(facts)})
 
 
 def _ns(seconds: float) -> int:
