@@ -271,6 +271,12 @@ def test_a_gate_fails_on_a_step_that_stands_and_on_what_it_cannot_judge(month: P
     assert gated("--fail-on", "step") == (0, "")  # undone
 
 
+def test_a_gate_does_not_pass_where_no_night_has_a_valid_number(night: Nights) -> None:
+    folders = [night(day, 1.0, status="invalid") for day in range(9)]
+    result = bench("history", *folders, "--fail-on", "step")
+    assert (result.exit_code, "all cells: cannot be judged" in result.stderr) == (4, True)
+
+
 def test_a_gate_needs_nights(night: Nights) -> None:
     for day in range(LEAST - 1):
         folder = night(day, 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,7 +13,11 @@ from benchbench.cli.console import FOLDER, FORMS, refusing, show, show_markdown
 from benchbench.cli.gating import conclude, fail_on
 from benchbench.safe_text import printable
 
+if TYPE_CHECKING:
+    from benchbench.history.series import Outcome
+
 _GATE = re.compile(r"\s*step\s*(?:>\s*(.+?)\s*)?")
+_NOTHING: tuple[str, Outcome, str] = ("all cells", "not judged", "cannot be judged: none has ever had a valid number")
 
 
 def limit_of(gate: str) -> float:
@@ -73,7 +77,7 @@ def history(
         rules = [(gate, limit_of(gate)) for gate in gates]
         since_ns = since_of(since)
         listed = history_of(runs, strict=bool(gates), **wanted)
-        judged = [(gate, judge(listed.series, limit, since_ns)) for gate, limit in rules]
+        judged = [(gate, judge(listed.series, limit, since_ns) or [_NOTHING]) for gate, limit in rules]
         checks = [Check(gate, what, outcome, text) for gate, of in judged for what, outcome, text in of]
         text = junit(checks, "bench history") if form == "junit" else listed.table(form)
         (show_markdown if form == "md" else show)(text.rstrip("\n"))
