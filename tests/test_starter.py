@@ -232,8 +232,10 @@ def test_a_wheel_has_all_that_it_needs(tmp_path: Path, url: str) -> None:
     code = f"import sys; sys.path.insert(0, {str(target)!r}); {where}"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.startswith(str(target))
+    every = f"[main.main(['init', name], standalone_mode=False) for name in {NAMES!r}]"
+    code = f"import sys; sys.path.insert(0, {str(target)!r}); from benchbench.cli.main import main; {every}"
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     for name in NAMES:
-        installed("init", name)
         assert Path(f"{name}.yaml").read_text() == bench("init", name, "--out", "-").stdout
     assert "Run: run" in installed("sweep", "--url", url, "--model", "my-org/My-Model", *FAST, "--out", "run")
     assert "Sys tok/s" in installed("demo", "--out", "demo", "--set", "grid.batch=8", "--no-plots")
