@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from benchbench.analysis.runs import Run
 from benchbench.api.notebook import html_table, paragraphs
@@ -16,13 +16,14 @@ from benchbench.comparison.pairs import METRICS
 from benchbench.comparison.tables import SHOWN
 from benchbench.errors import RunError
 from benchbench.history import history_tables as tables
-from benchbench.history.nights import Night, nights_of
+from benchbench.history.nights import Measured, Night, nights_of
 from benchbench.history.series import Series, series_of
 from benchbench.safe_text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_OfCell = TypeVar("_OfCell", Series, Measured)
 _RUN = {"records", "summary.parquet", "journal.jsonl"}  # a folder with one of these was to be a run
 
 
@@ -30,12 +31,14 @@ _RUN = {"records", "summary.parquet", "journal.jsonl"}  # a folder with one of t
 class History:
     """Series over stored runs, by the date of what was measured: what `history_of` gives.
 
-    `series` has each variant's cell and metric with its segments and steps, `notes` what was not read and why.
+    `series` has each variant's cell and metric with its segments and steps, `notes` what was not read and why,
+    `never` the cells of the latest runs that have had a number in no night.
     Ratios above 1 are better, for latencies too (docs/history.md).
     """
 
     series: tuple[Series, ...]
     notes: tuple[str, ...] = ()
+    never: tuple[Measured, ...] = ()
 
     def __repr__(self) -> str:
         return f"<History: {printable(tables.headline(self.series))}>"
@@ -110,9 +113,15 @@ def history_of(
     if not nights:
         raise RunError(notes[0] if notes else f"{', '.join(map(str, listed)) or 'history_of'}: no run is here")
     series = series_of(nights, tuple(metrics) or SHOWN, join)
-    if only is not None and not (series := _selected(series, only)):
-        raise ValueError(f"--only {only}: selects no cell of these runs")
-    return History(tuple(series), tuple(notes))
+    latest = {night.variant: night for night in sorted(nights, key=lambda night: (night.when_ns, night.measured_ns))}
+    shown = {(each.variant, each.cell.shape) for each in series}
+    cells = [(night.variant, shape, measured) for night in latest.values() for shape, measured in night.cells.items()]
+    never = [measured for variant, shape, measured in cells if (variant, shape) not in shown and measured.why]
+    if only is not None:
+        series, never = _selected(series, only, latest), _selected(never, only, latest)
+        if not (series or never):
+            raise ValueError(f"--only {only}: selects no cell of these runs")
+    return History(tuple(series), tuple(notes), tuple(never))
 
 
 def _of_one_run(night: Night, other: Night) -> bool:
@@ -132,11 +141,11 @@ def _within(folder: Path) -> Iterator[Path]:
             yield Path(path)
 
 
-def _selected(series: Sequence[Series], only: str) -> list[Series]:
+def _selected(items: Sequence[_OfCell], only: str, variants: Iterable[str]) -> list[_OfCell]:
     from benchbench.spec import SelectionError, parse_selection
 
     try:
-        selection = parse_selection(only, {each.variant: None for each in series})
+        selection = parse_selection(only, dict.fromkeys(variants))
     except SelectionError as error:
         raise ValueError(f"--only {only}: {error}") from None
-    return [each for each in series if selection.matches(dict(each.cell))]
+    return [each for each in items if selection.matches(dict(each.cell))]

@@ -14,6 +14,7 @@ from benchbench.cli.gating import conclude, fail_on
 from benchbench.safe_text import printable
 
 if TYPE_CHECKING:
+    from benchbench.history.nights import Measured
     from benchbench.history.series import Outcome
 
 _GATE = re.compile(r"\s*step\s*(?:>\s*(.+?)\s*)?")
@@ -39,6 +40,13 @@ def since_of(text: str | None) -> int:
         return int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()) * 10**9
     except ValueError:
         raise ValueError(f"--since {text}: must be a day (allowed: as 2026-01-31)") from None
+
+
+def _never(measured: Measured) -> tuple[str, Outcome, str]:
+    from benchbench.spec.cell import cell_name
+
+    why = f"cannot be judged: has never had a valid number ({measured.why})"
+    return cell_name(dict(measured.cell)), "not judged", why
 
 
 @click.command()
@@ -77,7 +85,8 @@ def history(
         rules = [(gate, limit_of(gate)) for gate in gates]
         since_ns = since_of(since)
         listed = history_of(runs, strict=bool(gates), **wanted)
-        judged = [(gate, judge(listed.series, limit, since_ns) or [_NOTHING]) for gate, limit in rules]
+        never = [_never(measured) for measured in listed.never]
+        judged = [(gate, [*judge(listed.series, limit, since_ns), *never] or [_NOTHING]) for gate, limit in rules]
         checks = [Check(gate, what, outcome, text) for gate, of in judged for what, outcome, text in of]
         text = junit(checks, "bench history") if form == "junit" else listed.table(form)
         (show_markdown if form == "md" else show)(text.rstrip("\n"))
