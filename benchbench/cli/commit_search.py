@@ -13,6 +13,7 @@ from benchbench.cli.sweep import end_unless_complete, same_command, spec_and_set
 
 if TYPE_CHECKING:
     from benchbench.cli.console import Source
+    from benchbench.spec import SweepSpec
 
 
 @click.command()
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--starts", default=40, type=click.IntRange(4), help="Starts at most.")
 @click.option("--budget-s", type=click.FloatRange(0), metavar="SECONDS", help="No block that would end after this.")
 @click.option("--paired", is_flag=True, help="The good build in every block, also where blocks differ little.")
+@click.option("--axis", metavar="NAME=A,B", help="No search: good and bad crosswise with two values of a variable.")
 @SETS
 @click.option("--out", type=FOLDER, metavar="DIR", help="Run directory (default: runs/NAME-bisect-TIME).")
 @click.option("--resume", is_flag=True, help="Continue the run in --out (or the latest of this name).")
@@ -39,6 +41,7 @@ def bisect(
     out: Path | None,
     form: Any,  # noqa: ANN401 - click's
     confidence: str,
+    axis: str | None,
     *,
     resume: bool,
     quiet: bool,
@@ -60,6 +63,10 @@ def bisect(
         if not 0.5 <= share < 1:
             raise ValueError(f"--confidence {confidence}: must be at least 50% and below 100%")
         spec, sets = spec_and_sets(file, sets, out, resume=resume and out is not None, quiet=quiet)
+        if axis is not None:
+            options |= {"confidence": share, "axis": axis, "form": form}
+            _crosswise((file, sets), spec, out, options, stop, resume=resume, quiet=quiet)
+            return
         with watching(file, sets, quiet=quiet) as observer:
             given: dict[str, Any] = {**options, "confidence": share, "sets": sets, "resume": resume}
             answer = find_commit(spec, out=out, **given, observer=observer, stop=stop.fd)
@@ -76,6 +83,46 @@ def bisect(
         show(f"Run: {outcome.path}, for bench table and bench compare too")
     if not answer.named:
         fail(NOT_MET, f"bench bisect: {answer.sentences[0].splitlines()[0]}")
+
+
+def _crosswise(
+    source: tuple[Source, tuple[str, ...]],
+    spec: SweepSpec,
+    out: Path | None,
+    options: dict[str, Any],
+    stop: Stop,
+    *,
+    resume: bool,
+    quiet: bool,
+) -> None:
+    """Measure and tell good and bad crosswise with a component."""
+    from benchbench.api.crossing import cross
+
+    if options["paths"] or options["paired"] or options["budget_s"] is not None or options["confidence"] != 0.95:
+        raise ValueError("--axis searches no commit: --path, --paired, --budget-s and --confidence do not go with it")
+    chosen = {name: options[name] for name in ("only", "metric", "variant", "starts")}
+    form, (file, sets) = options["form"], source
+    with watching(file, sets, quiet=quiet) as observer:
+        given: dict[str, Any] = {**chosen, "sets": sets, "resume": resume, "observer": observer, "stop": stop.fd}
+        crossed = cross(spec, (options["good"], options["bad"]), options["axis"], out, **given)
+    if (outcome := crossed.outcome).state != "complete":
+        if quiet and outcome.path.exists():
+            show(outcome.path)
+        again = [
+            *same_command("bisect", file, sets, options["only"]),
+            *_words(options, "95%"),
+            "--axis",
+            options["axis"],
+        ]
+        end_unless_complete(outcome, stop, source, again + ["--format", form] * (form != "md"))
+    if quiet:
+        show(outcome.path)
+    else:
+        (show_markdown if form == "md" else show)(crossed.table(form))
+    if form == "md" and not quiet:
+        show(f"Run: {outcome.path}, for bench table and bench compare too")
+    if not any(contrast.shown for contrast in crossed.families[0].values()):
+        fail(NOT_MET, f"bench bisect: {crossed.sentences()[0]}")
 
 
 def _words(options: dict[str, Any], confidence: str) -> list[str]:
