@@ -157,6 +157,6 @@ def test_one_file_on_two_kinds_of_engine_gives_runs_that_table_side_by_side() ->
     table = bench("table", "vllm_serve", "simulator", "--include-invalid").stdout
     assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")] == [
         "Variant",
-        "simulator",
         "vllm_serve",
+        "simulator",
     ]
