@@ -91,6 +91,9 @@ def test_the_command_builds_and_measures_the_four(monkeypatch: pytest.MonkeyPatc
     assert "Only together: bad-2 differs from its neighbours" in result.stdout
     assert "- code with B: +1" in result.stdout or "- code with B: +2" in result.stdout
     assert "| bad-2 |" in bench("table", "run").stdout
+    other = bench("bisect", *words[:-3], "PART=1,3", "--out", Path("run").absolute(), "--resume")
+    assert other.exit_code == 2
+    assert "has other builds than good-1, good-3, bad-1, bad-3 of these refs: use another --out" in other.stderr
     facts = json.loads(bench("bisect", *words, "--out", Path("again").absolute(), "--format", "json").stdout)
     assert facts["variants"] == [*NAMES]
     assert facts["blocks"] == 5

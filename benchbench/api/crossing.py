@@ -15,7 +15,8 @@ from benchbench.bisect.line_of_builds import sweep_of, template_of
 from benchbench.bisect.search import METRICS
 from benchbench.comparison.pairs import Side, unpaired_cells, values_of
 from benchbench.comparison.verdicts import BETTER
-from benchbench.measure.run import sweep
+from benchbench.errors import RunError
+from benchbench.measure.run import default_out, sweep
 from benchbench.secrets import masked
 from benchbench.spec import SweepSpec, spec_from_mapping
 
@@ -70,10 +71,22 @@ def cross(
     if starts < 2 * VARIANTS:
         raise ValueError(f"--starts {starts}: --axis needs at least {2 * VARIANTS}, two blocks of four")
     four = four_variants(spec, ends, axis, variant, starts // VARIANTS)
-    outcome = sweep(four, out, **given)
+    path = Path(out) if out is not None else default_out(four, resume=bool(given.get("resume")))
+    _refuse_another(path, four)
+    outcome = sweep(four, path, **given)
     names = tuple(four.variants)
     blocks, why_not = _measured(outcome.path, names, metric) if outcome.state == "complete" else ((), outcome.message)
     return Crosswise(names, metric, blocks, why_not, outcome)
+
+
+def _refuse_another(path: Path, four: SweepSpec) -> None:
+    """Raise RunError where the run has other builds: a block would be of two times."""
+    if not (path / "manifest.json").exists():
+        return
+    before = Run(path).manifest["spec"]["variants"]
+    now = masked(four.model_dump(mode="json"))["variants"]
+    if {name: variant.get("git") for name, variant in before.items()} != {name: now[name]["git"] for name in now}:
+        raise RunError(f"{path}: has other builds than {', '.join(now)} of these refs: use another --out")
 
 
 def _measured(path: Path, names: Sequence[str], metric: str) -> tuple[tuple[tuple[float, ...], ...], str]:
