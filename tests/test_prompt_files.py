@@ -139,6 +139,9 @@ def test_what_a_sweep_may_not_ask_of_a_file(tmp_path: Path) -> None:
     assert "prompts.field: is of kind file" in problems(grid=grid, prompts={"kind": "text", "field": "prompt"})
     assert "prompts.fit: as_is leaves" in problems(grid=grid, prompts={"kind": "file", "path": text, "fit": "as_is"})
     assert "prompts of a file beside prompts of given lengths" in problems(grid=[grid, {**grid, "input": "file"}])
+    lengths = {"kind": "file", "path": text, "output": 128}
+    assert "prompts.output: is 128: a length of all answers is grid.output" in problems(grid=grid, prompts=lengths)
+    assert "no grid.output is file" in problems(grid=grid, prompts={**lengths, "output": "length"})
     wrong = {"kind": "file", "path": text, "sha256": "0" * 64}
     assert "is not that of the file" in problems(prompts=wrong)
     assert "the in-process engine takes no text" in problems(engine={"kind": "vllm_inprocess"})

@@ -19,6 +19,10 @@ def with_files(data: dict[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
     """
     faults = list(_misplaced(data))
     prompts = data.get("prompts")
+    if isinstance(prompts, dict) and type(prompts.get("output")) is int:
+        message = f"is {prompts['output']}: a length of all answers is grid.output"
+        faults.append(Fault(("prompts", "output"), message, "the key of a line that holds the length of its answer"))
+        return {**data, "prompts": {**prompts, "output": None}}, faults
     if not isinstance(prompts, dict) or faults:
         return data, faults
     grid, kind = data.get("grid"), prompts.get("kind")
@@ -78,6 +82,12 @@ def _misplaced(data: dict[str, Any]) -> Iterator[Fault]:
     for key in OF_A_FILE:
         if prompts.get(key) is not None and kind != "file" and (kind, key) != ("corpus", "path"):
             yield Fault(("prompts", key), f"is of kind file, and prompts.kind is {kind}", "kind: file")
+    if (
+        prompts.get("output")
+        and kind == "file"
+        and not any(axis == "output" and _is_file(value) for _, axis, value in _axes(grid))
+    ):
+        yield Fault(("prompts", "output"), "is not used: no grid.output is file", "grid.output: file")
     for index, axis, value in _axes(grid):
         if not _is_file(value):
             if axis == "input" and kind == "file" and prompts.get("fit") == "as_is":
