@@ -6,37 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchbench.analysis.runs import Run
-from benchbench.capacity import answer_texts, searching
+from benchbench.capacity import answer_texts
 from benchbench.capacity.over_starts import Against, Starts, against, starts_of
 from benchbench.capacity.probes import searches_of
-from benchbench.capacity.searching import BUDGET_S, WIDTH, Tell, Wanted
+from benchbench.capacity.searching import find_capacity
 from benchbench.comparison.pairs import differences
-from benchbench.measure.observer import Observer
-from benchbench.measure.run import Outcome
-from benchbench.spec import SweepSpec
 
-
-def find_capacity(  # noqa: PLR0913 - the options of the command
-    spec: SweepSpec,
-    out: str | Path | None = None,
-    *,
-    width: float = WIDTH,
-    budget_s: float = BUDGET_S,
-    only: str | None = None,
-    sets: Sequence[str] = (),
-    resume: bool = False,
-    observer: Observer | None = None,
-    stop: int | None = None,
-    tell: Tell = lambda _state, _made: None,
-) -> Outcome:
-    """Search each shape of a sweep for the largest load that meets its `slo`; a run directory, as of `sweep`.
-
-    The answers are in its `capacity.json` and `capacity.md`. `width`: how near the two loads of an answer shall be, as
-    a share; `budget_s`: seconds of each search. Raises as `sweep`, and EngineError for what cannot be searched.
-    """
-    wanted = Wanted(width, budget_s)
-    shared = {"observer": observer, "stop": stop, "tell": tell}
-    return searching.find_capacity(spec, out, wanted, only=only, sets=sets, resume=resume, **shared)  # type: ignore[arg-type]
+__all__ = ["compare_capacities", "comparison_text", "find_capacity", "is_capacity_run"]
 
 
 def is_capacity_run(path: str | Path) -> bool:

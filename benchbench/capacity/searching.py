@@ -43,18 +43,19 @@ TRIES = 3  # of a probe whose rounds something beside the server spoils
 Tell = Callable[[SearchState, Made], None]
 
 
-class Wanted(NamedTuple):
+class SearchEnd(NamedTuple):
     """`width`: (fails at - holds at) / fails at. `budget_s`: seconds of probes for each search."""
 
-    width: float = WIDTH
-    budget_s: float = BUDGET_S
+    width: float
+    budget_s: float
 
 
 def find_capacity(  # noqa: PLR0913 - the options of the command
     spec: SweepSpec,
     out: str | Path | None = None,
-    wanted: Wanted = Wanted(),  # noqa: B008 - a constant
     *,
+    width: float = WIDTH,
+    budget_s: float = BUDGET_S,
     only: str | None = None,
     sets: Sequence[str] = (),
     resume: bool = False,
@@ -62,13 +63,15 @@ def find_capacity(  # noqa: PLR0913 - the options of the command
     stop: int | None = None,
     tell: Tell = lambda _state, _made: None,
 ) -> Outcome:
-    """Search each shape of a sweep for the largest load that meets its SLO, and leave a run directory.
+    """Search each shape of a sweep for the largest load that meets its `slo`, and leave a run directory.
 
-    `tell` is called after each probe. Arguments and errors else as of `measure.run.sweep`; RunError also for a run to
-    resume that is none of a capacity.
+    The answers are in its `capacity.json` and `capacity.md`. `width`: how near the two loads of an answer shall be, as
+    a share; `budget_s`: seconds of each search; `tell` is called after each probe. Arguments and errors else as of
+    `measure.run.sweep`; EngineError also for what cannot be searched, RunError for a run to resume that is none of a
+    capacity.
     """
     path = Path(out) if out is not None else default_out(spec, resume=resume)
-    searching = _Searching(spec, make_plan(spec, only), wanted, tell)
+    searching = _Searching(spec, make_plan(spec, only), SearchEnd(width, budget_s), tell)
     if resume and (path / "manifest.json").exists():
         searching.recall(RunDirectory(path))
     search = Search(searching.plan(), searching.todo(), searching.work)
@@ -83,8 +86,8 @@ def find_capacity(  # noqa: PLR0913 - the options of the command
 class _Searching:
     """All searches of a run, and the cells of their probes."""
 
-    def __init__(self, spec: SweepSpec, grid: Plan, wanted: Wanted, tell: Tell) -> None:
-        self.spec, self.grid, self.wanted, self.tell = spec, grid, wanted, tell
+    def __init__(self, spec: SweepSpec, grid: Plan, end: SearchEnd, tell: Tell) -> None:
+        self.spec, self.grid, self.end, self.tell = spec, grid, end, tell
         self.targets = targets_of(grid)
         self.states: dict[tuple[Target, int | None], SearchState] = {}
         self.cells: dict[str, Cell] = {}
@@ -95,7 +98,7 @@ class _Searching:
         """The searches of a run that goes on. Raises RunError, also where the limits are not the same any more."""
         before = {entry["key"]: CellInfo.model_validate(entry) for entry in run.manifest()["plan"]}
         for state in searches_of(run):
-            state.width, state.budget_s = self.wanted
+            state.width, state.budget_s = self.end
             self.states[state.target, state.block] = state
             for made in state.made:
                 now, then = self.cell(state.target, made.load, made.first + made.rounds).info, before[made.cell]
@@ -104,7 +107,7 @@ class _Searching:
 
     def state(self, target: Target, block: int | None) -> SearchState:
         """That of a target in a start."""
-        return self.states.setdefault((target, block), SearchState(target, block, *self.wanted))
+        return self.states.setdefault((target, block), SearchState(target, block, *self.end))
 
     def step(self, state: SearchState) -> object:
         """Its next step, of several starts from where the last one ended."""
@@ -143,7 +146,7 @@ class _Searching:
     def work(self, sessions: Sessions, driver: Driver, cells: list[tuple[Cell, int]]) -> None:
         """One probe of the search whose cell is the first; it is taken out where that is over."""
         if not self.begun:
-            driver.run.journal(BEGUN, **self.wanted._asdict(), targets=[target.to_entry() for target in self.targets])
+            driver.run.journal(BEGUN, **self.end._asdict(), targets=[target.to_entry() for target in self.targets])
             self.begun = True
         cell = cells[0][0]
         target = next(t for t in self.targets if (t.variant, t.shape) == place_of(cell))

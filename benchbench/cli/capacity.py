@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from benchbench.measure.observer import Observer
 
 
-class _Told:
+class _ProbesShown:
     """An observer to which what concerns cells is not told: a search has probes."""
 
     def __init__(self, observer: Observer) -> None:
@@ -76,7 +76,7 @@ def capacity(file: Source, sets: tuple[str, ...], only: str | None, out: Path | 
         _shown_again(Path(file), as_json=flags["as_json"])
         return
     with Stop() as stop:
-        from benchbench.capacity.searching import Wanted, find_capacity
+        from benchbench.api.capacities import find_capacity
         from benchbench.gates.rules import percent_of
 
         with refusing():
@@ -85,11 +85,11 @@ def capacity(file: Source, sets: tuple[str, ...], only: str | None, out: Path | 
                 fail(BAD_INPUT, f"bench capacity: --width {flags['width']}: must be above 0 and below 50%")
         spec, sets = spec_and_sets(file, sets, out, resume=flags["resume"], quiet=flags["quiet"])
         with watching(file, sets, quiet=flags["quiet"]) as observer:
-            view: Any = _Told(observer)
+            view: Any = _ProbesShown(observer)
             stop.check()
-            wanted = Wanted(width, flags["budget_s"])
             shared: dict[str, Any] = {"only": only, "sets": sets, "resume": flags["resume"], "stop": stop.fd}
-            outcome = find_capacity(spec, out, wanted, **shared, observer=view, tell=view.probe)
+            shared |= {"width": width, "budget_s": flags["budget_s"]}
+            outcome = find_capacity(spec, out, **shared, observer=view, tell=view.probe)
     if flags["quiet"] and not flags["as_json"]:
         show(outcome.path)
     elif (file_of := outcome.path / ("capacity.json" if flags["as_json"] else "capacity.md")).exists():
