@@ -9,7 +9,7 @@ which that happens.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -49,16 +49,18 @@ class Dealer:
 
     spec: SweepSpec
     attempts: Attempts = field(default_factory=dict)
+    _cells: list[Cell] = field(init=False)  # whose prompts are of a file, in the order of the plan
     _hands: dict[str, Hand] = field(init=False)  # by a cell's key
     _files: dict[str, str] = field(init=False)  # a cell's key -> its file's hash
     _orders: dict[str, tuple[PromptFile, list[int]]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._hands, self._files = hands_of(self.spec)
+        self._cells = cells_of_files(self.spec)
+        self._hands, self._files = hands_of(self._cells, self.spec.block_count)
 
     def needed(self) -> dict[str, tuple[str, int]]:
         """By the hash of each file: its path, and how many prompts the sweep may send at most, repeats left out."""
-        paths = {cell.prompts.sha256: cell.prompts.path for cell in make_plan(self.spec).cells}
+        paths = {cell.prompts.sha256: cell.prompts.path for cell in self._cells}
         return {sha: (str(paths[sha]), self._end(sha)) for sha in dict.fromkeys(self._files.values())}
 
     def check(self) -> list[str]:
@@ -67,9 +69,9 @@ class Dealer:
         Raises EngineError when a file has too few, cannot be read, or has changed since the sweep was read.
         """
         lines = []
-        for cell in make_plan(self.spec).cells:
-            sha = self._files.get(cell.key)
-            if sha is None or sha in self._orders:
+        for cell in self._cells:
+            sha = self._files[cell.key]
+            if sha in self._orders:
                 continue
             read = self._read(cell)
             (path, needed), there = self.needed()[sha], len(read.prompts)
@@ -136,10 +138,15 @@ class Dealer:
         return self._orders[sha][0]
 
 
-def hands_of(spec: SweepSpec) -> tuple[dict[str, Hand], dict[str, str]]:
+def cells_of_files(spec: SweepSpec) -> list[Cell]:
+    """The cells of a sweep whose prompts are of a file. Few sweeps have any: the others are not planned for it."""
+    sections = (spec.prompts.kind, *((each.changes.get("prompts") or {}).get("kind") for each in spec.overrides))
+    return [cell for cell in make_plan(spec).cells if cell.prompts.kind == "file"] if "file" in sections else []
+
+
+def hands_of(cells: Sequence[Cell], blocks: int | None) -> tuple[dict[str, Hand], dict[str, str]]:
     """What each cell is dealt, by its key, and the hash of its file. Variants of a shape share a hand."""
-    cells = sorted((cell for cell in make_plan(spec).cells if cell.prompts.kind == "file"), key=lambda cell: cell.index)
-    blocks = spec.block_count
+    cells = sorted(cells, key=lambda cell: cell.index)
     most: dict[tuple[Any, ...], tuple[int, int, int]] = {}
     for cell in cells:
         size = cell.requests + spare_of(cell)
@@ -171,9 +178,10 @@ def dealt_otherwise(earlier: Mapping[str, Any], spec: SweepSpec) -> str:
             for kind, sha in ((before.get("kind"), before.get("sha256")), (now.kind, now.sha256))
         ]
         return f"its prompts are of {names[0]}, those of the sweep now of {names[1]}: begin a new run"
-    if not (hands := hands_of(spec))[0]:
+    if not (hands := hands_of(cells_of_files(spec), spec.block_count))[0]:
         return ""
-    if hands_of(SweepSpec.model_validate(dict(earlier))) != hands:
+    old = SweepSpec.model_validate(dict(earlier))
+    if hands_of(cells_of_files(old), old.block_count) != hands:
         what = "the prompts of a file are dealt out over the whole sweep once"
         return f"{what}, and its grid, load, rounds or blocks have changed since: begin a new run"
     return ""
