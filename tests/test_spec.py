@@ -369,6 +369,37 @@ def test_any_data_is_read_or_refused_in_words(data: dict[str, Any]) -> None:
     assert_one_line_each(refusal(lambda: make_plan(spec_from_mapping(base | data))))
 
 
+KINDS = {
+    "engine": ["simulator", "endpoint", "vllm_serve", "vllm_inprocess"],
+    "load": ["static", "closed", "open"],
+    "prompts": ["text", "token_ids", "file", "corpus"],
+}
+SCHEMA = json_schema()
+KEYS = [
+    (section, key)
+    for section, described in SCHEMA["properties"].items()
+    for shape in sorted(set(re.findall(r"\$defs/(\w+)", json.dumps(described))))
+    for key in SCHEMA["$defs"][shape]["properties"]
+]
+
+
+@given(st.data())
+def test_any_value_of_any_key_is_read_or_refused_in_words(data: st.DataObject) -> None:
+    kinds = {section: {"kind": data.draw(st.sampled_from(KINDS[section]))} for section in KINDS}
+    sweep: dict[str, Any] = {"name": "s", "model": "m", "grid": {"input": 1, "output": 1, "batch": 1}} | kinds
+    for section, key in data.draw(st.lists(st.sampled_from(KEYS), min_size=1, max_size=3)):
+        where = data.draw(st.sampled_from(["base", "override", "variant"]))
+        value = {key: data.draw(JSON | st.text(st.characters(), max_size=2))}
+        if where == "override":
+            sweep["overrides"] = [*sweep.get("overrides", []), {"when": {"batch": 1}, section: value}]
+        elif where == "variant":
+            sweep["variants"] = {"a": {}, "b": {section: value}}
+        else:
+            was = sweep.get(section)
+            sweep[section] = {**was, **value} if isinstance(was, dict) else value
+    assert_one_line_each(refusal(lambda: make_plan(spec_from_mapping(sweep))))
+
+
 @given(
     text=st.text(alphabet=st.sampled_from("ab:,-[]{}&*<!|>'\"#% \n\t\\01.~\x00é"), max_size=40) | st.text(max_size=20),
     option=st.text(alphabet="gridseloa.0=[]:{}", max_size=12),

@@ -23,14 +23,14 @@ def with_files(data: dict[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
         message = f"is {prompts['output']}: a length of all answers is grid.output"
         faults.append(Fault(("prompts", "output"), message, "the key of a line that holds the length of its answer"))
         return {**data, "prompts": {**prompts, "output": None}}, faults
-    if not isinstance(prompts, dict) or faults:
+    if not isinstance(prompts, dict) or faults or _unreadable(prompts):
         return data, faults
     grid, kind = data.get("grid"), prompts.get("kind")
     read = None
     try:
-        if kind in {"file", "corpus"} and (prompts.get("sha256") is None or _has_file_axis(grid)):
+        if kind in ("file", "corpus") and (prompts.get("sha256") is None or _has_file_axis(grid)):
             read, digest = _read(prompts)
-            if prompts.get("sha256") not in {None, digest}:
+            if prompts.get("sha256") not in (None, digest):
                 faults.append(Fault(("prompts", "sha256"), f"is not that of the file, which has {digest}"))
             data = {**data, "prompts": {**prompts, "sha256": digest}}
     except PromptFileError as error:
@@ -53,7 +53,7 @@ def _with_override_files(data: dict[str, Any], faults: list[Fault]) -> tuple[dic
         if not isinstance(own, dict) or own.get("sha256") or not own.keys() & {"kind", *OF_A_FILE}:
             continue
         merged = {**data["prompts"], "sha256": None, **own}
-        if merged.get("kind") in {"file", "corpus"}:
+        if merged.get("kind") in ("file", "corpus") and not _unreadable(merged):
             try:
                 filled[index] = {**override, "prompts": {**own, "sha256": _read(merged)[1]}}
             except PromptFileError as error:
@@ -70,6 +70,12 @@ def _read(prompts: dict[str, Any]) -> tuple[PromptFile | None, str]:
     return read, read.sha256
 
 
+def _unreadable(prompts: dict[str, Any]) -> bool:
+    """Whether a value is none that a path or a key can be; the schema says so."""
+    values = [prompts[key] for key in OF_A_FILE if prompts.get(key) is not None]
+    return not all(isinstance(value, str) and value.isprintable() for value in values)
+
+
 def _misplaced(data: dict[str, Any]) -> Iterator[Fault]:
     """Keys and axes that only a file of prompts gives a meaning, and what it lacks."""
     prompts, grid = data.get("prompts"), data.get("grid")
@@ -77,8 +83,8 @@ def _misplaced(data: dict[str, Any]) -> Iterator[Fault]:
     kind = prompts.get("kind", "token_ids")
     if kind == "file" and not prompts.get("path"):
         yield Fault(("prompts", "path"), "is missing: the file of prompts", "a file of JSON lines, or a JSON array")
-    if any(isinstance(prompts.get(key), bool | int | float | list | dict) for key in OF_A_FILE):
-        return  # the schema says so
+    if _unreadable(prompts):
+        return
     for key in OF_A_FILE:
         if prompts.get(key) is not None and kind != "file" and (kind, key) != ("corpus", "path"):
             yield Fault(("prompts", key), f"is of kind file, and prompts.kind is {kind}", "kind: file")

@@ -95,10 +95,10 @@ def _cross_faults(data: dict[str, Any]) -> Iterator[Fault]:
     elif isinstance(load, dict) and load.get("kind") in ("static", "closed"):
         yield from _batch_faults(load["kind"], products)
     kind = engine.get("kind") if isinstance(engine, dict) else None
-    if kind == "vllm_inprocess" and isinstance(prompts, dict) and prompts.get("kind") in {"text", "corpus"}:
+    if kind == "vllm_inprocess" and isinstance(prompts, dict) and prompts.get("kind") in ("text", "corpus"):
         yield Fault(("prompts", "kind"), "the in-process engine takes token ids", "token_ids")
     workers = loadgen.get("workers") if isinstance(loadgen := data.get("loadgen"), dict) else None
-    if kind == "vllm_inprocess" and workers not in {None, "auto", 1}:
+    if kind == "vllm_inprocess" and workers not in (None, "auto", 1):
         yield Fault(("loadgen", "workers"), "the in-process engine is one process, which sends by itself", "auto, 1")
     if isinstance(loadgen, dict) and loadgen.get("ray"):
         if kind == "vllm_inprocess":
@@ -167,7 +167,7 @@ def _variant_faults(data: dict[str, Any], known: list[Fault]) -> Iterator[Fault]
         if not isinstance(engine, dict):
             continue  # the schema has said so
         kind = merge(base, {"engine": engine})["engine"].get("kind")
-        if variant.get("git") is not None and kind in {"endpoint", "simulator"}:
+        if variant.get("git") is not None and kind in ("endpoint", "simulator"):
             message = f"needs an engine that is launched from it, is {kind}"
             yield Fault(("variants", name, "git"), message, "vllm_serve, vllm_inprocess")
         for fault in _check(merge(base, {"engine": engine}))[1]:
