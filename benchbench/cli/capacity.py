@@ -40,7 +40,8 @@ class _ProbesShown:
         """Nothing."""
 
     def begin(self, plan: Any, out: Path, left: int) -> None:  # noqa: ANN401 - an observer's
-        self._tell(f"{plan.spec.name}: searching for the largest load that meets the SLO, {left} searches, into {out}")
+        what = "one search" if left == 1 else f"{left} searches"
+        self._tell(f"{plan.spec.name}: searching for the largest load that meets the SLO, {what}, into {out}")
 
     def probe(self, state: SearchState, _made: Made) -> None:
         """A probe that is over."""
