@@ -514,3 +514,9 @@ def test_a_cpu_that_is_not_there_is_a_mistake_of_the_sweep(simulator: SimulatorP
     result = bench("sweep", "s.yaml", "--out", "run", "--no-plots")
     assert result.exit_code == 2
     assert "loadgen.cpus: the load generator cannot be pinned there: " in result.stderr
+
+
+def test_a_worker_is_one_thread() -> None:
+    with HttpWorker() as worker:
+        worker.ready()
+        assert psutil.Process(worker.pid).num_threads() == 1  # numpy's BLAS has none

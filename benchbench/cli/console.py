@@ -192,6 +192,23 @@ def refusing(*kinds: type[Exception]) -> Iterator[None]:
         raise BenchError(str(error)) from None
 
 
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Numpy that is imported in the block starts no threads of its BLAS: one a core, of which we have no use.
+
+    Processes that are started later, engines above all, find the environment as it was.
+    """
+    name = "OPENBLAS_NUM_THREADS"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
 def write_new(file: Path, text: str, named: str, hint: str = "") -> None:
     """Write a file that must not exist yet; else the command ends. `named`: the command and the file, for messages."""
     try:

@@ -23,6 +23,7 @@ from benchbench.cli.console import (
     VERBOSE,
     fail,
     located,
+    one_blas_thread,
     plan_of,
     refusing,
     show,
@@ -114,8 +115,9 @@ def sweep(file: Source | None, sets: tuple[str, ...], only: str | None, out: Pat
                 text = plan_text(plan, known_speed(plan, out, flags["assume_tok_s"]))
             show_prose(text)
             return
-        from benchbench.measure.run import sweep as run_sweep
-        from benchbench.model.served import hardware_notes
+        with one_blas_thread():
+            from benchbench.measure.run import sweep as run_sweep
+            from benchbench.model.served import hardware_notes
 
         if flags["overwrite"]:
             if flags["resume"] or out is None:
@@ -170,8 +172,9 @@ def noise(
     For bench compare --noise RUN, and for the power that bench sweep --dry-run prints. With --json, `noise` is what the
     run's noise.json holds; null where the sweep was stopped.
     """
-    from benchbench.cli import comparing
-    from benchbench.measure.run import sweep as run_sweep
+    with one_blas_thread():
+        from benchbench.cli import comparing
+        from benchbench.measure.run import sweep as run_sweep
 
     with refusing():
         sweep_spec, sets = spec_and_sets(file, sets, out, resume=resume and out is not None, quiet=shown["quiet"])

@@ -53,6 +53,7 @@ class Worker:
 def main(fd: int, parent: int, *, raised: bool) -> None:
     """The worker's life: announce readiness, then job in, result out, until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.disable()  # importing makes no garbage worth a look
     from benchbench.linux import READ, Poller, die_with_parent, raise_priority, use_all_descriptors, use_timer_slack
     from benchbench.loadgen.columns import collect
     from benchbench.loadgen.connection import Pools
@@ -76,7 +77,6 @@ def main(fd: int, parent: int, *, raised: bool) -> None:
 
     gc.collect()
     gc.freeze()
-    gc.disable()
     pipe.send("ready")
     spent = time.process_time_ns()
     while True:
@@ -84,7 +84,7 @@ def main(fd: int, parent: int, *, raised: bool) -> None:
             job = pipe.recv()
         except (EOFError, OSError):
             pools.close()
-            return
+            os._exit(0)  # taking an interpreter apart takes time for which main would wait
         if job is None or isinstance(job, str | int):  # a cancel that came after its round had ended
             continue
         try:

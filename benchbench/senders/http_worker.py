@@ -40,6 +40,7 @@ class HttpWorker(Sender):
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchbench.loadgen.worker", *words],
             pass_fds=[theirs.fileno()],
+            env={"OPENBLAS_NUM_THREADS": "1"} | os.environ,  # numpy starts one a core else, and a round needs none
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
