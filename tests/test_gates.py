@@ -226,8 +226,9 @@ def made_pair(shifts: list[list[float]], blocks: int, missing: dict[str, str], *
     labels = dict.fromkeys(sample.cell for sample in samples)
     return Pair(
         base="a", candidate="b", cells=labels, samples=tuple(samples), compared=compared,  # type: ignore[arg-type]
-        planned_cells=len(labels) + len(missing), missing=missing, blocks=blocks, planned=blocks, interleaved=True,
-        margin=0.01, absent="", notes=(), fidelity="not_measured", fidelity_note="", fidelity_mode="off",
+        planned_cells=labels | missing, missing=missing, blocks=blocks, planned=blocks,  # type: ignore[arg-type]
+        interleaved=True, margin=0.01, absent="", notes=(), fidelity="not_measured", fidelity_note="",
+        fidelity_mode="off",
     )  # fmt: skip
 
 

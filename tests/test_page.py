@@ -306,6 +306,19 @@ def test_a_run_of_few_numbers_or_none_can_be_looked_at(told: Any, tmp_path: Path
 
 
 @browser
+def test_a_chart_does_not_go_over_a_cell_without_a_valid_number(tmp_path: Path) -> None:
+    data = BRANCHES | {"grid": {"input": 8, "output": 4, "batch": [1, 2, 4]}, "blocks": 1}
+    faults = {("main", 2): FAILED}
+    run = made_run(tmp_path / "run", data, lambda cell, *_: faults.get((cell.variant, cell.batch), (50.0, 10.0)))
+    (tmp_path / "report.html").write_text(page([open_run(run)]))
+    lines = "[...document.querySelectorAll('figure .curve')].map(e => e.getAttribute('d').split('M').length)"
+    hide = "[...document.querySelectorAll('.filter input')].find(e => e.parentNode.textContent === 'invalid').click()"
+    seen = chromium.look(tmp_path / "report.html", [lines, "charts.lastChild.textContent", hide, lines], width=1280)
+    assert (seen.values[0], seen.values[3]) == ([3, 2], [3, 2])  # two pieces and one, though it is filtered out
+    assert seen.values[1].startswith("Not drawn: 1 of 6 cells, invalid or without a number here, where lines break.")
+
+
+@browser
 def test_of_points_that_lie_on_each_other_all_are_told_and_can_be_chosen(tmp_path: Path) -> None:
     data = BRANCHES | {"grid": {"input": 8, "output": 4, "batch": [1, 4]}, "blocks": 2}
     run = made_run(tmp_path / "run", data, lambda *_: (50.0, 10.0))

@@ -15,10 +15,11 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from benchbench.figures import fonts, plots
-from benchbench.figures.choose import make_sheet
+from benchbench.figures.choose import COLOURS, make_sheet
 from benchbench.figures.phases import Timeline, draw_timeline
 from benchbench.figures.plots import draw_plots
 from benchbench.figures.sheet import STYLE, make_frame
+from benchbench.figures.trade_off import pareto
 from benchbench.report.summary_table import Row
 
 FIGURES = ["throughput", "scaling", "ttft_batch", "ttft_input", "pareto", "heatmap", "timeline"]
@@ -123,9 +124,53 @@ def test_throughput_draws_the_means_their_intervals_and_the_ideal() -> None:
     assert [[tuple(point) for point in line.get_xydata()] for line in hollow] == [means[1:2]]
 
 
+def test_a_line_breaks_at_a_cell_without_a_valid_number_which_is_marked(tmp_path: Path) -> None:
+    rows = [row((length, 64, batch)) for length in (128, 2048, 4096) for batch in (1, 2, 4, 8)]
+    rows[1] |= {"status": "invalid", "sys_tok_s": 777.7}  # of 128 the batch of 2
+    rows[10]["sys_tok_s"] = None  # of 4096 the batch of 4
+    sheet = make_sheet(rows, "t")
+    for figure in (plots._throughput(sheet), pareto(sheet)):
+        assert figure is not None
+        lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 4 and line.get_linestyle() != "None"]
+        assert [[math.isnan(y) for y in line.get_ydata()] for line in lines] == [
+            [False, True, False, False],
+            [False, False, False, False],
+            [False, False, True, False],
+        ]
+    figure = plots._throughput(sheet)
+    assert figure is not None
+    crosses = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
+    assert [(*line.get_xdata(), line.get_color()) for line in crosses] == [(2, COLOURS[0]), (4, COLOURS[2])]
+    figure = plots._ttft_input(make_sheet([one | {"status": "invalid"} if one["input"] == 2048 else one
+                                           for one in rows], "t"))  # fmt: skip
+    assert figure is not None
+    assert all(math.isnan(line.get_ydata()[1]) for line in figure.axes[0].lines if len(line.get_xdata()) == 3)
+    draw_plots(rows, None, tmp_path, "t", ["svg"])
+    assert "no valid number" in texts(tmp_path / "throughput.svg")
+    assert any("a line breaks where a batch has no valid number" in text for text in texts(tmp_path / "pareto.svg"))
+
+
+def test_a_line_is_no_mean_over_fewer_outputs_than_it_has() -> None:
+    rows = [row((length, output, 4), ttft_ms=1.0 * length + output)
+            for length in (128, 512, 2048) for output in (64, 4096)]  # fmt: skip
+    rows[3]["status"] = "invalid"  # 512 -> 4096, whose TTFT is the longer
+    figure = plots._ttft_input(make_sheet(rows, "t"))
+    assert figure is not None
+    assert [math.isnan(y) for y in figure.axes[0].lines[0].get_ydata()] == [False, True, False]
+
+
+def test_lines_are_told_apart_in_grey() -> None:
+    rows = [row((128, 64, batch), variant=f"v{n}") for n in range(4) for batch in (1, 2, 4)]
+    figure = plots._throughput(make_sheet(rows, "t"))
+    assert figure is not None
+    lines = [line for line in figure.axes[0].lines if line.get_color() in COLOURS and len(line.get_xdata()) == 3]
+    dashes = {line.get_color(): str(line._dash_pattern) for line in lines if line.get_linestyle() != "None"}  # type: ignore[attr-defined]
+    assert len(dashes) == len(set(dashes.values())) == 4
+
+
 def test_pareto_falls_back_to_the_inverse_of_tpot() -> None:
     rows = [row((128, 64, batch), stream_tok_s=None, tpot_ms=40.0 * batch) for batch in (1, 2, 4, 8)]
-    figure = plots._pareto(make_sheet(rows, "t"))
+    figure = pareto(make_sheet(rows, "t"))
     assert figure is not None
     assert list(figure.axes[0].lines[0].get_xdata()) == [25.0, 12.5, 6.25, 3.125]
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchbench.analysis.stats import two_stage_estimate
 from benchbench.comparison.forest import change_text, limit_of, ratio_panels, reach_of, ticks_of
@@ -18,7 +18,7 @@ from benchbench.comparison.tables import SHOWN, cells_of, headline
 from benchbench.comparison.verdicts import PRIMARY, Comparison, Effect
 from benchbench.datasets.row_lengths import lengths_shown
 from benchbench.figures import sheet as sheets
-from benchbench.figures.choose import COLOURS, MARKERS, NAME, OTHERS, spread
+from benchbench.figures.choose import NAME, OTHERS, looks, spread, with_gaps
 from benchbench.figures.grid import SHOWN_COLUMNS, SHOWN_ROWS, Bar, GridCell, draw_grid
 from benchbench.figures.plots import write_figures
 from benchbench.products.product import short_settings
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
     from benchbench.spec.cell import CellInfo
 
-SIDES = tuple(zip(COLOURS[:2], MARKERS[:2], strict=True))  # base, candidate: as the first two variants elsewhere
+SIDES: tuple[dict[str, Any], ...] = tuple(  # base, candidate: as the first two variants elsewhere
+    dict(zip(("color", "marker", "linestyle"), looks(place), strict=True)) for place in (0, 1)
+)
 PANELS = 12
 FOREST = 60  # cells
 UNDECIDED = (0.85, 0.85, 0.85, 1.0)  # not one of the greys that a dark page turns into its own
@@ -169,15 +171,14 @@ def _curves(pair: Pair, title: str) -> Figure | None:
     shapes = shapes[:PANELS]
     columns = min(3 if sheets.width_in() > 6 else 2, len(shapes))
     rows = math.ceil(len(shapes) / columns)
-    legend = tuple(
-        (name, {"color": colour, "marker": marker})
-        for name, (colour, marker) in zip((pair.base, pair.candidate), SIDES, strict=True)
-    )
+    legend: sheets.Legend = tuple(zip((pair.base, pair.candidate), SIDES, strict=True))
+    gaps = {shape: _gaps(pair, [cell for _, cell in cells], shape) for shape in shapes}
+    legend += (("no valid number", sheets.ABSENT),) if any(gaps.values()) else ()
     heading, height = "Sys tok/s of both, 95 % intervals over starts", (3.2 if columns == 1 else 2.1) * rows
     figure, panels = sheets.make_frame(heading, title + cut, legend, height=height, rows=rows, columns=columns)
     for axes, shape in zip(panels, shapes, strict=False):
         loads = [(_load(cell), label) for label, cell in cells if (cell.input, cell.output) == shape]
-        _panel(axes, pair, sorted(loads))
+        _panel(axes, pair, sorted(loads), gaps[shape])
         axes.set_title(names[shape])
         axes.set_xlabel("Batch" if cells[0][1].batch is not None else "Rate (req/s)", fontsize=8)
     for axes in panels[len(shapes) :]:
@@ -185,19 +186,28 @@ def _curves(pair: Pair, title: str) -> Figure | None:
     return figure
 
 
-def _panel(axes: Axes, pair: Pair, own: Sequence[tuple[float, str]]) -> None:
+def _gaps(pair: Pair, cells: Sequence[CellInfo], shape: tuple[int | None, int]) -> list[float]:
+    """Loads between those compared of a shape that were planned and are not compared."""
+    own = {_load(cell) for cell in cells if (cell.input, cell.output) == shape}
+    planned = {_load(cell) for cell in pair.planned_cells.values() if (cell.input, cell.output) == shape}
+    return sorted(load for load in planned - own if min(own) < load < max(own))
+
+
+def _panel(axes: Axes, pair: Pair, own: Sequence[tuple[float, str]], gaps: Sequence[float]) -> None:
     top = 0.0
-    for side, (colour, marker) in zip(("base", "candidate"), SIDES, strict=True):
+    for side, look in zip(("base", "candidate"), SIDES, strict=True):
         means: list[tuple[float, float, float, float]] = []  # load, mean, and the interval's ends
         for load, label in own:
             values = _values(pair, label, side)
             if mean := two_stage_estimate(values, len(values)):
                 low, high = (mean.point if end is None else end for end in (mean.low, mean.high))
                 means.append((load, mean.point, low, high))
-        style = {"color": colour, "marker": marker, "linewidth": 1.2, "markersize": 4}
-        top = max(top, *sheets.draw_curve(axes, means, **style))
-        loads, _, lows, highs = zip(*means, strict=True)
-        axes.vlines(loads, lows, highs, color=colour, linewidth=1.0)
+        curve = with_gaps((mean[:2] for mean in means), gaps)
+        sheets.draw_curve(axes, curve, **look, linewidth=1.2, markersize=4)
+        loads, points, lows, highs = zip(*means, strict=True)
+        top = max(top, *points)
+        axes.vlines(loads, lows, highs, color=look["color"], linewidth=1.0)
+    axes.plot(gaps, [0.04] * len(gaps), transform=axes.get_xaxis_transform(), **sheets.ABSENT, markersize=4.5)
     sheets.log2_axis(axes, [load for load, _ in own], "")
     sheets.value_axis(axes, [0.0, 1.02 * top], "", wide=math.inf)
     axes.tick_params(labelsize=8)
@@ -208,14 +218,14 @@ def _blocks(pair: Pair, title: str) -> Figure | None:
     samples = [sample for sample in pair.samples if sample.metric == PRIMARY[0]]
     if not pair.interleaved or len({sample.block for sample in samples if sample.base is not None}) < 2:
         return None
-    base, candidate = ({"color": colour, "marker": marker} for colour, marker in SIDES)
     legend: sheets.Legend = (
-        (f"{pair.base}, mean over cells", base),
+        (f"{pair.base}, mean over cells", SIDES[0]),
         (f"{pair.base}, one cell", {"color": "#BBBBBB"}),
-        (f"{pair.candidate}, mean over cells", candidate),
+        (f"{pair.candidate}, mean over cells", SIDES[1]),
     )
     figure, (axes,) = sheets.make_frame("Drift and variance from block to block", title, legend)
-    for side, (colour, marker) in zip(("base", "candidate"), SIDES, strict=True):
+    blocks = {*range(pair.blocks)}
+    for side, look in zip(("base", "candidate"), SIDES, strict=True):
         changes: dict[int, list[float]] = {}
         of: dict[str, list[tuple[int, float]]] = {}
         for sample in samples:
@@ -228,11 +238,12 @@ def _blocks(pair: Pair, title: str) -> Figure | None:
             for block, change in line:
                 changes.setdefault(block, []).append(change)
             if side == "base" and cell in shown:
-                axes.plot(*zip(*line, strict=True), color="#BBBBBB", linewidth=0.7, zorder=1)
-        means = [(block, fmean(all_of)) for block, all_of in sorted(changes.items())]
-        axes.plot(*zip(*means, strict=True), color=colour, marker=marker, linewidth=1.6, zorder=3)
+                broken = with_gaps(line, blocks - dict(line).keys())
+                sheets.draw_curve(axes, broken, color="#BBBBBB", linewidth=0.7, zorder=1)
+        means = [(block, fmean(all_of)) for block, all_of in changes.items()]
+        sheets.draw_curve(axes, with_gaps(means, blocks - changes.keys()), **look, linewidth=1.6, zorder=3)
     axes.axhline(0, color="#888888", linewidth=0.8, zorder=0)
-    axes.set_xticks(range(pair.blocks) if pair.blocks <= 24 else range(0, pair.blocks, 10))
+    axes.set_xticks(range(0, pair.blocks, 1 if pair.blocks <= 24 else 10))
     axes.set_xlabel("Block (a start of each)")
     axes.set_ylabel("Sys tok/s against its own mean (%)")
     return figure

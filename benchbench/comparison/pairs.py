@@ -56,7 +56,7 @@ class Side(NamedTuple):
 class Pair:
     """A baseline and a candidate, compared. `cells`: label, as in `Sample.cell`, -> what the cell is.
 
-    `planned`: starts of the side with fewer. `planned_cells`: cells that either side planned.
+    `planned`: starts of the side with fewer. `planned_cells`: those that either side planned.
     `missing`: those that are not compared, with the reason. `absent`
     says why there is nothing to compare, else it is empty.
     `notes` are sentences that belong to the result.
@@ -68,7 +68,7 @@ class Pair:
     cells: Mapping[str, CellInfo]
     samples: tuple[Sample, ...]
     compared: Comparisons
-    planned_cells: int
+    planned_cells: Mapping[str, CellInfo]
     missing: Mapping[str, str]
     blocks: int
     planned: int
@@ -155,7 +155,7 @@ def pair(
         samples=samples,
         compared=compare(samples, paired=within, margin=margin, floor=floor, planned=min(planned)),
         planned=min(planned),
-        planned_cells=len(old.cells.keys() | new.cells.keys()),
+        planned_cells={**new.cells, **old.cells},
         missing=missing,
         blocks=blocks,
         interleaved=within,

@@ -66,7 +66,7 @@ def sentence(pair: Pair) -> str:
 
 def _overall_text(pair: Pair, overall: Overall) -> str:
     point, low, high = overall.ratio.point, overall.ratio.low, overall.ratio.high
-    over = f"over {cell_count(pair, overall)} cell{'s'[: pair.planned_cells > 1]}"
+    over = f"over {cell_count(pair, overall)} cell{'s'[: len(pair.planned_cells) > 1]}"
     if overall.verdict == "faster":
         return f"{pair.candidate} is {percent(point - 1)} faster than {pair.base} ({_ci(low, high)}) {over}"
     if overall.verdict == "slower":
@@ -91,7 +91,7 @@ def _overall_text(pair: Pair, overall: Overall) -> str:
 def cell_count(pair: Pair, overall: Overall) -> str:
     """On how many cells a geometric mean rests, and of how many where that is not all."""
     count = len(overall.cells)
-    return f"{count}" if count == pair.planned_cells else f"{count} of {pair.planned_cells}"
+    return f"{count}" if count == len(pair.planned_cells) else f"{count} of {len(pair.planned_cells)}"
 
 
 def _ttft_text(overall: Overall) -> str:

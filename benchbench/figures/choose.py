@@ -17,8 +17,12 @@ from benchbench.datasets.row_lengths import tokens_text
 from benchbench.products.product import short_settings
 from benchbench.report.summary_table import Row, number
 
+Dashes = str | tuple[float, tuple[float, ...]]  # matplotlib's
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
+DASHES: tuple[Dashes, ...] = (  # of the lines, for colours are alike in a grey print; bounds are thin dots, ideals grey
+    *("-", (0, (5, 1.2)), (0, (7, 1.2, 1, 1.2)), (0, (1.6, 0.9)), (0, (12, 1.2)), (0, (7, 1.2, 1, 1.2, 1, 1.2)), "-"),
+)
 GREY = "#BBBBBB"
 CHOSEN = 4  # of more variants only so many are told apart
 TOGETHER = 4  # so many lines of different shapes are one panel
@@ -46,12 +50,17 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Line:
-    """Cells that are one line, and how it looks; `name` is what tells it apart in its panel."""
+    """Cells that are one line, and how it looks; `name` is what tells it apart in its panel.
+
+    `absent`: cells that belong to it and have no valid number.
+    """
 
     name: str
     rows: tuple[Row, ...]
     colour: str = GREY
     marker: str = ""
+    dashes: Dashes = "-"
+    absent: tuple[Row, ...] = ()
 
     def points(self, axis: str, name: str) -> list[Point]:
         """Of each row that has the column, ascending."""
@@ -64,6 +73,15 @@ class Line:
         for x, y, _ in self.points(axis, name):
             at.setdefault(x, []).append(y)
         return [(x, fmean(ys)) for x, ys in at.items()]
+
+    def curve(self, axis: str, name: str) -> list[tuple[float, float]]:
+        """The means, and NaN where a cell has no number: there a drawn line breaks, for others alone are no mean."""
+        return with_gaps(self.means(axis, name), (row[axis] for row in self.absent))
+
+
+def with_gaps(curve: Iterable[tuple[float, float]], places: Iterable[float]) -> list[tuple[float, float]]:
+    """Points of a curve, ascending, and NaN at these places instead."""
+    return sorted({**dict(curve), **dict.fromkeys(places, math.nan)}.items())
 
 
 @dataclass(frozen=True)
@@ -85,6 +103,7 @@ class Sheet:
     variants: tuple[str, ...]  # those told apart
     crowd: tuple[str, ...] = ()  # and the others
     names: dict[str, str] = field(default_factory=dict)  # of variants, as they are written in all figures
+    left_out: tuple[Row, ...] = ()  # invalid, at a load
 
     @property
     def named(self) -> bool:
@@ -99,12 +118,16 @@ class Sheet:
         """Whether any row has a number in this column."""
         return any(number(row, name) is not None for row in self.rows)
 
-    def look(self, variant: str) -> tuple[str, str]:
-        """Colour and marker of a variant; of one in the crowd grey, and none."""
+    def look(self, variant: str) -> tuple[str, str, Dashes]:
+        """Colour, marker and dashes of a variant; of one in the crowd grey, and none."""
         if variant not in self.variants:
-            return GREY, ""
-        place = self.variants.index(variant)
-        return COLOURS[place], MARKERS[place]
+            return GREY, "", "-"
+        return looks(self.variants.index(variant))
+
+
+def looks(place: int) -> tuple[str, str, Dashes]:
+    """Colour, marker and dashes of the n-th line."""
+    return COLOURS[place], MARKERS[place], DASHES[place]
 
 
 def make_sheet(rows: Sequence[Row], title: str) -> Sheet:
@@ -117,12 +140,13 @@ def make_sheet(rows: Sequence[Row], title: str) -> Sheet:
         title += f" · {left_out} invalid cell{'s'[: left_out > 1]} left out"
     axis = "rate" if all(row.get("batch") is None for row in usable) else "batch"
     usable = [row for row in usable if number(row, axis)]
+    invalid = tuple(row for row in rows if row.get("status") == "invalid" and number(row, axis))
     variants = list(dict.fromkeys(variant_of(row) for row in usable))
     chosen = variants if len(variants) <= CHOSEN else _fastest(variants, usable, axis)
     if chosen != variants:
         title += f" · {chosen[0]} and the {CHOSEN - 1} fastest of {len(variants)} variants"
     crowd = tuple(variant for variant in variants if variant not in chosen)
-    return Sheet(title, axis, tuple(usable), tuple(chosen), crowd, short_names(variants))
+    return Sheet(title, axis, tuple(usable), tuple(chosen), crowd, short_names(variants), invalid)
 
 
 def variant_of(row: Row) -> str:
@@ -177,7 +201,25 @@ def panels_of(sheet: Sheet, name: str) -> tuple[list[Panel], str]:
     cells = {shape: [row for output in shape[1] for row in by_shape.get((shape[0], output), ())] for shape in shapes}
     make = _variant_panels if sheet.named else _shape_panels
     panels, more = make(sheet, cells)
+    panels = with_absent(sheet, panels, name, ("input", "output", "variant"))
     return panels, "".join(f" · {note}" for note in [*notes, *more])
+
+
+def with_absent(sheet: Sheet, panels: Sequence[Panel], name: str, key: Sequence[str]) -> list[Panel]:
+    """The panels, whose lines know their cells without a number in a column: those alike in `key` to one that has."""
+
+    def key_of(row: Row) -> tuple[Any, ...]:
+        return tuple(row.get(part) or "" for part in key)
+
+    absent: dict[tuple[Any, ...], list[Row]] = {}
+    for row in (*sheet.left_out, *(row for row in sheet.rows if number(row, name) is None)):
+        absent.setdefault(key_of(row), []).append(row)
+
+    def whole(line: Line) -> Line:
+        keys = dict.fromkeys(map(key_of, line.rows))
+        return replace(line, absent=tuple(row for key in keys for row in absent.get(key, ())))
+
+    return [replace(p, lines=tuple(map(whole, p.lines)), others=tuple(map(whole, p.others))) for p in panels]
 
 
 def _shapes(sheet: Sheet, rows: Sequence[Row], name: str) -> tuple[list[Shape], list[str]]:
@@ -248,17 +290,17 @@ def _shape_panels(_: Sheet, cells: dict[Shape, list[Row]]) -> tuple[list[Panel],
     drawn, notes = _some(inputs, PANELS, "inputs")
     own = [shape for shape in cells if shape[0] in drawn]
     kinds, more = _some(sorted({outputs for _, outputs in own}), LINES, "outputs")
-    looks = {outputs: (f"out {_outputs(outputs)}", COLOURS[n], MARKERS[n]) for n, outputs in enumerate(kinds)}
+    styles = {outputs: (f"out {_outputs(outputs)}", looks(n)) for n, outputs in enumerate(kinds)}
     panels = []
     for length in drawn:
-        named = [(looks[shape[1]], shape) for shape in own if shape[0] == length and shape[1] in looks]
-        lines = [Line(name, tuple(cells[shape]), *look) for (name, *look), shape in named]
+        named = [(styles[shape[1]], shape) for shape in own if shape[0] == length and shape[1] in styles]
+        lines = [Line(name, tuple(cells[shape]), *look) for (name, look), shape in named]
         panels.append(Panel(f"input {tokens_text(length)}", tuple(lines)))
     return [panel for panel in panels if panel.lines], [*notes, *more]
 
 
 def _coloured(lines: Sequence[Line]) -> tuple[Line, ...]:
-    return tuple(replace(line, colour=COLOURS[n], marker=MARKERS[n]) for n, line in enumerate(lines))
+    return tuple(Line(line.name, line.rows, *looks(n)) for n, line in enumerate(lines))
 
 
 def _line_name(shape: Shape, shapes: Sequence[Shape]) -> str:
@@ -339,6 +381,6 @@ def dots_of(sheet: Sheet, name: str) -> tuple[list[Line], str]:
     for row in chosen:
         name = f"{tokens_text(row['input'])} → {row['output']:,}" + (f" at {row[sheet.axis]:,g}" if several else "")
         name += f", {sheet.names[variant_of(row)]}" if sheet.named else ""
-        colour, marker = sheet.look(variant_of(row))
+        colour, marker, _ = sheet.look(variant_of(row))
         lines.append(Line(name, (row,), colour, marker or "o"))
     return lines, "".join(f" · {note}" for note in notes)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from benchbench.figures.choose import Line, Panel, Point, Sheet, variant_of
 from benchbench.figures.grid import SHOWN_COLUMNS, SHOWN_ROWS, Bar, GridCell, draw_grid
 from benchbench.figures.phases import Timeline, draw_timeline
 from benchbench.figures.sheet import Legend
+from benchbench.figures.trade_off import pareto
 from benchbench.report.summary_table import Row, number
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def write_figures(named: Iterable[tuple[str, Figure]], out: Path, formats: Seque
 def figures(rows: Sequence[Row], timeline: Timeline | None, title: str) -> Iterator[tuple[str, Figure]]:
     """Each figure whose data exist, with its name; to be drawn and written in the style of `sheet.STYLE`."""
     sheet = choose.make_sheet(rows, title)
-    for draw in (_throughput, _scaling, _ttft_batch, _ttft_input, _pareto, _heatmap):
+    for draw in (_throughput, _scaling, _ttft_batch, _ttft_input, pareto, _heatmap):
         if figure := draw(sheet):
             yield draw.__name__.lstrip("_"), figure
     if timeline and (figure := draw_timeline(timeline, title)):
@@ -129,7 +129,8 @@ def _over_load(sheet: Sheet, heading: str, name: str, bound: str, label: str) ->
         else ()
     )
     entries = () if sheets.are_named_at_ends(panels) else sheets.line_entries(panels)
-    legend = (*entries, *ideal, *_bound_entry(sheet, bound), *_suspect_entry(sheet, name))
+    marks = (*sheets.suspect_entry(sheet, name), *sheets.absent_entry(panels, sheet.axis, name))
+    legend = (*entries, *ideal, *_bound_entry(sheet, bound), *marks)
     if sheet.crowd:
         legend += ((f"{len(sheet.crowd)} others", {"color": choose.GREY}),)
     figure, axes = sheets.panel_frame(heading, sheet.title + note, panels, legend)
@@ -186,13 +187,6 @@ def _draw_ideal(axes: Axes, panel: Panel, axis: str, slopes: Sequence[float]) ->
     return [high[-1]]
 
 
-def _suspect_entry(sheet: Sheet, name: str) -> Legend:
-    """The legend's entry for hollow markers, if a suspect row has a number in this column."""
-    if any(row.get("status") == "suspect" and number(row, name) is not None for row in sheet.rows):
-        return (("hollow: suspect", sheets.SUSPECT),)
-    return ()
-
-
 def _bound_entry(sheet: Sheet, name: str) -> Legend:
     """The legend's entry for the hardware's bound, if any row has a number in this column."""
     return (("dotted: speed of light", sheets.BOUND),) if sheet.has(name) else ()
@@ -205,7 +199,7 @@ def _dots(sheet: Sheet, heading: str, name: str, bound: str, label: str) -> Figu
         return None
     names = [line.name for line in lines]
     limit: Legend = (("tick: speed of light", {"color": sheets.BOUND["color"], **_TICK}),) if sheet.has(bound) else ()
-    legend, height = (*limit, *_suspect_entry(sheet, name)), max(0.9, 0.22 * len(lines))
+    legend, height = (*limit, *sheets.suspect_entry(sheet, name)), max(0.9, 0.22 * len(lines))
     figure, (axes,) = sheets.make_frame(heading, sheet.title + note, legend, height=height, names=names)
     values: list[float] = []
     for y, line in enumerate(lines):
@@ -239,19 +233,22 @@ def _ttft_input(sheet: Sheet) -> Figure | None:
     note = f" · {len(drawn)} of {len(loads)} loads" if len(drawn) < len(loads) else ""
     word = "batch" if sheet.axis == "batch" else "rate"
     panels = _input_panels(sheet, rows, drawn, word)
+    panels = choose.with_absent(sheet, panels, "ttft_ms", (sheet.axis, "variant", "output"))
     entries = () if sheets.are_named_at_ends(panels) else sheets.line_entries(panels)
-    legend = (*entries, *_bound_entry(sheet, "ttft_bound_ms"), *_suspect_entry(sheet, "ttft_ms"))
+    marks = (*sheets.suspect_entry(sheet, "ttft_ms"), *sheets.absent_entry(panels, "input", "ttft_ms"))
+    legend = (*entries, *_bound_entry(sheet, "ttft_bound_ms"), *marks)
     heading = "Time to first token over input length, mean"
     figure, axes = sheets.panel_frame(heading, sheet.title + note, panels, legend)
     values: list[float] = []
     for pane, panel in zip(axes, panels, strict=True):
-        values += sheets.draw_others(pane, [line.points("input", "ttft_ms") for line in panel.others])
+        values += sheets.draw_others(pane, [line.curve("input", "ttft_ms") for line in panel.others])
         for line in panel.lines:
             points = line.points("input", "ttft_ms")
-            sheets.draw_curve(pane, line.means("input", "ttft_ms"), color=line.colour, linewidth=1.3)
+            sheets.draw_curve(pane, line.curve("input", "ttft_ms"), **sheets.stroke(line), linewidth=1.3)
             sheets.draw_markers(pane, line, points, 4)
             values += [point.y for point in points]
         values += sheets.draw_bound(pane, panel.lines, "input", "ttft_bound_ms")
+        sheets.mark_absent(pane, panel.lines, "input", "ttft_ms")
     for pane in axes:
         sheets.log2_axis(pane, inputs, "", most=12 if len(axes) == 1 else 5)
         label = sheets.value_axis(pane, values, "TTFT (ms)", wide=LOG_FROM)
@@ -281,69 +278,8 @@ def _input_panels(sheet: Sheet, rows: Sequence[Row], loads: Sequence[float], wor
             )
             for name, x in zip(names, loads, strict=True)
         ]
-    looks = zip(names, loads, choose.COLOURS, choose.MARKERS, strict=False)
-    return [Panel("", tuple(Line(name, tuple(of[x, ""]), *look) for name, x, *look in looks if (x, "") in of))]
-
-
-def _pareto(sheet: Sheet) -> Figure | None:
-    """Sys tok/s against the speed of one stream, in panels; each point with its batch."""
-    fast = [row | {"stream": speed} for row in sheet.rows if (speed := _stream_tok_s(row))]
-    plane = replace(sheet, rows=tuple(fast))
-    if len({row[sheet.axis] for row in fast}) < 2 or choose.loads_of(plane, "sys_tok_s") < choose.POINTS:
-        return None
-    panels, note = choose.panels_of(plane, "sys_tok_s")
-    legend = (*sheets.line_entries(panels), *_suspect_entry(sheet, "sys_tok_s"))
-    if sheet.crowd:
-        legend += ((f"{len(sheet.crowd)} others", {"color": choose.GREY}),)
-    heading = "Throughput against speed per stream, means"
-    figure, axes = sheets.panel_frame(heading, sheet.title + note, panels, legend, row_in=2.3)
-    curves = [[(line, _front(line, sheet.axis)) for line in (*panel.lines, *panel.others)] for panel in panels]
-    points = [point for of in curves for _, curve in of for point in curve]
-    ends, label = sheets.wide_span([point.x for point in points]), ""
-    for pane, panel, of in zip(axes, panels, curves, strict=True):
-        sheets.draw_others(pane, [curve for line, curve in of if line in panel.others])
-        for line, curve in of[: len(panel.lines)]:
-            sheets.draw_curve(pane, curve, color=line.colour, linewidth=1.1, alpha=0.8)
-            sheets.draw_markers(pane, line, curve, 4.5)
-        pane.set_xlim(*ends)
-        pane.xaxis.set_major_locator(_few_ticks(len(axes)))
-        label = sheets.value_axis(pane, [point.y for point in points], "Sys tok/s (output)", wide=math.inf)
-        pane.set_ylabel("")
-        room = (0.04, 0.045) if len(axes) == 1 else (0.12, 0.08)
-        _name_points(pane, [curve for _, curve in of[: len(panel.lines)]], sheet.axis, room)
-    sheets.outer_labels(axes, f"tok/s per stream (numbers at points: {sheet.axis})", label)
-    return figure
-
-
-def _few_ticks(panels: int) -> Any:  # noqa: ANN401 - matplotlib's
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(8 if panels == 1 else 4)
-
-
-def _front(line: Line, axis: str) -> list[Point]:
-    """(tok/s of one stream, Sys tok/s) in the order of the load."""
-    return [Point(row["stream"], y, row) for _, y, row in line.points(axis, "sys_tok_s")]
-
-
-def _name_points(axes: Axes, curves: Sequence[Sequence[Point]], axis: str, room: tuple[float, float]) -> None:
-    """The load at each point, right above or left below it, unless numbers stand at both."""
-    scale, taken = axes.transScale + axes.transLimits, list[tuple[float, float]]()
-    for point in sorted((point for curve in curves for point in curve), key=lambda point: -point.y):
-        x, y = scale.transform((point.x, point.y))
-        for side, offset, align in ((1, (4, 4), "left"), (-1, (-4, -10), "right")):
-            at = (x + side * room[0] / 2, y + side * room[1] / 2)
-            inside = side > 0 or (at[0] > room[0] / 2 and at[1] > room[1] / 2)  # not across an axis
-            if inside and all(abs(at[0] - a) > room[0] or abs(at[1] - b) > room[1] for a, b in taken):
-                taken.append(at)
-                style: Any = {"ha": align, "fontsize": 7.5, "color": "#333333"}
-                axes.annotate(sheets.short(point.row[axis]), point[:2], offset, textcoords="offset points", **style)
-                break
-
-
-def _stream_tok_s(row: Row) -> float | None:
-    tpot = number(row, "tpot_ms")
-    return number(row, "stream_tok_s") or (1e3 / tpot if tpot else None)
+    drawn = [(name, of[x, ""]) for name, x in zip(names, loads, strict=True) if (x, "") in of]
+    return [Panel("", tuple(Line(name, tuple(own), *choose.looks(n)) for n, (name, own) in enumerate(drawn)))]
 
 
 def _heatmap(sheet: Sheet) -> Figure | None:
@@ -362,7 +298,7 @@ def _heatmap(sheet: Sheet) -> Figure | None:
     shapes = [(*shape, variant) for shape in drawn for variant in sheet.variants if (*shape, variant) in of]
     every_load = sorted({row[sheet.axis] for row in rows})
     loads = choose.spread(every_load, SHOWN_COLUMNS)
-    title = sheet.title + (" · *: suspect" if _suspect_entry(sheet, "sys_tok_s") else "")
+    title = sheet.title + (" · *: suspect" if sheets.suspect_entry(sheet, "sys_tok_s") else "")
     title += f" · {len(drawn)} of {len(every):,} shapes" if len(drawn) < len(every) else ""
     title += f" · {len(loads)} of {len(every_load):,} loads" if len(loads) < len(every_load) else ""
     scale, norm = mpl.colormaps["cividis"].resampled(16), Normalize(0, max(row["sys_tok_s"] for row in rows) or 1.0)

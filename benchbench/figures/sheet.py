@@ -1,7 +1,8 @@
 """What the figures share: the frame with heading, subtitle and legend, the axes, curves, and names at their ends.
 
 matplotlib's constrained layout places everything. Colours are Okabe and Ito's (jfly.uni-koeln.de/color) or steps of
-cividis, and never the only distinction. Dashes are bounds, nothing else.
+cividis, and never the only distinction: lines have markers and dashes of their own. Thin dots are bounds, thin grey
+dashes ideals. A line breaks where a cell between two points has no valid number.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchbench.figures.choose import Line, Panel, Point, shortened
+from benchbench.figures.choose import Line, Panel, Point, Sheet, shortened
 from benchbench.figures.fonts import BASE, families
 from benchbench.report.summary_table import number
 
@@ -48,6 +49,7 @@ STYLE: Any = {
 }
 BOUND: Any = {"color": "#444444", "linestyle": (0, (1, 2.5)), "linewidth": 1.1}  # dots: the speed of light
 IDEAL: Any = {"color": "#777777", "linestyle": (0, (4, 2)), "linewidth": 1.0}  # dashes: the smallest batch, times n
+ABSENT: Any = {"color": "#444444", "linestyle": "", "marker": "x"}
 SUSPECT: Any = {"color": "#444444", "linestyle": "", "marker": "o", "markerfacecolor": "white"}
 PANEL_NAMES = 4  # so many lines of each of several panels carry their names
 _NARROW_IN = 6.0  # a phone's figures are narrower
@@ -160,7 +162,7 @@ def are_named_at_ends(panels: Sequence[Panel]) -> bool:
 def line_entries(panels: Sequence[Panel]) -> Legend:
     """The legend of all lines."""
     lines = {line.name: line for panel in panels for line in panel.lines}
-    return tuple((name, {"color": line.colour, "marker": line.marker}) for name, line in lines.items() if name)
+    return tuple((name, {**stroke(line), "marker": line.marker}) for name, line in lines.items() if name)
 
 
 def end_names(axes: Axes, lines: Sequence[tuple[Line, float]], height_pt: float) -> None:
@@ -194,6 +196,36 @@ def apart(places: Sequence[float], gap: float) -> list[float]:
 # ---- Curves ---------------------------------------------------------------------------------------------
 
 
+def stroke(line: Line) -> dict[str, Any]:
+    """Colour and dashes of a line."""
+    return {"color": line.colour, "linestyle": line.dashes}
+
+
+def suspect_entry(sheet: Sheet, name: str) -> Legend:
+    """The legend's entry for hollow markers, if a suspect row has a number in this column."""
+    if any(row.get("status") == "suspect" and number(row, name) is not None for row in sheet.rows):
+        return (("hollow: suspect", SUSPECT),)
+    return ()
+
+
+def absent_entry(panels: Sequence[Panel], axis: str, name: str) -> Legend:
+    """The legend's entry for the marks of `mark_absent`, if there are any."""
+    places = [place for panel in panels for line in panel.lines for place in line.curve(axis, name)]
+    known = [x for x, y in places if not math.isnan(y)]
+    seen = any(math.isnan(y) and min(known) <= x <= max(known) for x, y in places)
+    return (("no valid number", ABSENT),) if seen else ()
+
+
+def mark_absent(axes: Axes, lines: Sequence[Line], axis: str, name: str) -> None:
+    """A cross at the foot of a panel for each place at which a line has no valid number, those of others above it."""
+    taken: dict[float, int] = {}
+    for line in lines:
+        for x in (x for x, y in line.curve(axis, name) if math.isnan(y)):
+            taken[x] = taken.get(x, 0) + 1
+            style: Any = {**ABSENT, "color": line.colour, "markersize": 4.5, "markeredgewidth": 1.2}
+            axes.plot([x], [0.06 * taken[x] - 0.02], transform=axes.get_xaxis_transform(), zorder=4, **style)
+
+
 def draw_markers(axes: Axes, line: Line, points: Sequence[Point], size: float) -> None:
     """Filled markers for valid cells, hollow ones for suspect cells."""
     look: Any = {"linestyle": "", "marker": line.marker, "color": line.colour, "markersize": size}
@@ -211,10 +243,10 @@ def draw_curve(axes: Axes, points: Sequence[Sequence[Any]], **style: Any) -> lis
 
 def draw_lines(axes: Axes, panel: Panel, axis: str, name: str) -> list[float]:
     """Every line of a column over the axis of load, through means, with each cell's interval; all values drawn."""
-    values = draw_others(axes, [line.points(axis, name) for line in panel.others])
+    values = draw_others(axes, [line.curve(axis, name) for line in panel.others])
     for line in panel.lines:
         points = line.points(axis, name)
-        draw_curve(axes, line.means(axis, name), color=line.colour, linewidth=1.3, zorder=2)
+        draw_curve(axes, line.curve(axis, name), **stroke(line), linewidth=1.3, zorder=2)
         ends = [(x, number(row, f"{name}_low"), number(row, f"{name}_high")) for x, _, row in points]
         bars = [(x, low, high) for x, low, high in ends if low is not None and high is not None]
         xs, lows, highs = ([bar[place] for bar in bars] for place in range(3))
@@ -223,6 +255,7 @@ def draw_lines(axes: Axes, panel: Panel, axis: str, name: str) -> list[float]:
         draw_markers(axes, line, points, 4.5)
         least = min((point.y for point in points), default=0.0) / 2  # longer intervals leave a log axis at its foot
         values += [point.y for point in points] + [low for low in lows if low > least] + highs
+    mark_absent(axes, panel.lines, axis, name)
     return values
 
 
@@ -236,14 +269,14 @@ def draw_bound(axes: Axes, lines: Sequence[Line], axis: str, name: str) -> list[
     return values
 
 
-def draw_others(axes: Axes, lines: Sequence[Sequence[Point]]) -> list[float]:
+def draw_others(axes: Axes, lines: Sequence[Sequence[Sequence[Any]]]) -> list[float]:
     """Lines that are not told apart, thin and grey; returns all y."""
     from matplotlib.collections import LineCollection
 
     if lines:
         curves = [[point[:2] for point in points] for points in lines]
         axes.add_collection(LineCollection(curves, colors="#BBBBBB", linewidths=0.6, zorder=1.5), autolim=False)
-    return [point.y for points in lines for point in points]
+    return [point[1] for points in lines for point in points if not math.isnan(point[1])]
 
 
 # ---- Axes -----------------------------------------------------------------------------------------------

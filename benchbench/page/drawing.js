@@ -84,11 +84,19 @@ const drawAxes = (picture, { x, xs, xAt, yAt, yEnds, log, ratio }) => {
   picture.append(label((LEFT + WIDTH) / 2, HEIGHT - 3, x.title));
 };
 
-const drawLine = (cells, place, { x, metric, many, xAt, yAt, yEnds }) => {
+// How a line looks, for the legend.
+const keyOf = (place) => svg("svg", { class: `line hue${place}`, viewBox: "0 0 30 8", role: "presentation" },
+  svg("path", { class: "curve", d: "M1 4H29" }), svg("circle", { cx: 15, cy: 4, r: 3 }));
+
+// `absent`: cells of the line that have no point; it breaks where one of them lies between two that have.
+const drawLine = (cells, absent, place, { x, metric, many, xAt, yAt, yEnds }) => {
   const group = svg("g", { class: `line ${many ? "many" : `hue${place}`}` });
   const points = [...cells].sort((a, b) => x.of(a) - x.of(b))
     .map((cell) => ({ cell, group, px: xAt(x.of(cell)), py: yAt(cell.values[metric][0]) }));
-  group.append(svg("path", { d: points.map(({ px, py }, at) => `${at ? "L" : "M"}${px} ${py}`).join("") }));
+  const gaps = absent.map((cell) => xAt(x.of(cell))).filter((gap) => points.every(({ px }) => px !== gap));
+  const broken = (at) => !at || gaps.some((gap) => points[at - 1].px < gap && gap < points[at].px);
+  const steps = points.map(({ px, py }, at) => `${broken(at) ? "M" : "L"}${px} ${py}`);
+  group.append(svg("path", { class: "curve", d: steps.join("") }));
   for (const { cell, px, py } of points) {
     const [, low, high, , , verdict] = cell.values[metric], pale = verdict === "undecided" ? " undecided" : "";
     if (low !== null && high !== null && !many) {
@@ -102,15 +110,15 @@ const drawLine = (cells, place, { x, metric, many, xAt, yAt, yEnds }) => {
 };
 
 // A figure of some cells. `point(cells, event)` is called with the cells that the pointer is near, the nearest first,
-// or with none; `choose(cells, figure)` for a click.
-const drawPanel = (title, cells, plan, point, choose) => {
+// or with none; `choose(cells, figure)` for a click. `absent`: cells of the panel that have no point.
+const drawPanel = (title, cells, plan, point, choose, absent) => {
   const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img",
     "aria-label": `${title}: ${cells.length} cells, also in the table below` });
   const figure = html("figure", {}, html("figcaption", {}, title), picture), points = [];
   drawAxes(picture, plan);
   (plan.colour ? plan.lines : [null]).forEach((value, place) => {
-    const own = cells.filter((cell) => !plan.colour || plan.colour.of(cell) === value);
-    const drawn = drawLine(own, place, plan);
+    const ofLine = (cell) => !plan.colour || plan.colour.of(cell) === value;
+    const drawn = drawLine(cells.filter(ofLine), absent.filter(ofLine), place, plan);
     if (drawn.length) picture.append(drawn[0].group);
     points.push(...drawn);
   });

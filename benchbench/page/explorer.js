@@ -60,8 +60,12 @@ const filterOf = (axis) => {
     html("div", { class: "values" }, ...(boxes.length > 10 ? [search] : []), choices, ...labels));
 };
 
+// Whether the filters leave a cell, apart from those of the axes named.
+const isKept = (cell, apart = []) =>
+  differing.every((axis) => apart.includes(axis.name) || !axis.off.has(axis.of(cell)));
+
 const update = () => {
-  shown = cells.filter((cell) => differing.every((axis) => !axis.off.has(axis.of(cell))));
+  shown = cells.filter((cell) => isKept(cell));
   const kept = new Set(shown.map((cell) => cell.number));
   rows.forEach((row, number) => { row.hidden = !kept.has(number); });
   if (selected !== null && !kept.has(selected)) select(null);
@@ -97,21 +101,21 @@ const redraw = () => {
   const drawn = shown.filter((cell) => x && cell.status !== "invalid" && cell.values[metric] && x.of(cell) !== null);
   const plan = drawn.length ? planOf(drawn, x, colour, metric, ratio) : { lines: [] };
   const panels = new Map();
-  for (const cell of drawn) {
-    const split = splitting.filter((axis) => axis !== x && axis !== colour && !implied.includes(axis.name));
-    const name = split.map((axis) => `${axis.title.toLowerCase()} ${axis.of(cell) ?? "–"}`).join(", ");
-    panels.set(name, [...(panels.get(name) || []), cell]);
-  }
+  const split = splitting.filter((axis) => axis !== x && axis !== colour && !implied.includes(axis.name));
+  const panelOf = (cell) => split.map((axis) => `${axis.title.toLowerCase()} ${axis.of(cell) ?? "–"}`).join(", ");
+  for (const cell of drawn) panels.set(panelOf(cell), [...(panels.get(panelOf(cell)) || []), cell]);
+  const lacking = cells.filter((cell) => isKept(cell, ["status"]) && x && !drawn.includes(cell) && x.of(cell) !== null);
   const figures = [...panels].slice(0, MOST_PANELS).map(([name, own]) => drawPanel(
     `${data.metrics[metric][1]} over ${x.title.toLowerCase()}${name && `, ${name}`}`, own, plan,
-    (meant, event) => tell(meant, metric, event), choose));
+    (meant, event) => tell(meant, metric, event), choose, lacking.filter((cell) => panelOf(cell) === name)));
   const hued = plan.many ? [] : plan.lines;
   const legend = html("p", { class: "legend" },
-    ...hued.map((value, place) => html("span", { class: `hue${place}` }, String(value))));
+    ...hued.map((value, place) => html("span", { class: `hue${place}` }, keyOf(place), String(value))));
   const notes = [], left = panels.size - MOST_PANELS, absent = shown.length - drawn.length;
   if (left > 0) notes.push(`${left} more panels: filter to see them.`);
   if (ratio) notes.push("Ratio to the baseline: above 1 is better, for latencies too. Pale: undecided.");
-  if (absent) notes.push(`Not drawn: ${absent} of ${shown.length} cells, invalid or without a number here.`);
+  const broken = drawn.length ? ", where lines break" : "";
+  if (absent) notes.push(`Not drawn: ${absent} of ${shown.length} cells, invalid or without a number here${broken}.`);
   charts.replaceChildren(legend, ...figures, html("p", { class: "small" }, notes.join(" ")));
   ring();
 };
