@@ -34,7 +34,7 @@ def columns(requests: int, rng: np.random.Generator) -> RoundColumns:
     whole = dict.fromkeys(("scheduled_ns", "sent_ns"), T0) | {"asked_input_tokens": 128, "input_tokens": 128}
     whole |= {"asked_output_tokens": OUTPUT, "output_tokens": OUTPUT, "http_status": 200} | dict.fromkeys(counts, -1)
     texts = {"tokens_from": "ids", "finish_reason": "length", "response_id": "cmpl", "status": "ok"}
-    texts |= dict.fromkeys(("error_kind", "error_phase", "error_detail", "server_metrics"), "")
+    texts |= dict.fromkeys(("answered_by", "error_kind", "error_phase", "error_detail", "server_metrics"), "")
     kinds = {name: np.int64 if name.endswith("_ns") else np.int32 for name in whole}
     made: dict[str, Any] = {name: np.full(requests, value, kinds[name]) for name, value in whole.items()}
     made |= {name: [value] * requests for name, value in texts.items()}

@@ -85,6 +85,7 @@ def columns_of(requests: Sequence[Made]) -> RoundColumns:
         tokens_from=["usage" if r.told is not None else "events" for r in requests],
         finish_reason=["length" if good else "" for good in ok],
         response_id=texts,
+        answered_by=texts,
         status=[request.status for request in requests],
         error_kind=["" if good else "stream" for good in ok],
         error_phase=["" if good else "stream" for good in ok],

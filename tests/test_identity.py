@@ -8,15 +8,15 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 import yaml
-from answers import HANG
-from driving import BENCH, CARRIED_OUT, bench, summary, sweeping
+from answers import CHUNKED, DONE, HANG, LAST_CHUNK, Ask, Script, chunk, event, events
+from driving import BENCH, CARRIED_OUT, bench, records, summary, sweeping
 from hypothesis import given
 from hypothesis import strategies as st
 from servers import ScriptedServer
@@ -202,6 +202,30 @@ def test_rounds_of_two_engines_in_one_cell_are_invalid() -> None:
     explained = bench("explain", "run")
     assert "mixed_engines" in explained.stdout, explained.stderr
     assert "invalid" in explained.stdout
+
+
+def named(model: Callable[[int], str]) -> Callable[[Ask], Script]:
+    """A server whose answers name `model(n)`, n the requests before, as model and system fingerprint."""
+
+    def answer(ask: Ask) -> Script:
+        parts = [orjson.loads(one[6:]) | {"model": "m", "system_fingerprint": model(ask.number)} for one in events(ask)]
+        return [CHUNKED, *(step for part in parts for step in (0.002, chunk(event(part)))), chunk(DONE) + LAST_CHUNK]
+
+    return answer
+
+
+def test_answers_of_another_build_are_invalid_and_so_is_what_a_resumed_run_gets_of_it() -> None:
+    fallback = 3  # the second cell's second request of two
+    with ScriptedServer(named(lambda number: "b" if number == fallback else "a")) as server:
+        write(engine={"kind": "endpoint", "url": server.url}, grid={"input": 32, "output": 8, "batch": [1, 2]})
+        bench("sweep", "s.yaml", "--out", "run", "--no-plots")
+        assert [("mixed_engines" in row["reasons"]) for row in summary(Path("run"))] == [False, True]
+        assert "(m, a; m, b)" in bench("explain", "run").stdout
+        bench("sweep", "s.yaml", "--out", "one", "--no-plots", "--only", "batch=1")
+        server.answer = named(lambda _number: "c")  # started again with other flags
+        bench("sweep", "s.yaml", "--out", "one", "--no-plots", "--resume")
+    assert {row["batch"]: "mixed_engines" in row["reasons"] for row in summary(Path("one"))} == {1: False, 2: True}
+    assert {row["answered_by"] for row in records(Path("one"))} == {"m, a", "m, c"}
 
 
 def test_the_words_to_continue_with_are_the_whole_command_and_resume_takes_the_stored_sets() -> None:

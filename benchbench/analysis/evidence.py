@@ -23,6 +23,7 @@ from benchbench.analysis.server_times import Report, reports_of, server_times, t
 from benchbench.analysis.stats import agree, rounds_needed
 from benchbench.analysis.validity import Evidence
 from benchbench.host.energy import Window, window_of
+from benchbench.identity.answering_engines import engines_of
 from benchbench.prefixes.hits import together
 from benchbench.replicas.server_figures import ServerRound, by_server, parts_of_round
 from benchbench.spec.cell import CellInfo
@@ -162,7 +163,7 @@ def evidence_of(cell: CellInfo, taken: Sequence[Measured], warmups: Sequence[Rou
         drift_confirmed=confirmed,
         warmup_agreed=warmed_up(cell, warmups),
         hits=together([r.hits for r in rounds]),
-        engines=len({fact["identity"] for fact in facts if fact.get("identity")}),
+        engines=engines_of(facts),
         **counts,
         **_server(facts),
     )

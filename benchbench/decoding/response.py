@@ -12,8 +12,9 @@ class Response:
     """What one response said.
 
     `event_read[k]`: place in the log of the read that completed token event k. `event_tokens[k]`: its tokens.
-    `tokens_from`: how they are known (`token_counts.count_tokens`). `done`: [DONE] has come. `problem`: (kind,
-    sentence) when the stream itself reports or shows a failure.
+    `tokens_from`: how they are known (`token_counts.count_tokens`). `answered_by`: the model and the system fingerprint
+    that the server named at its end. `done`: [DONE] has come. `problem`: (kind, sentence) when the stream itself
+    reports or shows a failure.
     """
 
     event_read: list[int] = field(default_factory=list)
@@ -24,6 +25,7 @@ class Response:
     cached_tokens: int | None = None
     finish_reason: str = ""
     response_id: str = ""
+    answered_by: str = ""
     server_metrics: dict[str, float] = field(default_factory=dict)
     done: bool = False
     problem: tuple[ErrorKind, str] | None = None

@@ -15,6 +15,7 @@ from benchbench.analysis.validity import Evidence, Reason, remedy
 from benchbench.datasets.row_lengths import lengths_text
 from benchbench.explain.outliers import outlier_rounds
 from benchbench.host.energy import IDLE_SHARE, DeviceUse, Usage
+from benchbench.identity.answering_engines import answered_by
 from benchbench.model.roofline import Platform, touched_bytes
 from benchbench.prefixes.hits import Hits
 from benchbench.prefixes.words import diagnosis, shared_words
@@ -59,6 +60,7 @@ def explain(summary: CellSummary, more: Mapping[str, str] = MappingProxyType({})
     }
     lines += [f"  {what + ':':16} {text}" for what, text in checks.items()]
     details = {
+        Reason.MIXED_ENGINES: names if len(names := answered_by(summary.facts)) > 1 else (),
         Reason.DRIFT: (_DRIFT[evidence.drift_confirmed],),
         Reason.THROTTLED: evidence.throttled,
         Reason.STRAGGLER: evidence.straggler,

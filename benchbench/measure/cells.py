@@ -21,6 +21,7 @@ from benchbench.engines.open import Opened
 from benchbench.engines.shared_prefixes import prepare_cache
 from benchbench.errors import EngineDiedError, InterruptedSweep, WorkerDiedError
 from benchbench.host.sampler import Sampler
+from benchbench.identity.answering_engines import Answers
 from benchbench.loadgen.job import Job
 from benchbench.loadgen.worker import Worker
 from benchbench.measure.failures import check_server, death_of, first_failure
@@ -55,9 +56,11 @@ class Driver:
     answered: bool = False  # some request has succeeded
     noisy: list[bool] = field(default_factory=list)  # of each cell measured in this session
     failing: set[str] = field(default_factory=set)  # cells whose first failure the observer knows
+    answers: Answers = field(init=False)
     view: ServerView | None = field(init=False, default=None)  # an engine without a server counts for itself
 
     def __post_init__(self) -> None:
+        self.answers = Answers(self.run)
         if self.opened.dealer:
             self.opened.dealer.attempts = self.attempts
         if urls := self.opened.urls:
@@ -222,6 +225,7 @@ def _store(
     if step.pilot is not None:
         facts["pilot"] = step.pilot
     facts["identity"], facts["targets"] = driver.identity, len(opened.urls)
+    facts["answered_by"] = driver.answers.of_round(cell.variant, columns)
     facts["approximate"] = opened.approximate and cell.prompts.kind == "text"
     facts["common_tokens"] = opened.common_tokens(cell) * len(columns["index"])
     labels = {

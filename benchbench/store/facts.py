@@ -66,3 +66,4 @@ class StoredRoundFacts(TypedDict, total=False):
     pilot: Any
     approximate: bool  # its prompts have about the length asked for
     identity: str  # of the start it is from: `identity_digest` of the manifest's starts
+    answered_by: list[str]  # what its server has named itself since it started, see `store.requests.RoundColumns`

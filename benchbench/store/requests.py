@@ -79,6 +79,7 @@ class RoundColumns(TypedDict):
     tokens_from: list[str]
     finish_reason: list[str]
     response_id: list[str]
+    answered_by: list[str]  # the model and the system fingerprint that the server named
     status: list[str]
     error_kind: list[str]
     error_phase: list[str]

@@ -1,0 +1,43 @@
+"""By whom the answers of a run are: the models and builds (system fingerprints) that they name themselves.
+
+What a server is, is asked once. That another one answers later (restarted with other flags, a fallback, one of several
+builds behind one address) only its answers tell: vLLM's fingerprint is of its version, parallelism and configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from benchbench.store.requests import RequestStatus
+
+if TYPE_CHECKING:
+    from benchbench.store.requests import RoundColumns
+    from benchbench.store.run_directory import RunDirectory
+
+
+class Answers:
+    """Holds what answers name against the first that was named in the run, by variant."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._run = run
+        self._first = {e["variant"]: str(e["name"]) for e in run.events() if e["event"] == "answered_by"}
+
+    def of_round(self, variant: str, columns: RoundColumns) -> list[str]:
+        """What the round's good answers named, and the first that was named; more than one are as many engines."""
+        rows = zip(columns["status"], columns["answered_by"], strict=True)
+        names = sorted({name for status, name in rows if name and status == RequestStatus.OK})
+        if names and variant not in self._first:
+            self._first[variant] = names[0]
+            self._run.journal("answered_by", variant=variant, name=names[0])
+        return sorted({*names, *([self._first[variant]] if names else [])})
+
+
+def answered_by(facts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the answers of these rounds named, each with the first of its run."""
+    return sorted({name for fact in facts for name in fact.get("answered_by", ())})
+
+
+def engines_of(facts: Sequence[Mapping[str, Any]]) -> int:
+    """Of how many engines these rounds are: by what was asked before them, and by what they were answered."""
+    return max(len({fact["identity"] for fact in facts if fact.get("identity")}), len(answered_by(facts)))
