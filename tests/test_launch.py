@@ -185,6 +185,12 @@ def test_descriptors_pass_through_and_end_with_the_engine(launches: Launches) ->
 # ---- Its log --------------------------------------------------------------------------------------------
 
 
+def test_the_last_line_is_one_that_says_something(launches: Launches) -> None:
+    code = r"print('loading\n\x1b[0;36m(EngineCore pid=7)\x1b[0;0m \n\x1b[0m')"
+    with EngineProcess([sys.executable, "-c", code], launches.env(), None, launches.folder / "log") as process:
+        eventually(lambda: process.last_line() == "loading" and len(process.tail()) == 3)
+
+
 def test_secrets_stay_out_of_the_log_and_of_command_lines(launches: Launches) -> None:
     with launches.own("secret", A_TOKEN="hf_abcdefgh", OTHER_KEY="plain words") as process:
         assert "the token is *** and the other ***" in process.text()

@@ -177,7 +177,8 @@ class EngineProcess:
         return [line for line in self.text().splitlines() if line.strip()][-lines:]
 
     def last_line(self) -> str:
-        return plain(next(iter(self.tail(1)), "")).strip()
+        lines = (plain(line).strip() for line in reversed(self.tail()))
+        return next(filter(None, lines), "")  # one of nothing but colours is empty, too
 
     def close(self) -> None:
         """Stop the engine and wait until all of it is gone, by force if need be; may be called again."""
