@@ -70,7 +70,15 @@ def test_a_sweep_imports_only_what_it_needs(tmp_path: Path, plots: str) -> None:
     assert (run / "summary.parquet").exists()
     assert (run / "plots").exists() == (plots == "--plots")
     assert {"numpy", "pyarrow"} <= modules
-    assert not modules & {"benchbench.figures.plots", "matplotlib", "pandas", "pyarrow.compute", "rich", "scipy"}
+    assert not modules & {
+        "aiohttp",
+        "benchbench.figures.plots",
+        "matplotlib",
+        "pandas",
+        "pyarrow.compute",
+        "rich",
+        "scipy",
+    }
 
 
 def test_plotting_imports_neither_matplotlib_nor_pandas(tmp_path: Path) -> None:

@@ -59,12 +59,10 @@ class ServerView:
 
     def reset_prefix_cache(self) -> None:
         """Empty each server's prefix cache, where it can (vLLM's development mode has the route)."""
-        import aiohttp
-
         if not self._can_reset:
             return
         self._can_reset = False
-        with contextlib.suppress(aiohttp.ClientError, OSError):
+        with contextlib.suppress(OSError):
             answers = [self._asked(post(url, self._access, "/reset_prefix_cache", {})) for url in self._urls]
             self._can_reset = all(status == HTTPStatus.OK for status, _ in answers)
 

@@ -54,13 +54,11 @@ async def look(url: str, access: Access) -> Counts | None:
 
     Raises EngineError when the CA file cannot be read.
     """
-    import aiohttp
-
     try:
         async with asyncio.timeout(LOOK_S), http_session(url, access, limit=PAGE_BYTES) as request:
             status, body = await request("/metrics")
         counts = parse(body.decode(errors="replace")) if status == 200 and len(body) <= PAGE_BYTES else {}
-    except (aiohttp.ClientError, OSError, ValueError):
+    except (OSError, ValueError):
         return None
     return counts if counts.keys() - {"started_s"} else None
 

@@ -149,15 +149,13 @@ def _with_path(engine: EndpointEngine, model: str, access: Access, stop: int | N
     url = engine.urls[0]
     if engine.path is not None or not leaves_path_open(url):
         return access, []
-    import aiohttp
-
     body = untimed_body(engine, model, "Hi", 1)
 
     def status(path: str) -> int:
         answer = post(url, replace(access, path=path), GENERATION[engine.api], body, PROBE_S)
         return asyncio.run(unless_stopped(stop, answer))[0]
 
-    with contextlib.suppress(aiohttp.ClientError, OSError):
+    with contextlib.suppress(OSError):
         if status("/v1") == HTTPStatus.NOT_FOUND and status("/") == HTTPStatus.OK:
             note = "the API stands under the url itself, without /v1, as engine.path: / would say"
             return replace(access, path="/"), [note]

@@ -38,14 +38,12 @@ def prepare_cache(opened: Opened, view: ServerView, cell: Cell) -> None:
 
 
 async def _sent(url: str, access: Access, route: str, bodies: list[dict[str, object]], answer_s: float) -> None:
-    import aiohttp
-
     free = asyncio.Semaphore(AT_ONCE)
     async with http_session(url, access, answer_s=answer_s) as request:
 
         async def send(body: dict[str, object]) -> None:
             async with free:
-                with contextlib.suppress(aiohttp.ClientError, OSError):
+                with contextlib.suppress(OSError):
                     await request(route, body)
 
         await asyncio.gather(*map(send, bodies))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from benchbench.errors import EngineError
+from benchbench.http1.untimed import NotConnectedError
 from benchbench.openai.client import json_object, post
 from benchbench.openai.target import GENERATION, Access, prompt_field, untimed_body
 from benchbench.spec import Engine
@@ -185,14 +186,13 @@ def _number(answer: Any, *names: str) -> int:  # noqa: ANN401 - JSON
 
 def _post(url: str, access: Access, route: str, body: Mapping[str, Any], answer_s: float) -> dict[str, Any]:
     """The JSON object that a POST is answered with (empty for other content); EngineError without such an answer."""
-    import aiohttp
-
     try:
         status, data = asyncio.run(post(url, access, route, body, answer_s))
-    except aiohttp.ClientConnectorError as error:
-        raise EngineError(f"no server answers POST {route}: {error.strerror}", "engine.url", gone=True) from None
-    except (aiohttp.ClientError, OSError) as error:
-        raise EngineError(f"POST {route} failed ({type(error).__name__})", "prompts.tokenizer") from None
+    except NotConnectedError as error:
+        raise EngineError(f"no server answers POST {route}: {error}", "engine.url", gone=True) from None
+    except OSError as error:
+        why = str(error) or type(error).__name__
+        raise EngineError(f"POST {route} failed ({why})", "prompts.tokenizer") from None
     if status != 200:
         raise EngineError(f"POST {route} answers with status {status}", "prompts.tokenizer")
     return json_object(status, data)

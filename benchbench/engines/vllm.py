@@ -248,10 +248,8 @@ async def _answer(
     ask: Callable[[], Awaitable[tuple[int, bytes]]], good: Callable[[int], bool] = bool
 ) -> tuple[int, bytes]:
     """Status and body, asked for until there is an answer with a good status."""
-    import aiohttp
-
     while True:
-        with contextlib.suppress(aiohttp.ClientError, OSError):
+        with contextlib.suppress(OSError):
             status, body = await ask()
             if good(status):
                 return status, body

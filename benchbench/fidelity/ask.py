@@ -70,15 +70,13 @@ def answer(
 
     `spec` is the variant's. Raises InterruptedSweep, LaunchStoppedError (in-process) and OSError (of writing).
     """
-    import aiohttp
-
     try:
         questions = make_questions(spec, opened)
         if isinstance(worker, Answering):
             unit, answers = _in_process(worker, questions, stop)
         else:
             unit, answers = asyncio.run(unless_stopped(stop, _over_http(opened, spec, questions)))
-    except (EngineError, WorkerDiedError, ValueError, aiohttp.ClientError, OSError) as error:
+    except (EngineError, WorkerDiedError, ValueError, OSError) as error:
         died = opened.watch and opened.watch[1]()
         reason = mask_text(died or str(error) or type(error).__name__, opened.access.secrets)
         run.journal("fidelity_failed", block=session.block, variant=session.variant, reason=reason)
@@ -115,7 +113,7 @@ def _in_process(worker: Answering, questions: Questions, stop: int | None) -> tu
 
 
 async def _over_http(opened: Opened, spec: SweepSpec, questions: Questions) -> tuple[Unit, list[GreedyAnswer]]:
-    """Ask in the first form that the server takes. Raises ValueError for an answer of no use, aiohttp's and OSError."""
+    """Ask in the first form that the server takes. Raises ValueError for an answer of no use, and OSError."""
     route, form, answers = GENERATION[spec.engine.api], 0, list[tuple[Unit, GreedyAnswer]]()
     async with http_session(opened.url, opened.access, answer_s=ANSWER_S) as request:
         for prompt in questions.prompts:

@@ -13,7 +13,8 @@ import orjson
 
 from benchbench.decoding.response import Response
 from benchbench.decoding.usual_event import QuickDecoder
-from benchbench.loadgen.exchange import Exchange, Failure, Log, WireError
+from benchbench.http1.framing import WireError
+from benchbench.loadgen.exchange import Exchange, Failure, Log
 from benchbench.loadgen.job import Job
 from benchbench.secrets import mask_text, without
 from benchbench.store.requests import ErrorKind, ErrorPhase, RequestStatus, RoundColumns

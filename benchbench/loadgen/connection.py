@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from benchbench.http1.framing import WireError
 from benchbench.linux import ANCILLARY, READ, WRITE, Poller, enable_stamps, to_stamp
-from benchbench.loadgen.exchange import Exchange, WireError
+from benchbench.loadgen.exchange import Exchange
 from benchbench.openai.target import Target
 
 READ_SIZE = 65_536

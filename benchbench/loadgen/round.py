@@ -11,10 +11,11 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
+from benchbench.http1.framing import WireError
 from benchbench.linux import ANCILLARY, clock_offset_ns, exact_wait, to_stamp
 from benchbench.loadgen.columns import compact
 from benchbench.loadgen.connection import READ_SIZE, Connection, Pools, State
-from benchbench.loadgen.exchange import Exchange, Failure, Log, WireError
+from benchbench.loadgen.exchange import Exchange, Failure, Log
 from benchbench.loadgen.job import CLOSE, READY, Commands, RoundFacts, RoundJob
 from benchbench.loadgen.liveness import Liveness
 from benchbench.refills.quota import Quota, Tell
@@ -44,7 +45,7 @@ class Round:
         pools.aim(job.targets)
         self._by_fd: dict[int, Connection] = {conn.fd: conn for pool in pools for conn in pool.idle}
         self._hot: dict[int, tuple[Callable[[int, int], Any], int]] = {}  # (recvmsg, index) of hot connections
-        self._next = self._begun_ns = 0
+        self._next = self._begun_ns = self._freed = 0  # freed: bytes received that were decoded early and dropped
         self._armed: deque[Connection] = deque()  # bound to a request that is not sent yet, in order of due time
         self._busy: dict[Connection, int] = {}  # -> monotonic ns since when it connects or waits for its server
         self._done: list[Exchange] = []
@@ -54,7 +55,6 @@ class Round:
         self.log = Log()
         self._exchanges: dict[int, Exchange] = {}  # by index
         self.liveness = Liveness(self.log, job)
-        self._freed = 0  # bytes received that were decoded early and dropped
         self._allowed_bytes = ROOM_BYTES + TOKEN_BYTES * sum(job.asked_output)
         self._woke_ns = _now()
         self._offset_ns = 0  # wall clock minus monotonic clock when the round began

@@ -17,10 +17,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from benchbench.errors import EngineError
-from benchbench.openai.target import MODELS, Access, address_of
+from benchbench.http1.untimed import Connections, NoAnswerError, NotConnectedError, NoTunnelError, Peer
+from benchbench.openai.target import MODELS, Access, route_target
 from benchbench.secrets import masked
 from benchbench.stopping import unless_stopped
-from benchbench.version import __version__
 
 ANSWER_BYTES = 1 << 20
 ANSWER_S = 5.0
@@ -91,40 +91,27 @@ async def http_session(
     """`request(route)` is a GET and `request(route, body)` a POST of JSON, each giving (status, body); no redirects.
 
     An answer is waited for `answer_s` seconds (ANSWER_S; `request` takes it too) and read until it exceeds `limit`
-    bytes (ANSWER_BYTES), so that a longer body was cut. `request` raises aiohttp.ClientError and OSError; making the
+    bytes (ANSWER_BYTES), so that a longer body was cut. `request` raises OSError (see `http1.untimed`); making the
     session raises EngineError when the CA file cannot be read.
     """
-    import aiohttp
+    import orjson
 
-    usual_s, limit = answer_s or ANSWER_S, limit or ANSWER_BYTES
-    headers = {"User-Agent": f"benchbench/{__version__}", **access.headers}
+    usual_s, limit, root = answer_s or ANSWER_S, limit or ANSWER_BYTES, route_target(url, MODELS, access)
     try:
-        connector = aiohttp.TCPConnector(ssl=access.tls_context() if url.startswith("https:") else True)
+        context = access.tls_context() if root.tls else None
     except OSError as error:
         raise EngineError(f"cannot be read: {error}", "engine.ca_file") from None
-    async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
+    tunnel = root.connect_request() if root.proxy else b""
+    peer = Peer(root.host, root.port, context, root.proxy, tunnel, access.connect_s)
+    async with Connections(peer) as connections:
 
         async def request(
             route: str, body: Mapping[str, Any] | None = None, answer_s: float = usual_s
         ) -> tuple[int, bytes]:
-            method, total_s = "GET" if body is None else "POST", access.connect_s + answer_s
-            timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=access.connect_s)
-            options: dict[str, Any] = {
-                "json": body,
-                "allow_redirects": False,
-                "proxy": access.proxy,
-                "timeout": timeout,
-            }
-            async with (
-                asyncio.timeout(total_s),
-                session.request(method, address_of(url, route, access.path), **options) as response,
-            ):
-                content = b""
-                async for piece in response.content.iter_chunked(65_536):
-                    content += piece
-                    if len(content) > limit:
-                        break
-                return response.status, content
+            method, content = ("GET", b"") if body is None else ("POST", orjson.dumps(body))
+            payload = route_target(url, route, access).request(content, method, "*/*")
+            async with asyncio.timeout(access.connect_s + answer_s):
+                return await connections.ask(payload, limit, again=body is None)
 
         yield request
 
@@ -145,27 +132,25 @@ async def _attach(url: str, model: str, access: Access) -> Capabilities:
 
 async def _listing(request: Request, url: str, access: Access) -> tuple[int, bytes] | str:
     """Status and body of GET /v1/models; in words, why it was not answered. Raises EngineError as `attach` does."""
-    import aiohttp
-
     plain = urlsplit(url).scheme == "http"
     try:
         status, body = await request(MODELS)
-    except aiohttp.ClientConnectorCertificateError as error:
-        raise EngineError(f"TLS certificate refused: {error.certificate_error}", "engine.ca_file") from None
-    except aiohttp.ClientHttpProxyError as error:
-        raise EngineError(f"the proxy refused the tunnel: {error.status}", "engine.proxy") from None
-    except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError) as error:
-        if await _lacks_tls(url, access, error):
+    except NoTunnelError as error:
+        raise EngineError(str(error), "engine.proxy") from None
+    except NotConnectedError as error:
+        if isinstance(error.reason, ssl.SSLCertVerificationError):
+            raise EngineError(f"TLS certificate refused: {error.reason}", "engine.ca_file") from None
+        if await _lacks_tls(url, access, error.reason):
             raise _other_scheme(url, "the server does not speak TLS at this port") from None
-        raise _unreachable(url, access, error) from None
+        raise _unreachable(url, access, error.reason) from None
     except TimeoutError:
         return "did not answer"
-    except (aiohttp.ClientError, OSError) as error:
+    except OSError as error:
         if plain and await _speaks_tls(url):
             raise _other_scheme(url, "the server speaks TLS at this port") from None
-        if isinstance(error, OSError):
-            raise _unreachable(url, access, error) from None
-        return f"failed ({type(error).__name__})"
+        if isinstance(error, NoAnswerError):
+            return f"failed ({error})"
+        raise _unreachable(url, access, error) from None
     if plain and status == 400 and await _speaks_tls(url):
         raise _other_scheme(url, "the server speaks TLS at this port")
     return status, body
@@ -173,10 +158,8 @@ async def _listing(request: Request, url: str, access: Access) -> tuple[int, byt
 
 async def _probe(request: Request) -> dict[str, Any]:
     """Fields of Capabilities that further GETs tell; after one that failed no more are tried."""
-    import aiohttp
-
     fields: dict[str, Any] = {}
-    with contextlib.suppress(aiohttp.ClientError, OSError):
+    with contextlib.suppress(OSError):
         version = json_object(*await request("/version")).get("version")
         fields["version"] = None if version is None else str(version)[:100]
         status, body = await request("/metrics")
@@ -192,11 +175,9 @@ async def _probe(request: Request) -> dict[str, Any]:
 
 async def _server_info(request: Request, secrets: frozenset[str]) -> dict[str, Any] | None:
     """What vLLM's development mode says of its configuration and system."""
-    import aiohttp
-
     try:
         info = json_object(*await request("/server_info?config_format=json", answer_s=SERVER_INFO_S))
-    except (aiohttp.ClientError, OSError):
+    except OSError:
         return None
     env = info.get("vllm_env")
     build = {name: env.get(name) for name in _BUILD} if isinstance(env, dict) else {}
@@ -219,7 +200,7 @@ def _other_scheme(url: str, message: str) -> EngineError:
     return EngineError(message, "engine.url", allowed=f"{'https' if scheme == 'http' else 'http'}:{rest}")
 
 
-def _unreachable(url: str, access: Access, error: Exception) -> EngineError:
+def _unreachable(url: str, access: Access, error: OSError) -> EngineError:
     """What a connection that could not be made says of the server, or of the proxy on the way."""
     if access.proxy:
         where = urlsplit(access.proxy).netloc.rpartition("@")[2]
@@ -227,17 +208,14 @@ def _unreachable(url: str, access: Access, error: Exception) -> EngineError:
     return EngineError(f"nobody answers at {urlsplit(url).netloc}: {_cause(error)}", "engine.url", gone=True)
 
 
-async def _lacks_tls(url: str, access: Access, error: Exception) -> bool:
+async def _lacks_tls(url: str, access: Access, reason: OSError) -> bool:
     """Whether a handshake failed since the server speaks plain HTTP: its answer was no TLS, or it closed, and answers
     a plain request (without credentials).
     """
-    import aiohttp
-
-    reason = getattr(error, "os_error", None)
     if isinstance(reason, ssl.SSLError):
         return reason.reason in _NO_TLS
     if url.startswith("https:") and not access.proxy and isinstance(reason, ConnectionResetError):
-        with contextlib.suppress(aiohttp.ClientError, OSError):
+        with contextlib.suppress(OSError):
             async with http_session(url.replace("https:", "http:", 1), Access(connect_s=access.connect_s)) as request:
                 await request(MODELS)
                 return True
@@ -256,12 +234,11 @@ async def _speaks_tls(url: str) -> bool:
     return False
 
 
-def _cause(error: Exception) -> str:
-    """The system's words for a failed connection; asyncio's and aiohttp's own hide them or repeat the address."""
-    reason = getattr(error, "os_error", error)
+def _cause(reason: OSError) -> str:
+    """The system's words for a failed connection; asyncio's own repeat the address."""
     if isinstance(reason, TimeoutError):
         return "no answer in time"
-    code = getattr(reason, "errno", None)
+    code = reason.errno
     if code and code > 0 and not isinstance(reason, ssl.SSLError):
         return os.strerror(code)
     return str(getattr(reason, "strerror", None) or reason)

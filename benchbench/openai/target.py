@@ -120,18 +120,18 @@ class Target:
         parts = urlsplit(self.access.proxy or "")
         return (parts.hostname or "", parts.port or 80) if self.access.proxy else None
 
-    def request(self, body: bytes) -> bytes:
+    def request(self, body: bytes, method: str = "POST", accept: str = "text/event-stream") -> bytes:
         """The whole HTTP/1.1 request, head and body, as it goes to the socket in one send."""
         is_usual = self.port == (443 if self.tls else 80)
         lines = [
-            f"POST {self.path} HTTP/1.1",
+            f"{method} {self.path} HTTP/1.1",
             f"Host: {bracketed(self.host) if is_usual else self._address}",
             f"User-Agent: benchbench/{__version__}",
-            "Accept: text/event-stream",
+            f"Accept: {accept}",
             "Accept-Encoding: identity",
-            "Content-Type: application/json",
+            *(["Content-Type: application/json"] if method == "POST" else []),
             *(f"{name}: {value}" for name, value in self.access.headers.items()),
-            f"Content-Length: {len(body)}",
+            *([f"Content-Length: {len(body)}"] if method == "POST" else []),
         ]
         return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
@@ -160,7 +160,12 @@ def bracketed(host: str) -> str:
 
 def make_target(url: str, api: str, access: Access) -> Target:
     """The Target of `api` (completions or chat) of the server at `url`."""
-    parts = urlsplit(address_of(url, GENERATION[api], access.path))
+    return route_target(url, GENERATION[api], access)
+
+
+def route_target(url: str, route: str, access: Access) -> Target:
+    """The same of any route."""
+    parts = urlsplit(address_of(url, route, access.path))
     tls = parts.scheme == "https"
     path = quote(parts.path + (f"?{parts.query}" if parts.query else ""), safe="%/?:@!$&'()*+,;=[]")
     return Target(parts.hostname or "", parts.port or (443 if tls else 80), path, tls, access)

@@ -108,12 +108,10 @@ def _run(worker: Worker, job: Job, cell: Cell, stop: int | None) -> None:
 
 
 def _ask(opened: Opened, route: str, stop: int | None) -> None:
-    import aiohttp
-
     try:
         status, _ = asyncio.run(unless_stopped(stop, post(opened.url, opened.access, route, {}, WRITE_S)))
-    except (aiohttp.ClientError, OSError) as error:
-        raise EngineError(f"POST {route} failed ({type(error).__name__})", "engine") from None
+    except OSError as error:
+        raise EngineError(f"POST {route} failed ({str(error) or type(error).__name__})", "engine") from None
     if status != HTTPStatus.OK:
         raise EngineError(f"POST {route} was answered with status {status}: this server has no profiler", "engine.args")
 
