@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib import font_manager
 
 from benchbench.analysis.stats import Estimate
 from benchbench.comparison.figures import FOREST, UNDECIDED, shown_cells
@@ -19,7 +21,6 @@ from benchbench.figures import fonts
 from benchbench.figures.choose import (
     COLOURS,
     LINES,
-    NAME,
     PANELS,
     SHARE,
     SHOWN_DOTS,
@@ -27,11 +28,11 @@ from benchbench.figures.choose import (
     dots_of,
     make_sheet,
     panels_of,
-    short_names,
     spread,
     with_shares,
 )
 from benchbench.figures.grid import contrast, ink_on
+from benchbench.figures.lettering import NAME, short_names, width_of, wrapped
 from benchbench.figures.sheet import apart, wide_span
 from benchbench.report.summary_table import Row
 
@@ -116,8 +117,15 @@ def test_no_figure_is_crowded_and_what_is_left_out_is_said(inputs: int, outputs:
 def test_a_name_is_written_one_way_and_no_two_alike(names: list[str]) -> None:
     written = short_names(names)
     assert list(written) == names
-    assert all(len(text) <= NAME for text in written.values())
+    assert all(width_of(text) <= NAME for text in written.values())
     assert len(set(written.values())) == len(names) or "no variant" in names
+
+
+@given(st.text("a b模型.", max_size=80), st.integers(2, 30))
+def test_a_text_is_wrapped_to_its_width_and_nothing_is_lost(text: str, most: int) -> None:
+    lines = wrapped(text, most)
+    assert all(width_of(line) <= most for line in lines)
+    assert "".join("".join(lines).split()) == "".join(text.split())
 
 
 @given(st.lists(st.integers(), max_size=50), st.integers(2, 20))
@@ -195,9 +203,30 @@ def test_of_many_cells_the_decided_are_shown() -> None:
 
 
 def test_a_script_that_no_font_has_is_said_and_one_that_is_installed_is_used(monkeypatch: Any) -> None:
-    monkeypatch.setattr(fonts, "_characters", lambda family: frozenset(map(ord, "abc" * (family == fonts.BASE))))
+    has = {fonts.BASE: "abc", "Symbols": "abc", "WenQuanYi Zen Hei": "模型"}
+    monkeypatch.setattr(fonts, "_characters", lambda family: frozenset(map(ord, has[family])))
+    monkeypatch.setattr(fonts, "_others", lambda: iter(["Symbols", "WenQuanYi Zen Hei"]))
     assert fonts.families(["abc a"]) == ([fonts.BASE], "")
-    assert fonts.families(["abc", "模型"]) == ([fonts.BASE], "".join(sorted("模型")))
-    has = {fonts.BASE: "abc", "WenQuanYi Zen Hei": "模型"}
-    monkeypatch.setattr(fonts, "_characters", lambda family: frozenset(map(ord, has.get(family, ""))))
     assert fonts.families(["a模", "型"]) == ([fonts.BASE, "WenQuanYi Zen Hei"], "")
+    has["WenQuanYi Zen Hei"] = "模"
+    assert fonts.families(["abc", "模型"]) == ([fonts.BASE, "WenQuanYi Zen Hei"], "型")
+    assert fonts.note_of("") == ""
+    assert fonts.note_of("型").startswith("No font is installed here for 1 character (U+578B): boxes in a PNG; ")
+    assert "fonts-noto-cjk" in fonts.note_of("型")
+    note = fonts.note_of("กขฃค")
+    assert "4 characters (U+0E01, U+0E02, U+0E03 ...): boxes in a PNG; Debian's fonts-noto-core" in note
+
+
+def test_a_font_is_known_that_was_installed_after_matplotlib_made_its_list(monkeypatch: Any, tmp_path: Path) -> None:
+    manager = font_manager.fontManager
+    file = next(entry.fname for entry in manager.ttflist if entry.name == "STIXGeneral" and entry.style == "normal")
+    monkeypatch.setattr(manager, "ttflist", [entry for entry in manager.ttflist if entry.name != "STIXGeneral"])
+    fonts._characters.cache_clear()
+    assert not fonts._characters("STIXGeneral")
+    (tmp_path / "broken.ttf").write_text("no font")
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(tmp_path / "broken.ttf"), file])
+    fonts._find_new.cache_clear()
+    fonts._characters.cache_clear()
+    assert "STIXGeneral" in list(fonts._others())
+    assert fonts._characters("STIXGeneral")
+    assert not any(family.startswith("Last Resort") for family in fonts._others())

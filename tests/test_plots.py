@@ -249,13 +249,13 @@ def test_a_long_timeline_is_cut_and_says_so(tmp_path: Path) -> None:
 def test_another_font_writes_what_the_usual_one_lacks_and_else_it_is_said(tmp_path: Path, monkeypatch: Any) -> None:
     stix = fonts._characters("STIXGeneral")  # comes with matplotlib, as a font that is installed
     lacking = chr(min(stix - fonts._characters(fonts.BASE)))
-    monkeypatch.setattr(fonts, "CJK", ("STIXGeneral",))
+    monkeypatch.setattr(fonts, "_others", lambda: iter(["STIXGeneral"]))
     with mpl.rc_context(STYLE):
         figure, _ = make_frame("heading", f"a title with {lacking}")
         FigureCanvasAgg(figure).draw()  # a glyph that is missing would be a warning, which is an error here
-        assert not any("no font" in text.get_text() for text in figure.findobj(mpl.text.Text))
+        assert not any("No font" in text.get_text() for text in figure.findobj(mpl.text.Text))
     draw_plots(grid(), None, tmp_path, "a run of 模型", ["svg"])
-    said = "no font is installed here for 2 characters (U+578B, U+6A21 ...)"
+    said = "No font is installed here for 2 characters (U+578B, U+6A21)"
     assert said in " ".join(texts(tmp_path / "pareto.svg"))
 
 

@@ -18,8 +18,9 @@ from benchbench.comparison.tables import SHOWN, cells_of, headline
 from benchbench.comparison.verdicts import PRIMARY, Comparison, Effect
 from benchbench.datasets.row_lengths import lengths_shown
 from benchbench.figures import sheet as sheets
-from benchbench.figures.choose import NAME, OTHERS, looks, spread, with_gaps
+from benchbench.figures.choose import OTHERS, looks, spread, with_gaps
 from benchbench.figures.grid import SHOWN_COLUMNS, SHOWN_ROWS, Bar, GridCell, draw_grid
+from benchbench.figures.lettering import NAME
 from benchbench.figures.plots import write_figures
 from benchbench.products.product import short_settings
 

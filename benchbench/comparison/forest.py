@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchbench.comparison.verdicts import TITLES, Effect
 from benchbench.figures import sheet as sheets
-from benchbench.figures.choose import short_names
+from benchbench.figures.lettering import short_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,7 @@ from statistics import fmean, median
 from typing import Any, NamedTuple, TypeVar
 
 from benchbench.datasets.row_lengths import tokens_text
-from benchbench.products.product import short_settings
+from benchbench.figures.lettering import short_names
 from benchbench.report.summary_table import Row, number
 
 Dashes = str | tuple[float, tuple[float, ...]]  # matplotlib's
@@ -31,7 +31,6 @@ PANELS = 9
 POINTS = 4  # fewer are no curve
 OTHERS = 40  # lines in grey
 OUTPUTS = 24  # of one input are looked at
-NAME = 24  # characters of a variant's name, wherever it stands
 SAME, NEAR = 0.03, 0.15  # points apart by at most SAME agree; by at most NEAR where their intervals overlap
 SHOWN_DOTS = 40
 SHARE = "ideal_share"  # a column that `with_shares` adds
@@ -151,26 +150,6 @@ def make_sheet(rows: Sequence[Row], title: str) -> Sheet:
 
 def variant_of(row: Row) -> str:
     return row.get("variant") or ""
-
-
-def short_names(names: Iterable[str]) -> dict[str, str]:
-    """Each name as it is written in all figures: long ones lose their middle, and stay different.
-
-    Names that are settings lose what all have, and the words of their keys.
-    """
-    written: dict[str, str] = {}
-    for name, short in short_settings(list(names), NAME).items():
-        text = shortened(short or "no variant", NAME)
-        if text in written.values():
-            text = f"{text[: NAME - 4]} #{len(written) + 1}"
-        written[name] = text
-    return written
-
-
-def shortened(text: str, most: int) -> str:
-    """Text that fits: its middle gives way to an ellipsis, for names differ at both ends."""
-    head = most * 3 // 5
-    return text if len(text) <= most else f"{text[:head]}…{text[len(text) - (most - head - 1) :]}"
 
 
 def _fastest(variants: Sequence[str], rows: Sequence[Row], axis: str) -> list[str]:

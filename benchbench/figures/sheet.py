@@ -8,12 +8,12 @@ dashes ideals. A line breaks where a cell between two points has no valid number
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchbench.figures.choose import Line, Panel, Point, Sheet, shortened
-from benchbench.figures.fonts import BASE, families
+from benchbench.figures.choose import Line, Panel, Point, Sheet
+from benchbench.figures.fonts import BASE, families, note_of
+from benchbench.figures.lettering import shortened, width_of, wrapped
 from benchbench.report.summary_table import number
 
 if TYPE_CHECKING:
@@ -68,11 +68,6 @@ def width_in() -> float:
     return float(mpl.rcParams["figure.figsize"][0])
 
 
-def name_room() -> int:
-    """How many characters names at the left of a figure may have."""
-    return int(6 * width_in())
-
-
 def make_frame(  # noqa: PLR0913 - a frame's parts
     heading: str,
     title: str,
@@ -97,13 +92,12 @@ def make_frame(  # noqa: PLR0913 - a frame's parts
 
     width, usual = mpl.rcParams["figure.figsize"]
     mpl.rcParams["font.family"], missing = families([heading, title, *names, *(label for label, _ in legend)])
-    if missing:
-        codes = ", ".join(f"U+{ord(character):04X}" for character in missing[:3])
-        title += f" · no font is installed here for {len(missing)} characters ({codes} ...): fonts-noto-cjk has most"
-    small = textwrap.wrap(title, int(15.6 * width))[:4]
+    note = "" if is_narrow() else note_of(missing)  # a page is written in its reader's fonts
+    small = wrapped(note + title, line := int(15.6 * width))
+    small = [*small[:3], *([shortened(" ".join(small[3:]), line)] if small[3:] else [])]
     labels = [shortened(label, 36) for label, _ in legend]
     # matplotlib does not break a legend into rows: an entry is 8 characters of handle and its label, an inch 14.
-    lengths = [8 + len(label) for label in labels]
+    lengths = [8 + width_of(label) for label in labels]
     columns_of = range(len(lengths), 1, -1)
     fits = (n for n in columns_of if sum(max(part) for part in np.array_split(lengths, n)) <= 14 * width)
     ncols = next(fits, 1)
@@ -156,7 +150,8 @@ def are_named_at_ends(panels: Sequence[Panel]) -> bool:
     """Whether lines carry their names at their ends: where these are few and short; else there is a legend."""
     most = 14 if len(panels) == 1 and not is_narrow() else 9
     many = 6 if len(panels) == 1 else PANEL_NAMES
-    return all(len(panel.lines) <= many and all(len(line.name) <= most for line in panel.lines) for panel in panels)
+    names = (line.name for panel in panels for line in panel.lines)
+    return all(len(panel.lines) <= many for panel in panels) and all(width_of(name) <= most for name in names)
 
 
 def line_entries(panels: Sequence[Panel]) -> Legend:

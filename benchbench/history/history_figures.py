@@ -84,7 +84,8 @@ def _figure(series: Sequence[Series], metric: str) -> Figure:
     ]
     legend: sheets.Legend = tuple((name, look) for name, look, there in marks if there)
     heading = f"{TITLES[metric]} over nights"
-    figure, panels = sheets.make_frame(heading, title, legend, height=max(2.6, 1.75 * rows), rows=rows, columns=columns)
+    size: Any = {"height": max(2.6, 1.75 * rows), "rows": rows, "columns": columns}
+    figure, panels = sheets.make_frame(heading, title, legend, **size, names=[str(each.cell) for each in shown])
     for axes, each in zip(panels, shown, strict=False):
         _panel(axes, each)
     for axes in panels[len(shown) :]:

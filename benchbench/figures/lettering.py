@@ -1,0 +1,72 @@
+"""Texts as figures write them: how wide they are, shortened, wrapped. Pure.
+
+A width counts characters; those of Chinese, Japanese and Korean are two wide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from unicodedata import east_asian_width
+
+from benchbench.products.product import short_settings
+
+NAME = 24  # of a variant's name, wherever it stands
+
+
+def width_of(text: str) -> int:
+    """How wide it is."""
+    return sum(2 if east_asian_width(character) in "FW" else 1 for character in text)
+
+
+def shortened(text: str, most: int) -> str:
+    """Text that fits: its middle gives way to an ellipsis, for names differ at both ends."""
+    if width_of(text) <= most:
+        return text
+    head = _fitting(text, most * 3 // 5)
+    return f"{head}…{_fitting(text[::-1], most - 1 - width_of(head))[::-1]}"
+
+
+def _fitting(text: str, most: int) -> str:
+    """Its beginning, so wide at most."""
+    width = 0
+    for place, character in enumerate(text):
+        width += width_of(character)
+        if width > most:
+            return text[:place]
+    return text
+
+
+def wrapped(text: str, most: int) -> list[str]:
+    """Lines so wide at most, broken at spaces; a longer word anywhere."""
+    lines = [""]
+    for word in _pieces(text.split(), most):
+        line = f"{lines[-1]} {word}".lstrip()
+        if width_of(line) <= most:
+            lines[-1] = line
+        else:
+            lines.append(word)
+    return lines
+
+
+def _pieces(words: Iterable[str], most: int) -> Iterator[str]:
+    for word in words:
+        left = word
+        while width_of(left) > most:
+            piece = _fitting(left, most)
+            yield piece
+            left = left[len(piece) :]
+        yield left
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Each name as it is written in all figures: long ones lose their middle, and stay different.
+
+    Names that are settings lose what all have, and the words of their keys.
+    """
+    written: dict[str, str] = {}
+    for name, short in short_settings(list(names), NAME).items():
+        text = shortened(short or "no variant", NAME)
+        if text in written.values():
+            text = f"{_fitting(text, NAME - 4)} #{len(written) + 1}"
+        written[name] = text
+    return written
