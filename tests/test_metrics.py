@@ -78,6 +78,13 @@ def sharing(requests: list[Made]) -> tuple[int, int, int]:
     return shared, first, buffered
 
 
+def places(ok: list[Made], ttft: list[float]) -> tuple[float, float, int, bool] | None:
+    spans = [(r.events[0][0], r.events[-1][0]) for r in ok]
+    prompts = [4 if r.told_input is None else r.told_input for r in ok]
+    most = max((sum(begin <= at < end for begin, end in spans) for at, _ in spans), default=0)
+    return (min(ttft), max(ttft), most, 0 < max(prompts) <= 1.1 * min(prompts)) if ok else None
+
+
 def reference(requests: list[Made], load: str, batch: int, slo: Slo) -> dict[str, Any]:
     ok = [r for r in requests if r.status == "ok" and r.events]
     sends = [r.sent for r in requests if r.sent is not None]
@@ -148,6 +155,7 @@ def reference(requests: list[Made], load: str, batch: int, slo: Slo) -> dict[str
         "window_s": seconds if received else 0.0,
         "block": None,
         "pilot": None,
+        "places": places(ok, list(ttft.values())),
         "hits": None,
         "shared_events": shared,
         "first_shared": first_shared,

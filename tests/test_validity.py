@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from benchbench.analysis.server_times import ServerTimes
 from benchbench.analysis.validity import Evidence, Reason, Status, remedy, status_of, worst
 from benchbench.prefixes.hits import Hits
+from benchbench.queueing.places import Places, places_of, typical
 from benchbench.replicas.server_figures import ByServer
 from benchbench.spec import Validity
 from benchbench.speculation.acceptance import Acceptance
@@ -29,7 +31,7 @@ GOOD = Evidence(
     clock_step_ns=1_000_000, kernel_stamps=True, windowed=True, ttft_s=0.1, itl_s=0.01, send_skew_s=0.025,
     late_p99_s=0.025, lag_p99_s=0.005, drift=False, drift_confirmed=False, warmup_agreed=True,
     foreign_tokens=7, missing_tokens=0, preemptions=2, prefix_hits=3, common_tokens=1,
-    in_flight=32, outside_s=0.025, ttft_last_s=3.6049, gap_s=0.01,
+    in_flight=32, outside_s=0.025, places=Places(0.075, 3.6049, 32, alike=True), gap_s=0.01,
     server=ServerTimes("metrics", 160, 0.1, 0.025_001, None, 0.025),
 )  # fmt: skip
 BUDGETS = Validity(cached_tokens=2, preemptions=2, foreign_tokens=7)
@@ -59,7 +61,7 @@ CHANGES: dict[Reason, dict[str, Any]] = {
     Reason.ACCEPTANCE_UNCLEAR: {"acceptance": replace(DRAFTS, agrees=False)},
     Reason.BUFFERED_STREAM: {"buffered": 81},
     Reason.DELAYED_STREAM: {"outside_s": 0.025_001},
-    Reason.QUEUED: {"ttft_last_s": 3.605},
+    Reason.QUEUED: {"places": Places(0.075, 3.605, 32, alike=True)},
     Reason.SEND_SKEW: {"send_skew_s": 0.025_001},
     Reason.LATE_SENDS: {"late_p99_s": 0.025_001},
     Reason.RESENT: {"resent": 1},
@@ -143,9 +145,27 @@ def test_waits_of_less_than_five_milliseconds_or_a_quarter_of_ttft_are_no_reason
     assert status_of(short, BUDGETS) == ("valid", ())
     assert status_of(replace(short, outside_s=0.005_1), BUDGETS)[1] == (Reason.DELAYED_STREAM,)
     waited = ServerTimes("metrics", 160, 0.1, 0.025, None, 0.0)
-    assert status_of(replace(GOOD, ttft_last_s=9.0, server=waited), BUDGETS) == ("valid", ())
+    late = Places(0.075, 9.0, 32, alike=True)
+    assert status_of(replace(GOOD, places=late, server=waited), BUDGETS) == ("valid", ())
     for change in ({"in_flight": None}, {"server": None}, {"server": replace(waited, queue_s=None)}):
-        assert status_of(replace(GOOD, ttft_last_s=9.0, **change), BUDGETS) == ("valid", ())  # an open load, or unknown
+        assert status_of(replace(GOOD, places=late, **change), BUDGETS) == ("valid", ())  # an open load, or unknown
+
+
+def test_where_a_server_tells_no_times_a_batch_that_never_flowed_together_is_queued() -> None:
+    """Two places for four requests of 8 tokens of 30 ms; then prompts of 100 ms one by one, which is no queue."""
+    first = np.array([30, 32, 272, 274]) * 1_000_000
+    prompts = np.full(4, 16)
+    short = places_of(first, first + 210_000_000, first / 1e9, prompts, shared=False)
+    assert short == Places(0.03, 0.274, 2, alike=True)
+    first = np.array([100, 200, 300, 400]) * 1_000_000
+    prefill = places_of(first, first + 20_000_000, first / 1e9, prompts, shared=False)
+    other = places_of(first, first + 20_000_000, first / 1e9, np.array([16, 16, 16, 32]), shared=False)
+    assert not (other and other.alike)
+    untold = replace(GOOD, in_flight=4, server=None)
+    queued = [status_of(replace(untold, places=places), BUDGETS)[1] == (Reason.QUEUED,) for places in (short, prefill)]
+    assert queued == [True, False]
+    for places in (short._replace(alike=False), short._replace(most=4), typical([short, short._replace(most=4)]), None):
+        assert status_of(replace(untold, places=places), BUDGETS) == ("valid", ())
 
 
 def test_shared_reads_blame_the_client_only_where_its_lag_does() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +24,7 @@ from benchbench.analysis.validity import Evidence
 from benchbench.host.energy import Window, window_of
 from benchbench.identity.answering_engines import engines_of
 from benchbench.prefixes.hits import together
+from benchbench.queueing.places import typical
 from benchbench.replicas.server_figures import ServerRound, by_server, parts_of_round
 from benchbench.spec.cell import CellInfo
 from benchbench.speculation.acceptance import acceptance_of
@@ -155,7 +155,7 @@ def evidence_of(cell: CellInfo, taken: Sequence[Measured], warmups: Sequence[Rou
         server=server,
         acceptance=acceptance_of(facts, rounds, counts["tokens"]),
         outside_s=path.outside_s if path and not in_process else None,
-        ttft_last_s=median([r.ttft_all_s.max() for r in rounds if len(r.ttft_all_s)] or [0.0]),
+        places=typical([r.places for r in rounds]),
         send_skew_s=max((r.send_skew_s for r in rounds), default=0.0),
         late_p99_s=late or 0.0,
         lag_p99_s=pools["lag_s"].percentiles[99] or 0.0,

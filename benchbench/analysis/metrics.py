@@ -33,6 +33,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from benchbench.prefixes.hits import WANTED, Hits, hits_of
+from benchbench.queueing.places import Places, places_of
 from benchbench.spec.schema import STEADY_BATCHES, WINDOW_BATCHES, Slo
 from benchbench.store.arrow import Floats, Ints, array_of, lists_of, sums_of
 from benchbench.store.requests import RequestStatus, round_facts
@@ -82,6 +83,7 @@ class RoundMetrics:
     block: int | None = None  # of a sweep with variants: which start of its variant
     pilot: int | None = None  # rounds of its cell's pilot, where they were chosen for it
     input_tokens: Floats = field(default_factory=partial(np.empty, 0))  # where known
+    places: Places | None = None
     hits: Hits | None = None  # of shared prefixes; its `hit` is along `ttft_s`
 
 
@@ -225,6 +227,7 @@ def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo
         send_skew_s=float(started.max() - started.min()) * _NS if load == "static" and len(started) else 0.0,
         block=table["block"][0].as_py() if "block" in table.column_names and len(table) else None,
         pilot=facts.get("pilot"),
+        places=places_of(first, last, ttft, c.prompt[good], shared=WANTED in table.column_names),
         hits=hits_of(lambda name: array_of(table[name]), good, steady, facts) if WANTED in table.column_names else None,
     )
 

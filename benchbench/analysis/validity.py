@@ -9,6 +9,7 @@ from typing import Literal
 
 from benchbench.analysis.server_times import ServerTimes
 from benchbench.prefixes.hits import Hits
+from benchbench.queueing.places import WAIT_FLOOR_S, Places, waited
 from benchbench.replicas.server_figures import ONE_SERVER, ByServer
 from benchbench.spec.schema import Validity
 from benchbench.speculation.acceptance import Acceptance, agrees, differs
@@ -16,7 +17,7 @@ from benchbench.speculation.acceptance import Acceptance, agrees, differs
 FLOOR_S = 0.001
 CLOCK_SHARE = 0.001  # of the window of Sys tok/s, that clocks of several hosts may be apart unknown
 CLOCK_STEP_NS = 1_000_000  # of the wall clock against the monotonic one in a round
-WAIT_SHARE, WAIT_FLOOR_S = 0.25, 0.005  # of TTFT, spent outside the server or in its queue
+WAIT_SHARE = 0.25  # of TTFT, spent outside the server or in its queue
 
 Status = Literal["valid", "suspect", "invalid"]
 
@@ -244,7 +245,7 @@ class Evidence:
     server: ServerTimes | None = None
     acceptance: Acceptance | None = None  # of drafted tokens
     outside_s: float | None = None  # of TTFT, not spent in the server: by /metrics where they tell
-    ttft_last_s: float = 0.0  # largest TTFT of a round, median over rounds
+    places: Places | None = None
     gap_s: float | None = None  # mean ITL, which does not depend on who shares a read
 
 
@@ -306,15 +307,12 @@ def _long_wait(wait_s: float | None, ttft_s: float | None) -> bool:
 
 
 def _queued(evidence: Evidence) -> bool:
-    """Whether requests waited for places in the server's batch, not only for the prompts before theirs.
-
-    The latter wait B x (TTFT - queue) at most, B prompts one after the other; the last first token came later by half.
-    In an open load the queue is what is measured.
-    """
+    """Whether requests waited for places in the server's batch; in an open load the queue is what is measured."""
     server, batch = evidence.server, evidence.in_flight
-    if server is None or server.queue_s is None or batch is None or not _long_wait(server.queue_s, server.ttft_s):
-        return False
-    return evidence.ttft_last_s > 1.5 * batch * (server.ttft_s - server.queue_s) + WAIT_FLOOR_S
+    if batch is None or server is None or server.queue_s is None:
+        return batch is not None and waited(evidence.places, batch)
+    own_s = server.ttft_s - server.queue_s
+    return _long_wait(server.queue_s, server.ttft_s) and waited(evidence.places, batch, own_s)
 
 
 def remedy(reason: Reason, evidence: Evidence, budgets: Validity) -> str:

@@ -61,6 +61,7 @@ def explain(summary: CellSummary, more: Mapping[str, str] = MappingProxyType({})
     lines += [f"  {what + ':':16} {text}" for what, text in checks.items()]
     details = {
         Reason.MIXED_ENGINES: names if len(names := answered_by(summary.facts)) > 1 else (),
+        Reason.QUEUED: _places(evidence),
         Reason.DRIFT: (_DRIFT[evidence.drift_confirmed],),
         Reason.THROTTLED: evidence.throttled,
         Reason.STRAGGLER: evidence.straggler,
@@ -175,6 +176,12 @@ def _stamps(evidence: Evidence) -> str:
     if evidence.in_process:
         return "stamps of the engine's own process"
     return "kernel receive stamps" if evidence.kernel_stamps else "user-space stamps"
+
+
+def _places(evidence: Evidence) -> tuple[str, ...]:
+    places, batch = evidence.places, evidence.in_flight
+    fewer = places is not None and batch is not None and places.most < batch
+    return (f"the tokens of {places.most} at once, at most, of {batch}",) if places and fewer else ()
 
 
 def _warmup(summary: CellSummary) -> str:

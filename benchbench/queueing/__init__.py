@@ -1,0 +1,1 @@
+"""Whether requests waited for places in the server's batch."""
