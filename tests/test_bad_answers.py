@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from answers import (
     models,
     whole,
 )
-from driving import CARRIED_OUT, LABEL, bench, records, summary, sweeping, write_sweep
+from driving import CARRIED_OUT, LABEL, PATIENCE, bench, records, summary, sweeping, write_sweep
 from driving import run_impatiently as run
 from servers import ScriptedServer
 
@@ -142,21 +142,49 @@ FAILURES: dict[str, tuple[Answer, tuple[str, str, str]]] = {
 }
 
 
-@pytest.mark.parametrize(("answer", "expected"), FAILURES.values(), ids=FAILURES.keys())
-def test_a_failed_request_is_a_record_and_is_told(answer: Answer, expected: tuple[str, str, str]) -> None:
-    with ScriptedServer(answer) as server:
-        result = run(server)
-    kind, phase, detail = expected
-    (row,) = records(Path("run"))
+INPUTS = dict(enumerate(FAILURES, 8))  # how many tokens a cell's prompts have -> how its one request fails
+
+
+@pytest.fixture(scope="module")
+def sweep_of_failures(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """All failures in one sweep, each with a cell to itself: record and row of each, and the lines on stderr."""
+
+    def answer(ask: Ask) -> Script:
+        told: Script = FAILURES[INPUTS[len(ask.json["prompt"])]][0](ask)
+        return told
+
+    with pytest.MonkeyPatch.context() as patch, ScriptedServer(answer) as server:
+        patch.chdir(tmp_path_factory.mktemp("failures"))
+        result = run(server, grid={"input": [*INPUTS], "output": 6, "batch": 1})
+        rows, cells = records(Path("run")), summary(Path("run"))
+    assert result.exit_code == 3
+    assert len(rows) == len(FAILURES)
+    return (
+        {INPUTS[row["input"]]: row for row in rows},
+        {INPUTS[cell["input"]]: cell for cell in cells},
+        result.stderr.splitlines(),
+    )
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_failed_request_is_a_record_and_is_told(name: str, sweep_of_failures: Any) -> None:
+    rows, cells, lines = sweep_of_failures
+    kind, phase, detail = FAILURES[name][1]
+    row, cell = rows[name], cells[name]
     assert (row["status"], row["error_kind"], row["error_phase"]) == ("failed", kind, phase), row["error_detail"]
     assert row["error_detail"].startswith(detail)
-    (cell,) = summary(Path("run"))
     assert (cell["status"], cell["failed"], cell["requests"]) == ("invalid", 1, 1)
     assert ("output_length" if kind.endswith("_output") else "request_failed") in cell["reasons"].split(";")
-    assert result.exit_code == 3
-    told = f"note: {LABEL}: 1 of 1 requests failed, first: {kind} ({phase}): {detail}"
-    assert any(line.startswith(told) for line in result.stderr.splitlines())
-    assert result.stderr.count("\n") == 5, result.stderr  # begun, no /metrics, the failure, the cell, none is valid
+    label = f"in={cell['input']} out=6 batch=1"
+    told = f"note: {label}: 1 of 1 requests failed, first: {kind} ({phase}): {detail}"
+    own = [line for line in lines if label in line]
+    assert len(own) == 2, own  # the failure, the cell
+    assert sum(line.startswith(told) for line in own) == 1
+
+
+def test_a_failure_is_told_once(sweep_of_failures: Any) -> None:
+    _, _, lines = sweep_of_failures
+    assert len(lines) == 2 + 2 * len(FAILURES) + 1, lines  # begun, no /metrics; failure and cell; none is valid
 
 
 def test_a_failure_among_others_leaves_the_rest_and_the_sweep_goes_on() -> None:
@@ -260,23 +288,49 @@ ECHOES: dict[str, Callable[[str], Script]] = {
 }
 
 
-@pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES.keys())
-def test_a_key_that_the_server_echoes_is_nowhere(
-    echo: Callable[[str], Script], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MY_KEY", SECRET)
-    monkeypatch.setenv("TEAM", SECRET[::-1])
-    with ScriptedServer(lambda ask: echo(f"{ask.headers['authorization'][7:]} {ask.headers['x-team']}")) as server:
-        engine = {"kind": "endpoint", "url": server.url, "api_key_env": "MY_KEY", "headers_env": {"X-Team": "TEAM"}}
-        result = run(server, engine=engine)
-        check = bench("check", "s.yaml", "--seconds", "0.1")
-        assert server.asks[0].headers["authorization"] == f"Bearer {SECRET}"
-        assert server.gets[0].headers["authorization"] == f"Bearer {SECRET}"
-    said = [path.read_bytes() for path in Path("run").rglob("*") if path.is_file()]
-    said += [str(row).encode() for row in records(Path("run"))]  # the files are compressed
-    said += [text.encode() for text in (result.stdout, result.stderr, check.stdout, check.stderr)]
+@pytest.fixture(autouse=True, scope="module")
+def _keys() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MY_KEY", SECRET)
+        patch.setenv("TEAM", SECRET[::-1])
+        yield
+
+
+def echoing(echo: Callable[[Ask], Callable[[str], Script]]) -> ScriptedServer:
+    return ScriptedServer(lambda ask: echo(ask)(f"{ask.headers['authorization'][7:]} {ask.headers['x-team']}"))
+
+
+def with_keys(server: ScriptedServer) -> dict[str, Any]:
+    return {"kind": "endpoint", "url": server.url, "api_key_env": "MY_KEY", "headers_env": {"X-Team": "TEAM"}}
+
+
+def not_in(said: list[bytes]) -> None:
     for part in (SECRET[:9], SECRET[::-1][:9]):
         assert not [data for data in said if part.encode() in data]
+
+
+def test_a_key_that_the_server_echoes_is_nowhere() -> None:
+    """Each echo has a cell to itself; the last, a refusal, ends the sweep."""
+    inputs = dict(enumerate(ECHOES.values(), 8))
+    with echoing(lambda ask: inputs[len(ask.json["prompt"])]) as server:
+        result = run(server, engine=with_keys(server), grid={"input": [*inputs], "output": 6, "batch": 1})
+        assert {ask.headers["authorization"] for ask in server.asks} == {f"Bearer {SECRET}"}
+        assert server.gets[0].headers["authorization"] == f"Bearer {SECRET}"
+        assert len(server.asks) == len(ECHOES)
+    rows = records(Path("run"))
+    assert len(rows) == len(ECHOES) - 1
+    said = [path.read_bytes() for path in Path("run").rglob("*") if path.is_file()]
+    said += [str(row).encode() for row in rows]  # the files are compressed
+    not_in([*said, *(text.encode() for text in (result.stdout, result.stderr))])
+
+
+@pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES.keys())
+def test_nor_does_bench_check_show_it(echo: Callable[[str], Script]) -> None:
+    with echoing(lambda _: echo) as server:
+        write_sweep(Path("s.yaml"), server.url, timeouts=PATIENCE, engine=with_keys(server))
+        check = bench("check", "s.yaml", "--seconds", "0.1")
+        assert {ask.headers["authorization"] for ask in server.asks} == {f"Bearer {SECRET}"}
+    not_in([text.encode() for text in (check.stdout, check.stderr)])
 
 
 def test_a_sweep_in_its_own_process_ends_as_the_one_in_ours() -> None:

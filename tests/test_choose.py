@@ -9,7 +9,7 @@ from typing import Any
 
 import matplotlib as mpl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import font_manager
 
@@ -96,6 +96,7 @@ def test_curves_agree_by_their_points_or_by_their_intervals(factor: float, width
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 6))
+@settings(max_examples=30)
 def test_no_figure_is_crowded_and_what_is_left_out_is_said(inputs: int, outputs: int, variants: int) -> None:
     names = [f"v{k}" for k in range(variants)] if variants > 1 else [""]
     rows = [cell(10 * i, 40 * o, b, v) for i in range(1, inputs + 1) for o in range(1, outputs + 1) for v in names
