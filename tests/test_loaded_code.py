@@ -15,7 +15,9 @@ from test_git_variants import commit, git
 
 from benchbench.comparison.loaded_builds import loaded_notes
 from benchbench.engines.log_backends import chosen_backends
+from benchbench.identity import running
 from benchbench.identity.loaded_code import loaded_code
+from benchbench.spec import EndpointEngine
 
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="a C extension is built, and gcc is not installed")
 needs_proc = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="what is loaded is read from /proc")
@@ -252,3 +254,27 @@ def test_other_lines_choose_nothing() -> None:
     assert (
         chosen_backends("Using None for EOS token id because it is not initialized\nUsing max model len 4096\n") == {}
     )
+
+
+def test_a_look_begun_ahead_counts_once_and_for_its_engine_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[str] = []
+
+    def side(engine: EndpointEngine, pid: int | None = None) -> dict[str, Any]:
+        looks.append(engine.urls[0])
+        if len(looks) == 6:
+            raise RuntimeError
+        return {"look": len(looks), "launched": pid}
+
+    monkeypatch.setattr(running, "side_of", side)
+    one, other = (EndpointEngine(kind="endpoint", url=f"http://127.0.0.1:{port}") for port in (1, 2))
+    with running.looking_at(one):
+        assert running.known_once(one, None) == ({"look": 1, "launched": None}, {})
+        assert running.known_once(one, None)[0]["look"] == 2
+    with running.looking_at(one):
+        assert running.known_once(other, None)[0]["look"] == 4
+        assert running.known_once(one, None)[0]["look"] == 5
+    with running.looking_at(one):  # which raises
+        assert running.known_once(one, None)[0]["look"] == 7
+    with running.looking_at(one):
+        pass
+    assert running.known_once(one, 9)[0] == {"look": 9, "launched": 9}

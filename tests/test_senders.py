@@ -31,9 +31,9 @@ from benchbench.loadgen.job import CLOSE, Job
 from benchbench.openai.target import Access, make_target
 from benchbench.prompts.round_job import make_job
 from benchbench.refills.quota import SERVED, Quota
-from benchbench.senders import sizing
+from benchbench.senders import http_worker, sizing
 from benchbench.senders.group import WorkerGroup
-from benchbench.senders.http_worker import HttpWorker
+from benchbench.senders.http_worker import HttpWorker, new_worker, worker_ahead
 from benchbench.senders.shares import lost, merged, split
 from benchbench.spec import Cell, SpecError, make_plan, spec_from_mapping
 
@@ -520,3 +520,15 @@ def test_a_worker_is_one_thread() -> None:
     with HttpWorker() as worker:
         worker.ready()
         assert psutil.Process(worker.pid).num_threads() == 1  # numpy's BLAS has none
+
+
+def test_a_worker_started_ahead_is_the_first_that_is_taken_or_ends_with_the_block() -> None:
+    with worker_ahead():
+        (ahead,) = http_worker._ahead
+        with new_worker() as first, new_worker() as second:
+            assert first is ahead is not second
+            first.ready()
+    with worker_ahead():
+        (ahead,) = http_worker._ahead
+    assert ahead._process.returncode == -signal.SIGKILL
+    assert not http_worker._ahead

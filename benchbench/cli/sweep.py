@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from benchbench.cli.ahead import begun_ahead
 from benchbench.cli.console import (
     BAD_INPUT,
     FOLDER,
@@ -115,10 +116,6 @@ def sweep(file: Source | None, sets: tuple[str, ...], only: str | None, out: Pat
                 text = plan_text(plan, known_speed(plan, out, flags["assume_tok_s"]))
             show_prose(text)
             return
-        with one_blas_thread():
-            from benchbench.measure.run import sweep as run_sweep
-            from benchbench.model.served import hardware_notes
-
         if flags["overwrite"]:
             if flags["resume"] or out is None:
                 fail(BAD_INPUT, "bench sweep: --overwrite needs --out, and goes not with --resume")
@@ -126,9 +123,13 @@ def sweep(file: Source | None, sets: tuple[str, ...], only: str | None, out: Pat
             _clear(out, Path(str(file)))
         if flags["retry"] and not flags["resume"]:
             fail(BAD_INPUT, "bench sweep: --retry needs --resume")
-        for note in () if flags["quiet"] else (*spec.notes, *hardware_notes(spec.hardware)):
-            print(printable(f"note: {note}"), file=sys.stderr)
-        with watching(file, sets, quiet=flags["quiet"]) as observer:
+        with begun_ahead(spec), watching(file, sets, quiet=flags["quiet"]) as observer:
+            with one_blas_thread():
+                from benchbench.measure.run import sweep as run_sweep
+                from benchbench.model.served import hardware_notes
+
+            for note in (*spec.notes, *hardware_notes(spec.hardware)):
+                observer.note(note)
             stop.check()
             wanted: dict[str, Any] = {name: flags[name] for name in ("resume", "retry")}
             outcome = run_sweep(spec, out, only=only, sets=sets, **wanted, observer=observer, stop=stop.fd)

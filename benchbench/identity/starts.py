@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from benchbench.errors import EngineError, RunError
-from benchbench.host.engine_provenance import side_of
 from benchbench.identity.identity import (
     Identity,
     changes,
@@ -20,7 +19,7 @@ from benchbench.identity.identity import (
     requested,
     served,
 )
-from benchbench.identity.loaded_code import loaded_code
+from benchbench.identity.running import known_once
 from benchbench.model.weights import fingerprint
 from benchbench.secrets import masked
 from benchbench.spec import EndpointEngine, Session, SweepSpec
@@ -53,10 +52,10 @@ def start_entry(
 
     `spec`: the variant's. `launched`: facts of the start. `engine`: what the server is and can do.
     """
-    side = side_of(spec.engine, launched.get("pid"))
+    side, code = known_once(spec.engine, launched.get("pid"))
     start = {"time_ns": time.time_ns(), "block": session.block, "variant": session.variant, **masked(launched)}
     start |= {"engine": engine, "environment": side}
-    if not (code := loaded_code(side.get("pid"))):
+    if not code:
         return start, {}
     start["loaded"] = code.pop("digest")
     return start, {start["loaded"]: code}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from benchbench.openai.target import Target
+if TYPE_CHECKING:
+    from benchbench.openai.target import Target
 
 READY, CLOSE = "ready", 0
 Commands = Callable[[int], str | int | None]  # by the descriptor at which they came

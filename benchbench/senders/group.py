@@ -18,7 +18,7 @@ from benchbench.errors import EngineError, WorkerDiedError
 from benchbench.loadgen.job import CLOSE, READY, Job
 from benchbench.loadgen.worker import Worker
 from benchbench.refills.quota import SERVED
-from benchbench.senders.http_worker import HttpWorker, Sender
+from benchbench.senders.http_worker import Sender, new_worker
 from benchbench.senders.shares import Reply, Share, lost, merged, split
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class WorkerGroup(Worker):
             raise
 
     def _started(self, number: int, size: int) -> Sender:
-        worker, cpus = HttpWorker(), self._cpus[number::size]
+        worker, cpus = new_worker(), self._cpus[number::size]
         try:
             if cpus:
                 os.sched_setaffinity(worker.pid, cpus)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from multiprocessing.connection import Connection as Pipe
 from socket import socketpair
 
@@ -24,6 +26,27 @@ class Sender(PipedWorker):
     def begin(self, start_ns: int) -> None:
         """Name the instant at which its share begins, on our clock."""
         self.send(start_ns)
+
+
+_ahead: list[HttpWorker] = []
+
+
+@contextlib.contextmanager
+def worker_ahead() -> Iterator[None]:
+    """A process is started before anybody knows what for, and imports while we do; the first of `new_worker` is it."""
+    _ahead.append(HttpWorker())
+    try:
+        yield
+    finally:
+        while _ahead:
+            worker = _ahead.pop()
+            worker.kill()
+            worker.close()
+
+
+def new_worker() -> HttpWorker:
+    """Another process: that which was started ahead, if it is not taken yet."""
+    return _ahead.pop() if _ahead else HttpWorker()
 
 
 class HttpWorker(Sender):
@@ -61,6 +84,10 @@ class HttpWorker(Sender):
         code = self._process.wait()
         last = text.splitlines()[-1] if text else "no message"
         return f"the load generator's process ended (exit {code}): {last}"
+
+    def kill(self) -> None:
+        """Do not wait for what it may be importing."""
+        self._process.kill()
 
     def close(self) -> None:
         """End the process and wait for it: it leaves at the end of file of its pipe."""

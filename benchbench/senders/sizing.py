@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from benchbench.host.engine_provenance import is_loopback
 from benchbench.loadgen.job import Job
 from benchbench.senders.group import WorkerGroup
-from benchbench.senders.http_worker import HttpWorker
+from benchbench.senders.http_worker import HttpWorker, new_worker
 from benchbench.senders.shares import is_capped
 from benchbench.spec import Cell, EndpointEngine, OpenLoad, Plan
 
@@ -77,7 +77,7 @@ def open_workers(plan: Plan) -> Iterator[tuple[HttpWorker | WorkerGroup, tuple[s
     size, note = size_of(plan)
     cpus, auto = plan.spec.loadgen.cpu_numbers, plan.spec.loadgen.workers == "auto"
     if size == 1 and not cpus:
-        with HttpWorker() as worker:
+        with new_worker() as worker:
             yield worker, (note,) if note else ()
         return
     with WorkerGroup(size, needed_by_job if auto else partial(_all, size), cpus) as group:
