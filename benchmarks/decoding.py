@@ -60,14 +60,14 @@ def reads_of(event: bytes, streams: int, tokens: int, per_read: int, *, ids: boo
 
 def parsed(reads: list[bytes], places: range) -> Decoder:
     decoder = Decoder()
-    for at in places:
-        decoder.feed(reads[at], at)
+    for number, at in enumerate(places):
+        decoder.feed(reads[at], number)
     return decoder
 
 
 def quick(reads: list[bytes], places: range) -> Decoder:
     decoder = QuickDecoder()
-    decoder.feed_all(reads, places)
+    decoder.feed_all([reads[at] for at in places], 0)
     return decoder
 
 

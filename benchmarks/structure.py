@@ -212,7 +212,7 @@ def nameless() -> Iterator[str]:
 HOOK = """
 import os, sys
 PACKAGE, OUT = {package!r}, {out!r}
-WORKER = "benchbench.loadgen.worker" in sys.orig_argv
+WORKER = "benchbench.senders.sending_process" in sys.orig_argv
 
 def hook(frame, event, argument):
     code = frame.f_code
@@ -264,7 +264,7 @@ def calls() -> list[str]:
             timeout=120,
         )
         chain = [line for part in ("main", "worker") for line in (out / part).read_text().splitlines()]
-    return [call for call in chain if call != "loadgen.worker.main"]  # it waits for jobs: nobody calls it
+    return [call for call in chain if call != "senders.sending_process.main"]  # it waits for jobs: nobody calls it
 
 
 def main() -> None:

@@ -103,7 +103,7 @@ def cost(folder: Path, port: int, streams: int, tokens: int) -> Cost:
     driver = Round(asked, pools, lambda _fd: None)
     exchanges = driver.run()
     start = time.process_time_ns()
-    columns = collect(exchanges, driver.log, asked, driver.liveness.decoded)
+    columns = collect(exchanges, driver.log, asked)
     decode_us = (time.process_time_ns() - start) / 1e3
     pools.close()
     if len(columns["event_ns"]) != streams * tokens:

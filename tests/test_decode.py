@@ -13,7 +13,7 @@ from rounds_made import job
 
 from benchbench.decoding.response import Response
 from benchbench.linux import to_stamp
-from benchbench.loadgen.columns import collect, compact, decode_log
+from benchbench.loadgen.columns import collect, decode_log
 from benchbench.loadgen.exchange import Exchange, Log
 from benchbench.store.requests import round_table
 
@@ -53,8 +53,8 @@ def exchange_of(reads: list[bytes]) -> Exchange:
     return exchange
 
 
-def decode(exchange: Exchange, start: int = 0) -> Response:
-    (answer,) = decode_log([exchange], exchange.log, start)
+def decode(exchange: Exchange) -> Response:
+    (answer,) = decode_log([exchange], exchange.log)
     return answer
 
 
@@ -99,24 +99,6 @@ def told(answer: Response) -> tuple[object, ...]:
         answer.done,
         answer.server_metrics,
     )
-
-
-@given(cuts=st.lists(st.integers(1, 3000)), sizes=st.lists(st.integers(1, 5), min_size=1))
-def test_decoding_early_in_slices_changes_nothing(cuts: list[int], sizes: list[int]) -> None:
-    raw = raw_of("vllm-completions-stream-interval5-skip-tokenizer.txt")
-    whole = exchange_of(split(raw, cuts))
-    sliced = Exchange(0, b"", Log())
-    decoded = freed = 0
-    for at, data in enumerate(split(raw, cuts)):
-        complete = sliced.took(data, to_stamp(at), at)
-        size = sizes[at % len(sizes)]
-        freed += compact({0: sliced}, sliced.log, decoded, size)
-        decoded = min(decoded + size, at + 1)
-    assert complete
-    assert sum(map(len, sliced.log.reads)) + freed == len(raw)
-    one, two = decode(whole), decode(sliced, decoded)
-    assert told(one) == told(two)
-    assert one.event_read == two.event_read
 
 
 @pytest.mark.parametrize(("name", "status"), REFUSED.items())

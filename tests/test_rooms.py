@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "benchbench"
 HEAVY = {"aiohttp", "matplotlib", "numpy", "pandas", "pyarrow", "pydantic", "scipy"}
 # Programs of their own: they talk to their parent on standard output and end themselves.
-PROCESSES = {"engines/simulator/__main__.py", "loadgen/worker.py"}
+PROCESSES = {"engines/simulator/__main__.py", "senders/sending_process.py", "spool/collector.py"}
 
 
 def python(code: str, *words: str) -> str:

@@ -41,7 +41,7 @@ VOCAB = (1000, 30000)
 FAST = {"kind": "fixed", "ttft_s": 0.02, "itl_s": 0.001}
 FACTS = {
     **dict.fromkeys(("cpu_ns", "worker_cpu_ns", "connects", "resent", "spare_sent", "held_max_bytes"), 1),
-    **dict.fromkeys(("decoded_early_bytes", "turn_max_ns", "clock_step_ns", "wall_ns", "started_ns"), 2),
+    **dict.fromkeys(("spooled_bytes", "turn_max_ns", "clock_step_ns", "wall_ns", "started_ns"), 2),
     "kernel_stamps": True,
     "cancelled": False,
     "priority": "",
@@ -293,7 +293,7 @@ def pids_of(parent: int | None = None) -> list[int]:
     found = []
     for child in children:
         try:
-            if "benchbench.loadgen.worker" in child.cmdline():
+            if "benchbench.senders.sending_process" in child.cmdline():
                 found.append(child.pid)
         except psutil.Error:
             continue

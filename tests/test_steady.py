@@ -103,7 +103,7 @@ class Starver(Observer):
 
     def round(self, cell: object, phase: str, number: int, left_s: float | None) -> None:  # noqa: ARG002 - an observer
         children = psutil.Process().children()
-        (worker,) = (child for child in children if "benchbench.loadgen.worker" in child.cmdline())
+        (worker,) = (child for child in children if "benchbench.senders.sending_process" in child.cmdline())
         if worker.nice() < 0:  # it may raise its priority here, and would not starve
             worker.nice(0)
             with suppress(OSError):

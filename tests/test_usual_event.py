@@ -86,10 +86,10 @@ def plainly(reads: Sequence[bytes]) -> Response:
 
 
 def quickly(reads: Sequence[bytes], slices: int = 1) -> Response:
-    decoder, places = QuickDecoder(), list(range(len(reads)))
+    decoder = QuickDecoder()
     size = -(-len(reads) // slices) or 1
     for begin in range(0, len(reads), size):
-        decoder.feed_all(reads, places[begin : begin + size])
+        decoder.feed_all(reads[begin : begin + size], begin)
     return told(decoder)
 
 

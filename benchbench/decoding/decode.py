@@ -7,7 +7,8 @@ An event belongs to the read that held the end of its `data:` line.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import httptools
@@ -51,8 +52,9 @@ class Decoder:
         # What they say
         self._response = Response()
         self._usage = ReportedUsage()
-        self._events: list[tuple[int, int, int, Any, bool, object]] = []  # rows of `Events`
-        self._add = self._events.append
+        # Rows of `Events`, apart from the reads: those of usual events are one and the same tuple.
+        self._events: list[tuple[int, int, Any, bool, object]] = []
+        self._reads = array("i")
         self._total: int | None = None  # usage.completion_tokens beside no choice,
         self._running_total = -1  # and beside one, the largest; -1 is unknown
         self._ended = (-1, 0)  # read of the usage or [DONE] that followed so many events
@@ -206,6 +208,10 @@ class Decoder:
         if self._ended[1] < len(self._events):
             self._ended = (at, len(self._events))
 
+    def _add(self, at: int, row: tuple[int, int, Any, bool, object]) -> None:
+        self._reads.append(at)
+        self._events.append(row)
+
     def _event(self, event: dict[str, Any], at: int) -> None:
         choices = event.get("choices")
         if not choices or self._name or event.get("error"):
@@ -221,7 +227,7 @@ class Decoder:
                 self._error_of(choice)
             ids = choice.get("token_ids")
             number = len(ids) if type(ids) is list else -1
-            self._add((at, holds, number, usage, bool(reason), choice.get("index") if usage else 0))
+            self._add(at, (holds, number, usage, bool(reason), choice.get("index") if usage else 0))
         if not self._response.response_id:
             self._response.response_id = str(event.get("id") or "")
 
@@ -301,7 +307,7 @@ class Decoder:
         self._dispatch(self._last)
         has_ended = 0 < len(self._events) == self._ended[1]  # usage or [DONE] came after the last event
         if has_ended and not response.finish_reason:
-            self._add((self._ended[0], ROLE, -1, None, True, 0))  # no event closes the stream, but they do
+            self._add(self._ended[0], (ROLE, -1, None, True, 0))  # no event closes the stream, but they do
         head = (self._status, self._headers, bytes(self._other))
         problem = server_words.no_stream(*head) if self._status and not self._is_stream else None
         if not self._status or self._broken:
@@ -347,7 +353,8 @@ class Decoder:
         if not self._events:
             response.output_tokens = self._total
             return
-        reads, holds, ids, usages, closes, choices = zip(*self._events, strict=True)
+        reads: Sequence[int] = self._reads
+        holds, ids, usages, closes, choices = zip(*self._events, strict=True)
         running = usage.running(usages)
         beside = max(self._running_total, max(running, default=-1) if running else -1)
         response.output_tokens = total = self._total if self._total or beside < 0 else beside
@@ -355,7 +362,7 @@ class Decoder:
         response.input_tokens, response.cached_tokens = usage.input_tokens, usage.cached_tokens
         response.tokens_from, counts = count_tokens(events, total, when)
         if min(counts) <= 0:
-            reads = tuple(read for read, count in zip(reads, counts, strict=True) if count > 0)
+            reads = [read for read, count in zip(reads, counts, strict=True) if count > 0]
             counts = [count for count in counts if count > 0]
         response.event_read, response.event_tokens = list(reads), counts
         if total is None and response.tokens_from == "ids":

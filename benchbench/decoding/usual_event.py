@@ -7,9 +7,9 @@ byte for byte, what the parser has seen, parsing it again could tell nothing new
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -26,6 +26,15 @@ _STRING = rb'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))++'
 _NUMBER = rb"(?:0|[1-9][0-9]{0,9})"
 _NUMBERS = _NUMBER + rb"((?:," + _NUMBER + rb")++)?+"
 _WHOLE = re.compile(rb"[0-9a-f]{1,4}\r\ndata: (\{[^\r\n]*\})\n\n\r\n").fullmatch
+
+
+Row = tuple[int, int, Any, bool, object]
+
+
+@cache
+def _row(count: int) -> Row:
+    """What a usual event with so many token ids (-1: none told) is in `Decoder`: one tuple for all."""
+    return OUTPUT, count, None, False, 0
 
 
 class _Heads(dict[int, bytes]):
@@ -119,25 +128,25 @@ class QuickDecoder(Decoder):
         self._form: Form | None = None  # the known one, while neither parser nor lines are in the middle of something
         self._credit = CREDIT
 
-    def feed_all(self, reads: Sequence[bytes], places: Iterable[int]) -> None:
-        """Decode reads in order, by their places in the log."""
-        waiting, feed = iter(places), self.feed
+    def feed_all(self, reads: Iterable[bytes], first: int) -> None:
+        """Decode a stream's next reads in order, of which the first is its number `first`."""
+        waiting, feed = enumerate(reads, first), self.feed
         while self._credit > 0:
-            odd = next(waiting, -1) if self._form is None else self._feed_usual(reads, waiting, self._form)
-            if odd < 0:
+            odd = next(waiting, None) if self._form is None else self._feed_usual(waiting, self._form)
+            if odd is None:
                 return
-            feed(reads[odd], odd)
-            self._form = self._form_after(reads[odd])
-        for at in waiting:
-            feed(reads[at], at)
+            at, data = odd
+            feed(data, at)
+            self._form = self._form_after(data)
+        for at, data in waiting:
+            feed(data, at)
 
-    def _feed_usual(self, reads: Sequence[bytes], places: Iterator[int], form: Form) -> int:
-        """Take reads as long as they are of the form; returns the place of the one that is not, -1 at their end."""
+    def _feed_usual(self, reads: Iterator[tuple[int, bytes]], form: Form) -> tuple[int, bytes] | None:
+        """Take numbered reads as long as they are of the form; returns the one that is not, None at their end."""
         heads, inside, tail, has_ids, response_id = form
-        fullmatch, cut, add, count = inside.fullmatch, len(tail), self._add, 1 if has_ids else -1
-        before, odd = len(self._events), -1
-        for at in places:
-            data = reads[at]
+        fullmatch, cut, usual = inside.fullmatch, len(tail), _row(1 if has_ids else -1)
+        before, odd, begin = len(self._events), None, -1  # `begin`: of the reads in a row that hold one event each
+        for at, data in reads:
             head = heads[len(data)]
             if (
                 data.startswith(head)
@@ -145,18 +154,28 @@ class QuickDecoder(Decoder):
                 and (match := fullmatch(data, len(head), len(data) - cut))
                 and match.lastindex is None
             ):
-                add((at, OUTPUT, count, None, False, 0))
-            elif counts := form.counts(data):
-                self._events += [(at, OUTPUT, count, None, False, 0) for count in counts]
-            else:
-                odd = at
+                begin = at if begin < 0 else begin
+                self._last = at
+                continue
+            if begin >= 0:
+                self._usual(range(begin, at), [usual] * (at - begin))
+                begin = -1
+            if not (counts := form.counts(data)):
+                odd = (at, data)
                 break
+            self._usual([at] * len(counts), map(_row, counts))
             self._last = at
+        if begin >= 0:
+            self._usual(range(begin, self._last + 1), [usual] * (self._last + 1 - begin))
         taken = len(self._events) - before
         if taken and not self._response.response_id:
             self._response.response_id = response_id
         self._credit = min(CREDIT, self._credit + taken) if taken else self._credit - 1
         return odd
+
+    def _usual(self, reads: Iterable[int], rows: Iterable[Row]) -> None:
+        self._reads.extend(reads)
+        self._events.extend(rows)
 
     def _form_after(self, data: bytes) -> Form | None:
         """The form by which the next read may be taken, after `data` went through the parsers.

@@ -14,6 +14,7 @@ from benchbench.errors import WorkerDiedError
 from benchbench.loadgen.job import RoundJob
 from benchbench.openai.target import Target
 from benchbench.senders.http_worker import HttpWorker
+from benchbench.spool.flat import hear
 from benchbench.version import __version__
 
 # Ray keeps large arguments in shared memory, and on disk when that is full; small ones go from process to process only.
@@ -64,6 +65,6 @@ class HostActor:
     def receive(self) -> Any:  # noqa: ANN401 - whatever the worker sends
         """The worker's next message. Raises WorkerDiedError."""
         try:
-            return self._worker.pipe.recv()
+            return hear(self._worker.pipe)
         except (EOFError, OSError):
             raise WorkerDiedError(self._worker.end()) from None

@@ -19,7 +19,7 @@ from benchbench.decoding.server_words import DETAIL, is_broken
 from benchbench.fidelity.answers import Finished
 from benchbench.inprocess.async_llm import InprocessEngine, Tokens
 from benchbench.linux import clock_offset_ns
-from benchbench.loadgen.columns import NO_ANSWER, columns_of
+from benchbench.loadgen.columns import NO_ANSWER, all_ended, columns_of
 from benchbench.loadgen.exchange import Exchange, Failure, Log
 from benchbench.loadgen.job import DirectJob, RoundFacts
 from benchbench.refills.quota import Quota
@@ -248,7 +248,8 @@ class DirectRound:
             elif not response.event_read:
                 response.problem = (ErrorKind.PROTOCOL, "the engine finished without a token")
         stamps, lags = np.array(self._stamps, np.int64), np.array(self._lags, np.int64)
-        return columns_of(self._exchanges, self._responses, stamps, lags, self.job)
+        ended, job = all_ended(self._exchanges, self.job), self.job
+        return columns_of(ended, self._responses, stamps, lags, exact=job.exact, secrets=job.secrets)
 
 
 def why(error: BaseException) -> str:

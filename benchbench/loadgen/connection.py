@@ -217,7 +217,7 @@ class Connection:
         """Take the completed exchange off; the connection is idle again, or closed when the server wants that."""
         exchange = self.exchange
         assert exchange is not None  # noqa: S101 - called only for a complete exchange
-        exchange.end_ns = exchange.log.stamp_ns(len(exchange.log.reads) - 1)  # the read that completed it came just now
+        exchange.end_ns = exchange.log.stamp_ns(len(exchange.log) - 1)  # the read that completed it came just now
         self.exchange = None
         self.hot = False
         self.idle_since_ns = _now()

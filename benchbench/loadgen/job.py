@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from benchbench.openai.target import Target
 
 READY, CLOSE = "ready", 0
+LONG_TOKENS = 200_000
 Commands = Callable[[int], str | int | None]  # by the descriptor at which they came
 
 
@@ -46,6 +47,11 @@ class Job:
     def secrets(self) -> frozenset[str]:
         """What an answer may quote and no file may hold."""
         return frozenset()
+
+    @property
+    def is_long(self) -> bool:
+        """Whether what it receives leaves the sending process while it runs (`aside`)."""
+        return sum(self.asked_output) >= LONG_TOKENS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,5 +93,5 @@ class RoundFacts:
     spare_sent: int = 0
     kernel_stamps: bool = True
     held_max_bytes: int = 0
-    decoded_early_bytes: int = 0
+    spooled_bytes: int = 0
     cancelled: bool = False

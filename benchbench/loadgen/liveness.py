@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import orjson
 
 from benchbench.decoding.token_counts import has_output, parts_of
-from benchbench.loadgen.exchange import Log
+from benchbench.loadgen.exchange import Away, Exchange, Log
 from benchbench.loadgen.job import RoundJob
 from benchbench.store.requests import ErrorKind
 
@@ -37,8 +39,7 @@ class _Stream:
 class Liveness:
     """What a round's log shows of its streams, by the index of their exchanges.
 
-    `received`: bytes in all, as of the last check. `seen`: reads that the checks have seen. `decoded`: reads that were
-    decoded early and dropped.
+    `received`: bytes in all, as of the last check. `seen`: reads that the checks have seen.
     """
 
     def __init__(self, log: Log, job: RoundJob) -> None:
@@ -47,7 +48,7 @@ class Liveness:
         self._starts: list[int] = []  # of each check: where its reads begin in the log,
         self._times: list[int] = []  # and when it was
         self._looks = 0
-        self.received = self.decoded = self.seen = 0
+        self.received = self.seen = 0
 
     def update(self) -> None:
         """A check: look at the reads since the last one."""
@@ -58,8 +59,9 @@ class Liveness:
         log, start, number, now = self._log, self.seen, len(self._starts), time.monotonic_ns()
         self._starts.append(start)
         self._times.append(now)
-        self.seen = len(log.reads)
-        for owner, data in zip(log.owners[start:], log.reads[start:], strict=True):
+        self.seen = len(log)
+        fresh = log.reads[start - log.base :]
+        for owner, data in zip(log.owners[start - log.base :], fresh, strict=True):
             stream = self._streams[owner]
             if stream.checks and stream.checks[-1] == number:
                 continue
@@ -68,7 +70,11 @@ class Liveness:
                 stream.checks.append(number)
             else:
                 stream.tail = (stream.tail + data)[-4:]
-        self.received += sum(map(len, log.reads[start:]))
+        self.received += sum(map(len, fresh))
+
+    def forget(self, index: int) -> None:
+        """A request has ended, and the checks have seen all of it."""
+        self._streams.pop(index, None)
 
     def has_data(self, index: int) -> bool:
         """Whether a stream has held `data:`, as of now."""
@@ -98,18 +104,26 @@ class Liveness:
         stream.checks = []
         for number in reversed(numbers):
             end = self._starts[number + 1] if number + 1 < len(self._starts) else self.seen
-            for at in range(end - 1, self._starts[number] - 1, -1):
-                if log.owners[at] != index:
-                    continue
-                if at < self.decoded:  # dropped, since there was so much
-                    return self._times[number]
-                data = log.reads[at]
+            for data in reversed(log.reads_of(index, self._starts[number], end)):
                 after = data + after
                 if b"data:" in after[: len(data) + 4]:  # else what an event goes on with
                     if _holds_token(after, stream):
                         return self._times[number]
                     after = data
         return 0
+
+
+class Spool(Away, Protocol):
+    """Where a long round's reads go while it runs. `crowd`: so many may stay. `size`: bytes of responses in it."""
+
+    crowd: int
+    size: int
+
+    def move(self, log: Log, liveness: Liveness, done: list[Exchange], *, is_idle: bool) -> None:
+        """There are more reads than `crowd`: move some, and with them those of `done` whose reads are all moved."""
+
+    def check(self, log: Log, liveness: Liveness, running: Iterable[Exchange | None]) -> None:
+        """Look whether there are too many bytes, and what none of those that are running needs again."""
 
 
 def _holds_token(data: bytes, stream: _Stream) -> bool:

@@ -7,17 +7,16 @@ in flight. Static: all due at once. Closed: due when a place is free. Open: due 
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from benchbench.http1.framing import WireError
 from benchbench.linux import ANCILLARY, clock_offset_ns, exact_wait, to_stamp
-from benchbench.loadgen.columns import compact
 from benchbench.loadgen.connection import READ_SIZE, Connection, Pools, State
 from benchbench.loadgen.exchange import Exchange, Failure, Log
 from benchbench.loadgen.job import CLOSE, READY, Commands, RoundFacts, RoundJob
-from benchbench.loadgen.liveness import Liveness
+from benchbench.loadgen.liveness import Liveness, Spool
 from benchbench.refills.quota import Quota, Tell
 from benchbench.replicas.dealing import Places
 from benchbench.store.requests import ErrorKind, ErrorPhase
@@ -26,7 +25,6 @@ LEAD_NS = 100_000_000  # in an open load a connection is made this long before i
 SETTLE_NS = 5_000_000  # after new connections: time for the server to accept them before the round,
 SETTLE_EACH_NS = 100_000  # and so much more for each
 SEND_SLICE = 32  # sends between two looks at the sockets
-HELD_BYTES = 512 << 20  # undecoded bytes kept before idle moments are used to decode
 ROOM_BYTES = 64 << 20  # a round may receive so much,
 TOKEN_BYTES = 8 << 10  # and so much for each token asked for; more is a response that does not end
 _now = time.time_ns
@@ -39,8 +37,10 @@ class Round:
     round, a reason fails all of it that is not finished; what `tell` says and a number answers: see `Job.together`.
     """
 
-    def __init__(self, job: RoundJob, pools: Pools, commands: Commands, tell: Tell = bool) -> None:
-        self.job, self.pools, self.commands, self.tell = job, pools, commands, tell
+    def __init__(
+        self, job: RoundJob, pools: Pools, commands: Commands, tell: Tell = bool, spool: Spool | None = None
+    ) -> None:
+        self.job, self.pools, self.commands, self.tell, self._spool = job, pools, commands, tell, spool
         self.facts = RoundFacts()
         pools.aim(job.targets)
         self._by_fd: dict[int, Connection] = {conn.fd: conn for pool in pools for conn in pool.idle}
@@ -48,12 +48,12 @@ class Round:
         self._next = self._begun_ns = self._freed = 0  # freed: bytes received that were decoded early and dropped
         self._armed: deque[Connection] = deque()  # bound to a request that is not sent yet, in order of due time
         self._busy: dict[Connection, int] = {}  # -> monotonic ns since when it connects or waits for its server
-        self._done: list[Exchange] = []
+        self._done: list[Exchange] = []  # but for those that are in the spool
+        self._ended = 0
         self._quota = Quota(job, tell)
         self._places = Places(job, job.targets)
         self._start_ns = 1 << 62 if job.together else 0  # when it is to begin: not known yet, or at once
         self.log = Log()
-        self._exchanges: dict[int, Exchange] = {}  # by index
         self.liveness = Liveness(self.log, job)
         self._allowed_bytes = ROOM_BYTES + TOKEN_BYTES * sum(job.asked_output)
         self._woke_ns = _now()
@@ -89,7 +89,7 @@ class Round:
     def _arm(self, scheduled_ns: int) -> Connection | None:
         """Give the next request a connection: an idle one that is not stale, else a new one."""
         target, payload = self._places.take(self._next, self._quota.payload(self._next))
-        exchange = self._exchanges[self._next] = Exchange(self._next, payload, self.log, scheduled_ns, target=target)
+        exchange = Exchange(self._next, payload, self.log, scheduled_ns, len(self.log), target=target)
         self._next += 1
         while idle := self.pools[target].idle:
             conn = idle.pop()
@@ -114,6 +114,7 @@ class Round:
 
     def _end(self, exchange: Exchange) -> None:
         self._done.append(exchange)
+        self._ended += 1
         self._quota.ended(exchange.index)
         self._places.leave(exchange.target)
 
@@ -121,7 +122,7 @@ class Round:
         """Fail all that is not finished: the server is known to be gone."""
         reason, self._gone = self._gone, ""
         for index in range(self._next, self._quota.planned):
-            exchange = self._exchanges[index] = Exchange(index, b"", self.log, target=self._places.take(index)[0])
+            exchange = Exchange(index, b"", self.log, target=self._places.take(index)[0])
             self._fail(exchange, ErrorKind.CONNECT, ErrorPhase.CONNECT, reason)
         self._next = max(self._next, self._quota.planned)
         for conn in list(self._busy):
@@ -208,10 +209,12 @@ class Round:
         planned, idle_s = self._quota.planned, self._check_ns / 1e9
         self._woke_ns = checked = _now()
         self.facts.turn_max_ns = 0
-        while len(self._done) < max(planned, self._next) and not self._cancelled:
+        while self._ended < max(planned, self._next) and not self._cancelled:
             wait = self._start_due() if self._armed or self.job.paced else idle_s
-            if not self._look(wait) and self.liveness.received - self._freed > HELD_BYTES:
-                self._decode_some()
+            spool = self._spool if self._spool and len(self.log.reads) > self._spool.crowd else None
+            ready = self._look(0 if spool else wait)
+            if spool:
+                spool.move(self.log, self.liveness, self._done, is_idle=not ready)
             if self._woke_ns - checked > self._check_ns:
                 checked = self._woke_ns
                 self._watch_clock()
@@ -373,28 +376,20 @@ class Round:
             elif kind := self.liveness.overdue(exchange.index, since, now):
                 limit = f"within {job.first_token_s:g} s" if kind is ErrorKind.TIMEOUT else f"for {job.stall_s:g} s"
                 self._fail_on(conn, kind, f"no token {limit}")
-        held = self.liveness.received - self._freed
+        if self._spool:
+            self._spool.check(self.log, self.liveness, (conn.exchange for conn in self._busy))
+            self.facts.spooled_bytes = self._spool.size
+        held = self.liveness.received - self.facts.spooled_bytes
         self.facts.held_max_bytes = max(self.facts.held_max_bytes, held)
-        if held > 2 * HELD_BYTES:  # never a quiet moment: decode all the same, and let the lag show it
-            self._decode_some()
         if self.liveness.received > self._allowed_bytes:
             self._cut_longest()
 
     def _cut_longest(self) -> None:
         """The round has received far more than it asked for: end the stream with the most reads."""
-        counts = Counter(self.log.owners)
+        counts = self.log.counts()
         running = [conn for conn in self._busy if conn.exchange is not None]
         if running:
             longest = max(running, key=lambda conn: counts[conn.index])
             detail = "the response does not end: far more bytes than the asked tokens need"
             self._fail_on(longest, ErrorKind.PROTOCOL, detail)
             self._allowed_bytes += self._allowed_bytes // 10
-
-    def _decode_some(self) -> None:
-        """Much is held and nothing happens: decode a slice of the log (some tens of us)."""
-        liveness = self.liveness
-        if liveness.decoded + 16 > liveness.seen:
-            liveness.update()
-        self._freed += compact(self._exchanges, self.log, liveness.decoded, 16)
-        liveness.decoded = min(liveness.decoded + 16, len(self.log.reads))
-        self.facts.decoded_early_bytes = self._freed

@@ -20,6 +20,7 @@ from benchbench.loadgen.worker import Worker
 from benchbench.refills.quota import SERVED
 from benchbench.senders.http_worker import Sender, new_worker
 from benchbench.senders.shares import Reply, Share, lost, merged, split
+from benchbench.spool.flat import hear
 
 if TYPE_CHECKING:
     from benchbench.store.requests import RoundColumns
@@ -146,7 +147,7 @@ class Joint:
     def _hear(self, number: int) -> None:
         worker = self._workers[number]
         try:
-            message = worker.pipe.recv()
+            message = hear(worker.pipe)
         except (EOFError, OSError):
             self.dead.append(worker)
             self._lose(number, worker.end())

@@ -61,7 +61,7 @@ class HttpWorker(Sender):
         raised = may_raise_priority()
         words = map(str, (theirs.fileno(), os.getpid(), int(raised)))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchbench.loadgen.worker", *words],
+            [sys.executable, "-m", "benchbench.senders.sending_process", *words],
             pass_fds=[theirs.fileno()],
             env={"OPENBLAS_NUM_THREADS": "1"} | os.environ,  # numpy starts one a core else, and a round needs none
             stdin=subprocess.DEVNULL,

@@ -13,6 +13,7 @@ from typing import Any
 from benchbench.errors import WorkerDiedError
 from benchbench.loadgen.job import Job
 from benchbench.loadgen.worker import Worker
+from benchbench.spool.flat import hear
 from benchbench.store.requests import RoundColumns
 
 
@@ -70,7 +71,7 @@ class PipedWorker(Worker):
             ready = wait(watched, min(left, 1.0) if tick else left if left < math.inf else None)
             if self.pipe in ready:
                 try:
-                    return self.pipe.recv()
+                    return hear(self.pipe)
                 except (EOFError, OSError):
                     raise WorkerDiedError(self.end()) from None
             if stop in ready:

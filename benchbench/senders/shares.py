@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from benchbench.decoding.response import Response
-from benchbench.loadgen.columns import columns_of
+from benchbench.loadgen.columns import all_ended, columns_of
 from benchbench.loadgen.exchange import Exchange, Failure, Log
 from benchbench.loadgen.job import Job
 from benchbench.store.requests import ErrorKind, ErrorPhase, RoundColumns
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _BY_REQUEST = ("payloads", "due_ns", "asked_input", "asked_output", "target_of")
 _FLAT = ("event_ns", "event_tokens", "lag_ns")
-_SUMS = ("cpu_ns", "worker_cpu_ns", "connects", "resent", "spare_sent", "held_max_bytes", "decoded_early_bytes")
+_SUMS = ("cpu_ns", "worker_cpu_ns", "connects", "resent", "spare_sent", "held_max_bytes", "spooled_bytes")
 _MOST = ("turn_max_ns", "clock_step_ns", "wall_ns")
 Reply = tuple[RoundColumns | None, dict[str, Any]]
 
@@ -76,8 +76,9 @@ def lost(share: Share, reason: str) -> Reply:
     servers = share.job.target_of[: share.planned] or [0] * share.planned
     failure = Failure(ErrorKind.CLIENT, ErrorPhase.SEND, reason)
     exchanges = [Exchange(k, b"", Log(), target=own, failure=failure) for k, own in enumerate(servers)]
-    nothing = np.array([], np.int64)
-    return columns_of(exchanges, [Response()] * share.planned, nothing, nothing, share.job), {"died": reason}
+    nothing, job = np.array([], np.int64), share.job
+    ended, nobody = all_ended(exchanges, job), [Response()] * share.planned
+    return columns_of(ended, nobody, nothing, nothing, exact=job.exact, secrets=job.secrets), {"died": reason}
 
 
 def merged(shares: Sequence[Share], replies: Sequence[Reply]) -> Reply:

@@ -58,7 +58,7 @@ class StoredRoundFacts(TypedDict, total=False):
     spare_sent: int  # requests beyond the asked number, which kept a closed load full
     kernel_stamps: bool
     held_max_bytes: int
-    decoded_early_bytes: int
+    spooled_bytes: int  # that left the sending process for a file while it ran
     cancelled: bool
     engine_died: str | None
     server: dict[str, Any] | None  # what the server counted, by /metrics

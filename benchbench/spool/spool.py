@@ -1,0 +1,231 @@
+"""The sending process's side: slices of a long round go to a file without a name, which another process decodes.
+
+Nothing here waits while a round runs: a slice is a copy into the kernel's memory. How far the other process has come
+does not matter before the round is over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from array import array
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from multiprocessing.connection import Connection as Pipe
+from socket import socketpair
+from typing import IO, Any
+
+import numpy as np
+
+from benchbench.loadgen.exchange import Ended, Exchange, Log
+from benchbench.loadgen.job import Job
+from benchbench.loadgen.liveness import Liveness
+from benchbench.spool.flat import hear, nameless_file
+from benchbench.spool.slices import Slice, reads_in, slice_of, slice_of_ended, slices
+
+SLICE, SLICE_ENDED = 128, 8  # reads and ended requests that are moved at once while a round runs,
+LAST, LAST_ENDED = 4096, 512  # and after it,
+SLICE_BYTES = 256 << 10  # and bytes at most
+HELD_BYTES = 512 << 20  # a round that holds more is long, however few tokens it asked for
+CROWD = 4096  # reads that stay: checks look at the latest
+FREED = 32 << 20  # bytes of the file that are given back at once, when all that was in them is decoded
+
+
+class Collector:
+    """The process that decodes what is in the file. Raises OSError when it cannot be started."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        ours, theirs = socketpair()
+        words = map(str, (theirs.fileno(), file.fileno(), os.getpid()))
+        # A session of its own, since Linux shares the CPU out by sessions first: this one gets it last.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchbench.spool.collector", *words],
+            pass_fds=[theirs.fileno(), file.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        theirs.close()
+        self.pipe: Pipe[Any, Any] = Pipe(ours.detach())
+        with contextlib.suppress(AttributeError, OSError):  # CPUs that this process was kept from are the better ones
+            if spare := os.sched_getaffinity(os.getppid()) - os.sched_getaffinity(0):
+                os.sched_setaffinity(self._process.pid, spare)
+        try:
+            self.pipe.recv()  # it has imported what it needs
+        except EOFError:
+            raise OSError(f"the process that decodes did not start (exit {self.end()})") from None
+
+    def end(self) -> int:
+        """End it; returns its exit code."""
+        self.pipe.close()
+        self._process.kill()
+        return self._process.wait()
+
+
+class Spool:
+    """`begin` a round, `move` and `check` while it runs, `finish` or `cancel` it (`loadgen.liveness.Spool`)."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] | None = None
+        self._collector: Collector | None = None
+        self.size, self.crowd, self._told = 0, sys.maxsize, False
+
+    def begin(self, job: Job) -> None:
+        """A round that will be long has its file and its process before it starts. Raises OSError."""
+        self._job, self.size, self.crowd = job, 0, CROWD if job.is_long else sys.maxsize
+        self._secrets = tuple(sorted(filter(None, (secret.encode() for secret in job.secrets)), key=len, reverse=True))
+        self._place = self._keep_from = 0  # in the file: where the next slice goes, and before which none is needed
+        self._firsts, self._places = array("q"), array("q")  # of each slice of reads: its first one, where it begins
+        self._ending: tuple[int, int] | None = None  # at that length of the log so many had ended
+        self._told = False  # the other process, of the round
+        if job.is_long:
+            try:
+                self._begun()
+            except OSError:  # somebody has killed it between two rounds
+                self._dismiss()
+                self._begun()
+
+    def _begun(self) -> Collector:
+        """The other process, told of the round."""
+        if self._collector is None:
+            self._collector, self._told = Collector(self._opened()), False
+        if not self._told:
+            self._collector.pipe.send((self._job.exact, self._job.secrets))
+            self._told = True
+        return self._collector
+
+    def _opened(self) -> IO[bytes]:
+        self._file = self._file or nameless_file()
+        return self._file
+
+    # -- while it runs
+
+    def move(self, log: Log, liveness: Liveness, done: list[Exchange], *, is_idle: bool) -> None:
+        """Move a slice of the log's first reads (some tens of us), and some of `done` whose reads are all moved.
+
+        In an idle moment; is there never one, all the same, and the lag shows it. Raises OSError without room on disk.
+        """
+        if is_idle or len(log.reads) > 2 * self.crowd:
+            if liveness.seen == log.base:
+                liveness.update()
+            self._move(log, min(SLICE, liveness.seen - log.base))
+            for index in self._end(log, done):
+                liveness.forget(index)
+
+    def _end(self, log: Log, done: list[Exchange]) -> list[int]:
+        if done and self._ending is None:
+            self._ending = len(log), len(done)
+        if self._ending is None or self._ending[0] > log.base:
+            return []
+        length, left = self._ending
+        ended = done[: min(left, SLICE_ENDED)]
+        del done[: len(ended)]
+        self._ending = (length, left - len(ended)) if left > len(ended) else None
+        self._write(slice_of_ended(self._records(ended), self._keep_from))
+        return [exchange.index for exchange in ended]
+
+    def check(self, log: Log, liveness: Liveness, running: Iterable[Exchange | None]) -> None:
+        """Look whether there are too many bytes, and what none of those that are running needs again."""
+        if liveness.received - self.size > HELD_BYTES:
+            self.crowd = CROWD
+        if not log.base:
+            return
+        first = min((exchange.first for exchange in running if exchange), default=len(log))
+        if (at := bisect_right(self._firsts, first) - 1) > 0:
+            self._keep_from = max(self._keep_from, self._places[at])
+
+    def _records(self, ended: Sequence[Exchange]) -> list[Ended]:
+        lengths = self._job.asked_input, self._job.asked_output
+        return [exchange.ended(*(of[exchange.index] for of in lengths)) for exchange in ended]
+
+    def _move(self, log: Log, count: int) -> None:
+        sizes = accumulate(map(len, log.reads[:count]))
+        count = max(1, sum(size <= SLICE_BYTES for size in sizes))
+        pieces = slice_of(log, count, self._keep_from, self._secrets)
+        place = self._place
+        self._write(pieces)
+        self._firsts.append(log.base)
+        self._places.append(place)
+        self.size += len(pieces[-1])
+        log.drop(count, self)
+
+    def _write(self, pieces: list[bytes]) -> None:
+        size = sum(map(len, pieces))
+        try:
+            written, why = os.pwritev(self._opened().fileno(), pieces, self._place), "no room"
+        except OSError as error:
+            written, why = 0, str(error.strerror)
+        if written != size:
+            raise OSError(f"what the round receives cannot be written ({why}): TMPDIR says to which disk")
+        self._place += size
+
+    # -- what was moved, where it is needed again
+
+    def reads_of(self, owner: int, start: int, end: int) -> list[bytes]:
+        """An exchange's reads among those from place `start` to `end` of the log."""
+        fd, reads = self._opened().fileno(), list[bytes]()
+        for at in range(max(0, bisect_right(self._firsts, start) - 1), bisect_left(self._firsts, end)):
+            own, first = reads_in(fd, self._slice(at)), self._firsts[at]
+            reads += [own.reads[k] for k in np.flatnonzero(own.owners == owner).tolist() if start <= first + k < end]
+        return reads
+
+    def counts(self) -> Counter[int]:
+        """How many reads each exchange has, but for those that nobody needs any more."""
+        counts = Counter[int]()
+        for at in range(bisect_left(self._places, self._keep_from), len(self._places)):
+            counts.update(reads_in(self._opened().fileno(), self._slice(at)).owners.tolist())
+        return counts
+
+    def _slice(self, at: int) -> Slice:
+        return next(slices(self._opened().fileno(), self._places[at], self._place))
+
+    # -- afterwards
+
+    def finish(self, log: Log, exchanges: Sequence[Exchange]) -> dict[str, Any]:
+        """The columns of the round: `log` and `exchanges` have what was not taken. Raises OSError and RuntimeError."""
+        while log.reads:
+            self._move(log, min(LAST, len(log.reads)))
+        for first in range(0, len(exchanges), LAST_ENDED):
+            ended = self._records(exchanges[first : first + LAST_ENDED])
+            self._write(slice_of_ended(ended, self._keep_from))
+        try:
+            columns = self._gathered()
+        except (EOFError, OSError):
+            code = self._dismiss()
+            if self._keep_from >= FREED:
+                raise RuntimeError(f"the process that decodes ended (exit {code})") from None
+            columns = self._gathered()  # all is still in the file
+        os.ftruncate(self._opened().fileno(), 0)
+        return columns
+
+    def _gathered(self) -> dict[str, Any]:
+        pipe = self._begun().pipe
+        pipe.send(self._place)
+        reply = hear(pipe)
+        if isinstance(reply, Exception):
+            raise RuntimeError(f"the process that decodes failed: {reply}")  # noqa: TRY004 - it is no mistake of ours
+        columns: dict[str, Any] = reply[0]
+        return columns
+
+    def cancel(self) -> None:
+        """Forget the round."""
+        if self._told:
+            self._dismiss()
+        if self._file:
+            os.ftruncate(self._file.fileno(), 0)
+
+    def close(self) -> None:
+        """End the other process, and drop the file."""
+        self._dismiss()
+        if self._file:
+            self._file.close()
+
+    def _dismiss(self) -> int | None:
+        """End the other process; returns its exit code."""
+        collector, self._collector = self._collector, None
+        return collector.end() if collector else None
