@@ -220,6 +220,12 @@ def test_usual_events_do_not_go_to_the_parsers(
     assert parsed == [0, 1, len(reads) - 1]
 
 
+def test_what_stands_behind_the_end_of_a_response_is_not_taken() -> None:
+    usual = chunk(b"data: " + COMPLETION % (b'"a"', b"null", b"[1]") + b"\n\n")
+    reads = [HEAD + usual, usual + b"0\r\n\r\n" + usual, usual]
+    assert quickly(reads) == plainly(reads)
+
+
 def test_no_form_where_a_text_is_not_the_only_one_of_its_name() -> None:
     twice = COMPLETION.replace(b'"index":0', b'"text":"a","index":0')
     assert form_of(chunk(b"data: " + COMPLETION % (b'"a"', b"null", b"[1]") + b"\n\n")) is not None

@@ -183,7 +183,9 @@ class QuickDecoder(Decoder):
         They have to be done with it: the last they found is a whole event, and its chunk is the end of the read.
         """
         piece = self._pieces[-1] if self._pieces else b""
-        if self._open or self._broken or not self._is_stream or piece[:6] != b"data: " or data[-4:] != END:
+        if self._open or self._broken or self._complete or not self._is_stream:
+            return None
+        if piece[:6] != b"data: " or data[-4:] != END:
             return None
         chunk = b"%x\r\n%s\r\n" % (len(piece), piece)
         if not data.endswith(chunk):
