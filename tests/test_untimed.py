@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +19,10 @@ from benchbench.openai.target import Access
 
 HELLO = whole(200, {"hello": 1})
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def packed(body: bytes, how: str = "gzip") -> bytes:
+    return f"HTTP/1.1 200 OK\r\ncontent-encoding: {how}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
 
 
 def asked(server: ScriptedServer, *asks: tuple[Any, ...], limit: int | None = None) -> list[Any]:
@@ -37,8 +43,10 @@ def asked(server: ScriptedServer, *asks: tuple[Any, ...], limit: int | None = No
         ([head() + b"un", 0.01, b"til close", CLOSE], b"until close"),
         ([head(204)[:-2] + b"\r\n"], b""),
         ([b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n", 0.01, b"1\r\nc\r\n0\r\n\r\n"], b"abc"),
+        ([packed(gzip.compress(b"abc"))], b"abc"),
+        ([packed(zlib.compress(b"abc"), "deflate")], b"abc"),
     ],
-    ids=["length", "100 before", "until close", "no body", "chunked"],
+    ids=["length", "100 before", "until close", "no body", "chunked", "gzip", "deflate"],
 )
 def test_every_form_of_answer(answer: Script, body: bytes) -> None:
     with ScriptedServer(routes={"/a": answer}) as server:
@@ -69,9 +77,10 @@ def test_a_kept_connection_that_is_closed_costs_a_get_nothing_and_a_post_is_neve
         ([b"garbage\r\n\r\n"], NoAnswerError),
         ([head(content_length=9) + b"half", CLOSE], NoAnswerError),
         ([b"HTTP/1.1 200 OK\r\n" + b"x: " + b"y" * 100_000], NoAnswerError),
+        ([packed(b"abc")], NoAnswerError),
         ([HANG], TimeoutError),
     ],
-    ids=["no HTTP", "cut", "endless head", "silence"],
+    ids=["no HTTP", "cut", "endless head", "no gzip", "silence"],
 )
 def test_what_is_no_answer_is_an_error(answer: Script, kind: type[OSError], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(untimed, "HEAD_BYTES", 50_000)
@@ -88,6 +97,8 @@ def test_a_longer_body_is_cut_and_a_redirect_is_not_followed() -> None:
         assert [get.path for get in server.gets] == ["/a", "/r"]
     assert status == 200
     assert 100_000 < len(body) < 300_000
+    with ScriptedServer(routes={"/a": [packed(gzip.compress(bytes(1 << 24)))]}) as server:
+        assert len(asked(server, ("/a",), limit=100_000)[0][1]) == 100_001
     assert redirect == (302, b"")
 
 

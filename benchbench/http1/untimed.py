@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import zlib
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from benchbench.http1.framing import Framing, WireError
@@ -59,6 +60,20 @@ class _Answer(Framing):
     def __init__(self) -> None:
         super().__init__()
         self.body = bytearray()
+        self._packed = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._packed |= name.lower() == b"content-encoding" and value.lower() in {b"gzip", b"x-gzip", b"deflate"}
+
+    def plain(self, limit: int) -> bytes:
+        """The body, unpacked: some proxies compress what they were asked to leave alone. Raises NoAnswerError."""
+        if not self._packed:
+            return bytes(self.body)
+        try:
+            return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(self.body, limit + 1)
+        except zlib.error:
+            raise NoAnswerError("the answer is not compressed as it says") from None
 
     def on_body(self, data: bytes) -> None:  # a callback of httptools
         self.body += data
@@ -118,7 +133,7 @@ class Connections:
                     raise NoAnswerError("the answer has no end of its head")
             if kept := answer.done and answer.keep_alive:
                 self._idle.append(connection)
-            return answer.status, bytes(answer.body)
+            return answer.status, answer.plain(limit)
         except WireError:
             raise NoAnswerError("the answer is no HTTP") from None
         finally:
