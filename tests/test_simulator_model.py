@@ -21,6 +21,7 @@ from benchbench.engines.simulator.profiles import (
     scaled,
     shipped_profiles,
 )
+from benchbench.engines.simulator.step_laws import step_s
 from benchbench.engines.simulator.vocabulary import RESERVED, decode, encode
 
 SECOND = 10**9
@@ -204,12 +205,12 @@ def test_table_law_meets_its_entries_and_interpolates_in_log2_of_the_batch() -> 
         prefill_base_s=1.5,
         prefill_per_token_s=0.1,
     )
-    assert law.step_s(4, 200, 0, 0) == 6.0
-    assert law.step_s(2, 100, 0, 0) == pytest.approx(2.0)
-    assert law.step_s(4, 150, 0, 0) == pytest.approx(4.5)
-    assert law.step_s(64, 5000, 0, 0) == 6.0
-    assert law.step_s(0, 0, 10, 0) == pytest.approx(2.5)
-    assert law.step_s(4, 200, 10, 0) == pytest.approx(7.0)
+    assert step_s(law, 4, 200, 0, 0) == 6.0
+    assert step_s(law, 2, 100, 0, 0) == pytest.approx(2.0)
+    assert step_s(law, 4, 150, 0, 0) == pytest.approx(4.5)
+    assert step_s(law, 64, 5000, 0, 0) == 6.0
+    assert step_s(law, 0, 0, 10, 0) == pytest.approx(2.5)
+    assert step_s(law, 4, 200, 10, 0) == pytest.approx(7.0)
 
 
 @pytest.mark.parametrize(("prompt", "output", "batch", "published"), PUBLISHED)

@@ -7,13 +7,15 @@ import zlib
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from benchbench.engines.simulator.model import BLOCK_TOKENS
-from benchbench.engines.simulator.profiles import SimProfile
 from benchbench.engines.simulator.vocabulary import encode, encode_chat
+
+if TYPE_CHECKING:
+    from benchbench.engines.simulator.profiles import SimProfile
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's default for completions
 MAX_LOGPROBS = 20  # vLLM's default

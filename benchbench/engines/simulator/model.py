@@ -13,9 +13,12 @@ import random
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from benchbench.engines.simulator.profiles import FixedLaw, SimProfile
+from benchbench.engines.simulator.step_laws import step_s
+
+if TYPE_CHECKING:
+    from benchbench.engines.simulator.profiles import SimProfile
 
 BLOCK_TOKENS = 16  # tokens of one prefix-cache block
 SEND_GAP_NS = 100_000  # between two requests of a batch sent at once
@@ -168,7 +171,7 @@ class BatchModel(_Engine):
 
     def __init__(self, profile: SimProfile) -> None:
         super().__init__(profile)
-        assert not isinstance(profile.law, FixedLaw)  # noqa: S101 - that one is FixedModel's
+        assert profile.law.kind != "fixed"  # noqa: S101 - that one is FixedModel's
         self._law = profile.law
         self.kv_used = 0
         self._cache: PrefixCache | None = None
@@ -233,7 +236,7 @@ class BatchModel(_Engine):
         decoding = [s.prompt for s, new in self._step if new == 1 and s.computed >= s.prompt]
         prefill = sum(new for _, new in self._step) - len(decoding)
         self._steps += 1
-        lawful_s = self._law.step_s(len(decoding), sum(decoding) / max(len(decoding), 1), prefill, self.kv_used)
+        lawful_s = step_s(self._law, len(decoding), sum(decoding) / max(len(decoding), 1), prefill, self.kv_used)
         self._end_ns = start + self._step_ns(lawful_s, self._steps)
         self._compute(self._end_ns)
 
@@ -310,7 +313,7 @@ class FixedModel(_Engine):
 
     def __init__(self, profile: SimProfile) -> None:
         super().__init__(profile)
-        assert isinstance(profile.law, FixedLaw)  # noqa: S101 - the others are BatchModel's
+        assert profile.law.kind == "fixed"  # noqa: S101 - the others are BatchModel's
         self._ttft_s, self._itl_s = profile.law.ttft_s, profile.law.itl_s
         self._heap: list[tuple[int, int, int, _Sequence]] = []  # (due, order, tokens, request)
         self._order = itertools.count()
@@ -358,7 +361,7 @@ Model = BatchModel | FixedModel
 
 def make_model(profile: SimProfile) -> Model:
     """A fresh engine of this profile."""
-    return FixedModel(profile) if isinstance(profile.law, FixedLaw) else BatchModel(profile)
+    return FixedModel(profile) if profile.law.kind == "fixed" else BatchModel(profile)
 
 
 def static_rate(profile: SimProfile, prompt: int, output: int, batch: int) -> float:

@@ -6,7 +6,6 @@ A key that ends in `_s` is a duration in seconds, and only those are changed by 
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -51,13 +50,6 @@ class LinearLaw(_Part):
     per_prefill_token_s: Seconds = 0.0
     per_kv_token_s: Seconds = 0.0
 
-    def step_s(self, decoding: int, mean_prompt: float, prefill_tokens: int, kv_tokens: int) -> float:  # noqa: ARG002 - one law of two
-        """Seconds of one step: `decoding` requests whose mean prompt has `mean_prompt` tokens get one
-        token each, `prefill_tokens` prompt tokens are computed, `kv_tokens` are held in the cache.
-        """
-        prefill_s, kv_s = self.per_prefill_token_s * prefill_tokens, self.per_kv_token_s * kv_tokens
-        return self.base_s + self.per_seq_s * decoding + prefill_s + kv_s
-
 
 class TableLaw(_Part):
     """A lookup. `decode_s[i][b]` is a decode step at prompt length `inputs[i]` and batch `batches[b]`.
@@ -82,24 +74,6 @@ class TableLaw(_Part):
         if [len(row) for row in self.decode_s] != [len(self.batches)] * len(self.inputs):
             raise PydanticCustomError("bench", "decode_s must have one row per input and one column per batch")
         return self
-
-    def step_s(self, decoding: int, mean_prompt: float, prefill_tokens: int, kv_tokens: int) -> float:  # noqa: ARG002 - one law of two
-        """As LinearLaw's."""
-        decode = 0.0
-        if decoding:
-            axis, place = [math.log2(b) for b in self.batches], math.log2(decoding)
-            decode = _between(mean_prompt, self.inputs, [_between(place, axis, row) for row in self.decode_s])
-        if not prefill_tokens:
-            return decode
-        return max(self.prefill_base_s, decode) + self.prefill_per_token_s * prefill_tokens
-
-
-def _between(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
-    """Ys at x, linear between the entries of xs and clamped outside them."""
-    i = bisect_right(xs, x)
-    if i in (0, len(xs)):
-        return ys[max(0, i - 1)]
-    return ys[i - 1] + (x - xs[i - 1]) / (xs[i] - xs[i - 1]) * (ys[i] - ys[i - 1])
 
 
 # ---- How it misbehaves ----------------------------------------------------------------------------------

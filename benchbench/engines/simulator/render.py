@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from benchbench.engines.simulator.api import Generation
 from benchbench.engines.simulator.http import LAST_CHUNK, chunk
-from benchbench.engines.simulator.profiles import SimProfile
 from benchbench.engines.simulator.vocabulary import EOS, RESERVED, decode, word
+
+if TYPE_CHECKING:
+    from benchbench.engines.simulator.profiles import SimProfile
 
 VERSION = "simulator-1"
 OUTPUT_WORDS = 4096  # outputs are drawn from the first so many words; a power of two

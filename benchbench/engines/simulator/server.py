@@ -9,15 +9,18 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import orjson
 
 from benchbench import linux
 from benchbench.engines.simulator.api import ApiError, parse_body, parse_prompt
 from benchbench.engines.simulator.http import Connection, HttpRequest, Wire, whole
-from benchbench.engines.simulator.profiles import SimProfile
 from benchbench.engines.simulator.render import VERSION
 from benchbench.engines.simulator.streams import CHAT_PATH, Streams
+
+if TYPE_CHECKING:
+    from benchbench.engines.simulator.profiles import SimProfile
 
 _POLL_NS = 1_000_000  # the poll's resolution
 

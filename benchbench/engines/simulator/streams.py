@@ -13,13 +13,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from benchbench.engines.simulator import render
 from benchbench.engines.simulator.api import ApiError, Generation, parse_generation
 from benchbench.engines.simulator.http import Connection, HttpRequest, Wire, head, whole
 from benchbench.engines.simulator.ledger import Ledger, Truth
 from benchbench.engines.simulator.model import Emission, make_model
-from benchbench.engines.simulator.profiles import SimProfile
+
+if TYPE_CHECKING:
+    from benchbench.engines.simulator.profiles import SimProfile
 
 CHAT_PATH = "/v1/chat/completions"
 
