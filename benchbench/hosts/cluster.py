@@ -7,11 +7,12 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 
 from benchbench.errors import EngineError, WorkerDiedError
+from benchbench.host.engine_provenance import is_loopback
 from benchbench.hosts.host_group import HostGroup
 from benchbench.spec import Plan
 from benchbench.version import __version__
@@ -25,7 +26,7 @@ def open_hosts(plan: Plan) -> Iterator[tuple[HostGroup, tuple[str, ...]]]:
     loadgen = plan.spec.loadgen
     ray = _attached(str(loadgen.ray))
     try:
-        nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
+        nodes = sorted((node["NodeManagerHostname"], node["NodeID"]) for node in ray.nodes() if node["Alive"])
         size = len(nodes) if loadgen.workers == "auto" else loadgen.workers
         with HostGroup(size, nodes) as group:
             try:
@@ -49,20 +50,28 @@ def _attached(address: str) -> Any:  # noqa: ANN401 - a module that may be missi
         raise EngineError("Ray is not installed here: pip install ray", "loadgen.ray") from None
     on_term = signal.getsignal(signal.SIGTERM)
     try:
-        _reach(address)
+        _reach(address, lambda: str(ray.util.get_node_ip_address()))
         ray.init(address=address, log_to_driver=False, configure_logging=True, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:  # ConnectionError is an OSError
-        text = str(error).strip().splitlines()
-        raise EngineError(
-            f"no Ray cluster at {address}: {text[0] if text else error!r} (start one: docs/hosts.md)", "loadgen.ray"
-        ) from None
+        text = (str(error).strip() or repr(error)).splitlines()[0]
+        raise EngineError(f"no Ray cluster at {address}: {text} (start one: docs/hosts.md)", "loadgen.ray") from None
     finally:
         signal.signal(signal.SIGTERM, on_term)  # Ray takes it; a sweep ends by its own
     return ray
 
 
-def _reach(address: str) -> None:
-    """Raises OSError or ValueError where nobody listens at HOST:PORT: Ray itself tries for a minute, and then exits."""
-    if address != "auto":
-        host, _, port = address.rpartition(":")
-        socket.create_connection((host, int(port)), REACH_S).close()
+def _reach(address: str, own: Callable[[], str]) -> None:
+    """Raises OSError or ValueError where nobody listens: Ray itself tries for minutes, and then exits.
+
+    At HOST:PORT, and for a host of the loopback at this host's `own` address, which Ray takes for it.
+    """
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host, int(port)), REACH_S).close()
+    if is_loopback(host) and (instead := own()) != host:
+        try:
+            socket.create_connection((instead, int(port)), REACH_S).close()
+        except OSError as error:
+            text = error.strerror or error
+            raise OSError(f"{instead}, where Ray looks instead, does not answer: {text}") from None

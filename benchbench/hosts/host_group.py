@@ -29,14 +29,14 @@ _TIMES = ("scheduled_ns", "connect_ns", "connected_ns", "sent_ns", "headers_ns",
 
 
 class RayWorker(Sender):
-    """A worker behind an actor on the node of this id."""
+    """A worker behind an actor on the node of this id, whose host has this name."""
 
     lead_ns = 200_000_000
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, host: str, node: str) -> None:
         ray: Any = import_module("ray")  # an extra, which type checkers need not have
         strategies: Any = import_module("ray.util.scheduling_strategies")
-        self._ray, self.node, self.offset_ns, self.host = ray, node, 0, node
+        self._ray, self.offset_ns, self.host = ray, 0, host
         self._why = "its pipe was closed"
         options = {
             "num_cpus": 0,
@@ -113,14 +113,14 @@ class RayWorker(Sender):
 
 
 class HostGroup(WorkerGroup):
-    """`size` workers on the cluster's nodes, one after the other. All of them send each round."""
+    """`size` workers on the cluster's nodes (host's name, id), one after the other. All of them send each round."""
 
-    def __init__(self, size: int, nodes: Sequence[str]) -> None:
+    def __init__(self, size: int, nodes: Sequence[tuple[str, str]]) -> None:
         self._nodes = nodes
         super().__init__(size, lambda _job: size)
 
     def _started(self, number: int, size: int) -> Sender:  # noqa: ARG002 - as the group's
-        return RayWorker(self._nodes[number % len(self._nodes)])
+        return RayWorker(*self._nodes[number % len(self._nodes)])
 
     def about(self) -> dict[str, str]:
         """The hosts, and the version of this program on each. Raises WorkerDiedError."""
