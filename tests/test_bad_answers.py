@@ -297,7 +297,10 @@ def _keys() -> Iterator[None]:
 
 
 def echoing(echo: Callable[[Ask], Callable[[str], Script]]) -> ScriptedServer:
-    return ScriptedServer(lambda ask: echo(ask)(f"{ask.headers['authorization'][7:]} {ask.headers['x-team']}"))
+    told = {"/version": [whole(200, {"version": f"for {SECRET}"})]}
+    return ScriptedServer(
+        lambda ask: echo(ask)(f"{ask.headers['authorization'][7:]} {ask.headers['x-team']}"), routes=told
+    )
 
 
 def with_keys(server: ScriptedServer) -> dict[str, Any]:

@@ -279,9 +279,20 @@ def test_limits_on_the_rows_of_one_run() -> None:
     for gate, words in (
         ("ttft_ms_p98>5", "unknown column (allowed: "),
         ("ttft_ms_p99", "must be a column and its limit (allowed: as 'ttft_ms_p99>500')"),
+        ("ttft_ms_p99<0", "ttft_ms_p99 is never below 0, so it could not fail"),
+        ("ttft_ms_p99<=-1", "so it could not fail"),
+        ("ttft_ms_p99>1e400", "must be a finite number"),
     ):
         wrong = bench("table", run, "--fail-on", gate)
         assert (wrong.exit_code, words in wrong.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["slower", "sys_tok_s", "goodput"])
+def test_a_rate_cannot_fall_by_all_of_it(name: str) -> None:
+    assert rule_of(f"{name}>99.9%").limit == pytest.approx(0.999)
+    with pytest.raises(ValueError, match="could not fail"):
+        rule_of(f"{name}>100%")
+    assert rule_of("ttft>150%").limit == pytest.approx(1.5)
 
 
 def test_a_row_without_the_number_or_that_is_invalid_is_not_passed() -> None:

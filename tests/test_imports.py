@@ -336,6 +336,13 @@ def test_nan_and_null_are_not_there() -> None:
     assert not {"ttft_ms", "tpot_ms"} & only(profile).values.keys()
 
 
+def test_a_latency_in_another_unit_is_refused() -> None:
+    profile = whole("aiperf")
+    profile["time_to_first_token"] |= {"unit": "sec", "avg": 0.1}
+    with pytest.raises(ValueError, match=r"time_to_first_token\.unit: 'sec' \(allowed: ms\)"):
+        only(profile)
+
+
 LEAF = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
 JSON = st.recursive(
     LEAF, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner), max_leaves=5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from benchbench.comparison.verdicts import BETTER, PRIMARY, Effect
 
 FORMS = "'slower>1%', slower, 'ttft>5%', 'ratio<0.95', fidelity"
+SIGNED = {"lag1", "trend", "outside_ttft_ms"}  # columns that may be below 0
 METRICS = {metric.removesuffix("_req_s"): metric for metric in BETTER}  # name in a gate -> metric
 _LIMIT = re.compile(r"\s*([\w.]+?)\s*(<=|>=|<|>)\s*(-?(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?)\s*")
 
@@ -65,6 +67,8 @@ def rule_of(text: str) -> Rule:
         return Rule(text, "ratio", PRIMARY[:1], float(limit))
     if sign == ">" and name in {"slower", *METRICS}:
         share = percent_of(limit, f"--fail-on {name}>")
+        if share >= 1 and (name == "slower" or BETTER[METRICS[name]] > 0):
+            raise ValueError(f"--fail-on {text}: no rate falls by that, so it could not fail (allowed: below 100%)")
         return (
             Rule(text, "slower", PRIMARY, share) if name == "slower" else Rule(text, "metric", (METRICS[name],), share)
         )
@@ -78,7 +82,12 @@ def threshold_of(text: str, columns: Collection[str]) -> Threshold:
         raise ValueError(f"--fail-on {text}: must be a column and its limit (allowed: as 'ttft_ms_p99>500')")
     if match[1] not in columns:
         raise ValueError(f"--fail-on {text}: unknown column (allowed: {', '.join(columns)})")
-    return Threshold(text, match[1], match[2], float(match[3]))
+    limit = float(match[3])
+    if not math.isfinite(limit):
+        raise ValueError(f"--fail-on {text}: must be a finite number")
+    if "<" in match[2] and match[1] not in SIGNED and (limit < 0 or (limit == 0 and match[2] == "<")):
+        raise ValueError(f"--fail-on {text}: {match[1]} is never below 0, so it could not fail (allowed: above 0)")
+    return Threshold(text, match[1], match[2], limit)
 
 
 def percent_of(text: str, option: str) -> float:

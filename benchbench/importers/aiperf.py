@@ -10,6 +10,7 @@ from benchbench.importers.result import Count, ImportedResult, Number, Positive,
 
 TOOL = "AIPerf"
 _LATENCIES = {"ttft": "time_to_first_token", "e2el": "request_latency", "itl": "inter_chunk_latency"}
+_PROMPTS = ("input_config", "datasets", 0, "prompts")
 _PATHS = {
     "run_tok_s": "output_token_throughput.avg",
     "total_tok_s": "total_token_throughput.avg",
@@ -39,12 +40,8 @@ class _Result(BaseModel):
     start_time: str = ""
     models: list[_Name] = Field([], validation_alias=AliasPath("input_config", "models", "items"))
     phases: list[_Phase] = Field(validation_alias=AliasPath("input_config", "phases"))
-    inputs_wanted: Number = Field(
-        None, validation_alias=AliasPath("input_config", "datasets", 0, "prompts", "isl", "mean")
-    )
-    outputs_wanted: Number = Field(
-        None, validation_alias=AliasPath("input_config", "datasets", 0, "prompts", "osl", "mean")
-    )
+    inputs_wanted: Number = Field(None, validation_alias=AliasPath(*_PROMPTS, "isl", "mean"))
+    outputs_wanted: Number = Field(None, validation_alias=AliasPath(*_PROMPTS, "osl", "mean"))
     done: Count = Field(validation_alias=AliasPath("request_count", "avg"))
     failed: Count = Field(0, validation_alias=AliasPath("error_request_count", "avg"))
     inputs: Number = Field(None, validation_alias=AliasPath("input_sequence_length", "avg"))
@@ -59,6 +56,9 @@ def read_aiperf(data: dict[str, Any]) -> ImportedResult:
         raise ValueError(f"{TOOL}: input_config.phases: {len(timed)} phases are timed (allowed: one)")
     if (timed[0].concurrency if timed[0].type == "concurrency" else timed[0].rate) is None:
         raise ValueError(f"{TOOL}: input_config.phases: a phase of {timed[0].type} without its number")
+    for metric in (*_LATENCIES.values(), "inter_token_latency"):
+        if isinstance(latency := data.get(metric), dict) and latency.get("unit", "ms") != "ms":
+            raise ValueError(f"{TOOL}: {metric}.unit: {latency['unit']!r} (allowed: ms)")
     load = load_of(result.done + result.failed, timed[0].concurrency, timed[0].rate)
     return imported(
         numbers(data, _PATHS, TOOL) if result.done else {},

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from benchbench.errors import EngineError
 from benchbench.http1.untimed import Connections, NoAnswerError, NotConnectedError, NoTunnelError, Peer
 from benchbench.openai.target import MODELS, Access, route_target
-from benchbench.secrets import masked
+from benchbench.secrets import mask_text, masked
 from benchbench.stopping import unless_stopped
 
 ANSWER_BYTES = 1 << 20
@@ -121,7 +121,7 @@ async def _attach(url: str, model: str, access: Access) -> Capabilities:
         answer = await _listing(request, url, access)
         if isinstance(answer, str):
             return Capabilities(notes=(f"GET {MODELS} {answer}: the model list is not checked",))
-        capabilities = replace(read_models(*answer, model, access), **await _probe(request))
+        capabilities = replace(read_models(*answer, model, access), **await _probe(request, access.secrets))
         if capabilities.metrics and capabilities.kind in {None, "openai"}:
             capabilities = replace(capabilities, kind="vllm")  # under another owner's name
         if capabilities.kind == "vllm":
@@ -156,12 +156,12 @@ async def _listing(request: Request, url: str, access: Access) -> tuple[int, byt
     return status, body
 
 
-async def _probe(request: Request) -> dict[str, Any]:
+async def _probe(request: Request, secrets: frozenset[str]) -> dict[str, Any]:
     """Fields of Capabilities that further GETs tell; after one that failed no more are tried."""
     fields: dict[str, Any] = {}
     with contextlib.suppress(OSError):
         version = json_object(*await request("/version")).get("version")
-        fields["version"] = None if version is None else str(version)[:100]
+        fields["version"] = None if version is None else mask_text(str(version)[:100], secrets)
         status, body = await request("/metrics")
         fields["metrics"] = status == 200 and b"vllm:" in body
         labels = _CACHE_CONFIG.search(body) if fields["metrics"] else None
