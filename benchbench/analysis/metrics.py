@@ -212,7 +212,7 @@ def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo
         itl_s=_seconds(gaps[inside]),
         lag_s=_seconds(c.lag),
         sys_tok_s=rates[0],
-        run_tok_s=_rates(c, good, "open", whole)[0],
+        run_tok_s=(rates if load != "closed" else _rates(c, good, "open", whole))[0],
         total_tok_s=rates[1],
         req_s=rates[2],
         goodput_req_s=_goodput(rates[2], met[steady]) if slo.is_set else None,
@@ -332,8 +332,9 @@ def _rates(
 
 
 def pooled(rounds: Sequence[RoundMetrics], name: str) -> Floats:
-    """One of the array fields of all rounds, joined."""
-    return np.concatenate([getattr(r, name) for r in rounds]) if rounds else np.array([])
+    """One of the array fields of all rounds, joined; of one round its own."""
+    arrays = [getattr(r, name) for r in rounds]
+    return arrays[0] if len(arrays) == 1 else np.concatenate([*arrays, []])
 
 
 RANKS = (50, 90, 99, 100)
@@ -358,6 +359,6 @@ class Pools(dict[str, Pool]):
         if not len(values):
             return Pool(None, dict.fromkeys(RANKS))
         mean = float(values.mean())
-        ranked = np.percentile(values, RANKS, overwrite_input=True).tolist()
+        ranked = np.percentile(values, RANKS, overwrite_input=len(self._rounds) > 1).tolist()
         self[name] = Pool(mean, dict(zip(RANKS, ranked, strict=True)))
         return self[name]

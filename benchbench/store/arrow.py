@@ -89,8 +89,10 @@ def array_of(column: pa.ChunkedArray, missing: float = -1) -> npt.NDArray[Any]:
 
 def sums_of(offsets: Ints, values: npt.NDArray[Any]) -> Ints:
     """The sum of each row of a column of lists, as `lists_of` gives it."""
-    totals = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
-    return np.diff(totals[offsets])
+    sums, filled = np.zeros(len(offsets) - 1, np.int64), np.flatnonzero(np.diff(offsets))
+    if len(filled):
+        sums[filled] = np.add.reduceat(values, offsets[filled], dtype=np.int64)
+    return sums
 
 
 def lists_of(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _NAME = b"benchbench-crc32"  # of the entry in a file's metadata, whose value is _NAME:12345678
 _DIGITS = 8
+LARGE = 8 << 20  # bytes of a file
 
 
 def parquet_bytes(table: pa.Table, record: bytes = b"", **options: Any) -> bytes:  # noqa: ANN401 - of write_table
@@ -46,9 +47,11 @@ def read_parquet(path: Path, remedy: str) -> pa.Table:
     try:
         data = path.read_bytes()
         has_checksum = _check(data)
-        # Of a file this small most of the time would go to threads and to the layer of file systems.
+        # Of a small file most of the time would go to threads and to the layer of file systems.
         with pq.ParquetFile(pa.BufferReader(data)) as file:
-            table = file.read(use_threads=False)
+            table = file.read(use_threads=len(data) > LARGE)
+        if len(data) > LARGE:
+            pa.default_memory_pool().release_unused()
         for column in () if has_checksum else table.columns:
             column.validate(full=column.type == pa.string())  # text that is no UTF-8 would end a reader later
         metadata = dict(table.schema.metadata or {})

@@ -50,10 +50,10 @@ def tail_bound(groups: Sequence[Floats], percent: float) -> TailBound:
     needed = math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-tail))
     if k < 2:
         return TailBound(None, sum(map(len, filled)), k, float(k), needed)
-    values = np.concatenate(filled)
-    count = len(values)
+    ranked = np.concatenate(filled)
+    count = len(ranked)
     places = [min(count, math.ceil(level * count)) - 1 for level in (*LEVELS, percent / 100)]
-    ranked = np.partition(values, places)
+    ranked.partition(places)  # in place, here and below: there may be millions
     deff = max(_deff(filled, ranked[place], count) for place in places)
     least = count**2 / sum(len(values) ** 2 for values in filled)
     effective = max(least, count / (deff * (k - 1) / chi2_low(DOUBT, k - 1)))
@@ -61,12 +61,13 @@ def tail_bound(groups: Sequence[Floats], percent: float) -> TailBound:
     if beyond is None:
         return TailBound(None, count, k, effective, needed)
     place = count - 1 - math.floor(beyond / effective * count)
-    return TailBound(float(np.partition(ranked, place)[place]), count, k, effective, needed)
+    ranked.partition(place)
+    return TailBound(float(ranked[place]), count, k, effective, needed)
 
 
 def _deff(groups: Sequence[Floats], threshold: float, count: int) -> float:
     """N Var(share beyond) / (p (1 - p)), the variance over groups, each with the weight of its values; 1 at least."""
-    beyond = [int((values > threshold).sum()) for values in groups]
+    beyond = [int(np.count_nonzero(values > threshold)) for values in groups]
     share = sum(beyond) / count
     if not 0 < share < 1:
         return 1.0
