@@ -10,12 +10,10 @@ from __future__ import annotations
 import argparse
 import ast
 import functools
-import io
 import os
 import subprocess
 import sys
 import tempfile
-import tokenize
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +40,6 @@ OPTIONAL = (
     "starter",
 )
 NAMELESS = {"found", "told", "said", "asked", "one"}  # names that do not say what they hold
-LAYOUT = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 
 
 class Size(NamedTuple):
@@ -74,17 +71,19 @@ def room(module: str) -> str:
 
 @functools.cache
 def code_lines(path: Path) -> frozenset[int]:
-    """The numbers of the lines that hold code."""
-    source, lines = path.read_text(encoding="utf-8"), set[int]()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type not in LAYOUT:
-            lines.update(range(token.start[0], token.end[0] + 1))
+    """The numbers of the lines that hold code; a string over several lines is code with all that looks otherwise."""
+    text = path.read_text(encoding="utf-8").splitlines()
+    code = {number for number, line in enumerate(text, 1) if (bare := line.strip()) and not bare.startswith("#")}
+    docstrings = set[int]()
     for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
-            node
+        if isinstance(node, ast.JoinedStr | ast.Constant):
+            if node.end_lineno != node.lineno:
+                code.update(range(node.lineno, (node.end_lineno or 0) + 1))
+        elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
+            node, clean=False
         ):
-            lines.difference_update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
-    return frozenset(lines)
+            docstrings.update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    return frozenset(code - docstrings)
 
 
 def rooms() -> Counter[str]:

@@ -18,8 +18,10 @@ from click.testing import CliRunner, Result
 from servers import ScriptedServer
 
 from benchbench.cli.main import main
+from benchbench.engines.simulator import load_profile
 
 BENCH = [sys.executable, "-m", "benchbench.cli.main"]
+os.environ["STANDIN_PROFILE"] = load_profile("fixed").model_dump_json()  # for standin_vllm.py
 CARRIED_OUT = (0, 3)  # 3: on a machine so busy that no cell is valid
 
 

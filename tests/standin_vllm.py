@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import signal
 import subprocess
 import sys
+from types import FrameType, SimpleNamespace
 
 RANK = "import time; time.sleep(600)"
 
@@ -28,9 +31,29 @@ def main() -> None:
         sys.exit(given.broken)
     for rank in range(given.tensor_parallel_size):
         subprocess.Popen([f"VLLM::Worker_TP{rank}", "-c", RANK], executable=sys.executable)
-    words = ["sim", "--port", given.port, "--model", given.served_model_name or given.model]
-    options = [word for option in given.option for word in ("--option", option)]
-    os.execv(sys.executable, [sys.executable, "-m", "benchbench.cli.main", *words, *options])  # noqa: S606 - no shell is meant
+    serve(int(given.port), given.served_model_name or given.model, given.option)
+
+
+def serve(port: int, model: str, options: list[str]) -> None:
+    """`bench sim`, but for what validates a profile: that takes longer than all else of a start."""
+    from benchbench.engines.simulator.server import Server
+
+    profile = json.loads(os.environ["STANDIN_PROFILE"])  # by `driving`
+    for option in options:
+        names, _, value = option.partition("=")
+        *parts, last = names.split(".")
+        part = profile
+        for name in parts:
+            part = part[name]
+        part[last] = json.loads(value)
+    valid = json.loads(json.dumps(profile), object_hook=lambda found: SimpleNamespace(**found))
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    Server(valid, [model], port).run()
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def test_a_variant_that_dies_in_a_block_leaves_the_blocks_before_and_after() -> 
             time.sleep(0.02)
         while True:
             begun = path.read_text().splitlines()[-1]
-            servers = [one for one in running.descendants() if " sim " in command(one)]
+            servers = [one for one in running.descendants() if "standin_vllm" in command(one)]
             if servers and '"event":"round_begun"' in begun:
                 servers[0].kill()
                 break

@@ -85,7 +85,7 @@ def state(folder: Path) -> dict[str, Any]:
     }
 
 
-def sweep_of(repo: Path, *first: str, **refs: str) -> Path:
+def sweep_of(repo: Path, *first: str, blocks: int = 2, **refs: str) -> Path:
     """Variants built from these refs; `first` are commands before the others in the build of the last variant."""
     engine = {"kind": "vllm_serve", "command": [sys.executable, "bin/serve.py"], "ready": {"timeout_s": 60}}
     last = list(refs)[-1]
@@ -93,7 +93,7 @@ def sweep_of(repo: Path, *first: str, **refs: str) -> Path:
         name: {"git": {"repo": str(repo), "ref": ref, "build": [*first, *BUILD] if name == last else [*BUILD]}}
         for name, ref in refs.items()
     }
-    return write_sweep(Path("s.yaml"), "", engine=engine, variants=variants, blocks=2)
+    return write_sweep(Path("s.yaml"), "", engine=engine, variants=variants, blocks=blocks)
 
 
 def manifest() -> dict[str, Any]:
@@ -156,18 +156,18 @@ def test_two_branches_are_built_once_and_measured_in_blocks_and_the_checkout_is_
 
 
 def test_a_build_that_fails_leaves_out_its_variant_and_is_tried_again(repo: Path) -> None:
-    sweep = sweep_of(repo, "echo compiling; test -e ../../../../../allowed || exit 3", a="main", b="main")
+    sweep = sweep_of(repo, "echo compiling; test -e ../../../../../allowed || exit 3", blocks=1, a="main", b="main")
     result = bench("sweep", sweep, "--out", "run", "--no-plots")
     assert result.exit_code == 3, result.stderr
     assert result.stderr.endswith("bench: no cell of variant b is valid (see bench explain run)\n")
     assert "variant b cannot start, and is left out: `echo compiling;" in result.stderr
     assert "failed (exit code 3): compiling" in result.stderr
     assert "whole log: run/logs/build-b.log" in result.stderr
-    assert {row["variant"]: row["rounds"] for row in summary(Path("run"))} == {"a": 2, "b": 0}
+    assert {row["variant"]: row["rounds"] for row in summary(Path("run"))} == {"a": 1, "b": 0}
     Path("allowed").touch()
     result = bench("sweep", sweep, "--out", "run", "--no-plots", "--resume")
     assert result.exit_code in CARRIED_OUT, result.stderr
-    assert {row["variant"]: row["rounds"] for row in summary(Path("run"))} == {"a": 2, "b": 2}
+    assert {row["variant"]: row["rounds"] for row in summary(Path("run"))} == {"a": 1, "b": 1}
     assert {facts["commit"] for facts in manifest()["variants"].values()} == {git(repo, "rev-parse", "main")}
 
 
@@ -198,7 +198,7 @@ def test_a_ref_that_has_moved_is_not_mixed_with_what_was_measured(repo: Path) ->
 
 def test_an_interrupted_build_leaves_no_process_and_is_begun_anew(repo: Path) -> None:
     building = 'test -e "$COUNTER.again" && exit; touch half; (sleep 500 & touch "$COUNTER.building"; sleep 500)'
-    with sweeping(sweep_of(repo, building, a="main", b="main"), "--out", "run", "--no-plots") as running:
+    with sweeping(sweep_of(repo, building, blocks=1, a="main", b="main"), "--out", "run", "--no-plots") as running:
         while not Path("counter.building").exists():
             assert running.process.poll() is None, running.end()
             time.sleep(0.05)
@@ -209,7 +209,7 @@ def test_an_interrupted_build_leaves_no_process_and_is_begun_anew(repo: Path) ->
     Path("counter.again").touch()
     result = bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--resume")
     assert result.exit_code in CARRIED_OUT, result.stderr
-    assert [row["rounds"] for row in summary(Path("run"))] == [2, 2]
+    assert [row["rounds"] for row in summary(Path("run"))] == [1, 1]
     assert not Path(manifest()["variants"]["b"]["path"], "half").exists()
 
 
@@ -252,7 +252,12 @@ def test_commits_of_a_url_and_of_a_folder_are_the_same(repo: Path, ref: str) -> 
         assert (found.commit, found.dirty, found.diff) == (sha, (), "")
         assert (found.path / "speed").read_text() == "1\n"
         assert git(found.path, "describe", "--tags") == "v1"
-    git(repo, "branch", "-q", "-m", "feat/fast", "feat")  # what was a folder of branches becomes a branch
+
+
+def test_a_folder_of_branches_becomes_a_branch(repo: Path) -> None:
+    for source in (repo, f"file://{repo}"):
+        made(source, "feat/fast")
+    git(repo, "branch", "-q", "-m", "feat/fast", "feat")
     commit(repo, speed="2\n")
     assert made(repo, "main").commit == made(f"file://{repo}", "main").commit == git(repo, "rev-parse", "main")
     with pytest.raises(EngineError, match=r"no commit has this name in .*: feat/fast") as told:

@@ -29,7 +29,7 @@ def engine(**keys: Any) -> dict[str, Any]:
     return {"kind": "vllm_serve", "command": STANDIN, "ready": {"timeout_s": 60}, **keys}
 
 
-def server_of(sweep: Sweeping, name: str = " sim ") -> psutil.Process:
+def server_of(sweep: Sweeping, name: str = "standin_vllm") -> psutil.Process:
     """The launched server's first process, once it serves; its ranks by their titles."""
     while sweep.process.poll() is None:
         for process in sweep.descendants():
@@ -85,7 +85,7 @@ def test_a_launched_server_is_measured_described_and_gone_afterwards(
     )
 
 
-@pytest.mark.parametrize("victim", [" sim ", "VLLM::Worker_TP1"])
+@pytest.mark.parametrize("victim", ["standin_vllm", "VLLM::Worker_TP1"])
 def test_a_server_that_dies_in_mid_cell_costs_that_cell_and_is_started_again(victim: str) -> None:
     grid = {"input": 8, "output": [100, 6], "batch": 2}
     sweep = write_sweep(Path("s.yaml"), "", engine=engine(args={"tensor-parallel-size": 2, **SLOW}), grid=grid)

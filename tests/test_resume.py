@@ -31,7 +31,7 @@ from benchbench.errors import InterruptedSweep
 from benchbench.openai import client
 from benchbench.openai.target import Access
 
-KILLS = 20
+KILLS = 10
 ROUNDS = 5  # so many that some are left for each kill, also on a busy machine
 SIMULATED = {
     "name": "t",
@@ -81,7 +81,7 @@ def nobody_left(sweep: Sweeping) -> None:
     until(lambda: not sweep.descendants(), "the worker and the simulator are gone")
 
 
-def test_killed_at_twenty_moments_it_resumes_to_a_complete_run() -> None:
+def test_killed_at_ten_moments_it_resumes_to_a_complete_run() -> None:
     Path("s.yaml").write_text(yaml.safe_dump(SIMULATED))
     chance = random.Random(2026)
     kept: dict[str, bytes] = {}
