@@ -298,6 +298,7 @@ def test_a_start_is_above_its_limit_just_where_the_table_says_that_it_misses_the
         assert (excess <= 0) == meets(summary.cell.slo, summary.estimate)
 
 
+@pytest.mark.usefixtures("drawn_here")
 def test_the_picture_and_the_page_name_the_best_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     made_run(Path("run"), SWEEP | {"variants": {"a": {}, "c": {}, "d": {}}}, times(SPEED))
     run = open_run(Path("run"))

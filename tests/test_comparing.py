@@ -165,6 +165,7 @@ def texts(svg: Path) -> set[str]:
     return {"".join(element.itertext()) for element in tree.iter("{http://www.w3.org/2000/svg}text")}
 
 
+@pytest.mark.usefixtures("drawn_here")
 def test_the_figures_show_what_was_compared_and_nothing_that_was_dropped() -> None:
     result = bench("plot", died(Path("run")), "--format", "svg", "--out", "figures")
     assert result.exit_code == 0, result.stderr
@@ -184,6 +185,7 @@ def test_the_figures_show_what_was_compared_and_nothing_that_was_dropped() -> No
     assert {"main, mean over cells", "0", "5"} <= blocks
 
 
+@pytest.mark.usefixtures("drawn_here")
 def test_the_figures_of_single_starts_and_of_several_candidates() -> None:
     data = {**TINY, "variants": {"main": {}, "a": {}, "b": {}}, "blocks": 1}
     result = bench("plot", made_run(Path("run"), data, times()), "--format", "svg")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 from driving import bench
 from test_table import PUBLISHED
-
-from benchbench.api.pictures import Pictures
 
 ROOT = Path(__file__).parents[1]
 RUNS = sorted((ROOT / "plots").glob("**/run"))
@@ -31,16 +28,9 @@ def test_a_committed_table_is_what_its_run_gives(run: Path, card: Path, form: tu
     assert (told.exit_code, told.stdout, told.stderr) == (0, "", "")
 
 
-def drawn_here(pictures: Pictures, formats: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """As `cli.drawing.drawn`, which test_drawing.py holds against it, without a process that imports matplotlib."""
-    return pictures.draw(formats), []
-
-
+@pytest.mark.usefixtures("drawn_here")
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: str(run.relative_to(ROOT)))
-def test_every_figure_is_of_the_index_and_every_run_too(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("benchbench.cli.drawing.drawn", drawn_here)
+def test_every_figure_is_of_the_index_and_every_run_too(run: Path, tmp_path: Path) -> None:
     folder = run.parent
     assert f"({folder.relative_to(ROOT / 'plots')}/README.md)" in (ROOT / "plots/README.md").read_text(encoding="utf-8")
     shown = set(re.findall(r"\]\((\w+\.svg)\)", (folder / "README.md").read_text(encoding="utf-8")))
@@ -55,10 +45,10 @@ def test_every_figure_is_of_the_index_and_every_run_too(
         assert committed == made
 
 
-def test_figures_are_the_same_bytes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_are_the_same_bytes_again(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     for name in "ab":  # by processes of its own, then by this one
         assert bench("plot", SIMULATED / "run", "--out", tmp_path / name).exit_code == 0
-        monkeypatch.setattr("benchbench.cli.drawing.drawn", drawn_here)
+        request.getfixturevalue("drawn_here")
     first, second = (sorted((tmp_path / name).iterdir()) for name in "ab")
     assert {path.suffix for path in first} == {".png", ".svg"}
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]

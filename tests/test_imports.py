@@ -238,6 +238,7 @@ def test_lengths_that_were_not_reached_and_failures_make_it_invalid(tmp_path: Pa
 # ---- Tables
 
 
+@pytest.mark.usefixtures("drawn_here")
 def test_a_card_and_our_own_table_are_read_back(tmp_path: Path) -> None:
     card = tmp_path / "card.md"
     card.write_text(CARD)

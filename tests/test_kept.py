@@ -53,6 +53,7 @@ def test_what_needs_records_refuses_in_one_line(runs: tuple[Path, Path]) -> None
             ask()
 
 
+@pytest.mark.usefixtures("drawn_here")
 def test_it_is_plotted_without_a_timeline(runs: tuple[Path, Path], tmp_path: Path) -> None:
     result = bench("plot", runs[1], "--out", tmp_path, "--format", "svg")
     assert result.exit_code == 0

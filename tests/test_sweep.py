@@ -147,6 +147,7 @@ def _due(rows: list[dict[str, Any]], load: dict[str, Any]) -> None:
         assert due == [pytest.approx(k * 1e9 / load["rate"], abs=1) for k in range(len(rows))]
 
 
+@pytest.mark.usefixtures("drawn_here")
 def test_one_sweep_of_its_own_simulator_and_all_that_is_made_of_it() -> None:
     spec = {
         "name": "whole",
