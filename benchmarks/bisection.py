@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchbench.bisect.next_block import Answer, Question, next_block
-from benchbench.bisect.step_posterior import Start
+from benchbench.stepsearch.next_block import Answer, Question, next_block
+from benchbench.stepsearch.step_posterior import Start
 
 SEED = 0
 

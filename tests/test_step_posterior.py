@@ -10,8 +10,8 @@ from scipy.stats import multivariate_normal
 from scripts import load_benchmark
 
 from benchbench.bisect import step_posterior
-from benchbench.bisect.next_block import Answer, Ask, Question, groups_of, next_block
-from benchbench.bisect.step_posterior import Start, effect_of, posterior, several_steps
+from benchbench.stepsearch.next_block import Answer, Ask, Question, groups_of, next_block
+from benchbench.stepsearch.step_posterior import Start, effect_of, posterior, several_steps
 
 BENCHMARK = load_benchmark("bisection")
 EFFECT = math.log(0.97)

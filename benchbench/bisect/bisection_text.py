@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from benchbench.bisect.line_of_builds import Line
-from benchbench.bisect.next_block import Answer
 from benchbench.bisect.search import Bisection
-from benchbench.bisect.step_posterior import Effect, effect_of, posterior, several_steps
 from benchbench.comparison.tables import percent
 from benchbench.comparison.verdicts import TITLES
 from benchbench.engines.git_checkout import Commit
 from benchbench.report.markdown import escape_markdown, write_table
+from benchbench.stepsearch.next_block import Answer
+from benchbench.stepsearch.step_posterior import Effect, effect_of, posterior, several_steps
 
 _LISTED = 10  # skipped commits, and those that share a verdict
 _DASH = "\N{EN DASH}"

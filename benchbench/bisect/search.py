@@ -17,8 +17,6 @@ from typing import Any
 
 from benchbench.analysis.runs import Run
 from benchbench.bisect.line_of_builds import Line, in_order, line_of, plan_of_blocks, sweep_of, template_of
-from benchbench.bisect.next_block import Answer, Ask, Question, next_block
-from benchbench.bisect.step_posterior import Start
 from benchbench.comparison.pairs import STARTS_CHOSEN, Side, unpaired_cells, values_of
 from benchbench.comparison.verdicts import BETTER
 from benchbench.engines.git_checkout import checkout, commits_between
@@ -31,6 +29,8 @@ from benchbench.model.served import served_models
 from benchbench.prompts.prompt_dealer import Dealer
 from benchbench.secrets import masked
 from benchbench.spec import Plan, SweepSpec
+from benchbench.stepsearch.next_block import Answer, Ask, Question, next_block
+from benchbench.stepsearch.step_posterior import Start
 from benchbench.store.run_directory import RunDirectory
 
 METRICS = ("sys_tok_s", "ttft", "tpot")

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 _NOISES = np.geomspace(1e-4, 0.4, 28)
 _NOISE_PRIOR = np.exp(-0.5 * (np.log(_NOISES / 0.01) / 0.8) ** 2)
-_DRIFTS = np.array([0.0, 0.5, 1.0, 3.0, 20.0])
-_DRIFT_PRIOR = np.array([0.4, 0.2, 0.2, 0.15, 0.05])
+# Drift in units of s: sd of a block's own level, and of the step of a random walk from start to start.
+_DRIFTS = ((0.0, 0.0), (0.5, 0.0), (1.0, 0.0), (3.0, 0.0), (20.0, 0.0), (0.0, 0.1), (0.0, 0.3))
+_DRIFT_PRIOR = np.array([0.4, 0.15, 0.15, 0.1, 0.05, 0.1, 0.05])
 _SCALES = np.array([0.01, 0.03, 0.1, 0.3])
 _DIFFER = 0.8  # prior of any step: who asks has seen one
 _SEVERAL = 0.1  # prior of two steps, where there is one at least
@@ -54,7 +55,8 @@ class Effect(NamedTuple):
 class Posterior:
     """`weights[k - 1]`: that the step is at place k, if there is one; `differ`: that there is one, prior 1/2.
 
-    `effect`: the step's mean in ln; `noise`: of a start, in ln, and `drift`: of a block, their means.
+    `effect`: the step's mean in ln; `noise`: of a start, in ln, and `drift`: of a block; `walk`: of each step of a
+    random walk: their means.
     """
 
     weights: Array
@@ -62,6 +64,7 @@ class Posterior:
     effect: float
     noise: float
     drift: float
+    walk: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +89,14 @@ def posterior(starts: Sequence[Start], prior: Sequence[float]) -> Posterior:
     total, nothing = stepped.sum(), none.sum()
     grid = stepped.sum((2, 3)) / total
     noise = float((grid.sum(0) * _NOISES).sum())
+    drift, walk = (float(value) for value in grid @ _NOISES @ np.array(_DRIFTS))
     return Posterior(
         weights=stepped.sum((0, 1, 2)) / total,
         differ=float(total * _DIFFER / (total * _DIFFER + nothing * (1 - _DIFFER))),
         effect=float((stepped * likelihoods.mean).sum() / total),
         noise=noise,
-        drift=float((grid * np.outer(_DRIFTS, _NOISES)).sum()),
+        drift=drift,
+        walk=walk,
     )
 
 
@@ -131,7 +136,7 @@ def several_steps(starts: Sequence[Start], prior: Sequence[float]) -> tuple[floa
     pairs = _normal(sums[first] * sums[second])
     double = np.zeros(len(first))
     for number, ratio in enumerate(_DRIFTS):
-        square, cross, gram, constant = _products(starts, measured, float(ratio))
+        square, cross, gram, constant = _products(starts, measured, ratio)
         for scale in _SCALES:
             r = (scale / _NOISES[:, None]) ** 2
             a, b, c = 1 + r * gram[first, first], 1 + r * gram[second, second], r * gram[first, second]
@@ -154,7 +159,7 @@ def _likelihoods(starts: Sequence[Start], places: int) -> _Likelihoods:
     noises, scales = _NOISES[:, None, None], _SCALES[None, :, None]
     ratio = (scales / noises) ** 2
     for number, drift in enumerate(_DRIFTS):
-        square, cross, gram, constant = _products(starts, range(1, places + 1), float(drift))
+        square, cross, gram, constant = _products(starts, range(1, places + 1), drift)
         common = constant - (len(starts) - 1) * np.log(_NOISES) + np.log(_NOISE_PRIOR * _DRIFT_PRIOR[number])
         none[number] = common - square / (2 * _NOISES**2)
         share = ratio / (1 + ratio * np.diag(gram))
@@ -165,31 +170,39 @@ def _likelihoods(starts: Sequence[Start], places: int) -> _Likelihoods:
     return _Likelihoods(stepped - math.log(len(_SCALES)), none, mean, variance)
 
 
-def _products(starts: Sequence[Start], steps: Sequence[int], drift: float) -> tuple[float, Array, Array, float]:
-    """y'Py, X'Py, X'PX and ln of what the determinants add: P takes out the mean and, as far as drift goes, blocks.
+def covariance(starts: Sequence[Start], noise: float, drift: float, walk: float) -> Array:
+    """Of the starts, one with the other: noise of each, and what those of a block and of near blocks share."""
+    block, when = np.array([start.block for start in starts]), times(starts)
+    same = block[:, None] == block[None, :]
+    total: Array = noise**2 * np.eye(len(starts)) + drift**2 * same + walk**2 * np.minimum(when[:, None], when)
+    return total
 
-    Columns of X are 1 where the start's place is at or after the step.
-    """
-    blocks = np.array([start.block for start in starts])
-    names, block = np.unique(blocks, return_inverse=True)
-    counts = np.bincount(block)
+
+def times(starts: Sequence[Start]) -> Array:
+    """When the block of each start was, counted in starts."""
+    _, block, counts = np.unique([start.block for start in starts], return_inverse=True, return_counts=True)
+    middles: Array = np.cumsum(counts) - counts / 2
+    return middles[block]
+
+
+def changed(starts: Sequence[Start], steps: Sequence[int]) -> Array:
+    """Starts x steps: 1 where the start's build is at or after the step."""
     places = np.array([start.place for start in starts])
-    columns = np.vstack(
-        [
-            np.ones(len(starts)),
-            [start.value for start in starts],
-            (places[None, :] >= np.array(steps)[:, None]).astype(float),
-        ]
-    )
-    inflation = 1 + counts * drift**2
-    shrunk = (1 - 1 / np.sqrt(inflation)) / counts
-    member = (block[:, None] == np.arange(len(names))[None, :]).astype(float)
-    columns = columns - ((columns @ member) * shrunk) @ member.T
-    ones, rest = columns[0], columns[1:]
+    return (places[:, None] >= np.array(steps)[None, :]).astype(float)
+
+
+def _products(
+    starts: Sequence[Start], steps: Sequence[int], drift: tuple[float, float]
+) -> tuple[float, Array, Array, float]:
+    """y'Py, X'Py, X'PX and ln of what the determinants add: P takes out the mean and, as far as it goes, drift."""
+    root = np.linalg.cholesky(covariance(starts, 1.0, *drift))
+    values = np.array([[1.0, start.value] for start in starts])
+    columns = np.linalg.solve(root, np.hstack([values, changed(starts, steps)]))
+    ones, rest = columns[:, 0], columns[:, 1:]
     weight = float(ones @ ones)
-    rest = rest - np.outer(rest @ ones, ones) / weight
-    products = rest @ rest.T
-    constant = -0.5 * float(np.log(inflation).sum()) - 0.5 * math.log(weight)
+    rest = rest - np.outer(ones, ones @ rest) / weight
+    products = rest.T @ rest
+    constant = -float(np.log(np.diag(root)).sum()) - 0.5 * math.log(weight)
     return float(products[0, 0]), products[0, 1:], products[1:, 1:], constant
 
 

@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from benchbench.bisect.step_posterior import Posterior, Start, posterior, several_steps
+from benchbench.stepsearch.step_forecast import Forecast
+from benchbench.stepsearch.step_posterior import Posterior, Start, posterior, several_steps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
 
 END_BLOCKS = 7  # of good and bad, in which they must be shown to differ
 LEAST_END_BLOCKS = 2
-_SHOWN = 0.93  # of a difference, before anything is probed: 1 in 20 builds without one pass (docs/bisect.md)
-_GOOD_AGAIN, _BAD_AGAIN = 3, 6  # blocks of which one has the good build, the bad build
+_SHOWN = 0.85  # of a difference, before anything is probed (docs/bisect.md)
+_END_AGAIN = 12  # starts of which one at least is of good or bad
 _LOST = 3  # blocks that came to nothing, of a search's first stage, before it is given up
-_PLACES = 24  # that are considered, at most
+_PLACES = 12  # that are considered, at most
+_ALIKE = 0.5  # of the noise: where drift is less, blocks are of one start
 _BUILT = 0.95  # of the most that can be told: so much is enough where it saves a build
-_NODES = 7  # of the quadrature, in each dimension
 
 Reason = Literal["found", "no_difference", "several", "budget"]
 
@@ -91,18 +92,27 @@ def next_block(
         return Answer("no_difference", 1, question.bad, 1 - state.differ)
     best = max(groups_of(question, skipped), key=lambda group: _mass(state.weights, group))
     confidence = _mass(state.weights, best) * state.differ
-    places = _most_telling(question, state, starts, tried, skipped)
     sure = confidence >= question.confidence
-    if sure or spent + len(places) > question.starts:
-        several = several_steps(starts, question.prior)[0] >= question.several
-        return Answer("several" if several else "found" if sure else "budget", *best, confidence)
-    return Ask(places)
+    if not sure:
+        places = _most_telling(question, state, starts, tried, skipped)
+        if spent + len(places) <= question.starts:
+            return Ask(places)
+        if state.differ < _SHOWN:
+            return Answer("budget", 1, question.bad, 0.0)
+    several = several_steps(starts, question.prior)[0] >= question.several
+    return Answer("several" if several else "found" if sure else "budget", *best, confidence)
 
 
 def groups_of(question: Question, skipped: AbstractSet[int]) -> list[tuple[int, int]]:
     """Places that share a verdict, first and last of each: up to one that can be measured, and no other between."""
     ends = [0, *(place for place in range(1, question.bad + 1) if place not in skipped or place == question.bad)]
     return [(before + 1, place) for before, place in pairwise(ends)]
+
+
+def _lately(tried: Sequence[tuple[int, ...]], ends: tuple[int, int]) -> bool:
+    """Whether good or bad is among the last starts."""
+    last = [place for places in tried for place in places][1 - _END_AGAIN :]
+    return not set(ends).isdisjoint(last)
 
 
 def _mass(weights: Array, group: tuple[int, int]) -> float:
@@ -118,34 +128,25 @@ def _most_telling(
 ) -> tuple[int, ...]:
     """The block that tells most about the step, in bits a start; of built ones where they do nearly as well.
 
-    It has two builds or three. The good one is not among them where two other places tell more: where blocks differ
-    little, and not for long.
+    One start, or two where blocks differ enough that these tell more.
     """
+    ends = (0, question.bad)
     below = np.concatenate([[0.0], np.cumsum(state.weights)])  # below[p]: that the step is at or before p
-    inside = _worth_probing(question, below, skipped)
-    blocks = len({start.block for start in starts})
-    free = state.drift**2 + (state.noise**2 + state.drift**2) / blocks  # variance of what a block has in common
-    held = free * state.noise**2 / (free + state.noise**2)  # the same once its good build is measured
-    single = [(place, question.bad) for place in inside]
-    pairs = [(a, b) for i, a in enumerate(inside) for b in inside[i + 1 :]] + [
-        pair for pair in single if len({*pair}) > 1
-    ]
-    recent = tried[-_GOOD_AGAIN + 1 :]
-    without = not question.paired and bool(pairs) and any(0 in places for places in recent)
-    designs: list[tuple[int, ...]] = []
-    bits: list[float] = []
-    for good, common in ((1, held), (0, free)) if without else ((1, held),):
-        noise = state.noise**2 * np.eye(2) + common
-        for probes, each in ((1, single), (2, pairs)):
-            if not each or good + probes < 2:
-                continue
-            designs += [(0,) * good + pair[:probes] for pair in each]
-            bits += list(_information(below, each, state.effect, noise[:probes, :probes]) / (good + probes))
+    places = sorted({*ends, *_worth_probing(question, below, skipped)})
+    alone: list[tuple[int, ...]] = [(place,) for place in places]
+    pairs: list[tuple[int, ...]] = list(combinations(places, 2))
+    if question.paired:
+        alone, pairs = [], [pair for pair in pairs if pair[0] == 0]
+    elif not _lately(tried, ends):
+        alone, pairs = ([design for design in designs if set(ends) & {*design}] for designs in (alone, pairs))
+    if not question.paired and max(state.drift, state.walk * math.sqrt(_END_AGAIN)) < _ALIKE * state.noise:
+        pairs = []
+    forecast = Forecast.of(state, starts, sorted({start.place for start in starts} | set(places)))
+    designs = [*alone, *pairs]
+    bits = np.concatenate([forecast.information(few) / len(few[0]) for few in (alone, pairs) if few])
     built = {start.place for start in starts}
-    enough = [i for i in range(len(bits)) if bits[i] >= _BUILT * max(bits)]
-    best = designs[min(enough, key=lambda i: (sum(place not in built for place in designs[i]), -bits[i]))]
-    measured = any(question.bad in places for places in [*tried[-_BAD_AGAIN + 1 :], best])
-    return best if measured else (*best, question.bad)
+    enough = [i for i in range(len(bits)) if bits[i] >= _BUILT * bits.max()]
+    return designs[min(enough, key=lambda i: (sum(place not in built for place in designs[i]), -bits[i]))]
 
 
 def _worth_probing(question: Question, below: Array, skipped: AbstractSet[int]) -> list[int]:
@@ -156,27 +157,3 @@ def _worth_probing(question: Question, below: Array, skipped: AbstractSet[int]) 
         return inside
     levels = (np.arange(_PLACES) + 0.5) / _PLACES
     return sorted({inside[int(np.abs(below[inside] - level).argmin())] for level in levels})
-
-
-def _information(below: Array, pairs: Sequence[tuple[int, int]], effect: float, covariance: Array) -> Array:
-    """Mutual information in bits of where the step is and what a block shows of each pair of places.
-
-    A block tells three cases apart: the step is at or before the first place, between them, or after the second. The
-    integral over the normal noise is Gauss and Hermite's. With a covariance of one the first place is measured alone.
-    """
-    first, second = np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])
-    chances = np.stack([below[first], below[second] - below[first], 1 - below[second]])  # cases x pairs
-    chances = np.clip(chances, 1e-12, 1)
-    probes = len(covariance)
-    means = effect * np.array([[1.0, 1.0], [0.0, 1.0], [0.0, 0.0]])[:, :probes]
-    nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
-    points = np.stack(np.meshgrid(*[nodes] * probes), -1).reshape(-1, probes)
-    mass = np.prod(np.meshgrid(*[weights / math.sqrt(2 * math.pi)] * probes), 0).ravel()
-    whitened = np.linalg.solve(np.linalg.cholesky(covariance), means.T).T
-    gained = np.zeros(len(pairs))
-    for case in range(3):
-        offsets = whitened[case] + points  # what is seen, whitened
-        distances = ((offsets[:, None, :] - whitened[None, :, :]) ** 2).sum(2)  # points x cases
-        relative = np.exp(-0.5 * (distances - distances[:, case : case + 1]))
-        gained -= chances[case] * (mass @ np.log2(relative @ chances))
-    return gained
