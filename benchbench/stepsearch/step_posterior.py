@@ -69,7 +69,7 @@ class Posterior:
 
 @dataclass(frozen=True, slots=True)
 class _Likelihoods:
-    """Logarithms over drift x noise x scale x place (`stepped`), and drift x noise (`none`), with the grids' priors.
+    """Logarithms over drift x noise x scale x step (`stepped`), and drift x noise (`none`), with the grids' priors.
 
     `mean` and `variance` are the step's, given all of these.
     """
@@ -82,8 +82,9 @@ class _Likelihoods:
 
 def posterior(starts: Sequence[Start], prior: Sequence[float]) -> Posterior:
     """What `starts` say. `prior[k - 1]`: weight of place k, before; they need not sum to 1."""
-    likelihoods = _likelihoods(starts, len(prior))
-    weighted = likelihoods.stepped + np.log(_normal(np.asarray(prior, float)))
+    shares, cuts, sums = _alike(starts, prior)
+    likelihoods = _likelihoods(starts, [cut + 1 for cut in cuts])
+    weighted = likelihoods.stepped + np.log(sums)
     top = max(weighted.max(), likelihoods.none.max())
     stepped, none = np.exp(weighted - top), np.exp(likelihoods.none - top)
     total, nothing = stepped.sum(), none.sum()
@@ -91,7 +92,7 @@ def posterior(starts: Sequence[Start], prior: Sequence[float]) -> Posterior:
     noise = float((grid.sum(0) * _NOISES).sum())
     drift, walk = (float(value) for value in grid @ _NOISES @ np.array(_DRIFTS))
     return Posterior(
-        weights=stepped.sum((0, 1, 2)) / total,
+        weights=np.repeat(stepped.sum((0, 1, 2)) / total / sums, np.diff([*cuts, len(prior)])) * shares,
         differ=float(total * _DIFFER / (total * _DIFFER + nothing * (1 - _DIFFER))),
         effect=float((stepped * likelihoods.mean).sum() / total),
         noise=noise,
@@ -102,8 +103,9 @@ def posterior(starts: Sequence[Start], prior: Sequence[float]) -> Posterior:
 
 def effect_of(starts: Sequence[Start], prior: Sequence[float]) -> Effect:
     """The size of the step, over all places, noises and scales, each as likely as `starts` leave it."""
-    likelihoods = _likelihoods(starts, len(prior))
-    weighted = likelihoods.stepped + np.log(_normal(np.asarray(prior, float)))
+    _, cuts, sums = _alike(starts, prior)
+    likelihoods = _likelihoods(starts, [cut + 1 for cut in cuts])
+    weighted = likelihoods.stepped + np.log(sums)
     weights = _normal(np.exp(weighted - weighted.max()))
     kept = weights > 1e-7
     weights, means = _normal(weights[kept]), likelihoods.mean[kept]
@@ -130,9 +132,9 @@ def several_steps(starts: Sequence[Start], prior: Sequence[float]) -> tuple[floa
         return 0.0, (0, 0)
     sums = np.add.reduceat(_normal(np.asarray(prior, float)), [0, *measured[:-1]])
     first, second = np.triu_indices(len(measured), 1)
-    likelihoods = _likelihoods(starts, len(prior))
+    likelihoods = _likelihoods(starts, measured)
     top = likelihoods.stepped.max()
-    single = np.exp(likelihoods.stepped[..., np.array(measured) - 1] - top).sum((0, 1, 2)) @ sums
+    single = np.exp(likelihoods.stepped - top).sum((0, 1, 2)) @ sums
     pairs = _normal(sums[first] * sums[second])
     double = np.zeros(len(first))
     for number, ratio in enumerate(_DRIFTS):
@@ -153,13 +155,20 @@ def several_steps(starts: Sequence[Start], prior: Sequence[float]) -> tuple[floa
     return share, (measured[first[best]], measured[second[best]])
 
 
-def _likelihoods(starts: Sequence[Start], places: int) -> _Likelihoods:
-    shape = (len(_DRIFTS), len(_NOISES), len(_SCALES), places)
+def _alike(starts: Sequence[Start], prior: Sequence[float]) -> tuple[Array, list[int], Array]:
+    """The prior's shares; after which places something was measured that tells steps apart; shares between these."""
+    shares = _normal(np.asarray(prior, float))
+    cuts = sorted({0} | {start.place for start in starts if start.place < len(prior)})
+    return shares, cuts, np.add.reduceat(shares, cuts)
+
+
+def _likelihoods(starts: Sequence[Start], steps: Sequence[int]) -> _Likelihoods:
+    shape = (len(_DRIFTS), len(_NOISES), len(_SCALES), len(steps))
     stepped, mean, variance, none = np.empty(shape), np.empty(shape), np.empty(shape), np.empty(shape[:2])
     noises, scales = _NOISES[:, None, None], _SCALES[None, :, None]
     ratio = (scales / noises) ** 2
     for number, drift in enumerate(_DRIFTS):
-        square, cross, gram, constant = _products(starts, range(1, places + 1), drift)
+        square, cross, gram, constant = _products(starts, steps, drift)
         common = constant - (len(starts) - 1) * np.log(_NOISES) + np.log(_NOISE_PRIOR * _DRIFT_PRIOR[number])
         none[number] = common - square / (2 * _NOISES**2)
         share = ratio / (1 + ratio * np.diag(gram))
