@@ -55,3 +55,23 @@ def test_a_dumb_terminal_gets_lines_and_no_escapes(tmp_path: Path) -> None:
     assert "\x1b" not in drawn
     assert "1 of 1 cells to measure" in drawn
     assert "[1/1] in=8 out=6 batch=1" in drawn
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["alone", "with a thread"])
+@pytest.mark.parametrize(("words", "code"), [(["--version"], 0), (["validate", "none.yaml"], 2)])
+def test_the_program_ends_at_once_with_its_code_and_all_that_it_has_said(
+    words: list[str], code: int, busy: bool, tmp_path: Path
+) -> None:
+    """What is registered for the end is done, and a thread that is no daemon is waited for."""
+    program = (
+        "import atexit, os, threading, time\nfrom benchbench.cli.entry import run\n"
+        "atexit.register(print, 'the end')\n"
+        "work = threading.Thread(target=lambda: (time.sleep(0.7), os.write(1, b'thread\\n')))\n"
+        f"{busy} and work.start()\nprint('begin', end=' ')\nrun()\n"
+    )
+    command = [sys.executable, "-c", program, *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, bool(done.stderr)) == (code, bool(code))
+    assert "begin " in done.stdout
+    assert done.stdout.count("thread\n") == busy
+    assert done.stdout.count("the end\n") == 1

@@ -193,20 +193,20 @@ def refusing(*kinds: type[Exception]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Numpy that is imported in the block starts no threads of its BLAS: one a core, of which we have no use.
+def lean_imports() -> Iterator[None]:
+    """Numpy that is imported in the block starts no threads of its BLAS, one a core, and pydantic looks through no
+    packages for plugins: we have no use for either.
 
     Processes that are started later, engines above all, find the environment as it was.
     """
-    name = "OPENBLAS_NUM_THREADS"
-    if name in os.environ:
-        yield
-        return
-    os.environ[name] = "1"
+    lean = {"OPENBLAS_NUM_THREADS": "1", "PYDANTIC_DISABLE_PLUGINS": "__all__"}
+    added = {name: value for name, value in lean.items() if name not in os.environ}
+    os.environ.update(added)
     try:
         yield
     finally:
-        del os.environ[name]
+        for name in added:
+            del os.environ[name]
 
 
 def write_new(file: Path, text: str, named: str, hint: str = "") -> None:
@@ -235,10 +235,11 @@ def located(file: Source | None, sets: tuple[str, ...]) -> Iterator[None]:
 
 def spec_of(file: Source, sets: tuple[str, ...]) -> SweepSpec:
     """The sweep of a file. Raises SpecError, also for a simulator's profile that cannot be used."""
-    from benchbench.spec import SimulatorEngine, SpecError, load_spec, locate
-    from benchbench.spec.plan import variant_spec
+    with lean_imports():
+        from benchbench.spec import SimulatorEngine, SpecError, load_spec, locate
+        from benchbench.spec.plan import variant_spec
 
-    spec = load_spec(file, sets)
+        spec = load_spec(file, sets)
     for variant in spec.variants or ("",):
         engine = variant_spec(spec, variant).engine
         if isinstance(engine, SimulatorEngine):

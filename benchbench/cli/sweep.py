@@ -23,8 +23,8 @@ from benchbench.cli.console import (
     STOPPED,
     VERBOSE,
     fail,
+    lean_imports,
     located,
-    one_blas_thread,
     plan_of,
     refusing,
     show,
@@ -124,7 +124,7 @@ def sweep(file: Source | None, sets: tuple[str, ...], only: str | None, out: Pat
         if flags["retry"] and not flags["resume"]:
             fail(BAD_INPUT, "bench sweep: --retry needs --resume")
         with begun_ahead(spec), watching(file, sets, quiet=flags["quiet"]) as observer:
-            with one_blas_thread():
+            with lean_imports():
                 from benchbench.measure.run import sweep as run_sweep
                 from benchbench.model.served import hardware_notes
 
@@ -173,7 +173,7 @@ def noise(
     For bench compare --noise RUN, and for the power that bench sweep --dry-run prints. With --json, `noise` is what the
     run's noise.json holds; null where the sweep was stopped.
     """
-    with one_blas_thread():
+    with lean_imports():
         from benchbench.cli import comparing
         from benchbench.measure.run import sweep as run_sweep
 

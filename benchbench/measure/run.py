@@ -9,13 +9,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from benchbench.analysis.runs import Run, cell_summary
 from benchbench.analysis.summary import UNITS, summary_row
-from benchbench.comparison.candidates import pairs_of
-from benchbench.comparison.pairs import Pair
-from benchbench.comparison.tables import comparison_json, comparison_table, sentence
 from benchbench.errors import (
     BenchError,
     EngineError,
@@ -41,6 +38,9 @@ from benchbench.secrets import MASK, masked
 from benchbench.spec import Plan, Session, SweepSpec, make_plan
 from benchbench.spec.cell import cell_name
 from benchbench.store.run_directory import RunDirectory, replace_file
+
+if TYPE_CHECKING:
+    from benchbench.comparison.pairs import Pair
 
 State = Literal["complete", "stopped", "interrupted"]
 Rows = dict[str, dict[str, Any]]
@@ -245,6 +245,9 @@ def _table(run: RunDirectory, rows: list[dict[str, Any]]) -> str:
 
 def _compare(run: RunDirectory) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
     """The baseline against each other variant, written beside the table; their sentences."""
+    from benchbench.comparison.candidates import pairs_of  # what a sweep of one build does without
+    from benchbench.comparison.tables import comparison_json, comparison_table, sentence
+
     pairs = pairs_of(Run(run.path))
     replace_file(run.path / "compare.md", comparison_table(pairs).encode())
     replace_file(run.path / "compare.json", comparison_json(pairs).encode())

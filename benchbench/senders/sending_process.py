@@ -40,15 +40,16 @@ def main(fd: int, parent: int, *, raised: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.disable()  # importing makes no garbage worth a look
     from benchbench.linux import READ, Poller, die_with_parent, raise_priority, use_all_descriptors, use_timer_slack
+
+    die_with_parent(parent)
+    priority = raise_priority() if raised else ""  # first: on a busy host what follows is most of a start
     from benchbench.loadgen.connection import Pools
     from benchbench.loadgen.round import Round
     from benchbench.spool.flat import say
     from benchbench.spool.spool import Spool
 
-    die_with_parent(parent)
     use_all_descriptors()
     use_timer_slack(1_000)
-    priority = raise_priority() if raised else ""
     pipe: Pipe[Any, Any] = Pipe(fd)
     poller = Poller()
     poller.register(fd, READ)

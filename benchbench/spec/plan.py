@@ -8,6 +8,7 @@ import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, TypeAdapter
@@ -32,8 +33,6 @@ from benchbench.spec.schema import (
     Validity,
 )
 from benchbench.yamlfile.mistakes import Problem, SpecError
-
-_ENGINE: TypeAdapter[Engine] = TypeAdapter(Annotated[Engine, Field(discriminator="kind")])
 
 # Engine fields that reach the server or its speed in no way: everything else is part of a cell's key.
 NOT_IN_KEY = {"api_key_env", "headers_env", "ca_file", "insecure", "host", "port", "ready", "restarts"}
@@ -162,13 +161,18 @@ def shapes(spec: SweepSpec) -> list[Shape]:
     return list(points)
 
 
+@cache
+def _any_engine() -> TypeAdapter[Engine]:
+    return TypeAdapter(Annotated[Engine, Field(discriminator="kind")])
+
+
 def variant_spec(spec: SweepSpec, variant: str) -> SweepSpec:
     """The sweep of one variant, its engine laid over the sweep's; `spec` itself for ""."""
     if not variant:
         return spec
     engine = {"engine": spec.engine.model_dump(mode="json")}
     merged = merge(engine, {"engine": spec.variants[variant].engine})["engine"]
-    return spec.model_copy(update={"engine": _ENGINE.validate_python(merged)})
+    return spec.model_copy(update={"engine": _any_engine().validate_python(merged)})
 
 
 def matching(spec: SweepSpec, variant: str = "") -> Iterator[tuple[Shape, tuple[int, ...]]]:

@@ -24,6 +24,7 @@ class Section(BaseModel):
         strict=True,
         allow_inf_nan=False,
         protected_namespaces=(),  # model_facts is a key
+        defer_build=True,  # of a whole sweep once, not of each of its sections too
     )
 
 
