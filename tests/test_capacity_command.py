@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from driving import bench, sweeping, write_sweep
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from benchbench.analysis.runs import open_run
+from benchbench.api.artifacts import page_of
+from benchbench.api.pictures import Pictures
 from benchbench.boundary.boundary_search import Answer, Ask, Question
 from benchbench.boundary.certify import FAILED
 from benchbench.boundary.start_estimate import Estimate, next_load
@@ -22,13 +29,29 @@ from benchbench.capacity.answer_texts import answer_record, progress_text, sente
 from benchbench.capacity.observations import Observed, of_share, pooling
 from benchbench.capacity.over_starts import Starts, against
 from benchbench.capacity.probes import COUNTED, VOID, Made, SearchState, searches_of
+from benchbench.capacity.searches_shown import shown
 from benchbench.capacity.targets import Target
+from benchbench.figures.searches import PROBES, search_figures
+from benchbench.figures.sheet import STYLE
 from benchbench.spec.schema import Slo
 from benchbench.store.run_directory import RunDirectory
 
 LOOSE = {"send_skew": 1, "late_send": 1, "client_lag": 1, "shared_suspect": 1, "shared_invalid": 1}
 # TPOT is 8 ms + 3 ms a request in flight: 15.5 ms are met by a batch of 2 and missed by 3.
 LAW = {"kind": "linear", "base_s": 0.008, "per_seq_s": 0.003}
+
+
+@pytest.fixture(autouse=True)
+def drawn(monkeypatch: Any) -> list[Pictures]:
+    """What was to be drawn: it would take processes of its own."""
+    pictures: list[Pictures] = []
+
+    def record(drawing: Pictures) -> tuple[list[Path], list[str]]:
+        pictures.append(drawing)
+        return [drawing.out / "capacity.png"], []
+
+    monkeypatch.setattr("benchbench.cli.drawing.drawn", record)
+    return pictures
 
 
 def sweep_of(path: Path, law: dict[str, Any] = LAW, noise: float = 0.005, **changes: Any) -> Path:
@@ -52,7 +75,7 @@ def asked(run: Path) -> list[tuple[float, int | None, int]]:
     return [(event["load"], event["test"], event["rounds"]) for event in events if event["event"] == "probe"]
 
 
-def test_the_answer_is_an_interval_and_every_probe_a_cell(tmp_path: Path) -> None:
+def test_the_answer_is_an_interval_and_every_probe_a_cell(tmp_path: Path, drawn: list[Pictures]) -> None:
     run = tmp_path / "run"
     result = bench("capacity", sweep_of(tmp_path), "--out", run)
     assert result.exit_code == 0, result.stderr
@@ -63,8 +86,17 @@ def test_the_answer_is_an_interval_and_every_probe_a_cell(tmp_path: Path) -> Non
     rows = json.loads(bench("table", run, "--format", "json", "--include-invalid").stdout)
     assert {row["batch"] for row in rows} == {load for load, _, _ in asked(run)}
     assert sum(row["rounds"] for row in rows) == sum(rounds for _, _, rounds in asked(run))
+    assert f"Plots:\n  {run}/plots/capacity.png\n" in result.stdout
+    drawn[0].draw(["svg"])
+    ends, svg = f"holds at {found['holds_at']}, fails at {found['fails_at']}", run / "plots" / "capacity.svg"
+    texts = set(re.findall(">([^<>]+)<", svg.read_text()))
+    assert {"TPOT, mean (ms)", "in=8 out=4", ends, "tested", "holds (95 %)"} <= texts
     shown = bench("table", run).stdout
+    assert PROBES in shown
     assert f"not at batch {found['fails_at']} (95 % confidence)" in shown
+    assert bench("capacity", run, "--plots", tmp_path / "drawn", "--json").stdout == (run / "capacity.json").read_text()
+    folders = [(pictures.out, len(pictures.capacity)) for pictures in drawn]
+    assert folders == [(run / "plots", 1), (tmp_path / "drawn", 1)]
     again = bench("capacity", run)
     assert again.stdout.split("Run:")[0].strip() == (run / "capacity.md").read_text().strip()
     other = bench("capacity", run, "--set", "slo.tpot_ms=12")  # which the answers shown would not be of
@@ -74,6 +106,20 @@ def test_the_answer_is_an_interval_and_every_probe_a_cell(tmp_path: Path) -> Non
     assert "nothing left to do" in nothing.stdout
     changed = bench("capacity", tmp_path / "s.yaml", "--out", run, "--resume", "--set", "slo.tpot_ms=12")
     assert (changed.exit_code, "slo or validity were others" in changed.stderr) == (2, True)
+
+
+def test_the_report_of_a_search_begins_with_its_answer(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("benchbench.page.document.page_figures", lambda *_: [])
+    run = tmp_path / "run"
+    assert (
+        bench("capacity", sweep_of(tmp_path, slo={"tpot_ms": 1000, "statistic": "mean"}), "--out", run).exit_code == 0
+    )
+    report = page_of([open_run(run)])
+    assert '<a href="#capacity">Capacity</a>' in report
+    section = report.index('<h2 id="capacity">How much it carries</h2>')
+    sentence = "meets the SLO at batch 4, the largest asked for (95 % confidence)"
+    assert report.index(sentence) < section < report.rindex(sentence)
+    assert "What is limited, over the load, and the answer" in report
 
 
 @pytest.mark.parametrize(
@@ -198,6 +244,59 @@ def test_a_failed_request_is_an_end_of_the_interval_at_once() -> None:
     assert sentence_of(state).startswith(
         "in=8 out=4: misses the SLO at batch 8 (95 % confidence), where request_failed"
     )
+
+
+def made(load: float, test: int | None, *excess: float, ended: str = COUNTED, **seen: Any) -> Made:
+    return Made(load, test, "c", 0, len(excess), ended, 1, Observed(excess, **seen))
+
+
+def test_the_picture_shows_each_load_the_fit_the_limit_and_the_answer() -> None:
+    state = state_of("batch", 64.0)
+    state.made = [made(4, None, -0.5, -0.4), made(16, None, FAILED, failing=("request_failed",))]
+    state.made += [
+        made(8, 0, -0.2, -0.21, -0.22),
+        made(8, 0, -0.2, -0.19, suspect=("throttled",)),
+        made(32, None, ended=VOID),
+    ]
+    cells: Any = {"c": SimpleNamespace(slo=Slo(tpot_ms=50, statistic="mean"))}
+    (panel,) = shown([state, state_of("rate", 4.0)], cells)  # the other one has not begun
+    assert (panel.what, panel.limit_ms, panel.ends) == ("TPOT, mean", 50, (8, 16))
+    assert panel.title == "in=8 out=4\nholds at 8, fails at 16"
+    (curve,) = panel.curves
+    assert [(point.load, point.kind, point.suspect) for point in curve.seen] == [
+        (4, "explored", False), (16, "failed", False), (8, "tested", True), (32, "void", False)
+    ]  # fmt: skip
+    tested = curve.seen[2]
+    assert tested.mean == pytest.approx(0.796)
+    assert tested.low < 0.796 < tested.high
+    assert (curve.fit[0], curve.fit[-1]) == ((4, pytest.approx(0.55)), (8, pytest.approx(0.796)))  # not to what failed
+    with mpl.rc_context(STYLE):
+        ((name, figure),) = search_figures([panel], f"run · in=8 out=4: meets it · {PROBES[:-1]} · day")
+        axes = figure.axes[0]
+        verticals = [line.get_xdata()[0] for line in axes.lines if list(line.get_ydata()) == [0, 1]]
+        texts = " ".join(text.get_text() for text in figure.findobj(mpl.text.Text))
+    assert (name, verticals, axes.get_xlim()[0] < 4) == ("capacity", [8, 16], True)
+    assert any(list(line.get_ydata()) == [50, 50] for line in axes.lines)  # the limit, in ms
+    assert "run · day · bars: 95 % of a load's observations by themselves" in texts
+    assert {"requests failed", "load generator's limit", "hollow: suspect"} <= set(legend_of(figure))
+
+
+def legend_of(figure: Any) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_the_picture_of_several_starts_has_their_mean() -> None:
+    states = [replace(state_of("batch", 64.0), block=block) for block in range(3)]
+    for block, state in enumerate(states):
+        state.made = [made(10, None, -0.2), made(11, None, 0.1 + block / 50)]
+    cells: Any = {"c": SimpleNamespace(slo=Slo(ttft_ms=50, tpot_ms=5))}
+    (panel,) = shown(states, cells)
+    assert (panel.what, panel.limit_ms, panel.over_starts) == ("Worst of TTFT, TPOT, p99", None, True)
+    assert panel.ends[0] < panel.capacity < panel.ends[1]
+    with mpl.rc_context(STYLE):
+        ((_, figure),) = search_figures([panel], "run")
+    assert "capacity, mean over starts" in legend_of(figure)
+    assert figure.axes[0].get_ylabel() == "Worst of TTFT, TPOT, p99 (% of limit)"
 
 
 def test_a_budget_of_time_ends_it() -> None:

@@ -13,15 +13,18 @@ from benchbench.api.selecting import AnyRun, opened
 
 if TYPE_CHECKING:
     from benchbench.choice.answer import Answer
+    from benchbench.page.document import Section
 
 
 def pictures_of(run: Run, folder: str | Path | None = None, cell: str | None = None) -> Pictures:
-    """The run's figures and, with variants, those of their comparison, of more than two the choice of the best too.
+    """The run's figures and, with variants, those of their comparison, of more than two the choice of the best too; of
+    a search for a capacity its own.
 
     `folder`: plots/ in the run by default.
 
     `cell`: whose timeline, by its key. Raises ValueError for an unknown cell.
     """
+    from benchbench.api.capacities import searches_in
     from benchbench.comparison.candidates import pairs_of
     from benchbench.figures.caption import run_title
     from benchbench.figures.timeline import timeline_of
@@ -31,7 +34,8 @@ def pictures_of(run: Run, folder: str | Path | None = None, cell: str | None = N
         raise ValueError(f"no cell {cell} in this run (allowed: {', '.join(keys)})")
     out = run.path / "plots" if folder is None else Path(folder)
     pairs = pairs_of(run) if run.has_records else []
-    return Pictures(run.rows, timeline_of(run, run.rows, cell), pairs, out, run_title(run), choice_of(run))
+    times, searches = timeline_of(run, run.rows, cell), searches_in(run)
+    return Pictures(run.rows, times, pairs, out, run_title(run), choice_of(run), searches)
 
 
 def choice_of(run: Run) -> Answer | None:
@@ -45,24 +49,38 @@ def choice_of(run: Run) -> Answer | None:
 
 
 def page_of(runs: Sequence[Run]) -> str:
-    """The HTML page of runs, each with more than two settings with the choice of the best. Raises RunError."""
+    """The HTML page of runs; what a search found and, of more than two settings, which is best. Raises RunError."""
+    from benchbench.page.document import page
+
+    named = [(run, run.name if len(runs) > 1 else "") for run in runs]
+    sections = [make(*of_run) for make in (_capacity_section, _best_section) for of_run in named]
+    return page(runs, [section for section in sections if section])
+
+
+def _best_section(run: Run, name: str) -> Section | None:
     from benchbench.choice.answer_text import best_notes, best_sentences, default_table
     from benchbench.choice.pareto import best_figures
     from benchbench.figures.caption import run_title
-    from benchbench.page.document import Section, page
+    from benchbench.page.document import Section
 
-    chosen = [(run, choice) for run in runs if (choice := choice_of(run))]
-    sections = [
-        Section(
-            run.name if len(runs) > 1 else "",
-            best_sentences(choice),
-            [default_table(choice)],
-            best_notes(choice),
-            partial(best_figures, choice, run_title(run)),
-        )
-        for run, choice in chosen
-    ]
-    return page(runs, sections)
+    if not (choice := choice_of(run)):
+        return None
+    lines, figures = best_sentences(choice), partial(best_figures, choice, run_title(run))
+    return Section("best", name, lines, lines[-1:], [default_table(choice)], best_notes(choice), figures)
+
+
+def _capacity_section(run: Run, name: str) -> Section | None:
+    from benchbench.api.capacities import searches_in
+    from benchbench.capacity.answer_texts import run_parts
+    from benchbench.figures.caption import run_title
+    from benchbench.figures.searches import search_figures
+    from benchbench.page.document import Section
+
+    if not (searches := searches_in(run)):
+        return None
+    lines, tables, reasons, slo = run_parts(run.directory)
+    figures = partial(search_figures, searches, run_title(run))
+    return Section("capacity", name, lines, lines, tables, [*reasons, *slo], figures)
 
 
 def write_page(runs: AnyRun | Sequence[AnyRun], path: str | Path = "report.html") -> Path:

@@ -6,18 +6,36 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchbench.analysis.runs import Run
+from benchbench.api.pictures import Pictures
+from benchbench.api.selecting import AnyRun, opened
 from benchbench.capacity import answer_texts
 from benchbench.capacity.over_starts import Against, Starts, against, starts_of
 from benchbench.capacity.probes import searches_of
+from benchbench.capacity.searches_shown import shown
 from benchbench.capacity.searching import find_capacity
 from benchbench.comparison.pairs import differences
+from benchbench.figures.caption import run_title
+from benchbench.figures.searches import Shown
 
-__all__ = ["compare_capacities", "comparison_text", "find_capacity", "is_capacity_run"]
+__all__ = ["capacity_pictures", "compare_capacities", "comparison_text", "find_capacity", "is_capacity_run"]
 
 
 def is_capacity_run(path: str | Path) -> bool:
     """Whether `bench capacity` has left its answers there."""
     return (Path(path) / "capacity.json").is_file()
+
+
+def capacity_pictures(run: AnyRun, folder: str | Path) -> Pictures:
+    """The picture of a run's searches alone; `Run.draw` draws it with the figures of its probes. Raises RunError."""
+    own = opened(run)
+    return Pictures((), None, (), Path(folder), run_title(own), capacity=searches_in(own))
+
+
+def searches_in(run: Run) -> list[Shown]:
+    """What a picture shows of the searches of a run: of one that is none of a capacity nothing."""
+    if not run.has_records or not is_capacity_run(run.path):
+        return []
+    return shown(searches_of(run.directory), {cell.key: cell for cell in run.cells})
 
 
 def compare_capacities(

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from benchbench.choice.answer import Answer
     from benchbench.comparison.pairs import Pair
     from benchbench.figures.plots import Timeline
+    from benchbench.figures.searches import Shown
     from benchbench.report.summary_table import Row
 
 FORMATS = ("png", "svg")
@@ -26,6 +27,7 @@ class Pictures:
     out: Path
     title: str
     best: Answer | None = None  # of several settings
+    capacity: Sequence[Shown] = ()  # searches for one
 
     def draw(self, formats: Sequence[str] = FORMATS) -> list[Path]:
         """Draw them here; the files. Raises OSError."""
@@ -36,6 +38,10 @@ class Pictures:
             from benchbench.comparison.figures import draw_comparisons
 
             files += draw_comparisons(self.pairs, self.out, self.title, formats)
+        if self.capacity:
+            from benchbench.figures.searches import draw_searches
+
+            files += draw_searches(self.capacity, self.out, self.title, formats)
         if self.best:
             from benchbench.choice.pareto import draw_best
 

@@ -83,7 +83,7 @@ def next_probe(question: Question, probes: Sequence[Probe]) -> Ask | Answer:
     """
     tests = _tests(question, probes)
     holds, fails = _ends(tests, probes)
-    loads, scores = _curve(probes)
+    loads, scores = fitted(probes)
     least = max(question.width, _REACH * _scatter(probes, loads, scores))
     given_up = sum(test.verdict == Verdict.UNDECIDED and test.rounds > 0 for test in tests.values())
     width = min(least * _WIDER ** max(0, given_up - 2), _WIDEST)
@@ -148,7 +148,7 @@ def _ended(question: Question, holds: float | None, fails: float | None, width: 
     return "noise" if between or fails - holds <= width * fails * (1 + 1e-9) else ""
 
 
-def _curve(probes: Sequence[Probe]) -> tuple[list[float], list[float]]:
+def fitted(probes: Sequence[Probe]) -> tuple[list[float], list[float]]:
     """Loads in order, and the monotone regression of their scores, each weighted with its rounds."""
     rounds: dict[float, list[float]] = {}
     for probe in probes:

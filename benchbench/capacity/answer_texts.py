@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchbench.boundary.boundary_search import Answer
 from benchbench.capacity.over_starts import Against, Starts, against, against_record, starts_of, starts_record
@@ -104,22 +104,34 @@ def progress_text(state: SearchState) -> str:
     return f"{text}; certain so far: {', '.join(parts) or 'nothing'}"
 
 
-def answers_table(states: Sequence[SearchState], caption: Sequence[str], pairs: Sequence[Against] = ()) -> str:
-    """Markdown: a row a search, or with blocks a variant and shape; then sentences, reasons by load, and `caption`.
+Texts = tuple[list[str], list[list[str]]]  # a table's head and rows, plain
 
-    `pairs`: comparisons, whose ratios stand in a table of their own.
-    """
+
+class Parts(NamedTuple):
+    """What is said of searches, plain: sentences, tables, and notes (reasons by load, the SLO)."""
+
+    lines: list[str]
+    tables: list[Texts]
+    reasons: list[str]
+    slo: list[str]
+
+
+def parts_of(states: Sequence[SearchState], slo: Sequence[str], pairs: Sequence[Against] = ()) -> Parts:
+    """A row a search, or with blocks a variant and shape, and a table of the ratios of `pairs`."""
     blocks = any(state.block is not None for state in states)
     table = _starts_table(starts_of(states)) if blocks else _search_table(states)
-    lines = list(map(sentence_of, states)) if not blocks else []
+    lines = [] if blocks else [sentence_of(state) for state in states]
+    lines += [line for pair in pairs for line in pair.sentences]
     reasons = [f"{at}: {', '.join(codes)}" for at, codes in reasons_of(states).items()]
-    shown = [line for pair in pairs for line in pair.sentences]
-    both = [table, _ratio_table(pairs), *([escape_markdown(line)] for line in (*lines, *shown))]
-    both += [[f"- {escape_markdown(reason)}" for reason in reasons], list(map(escape_markdown, caption))]
-    return "\n\n".join("\n".join(part) for part in both if part) + "\n"
+    return Parts(lines, [table, *_ratio_tables(pairs)], reasons, [*slo])
 
 
-def _search_table(states: Sequence[SearchState]) -> list[str]:
+def _markdown(table: Texts) -> str:
+    head, rows = table
+    return "\n".join(write_table(head, [[*map(escape_markdown, row)] for row in rows]))
+
+
+def _search_table(states: Sequence[SearchState]) -> Texts:
     axis = states[0].target.axis if states else "batch"
     named = any(state.target.variant for state in states)
     head = [
@@ -138,11 +150,11 @@ def _search_table(states: Sequence[SearchState]) -> list[str]:
         ends = [_DASH if record[end] is None else f"{record[end]:.4g}" for end in ("holds_at", "fails_at")]
         counts = [str(record["probes"]), str(record["rounds"]), f"{record['seconds']:.0f}"]
         texts = [*[target.variant] * named, target.shape, *ends, record["ended"] or "open", *counts]
-        rows.append(list(map(escape_markdown, texts)))
-    return write_table(head, rows)
+        rows.append(texts)
+    return head, rows
 
 
-def _starts_table(starts: Sequence[Starts]) -> list[str]:
+def _starts_table(starts: Sequence[Starts]) -> Texts:
     axis = starts[0].axis if starts else "batch"
     head = ["Variant", "Shape", f"Capacity ({axis})", "95 % CI", "Starts", "Of each start"]
     rows = []
@@ -151,11 +163,12 @@ def _starts_table(starts: Sequence[Starts]) -> list[str]:
         interval = _DASH if of.low is None or of.high is None else f"{of.low:.4g}{_DASH}{of.high:.4g}"
         each = [f"{capacity:.4g}" for capacity in of.capacities.values()] + list(of.censored.values())
         count = str(len(of.capacities) + len(of.censored))
-        rows.append([escape_markdown(text) for text in (of.variant, of.shape, mean, interval, count, ", ".join(each))])
-    return write_table(head, rows)
+        rows.append([of.variant, of.shape, mean, interval, count, ", ".join(each)])
+    return head, rows
 
 
-def _ratio_table(pairs: Sequence[Against]) -> list[str]:
+def _ratio_tables(pairs: Sequence[Against]) -> list[Texts]:
+    """None without a ratio."""
     rows = []
     for pair in pairs:
         for record in against_record(pair):
@@ -163,9 +176,9 @@ def _ratio_table(pairs: Sequence[Against]) -> list[str]:
             interval = _DASH if low is None else f"{low:.3f}{_DASH}{min(high, 999):.3f}"
             sides = [f"{record[side]:.4g}" for side in ("base_capacity", "candidate_capacity")]
             texts = [pair.base, pair.candidate, record["shape"], *sides, f"{point:.3f}", interval, record["verdict"]]
-            rows.append(list(map(escape_markdown, texts)))
+            rows.append(texts)
     head = ["Base", "Candidate", "Shape", "Base carries", "Candidate carries", "Ratio", "95 % CI", "Verdict"]
-    return write_table(head, rows) if rows else []
+    return [(head, rows)] if rows else []
 
 
 def pairs_within(run: RunDirectory, states: Sequence[SearchState]) -> list[Against]:
@@ -182,8 +195,7 @@ def pairs_within(run: RunDirectory, states: Sequence[SearchState]) -> list[Again
 
 def pair_table(pair: Against) -> str:
     """Markdown of one comparison."""
-    lines = [_ratio_table([pair]), *([escape_markdown(line)] for line in pair.sentences)]
-    return "\n\n".join("\n".join(part) for part in lines if part) + "\n"
+    return "\n\n".join([*map(_markdown, _ratio_tables([pair])), *map(escape_markdown, pair.sentences)]) + "\n"
 
 
 def pairs_json(pairs: Sequence[Against]) -> str:
@@ -191,10 +203,18 @@ def pairs_json(pairs: Sequence[Against]) -> str:
     return json.dumps({"pairs": [entry for pair in pairs for entry in against_record(pair)]}, indent=1) + "\n"
 
 
-def run_table(run: RunDirectory) -> str:
+def run_parts(run: RunDirectory) -> Parts:
     """The answers of a run, from its journal and records. Raises RunError."""
     states = searches_of(run)
-    return answers_table(states, slo_sentence(run.manifest()["plan"]), pairs_within(run, states))
+    return parts_of(states, slo_sentence(run.manifest()["plan"]), pairs_within(run, states))
+
+
+def run_table(run: RunDirectory) -> str:
+    """The same as Markdown."""
+    lines, tables, reasons, slo = run_parts(run)
+    blocks = [*map(_markdown, tables), *map(escape_markdown, lines)]
+    blocks += ["\n".join(f"- {escape_markdown(reason)}" for reason in reasons), "\n".join(map(escape_markdown, slo))]
+    return "\n\n".join(filter(None, blocks)) + "\n"
 
 
 def run_json(run: RunDirectory) -> str:

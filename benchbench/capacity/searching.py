@@ -29,6 +29,7 @@ from benchbench.capacity.probes import (
 )
 from benchbench.capacity.targets import Target, cell_at, place_of, targets_of
 from benchbench.errors import EngineDiedError, RunError, StoppedError
+from benchbench.figures.searches import PROBES
 from benchbench.measure.cells import Driver, measure_cell
 from benchbench.measure.observer import Observer
 from benchbench.measure.run import Outcome, Search, default_out, sweep
@@ -148,6 +149,7 @@ class _Searching:
         if not self.begun:
             driver.run.journal(BEGUN, **self.end._asdict(), targets=[target.to_entry() for target in self.targets])
             self.begun = True
+            self._write_caption(driver)
         cell = cells[0][0]
         target = next(t for t in self.targets if (t.variant, t.shape) == place_of(cell))
         state = self.state(target, driver.block)
@@ -155,12 +157,16 @@ class _Searching:
             step = self.step(state)
             if not isinstance(step, Ask):
                 cells.pop(0)
-                lines = [sentence_of(state) for state in self.states.values() if state.block is None]
-                lines = [*caption_of(self.spec), *(lines or ["bench capacity shows what each start carries."])]
-                driver.run.write_manifest({**driver.run.manifest(), "caption": lines})
+                self._write_caption(driver)
                 return
             self._ask(sessions, driver, state, step)
         self._carry_out(driver, state, state.made[-1])
+
+    def _write_caption(self, driver: Driver) -> None:
+        """The lines below the run's tables: what they are tables of, and what is known."""
+        lines = [sentence_of(state) for state in self.states.values() if state.block is None and state.made]
+        lines = [*caption_of(self.spec), PROBES, *lines]
+        driver.run.write_manifest({**driver.run.manifest(), "caption": lines})
 
     def _ask(self, sessions: Sessions, driver: Driver, state: SearchState, step: Ask) -> None:
         """Write down what is asked, before its first round."""

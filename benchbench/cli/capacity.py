@@ -11,6 +11,7 @@ from benchbench.cli.console import (
     BAD_INPUT,
     FOLDER,
     SETS,
+    announce,
     fail,
     refuse_of_runs,
     refusing,
@@ -57,6 +58,7 @@ class _ProbesShown:
 @click.command()
 @click.argument("file", type=click.Path(), callback=source_of, metavar="SWEEP|RUN")
 @SETS
+@click.option("--plots", type=FOLDER, metavar="DIR", help="Draw the figure here (SWEEP: by itself, in plots/).")
 @click.option("--only", metavar="SELECTION", help="Only the shapes and variants that match.")
 @click.option("--width", default="5%", help="How near to each other the two loads shall be.")
 @click.option("--budget-s", default=1800.0, type=click.FloatRange(0, min_open=True), help="Seconds for each search.")
@@ -73,8 +75,10 @@ def capacity(file: Source, sets: tuple[str, ...], only: str | None, out: Path | 
     Exit: 0 complete, 1 stopped and can be resumed, 2 bad input, 130 on Ctrl-C.
     """
     if isinstance(file, str) and Path(file).is_dir():
-        refuse_of_runs(file, "--json")
+        refuse_of_runs(file, "--json", "--plots")
         _shown_again(Path(file), as_json=flags["as_json"])
+        if flags["plots"]:
+            _draw(Path(file), flags["plots"], tell=not flags["as_json"])
         return
     with Stop() as stop:
         from benchbench.api.capacities import find_capacity
@@ -96,9 +100,24 @@ def capacity(file: Source, sets: tuple[str, ...], only: str | None, out: Path | 
     elif (file_of := outcome.path / ("capacity.json" if flags["as_json"] else "capacity.md")).exists():
         (show if flags["as_json"] else show_markdown)(file_of.read_text().rstrip("\n"))
     words = [*same_command("capacity", file, sets, only), "--width", flags["width"]]
+    words += ["--plots", str(flags["plots"])] if flags["plots"] else []
     end_unless_complete(outcome, stop, (file, sets), [*words, "--budget-s", f"{flags['budget_s']:g}"])
-    if not (flags["quiet"] or flags["as_json"]):
+    spoken = not (flags["quiet"] or flags["as_json"])
+    _draw(outcome.path, flags["plots"] or outcome.path / "plots", tell=spoken)
+    if spoken:
         show(f"Run: {outcome.path}" + (f" ({outcome.message})" if outcome.message else ""))
+
+
+def _draw(run: Path, folder: Path, *, tell: bool) -> None:
+    """The figure of a run's searches; what cannot be drawn is a note."""
+    from benchbench.api.capacities import capacity_pictures
+    from benchbench.cli.drawing import drawn
+
+    files, problems = drawn(capacity_pictures(run, folder))
+    for problem in problems:
+        announce("warning", f"the plots are not all drawn: {problem}")
+    if tell and (shown := [f"  {path}" for path in files if path.suffix == ".png"]):
+        show("\n".join(["Plots:", *shown]))
 
 
 def _shown_again(path: Path, *, as_json: bool) -> None:

@@ -76,19 +76,24 @@ class Table(NamedTuple):
 
 
 class Section(NamedTuple):
-    """What another room says of a run: sentences, tables, notes, and figures, made in the page's style."""
+    """What another room says of a run: sentences, tables, notes, and figures, made in the page's style.
 
+    `kind` is one of the template's, `lead` what the page begins with.
+    """
+
+    kind: str
     title: str
     lines: Sequence[str]
+    lead: Sequence[str]
     tables: Sequence[tuple[list[str], list[list[str]]]]
     notes: Sequence[str]
     figures: Callable[[], Iterable[tuple[str, Figure]]]
 
 
-def page(runs: Sequence[Run], best: Sequence[Section] = ()) -> str:
+def page(runs: Sequence[Run], extra: Sequence[Section] = ()) -> str:
     """The report of one run, or of several side by side. Raises RunError for what cannot be read.
 
-    `best`: of each run with more than two settings, which of them is best.
+    `extra`: what other rooms make of them.
     """
     labelled = runs[0].rows if len(runs) == 1 else side_by_side(runs)
     origins = [place for place, run in enumerate(runs) for _ in run.rows]
@@ -102,7 +107,7 @@ def page(runs: Sequence[Run], best: Sequence[Section] = ()) -> str:
     heads = [_head(run, own) for run, own in zip(runs, by_run, strict=True)]
     headings = [f"{head['name']}: {head['about']}" for head in heads]
     with style():
-        sections = [_section(section, f"best{place}") for place, section in enumerate(best)]
+        sections = [_section(section, f"{section.kind}{place}") for place, section in enumerate(extra)]
         figures = [_drawn(runs, by_run, group) for group in _models(runs)]
         comparisons = [
             _comparison(pairs, [*comparison_page_figures(pairs, printable(run_title(runs[place])), f"compare{place}")])
@@ -111,7 +116,7 @@ def page(runs: Sequence[Run], best: Sequence[Section] = ()) -> str:
     text: str = _template().render(
         title=", ".join(dict.fromkeys(run.name for run in runs)),
         heads=heads,
-        verdicts=[(f"{section.title}: " if section.title else "") + section.lines[-1] for section in best]
+        verdicts=[(f"{section.title}: " if section.title else "") + line for section in extra for line in section.lead]
         + [
             (f"{runs[place].name}: " if len(runs) > 1 else "") + line
             for place, pairs in compared
@@ -134,12 +139,13 @@ def page(runs: Sequence[Run], best: Sequence[Section] = ()) -> str:
 
 def _section(section: Section, prefix: str) -> dict[str, Any]:
     lines = [*map(printable, section.lines)]
+    description = lines[-1] if section.kind == "best" else "; ".join(lines)
     drawn = [
-        drawn_figure(name, figure, lines[-1], f"{prefix}-{name.replace('_', '-')}")
+        drawn_figure(name, figure, description, f"{prefix}-{name.replace('_', '-')}")
         for name, figure in section.figures()
     ]
     tables = [Table(*table) for table in section.tables]
-    return {"title": section.title, "lines": lines, "tables": tables, "notes": section.notes, "figures": drawn}
+    return {**section._asdict(), "lines": lines, "tables": tables, "figures": drawn}
 
 
 def _head(run: Run, rows: Sequence[Row]) -> dict[str, Any]:

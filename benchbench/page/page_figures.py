@@ -39,6 +39,7 @@ TITLES = {
     "heatmap": "System throughput of every cell",
     "timeline": "Timeline of one round",
     "best_pareto": "Throughput against latency of the settings",
+    "capacity": "What is limited, over the load, and the answer",
     "compare_overview": "All candidates against the baseline",
     "compare_forest": "Ratio of each cell, with its interval",
     "compare_heatmap": "Change of Sys tok/s of every cell",

@@ -41,6 +41,14 @@ def meets(slo: Slo, value: Callable[[str], float | None]) -> bool | None:
     return None if goodput is None or not req_s else goodput >= share * req_s * (1 - 1e-9)
 
 
+def limits_of(slo: Slo) -> tuple[str, float | None]:
+    """What is held against the limits, as `TTFT, p99`, and the limit in ms where there is one alone."""
+    limits = {title: limit for name, title in _LIMITS.items() if (limit := getattr(slo, name)) is not None}
+    if len(limits) == 1:
+        return f"{next(iter(limits))}, {slo.statistic}", next(iter(limits.values()))
+    return f"Worst of {', '.join(limits)}, {slo.statistic}", None
+
+
 def slo_sentence(plan: Iterable[Mapping[str, Any]]) -> list[str]:
     """The limits of a plan's cells and what meeting them is, in one line; none without limits."""
     limits = {(_limits(slo := cell.get("slo") or {}), slo.get("statistic", "p99")): None for cell in plan}
