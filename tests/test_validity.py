@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from benchbench.analysis.server_times import ServerTimes
 from benchbench.analysis.validity import Evidence, Reason, Status, remedy, status_of, worst
+from benchbench.model.served import caption_of
 from benchbench.prefixes.hits import Hits
 from benchbench.queueing.places import Places, places_of, typical
 from benchbench.replicas.server_figures import ByServer
-from benchbench.spec import Validity
+from benchbench.spec import Validity, spec_from_mapping
 from benchbench.speculation.acceptance import Acceptance
 
 PAGE = Path(__file__).parents[1] / "docs" / "validity.md"
@@ -166,6 +167,16 @@ def test_where_a_server_tells_no_times_a_batch_that_never_flowed_together_is_que
     assert queued == [True, False]
     for places in (short._replace(alike=False), short._replace(most=4), typical([short, short._replace(most=4)]), None):
         assert status_of(replace(untold, places=places), BUDGETS) == ("valid", ())
+
+
+def test_a_loosened_check_is_told_below_the_table() -> None:
+    """A number that is only valid since its sweep asks for less must not look like any other."""
+    engine = {"kind": "endpoint", "url": "http://127.0.0.1:1"}
+    sweep = {"name": "t", "model": "m", "engine": engine, "grid": {"input": 1, "output": 1, "batch": 1}}
+    budgets = {"shared_invalid": 1, "preemptions": 5, "grouped": 0.001, "send_skew": 0.25}
+    told = "Checks were loosened: shared_invalid 1 (default 0.1), preemptions 5 (default 0)."
+    assert caption_of(spec_from_mapping({**sweep, "validity": budgets})) == [told]
+    assert caption_of(spec_from_mapping(sweep)) == []
 
 
 def test_shared_reads_blame_the_client_only_where_its_lag_does() -> None:

@@ -17,6 +17,7 @@ from benchbench.model.accelerators import accelerator, given_accelerator, known_
 from benchbench.model.config import ModelFacts, read_model
 from benchbench.spec import EndpointEngine, Hardware, SimulatorEngine, SweepSpec, VllmInprocessEngine
 from benchbench.spec.plan import variant_spec
+from benchbench.spec.schema import Validity
 
 _NO_PARTS: dict[str, Any] = {"expert_bytes": None, "dense_bytes": None}
 _NO_KV: dict[str, Any] = dict.fromkeys(("kv_bytes_per_token", "window_kv_bytes_per_token", "window"))
@@ -118,6 +119,9 @@ def caption_of(spec: SweepSpec, model: Mapping[str, Any] | None = None) -> list[
     random = spec.prompts.kind in {"token_ids", "text"}
     if random and (model or {}).get("experts") and not isinstance(engine, SimulatorEngine):
         lines.append("Prompts are random tokens, which a mixture of experts routes otherwise than text.")
+    usual = {name: field.default for name, field in Validity.model_fields.items()}
+    if loose := [f"{name} {value:g} (default {usual[name]:g})" for name, value in spec.validity if value > usual[name]]:
+        lines.append(f"Checks were loosened: {', '.join(loose)}.")
     return lines
 
 
