@@ -14,6 +14,11 @@ settings.register_profile("bench", deadline=None)  # machines are shared: no tes
 settings.load_profile("bench")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that no process of pytest-xdist is left with one of them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """`bench` in this process draws no pictures: for tests that look at none."""

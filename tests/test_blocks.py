@@ -79,6 +79,7 @@ def test_a_variant_that_cannot_start_is_said_once_and_the_other_is_measured() ->
     assert {row["variant"]: row["rounds"] for row in summary(Path("run"))} == {"main": 0, "new": 4}
 
 
+@pytest.mark.slow
 def test_a_variant_that_dies_in_a_block_leaves_the_blocks_before_and_after() -> None:
     engine = {"kind": "vllm_serve", "command": STANDIN, "ready": {"timeout_s": 60}, "restarts": 0}
     sweep = sweep_of({"a": {}, "b": {}}, engine, grid={**GRID, "output": 20})

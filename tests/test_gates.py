@@ -408,6 +408,7 @@ def shell(command: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, env=env, capture_output=True, text=True, check=False, timeout=200)
 
 
+@pytest.mark.slow
 def test_the_workflow_runs_as_it_is_written() -> None:
     """How its numbers turn out on a busy machine is another matter, and the next test's."""
     done = {name: shell(command) for event in ("push", "pull_request") for name, command in steps_of(event).items()}

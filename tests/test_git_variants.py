@@ -100,6 +100,7 @@ def manifest() -> dict[str, Any]:
     return json.loads(Path("run/manifest.json").read_text())  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_two_branches_are_built_once_and_measured_in_blocks_and_the_checkout_is_untouched(
     repo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,11 +22,12 @@ from servers import ScriptedServer
 
 from benchbench.host import samples
 from benchbench.host.samples import read_telemetry
+from benchbench.page import document, page_figures
+from benchbench.page.page_figures import PageFigure
 from benchbench.store.parquet_files import parquet_bytes
 from benchbench.store.run_directory import RunDirectory
 
 SIZES = (20, 40, 80)
-PAGE_SIZES = (8, 16, 32)  # of a page, whose figures alone are a million calls
 CARD = "<!-- bench:performance -->\n<!-- /bench:performance -->\n"
 Work = Counter[str]
 
@@ -83,14 +84,14 @@ def grid(cells: int) -> dict[str, Any]:
     return {"input": [*range(8, 8 + cells // 4)], "output": [2, 3], "batch": [1, 2]}
 
 
-def proportional(of: Callable[[int], Work], sizes: tuple[int, int, int] = SIZES) -> None:
+def proportional(of: Callable[[int], Work]) -> None:
     """A cell more costs what a cell more cost before, with a tenth for what is not the same in each."""
-    small, middle, large = (of(cells) for cells in sizes)
+    small, middle, large = (of(cells) for cells in SIZES)
     assert small.keys() == large.keys()
     assert small
     for kind in large:
         before, after = middle[kind] - small[kind], large[kind] - middle[kind]
-        assert after / (sizes[2] - sizes[1]) <= 1.1 * before / (sizes[1] - sizes[0]) + 1, (kind, before, after)
+        assert after / (SIZES[2] - SIZES[1]) <= 1.1 * before / (SIZES[1] - SIZES[0]) + 1, (kind, before, after)
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +137,14 @@ def test_files_of_a_sweep_and_of_its_resumption() -> None:
     ],
     ids=" ".join,
 )
-def test_calls_of_a_command(words: tuple[str, ...], runs: Path) -> None:
-    sizes = PAGE_SIZES if words[0] == "report" else SIZES
+def test_calls_of_a_command(words: tuple[str, ...], runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for figures, a million calls each: how much there is to draw is bounded (test_choose.py)."""
+
+    def undrawn(name: str, _figure: object, description: str, _prefix: str) -> PageFigure:
+        return PageFigure(name, description, "")
+
+    monkeypatch.setattr(page_figures, "drawn_figure", undrawn)
+    monkeypatch.setattr(document, "drawn_figure", undrawn)
 
     def of(cells: int) -> Work:
         run = runs / f"run{cells}"
@@ -152,8 +159,8 @@ def test_calls_of_a_command(words: tuple[str, ...], runs: Path) -> None:
             assert bench(*command).exit_code == 0
         return work
 
-    of(sizes[0])  # what is imported, and compiled once
-    proportional(of, sizes)
+    of(SIZES[0])  # what is imported, and compiled once
+    proportional(of)
 
 
 SPANS = st.tuples(st.integers(0, 50), st.integers(0, 10)).map(lambda drawn: (drawn[0], drawn[0] + drawn[1]))

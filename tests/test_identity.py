@@ -49,24 +49,24 @@ def files() -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in Path("run").rglob("*") if path.is_file() and path.name != ".lock"}
 
 
-@pytest.mark.parametrize(
-    ("changed", "words"),
-    [
-        ({"model": "another"}, "model: sim -> another"),
-        ({"engine": {**SWEEP["engine"], "scale": 0.1}}, "engine.scale: 0.5 -> 0.1"),
-        ({"engine": {**SWEEP["engine"], "options": {"seed": 7}}}, "engine.options.seed: not set -> 7"),
-        ({"engine": {"kind": "endpoint", "url": "http://127.0.0.1:9"}}, "engine.kind: simulator -> endpoint"),
-    ],
-)
-def test_another_engine_is_refused_before_anything_is_started(changed: dict[str, Any], words: str) -> None:
+OTHERS: dict[str, dict[str, Any]] = {
+    "model: sim -> another": {"model": "another"},
+    "engine.scale: 0.5 -> 0.1": {"engine": {**SWEEP["engine"], "scale": 0.1}},
+    "engine.options.seed: not set -> 7": {"engine": {**SWEEP["engine"], "options": {"seed": 7}}},
+    "engine.kind: simulator -> endpoint": {"engine": {"kind": "endpoint", "url": "http://127.0.0.1:9"}},
+}
+
+
+def test_another_engine_is_refused_before_anything_is_started() -> None:
     write()
     assert bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--only", "batch=1").exit_code in CARRIED_OUT
     before = files()
-    write(**changed)
-    refused = bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--resume", "--only", "batch=2")
-    assert refused.exit_code == 2
-    assert f"this run was measured with another engine ({words})" in " ".join(refused.stderr.split())
-    assert files() == before
+    for words, changed in OTHERS.items():
+        write(**changed)
+        refused = bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--resume", "--only", "batch=2")
+        assert refused.exit_code == 2
+        assert f"this run was measured with another engine ({words})" in " ".join(refused.stderr.split())
+        assert files() == before
     write()
     assert bench("sweep", "s.yaml", "--out", "run", "--no-plots", "--resume").exit_code in CARRIED_OUT
     assert [row["rounds"] for row in summary(Path("run"))] == [2, 2]

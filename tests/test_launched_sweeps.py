@@ -76,7 +76,7 @@ def test_a_launched_server_is_measured_described_and_gone_afterwards(
     (start,) = manifest["starts"]
     assert start["argv"][-4:] == ["--host", "127.0.0.1", "--port", str(port)]
     side = manifest["engine_environment"]  # of its process, while it ran
-    assert {"sim", str(port)} <= set(side["command"])  # what the stand-in has become
+    assert {"sim", str(port)} <= set(side["command"])
     assert side["packages"]["pytest"] == pytest.__version__
     said = Path("run", start["log"]).read_text()
     assert f"standing in for vLLM on 127.0.0.1:{port}; a secret: ***" in said

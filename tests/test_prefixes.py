@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from random import Random
 from statistics import fmean
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 import benchbench
 from benchbench.comparison.pairs import differences, pair, sides_of
 from benchbench.datasets.laws import longest
-from benchbench.engines.direct_job import make_direct_job
+from benchbench.engines.direct_job import DirectJob, make_direct_job
 from benchbench.openai.target import Access, make_target
 from benchbench.prefixes.hits import Hits, hits_of, together
 from benchbench.prompts.prefix_groups import MISS, groups, prefixes, with_asked_hits
@@ -259,9 +261,14 @@ def test_a_turn_begins_with_the_whole_prompt_of_the_turn_before() -> None:
     assert [np.frombuffer(one, "<i4").tolist() for one in direct.payloads] == prompts
 
 
+@cache
+def conversations(batch: int) -> DirectJob:
+    return make_direct_job(conversing(batch), VOCAB, "measured", 0, 0)
+
+
 @given(st.integers(1, 9), st.randoms(use_true_random=False))
 def test_a_turn_is_sent_when_the_one_before_has_ended_and_all_turns_are_equally_many(batch: int, luck: Random) -> None:
-    job = make_direct_job(conversing(batch), VOCAB, "measured", 0, 0)
+    job = deepcopy(conversations(batch))  # a quota changes the order of its job
     quota, running, ended, order = Quota(job), list[int](), set[int](), list[int]()
     while len(order) < quota.sendable or running:
         while len(order) < quota.sendable and len(running) < batch:

@@ -81,6 +81,7 @@ def nobody_left(sweep: Sweeping) -> None:
     until(lambda: not sweep.descendants(), "the worker and the simulator are gone")
 
 
+@pytest.mark.slow
 def test_killed_at_ten_moments_it_resumes_to_a_complete_run() -> None:
     Path("s.yaml").write_text(yaml.safe_dump(SIMULATED))
     chance = random.Random(2026)
