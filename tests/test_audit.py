@@ -296,6 +296,10 @@ def test_a_run_and_its_own_verdict(tmp_path: Path) -> None:
     }
     run = made_run(tmp_path / "r", data, lambda cell, *_: (20.0 + cell.input / 100, 10.0))
     assert "**Nothing found**" in bench("audit", run).stdout
+    none = made_run(tmp_path / "n", data, lambda *_: "cached_prefix")
+    result = bench("audit", none)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "n: no cell is valid: there is nothing to audit" in result.stderr
     bad = made_run(tmp_path / "b", data, lambda cell, *_: "cached_prefix" if cell.input == 128 else (20.0, 10.0))
     result = bench("audit", bad, "--format", "json")
     assert result.exit_code == 0

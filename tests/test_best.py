@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 from runs_made import FAILED, Tell, made_run
 
 from benchbench.analysis.runs import open_run
+from benchbench.api.measuring import final_pictures
 from benchbench.choice.answer import Answer, answer
 from benchbench.choice.elimination import Levels, fitted, gap, limits_met, noise_of
 from benchbench.choice.from_run import excess_of, trial_of
 from benchbench.choice.pareto import dots_of, front
 from benchbench.choice.sets import DEFAULT, CellStarts, sets_of
 from benchbench.comparison.pairs import STARTS_CHOSEN
+from benchbench.measure.run import Outcome
 from benchbench.page import document
 from benchbench.slo.attainment import meets
 from benchbench.spec import Cell, Session
@@ -307,6 +309,9 @@ def test_the_picture_and_the_page_name_the_best_of_a_run(monkeypatch: pytest.Mon
     assert {dot.setting for dot in dots} == {*"acd"}
     assert all(dot.x_ends[0] < dot.x < dot.x_ends[1] and dot.y_ends[0] < dot.y < dot.y_ends[1] for dot in dots)
     assert [dot.setting for dot in front(dots)] == ["c"]  # the fastest in both
+    pictures = final_pictures(Outcome(Path("run"), "complete", "", run.rows))
+    assert pictures is not None
+    assert pictures.best == chosen  # at the end of bench sweep too
     assert bench("best", "run", "--plots", "plots").exit_code == 0
     svg = Path("plots/best_pareto.svg").read_text()
     assert all(words in svg for words in ("1 c", "at batch 4", "TPOT (ms)", "Sys tok/s"))

@@ -233,6 +233,18 @@ SHOWN = "[...document.querySelectorAll('#cell-tables tr[data-cell]')].filter(row
 STATUSES = f"{SHOWN}.map(row => row.querySelector('.status').textContent.split(' ')[0])"
 
 
+def test_what_meets_the_slo_is_folded_where_shapes_are_many(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(pages, "page_figures", lambda *_: [])
+    for shapes, folded in ((3, False), (4, True)):
+        grid = {"input": [8 * (k + 1) for k in range(shapes)], "output": 4, "batch": 2}
+        data = BRANCHES | {"variants": {}, "blocks": None, "grid": grid, "slo": {"ttft_ms": 20}}
+        run = made_run(tmp_path / str(shapes), data, lambda cell, *_: (30.0 - cell.input, 10.0))
+        text = page([open_run(run)])
+        assert ("<summary>3 of 4 meet the SLO at a measured load</summary>" in text) is folded
+        assert "in=8, out=4: meets the SLO at no measured batch" in text
+        check_whole(text)
+
+
 @browser
 @pytest.mark.parametrize("scripts", [True, False])
 @pytest.mark.parametrize("width", [360, 400, 1280])

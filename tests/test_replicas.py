@@ -21,6 +21,7 @@ from servers import ScriptedServer
 
 import benchbench
 from benchbench import load_spec, open_run
+from benchbench.api import by_replica
 from benchbench.counters.server_counters import as_one, of_server
 from benchbench.engines.simulator import SimulatorProcess
 from benchbench.loadgen.job import Job
@@ -337,3 +338,20 @@ def test_the_requests_of_one_server_with_their_tokens() -> None:
     assert part["event_tokens"].tolist() == [3, 4]
     assert part["event_offsets"].tolist() == [0, 1, 2]
     assert Counter(of_server(columns, 1)["status"]) == {"failed": 1}
+
+
+def test_a_length_that_follows_a_law_is_about_its_mean_as_in_the_run_s_table(monkeypatch: Any) -> None:
+    row: dict[str, Any] = {"variant": "", "input": 64, "output": 8, "batch": 3, "rate": None}
+    row |= {
+        "lengths": "input lognormal",
+        "replica": 0,
+        "url": "http://h:1",
+        "requests": 4,
+        "failed": 0,
+        "status": "valid",
+        "slow": False,
+    }
+    row |= dict.fromkeys(("ttft_ms", "ttft_ms_p99", "tpot_ms", "tok_s", "share"), 1.0)
+    monkeypatch.setattr(by_replica, "replica_rows", lambda _: [row])
+    run: Any = None
+    assert "\n| ≈64 | 8 | 3 | h:1 | 4 | 0 |" in by_replica.replica_table(run)

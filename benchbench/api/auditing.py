@@ -81,7 +81,8 @@ class Audit:
 def audit_file(source: str | Path, **corrections: Unpack[Corrections]) -> Audit:
     """Look for what is impossible or suspicious in a model card, a CSV table, or a run's folder.
 
-    Raises ValueError for what cannot be read or has no table, and RunError for a folder that is no run.
+    Raises ValueError for what cannot be read, has no table, or no cell that can be audited, and RunError for a folder
+    that is no run.
     """
     path = Path(source)
     claims = claims_of_run(open_run(path)) if path.is_dir() else _claims_of_file(path)
@@ -95,7 +96,11 @@ def audit_run(run: Run, corrections: Corrections) -> Audit:
 
 def _audited(name: str, claims: Claims, corrections: Corrections) -> Audit:
     corrected = _corrected(claims, corrections)
-    return Audit(name, corrected, tuple(audit(corrected)))
+    findings = tuple(audit(corrected))
+    measured = any(row.get("status") != "invalid" for row in claims.rows)
+    if not measured and all(finding.code == "invalid" and finding.severity == "suspicious" for finding in findings):
+        raise ValueError(f"{name}: {' '.join(claims.notes) or 'no cell is valid'}: there is nothing to audit")
+    return Audit(name, corrected, findings)
 
 
 def _claims_of_file(source: Path) -> Claims:

@@ -8,6 +8,7 @@ from typing import Any
 from benchbench.analysis.runs import Run
 from benchbench.analysis.validity import Reason
 from benchbench.api.run_tables import Form, check_format
+from benchbench.datasets.row_lengths import differs, short_text
 from benchbench.replicas.replica_words import addresses, name_of
 from benchbench.report.markdown import escape_markdown, write_table
 from benchbench.report.summary_table import csv_table, json_table
@@ -57,6 +58,7 @@ def _rows_of(run: Run, cell: CellInfo) -> Iterator[dict[str, Any]]:
             "status": summary.status,
             "reasons": reasons,
             "cell": cell.key,
+            "lengths": cell.lengths,
         }
 
 
@@ -81,13 +83,18 @@ def replica_table(run: Run, format: Form = "md", *, include_invalid: bool = Fals
 
 
 def _cells(row: dict[str, Any], axes: Sequence[str], include_invalid: bool) -> list[str]:
-    plain = [row[name] for name in axes]
-    shown = [
-        _DASH if value in {None, ""} else f"{value:g}" if isinstance(value, float) else str(value) for value in plain
-    ]
+    shown = [_axis(row, name) for name in axes]
     shown.append(name_of(row["replica"], [row["url"]] * (row["replica"] + 1) if row["url"] else []))
     shown += [str(row[name]) for name in _COUNTS]
     return [*map(escape_markdown, shown), *(_figure(row, name, include_invalid) for name in _FIGURES)]
+
+
+def _axis(row: dict[str, Any], name: str) -> str:
+    """As the run's table has it: a length that follows a law is `≈` its mean."""
+    value = row[name]
+    if differs(row, name):
+        return short_text(row, name)
+    return _DASH if value in {None, ""} else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _figure(row: dict[str, Any], name: str, include_invalid: bool) -> str:

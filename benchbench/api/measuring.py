@@ -49,9 +49,10 @@ def final_pictures(outcome: Outcome) -> Pictures | None:
     """Those of a sweep that is complete and has measured something; rows and pairs are those it ended with."""
     if outcome.state != "complete" or outcome.message or not any(row["rounds"] for row in outcome.rows):
         return None
+    from benchbench.api.artifacts import choice_of
     from benchbench.figures.caption import run_title
     from benchbench.figures.timeline import timeline_of
 
     run = Run(outcome.path)
     times = timeline_of(run, outcome.rows)
-    return Pictures(outcome.rows, times, outcome.pairs, outcome.path / "plots", run_title(run))
+    return Pictures(outcome.rows, times, outcome.pairs, outcome.path / "plots", run_title(run), choice_of(run))

@@ -44,6 +44,7 @@ from benchbench.report.summary_table import (
     table_parts,
 )
 from benchbench.safe_text import printable
+from benchbench.slo.attainment import slo_lines
 from benchbench.spec.cell import cell_name
 
 if TYPE_CHECKING:
@@ -149,11 +150,17 @@ def _section(section: Section, prefix: str) -> dict[str, Any]:
 
 
 def _head(run: Run, rows: Sequence[Row]) -> dict[str, Any]:
-    """What the top of the page says of one run alone: other models' numbers are not to be mixed with its own."""
+    """What the top of the page says of one run alone: other models' numbers are not to be mixed with its own.
+
+    `slo`: a line a shape, which is folded where they are many, under `met`.
+    """
+    slo = slo_lines(in_order(rows))
     return {
         "name": run.name,
         "about": f"{run.manifest['spec']['model']} on {setting(run)}",
-        "lines": [*table_parts(rows).headlines, _counted(rows)],
+        "lines": [*(line for line in table_parts(rows).headlines if line not in slo), _counted(rows)],
+        "slo": slo,
+        "met": f"{sum(' up to ' in line for line in slo)} of {len(slo)} meet the SLO at a measured load",
     }
 
 
