@@ -91,6 +91,12 @@ def errors_ms(run: Path, port: int) -> tuple[float, float]:
     return tuple(float(np.percentile(values, 99)) / 1e6 for values in (np.concatenate(gaps), all_late))
 
 
+def shared_share(path: Path) -> float:
+    """Of the stored gaps those that are 0: two tokens in one read."""
+    gaps = np.concatenate([np.diff(events) for events in pq.read_table(path)["event_ns"].to_numpy()])
+    return float(np.mean(gaps == 0))
+
+
 def measured(folder: Path, port: int, given: argparse.Namespace) -> dict[str, Any]:
     requests = round(given.tok_s * given.seconds / given.output)
     sweep = {
@@ -134,6 +140,8 @@ def measured(folder: Path, port: int, given: argparse.Namespace) -> dict[str, An
         "with decoding there": facts["worker_cpu_ns"] / 1e3 / events,
         "decoding elsewhere": max((s.cpu_s for s in samples if s.process == "decodes"), default=0) * 1e6 / events,
         "lag p99, ms": float(np.percentile(np.concatenate(pq.read_table(path)["lag_ns"].to_numpy()), 99)) / 1e6,
+        "lag p99.9, ms": float(np.percentile(np.concatenate(pq.read_table(path)["lag_ns"].to_numpy()), 99.9)) / 1e6,
+        "shared reads, %": 100 * shared_share(path),
         "late p99, ms": late_ms,
         "ITL error p99, ms": gap_ms,
         "record, bytes an event": path.stat().st_size / events,

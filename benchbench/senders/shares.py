@@ -18,13 +18,13 @@ from benchbench.decoding.response import Response
 from benchbench.loadgen.columns import all_ended, columns_of
 from benchbench.loadgen.exchange import Exchange, Failure, Log
 from benchbench.loadgen.job import Job
+from benchbench.spool.flat import FLAT, empty, move
 from benchbench.store.requests import ErrorKind, ErrorPhase, RoundColumns
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
 _BY_REQUEST = ("payloads", "due_ns", "asked_input", "asked_output", "target_of")
-_FLAT = ("event_ns", "event_tokens", "lag_ns")
 _SUMS = ("cpu_ns", "worker_cpu_ns", "connects", "resent", "spare_sent", "held_max_bytes", "spooled_bytes")
 _MOST = ("turn_max_ns", "clock_step_ns", "wall_ns")
 Reply = tuple[RoundColumns | None, dict[str, Any]]
@@ -90,10 +90,9 @@ def merged(shares: Sequence[Share], replies: Sequence[Reply]) -> Reply:
     index = np.concatenate([share.indices[part["index"]] for share, part in zip(shares, parts, strict=True)])
     order = np.argsort(index, kind="stable")
     counts = np.concatenate([np.diff(part["event_offsets"]) for part in parts])
-    begins = np.cumsum(counts) - counts
     offsets = np.concatenate([[0], np.cumsum(counts[order])]).astype(np.int32)
-    # Of each event of the merged round, its place in the shares' events one after the other.
-    events = np.arange(offsets[-1]) + np.repeat(begins[order] - offsets[:-1], counts[order])
+    places = np.empty(len(order), np.int64)  # of each request of a share, one share after the other
+    places[order] = offsets[:-1]
     columns: dict[str, Any] = {"index": index[order], "event_offsets": offsets}
     for name, first in parts[0].items():
         if name in columns:
@@ -101,8 +100,14 @@ def merged(shares: Sequence[Share], replies: Sequence[Reply]) -> Reply:
         if isinstance(first, list):
             joined = [value for part in parts for value in part[name]]
             columns[name] = [joined[k] for k in order.tolist()]
+        elif name in FLAT:
+            columns[name], row = empty(first.dtype, int(offsets[-1])), 0
+            for part in parts:
+                rows = len(part["index"])
+                move(part[name], part["event_offsets"], places[row : row + rows], columns[name])
+                row += rows
         else:
-            columns[name] = np.concatenate([part[name] for part in parts])[events if name in _FLAT else order]
+            columns[name] = np.concatenate([part[name] for part in parts])[order]
     columns = {name: columns[name] for name in parts[0]}
     if until := _full_until(shares, replies):
         facts["full_until_ns"] = until

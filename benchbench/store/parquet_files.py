@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 
@@ -15,11 +17,19 @@ if TYPE_CHECKING:
 
 _NAME = b"benchbench-crc32"  # of the entry in a file's metadata, whose value is _NAME:12345678
 _DIGITS = 8
-LARGE = 8 << 20  # bytes of a file
+LARGE, PIECE = 8 << 20, 1 << 20  # bytes of a file, and of what is read of one at once
 
 
 def parquet_bytes(table: pa.Table, record: bytes = b"", **options: Any) -> bytes:  # noqa: ANN401 - of write_table
-    """A table as a Parquet file. `record`: what it is, in the metadata of this name; `options` are pyarrow's.
+    """A table as a Parquet file, as `write_parquet` makes it."""
+    file = io.BytesIO()
+    write_parquet(file, table, record, **options)
+    return file.getvalue()
+
+
+def write_parquet(file: IO[bytes], table: pa.Table, record: bytes = b"", **options: Any) -> None:  # noqa: ANN401
+    """Write a table as a Parquet file to an empty file. `record`: what it is, in the metadata of this name; `options`
+    are pyarrow's. A long round is never in memory as a whole.
 
     Each page has its CRC32, for other readers (checking it takes arrow as long as all else). It leaves lengths, types
     and metadata unprotected: hence one of the whole file, in the metadata `benchbench-crc32`, its digits as zeros.
@@ -29,11 +39,19 @@ def parquet_bytes(table: pa.Table, record: bytes = b"", **options: Any) -> bytes
 
     metadata = {**(table.schema.metadata or {}), _NAME: _NAME + b":" + b"0" * _DIGITS}
     metadata |= {b"record": record} if record else {}
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(metadata), buffer, write_page_checksum=True, **options)
-    data: bytes = buffer.getvalue().to_pybytes()
-    place = _place(data)
-    return data[:place] + b"%08x" % zlib.crc32(data) + data[place + _DIGITS :]
+    sink = pa.PythonFile(file, mode="w")
+    pq.write_table(table.replace_schema_metadata(metadata), sink, write_page_checksum=True, **options)
+    end = file.seek(0, os.SEEK_END)
+    file.seek(end - 8)
+    footer = end - 8 - int.from_bytes(file.read(4), "little")
+    file.seek(footer)
+    place = footer + _place(file.read())
+    file.seek(0)
+    crc = 0
+    while piece := file.read(PIECE):
+        crc = zlib.crc32(piece, crc)
+    file.seek(place)
+    file.write(b"%08x" % crc)
 
 
 def read_parquet(path: Path, remedy: str) -> pa.Table:

@@ -19,16 +19,16 @@ import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 
 from benchbench.errors import RunError
 from benchbench.safe_text import csv_text
 from benchbench.store.facts import Manifest
-from benchbench.store.parquet_files import parquet_bytes, read_parquet
+from benchbench.store.parquet_files import parquet_bytes, read_parquet, write_parquet
 from benchbench.store.requests import FORMAT_VERSION, problem_of
 
 if TYPE_CHECKING:
@@ -38,22 +38,25 @@ _RECORD = re.compile(r"([^.].*-(?:warmup|measured))-(\d{4,})\.parquet")
 _AGAIN = "remove it, and bench sweep --resume measures this round again"
 
 
-def replace_file(path: Path, data: bytes, like: os.stat_result | None = None) -> None:
-    """Write `path` so that a reader sees the old or the whole new content, also after a crash.
+def replace_file(path: Path, data: bytes | Callable[[IO[bytes]], None], like: os.stat_result | None = None) -> None:
+    """Write `path` so that a reader sees the old or the whole new content, or what `data` writes, also after a crash.
 
     `like`: whose mode and, where that is allowed, owner the file gets. A failed write leaves nothing behind.
     What it writes to has a random name and did not exist before: a link that somebody planted is not followed.
     """
     temporary = path.with_name(f".bench-{os.urandom(8).hex()}.tmp")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, 0o666)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "w+b") as file:
             if like is not None:
                 with contextlib.suppress(PermissionError):
                     os.fchown(file.fileno(), like.st_uid, like.st_gid)
                 os.fchmod(file.fileno(), like.st_mode & 0o7777)
-            file.write(data)
+            if isinstance(data, bytes):
+                file.write(data)
+            else:
+                data(file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -153,8 +156,8 @@ class RunDirectory:
     def write_round(self, table: pa.Table, cell: str, phase: str, number: int) -> None:
         """Store a round's table (`requests.round_table`): from then on the round is finished."""
         record = _identity(cell, phase, number)
-        data = parquet_bytes(table, record, compression="snappy", use_dictionary=False, write_statistics=False)
-        replace_file(self._round_path(cell, phase, number), data)
+        options = {"compression": "snappy", "use_dictionary": False, "write_statistics": False}
+        replace_file(self._round_path(cell, phase, number), lambda file: write_parquet(file, table, record, **options))
         if self._finished is not None:
             self._finished.setdefault(f"{cell}-{phase}", set()).add(number)
 
