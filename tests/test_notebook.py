@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from benchbench.page import document
+
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "python.ipynb"
 
 
@@ -26,6 +28,8 @@ def test_it_is_stored_without_outputs() -> None:
 @pytest.mark.slow
 def test_its_cells_run_and_what_they_end_with_can_be_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    for figures in ("page_figures", "comparison_page_figures"):  # test_page.py looks at the page's
+        monkeypatch.setattr(document, figures, lambda *_: ())
     names: dict[str, Any] = {}
     shown: dict[str, str] = {}
     for cell in cells("code"):
