@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from benchbench.api.bisecting import FoundCommit, find_commit
     from benchbench.api.capacities import compare_capacities, find_capacity
     from benchbench.api.compared import RunComparison, compare_runs
+    from benchbench.api.crossing import Crosswise, cross
     from benchbench.api.historical import History, history_of
     from benchbench.api.measuring import sweep
     from benchbench.api.run_tables import runs_table
@@ -40,6 +41,7 @@ __all__ = [
     "BenchError",
     "BestSettings",
     "CardError",
+    "Crosswise",
     "EngineError",
     "FoundCommit",
     "History",
@@ -54,6 +56,7 @@ __all__ = [
     "best",
     "compare_capacities",
     "compare_runs",
+    "cross",
     "find_capacity",
     "find_commit",
     "history_of",
@@ -72,6 +75,7 @@ _HOMES = {
     "api.capacities": ("compare_capacities", "find_capacity"),
     "api.bisecting": ("FoundCommit", "find_commit"),
     "api.compared": ("RunComparison", "compare_runs"),
+    "api.crossing": ("Crosswise", "cross"),
     "api.historical": ("History", "history_of"),
     "api.measuring": ("sweep",),
     "api.run_tables": ("runs_table",),

@@ -12,8 +12,9 @@ from driving import bench
 from runs_made import write_starts
 from test_bisect import _surroundings, git, sweep_file  # noqa: F401 - a fixture
 
+import benchbench
 from benchbench.api import crossing
-from benchbench.bisect.crosswise import CONTRASTS, contrasts, edges, verdict
+from benchbench.bisect.crosswise import CONTRASTS, Crosswise, contrasts, edges, verdict
 from benchbench.engines.git_checkout import checkout
 from benchbench.engines.process import Hooks
 from benchbench.measure.run import Outcome
@@ -94,10 +95,51 @@ def test_the_command_builds_and_measures_the_four(monkeypatch: pytest.MonkeyPatc
     other = bench("bisect", *words[:-3], "PART=1,3", "--out", Path("run").absolute(), "--resume")
     assert other.exit_code == 2
     assert "has other builds than good-1, good-3, bad-1, bad-3 of these refs: use another --out" in other.stderr
-    facts = json.loads(bench("bisect", *words, "--out", Path("again").absolute(), "--format", "json").stdout)
+    in_file = Path("axis.yaml")
+    in_file.write_text(file.read_text() + 'axis: {PART: ["1", "2"]}\n')
+    same = (in_file, *words[1:7], *words[9:])
+    facts = json.loads(bench("bisect", *same, "--out", Path("again").absolute(), "--format", "json").stdout)
     assert facts["variants"] == [*NAMES]
     assert facts["blocks"] == 5
     assert facts["contrasts"]["interaction"]["high"] < 0
+
+
+def test_an_axis_in_the_file_is_checked_there_and_other_commands_say_that_they_do_not_use_it() -> None:
+    Path("kernels").mkdir()
+    file = sweep_file(Path("kernels"))
+    text = file.read_text()
+    for axis, words in (
+        ("{P: [3.10, 3.9]}", "axis.P.0"),
+        ('{P: ["1"]}', "axis.P"),
+        ('{P: ["1", "2"], Q: ["1", "2"]}', "axis"),
+        ('{"P-Q": ["1", "2"]}', "must be the name of an environment variable"),
+    ):
+        file.write_text(f"{text}axis: {axis}\n")
+        result = bench("bisect", file, "--good", "a", "--bad", "b")
+        assert (result.exit_code, words in result.stderr) == (2, True), result.stderr
+    file.write_text(f'{text}axis: {{P: ["3.10", "3.9"]}}\n')
+    spec = benchbench.load_spec(file)
+    assert spec.axis == {"P": ("3.10", "3.9")}
+    assert spec.notes == ["axis is for bench bisect: kept, not used"]
+    with pytest.raises(ValueError, match="the two values must differ"):
+        benchbench.cross(spec, "a", "b", "P=1,1")
+
+
+def test_a_block_that_a_stop_cut_and_blocks_added_later_are_told() -> None:
+    def sat(blocks: int, *starts: tuple[int, str]) -> list[dict[str, Any]]:
+        made = [{"event": "crosswise_start", "block": block, "variant": name} for block, name in starts]
+        return [{"event": "crosswise_begun", "blocks": blocks}, *made]
+
+    first = sat(2, (0, "good-1"), (0, "bad-2"), (1, "good-1"))
+    assert crossing.sittings_of(first) == ((2,), ())
+    planned, cut = crossing.sittings_of([*first, *sat(3, (1, "bad-2"), (2, "good-1"))])
+    assert (planned, cut) == ((2, 3), (1,))
+    made = tuple(map(tuple, blocks((0.0, 0.0, 0.0, 0.0), 5)))
+    crossed = Crosswise(NAMES, "tpot", made, "", Outcome(Path(), "complete", "", []), planned, cut)
+    text = crossed.table("md")
+    assert "Left out: block 1, cut by a stop" in text
+    assert "Blocks planned: 2 -> 3." in text
+    assert crossed.record()["planned"] == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +147,7 @@ def test_the_command_builds_and_measures_the_four(monkeypatch: pytest.MonkeyPatc
     [
         (("--axis", "PART"), "must be NAME=A,B"),
         (("--axis", "PART=1,1"), "the two values must differ"),
-        (("--axis", "PART=1,2", "--starts", "7"), "--axis needs at least 8"),
+        (("--axis", "PART=1,2", "--starts", "7"), "an axis needs at least 8"),
         (("--axis", "PART=1,2", "--paired"), "do not go with it"),
     ],
 )

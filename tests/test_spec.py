@@ -323,7 +323,7 @@ def test_shipped_sweeps_load_and_survive_a_manifest(name: str) -> None:
 
 def test_the_commented_sweeps_name_every_key() -> None:
     text = (SWEEPS / "endpoint.yaml").read_text() + (SWEEPS / "vllm-cpu.yaml").read_text()
-    later = {"variants", "baseline", "blocks", "cool_to", "fidelity", "profile", "git", "repo", "ref", "build"}
+    later = {"axis", "variants", "baseline", "blocks", "cool_to", "fidelity", "profile", "git", "repo", "ref", "build"}
     simulator = {"profile", "scale", "port", "options"}
     for section in [json_schema(), *json_schema()["$defs"].values()]:
         for key, described in section["properties"].items():

@@ -72,13 +72,18 @@ def edges(blocks: Sequence[Sequence[float]]) -> dict[str, Contrast]:
 
 @dataclass(frozen=True, slots=True)
 class Crosswise:
-    """What was measured: `blocks` are those with all four variants, `names` these in the order of the weights."""
+    """What was measured: `blocks` are those with all four variants, `names` these in the order of the weights.
+
+    `planned`: how many blocks were, at first and at each resume; `cut`: blocks within which it was resumed, left out.
+    """
 
     names: tuple[str, ...]
     metric: str
     blocks: tuple[tuple[float, ...], ...]
     why_not: str
     outcome: Outcome
+    planned: tuple[int, ...] = ()
+    cut: tuple[int, ...] = ()
 
     @property
     def families(self) -> tuple[dict[str, Contrast], dict[str, Contrast]]:
@@ -89,12 +94,27 @@ class Crosswise:
         """The verdict in words, then each contrast with its interval."""
         main, held = self.families
         if not main:
-            return [f"No verdict: {self.why_not or f'{len(self.blocks)} whole blocks, and two are needed'}."]
+            why = self.why_not or f"{len(self.blocks)} whole blocks, and two are needed"
+            return [f"No verdict: {why}.", *self._notes()]
         lines = [verdict(self.names, main, held), ""]
         lines += [f"- {name}: {self._effect(contrast)}" for name, contrast in [*main.items(), *held.items()]]
         with_a, with_b = (name.removeprefix("good-") for name in self.names[:2])
         note = f"A is {with_a}, B is {with_b}; {len(self.blocks)} blocks of {', '.join(self.names)}"
-        return [*lines, "", f"{TITLES[self.metric]}; {note}."]
+        return [*lines, "", f"{TITLES[self.metric]}; {note}.", *self._notes()]
+
+    def _notes(self) -> list[str]:
+        """In what the run is not the design that was fixed beforehand."""
+        notes = []
+        if self.cut:
+            numbers = ", ".join(map(str, self.cut))
+            notes.append(f"Left out: block {numbers}, cut by a stop: its starts are not of one time.")
+        if len(set(self.planned)) > 1:
+            steps = " -> ".join(map(str, self.planned))
+            notes.append(
+                f"Blocks planned: {steps}. At most 5 % false calls hold for a number fixed beforehand, not where what "
+                "was seen decided on more."
+            )
+        return notes
 
     def record(self) -> dict[str, Any]:
         """For JSON: differences of logarithms, above 0 is better."""
@@ -106,6 +126,8 @@ class Crosswise:
             "variants": self.names,
             "metric": self.metric,
             "blocks": len(self.blocks),
+            "planned": self.planned,
+            "cut": self.cut,
             "verdict": self.sentences()[0],
         }
         return facts | {"contrasts": clean[0], "edges": clean[1]}

@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 @click.option("--starts", default=40, type=click.IntRange(4), help="Starts at most.")
 @click.option("--budget-s", type=click.FloatRange(0), metavar="SECONDS", help="No block that would end after this.")
 @click.option("--paired", is_flag=True, help="The good build in every block, also where blocks differ little.")
-@click.option("--axis", metavar="NAME=A,B", help="No search: good and bad crosswise with two values of a variable.")
+@click.option(
+    "--axis",
+    metavar="NAME=A,B",
+    help="No search: good and bad crosswise with two values of a variable (default: the sweep's axis).",
+)
 @SETS
 @click.option("--out", type=FOLDER, metavar="DIR", help="Run directory (default: runs/NAME-bisect-TIME).")
 @click.option("--resume", is_flag=True, help="Continue the run in --out (or the latest of this name).")
@@ -50,7 +54,7 @@ def bisect(
     """Which commit between two made the server slower (or faster)?
 
     SWEEP has a variant with `git`: its build commands and engine are every build's. First good and bad must differ;
-    then the commits are measured that decide most, in blocks, until one has the confidence asked for.
+    then the commits are measured that decide most, until one has the confidence asked for.
 
     Exit: 0 a commit is named, 1 stopped and can be resumed, 2 bad input, 4 none is named (no difference, more than one
     step, or the budget is spent: a larger one with --resume goes on), 130 on Ctrl-C.
@@ -63,7 +67,7 @@ def bisect(
         if not 0.5 <= share < 1:
             raise ValueError(f"--confidence {confidence}: must be at least 50% and below 100%")
         spec, sets = spec_and_sets(file, sets, out, resume=resume and out is not None, quiet=quiet)
-        if axis is not None:
+        if axis is not None or spec.axis:
             options |= {"confidence": share, "axis": axis, "form": form}
             _crosswise((file, sets), spec, out, options, stop, resume=resume, quiet=quiet)
             return
@@ -99,21 +103,17 @@ def _crosswise(
     from benchbench.api.crossing import cross
 
     if options["paths"] or options["paired"] or options["budget_s"] is not None or options["confidence"] != 0.95:
-        raise ValueError("--axis searches no commit: --path, --paired, --budget-s and --confidence do not go with it")
+        raise ValueError("an axis searches no commit: --path, --paired, --budget-s and --confidence do not go with it")
     chosen = {name: options[name] for name in ("only", "metric", "variant", "starts")}
     form, (file, sets) = options["form"], source
     with watching(file, sets, quiet=quiet) as observer:
         given: dict[str, Any] = {**chosen, "sets": sets, "resume": resume, "observer": observer, "stop": stop.fd}
-        crossed = cross(spec, (options["good"], options["bad"]), options["axis"], out, **given)
+        crossed = cross(spec, options["good"], options["bad"], options["axis"], out, **given)
     if (outcome := crossed.outcome).state != "complete":
         if quiet and outcome.path.exists():
             show(outcome.path)
-        again = [
-            *same_command("bisect", file, sets, options["only"]),
-            *_words(options, "95%"),
-            "--axis",
-            options["axis"],
-        ]
+        again = [*same_command("bisect", file, sets, options["only"]), *_words(options, "95%")]
+        again += ["--axis", options["axis"]] * (options["axis"] is not None)
         end_unless_complete(outcome, stop, source, again + ["--format", form] * (form != "md"))
     if quiet:
         show(outcome.path)

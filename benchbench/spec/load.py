@@ -21,7 +21,7 @@ from benchbench.yamlfile.yaml_document import Document, YamlText, read_yaml
 
 NOT_OVERRIDABLE = (
     *("name", "grid", "order", "overrides", "hardware", "model_facts", "speculative", "telemetry", "loadgen"),
-    *("variants", "baseline", "blocks", "cool_to", "profile", "fidelity"),
+    *("variants", "baseline", "blocks", "cool_to", "profile", "fidelity", "axis"),
 )
 # Overrides change what is asked of a server, never the server.
 OVERRIDABLE_ENGINE = ("api", "extra_body")

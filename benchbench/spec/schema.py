@@ -21,6 +21,7 @@ from benchbench.spec.values import (
     Cpus,
     Indices,
     Name,
+    Pair,
     Positive,
     PromptKind,
     Rates,
@@ -30,6 +31,7 @@ from benchbench.spec.values import (
     Share,
     Text,
     TokenLengths,
+    Variable,
     Vocab,
     Warmup,
     Workers,
@@ -332,6 +334,9 @@ class SweepSpec(Section):
         default=False,
         description="true: after a comparison, trace the cells that were called in a start more of each variant",
     )
+    axis: Annotated[dict[Variable, Pair], Field(max_length=1)] = Field(
+        default={}, description="for bench bisect: a component's variable and two values, as TRITON: ['3.4', '3.6']"
+    )
 
     @field_validator("grid")
     @classmethod
@@ -349,7 +354,6 @@ class SweepSpec(Section):
     @property
     def notes(self) -> list[str]:
         """What was read and is not used, one sentence each."""
-        owners = {
-            key: ", ".join(kind for kind, keys in ENGINE_KEYS.items() if key in keys) for key in self.engine.other
-        }
-        return [f"engine.{key} belongs to {kinds}: kept, not used" for key, kinds in owners.items()]
+        owners = {key: [kind for kind, keys in ENGINE_KEYS.items() if key in keys] for key in self.engine.other}
+        notes = [f"engine.{key} belongs to {', '.join(kinds)}: kept, not used" for key, kinds in owners.items()]
+        return notes + ["axis is for bench bisect: kept, not used"] * len(self.axis)

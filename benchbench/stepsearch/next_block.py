@@ -1,4 +1,4 @@
-"""Which builds the next block starts beside the good one, and when a search ends. Pure; docs/bisect.md."""
+"""Which builds the next block starts, and when a search ends. Pure; docs/bisect.md."""
 
 from __future__ import annotations
 

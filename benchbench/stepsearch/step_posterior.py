@@ -3,10 +3,11 @@
 Builds have places: 0 is good, then each commit in order, the last is bad. A start of the build at place p in block b
 has y = ln(figure), higher is better. With one step of size d at place k:
 
-    y = m + u_b + d [p >= k] + e,   e ~ N(0, s^2) of each start,   u_b ~ N(0, (r s)^2) of each block, which is drift
+    y = m + u_b + w_b + d [p >= k] + e,   e ~ N(0, s^2) of each start,   u_b ~ N(0, (r s)^2) of each block,
+    w a random walk of steps N(0, (q s)^2) from start to start
 
-Priors: m flat; s log-normal around 1 %, a factor of 2.2 wide; r, drift in units of s, on a grid from none to so much
-that only differences within a block count; d normal, its scale 1, 3, 10 or 30 %. m and d are integrated in closed form,
+Priors: m flat; s log-normal around 1 %, a factor of 2.2 wide; drift none, or r on a grid up to so much that only
+differences within a block count, or a walk; d normal, its scale 1, 3, 10 or 30 %. m and d are integrated in closed form,
 the others on their grids. Two steps likewise, with one d each.
 """
 
