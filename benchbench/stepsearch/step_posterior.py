@@ -7,8 +7,8 @@ has y = ln(figure), higher is better. With one step of size d at place k:
     w a random walk of steps N(0, (q s)^2) from start to start
 
 Priors: m flat; s log-normal around 1 %, a factor of 2.2 wide; drift none, or r on a grid up to so much that only
-differences within a block count, or a walk; d normal, its scale 1, 3, 10 or 30 %. m and d are integrated in closed form,
-the others on their grids. Two steps likewise, with one d each.
+differences within a block count, or a walk; d normal, its scale 1, 3, 10 or 30 %. m and d are integrated in closed
+form, the others on their grids. Two steps likewise, with one d each.
 """
 
 from __future__ import annotations
