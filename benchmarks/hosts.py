@@ -311,7 +311,7 @@ def dies(folder: Path) -> None:
     process.communicate(timeout=120)
     rows = [row for rows, _ in rounds_of(run) for row in rows]
     good = sum(row["status"] == "ok" for row in rows)
-    left = [p for p in marked() if "benchbench.loadgen.worker" in p.cmdline()]
+    left = [p for p in marked() if "benchbench.senders.sending_process" in p.cmdline()]
     print(f"Resumed on what was left: exit code {process.returncode}, {good} of {len(rows)} requests good, ", end="")
     print(f"{len(left)} workers left.")
 

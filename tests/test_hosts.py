@@ -66,7 +66,7 @@ class RayCluster(NamedTuple):
             found.append([])
             for child in node.children(recursive=True):
                 try:
-                    if "benchbench.loadgen.worker" in child.cmdline():
+                    if "benchbench.senders.sending_process" in child.cmdline():
                         found[-1].append(child)
                 except psutil.Error:
                     continue
