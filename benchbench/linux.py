@@ -25,7 +25,6 @@ ANCILLARY = socket.CMSG_SPACE(_TIMESPEC.size) if sys.platform == "linux" else 0
 
 RAISED_NICE = -10  # of the load generator's process: about nine times the CPU time of another busy one
 _CAP_SYS_NICE = 23  # <linux/capability.h>
-_KEEP_SIZE, _PUNCH_HOLE = 1, 2  # <linux/falloc.h>
 _PR_SET_PDEATHSIG = 1
 _PR_SET_TIMERSLACK = 29
 _PR_SET_CHILD_SUBREAPER = 36
@@ -111,13 +110,6 @@ def renice(pid: int, nice: int) -> None:
     for thread in Path(f"/proc/{pid}/task").glob("*"):
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, int(thread.name), nice)
-
-
-def punch(fd: int, begin: int, end: int) -> None:
-    """Give the disk back what a file holds from `begin` to `end`, where the file system can: its length stays."""
-    if sys.platform == "linux":
-        both = ctypes.c_int64(begin), ctypes.c_int64(end - begin)
-        ctypes.CDLL(None, use_errno=True).fallocate64(fd, _KEEP_SIZE | _PUNCH_HOLE, *both)
 
 
 def adopt_orphans() -> None:

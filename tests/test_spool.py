@@ -32,8 +32,6 @@ from benchbench.loadgen.round import Round
 from benchbench.openai.target import Access, make_target
 from benchbench.spool import collector, flat
 from benchbench.spool import spool as module
-from benchbench.spool.collector import Reader
-from benchbench.spool.gathering import Gathering
 from benchbench.spool.spool import Spool
 from benchbench.store.requests import ErrorKind, ErrorPhase, RoundColumns
 
@@ -57,7 +55,7 @@ class Driven:
         while waiting or running:
             while waiting and len(running) < self._at_once:
                 index, raw = waiting.pop(0)
-                exchange = Exchange(index, b"", self.log, now, len(self.log), sent_ns=now, target=index % 2)
+                exchange = Exchange(index, b"", self.log, now, sent_ns=now, target=index % 2)
                 running.append((exchange, raw, 0))
             exchange, raw, place = running.pop(0)
             now += 1_000_003
@@ -81,14 +79,12 @@ def plainly(driven: Driven) -> RoundColumns:
 
 
 def spooled(driven: Driven, spool: Spool, every: int) -> dict[str, Any]:
-    if not spool._told:
-        spool.begin(driven.job)
+    spool.begin(driven.job)
     spool.crowd = 0
-    for step, running in enumerate(driven.steps()):
+    for step, _ in enumerate(driven.steps()):
         if step % every == 0 and len(driven.log.reads) > 1:  # the last one stays, as with a crowd
             driven.liveness.update()
             spool.move(driven.log, driven.liveness, driven.done, is_idle=True)
-            spool.check(driven.log, driven.liveness, running)
     return spool.finish(driven.log, sorted(driven.done, key=lambda e: e.index))
 
 
@@ -106,11 +102,8 @@ class Here(Spool):
     """A spool that is read in this process."""
 
     def _gathered(self) -> dict[str, Any]:
-        fd, gathering = self._opened().fileno(), Gathering(exact=self._job.exact, secrets=self._job.secrets)
-        reader = Reader(fd, gathering)
-        while reader.place < self._place:
-            reader.read_on(self._place)
-        return gathering.columns()
+        fd, job = self._opened().fileno(), self._job
+        return collector.gathered(fd, self._place, exact=job.exact, secrets=job.secrets)
 
 
 @given(
@@ -129,7 +122,6 @@ def test_columns_are_those_of_the_sending_process(
     plain = plainly(Driven(streams, size, at_once, broken))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(collector, "TOGETHER", together)
-        patch.setattr(collector, "FREED", 1)
         patch.setattr(flat, "LONG", size)
         patch.setattr(flat, "BLOCK", at_once)
         patch.setattr(module, "SLICE_ENDED", 1)
@@ -150,39 +142,25 @@ def test_reads_that_were_moved_can_be_looked_at(streams: list[bytes], size: int,
             if len(driven.log.reads) > 5:
                 driven.liveness.update()
                 spool.move(driven.log, driven.liveness, driven.done, is_idle=True)
-                spool.check(driven.log, driven.liveness, running)
-            start = min((exchange.first for exchange in running), default=0)
+            start = data.draw(st.integers(0, len(plain.log)))
             end = data.draw(st.integers(start, len(plain.log)))
             for exchange in running:
                 own = exchange.index, start, end
                 assert driven.log.reads_of(*own) == plain.log.reads_of(*own)
-        if not spool._keep_from:
-            assert driven.log.counts() == plain.log.counts()
+        assert driven.log.counts() == plain.log.counts()
 
 
 def test_the_process_that_decodes_is_asked_again_when_it_was_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchbench.loadgen.job.LONG_TOKENS", 1)
     streams = [STREAMS[3]] * 8
     plain = plainly(Driven(streams, 50, 3))
-
-    def driven(spool: Spool, *, killed: bool) -> dict[str, Any]:
-        round_ = Driven(streams, 50, 3)
-        spool.begin(round_.job)
-        if killed:
-            os.kill(spool._collector._process.pid, signal.SIGKILL)  # type: ignore[union-attr]
-        return spooled(round_, spool, 2)
-
     with closing(Spool()) as spool:
-        assert_same(plain, driven(spool, killed=False))
-        assert_same(plain, driven(spool, killed=True))
-        assert_same(plain, driven(spool, killed=False))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "FREED", 1)  # what it had decoded is not in the file any more
-            with pytest.raises(RuntimeError, match=r"the process that decodes ended \(exit -9\)"):
-                driven(spool, killed=True)
-        spool.cancel()
-        os.kill(spool._begun()._process.pid, signal.SIGKILL)  # between two rounds
-        assert_same(plain, driven(spool, killed=False))
+        for killed in (False, True, False):
+            if killed:
+                os.kill(spool._collector._process.pid, signal.SIGKILL)  # type: ignore[union-attr]
+            assert_same(plain, spooled(Driven(streams, 50, 3), spool, 2))
+        size = os.fstat(spool._opened().fileno()).st_size
+    assert size == 0
 
 
 def test_a_secret_that_a_server_quotes_is_not_in_the_file() -> None:
@@ -249,7 +227,6 @@ def test_a_round_that_is_spooled_while_it_runs(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(module, "SLICE", 5)
     count, tokens = 40, 30
     with SimulatorProcess("fixed", scale=0.01) as server, closing(Kept()) as spool:
-        monkeypatch.setattr(spool, "_begun", lambda: None)
         target = make_target(server.url, "completions", Access())
         asked = {"model": "sim", "max_tokens": tokens, "stream": True, "ignore_eos": True, "prompt": [7] * 4}
         round_job = RoundJob(
@@ -281,15 +258,13 @@ def test_a_round_that_is_spooled_while_it_runs(monkeypatch: pytest.MonkeyPatch, 
 def test_the_process_that_decodes_ends_with_the_one_that_sends() -> None:
     code = """
 import sys, time
-from benchbench.spool.spool import Spool
+from benchbench.spool.spool import Collector, Spool
 spool = Spool()
-spool._job = type("Job", (), {"exact": True, "secrets": frozenset()})
-print(spool._begun()._process.pid, flush=True)
+print(Collector(spool._opened())._process.pid, flush=True)
 time.sleep(60)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as sender:
         pid = int(sender.stdout.readline())  # type: ignore[union-attr]
-        assert psutil.Process(pid).nice() == 19
         sender.kill()
         psutil.wait_procs([psutil.Process(pid)], timeout=20)
     assert not psutil.pid_exists(pid)

@@ -124,7 +124,6 @@ class Exchange:
     payload: bytes
     log: Log
     scheduled_ns: int = 0
-    first: int = 0  # place in the log before all its reads
     connect_ns: int = 0  # when its connection began to connect
     connected_ns: int = 0
     tls_ns: int = 0  # time the TLS handshake took

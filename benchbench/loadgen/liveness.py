@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -122,8 +121,8 @@ class Spool(Away, Protocol):
     def move(self, log: Log, liveness: Liveness, done: list[Exchange], *, is_idle: bool) -> None:
         """There are more reads than `crowd`: move some, and with them those of `done` whose reads are all moved."""
 
-    def check(self, log: Log, liveness: Liveness, running: Iterable[Exchange | None]) -> None:
-        """Look whether there are too many bytes, and what none of those that are running needs again."""
+    def check(self, liveness: Liveness) -> None:
+        """Look whether there are too many bytes."""
 
 
 def _holds_token(data: bytes, stream: _Stream) -> bool:

@@ -89,7 +89,7 @@ class Round:
     def _arm(self, scheduled_ns: int) -> Connection | None:
         """Give the next request a connection: an idle one that is not stale, else a new one."""
         target, payload = self._places.take(self._next, self._quota.payload(self._next))
-        exchange = Exchange(self._next, payload, self.log, scheduled_ns, len(self.log), target=target)
+        exchange = Exchange(self._next, payload, self.log, scheduled_ns, target=target)
         self._next += 1
         while idle := self.pools[target].idle:
             conn = idle.pop()
@@ -377,7 +377,7 @@ class Round:
                 limit = f"within {job.first_token_s:g} s" if kind is ErrorKind.TIMEOUT else f"for {job.stall_s:g} s"
                 self._fail_on(conn, kind, f"no token {limit}")
         if self._spool:
-            self._spool.check(self.log, self.liveness, (conn.exchange for conn in self._busy))
+            self._spool.check(self.liveness)
             self.facts.spooled_bytes = self._spool.size
         held = self.liveness.received - self.facts.spooled_bytes
         self.facts.held_max_bytes = max(self.facts.held_max_bytes, held)

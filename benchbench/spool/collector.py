@@ -1,8 +1,8 @@
-"""The process that decodes a round while it runs: it reads the spool's file behind the one who writes it.
+"""The process that decodes a long round when it is over, so that no memory of it is the sending process's.
 
-Run as `python -m benchbench.spool.collector FD FILE PARENT_PID`. It gets the CPU when nobody else wants it, and nobody
-waits for it before the round is over. It dies with its parent: by the kernel's signal, and at the end of file of its
-pipe.
+Run as `python -m benchbench.spool.collector FD FILE PARENT_PID`. While a round runs it sleeps: one that reads the file
+holds locks of the file system, for long at a low priority, on which the one who writes would wait. It dies with its
+parent: by the kernel's signal, and at the end of file of its pipe.
 """
 
 from __future__ import annotations
@@ -15,38 +15,27 @@ from itertools import groupby
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
-from benchbench.linux import die_with_parent, punch, yield_to_others
+from benchbench.linux import die_with_parent
 from benchbench.spool.flat import say
 from benchbench.spool.gathering import Gathering
 from benchbench.spool.slices import READS, Slice, ended_in, reads_in, slices
-from benchbench.spool.spool import FREED
 
-LOOK_S = 0.2  # between two looks at a file that has not grown
 TOGETHER = 1 << 20  # bytes of slices that are decoded at once
 
 
-class Reader:
-    """Follows one round's file."""
-
-    def __init__(self, fd: int, gathering: Gathering) -> None:
-        self._fd, self._gathering = fd, gathering
-        self.place = self._freed = 0
-
-    def read_on(self, size: int) -> None:
-        """Take what the file's first `size` bytes hold of whole slices, a part of it at most."""
-        batch = list(_first(slices(self._fd, self.place, size)))
+def gathered(fd: int, size: int, *, exact: bool, secrets: frozenset[str]) -> dict[str, Any]:
+    """The columns of the round whose slices are the file's first `size` bytes."""
+    gathering, place = Gathering(exact=exact, secrets=secrets), 0
+    while place < size:
+        batch = list(_first(slices(fd, place, size)))
         for is_reads, group in groupby(batch, lambda part: part.kind == READS):
             if is_reads:
-                self._gathering.add([reads_in(self._fd, part) for part in group])
+                gathering.add([reads_in(fd, part) for part in group])
                 continue
             for part in group:
-                self._gathering.end(ended_in(self._fd, part))
-        if batch:
-            self.place = batch[-1].end
-            needless = min(self.place, batch[-1].keep_from)
-            if needless - self._freed >= FREED:
-                punch(self._fd, self._freed, needless)
-                self._freed = needless
+                gathering.end(ended_in(fd, part))
+        place = batch[-1].end
+    return gathering.columns()
 
 
 def _first(every: Iterator[Slice]) -> Iterator[Slice]:
@@ -59,31 +48,19 @@ def _first(every: Iterator[Slice]) -> Iterator[Slice]:
             return
 
 
-def gathered(pipe: Pipe[Any, Any], fd: int, *, exact: bool, secrets: frozenset[str]) -> dict[str, Any]:
-    """The columns of the round whose spool grows until its length comes through the pipe. Raises EOFError."""
-    gathering = Gathering(exact=exact, secrets=secrets)
-    reader, size = Reader(fd, gathering), None
-    while size is None or reader.place < size:
-        before = reader.place
-        reader.read_on(os.fstat(fd).st_size if size is None else size)
-        if size is None and pipe.poll(LOOK_S if reader.place == before else 0):
-            size = pipe.recv()
-    return gathering.columns()
-
-
 def main(fd: int, file: int, parent: int) -> None:
     """Round in, columns out, until the pipe ends."""
     die_with_parent(parent)
-    yield_to_others(19)
+    os.nice(10)  # other workers may still send
     pipe: Pipe[Any, Any] = Pipe(fd)
     gc.freeze()
     try:
         pipe.send("ready")
         while True:
-            exact, secrets = pipe.recv()
+            size, exact, secrets = pipe.recv()
             try:
-                say(pipe, gathered(pipe, file, exact=exact, secrets=secrets), {})
-            except (EOFError, BrokenPipeError):
+                say(pipe, gathered(file, size, exact=exact, secrets=secrets), {})
+            except BrokenPipeError:
                 return
             except Exception as error:  # noqa: BLE001 - the sender reports it; without a reply it would wait for ever
                 pipe.send(RuntimeError(f"{type(error).__name__}: {error}"))

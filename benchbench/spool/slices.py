@@ -1,8 +1,7 @@
 """The form of a spool: slices of a round's log, and the requests that have ended, one after the other in one file.
 
-A slice is a head of four int64 (kind, count, bytes of the payload, place in the file before which the writer needs
-nothing any more), then of reads their owners (int32), lengths (int32), stamps (two int64), our own times (int64), and
-the payload: the reads' bytes, or a pickled list of `Ended`.
+A slice is a head of three int64 (kind, count, bytes of the payload), then of reads their owners (int32), lengths
+(int32), stamps (two int64), our own times (int64), and the payload: the reads' bytes, or a pickled list of `Ended`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import numpy.typing as npt
 from benchbench.loadgen.exchange import STAMP, Ended, Log
 
 READS, ENDED = 1, 2
-HEAD = 32
+HEAD = 24
 EACH = 4 + 4 + STAMP + 8  # bytes of a read beside its own
 
 
@@ -40,18 +39,17 @@ class Slice(NamedTuple):
 
     kind: int
     rows: int
-    keep_from: int
     begin: int
     end: int
 
 
-def slice_of(log: Log, count: int, keep_from: int, secrets: tuple[bytes, ...]) -> list[bytes]:
+def slice_of(log: Log, count: int, secrets: tuple[bytes, ...]) -> list[bytes]:
     """The first reads of a log's columns as a slice, in pieces. A secret that a server quotes is overwritten."""
     reads = log.reads[:count]
     payload = b"".join(reads)
     for secret in secrets:
         payload = payload.replace(secret, b"*" * len(secret))
-    head = np.array([READS, count, len(payload), keep_from], np.int64).tobytes()
+    head = np.array([READS, count, len(payload)], np.int64).tobytes()
     lengths = array("i", map(len, reads)).tobytes()
     return [
         head,
@@ -63,20 +61,20 @@ def slice_of(log: Log, count: int, keep_from: int, secrets: tuple[bytes, ...]) -
     ]
 
 
-def slice_of_ended(ended: list[Ended], keep_from: int) -> list[bytes]:
+def slice_of_ended(ended: list[Ended]) -> list[bytes]:
     """Requests that have ended as a slice, in pieces."""
     payload = pickle.dumps(ended, pickle.HIGHEST_PROTOCOL)
-    return [np.array([ENDED, len(ended), len(payload), keep_from], np.int64).tobytes(), payload]
+    return [np.array([ENDED, len(ended), len(payload)], np.int64).tobytes(), payload]
 
 
 def slices(fd: int, place: int, size: int) -> Iterator[Slice]:
     """The slices of a file from `place` on that are whole within its first `size` bytes."""
     while place + HEAD <= size:
-        kind, count, payload, keep_from = np.frombuffer(os.pread(fd, HEAD, place), np.int64).tolist()
+        kind, count, payload = np.frombuffer(os.pread(fd, HEAD, place), np.int64).tolist()
         end = place + HEAD + payload + (EACH * count if kind == READS else 0)
         if end > size:
             return
-        yield Slice(kind, count, keep_from, place + HEAD, end)
+        yield Slice(kind, count, place + HEAD, end)
         place = end
 
 

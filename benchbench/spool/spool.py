@@ -1,7 +1,6 @@
-"""The sending process's side: slices of a long round go to a file without a name, which another process decodes.
+"""The sending process's side: slices of a long round go to a file without a name; another process decodes it later.
 
-Nothing here waits while a round runs: a slice is a copy into the kernel's memory. How far the other process has come
-does not matter before the round is over.
+While a round runs nobody else touches the file, so that a slice is a copy into the kernel's memory and waits for none.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import sys
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from multiprocessing.connection import Connection as Pipe
 from socket import socketpair
@@ -32,7 +31,6 @@ LAST, LAST_ENDED = 4096, 512  # and after it,
 SLICE_BYTES = 256 << 10  # and bytes at most
 HELD_BYTES = 512 << 20  # a round that holds more is long, however few tokens it asked for
 CROWD = 4096  # reads that stay: checks look at the latest
-FREED = 32 << 20  # bytes of the file that are given back at once, when all that was in them is decoded
 
 
 class Collector:
@@ -41,14 +39,13 @@ class Collector:
     def __init__(self, file: IO[bytes]) -> None:
         ours, theirs = socketpair()
         words = map(str, (theirs.fileno(), file.fileno(), os.getpid()))
-        # A session of its own, since Linux shares the CPU out by sessions first: this one gets it last.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchbench.spool.collector", *words],
             pass_fds=[theirs.fileno(), file.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,
+            process_group=0,
         )
         theirs.close()
         self.pipe: Pipe[Any, Any] = Pipe(ours.detach())
@@ -73,31 +70,17 @@ class Spool:
     def __init__(self) -> None:
         self._file: IO[bytes] | None = None
         self._collector: Collector | None = None
-        self.size, self.crowd, self._told = 0, sys.maxsize, False
+        self.size, self.crowd = 0, sys.maxsize
 
     def begin(self, job: Job) -> None:
-        """A round that will be long has its file and its process before it starts. Raises OSError."""
+        """A round that will be long has its file before it starts. Raises OSError."""
         self._job, self.size, self.crowd = job, 0, CROWD if job.is_long else sys.maxsize
         self._secrets = tuple(sorted(filter(None, (secret.encode() for secret in job.secrets)), key=len, reverse=True))
-        self._place = self._keep_from = 0  # in the file: where the next slice goes, and before which none is needed
+        self._place = 0  # in the file, where the next slice goes
         self._firsts, self._places = array("q"), array("q")  # of each slice of reads: its first one, where it begins
         self._ending: tuple[int, int] | None = None  # at that length of the log so many had ended
-        self._told = False  # the other process, of the round
         if job.is_long:
-            try:
-                self._begun()
-            except OSError:  # somebody has killed it between two rounds
-                self._dismiss()
-                self._begun()
-
-    def _begun(self) -> Collector:
-        """The other process, told of the round."""
-        if self._collector is None:
-            self._collector, self._told = Collector(self._opened()), False
-        if not self._told:
-            self._collector.pipe.send((self._job.exact, self._job.secrets))
-            self._told = True
-        return self._collector
+            self._opened()
 
     def _opened(self) -> IO[bytes]:
         self._file = self._file or nameless_file()
@@ -126,18 +109,13 @@ class Spool:
         ended = done[: min(left, SLICE_ENDED)]
         del done[: len(ended)]
         self._ending = (length, left - len(ended)) if left > len(ended) else None
-        self._write(slice_of_ended(self._records(ended), self._keep_from))
+        self._write(slice_of_ended(self._records(ended)))
         return [exchange.index for exchange in ended]
 
-    def check(self, log: Log, liveness: Liveness, running: Iterable[Exchange | None]) -> None:
-        """Look whether there are too many bytes, and what none of those that are running needs again."""
+    def check(self, liveness: Liveness) -> None:
+        """Look whether this process holds too many bytes."""
         if liveness.received - self.size > HELD_BYTES:
             self.crowd = CROWD
-        if not log.base:
-            return
-        first = min((exchange.first for exchange in running if exchange), default=len(log))
-        if (at := bisect_right(self._firsts, first) - 1) > 0:
-            self._keep_from = max(self._keep_from, self._places[at])
 
     def _records(self, ended: Sequence[Exchange]) -> list[Ended]:
         lengths = self._job.asked_input, self._job.asked_output
@@ -146,7 +124,7 @@ class Spool:
     def _move(self, log: Log, count: int) -> None:
         sizes = accumulate(map(len, log.reads[:count]))
         count = max(1, sum(size <= SLICE_BYTES for size in sizes))
-        pieces = slice_of(log, count, self._keep_from, self._secrets)
+        pieces = slice_of(log, count, self._secrets)
         place = self._place
         self._write(pieces)
         self._firsts.append(log.base)
@@ -175,9 +153,9 @@ class Spool:
         return reads
 
     def counts(self) -> Counter[int]:
-        """How many reads each exchange has, but for those that nobody needs any more."""
+        """How many reads each exchange has."""
         counts = Counter[int]()
-        for at in range(bisect_left(self._places, self._keep_from), len(self._places)):
+        for at in range(len(self._places)):
             counts.update(reads_in(self._opened().fileno(), self._slice(at)).owners.tolist())
         return counts
 
@@ -192,21 +170,19 @@ class Spool:
             self._move(log, min(LAST, len(log.reads)))
         for first in range(0, len(exchanges), LAST_ENDED):
             ended = self._records(exchanges[first : first + LAST_ENDED])
-            self._write(slice_of_ended(ended, self._keep_from))
+            self._write(slice_of_ended(ended))
         try:
             columns = self._gathered()
-        except (EOFError, OSError):
-            code = self._dismiss()
-            if self._keep_from >= FREED:
-                raise RuntimeError(f"the process that decodes ended (exit {code})") from None
-            columns = self._gathered()  # all is still in the file
-        os.ftruncate(self._opened().fileno(), 0)
+        except (EOFError, OSError):  # somebody has killed it; all is still in the file
+            self._dismiss()
+            columns = self._gathered()
+        self.cancel()
         return columns
 
     def _gathered(self) -> dict[str, Any]:
-        pipe = self._begun().pipe
-        pipe.send(self._place)
-        reply = hear(pipe)
+        self._collector = self._collector or Collector(self._opened())
+        self._collector.pipe.send((self._place, self._job.exact, self._job.secrets))
+        reply = hear(self._collector.pipe)
         if isinstance(reply, Exception):
             raise RuntimeError(f"the process that decodes failed: {reply}")  # noqa: TRY004 - it is no mistake of ours
         columns: dict[str, Any] = reply[0]
@@ -214,8 +190,6 @@ class Spool:
 
     def cancel(self) -> None:
         """Forget the round."""
-        if self._told:
-            self._dismiss()
         if self._file:
             os.ftruncate(self._file.fileno(), 0)
 
@@ -225,7 +199,8 @@ class Spool:
         if self._file:
             self._file.close()
 
-    def _dismiss(self) -> int | None:
-        """End the other process; returns its exit code."""
-        collector, self._collector = self._collector, None
-        return collector.end() if collector else None
+    def _dismiss(self) -> None:
+        """End the other process."""
+        if self._collector:
+            self._collector.end()
+            self._collector = None
