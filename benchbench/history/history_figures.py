@@ -138,7 +138,7 @@ def _name_step(axes: Axes, place: float, text: str, number: int) -> None:
     """The commit at a step's line, on the side with more room; the next one a line lower."""
     right = place < sum(axes.get_xlim()) / 2
     style: Any = {"ha": "left" if right else "right", "va": "top", "fontsize": 7.5, "color": "#333333"}
-    box: Any = {"facecolor": "#FFFFFF", "edgecolor": "none", "pad": 0.6}
+    box: Any = {"facecolor": "#FFFFFF", "edgecolor": "none", "pad": 0.6, "alpha": 0.7}
     at = (place, 0.98 - 0.09 * (number % 3))
     offset = (3 if right else -3, 0)
     text = text.replace("-", "\N{MINUS SIGN}")
