@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchbench.history.changes import Search, Value, changes_of
+from benchbench.levels.changes import Search, Value, changes_of
 
 Floats = NDArray[np.float64]
 Make = Callable[[np.random.Generator, int], Floats]
@@ -28,12 +28,11 @@ ORACLE = 2.47
 def ours(logs: Floats, starts: int = 1, noise: float = 0.0) -> list[tuple[int, int]]:
     """Each call, taken back or not: the night at which it was made, and the first night of the level."""
     search = Search([Value(float(log), starts, noise**2 if starts > 1 else None) for log in logs])
-    calls, before = [], 0
+    calls = []
     for night in range(len(logs)):
         search.add(night)
-        if len(search.firsts) > before:
+        if search.seen and search.seen[-1] == night:
             calls.append((night, search.firsts[-1]))
-        before = len(search.firsts)
     return calls
 
 
@@ -100,6 +99,19 @@ def related(rng: np.random.Generator, nights: int) -> Floats:
     return NOISE * noise
 
 
+def directory(rng: np.random.Generator, runs: int, shared: float, nights: int = 365) -> tuple[float, float]:
+    """Of directories of 60 series without a step, whose nights share so much of their variance: steps called in 365
+    nights, and the nights that called any.
+    """
+    calls, called = 0, 0
+    for _ in range(runs):
+        logs = math.sqrt(shared) * rng.standard_normal(nights)
+        own = math.sqrt(1 - shared) * rng.standard_normal((60, nights))
+        at = [night for series in NOISE * (logs + own) for night, _ in ours(series)]
+        calls, called = calls + len(at), called + len(set(at))
+    return calls / runs, called / runs
+
+
 def one_bad(rng: np.random.Generator, nights: int) -> Floats:
     logs = normal(NOISE)(rng, nights)
     logs[rng.integers(nights)] += math.log(0.8)
@@ -122,13 +134,19 @@ def false_calls(case: Case, runs: int, nights: int = 365) -> tuple[float, float]
     return float(np.mean(counts)), float(np.std(counts) / math.sqrt(runs))
 
 
-def found(sd: float, runs: int, call: Callable[[Floats], list[tuple[int, int]]], step: float = STEP) -> list[float]:
-    """Of series of 60 nights whose step comes at night 20 to 50: called by the 5th slow night, by five nights after the
+def found(
+    sd: float,
+    runs: int,
+    call: Callable[[Floats], list[tuple[int, int]]],
+    step: float = STEP,
+    places: tuple[int, int] = (10, 55),
+) -> list[float]:
+    """Of series of 60 nights with a step at one of `places`: called by the 5th slow night, by five nights after the
     first slow one, by ten; and at the end placed within five nights.
     """
     rng, counts = np.random.default_rng(2), np.zeros(4)
     for _ in range(runs):
-        at = int(rng.integers(20, 51))
+        at = int(rng.integers(*places))
         logs = sd * rng.standard_normal(60)
         logs[at:] += step
         nights = [night for night, place in call(logs) if night >= at and abs(place - at) <= 10]
@@ -177,7 +195,7 @@ def libraries(runs: int) -> None:
         row(
             name,
             f"{alarms:.2f}",
-            *map(percent, found(NOISE, 5 * runs, call)[:3]),
+            *map(percent, found(NOISE, 5 * runs, call, places=(20, 51))[:3]),
             percent(called_for_one(5 * runs, call)),
         )
 
@@ -185,6 +203,7 @@ def libraries(runs: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=400, help="series of 365 nights a row")
+    parser.add_argument("--directories", type=int, default=4, help="directories of 60 series of 365 nights a row")
     parser.add_argument("--libraries", type=int, default=0, metavar="RUNS", help="series of each library")
     options = parser.parse_args()
     row("series without a step", "false in 365 nights", "standard error")
@@ -209,7 +228,16 @@ def main() -> None:
         ),
         *(("-5 %, noise 3 %", 0.03, math.log(0.95)), ("-10 %, noise 3 %", 0.03, math.log(0.9))),
     ):
-        row(name, *map(percent, found(sd, 2 * options.runs, ours, step)))
+        row(name, *map(percent, found(sd, 10 * options.runs, ours, step)))
+    for first, last in ((10, 18), (19, 27), (28, 36), (37, 45), (46, 54)):
+        places = (first, last + 1)
+        name = f"-2 %, noise 1.1 %, after {first} to {last} nights"
+        row(name, *map(percent, found(NOISE, 10 * options.runs, ours, places=places)))
+    print()
+    row("60 series (20 cells x 3 metrics), of which so much is shared", "steps in 365 nights", "nights that call any")
+    row(*["---"] * 3)
+    for shared in (0.0, 0.5, 0.9):
+        row(shared, *(f"{count:.0f}" for count in directory(np.random.default_rng(5), options.directories, shared)))
     if options.libraries:
         print()
         libraries(options.libraries)

@@ -19,7 +19,7 @@ from runs_made import BRANCHES, made_run
 
 from benchbench import BenchError, History, history_of, open_run
 from benchbench.analysis.summary import UNITS
-from benchbench.history.changes import LEAST, Value, changes_of
+from benchbench.levels.changes import LEAST, Value, changes_of
 from benchbench.store.run_directory import RunDirectory
 
 DAY_NS = 86_400 * 10**9
@@ -138,6 +138,18 @@ def test_false_alarms_and_delay_on_seeded_series() -> None:
     assert alarms <= 6  # benchmarks/history.py counts thousands
     found = [changes_of(values([1.0] * 30 + [0.98] * 8, seed=seed)).steps for seed in range(40)]
     assert sum(bool(steps) and abs(steps[0].at - 30) <= 5 for steps in found) >= 30
+
+
+def test_nights_related_to_the_one_before_are_allowed_for() -> None:
+    """By 0.3. Taken for unrelated, these six have 7 steps that stay."""
+    count = 0
+    for seed in range(6):
+        draw, log, nights = random.Random(seed), 0.0, []
+        for _ in range(365):
+            log = 0.3 * log + draw.gauss(0, 0.0105)
+            nights.append(Value(log))
+        count += len(changes_of(nights).steps)
+    assert count <= 5
 
 
 # ---- Stored runs -----------------------------------------------------------------------------------------

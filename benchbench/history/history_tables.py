@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from benchbench.comparison.verdicts import TITLES
-from benchbench.history.changes import BAD, LEAST, SURE
 from benchbench.history.series import Point, Segment, Series
+from benchbench.levels.changes import BAD, LEAST, SURE
 from benchbench.report.markdown import escape_markdown, write_table
 from benchbench.safe_text import csv_text
 from benchbench.spec.cell import cell_name
@@ -237,6 +237,6 @@ def caption(series: Sequence[Series]) -> str:
     return (
         f"Ratios above 1 are better, for latencies too; intervals are of two levels. Nights are ordered by {order}. "
         f"By chance a series has at most one step in 365 nights, so these {len(series)} up to {len(series)} a year. "
-        f"A single bad night (1 in {1 / BAD:.0f} of its level) is no step, and in no level; "
+        f"A single bad night (1 in {1 / BAD:,.0f} of its level) is no step, and in no level; "
         f"the first {LEAST} nights tell none."
     )

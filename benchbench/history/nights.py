@@ -11,8 +11,8 @@ from typing import Any
 from benchbench.analysis.runs import Run
 from benchbench.comparison.pairs import Side, sides_of, values_of
 from benchbench.comparison.verdicts import BETTER
-from benchbench.history.changes import Value
 from benchbench.history.conditions import conditions_of
+from benchbench.levels.changes import Value
 from benchbench.spec.cell import CellInfo
 from benchbench.student.t_distribution import t_quantile
 

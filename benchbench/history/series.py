@@ -9,9 +9,9 @@ from typing import Literal
 
 from benchbench.comparison.loaded_builds import loaded_notes
 from benchbench.comparison.verdicts import BETTER, TITLES
-from benchbench.history.changes import LEAST, TINY, Changes, Step, Value, changes_of
 from benchbench.history.conditions import NAMES, definition_of, differences
 from benchbench.history.nights import Measured, Night
+from benchbench.levels.changes import LEAST, TINY, Changes, Step, Value, changes_of
 from benchbench.spec.cell import CellInfo, cell_name
 
 Use = Literal["used", "bad", "invalid"]

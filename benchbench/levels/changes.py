@@ -1,19 +1,22 @@
 """Steps in a series of nights: where the level changed, decided night by night as if each were the last. Pure.
 
-Values are logs of which more is better; a night is one run. Nights of one level are a *regime*. At each night t, for
-each w of WINDOWS, the last w nights are held against the regime before them (n nights, mean m, standard deviation s
-with f degrees of freedom, of all regimes so far), in the direction of the change, d = +-(x - m), without the one of
-them that speaks most for it (E, V: mean and variance of the largest of w standard normal values):
+Values are logs of which more is better; a night is one run. Nights of one level are a *regime*. At each night, for each
+w of WINDOWS, the last w nights are held against the n of their regime before them. A night that is further from these
+than FAR standard deviations counts as FAR, and only when the next one is there, so that no single one makes a step.
+With the difference of both means over its standard error, t (f = n + w - 2 degrees of freedom and those of all earlier
+regimes), the odds that the level has moved by SIZE standard deviations w nights ago, against not at all, are about
 
-    T(w) = (sum d - max d + s E(w)) / (s sqrt(w - 2 + V(w) + (w - 1)^2 / n))
+    exp(-+ SIZE z sqrt(a) - SIZE^2 a / 2)
+    1 / a = 1 / n + 1 / w,  z = sign(t) sqrt(f log(1 + t^2 / f)) (8 f + 1) / (8 f + 3)
 
-and there is a step where T(w) > t(1 - p; f) for any w: p is WORSE for a change for the worse, BETTER for the better.
-The two are set so that a series without a step has at most one of either in 365 nights, in expectation
-(benchmarks/history.py); they are no levels of one test. A single bad night is no step: it is the one that is left out.
-A step lies where two levels fit best, and the search goes on from there. It is taken back when the nights that follow
-no longer tell its two levels apart (t test, KEPT).
+(z: Wallace 1959, Bounds on normal approximations to Student's t). Their sum over all w, a share of WORSE for the worse
+and the rest for the better, is the statistic of Shiryaev and Roberts; a step is called above ODDS, set so that a series
+without any has at most one, of either direction, in 365 nights, in expectation (benchmarks/history.py).
+Where each night is related to the one before by r (its lag-1 correlation in all regimes, less RELATED standard errors,
+at least 0), 1/a is the variance of that difference under r. A step lies where two levels fit best, and the search goes
+on from there. It is taken back when the nights that follow no longer tell its two levels apart (t test, KEPT).
 
-A night is *bad*, and in no level, when the others of its regime would not have it 1 time in 1000 (Student's t), and
+A night is *bad*, and in no level, when the others of its regime would not have it 1 time in 10,000 (Student's t), and
 the next one is back by half or more. Of nights with several starts the weight is 1 / (day + start / k), k starts.
 """
 
@@ -24,15 +27,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from statistics import NormalDist, median
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
 
 from benchbench.student.t_distribution import t_quantile
 
-WINDOWS = (3, 4, 5, 6, 8, 12, 18, 27, 40)
+Whole = NDArray[np.int64]
+Floats = NDArray[np.float64]
+WINDOWS = np.array((4, 5, 6, 7, 8, 9, 10, 12, 14, 17, 20, 25, 30, 40))
 LEAST = 8  # nights, before anything is said
-LEAST_REGIME = 3  # nights of a later regime, since the noise is known from those before
-WORSE, BETTER = 0.001, 0.0001
-BAD = 0.001
+LEAST_REGIME = 5  # nights of a later regime, since the noise is known from those before
+SIZE = 1.7  # of the step that is looked for, in standard deviations of a night
+WORSE = 0.95  # of the odds: of a step for the worse
+ODDS = 76.0
+FAR = 4.0  # standard deviations: what is further off counts as this
+RELATED = 0.5  # standard errors of the correlation of adjacent nights that are taken for chance
+BAD = 0.0001
 KEPT = 0.02
 SURE = 0.95  # of the nights between which a step lies
 TINY = 1e-9  # a spread below it is none: copies, or a model's output
@@ -78,16 +90,6 @@ class Changes:
 
 
 @cache
-def _largest(count: int) -> tuple[float, float]:
-    """Mean and variance of the largest of `count` standard normal values, by the trapezoid rule."""
-    normal, width = NormalDist(), 1 / 64
-    points = [k * width - 8 for k in range(16 * 64 + 1)]
-    weights = [count * normal.pdf(x) * normal.cdf(x) ** (count - 1) * width for x in points]
-    mean = math.fsum(w * x for w, x in zip(weights, points, strict=True))
-    return mean, math.fsum(w * (x - mean) ** 2 for w, x in zip(weights, points, strict=True))
-
-
-@cache
 def _quantile(tail: float, degrees: int) -> float:
     return t_quantile(1 - tail, degrees)
 
@@ -108,15 +110,26 @@ def precisions(nights: Sequence[Value]) -> list[float]:
     return [typical / v for v in variances] if typical else [1.0] * len(nights)
 
 
+def _variance(r: Floats, n: Whole, total: Floats, w: Whole, tail: Floats) -> Floats:
+    """Of the difference of the means of n nights and of the w after them, each related by r to the one before, where
+    that of a night of weight 1 is 1; `total` and `tail` are the sums of weights.
+    """
+    wide, narrow = (1 + r) / (1 - r), 2 * r / (1 - r) ** 2
+    of_each = [(wide - narrow * (1 - r**k) / k) / weight for k, weight in ((n, total), (w, tail))]
+    both: Floats = of_each[0] + of_each[1] - narrow * (1 - r**n) * (1 - r**w) / (n * w)
+    return both
+
+
 class Search:
     """The search so far: nights of the present regime, and what earlier ones tell of the noise."""
 
     def __init__(self, nights: Sequence[Value]) -> None:
-        self.logs = [night.log for night in nights]
-        self.weights = precisions(nights)
+        self.logs = np.array([night.log for night in nights])
+        self.weights = np.array(precisions(nights))
         self.regime: list[int] = []
         self.earlier: list[list[int]] = []
         self.squares, self.degrees = 0.0, 0  # of earlier regimes
+        self.products = 0.0  # of adjacent nights of earlier regimes, about their means
         self.bad: set[int] = set()
         self.firsts: list[int] = []  # first nights of regimes, after the first one's
         self.seen: list[int] = []  # of each, the night at which it was seen
@@ -127,19 +140,29 @@ class Search:
         self._take_back()
         if (at := self._alarm()) is not None:
             place = self.regime.index(at)
-            old, self.regime = self.regime[:place], self.regime[place:]
-            self.earlier.append(old)
-            self.squares += self._level(old)[1]
-            self.degrees += len(old) - 1
+            self.earlier.append(self.regime[:place])
+            self.regime = self.regime[place:]
             self.firsts.append(at)
             self.seen.append(night)
+            self._learn()
 
-    def _level(self, nights: Sequence[int]) -> tuple[float, float, float]:
+    def _learn(self) -> None:
+        """What the earlier regimes tell of the noise."""
+        self.squares, self.degrees, self.products = 0.0, 0, 0.0
+        for nights in self.earlier:
+            mean, squares, _ = self._level(nights)
+            offs = np.sqrt(self.weights[nights]) * (self.logs[nights] - mean)
+            self.squares += squares
+            self.products += float(offs[1:] @ offs[:-1])
+            self.degrees += len(nights) - 1
+
+    def _level(self, nights: list[int]) -> tuple[float, float, float]:
         """Weighted mean, sum of weighted squares about it, and sum of weights."""
-        weights, logs = self.weights, self.logs
-        total = math.fsum(weights[k] for k in nights)
-        mean = math.fsum(weights[k] * logs[k] for k in nights) / total
-        return mean, math.fsum(weights[k] * (logs[k] - mean) ** 2 for k in nights), total
+        weights, logs = self.weights[nights], self.logs[nights]
+        total = float(weights.sum())
+        mean = float(weights @ logs) / total
+        offs = logs - mean
+        return mean, float(weights @ (offs * offs)), total
 
     def _set_aside(self) -> None:
         """Take the night that is furthest off out of the regime, if it is bad; the last one is not judged yet."""
@@ -147,7 +170,7 @@ class Search:
         if len(known) + self.degrees < LEAST:
             return
         mean = self._level(known)[0]
-        far = max(known, key=lambda k: abs(self.logs[k] - mean) * math.sqrt(self.weights[k]))
+        far = known[int(np.argmax(np.abs(self.logs[known] - mean) * np.sqrt(self.weights[known])))]
         rest = [k for k in known if k != far]
         level, squares, total = self._level(rest)
         degrees = len(rest) - 1 + self.degrees
@@ -167,54 +190,72 @@ class Search:
         degrees = self.degrees + len(self.regime) - 1
         error = math.sqrt((self.squares + squares) / degrees * (1 / a + 1 / b))
         if abs(new - old) < _quantile(KEPT / 2, degrees) * error:
-            before = self.earlier.pop()
-            self.squares = math.fsum(self._level(nights)[1] for nights in self.earlier)
-            self.degrees -= len(before) - 1
-            self.regime = before + self.regime
+            self.regime = self.earlier.pop() + self.regime
             self.firsts.pop()
             self.seen.pop()
+            self._learn()
 
     def _alarm(self) -> int | None:
         """The first night of a new level, where the last nights show one."""
-        count, sums = len(self.regime), [0.0, 0.0, 0.0]
+        count = len(self.regime)
         least = LEAST if not self.degrees else LEAST_REGIME
-        windows = {w for w in WINDOWS if count - w >= least}
-        if not windows:
+        windows = WINDOWS[: np.searchsorted(WINDOWS, count - least, side="right")]
+        if not len(windows) or self._alone():
             return None
-        heads: dict[int, tuple[float, float, float]] = {}
-        longest = count - min(windows)
-        for place, k in enumerate(self.regime[:longest]):
-            w, x = self.weights[k], self.logs[k] - self.logs[self.regime[0]]
-            sums = [sums[0] + w, sums[1] + w * x, sums[2] + w * x * x]
-            if count - place - 1 in windows:
-                heads[count - place - 1] = (sums[0], sums[1], sums[2])
-        for w in sorted(windows):
-            total, first, second = heads[w]
-            mean = first / total + self.logs[self.regime[0]]
-            degrees = count - w - 1 + self.degrees
-            spread = math.sqrt((max(0.0, second - first * first / total) + self.squares) / degrees)
-            if spread > TINY and any(
-                self._shown(self.regime[-w:], sign, mean, spread, total) > _quantile(tail, degrees)
-                for sign, tail in ((-1, WORSE), (1, BETTER))
-            ):
-                return self._place(range(least, count - 1), self.regime)
-        return None
+        odds = self._odds(windows)
+        return self._place(range(least, count - 1), self.regime) if odds > ODDS else None
 
-    def _shown(self, last: Sequence[int], sign: int, mean: float, spread: float, total: float) -> float:
-        """T(w) of the last nights."""
-        offs = [sign * (self.logs[k] - mean) * math.sqrt(self.weights[k]) for k in last]
-        largest = max(offs)
-        expected, variance = _largest(len(last))
-        kept = math.fsum(math.sqrt(self.weights[k]) for k in last) - math.sqrt(self.weights[last[offs.index(largest)]])
-        error = spread * math.sqrt(len(last) - 2 + variance + kept * kept / total)
-        return (math.fsum(offs) - largest + spread * expected) / error
+    def _alone(self) -> bool:
+        """Whether the last night is FAR off, and the one before it not by half as much: the next tells what it is."""
+        level, squares, total = self._level(self.regime[:-1])
+        spread = math.sqrt((squares + self.squares) / (len(self.regime) - 2 + self.degrees))
+        before, last = self.logs[self.regime[-2:]] - level
+        error = spread * math.sqrt(1 / self.weights[self.regime[-1]] + 1 / total)
+        return bool(abs(last) > FAR * error and before / last < 0.5)
 
-    def _gain(self, nights: Sequence[int], place: int) -> float:
+    def _odds(self, windows: Whole) -> float:
+        """That the level has moved before the last nights, for each w of `windows`, against that it has not: summed."""
+        x, weights = self.logs[self.regime] - self.logs[self.regime[0]], self.weights[self.regime]
+        ends = len(x) - windows - 1  # the last night before each window
+        total, first, second = (np.cumsum(sums)[ends] for sums in (weights, weights * x, weights * x * x))
+        mean = first / total
+        inner = np.maximum(second - first * mean, 0.0)
+        before = np.sqrt((inner + self.squares) / (ends + self.degrees))
+        if before.min() <= TINY:
+            return 0.0
+        related = self._related(x, weights, mean, ends, inner)
+        x, weights = x[-windows[-1] :], weights[-windows[-1] :]
+        own = np.where(np.arange(len(x), 0, -1) <= windows[:, None], weights, 0.0)
+        far = FAR * before[:, None] / np.sqrt(weights)
+        offs = np.clip(x - mean[:, None], -far, far)
+        tail = own.sum(1)
+        shift = (own * offs).sum(1) / tail
+        inner = inner + (own * (offs - shift[:, None]) ** 2).sum(1)
+        f = int(ends[0] + windows[0]) - 1 + self.degrees
+        known = 1 / _variance(related, ends + 1, total, windows, tail)
+        t = shift * np.sqrt(known * f / (inner + self.squares))
+        pull = SIZE * np.sqrt(known * f * np.log1p(t * t / f)) * np.sign(t) * (8 * f + 1) / (8 * f + 3)
+        worse, better = (np.exp(side * pull - SIZE**2 * known / 2) for side in (-1, 1))
+        each = np.diff(windows, prepend=windows[0] - 1)  # the nights for which a window stands
+        return float(each @ (WORSE * worse + (1 - WORSE) * better))
+
+    def _related(self, x: Floats, weights: Floats, mean: Floats, ends: Whole, inner: Floats) -> Floats:
+        """The correlation of each night with the one before, known before each window; 0 where chance may give it."""
+        both = np.sqrt(weights[1:] * weights[:-1])
+        sums = (both * x[1:] * x[:-1], both * (x[1:] + x[:-1]), both)
+        squared, plain, count = (np.cumsum(each)[ends - 1] for each in sums)
+        pairs = ends + self.degrees
+        lag = (squared - mean * plain + mean**2 * count + self.products) / (inner + self.squares)
+        beyond_chance = lag + (1 + len(self.earlier)) / pairs - RELATED / np.sqrt(pairs)
+        related: Floats = np.minimum(np.maximum(beyond_chance, 0.0), 0.9)
+        return related
+
+    def _gain(self, nights: list[int], place: int) -> float:
         """By how much two levels, the second from `place` on, fit better than one (sum of squares)."""
         (old, _, a), (new, _, b) = self._level(nights[:place]), self._level(nights[place:])
         return (new - old) ** 2 * a * b / (a + b)
 
-    def _place(self, places: range, nights: Sequence[int]) -> int:
+    def _place(self, places: range, nights: list[int]) -> int:
         return nights[max(places, key=lambda place: self._gain(nights, place))]
 
     # -- what is known in the end
