@@ -114,6 +114,29 @@ def test_two_refs_with_the_same_files_are_warned_of_before_anything_is_built(rep
     assert f"build the same code: main (commit {short['main']})\n" in bench("validate", sweep).stdout
 
 
+def test_two_variants_that_are_one_server_are_named(tmp_path: Path) -> None:
+    """Nobody can read the code of an endpoint; that both are at one address says enough."""
+    engines: dict[str, Any] = {
+        name: {"engine": {"url": f"http://127.0.0.1:{port}"}} for name, port in zip("abc", "112", strict=True)
+    }
+    file = write_sweep(tmp_path / "s.yaml", "http://127.0.0.1:9", variants=engines, blocks=2)
+    assert (
+        "warning: variants a and b are asked for alike: a build is compared with itself\n"
+        in bench("validate", file).stdout
+    )
+    told = {
+        name: {"engine.kind": "endpoint", **{f"engine.{k}": v for k, v in one["engine"].items()}}
+        for name, one in engines.items()
+    }
+    starts = [{"variant": name, "identity": told[name], "identity_digest": name} for name in "abc"]
+    run: Any = {"starts": starts}
+    assert loaded_notes(("a", run, "a"), ("b", run, "b")) == [
+        "both builds loaded the same code: they are one server (http://127.0.0.1:1)"
+    ]
+    assert loaded_notes(("a", run, "a"), ("c", run, "c")) == []
+    assert loaded_notes(("a", run, "a"), ("b", {"starts": [*starts, {"variant": "d"}]}, "b")) == []  # of another day
+
+
 @needs_proc
 def test_a_library_that_was_replaced_under_a_running_process_is_not_taken_for_what_it_runs(tmp_path: Path) -> None:
     library = tmp_path / "kernel.so"

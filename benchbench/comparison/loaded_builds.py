@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchbench.identity.identity import known
 from benchbench.store.facts import Manifest
 
 SHOWN = 3  # names of a kind that are listed
@@ -38,7 +39,7 @@ def loaded_notes(base: tuple[str, Manifest, str], candidate: tuple[str, Manifest
         if build and build.varying
     ]
     if old is None or new is None:
-        return notes
+        return [*_one_server(base, candidate), *notes]
     unread = sorted({Path(path).name for build in (old, new) for path in build.unread})
     changes, packages = _changes(old, new), _changed(old.packages, new.packages)
     if old.code == new.code and not packages:
@@ -46,13 +47,22 @@ def loaded_notes(base: tuple[str, Manifest, str], candidate: tuple[str, Manifest
         python = _named(_names(entry for entry in old.code if entry[0] == "Python"))
         of = f"{libraries} librar{'y' if libraries == 1 else 'ies'}" + (f", Python of {python}" if python else "")
         more = f"; {'; '.join(changes)}" if changes else ""
-        known = SAME if not unread else "as far as it could be read, both builds loaded the same code"
-        notes.insert(0, f"{known} ({of}): only flags, variables and data can differ{more}")
+        sure = SAME if not unread else "as far as it could be read, both builds loaded the same code"
+        notes.insert(0, f"{sure} ({of}): only flags, variables and data can differ{more}")
     elif changes or packages:
         notes.insert(0, f"of what the builds loaded, {'; '.join([*changes, *packages])}")
     if unread:
         notes.append(f"loaded, but replaced on disk since then or not readable: {_named(unread)}")
     return notes
+
+
+def _one_server(base: tuple[str, Manifest, str], candidate: tuple[str, Manifest, str]) -> list[str]:
+    """Two variants of a run that are one endpoint, whose code nobody can read."""
+    (_, manifest, old), (_, other, new) = base, candidate
+    engines = [known(manifest.get("starts", []), variant)[0] for variant in (old, new)]
+    if manifest != other or old == new or engines[0] != engines[1] or engines[0].get("engine.kind") != "endpoint":
+        return []
+    return [f"{SAME}: they are one server ({engines[0]['engine.url']})"]
 
 
 def _build(manifest: Manifest, variant: str) -> _Build | None:

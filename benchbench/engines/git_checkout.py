@@ -33,6 +33,7 @@ from benchbench.errors import EngineError, MovedRefError
 from benchbench.host.local_results import store_path
 from benchbench.secrets import mask_text, masked, secrets_of
 from benchbench.spec import Git, Variant, VllmServeEngine
+from benchbench.spec.plan import NOT_IN_KEY
 from benchbench.store.run_directory import replace_file
 
 DIFF_BYTES = 1 << 20  # of a checkout's own changes, more are cut off
@@ -147,7 +148,8 @@ def _work(git: Git, name: str, hooks: Hooks) -> tuple[_Work, list[str] | None, s
 
 
 def built_alike(variants: Mapping[str, Variant]) -> list[str]:
-    """Variants that are built from the same files as things stand, in sentences; only repositories on this host count.
+    """Variants that are asked for alike, or built from the same files as things stand, in sentences; only repositories
+    on this host count.
 
     What is built of a ref is the tree of its commit: two commits may have the same.
     """
@@ -160,7 +162,15 @@ def built_alike(variants: Mapping[str, Variant]) -> list[str]:
         tree = commit and _read([*where, "rev-parse", f"{commit}^{{tree}}"]).stdout.decode().strip()
         if commit and tree:
             same.setdefault((tree, git.build), []).append((name, f"{git.ref} (commit {commit[:12]})"))
-    sentences = []
+    alike_names: dict[str, list[str]] = {}
+    for name, variant in variants.items():
+        engine = {key: value for key, value in variant.engine.items() if key not in NOT_IN_KEY}
+        alike_names.setdefault("" if variant.git else repr(sorted(engine.items())), []).append(name)
+    sentences = [
+        f"variants {' and '.join(names)} are asked for alike: a build is compared with itself"
+        for key, names in alike_names.items()
+        if key and len(names) > 1
+    ]
     for group in same.values():
         if len(group) > 1:
             names, refs = zip(*group, strict=True)
