@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from benchbench.openai.target import Target
 
 READY, CLOSE = "ready", 0
-LONG_TOKENS = 200_000
+LONG_TOKENS = 1_000_000
 Commands = Callable[[int], str | int | None]  # by the descriptor at which they came
 
 

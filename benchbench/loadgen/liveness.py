@@ -118,8 +118,11 @@ class Spool(Away, Protocol):
     crowd: int
     size: int
 
+    def patience_s(self, log: Log) -> float:
+        """There are more reads than `crowd`: how long nothing must come before some are moved."""
+
     def move(self, log: Log, liveness: Liveness, done: list[Exchange], *, is_idle: bool) -> None:
-        """There are more reads than `crowd`: move some, and with them those of `done` whose reads are all moved."""
+        """Move some, and with them those of `done` whose reads are all moved."""
 
     def check(self, liveness: Liveness) -> None:
         """Look whether there are too many bytes."""

@@ -212,7 +212,7 @@ class Round:
         while self._ended < max(planned, self._next) and not self._cancelled:
             wait = self._start_due() if self._armed or self.job.paced else idle_s
             spool = self._spool if self._spool and len(self.log.reads) > self._spool.crowd else None
-            ready = self._look(0 if spool else wait)
+            ready = self._look(min(wait, spool.patience_s(self.log)) if spool else wait)
             if spool:
                 spool.move(self.log, self.liveness, self._done, is_idle=not ready)
             if self._woke_ns - checked > self._check_ns:

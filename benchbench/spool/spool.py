@@ -13,7 +13,6 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
-from itertools import accumulate
 from multiprocessing.connection import Connection as Pipe
 from socket import socketpair
 from typing import IO, Any
@@ -30,7 +29,10 @@ SLICE, SLICE_ENDED = 128, 8  # reads and ended requests that are moved at once w
 LAST, LAST_ENDED = 4096, 512  # and after it,
 SLICE_BYTES = 256 << 10  # and bytes at most
 HELD_BYTES = 512 << 20  # a round that holds more is long, however few tokens it asked for
-CROWD = 4096  # reads that stay: checks look at the latest
+CROWD, PAUSE_S = (
+    4096,
+    0.001,
+)  # reads that stay, since checks look at the latest; an idle moment, as long as few more wait
 
 
 class Collector:
@@ -88,12 +90,16 @@ class Spool:
 
     # -- while it runs
 
+    def patience_s(self, log: Log) -> float:
+        """How long nothing must come before a slice is moved: a ms is no pause between two tokens of a batch."""
+        return PAUSE_S if len(log.reads) < 2 * self.crowd else 0.0
+
     def move(self, log: Log, liveness: Liveness, done: list[Exchange], *, is_idle: bool) -> None:
         """Move a slice of the log's first reads (some tens of us), and some of `done` whose reads are all moved.
 
         In an idle moment; is there never one, all the same, and the lag shows it. Raises OSError without room on disk.
         """
-        if is_idle or len(log.reads) > 2 * self.crowd:
+        if is_idle or len(log.reads) > 4 * self.crowd:
             if liveness.seen == log.base:
                 liveness.update()
             self._move(log, min(SLICE, liveness.seen - log.base))
@@ -122,8 +128,8 @@ class Spool:
         return [exchange.ended(*(of[exchange.index] for of in lengths)) for exchange in ended]
 
     def _move(self, log: Log, count: int) -> None:
-        sizes = accumulate(map(len, log.reads[:count]))
-        count = max(1, sum(size <= SLICE_BYTES for size in sizes))
+        while count > 1 and sum(map(len, log.reads[:count])) > SLICE_BYTES:
+            count //= 2
         pieces = slice_of(log, count, self._secrets)
         place = self._place
         self._write(pieces)
