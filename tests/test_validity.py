@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from benchbench.analysis.server_times import ServerTimes
 from benchbench.analysis.validity import Evidence, Reason, Status, remedy, status_of, worst
 from benchbench.model.served import caption_of
 from benchbench.prefixes.hits import Hits
+from benchbench.queueing.backlog import grew_s
 from benchbench.queueing.places import Places, places_of, typical
 from benchbench.replicas.server_figures import ByServer
 from benchbench.spec import Validity, spec_from_mapping
@@ -63,6 +65,7 @@ CHANGES: dict[Reason, dict[str, Any]] = {
     Reason.BUFFERED_STREAM: {"buffered": 81},
     Reason.DELAYED_STREAM: {"outside_s": 0.025_001},
     Reason.QUEUED: {"places": Places(0.075, 3.605, 32, alike=True)},
+    Reason.OVERLOADED: {"ttft_grew_s": 0.025_001},
     Reason.SEND_SKEW: {"send_skew_s": 0.025_001},
     Reason.LATE_SENDS: {"late_p99_s": 0.025_001},
     Reason.RESENT: {"resent": 1},
@@ -177,6 +180,25 @@ def test_a_loosened_check_is_told_below_the_table() -> None:
     told = "Checks were loosened: shared_invalid 1 (default 0.1), preemptions 5 (default 0)."
     assert caption_of(spec_from_mapping({**sweep, "validity": budgets})) == [told]
     assert caption_of(spec_from_mapping(sweep)) == []
+
+
+@pytest.mark.parametrize(("load", "grows"), [(0.3, False), (0.7, False), (1.5, True), (3.0, True)])
+def test_an_open_load_beyond_what_the_server_serves_is_overloaded(load: float, grows: bool) -> None:
+    """One server of 0.1 s a request, arrivals by chance at `load` times what it serves."""
+    chance = np.random.default_rng(7)
+
+    def ttft_s() -> npt.NDArray[np.float64]:
+        arrivals, free, waits = np.cumsum(chance.exponential(0.1 / load, 100)), 0.0, []
+        for arrival in arrivals:
+            free = max(free, arrival) + 0.1
+            waits.append(free - arrival)
+        return np.array(waits)
+
+    cells = [grew_s([ttft_s() for _ in range(5)]) for _ in range(20)]
+    assert sum(grew > 0 for grew in cells) >= 19 if grows else sum(grew > 0 for grew in cells) <= 2
+    rounds = [np.arange(12) / 10.0] * 2
+    assert grew_s(rounds) == pytest.approx(0.4)
+    assert grew_s(rounds[:1]) == grew_s([some[:11] for some in rounds]) == grew_s([some[::-1] for some in rounds]) == 0
 
 
 def test_shared_reads_blame_the_client_only_where_its_lag_does() -> None:

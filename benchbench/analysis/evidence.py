@@ -24,6 +24,7 @@ from benchbench.analysis.validity import Evidence
 from benchbench.host.energy import Window, window_of
 from benchbench.identity.answering_engines import engines_of
 from benchbench.prefixes.hits import together
+from benchbench.queueing.backlog import grew_s
 from benchbench.queueing.places import typical
 from benchbench.replicas.server_figures import ServerRound, by_server, parts_of_round
 from benchbench.spec.cell import CellInfo
@@ -156,6 +157,7 @@ def evidence_of(cell: CellInfo, taken: Sequence[Measured], warmups: Sequence[Rou
         acceptance=acceptance_of(facts, rounds, counts["tokens"]),
         outside_s=path.outside_s if path and not in_process else None,
         places=typical([r.places for r in rounds]),
+        ttft_grew_s=grew_s([r.ttft_scheduled_s for r in rounds]) if cell.load == "open" else 0.0,
         send_skew_s=max((r.send_skew_s for r in rounds), default=0.0),
         late_p99_s=late or 0.0,
         lag_p99_s=pools["lag_s"].percentiles[99] or 0.0,

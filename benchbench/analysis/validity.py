@@ -130,6 +130,10 @@ class Reason(Enum):
         "requests waited in the server's queue until others had ended: it runs fewer at once than the batch",
         "raise the server's limit (vLLM: --max-num-seqs), or lower the batch",
     )
+    OVERLOADED = _suspect(
+        "TTFT grew as long as an open load lasted: it is of the load's length, not of the server's own",
+        "lower the rate; near the server's limit raise load.requests, until TTFT no longer depends on it",
+    )
     SEND_SKEW = _suspect(
         "the requests of a batch were not sent together",
         "give the client a quieter core, let more processes send (loadgen.workers), or raise validity.send_skew",
@@ -246,6 +250,7 @@ class Evidence:
     acceptance: Acceptance | None = None  # of drafted tokens
     outside_s: float | None = None  # of TTFT, not spent in the server: by /metrics where they tell
     places: Places | None = None
+    ttft_grew_s: float = 0.0  # of an open load, to its last third
     gap_s: float | None = None  # mean ITL, which does not depend on who shares a read
 
 
@@ -299,6 +304,7 @@ def _server(evidence: Evidence, budgets: Validity) -> dict[Reason, bool]:
         Reason.PREEMPTED: (evidence.preemptions or 0) > budgets.preemptions,
         Reason.DELAYED_STREAM: _long_wait(evidence.outside_s, evidence.ttft_s),
         Reason.QUEUED: _queued(evidence),
+        Reason.OVERLOADED: evidence.ttft_grew_s > 0,
     }
 
 

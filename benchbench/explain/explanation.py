@@ -62,6 +62,9 @@ def explain(summary: CellSummary, more: Mapping[str, str] = MappingProxyType({})
     details = {
         Reason.MIXED_ENGINES: names if len(names := answered_by(summary.facts)) > 1 else (),
         Reason.QUEUED: _places(evidence),
+        Reason.OVERLOADED: (
+            f"by {evidence.ttft_grew_s * 1e3:.0f} ms from the middle third of its requests to the last",
+        ),
         Reason.DRIFT: (_DRIFT[evidence.drift_confirmed],),
         Reason.THROTTLED: evidence.throttled,
         Reason.STRAGGLER: evidence.straggler,
