@@ -152,12 +152,12 @@ def test_a_rate_is_searched_for_too(tmp_path: Path) -> None:
 
 def test_what_the_load_generator_cannot_tell_apart_certifies_nothing(tmp_path: Path) -> None:
     law = {"kind": "linear", "base_s": 0.000001}  # tokens that share a read
-    sweep = sweep_of(tmp_path, law, grid={"input": 8, "output": 100, "batch": [1, 3]}, validity={})
+    sweep = sweep_of(tmp_path, law, grid={"input": 8, "output": 100, "batch": [16, 64]}, validity={})
     result = bench("capacity", sweep, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.stderr
     found = answer(tmp_path / "run")
     assert (found["holds_at"], found["fails_at"], found["ended"]) == (None, None, "instrument")
-    assert "nothing is certain of any load: the load generator is the limit at batch 1 (" in result.stdout
+    assert "nothing is certain of any load: the load generator is the limit at batch 16 (" in result.stdout
     assert " measured again" in result.stderr
 
 
