@@ -29,10 +29,8 @@ SLICE, SLICE_ENDED = 128, 8  # reads and ended requests that are moved at once w
 LAST, LAST_ENDED = 4096, 512  # and after it,
 SLICE_BYTES = 256 << 10  # and bytes at most
 HELD_BYTES = 512 << 20  # a round that holds more is long, however few tokens it asked for
-CROWD, PAUSE_S = (
-    4096,
-    0.001,
-)  # reads that stay, since checks look at the latest; an idle moment, as long as few more wait
+CROWD = 4096  # reads that stay, since checks look at the latest
+PAUSE_S = 0.001  # an idle moment, as long as few more wait
 
 
 class Collector:
