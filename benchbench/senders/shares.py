@@ -18,7 +18,7 @@ from benchbench.decoding.response import Response
 from benchbench.loadgen.columns import all_ended, columns_of
 from benchbench.loadgen.exchange import Exchange, Failure, Log
 from benchbench.loadgen.job import Job
-from benchbench.spool.flat import FLAT, empty, move
+from benchbench.spool.flat import joined
 from benchbench.store.requests import ErrorKind, ErrorPhase, RoundColumns
 
 if TYPE_CHECKING:
@@ -88,26 +88,7 @@ def merged(shares: Sequence[Share], replies: Sequence[Reply]) -> Reply:
         return None, facts
     parts = [cast("dict[str, Any]", columns) for columns, _ in replies]
     index = np.concatenate([share.indices[part["index"]] for share, part in zip(shares, parts, strict=True)])
-    order = np.argsort(index, kind="stable")
-    counts = np.concatenate([np.diff(part["event_offsets"]) for part in parts])
-    offsets = np.concatenate([[0], np.cumsum(counts[order])]).astype(np.int32)
-    places = np.empty(len(order), np.int64)  # of each request of a share, one share after the other
-    places[order] = offsets[:-1]
-    columns: dict[str, Any] = {"index": index[order], "event_offsets": offsets}
-    for name, first in parts[0].items():
-        if name in columns:
-            continue
-        if isinstance(first, list):
-            joined = [value for part in parts for value in part[name]]
-            columns[name] = [joined[k] for k in order.tolist()]
-        elif name in FLAT:
-            columns[name], row = empty(first.dtype, int(offsets[-1])), 0
-            for part in parts:
-                rows = len(part["index"])
-                move(part[name], part["event_offsets"], places[row : row + rows], columns[name])
-                row += rows
-        else:
-            columns[name] = np.concatenate([part[name] for part in parts])[order]
+    columns = joined(parts, index, lambda name: ((part[name], part["event_offsets"]) for part in parts))
     columns = {name: columns[name] for name in parts[0]}
     if until := _full_until(shares, replies):
         facts["full_until_ns"] = until

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -57,6 +58,38 @@ def move(source: Column, offsets: npt.NDArray[Any], places: npt.NDArray[Any], ta
         at = np.arange(begin, end) + np.repeat(shifts, np.diff(offsets[first : last + 1]))
         target[at] = source[begin:end]
         first = last
+
+
+def joined(
+    parts: Sequence[Mapping[str, Any]],
+    index: Column,
+    sources: Callable[[str], Iterable[tuple[Column, npt.NDArray[Any]]]],
+) -> dict[str, Any]:
+    """The columns of all parts' requests, in the order of `index`, one of each request, one part after the other.
+
+    `sources(name)`: a flat column's entries with their offsets, once or in pieces, along the same requests.
+    """
+    order = np.argsort(index, kind="stable")
+    counts = np.concatenate([np.diff(part["event_offsets"]) for part in parts])
+    offsets = np.concatenate([[0], np.cumsum(counts[order], dtype=np.int64)])
+    places = np.empty(len(order), np.int64)
+    places[order] = offsets[:-1]
+    columns: dict[str, Any] = {"index": index[order], "event_offsets": offsets.astype(np.int32)}
+    for name, first in parts[0].items():
+        if name in columns or name in FLAT:
+            continue
+        if isinstance(first, list):
+            values = [value for part in parts for value in part[name]]
+            columns[name] = [values[k] for k in order.tolist()]
+        else:
+            columns[name] = np.concatenate([part[name] for part in parts])[order]
+    for name, kind in FLAT.items():
+        columns[name], row = empty(kind, int(offsets[-1])), 0
+        for source, along in sources(name):
+            rows = len(along) - 1
+            move(source, along, places[row : row + rows], columns[name])
+            row += rows
+    return columns
 
 
 class Following(NamedTuple):

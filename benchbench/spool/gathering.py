@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from benchbench.decoding.response import Response
 from benchbench.decoding.usual_event import QuickDecoder
 from benchbench.loadgen.columns import NO_ANSWER, columns_of
 from benchbench.loadgen.exchange import Ended
-from benchbench.spool.flat import FLAT, empty, mapped, move, nameless_file
+from benchbench.spool.flat import FLAT, Column, joined, mapped, nameless_file
 from benchbench.spool.slices import Reads
 
 
@@ -72,22 +73,13 @@ class Gathering:
     def columns(self) -> dict[str, Any]:
         """`RoundColumns` of all requests, by index."""
         index = np.concatenate([part["index"] for part in self._parts])
-        order = np.argsort(index, kind="stable")
-        counts = np.concatenate([np.diff(part["event_offsets"]) for part in self._parts]).astype(np.int64)
-        columns: dict[str, Any] = {}
-        for name, first in self._parts[0].items():
-            joined = [value for part in self._parts for value in part[name]] if isinstance(first, list) else None
-            if joined is not None:
-                columns[name] = [joined[k] for k in order.tolist()]
-            elif name != "event_offsets":
-                columns[name] = np.concatenate([part[name] for part in self._parts])[order]
-        columns["event_offsets"] = np.concatenate([[0], np.cumsum(counts[order])]).astype(np.int32)
-        places = np.empty(len(order), np.int64)
-        places[order] = columns["event_offsets"][:-1]
-        offsets = np.concatenate([[0], np.cumsum(counts)])
-        for name, kind in FLAT.items():
-            columns[name] = empty(kind, int(offsets[-1]))
+        counts = np.concatenate([np.diff(part["event_offsets"]) for part in self._parts])
+        offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+        def sources(name: str) -> Iterator[tuple[Column, Column]]:
             with self._flat[name] as file:
                 file.flush()
-                move(mapped(file, kind, int(offsets[-1])), offsets, places, columns[name])
+                yield mapped(file, FLAT[name], int(offsets[-1])), offsets
+
+        columns = joined(self._parts, index, sources)
         return {name: columns[name] for name in self._names}

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from benchbench.loadgen.columns import all_ended
 from benchbench.loadgen.exchange import Ended, Exchange, Log
 from benchbench.loadgen.job import Job
 from benchbench.loadgen.liveness import Liveness
@@ -122,8 +123,7 @@ class Spool:
             self.crowd = CROWD
 
     def _records(self, ended: Sequence[Exchange]) -> list[Ended]:
-        lengths = self._job.asked_input, self._job.asked_output
-        return [exchange.ended(*(of[exchange.index] for of in lengths)) for exchange in ended]
+        return all_ended(ended, self._job)
 
     def _move(self, log: Log, count: int) -> None:
         while count > 1 and sum(map(len, log.reads[:count])) > SLICE_BYTES:
@@ -173,8 +173,7 @@ class Spool:
         while log.reads:
             self._move(log, min(LAST, len(log.reads)))
         for first in range(0, len(exchanges), LAST_ENDED):
-            ended = self._records(exchanges[first : first + LAST_ENDED])
-            self._write(slice_of_ended(ended))
+            self._write(slice_of_ended(self._records(exchanges[first : first + LAST_ENDED])))
         try:
             columns = self._gathered()
         except (EOFError, OSError):  # somebody has killed it; all is still in the file
