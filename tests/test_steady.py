@@ -80,19 +80,19 @@ def test_a_cell_after_noisy_ones_has_a_pilot_of_eight_rounds_also_when_resumed(t
 
 
 @pytest.mark.slow
-def test_printed_intervals_hold_the_truth(tmp_path: Path) -> None:
+def test_a_dozen_printed_intervals_hold_the_truth(tmp_path: Path) -> None:
     """The truth is the law's. Each cell has a server of its own: its luck must not hang on the others' rounds."""
     noise = 0.04
     # Times vary around the law; rates, their inverse, are larger in the mean by the square of the noise.
     truth = {"e2el_ms": E2EL_S * 1e3, "ttft_ms": TTFT_S * 1e3, "sys_tok_s": BATCH * OUTPUT / E2EL_S * (1 + noise**2)}
     rows = []
-    for seed in range(8):
+    for seed in range(12):
         spec = noisy(noise, seed, min=5, max=12, rel_ci=0.05)
         rows += benchbench.sweep(spec, out=tmp_path / str(seed), plots=False).rows
     assert len({row["rounds"] for row in rows}) > 2, "all cells ended with their pilot"
     for name, value in truth.items():
         held = sum(row[f"{name}_low"] <= value <= row[f"{name}_high"] for row in rows)
-        assert held >= 7, name
+        assert held >= 10, name
 
 
 class Starver(Observer):
