@@ -31,9 +31,9 @@ from driving import BENCH, CARRIED_OUT, PATIENCE, bench, records, write_sweep
 from driving import run_impatiently as run
 from servers import ScriptedServer
 
+from benchbench.engines.failures import check_server
 from benchbench.engines.simulator import SimulatorProcess
 from benchbench.errors import StoppedError
-from benchbench.measure.failures import check_server
 from benchbench.openai.target import Access, make_target
 from benchbench.spec import make_plan, spec_from_mapping
 

@@ -26,7 +26,7 @@ from test_server_metrics import made
 
 from benchbench import open_run
 from benchbench.counters import server_counters, server_metrics
-from benchbench.counters.server_counters import ServerView
+from benchbench.counters.server_counters import SILENT, ServerView
 from benchbench.errors import InterruptedSweep
 from benchbench.openai import client
 from benchbench.openai.target import Access
@@ -295,7 +295,7 @@ def test_a_page_that_hangs_costs_one_look_a_round(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(module, "LOOK_S", 0.2)
     with ScriptedServer(routes={"/metrics": (HANG,)}) as server:
         view = ServerView([server.url], Access(), has_metrics=True)
-        assert view.after([{"generation_tokens": 0.0}], made(8, 4)) is None
+        assert view.after([{"generation_tokens": 0.0}], made(8, 4)) == SILENT
         assert len(server.gets) == 1
 
 

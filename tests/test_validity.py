@@ -49,6 +49,7 @@ CHANGES: dict[Reason, dict[str, Any]] = {
     Reason.SERVER_COUNT_MISMATCH: {"usage_wrong": 1},
     Reason.FOREIGN_LOAD: {"foreign_tokens": 8},
     Reason.REPLICAS: {"replicas": True},
+    Reason.UNCHECKED: {"unchecked": 1},
     Reason.MIXED_ENGINES: {"engines": 2},
     Reason.CACHED_PREFIX: {"cached_tokens": 4},
     Reason.HIT_RATE: {"hits": Hits(100, 64, 6400, wrong_tokens=65)},

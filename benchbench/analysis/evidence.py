@@ -111,9 +111,9 @@ class Measured(NamedTuple):
     servers: tuple[ServerRound, ...]
 
 
-def measured(cell: CellInfo, table: pa.Table) -> Measured:
-    """That of a round's table."""
-    facts = round_facts(table)
+def measured(cell: CellInfo, table: pa.Table, *, doubted: bool = False) -> Measured:
+    """That of a round's table. `doubted`: nobody knows whether its server is the one of the run's other rounds."""
+    facts: Mapping[str, Any] = {**round_facts(table), "doubted": doubted}
     metrics = round_metrics(table, load=cell.load, in_flight=cell.batch, slo=cell.slo)
     counts = _requests(table, bool(facts.get("approximate")))
     parts = parts_of_round(table, facts, lambda: request_times(table, load=cell.load, in_flight=cell.batch))
@@ -201,14 +201,16 @@ def _requests(table: pa.Table, approximate: bool) -> Counter[str]:
 
 def _server(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The server's own counts over the rounds that have them; None where none has."""
-    views = [fact["server"] for fact in facts if fact.get("server")]
+    views = [fact.get("server") or {} for fact in facts]
+    silent = sum("replicas" not in view for view in views)
 
     def total(name: str) -> int | None:
         known = [view[name] for view in views if view.get(name) is not None]
         return sum(known) if known else None
 
     return {
-        "replicas": any(view.get("replicas") for view in views),
+        "replicas": any(view.get("replicas") for view in views) or any(fact["doubted"] for fact in facts),
+        "unchecked": silent if any(views) else 0,
         "foreign_tokens": total("foreign_tokens"),
         "missing_tokens": total("missing_tokens"),
         "preemptions": total("preemptions"),

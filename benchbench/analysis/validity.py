@@ -73,8 +73,14 @@ class Reason(Enum):
         "measure when nobody else uses the server",
     )
     REPLICAS = _suspect(
-        "/metrics told of another process from read to read: several servers behind one address, or a restart",
-        "name each server's own address (engine.url takes a list), so that the counts of each can be checked",
+        "/metrics told of another process than before: several servers behind one address, or one that was started "
+        "again, nobody knows with which flags",
+        "name each server's own address (engine.url takes a list), so that the counts of each can be checked; after a "
+        "restart measure anew, into another folder",
+    )
+    UNCHECKED = _suspect(
+        "/metrics did not answer around some of its rounds: foreign load, preemptions and prefix hits are not checked",
+        "look at why it did not; bench sweep --resume --retry unchecked measures these rounds again",
     )
     MIXED_ENGINES = _invalid(
         "its rounds are of different engines: another model, build, flags or server",
@@ -233,6 +239,7 @@ class Evidence:
     resent: int = 0  # requests sent twice
     # The server's own view, from /metrics
     replicas: bool = False
+    unchecked: int = 0  # rounds of which /metrics, which was there before, tells nothing
     engines: int = 1  # different ones that its rounds name
     foreign_tokens: int | None = None
     missing_tokens: int | None = None
@@ -297,6 +304,7 @@ def _server(evidence: Evidence, budgets: Validity) -> dict[Reason, bool]:
         Reason.SERVER_COUNT_MISMATCH: evidence.usage_wrong > 0 or (evidence.missing_tokens or 0) > 0,
         Reason.FOREIGN_LOAD: (evidence.foreign_tokens or 0) > budgets.foreign_tokens,
         Reason.REPLICAS: evidence.replicas,
+        Reason.UNCHECKED: evidence.unchecked > 0,
         Reason.MIXED_ENGINES: evidence.engines > 1,
         Reason.CACHED_PREFIX: cached > budgets.cached_tokens + evidence.common_tokens and not evidence.hits,
         Reason.HIT_RATE: evidence.hits is not None and evidence.hits.off,

@@ -20,6 +20,7 @@ from benchbench.stopping import T, unless_stopped
 from benchbench.store.requests import RequestStatus, RoundColumns
 
 LOOKS, PAUSE_S = 5, 0.05  # after a round, until its last tokens are counted
+SILENT = {"silent": True}  # of a round: the page that was there did not answer
 GRACE_S = 0.5  # once the sweep is to stop: a server that answers loses no finished round its counts
 
 
@@ -27,15 +28,28 @@ class ServerView:
     """Looks at `/metrics` of the servers at `urls` where they have any: once a round, since a look after one
     round is also the look before the next. When the descriptor `stop` becomes readable, what waits for a server that
     does not answer raises InterruptedSweep.
+
+    `seen`: the latest counts of each server; given are those of an earlier session. `moved`: whether some look was at
+    another process than the one before it, whatever lay between.
     """
 
-    def __init__(self, urls: Sequence[str], access: Access, has_metrics: bool, stop: int | None = None) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        access: Access,
+        has_metrics: bool,
+        stop: int | None = None,
+        seen: Sequence[Counts] = (),
+    ) -> None:
         self._urls, self._access, self._has_metrics, self._stop = urls, access, has_metrics, stop
+        self.seen, self.moved = seen, False
         self._last: list[Counts] | None = None
+        self._asked_before = False
         self._can_reset = True
 
     def before(self) -> list[Counts] | None:
         """The counts before a round, of each server; None if one does not tell."""
+        self._asked_before = self._has_metrics
         if self._has_metrics and self._last is None:
             self._last = self._of_all(look(url, self._access) for url in self._urls)
         return self._last
@@ -67,23 +81,27 @@ class ServerView:
             self._can_reset = all(status == HTTPStatus.OK for status, _ in answers)
 
     def after(self, before: list[Counts] | None, columns: RoundColumns) -> dict[str, Any] | None:
-        """What the servers counted in the round, as `counted` tells, each beside its own requests; None when one has
-        no metrics.
+        """What the servers counted in the round, as `counted` tells, each beside its own requests; SILENT when one did
+        not answer, before it or after it; None where nobody was asked.
         """
-        self._last, earlier = None, before
+        (self._last, earlier), asked, self._asked_before = (None, before), self._asked_before, False
         if earlier is None:
-            return None
+            return SILENT if asked else None
         parts = [columns] if len(earlier) == 1 else [of_server(columns, number) for number in range(len(earlier))]
         looking = [partial(look, url, self._access) for url in self._urls]
         self._last = self._of_all(map(settled, looking, earlier, parts))
-        return None if self._last is None else as_one([*map(counted, earlier, self._last, parts)])
+        return SILENT if self._last is None else as_one([*map(counted, earlier, self._last, parts)])
 
     def _of_all(self, looks: Iterable[Coroutine[Any, Any, Counts | None]]) -> list[Counts] | None:
         async def every() -> list[Counts | None]:
             return await asyncio.gather(*looks)
 
         counts = [page for page in self._asked(every()) if page is not None]
-        return counts if len(counts) == len(self._urls) else None
+        if len(counts) < len(self._urls):
+            return None
+        self.moved |= None in map(grown, self.seen, counts)
+        self.seen = counts
+        return counts
 
     def _asked(self, question: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(unless_stopped(self._stop, question, GRACE_S))

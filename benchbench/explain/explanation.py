@@ -146,7 +146,9 @@ def _spread(times_s: Floats) -> str:
 
 def _counts(evidence: Evidence) -> str:
     if evidence.replicas:
-        return "another process's from read to read (start time changed, or a count went down): no check possible"
+        return "another process's than before (start time changed, or a count went down): no check possible"
+    if evidence.unchecked:
+        return f"not known in {evidence.unchecked} of {evidence.rounds} rounds: /metrics did not answer"
     if evidence.foreign_tokens is None:
         return "not known"
     if evidence.foreign_tokens:

@@ -23,6 +23,10 @@ class Answers:
         self._run = run
         self._first = {e["variant"]: str(e["name"]) for e in run.events() if e["event"] == "answered_by"}
 
+    def has_fingerprint(self, variant: str) -> bool:
+        """Whether its answers name a fingerprint beside the model."""
+        return ", " in self._first.get(variant, "")
+
     def of_round(self, variant: str, columns: RoundColumns) -> list[str]:
         """What the round's good answers named, and the first that was named; more than one are as many engines."""
         rows = zip(columns["status"], columns["answered_by"], strict=True)

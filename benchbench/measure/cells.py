@@ -15,16 +15,16 @@ from benchbench.analysis.evidence import is_noisy, pilot_for, pilot_of, wanted_r
 from benchbench.analysis.metrics import RoundMetrics
 from benchbench.analysis.runs import cell_summary
 from benchbench.analysis.summary import metrics_of, summary_row
-from benchbench.counters.server_counters import ServerView, of_server
+from benchbench.counters.server_counters import of_server
 from benchbench.counters.server_metrics import Counts
+from benchbench.engines.failures import check_server, death_of, first_failure
 from benchbench.engines.open import Opened
+from benchbench.engines.same_server import SameServer
 from benchbench.engines.shared_prefixes import prepare_cache
 from benchbench.errors import EngineDiedError, InterruptedSweep, WorkerDiedError
 from benchbench.host.sampler import Sampler
-from benchbench.identity.answering_engines import Answers
 from benchbench.loadgen.job import Job
 from benchbench.loadgen.worker import Worker
-from benchbench.measure.failures import check_server, death_of, first_failure
 from benchbench.measure.observer import Observer, Pace
 from benchbench.model.roofline import Platform
 from benchbench.prompts.prefix_groups import with_asked_hits
@@ -47,6 +47,7 @@ class Driver:
     observer: Observer
     stop: int | None
     identity: str  # by which the start is known again
+    server: SameServer
     attempts: dict[tuple[str, str, int], int]
     sampler: Sampler
     platform: Platform | None  # what serves on what, as the manifest has it
@@ -56,15 +57,10 @@ class Driver:
     answered: bool = False  # some request has succeeded
     noisy: list[bool] = field(default_factory=list)  # of each cell measured in this session
     failing: set[str] = field(default_factory=set)  # cells whose first failure the observer knows
-    answers: Answers = field(init=False)
-    view: ServerView | None = field(init=False, default=None)  # an engine without a server counts for itself
 
     def __post_init__(self) -> None:
-        self.answers = Answers(self.run)
         if self.opened.dealer:
             self.opened.dealer.attempts = self.attempts
-        if urls := self.opened.urls:
-            self.view = ServerView(urls, self.opened.access, self.opened.capabilities.metrics, self.stop)
 
 
 class Step(NamedTuple):
@@ -198,7 +194,7 @@ def _sum_up(driver: Driver, cell: Cell) -> None:
 
 def _prepare(driver: Driver, cell: Cell, step: Step) -> tuple[Job, list[Counts] | None]:
     """The round's job, and the servers' counters before it."""
-    place, view = (cell.key, step.phase, step.number), driver.view
+    place, view = (cell.key, step.phase, step.number), driver.server.view
     driver.observer.round(cell, step.phase, step.number, driver.pace.left_s())
     attempt = driver.attempts.get(place, 0)
     driver.attempts[place] = attempt + 1
@@ -215,17 +211,20 @@ def _store(
     """Store a round; when this raises, nothing of it is stored, but for EngineDiedError."""
     if facts["cancelled"]:
         raise InterruptedSweep
-    opened, view = driver.opened, driver.view
+    opened, view = driver.opened, driver.server.view
     death = facts.get("engine_died") or death_of(opened, columns)
     for number, target in enumerate(() if death else opened.targets(cell)):
         check_server(of_server(columns, number), target, cell, answered=driver.answered)
     driver.answered |= RequestStatus.OK in columns["status"]
     if view:
-        facts["server"] = None if death else view.after(counters, columns)
+        facts["server"] = {"replicas": False} if death else view.after(counters, columns)
+    if not death and (note := driver.server.notice()):
+        driver.observer.note(note)
+        driver.rows.clear()  # of cells whose status may be another one now
     if step.pilot is not None:
         facts["pilot"] = step.pilot
     facts["identity"], facts["targets"] = driver.identity, len(opened.urls)
-    facts["answered_by"] = driver.answers.of_round(cell.variant, columns)
+    facts["answered_by"] = [] if death else driver.server.answered_by(columns)
     facts["approximate"] = opened.approximate and cell.prompts.kind == "text"
     facts["common_tokens"] = opened.common_tokens(cell) * len(columns["index"])
     labels = {

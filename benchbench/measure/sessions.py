@@ -13,6 +13,7 @@ from benchbench.datasets.laws import longest
 from benchbench.engines.git_checkout import Checkout, built_alike, checkout, moved_into
 from benchbench.engines.open import Opened, open_engine
 from benchbench.engines.process import Hooks
+from benchbench.engines.same_server import SameServer
 from benchbench.errors import EngineDiedError, EngineError, MovedRefError, StoppedError, WorkerDiedError
 from benchbench.fidelity.ask import answer, owed
 from benchbench.host.rest import FREE_S, heat, wait_for_rest
@@ -186,8 +187,10 @@ class Sessions:
                     opened = replace(engine, notes=(*engine.notes, *sampler.notes()), dealer=self.dealer)
                     for note in [*opened.notes, *_too_long(plan, opened.capabilities)]:
                         observer.note(note)
+                    identify = partial(self.manifest, session, devices=sampler.facts())
                     yield Driver(
-                        identity=self.manifest(session, opened, sampler.facts()),
+                        identity=identify(opened),
+                        server=SameServer(self.run, spec, opened, session.variant, self.stop, identify),
                         platform=platform_of(self.run.manifest(), session.variant),
                         run=self.run,
                         worker=worker,

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _RECORD = re.compile(r"([^.].*-(?:warmup|measured))-(\d{4,})\.parquet")
+STARTED_AGAIN = "server_started_again"  # of the journal: see `RunDirectory.doubted`
 _AGAIN = "remove it, and bench sweep --resume measures this round again"
 
 
@@ -87,6 +88,7 @@ class RunDirectory:
         self._is_new = False  # the folder, by this object
         self._finished: dict[str, set[int]] | None = None  # see `_listed`
         self._spoiled: Counter[str] | None = None  # how many rounds were set aside, by cell
+        self._doubted: set[str] | None = None
         self.unread: dict[Path, str] = {}  # files that were left out, and why
 
     @classmethod
@@ -233,6 +235,13 @@ class RunDirectory:
                 elif path.suffix == ".parquet":
                     self.unread[path] = "not the name of a record: remove it"
         return self._finished
+
+    @property
+    def doubted(self) -> set[str]:
+        """Variants whose server was another process meanwhile, nobody knows with which flags."""
+        if self._doubted is None:
+            self._doubted = {event["variant"] for event in self.events() if event["event"] == STARTED_AGAIN}
+        return self._doubted
 
     def measured_variants(self) -> set[str]:
         """The variants of which there are rounds; "" without variants.
