@@ -44,12 +44,12 @@ class ServerView:
         self._urls, self._access, self._has_metrics, self._stop = urls, access, has_metrics, stop
         self.seen, self.moved = seen, False
         self._last: list[Counts] | None = None
-        self._asked_before = False
+        self._looked_for = False
         self._can_reset = True
 
     def before(self) -> list[Counts] | None:
         """The counts before a round, of each server; None if one does not tell."""
-        self._asked_before = self._has_metrics
+        self._looked_for = self._has_metrics
         if self._has_metrics and self._last is None:
             self._last = self._of_all(look(url, self._access) for url in self._urls)
         return self._last
@@ -84,9 +84,9 @@ class ServerView:
         """What the servers counted in the round, as `counted` tells, each beside its own requests; SILENT when one did
         not answer, before it or after it; None where nobody was asked.
         """
-        (self._last, earlier), asked, self._asked_before = (None, before), self._asked_before, False
+        (self._last, earlier), was_looked_for, self._looked_for = (None, before), self._looked_for, False
         if earlier is None:
-            return SILENT if asked else None
+            return SILENT if was_looked_for else None
         parts = [columns] if len(earlier) == 1 else [of_server(columns, number) for number in range(len(earlier))]
         looking = [partial(look, url, self._access) for url in self._urls]
         self._last = self._of_all(map(settled, looking, earlier, parts))

@@ -55,8 +55,8 @@ class SameServer:
 
     def answered_by(self, columns: RoundColumns) -> list[str]:
         """Whom the round's answers named, and what its server tells of itself, where it told something else before."""
-        asked = [] if self._knows_process or not self._is_attached else self._told_otherwise()
-        return [*self._answers.of_round(self._variant, columns), *asked]
+        differs = [] if self._knows_process or not self._is_attached else self._told_otherwise()
+        return [*self._answers.of_round(self._variant, columns), *differs]
 
     def notice(self) -> str:
         """What is to be said of a server that was started again since the last time; "" where it was not.
