@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -151,6 +152,7 @@ def site(tmp_path: Path) -> Path:
             "aiter-1.dist-info/direct_url.json": json.dumps(fork),
             "google_auth-2.dist-info/METADATA": "Name: google-auth\nVersion: 2.0\n\n",
             "broken-1.dist-info/METADATA": "Nothing: 1\n\n",
+            "old-1.egg/EGG-INFO/PKG-INFO": "Name: old\nVersion: 1\n\n",
             "torch/__init__.py": "raise SystemExit",
             "torch/version.py": TORCH,
         },
@@ -166,8 +168,10 @@ TORCH = (
 
 def test_an_interpreters_packages_without_importing_one(site: Path, tmp_path: Path) -> None:
     source = tmp_path / "vllm-src"
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("zipped-1.dist-info/METADATA", "Name: zipped\nVersion: 3\n\n")
     env = {
-        "PYTHONPATH": f"{site}:{source}",
+        "PYTHONPATH": f"{site}:{source}:{tmp_path}/all.zip:{site}/old-1.egg",
         "VLLM_USE_TRITON": "1",
         "HIP_VISIBLE_DEVICES": "0,1",
         "HSA_OVERRIDE_GFX_VERSION": "11.0.0",
@@ -183,6 +187,7 @@ def test_an_interpreters_packages_without_importing_one(site: Path, tmp_path: Pa
     assert "notes" not in found
     assert found["packages"]["vllm"] == "9.9.9+rocm"
     assert found["packages"]["google-auth"] == "2.0", "a telling name, and no secret"
+    assert (found["packages"]["old"], found["packages"]["zipped"]) == ("1", "3")
     assert found["packages"]["pytest"] == pytest.__version__
     assert found["vllm"] == {"version": "9.9.9.dev1+gabc", "commit": "gabc1234"}
     assert found["torch"] == {"version": "2.9.1+rocm7.0", "commit": "cafe", "hip": "7.0.51831"}

@@ -33,16 +33,37 @@ _STEERING = re.compile(
     r"|HF_HUB_OFFLINE|LD_PRELOAD|LD_LIBRARY_PATH|PYTHONPATH|TOKENIZERS_PARALLELISM"
 )
 
-# Run by the engine's own interpreter, from Python 3.8 on. Finding a package does not import it.
+# Run by the engine's own interpreter, from Python 3.8 on. Finding a package does not import it. importlib.metadata is
+# for what lies in archives alone: to import it, and email with it, was most of the CPU of this look (0.04 of 0.07 s).
 _ASK_PYTHON = r"""
-import importlib.metadata, importlib.util, json, re, sys
+import importlib.util, json, os, re, sys
 packages, direct, origins = {}, {}, {}
-for found in importlib.metadata.distributions():
-    head = (found.read_text("METADATA") or found.read_text("PKG-INFO") or "").partition("\n\n")[0]
+def text(*path):
+    try:
+        with open(os.path.join(*path), encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+def names(folder):
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+def found():
+    for base in sys.path:
+        if os.path.isfile(base):
+            import importlib.metadata
+            for one in importlib.metadata.distributions(path=[base]):
+                yield lambda name: one.read_text(name) or ""
+        for name in names(base or "."):
+            if name.lower().endswith((".dist-info", ".egg-info")) or (name == "EGG-INFO" and base.endswith(".egg")):
+                yield lambda file: text(base, name, file)
+for read in found():
+    head = (read("METADATA") or read("PKG-INFO")).partition("\n\n")[0]
     name, version = (re.search("^%s: *(.+?) *$" % key, head, re.M) for key in ("Name", "Version"))
     if name and version and packages.setdefault(name[1], version[1]) == version[1]:
         try:
-            said = json.loads(found.read_text("direct_url.json") or "{}")
+            said = json.loads(read("direct_url.json") or "{}")
             commit, editable = said.get("vcs_info", {}).get("commit_id"), said.get("dir_info", {}).get("editable")
         except (ValueError, AttributeError):
             continue
@@ -221,7 +242,7 @@ def _python_facts(python: str, env: Mapping[str, str], folder: Path | None) -> t
 def _interpreter_facts(
     python: str, pythonpath: str | None, libraries: str | None, folder: Path | None
 ) -> dict[str, Any]:
-    """The interpreter's answer to `_ASK_PYTHON`, in some 0.1 s. Raises OSError, SubprocessError and ValueError."""
+    """The interpreter's answer to `_ASK_PYTHON`, in some 0.03 s. Raises OSError, SubprocessError and ValueError."""
     import orjson
 
     paths = {"PYTHONPATH": pythonpath, "LD_LIBRARY_PATH": libraries}

@@ -1,6 +1,6 @@
 """What may stand in a sweep's `engine` section, by its kind."""
 
-from __future__ import annotations
+# Annotations are no strings here (`from __future__`): pydantic would compile each of them again at every start.
 
 from typing import Any, Final, Literal, Self, get_args
 
@@ -148,7 +148,7 @@ class _Launched(_Engine):
     )
     venv: Text | None = Field(None, description="virtual environment that has vLLM")
     cwd: Text | None = Field(None, description="folder in which the engine starts; empty: this one")
-    ready: Ready = Field(Ready(), description="when it counts as ready")
+    ready: Ready = Field(Ready.default(), description="when it counts as ready")
     restarts: int = Field(1, ge=0, le=10**6, description="how often a dead engine may be started again in a sweep")
     nice: int = Field(
         0,

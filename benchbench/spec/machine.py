@@ -1,6 +1,6 @@
 """What a sweep says of the hardware and of the model, for captions and for the roofline."""
 
-from __future__ import annotations
+# Annotations are no strings here (`from __future__`): pydantic would compile each of them again at every start.
 
 from collections.abc import Mapping
 from typing import Annotated, Any

@@ -1,6 +1,6 @@
 """What may stand in a sweep file: one model per section, each key described where it is declared."""
 
-from __future__ import annotations
+# Annotations are no strings here (`from __future__`): pydantic would compile each of them again at every start.
 
 from typing import Annotated, Any, Literal
 
@@ -297,12 +297,12 @@ class SweepSpec(Section):
     grid: Annotated[tuple[Product, ...], BeforeValidator(_one_product)] = Field(
         description="the shapes: one product of axes, or a list of products or points"
     )
-    load: Load = Field(StaticLoad(kind="static"), discriminator="kind", description="how requests are sent")
-    rounds: Rounds = Field(Rounds(), description="how often each cell is measured")
-    prompts: Prompts = Field(Prompts(), description="what is sent")
+    load: Load = Field(StaticLoad.default(kind="static"), discriminator="kind", description="how requests are sent")
+    rounds: Rounds = Field(Rounds.default(), description="how often each cell is measured")
+    prompts: Prompts = Field(Prompts.default(), description="what is sent")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="prompts, arrivals and order derive from it")
-    timeouts: Timeouts = Field(Timeouts(), description="when a request has failed")
-    slo: Slo = Field(Slo(), description="limits for goodput")
+    timeouts: Timeouts = Field(Timeouts.default(), description="when a request has failed")
+    slo: Slo = Field(Slo.default(), description="limits for goodput")
     order: Literal["random", "as_written"] = Field("random", description="order of the cells (random: seeded)")
     output: Literal["exact", "as_served"] = Field(
         "exact",
@@ -312,14 +312,14 @@ class SweepSpec(Section):
         (), description="other values for some cells; later ones win"
     )
     hardware: Hardware | None = Field(None, description="what the server runs on")
-    model_facts: ModelFactsGiven = Field(ModelFactsGiven(), description="what the model is, for the roofline")
+    model_facts: ModelFactsGiven = Field(ModelFactsGiven.default(), description="what the model is, for the roofline")
     speculative: Speculative = Field(
         None,
         description="speculative decoding: true, or {method: eagle3, tokens: 3}; empty: as flags of the engine say",
     )
-    validity: Validity = Field(Validity(), description="budgets of trust")
-    telemetry: Telemetry = Field(Telemetry(), description="what is sampled of GPUs and host")
-    loadgen: Loadgen = Field(Loadgen(), description="the processes that send and receive")
+    validity: Validity = Field(Validity.default(), description="budgets of trust")
+    telemetry: Telemetry = Field(Telemetry.default(), description="what is sampled of GPUs and host")
+    loadgen: Loadgen = Field(Loadgen.default(), description="the processes that send and receive")
     variants: dict[Name, Variant] = Field(default={}, description="builds to compare: name -> what differs")
     baseline: Text | None = Field(None, description="the variant that others are compared with; empty: the first")
     blocks: Count | None = Field(None, description="starts of each variant (empty: 6), or of the one engine")
