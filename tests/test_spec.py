@@ -202,6 +202,42 @@ def test_bad_urls(load: Any, url: str, message: str) -> None:
     assert messages(load, MINIMAL, f"engine.url={url}")[0].startswith(f"--set engine.url={url}: engine.url: {message}")
 
 
+BODIES = {
+    "n: 2": "is 2: asks for several answers to a request, whose tokens cannot be told apart (allowed: 1)",
+    "best_of: 3": "is 3: asks for several answers to a request, whose tokens cannot be told apart (allowed: 1)",
+    "use_beam_search: true": "is true: asks for several answers to a request, whose tokens cannot be told apart "
+    "(allowed: false)",
+    "echo: true": "is true: sends the prompt as if it were generated (allowed: false)",
+    "stream: false": "is false: without it no token has a time (allowed: true)",
+    "max_tokens: 4": "limits answers, whose length is the cell's (allowed: grid.output, engine.max_tokens_field)",
+    "model: other": "is the sweep's (allowed: the key model)",
+    "prompt: hello": "is made for each request, of the cell's input length (allowed: grid.input, prompts)",
+    "truncate_prompt_tokens: 8": "cuts prompts, whose length is the cell's (allowed: grid.input)",
+}
+
+
+@pytest.mark.parametrize(("field", "why"), BODIES.items())
+def test_a_body_with_which_a_cell_would_not_be_what_it_says_is_refused(load: Any, field: str, why: str) -> None:
+    key = field.partition(":")[0]
+    given = MINIMAL.replace("kind: endpoint,", f"kind: endpoint, extra_body: {{{field}}},")
+    (line,) = [number for number, text in enumerate(given.splitlines(), 1) if "extra_body" in text]
+    assert messages(load, given) == [f"s.yaml:{line}: engine.extra_body.{key}: {why}"]
+    some = MINIMAL + f"overrides: [{{when: batch>=1, engine: {{extra_body: {{{field}}}}}}}]"
+    assert messages(load, some) == [f"s.yaml:5: overrides.0.engine.extra_body.{key}: {why}"]
+    one = MINIMAL + f"variants: {{a: {{}}, b: {{engine: {{extra_body: {{{field}}}}}}}}}"
+    assert messages(load, one) == [f"s.yaml:5: variants.b.engine.extra_body.{key}: {why}"]
+
+
+def test_a_body_that_changes_nothing_that_is_measured_is_taken(load: Any) -> None:
+    body = (
+        "{n: 1, best_of: null, echo: false, stream: true, stream_options: {continuous_usage_stats: true}, "
+        "max_completion_tokens: 9, logprobs: 1, min_tokens: 2, ignore_eos: false, use_beam_search: false}"
+    )
+    assert load(MINIMAL, f"engine.extra_body={body}").engine.extra_body["n"] == 1
+    inprocess = load(MINIMAL, "engine.kind=vllm_inprocess", "engine.extra_body={n: 2}")
+    assert inprocess.engine.other["extra_body"] == {"n": 2}  # of other kinds: kept, not used
+
+
 def test_keys_of_another_engine_kind_are_kept_noted_and_used_when_the_kind_changes(load: Any) -> None:
     text = MINIMAL.replace("kind: endpoint,", "kind: endpoint, profile: w7900d, args: {tensor-parallel-size: 8},")
     spec = load(text)

@@ -14,6 +14,7 @@ from pydantic import (
 )
 from pydantic.functional_validators import ModelWrapValidatorHandler
 
+from benchbench.bodies.json_values import json_mapping
 from benchbench.spec.values import (
     Api,
     Command,
@@ -30,9 +31,8 @@ from benchbench.spec.values import (
     Urls,
     Variable,
     Variables,
-    json_mapping,
-    problem,
 )
+from benchbench.yamlfile.refusal import problem
 
 # Caches that hold choices measured at a start: torch.compile's and vLLM's, Inductor's, Triton's, MIOpen's.
 CACHE_VARIABLES = (

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from benchbench.bodies.extra_fields import unmeasurable
 from benchbench.datasets.laws import ambiguous
 from benchbench.datasets.resolve import with_files
 from benchbench.prefixes.feasible import unreachable
@@ -89,6 +90,7 @@ def _cross_faults(data: dict[str, Any]) -> Iterator[Fault]:
     """What one section must know of another, as far as the data can be read at all."""
     engine, grid = data.get("engine"), data.get("grid")
     load, prompts = data.get("load", {"kind": "static"}), data.get("prompts", {})
+    yield from unmeasurable(engine) if isinstance(engine, dict) else ()
     products = grid if isinstance(grid, (list, tuple)) else [grid]
     if isinstance(load, dict) and load.get("kind") == "open":
         yield from _open_faults(load, products)

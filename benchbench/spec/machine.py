@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from benchbench.spec.values import Amount, Count, Dtype, Positive, Section, Text, problem
+from benchbench.spec.values import Amount, Count, Dtype, Positive, Section, Text
 from benchbench.yamlfile.mistakes import show
+from benchbench.yamlfile.refusal import problem
 
 
 class Hardware(Section):

@@ -38,9 +38,9 @@ from benchbench.spec.values import (
     as_tuple,
     cpu_numbers,
     one_or_many,
-    problem,
 )
 from benchbench.yamlfile.mistakes import show
+from benchbench.yamlfile.refusal import problem
 
 DEFAULT_MIN_ROUNDS, DEFAULT_MAX_ROUNDS = 5, 20
 WARMUP_ROUNDS, WARMUP_TOKENS = 8, 32  # of warmup: auto, at most: rounds, and output tokens of a request in them

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
-from pydantic_core import PydanticCustomError
 
+from benchbench.bodies.json_values import json_mapping
 from benchbench.datasets.laws import AXIS_SCHEMA, Law, LengthSchema
 from benchbench.yamlfile.mistakes import show
+from benchbench.yamlfile.refusal import problem
 
 
 class Section(BaseModel):
@@ -31,11 +31,6 @@ class Section(BaseModel):
     def default(cls, **given: Any) -> Self:  # noqa: ANN401 # whatever the section's keys hold
         """The section without validation, which would build its model beside the whole sweep's (1 ms each)."""
         return super().model_construct(**given)
-
-
-def problem(message: str, allowed: str = "") -> PydanticCustomError:
-    """An error of a validator, in the words that the user will read."""
-    return PydanticCustomError("bench", message, {"allowed": allowed} if allowed else None)
 
 
 def one_or_many(value: object) -> object:
@@ -124,29 +119,6 @@ def _proxy(value: str) -> str:
     parts = urlsplit(_url(value))
     if parts.scheme != "http" or parts.port is None or parts.path not in {"", "/"} or parts.query:
         raise problem(f"is {show(value)}", "http://host:port")
-    return value
-
-
-def _json_value(value: object) -> None:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise problem(f"has a key that is not text: {show(key)}")
-            _json_value(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            _json_value(item)
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise problem(f"holds {value}, which JSON cannot")
-    elif isinstance(value, int) and value.bit_length() > 63:
-        raise problem("holds a number beyond 64 bits")
-    elif value is not None and not isinstance(value, (str, int, float)):
-        raise problem(f"holds a value that JSON cannot: {type(value).__name__}")
-
-
-def json_mapping(value: dict[str, Any]) -> dict[str, Any]:
-    """`value`, refused where JSON or the run's records could not hold it."""
-    _json_value(value)
     return value
 
 
