@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow.parquet as pq
 import pytest
 from answers import Ask, Script, completion, error, head, models, whole
 from driving import CARRIED_OUT, bench, summary, write_sweep
@@ -16,7 +17,13 @@ from servers import ScriptedServer
 from test_identity import named, simulator
 
 from benchbench import load_spec, sweep
+from benchbench.engines.open import Opened
+from benchbench.engines.same_server import SameServer
+from benchbench.http1.resolved import in_order
 from benchbench.measure.observer import Observer
+from benchbench.openai.target import Access
+from benchbench.store.requests import round_facts
+from benchbench.store.run_directory import RunDirectory
 
 ROUNDS = {"warmup": 1, "min": 2, "max": 2, "rel_ci": 0.99}
 CELL = 6  # requests of the first cell: a warm-up and two rounds of two
@@ -181,3 +188,34 @@ def test_a_restart_on_this_host_goes_on_with_the_same_command_and_ends_with_anot
             else:
                 with pytest.raises(Exception, match=r"rounds of another engine \(command:"):
                     sweep(spec, out=out, observer=seen)
+
+
+def test_a_name_is_one_machine_in_whatever_order_a_resolver_has_its_addresses() -> None:
+    four, six = socket.AF_INET, socket.AF_INET6
+    told = [(four, 1, 6, "", ("10.0.0.2", 80)), (six, 1, 6, "", ("::2", 80)), (four, 1, 6, "", ("10.0.0.1", 80))]
+    sorted_once = in_order(told)
+    assert [where[0] for _, where in sorted_once] == ["10.0.0.1", "10.0.0.2", "::2"]
+    assert in_order([told[2], told[1], told[0]]) == sorted_once
+    assert in_order([told[1], told[0]])[0] == (six, ("::2", 80)), "which family comes first, the resolver says"
+
+
+def test_answers_of_two_machines_under_one_name_mark_all_cells() -> None:
+    run = RunDirectory(Path("run"))
+    run.open_for_writing(resume=False)
+    with ScriptedServer() as server:
+        write_sweep(Path("s.yaml"), server.url)
+        spec = load_spec("s.yaml")
+        for urls, proxy, marks in (((), None, True), ((server.url,), None, False), ((), "http://127.0.0.1:1", False)):
+            opened = Opened(server.url, None, None, Access(proxy=proxy), others=urls)
+            same = SameServer(run, spec, opened, f"v{marks}{len(urls)}", None, lambda _opened: "")
+            assert same.notice({"10.0.0.1:80": 3}) == same.notice({"10.0.0.1:80": 4}) == ""
+            assert ("several machines" in same.notice({"10.0.0.2:80": 1})) is marks
+    run.close()
+    assert RunDirectory(Path("run")).doubted == {"vTrue0"}
+
+
+def test_a_round_tells_which_addresses_have_answered() -> None:
+    with ScriptedServer() as server:
+        swept(server)
+        path = next(Path("run/records").glob("*-measured-0000.parquet"))
+        assert round_facts(pq.read_table(path))["peers"].keys() == {f"127.0.0.1:{server.port}"}

@@ -43,6 +43,7 @@ FACTS = {
     **dict.fromkeys(("cpu_ns", "worker_cpu_ns", "connects", "resent", "spare_sent", "held_max_bytes"), 1),
     **dict.fromkeys(("spooled_bytes", "turn_max_ns", "clock_step_ns", "wall_ns", "started_ns"), 2),
     "kernel_stamps": True,
+    "peers": {"10.0.0.1:80": 2},
     "cancelled": False,
     "priority": "",
 }

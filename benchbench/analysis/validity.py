@@ -73,8 +73,8 @@ class Reason(Enum):
         "measure when nobody else uses the server",
     )
     REPLICAS = _suspect(
-        "/metrics told of another process than before: several servers behind one address, or one that was started "
-        "again, nobody knows with which flags",
+        "another process or machine than before answered: several servers behind one address or name, or one that was "
+        "started again, nobody knows with which flags",
         "name each server's own address (engine.url takes a list), so that the counts of each can be checked; after a "
         "restart measure anew, into another folder",
     )

@@ -26,6 +26,7 @@ from benchbench.store.run_directory import STARTED_AGAIN, RunDirectory
 
 _PROCESS = ("started_s", "engines")  # of a page: by which a process is known again
 SEEN = "server_seen"
+_MARKED = "all its cells are marked (replicas)"
 
 
 class SameServer:
@@ -46,6 +47,7 @@ class SameServer:
         self._run, self._opened, self._variant, self._stop, self._identify = run, opened, variant, stop, identify
         self._model, self._is_attached = spec.model, isinstance(spec.engine, EndpointEngine)
         self._answers, self._seen, self._pid = Answers(run), list[Counts](), self._side().get("pid")
+        self._peers = set[str]()  # that have answered in this session
         self.view: ServerView | None = None
         if opened.urls:
             for event in run.events() if self._is_attached else ():
@@ -58,11 +60,28 @@ class SameServer:
         differs = [] if self._knows_process or not self._is_attached else self._told_otherwise()
         return [*self._answers.of_round(self._variant, columns), *differs]
 
-    def notice(self) -> str:
-        """What is to be said of a server that was started again since the last time; "" where it was not.
+    def notice(self, peers: Mapping[str, int]) -> str:
+        """What is to be said of a server that was started again since the last time, or is another machine; "" where it
+        is neither. `peers`: of a round, how many answers came from each address.
 
         Raises EngineError when it is another engine now, and InterruptedSweep.
         """
+        return self._moved_to(peers) or self._started_again()
+
+    def _moved_to(self, peers: Mapping[str, int]) -> str:
+        if len(self._opened.urls) != 1 or self._opened.access.proxy:
+            return ""
+        self._peers |= peers.keys()
+        if len(self._peers) < 2 or self._variant in self._run.doubted:
+            return ""
+        self._doubt()
+        return f"answers come from several machines under one name ({', '.join(sorted(self._peers))}): {_MARKED}"
+
+    def _doubt(self) -> None:
+        self._run.journal(STARTED_AGAIN, variant=self._variant)
+        self._run.doubted.add(self._variant)
+
+    def _started_again(self) -> str:
         view = self.view
         if view is None or not self._is_attached:
             return ""
@@ -75,12 +94,9 @@ class SameServer:
             return ""
         if is_as_before:
             return "the server was started again, as it was by all that it tells"
-        self._run.journal(STARTED_AGAIN, variant=self._variant)
-        self._run.doubted.add(self._variant)
-        return (
-            "the server is another process than before (started again, or one of several) and does not tell its "
-            "flags: all its cells are marked"
-        )
+        self._doubt()
+        what = "the server is another process than before (started again, or one of several)"
+        return f"{what} and does not tell its flags: {_MARKED}"
 
     @property
     def _knows_process(self) -> bool:

@@ -13,6 +13,7 @@ import zlib
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from benchbench.http1.framing import Framing, WireError
+from benchbench.http1.resolved import Address, in_order
 
 if TYPE_CHECKING:
     import ssl
@@ -173,8 +174,8 @@ class Connections:
             return opened
 
 
-async def _addresses(host: str, port: int) -> list[tuple[int, tuple[str, int]]]:
-    """(family, socket address), in the resolver's order. Raises OSError."""
+async def _addresses(host: str, port: int) -> list[Address]:
+    """As `in_order`. Raises OSError."""
     loop = asyncio.get_running_loop()
     try:
         try:  # an address needs no resolver, which takes a thread
@@ -183,7 +184,7 @@ async def _addresses(host: str, port: int) -> list[tuple[int, tuple[str, int]]]:
             infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError:
         raise OSError("it is no name of a host") from None
-    return [(int(family), address) for family, _, _, _, address in infos]  # type: ignore[misc]
+    return in_order(infos)
 
 
 async def _tunnel(sock: socket.socket, request: bytes) -> None:

@@ -47,7 +47,7 @@ class Connection:
     __slots__ = (
         "_in", "_left", "_out", "_poller", "_proxy_reply", "_sock", "_tls", "address", "connect_ns",
         "connected_ns", "exchange", "fd", "hot", "idle_since_ns", "index", "kernel_stamps", "recvmsg", "served",
-        "state", "target", "tls_ns",
+        "state", "target", "tls_ns", "where",
     )  # fmt: skip
 
     def __init__(
@@ -60,7 +60,7 @@ class Connection:
     ) -> None:
         self.address = min(address, len(addresses) - 1)
         family, where = addresses[self.address]
-        self.target, self._poller = target, poller
+        self.target, self._poller, self.where = target, poller, f"{where[0]}:{where[1]}"
         self._sock = socket.socket(family, socket.SOCK_STREAM)
         self._sock.setblocking(False)  # noqa: FBT003 - the library's signature
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -95,3 +95,4 @@ class RoundFacts:
     held_max_bytes: int = 0
     spooled_bytes: int = 0
     cancelled: bool = False
+    peers: dict[str, int] = field(default_factory=dict)  # answers by the address that gave them

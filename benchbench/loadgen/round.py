@@ -340,6 +340,7 @@ class Round:
         del self._busy[conn]
         self._hot.pop(conn.fd, None)
         exchange = conn.finish()
+        self.facts.peers[conn.where] = self.facts.peers.get(conn.where, 0) + 1
         self._end(exchange)
         if conn.state is State.IDLE:
             self.pools[exchange.target].idle.append(conn)

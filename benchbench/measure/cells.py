@@ -218,7 +218,7 @@ def _store(
     driver.answered |= RequestStatus.OK in columns["status"]
     if view:
         facts["server"] = {"replicas": False} if death else view.after(counters, columns)
-    if not death and (note := driver.server.notice()):
+    if not death and (note := driver.server.notice(facts.get("peers", {}))):
         driver.observer.note(note)
         driver.rows.clear()  # of cells whose status may be another one now
     if step.pilot is not None:

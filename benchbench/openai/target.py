@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
+from benchbench.http1.resolved import in_order
 from benchbench.version import __version__
 
 if TYPE_CHECKING:
@@ -144,9 +145,8 @@ class Target:
         return f"CONNECT {self._address} HTTP/1.1\r\nHost: {self._address}\r\n{login}\r\n".encode()
 
     def addresses(self) -> list[tuple[int, tuple[str, int]]]:
-        """(family, socket address) of the peer we connect to, in the resolver's order. Raises OSError."""
-        infos = socket.getaddrinfo(*(self.proxy or (self.host, self.port)), type=socket.SOCK_STREAM)
-        return [(int(family), address) for family, _, _, _, address in infos]  # type: ignore[misc]
+        """(family, socket address) of the peer we connect to, as `in_order`. Raises OSError."""
+        return in_order(socket.getaddrinfo(*(self.proxy or (self.host, self.port)), type=socket.SOCK_STREAM))
 
     @property
     def _address(self) -> str:

@@ -8,6 +8,7 @@ there are servers, so that each worker sends to each of them, and none ends earl
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -108,6 +109,7 @@ def _facts(replies: Sequence[Reply]) -> dict[str, Any]:
         **{name: max(values(name)) for name in _MOST},
         "started_ns": min(values("started_ns")),
         "kernel_stamps": all(values("kernel_stamps")),
+        "peers": dict(sum((Counter(peers) for peers in values("peers")), Counter[str]())),
         "cancelled": any(values("cancelled")),
         "workers": len(replies),
         "senders": [_of_sender(*reply) for reply in replies],

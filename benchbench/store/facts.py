@@ -49,6 +49,7 @@ class StoredRoundFacts(TypedDict, total=False):
     wall_ns: int
     targets: int  # servers that shared it; none: one
     connects: int
+    peers: dict[str, int]  # answers by the address that gave them, a proxy's where there is one
     resent: int
     workers: int  # processes that sent it; none: one
     senders: list[dict[str, Any]]  # where there are several: what each of them saw, or why it `died`
