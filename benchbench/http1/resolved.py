@@ -14,6 +14,6 @@ def in_order(infos: Iterable[Any]) -> list[Address]:
     Resolvers turn the addresses of a name round from answer to answer. Whoever asks, at whatever time, is to reach the
     same machine first: all senders, and the look at its counters.
     """
-    found = [(int(family), where) for family, _, _, _, where in infos]
-    families = list(dict.fromkeys(family for family, _ in found))
-    return sorted(found, key=lambda each: (families.index(each[0]), each[1]))
+    addresses = [(int(family), where) for family, _, _, _, where in infos]
+    families = list(dict.fromkeys(family for family, _ in addresses))
+    return sorted(addresses, key=lambda each: (families.index(each[0]), each[1]))
