@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -279,25 +283,42 @@ def test_other_lines_choose_nothing() -> None:
     )
 
 
+@needs_proc  # elsewhere nothing is looked at ahead
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # pytest-xdist has a thread that idles
 def test_a_look_begun_ahead_counts_once_and_for_its_engine_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks: list[str] = []
-
     def side(engine: EndpointEngine, pid: int | None = None) -> dict[str, Any]:
-        looks.append(engine.urls[0])
-        if len(looks) == 6:
+        ahead = os.getpid() != here
+        if ahead and engine.urls[0].endswith("3"):
             raise RuntimeError
-        return {"look": len(looks), "launched": pid}
+        if ahead and engine.urls[0].endswith("4"):
+            signal.pause()
+        return {"ahead": ahead, "launched": pid}
 
+    here = os.getpid()
     monkeypatch.setattr(running, "side_of", side)
-    one, other = (EndpointEngine(kind="endpoint", url=f"http://127.0.0.1:{port}") for port in (1, 2))
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    one, other, failing, slow = (
+        EndpointEngine(kind="endpoint", url=f"http://127.0.0.1:{port}") for port in range(1, 5)
+    )
+    now = ({"ahead": False, "launched": None}, {})
     with running.looking_at(one):
-        assert running.known_once(one, None) == ({"look": 1, "launched": None}, {})
-        assert running.known_once(one, None)[0]["look"] == 2
+        assert running.known_once(one, None) == ({"ahead": True, "launched": None}, {})
+        assert running.known_once(one, None) == now
     with running.looking_at(one):
-        assert running.known_once(other, None)[0]["look"] == 4
-        assert running.known_once(one, None)[0]["look"] == 5
-    with running.looking_at(one):  # which raises
-        assert running.known_once(one, None)[0]["look"] == 7
+        assert running.known_once(other, None) == now
+        assert running.known_once(one, None) == now
+    with running.looking_at(failing):
+        assert running.known_once(failing, None) == now
+    with running.looking_at(slow):
+        (look,) = running._begun
+    assert not running._begun
+    assert look._process.exitcode == -signal.SIGKILL
     with running.looking_at(one):
-        pass
-    assert running.known_once(one, 9)[0] == {"look": 9, "launched": 9}
+        assert running.known_once(one, 9)[0] == {"ahead": False, "launched": 9}
+
+
+def test_no_process_is_forked_beside_a_thread() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()
+        with running.looking_at(EndpointEngine(kind="endpoint", url="http://127.0.0.1:1")):
+            assert not running._begun
