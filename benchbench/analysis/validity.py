@@ -129,7 +129,7 @@ class Reason(Enum):
     )
     BUFFERED_STREAM = _invalid("whole answers came in one or two reads", _SHARED_REMEDY)
     DELAYED_STREAM = _suspect(
-        "TTFT is longer than the server's own by more than 25 % of it and 5 ms: something between delays the stream",
+        "TTFT exceeds the server's own by more than 25 % and 5 ms: a proxy or a busy front end delays the stream",
         _BETWEEN_REMEDY,
     )
     QUEUED = _suspect(
