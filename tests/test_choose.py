@@ -58,7 +58,7 @@ def test_the_grid_of_54_cells_is_a_panel_an_input_and_one_line_for_what_agrees()
     assert note == ""
     panels, note = panels_of(sheet, "ttft_ms")
     assert [(panel.title, [line.name for line in panel.lines]) for panel in panels] == [
-        ("output 128, 256, 1,024", ["in 128", "in 1,024", "in 2,048"])
+        ("output 128, 256 and 1,024", ["in 128", "in 1,024", "in 2,048"])
     ]
     assert sum(len(line.rows) for line in panels[0].lines) == 54
     assert note == " · outputs that agree are one line"
@@ -78,7 +78,7 @@ def test_variants_have_colours_and_shapes_have_panels() -> None:
         (("main", COLOURS[0]), ("b", COLOURS[1]))
     }
     panels, _ = panels_of(make_sheet(grid(variants=("main", "b")), "t"), "ttft_ms")
-    assert [panel.title for panel in panels] == [f"{i:,} → 128, 256, 1,024" for i in (128, 1024, 2048)]
+    assert [panel.title for panel in panels] == [f"{i:,} → 128, 256 and 1,024" for i in (128, 1024, 2048)]
 
 
 @pytest.mark.parametrize(
@@ -231,3 +231,8 @@ def test_a_font_is_known_that_was_installed_after_matplotlib_made_its_list(monke
     assert "STIXGeneral" in list(fonts._others())
     assert fonts._characters("STIXGeneral")
     assert not any(family.startswith("Last Resort") for family in fonts._others())
+
+
+def test_long_names_that_differ_in_their_middle_keep_what_differs() -> None:
+    long = [f"feature-quark-w8a8-int8-moe-kernel-rewrite-v{n}-with-long-name" for n in (2, 3)]
+    assert [*short_names(["main", *long]).values()] == ["main", "…ewrite-v2-with-long-na…", "…ewrite-v3-with-long-na…"]

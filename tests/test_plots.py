@@ -18,6 +18,7 @@ from benchbench.figures import fonts, plots
 from benchbench.figures.choose import COLOURS, make_sheet
 from benchbench.figures.phases import Timeline, draw_timeline
 from benchbench.figures.plots import draw_plots
+from benchbench.figures.schemes import DARK, ROLES
 from benchbench.figures.sheet import STYLE, make_frame
 from benchbench.figures.trade_off import pareto
 from benchbench.report.summary_table import Row
@@ -268,3 +269,20 @@ def test_unknown_format_is_refused_before_anything_is_written(tmp_path: Path) ->
 def test_importing_the_figures_does_not_import_matplotlib() -> None:
     code = "import sys, benchbench.figures.plots; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_svg_file_follows_its_readers_scheme_and_has_a_font_everywhere(tmp_path: Path) -> None:
+    for path in draw_plots(grid(), TIMELINE, tmp_path, "t", ["svg"]):
+        svg = path.read_text(encoding="utf-8")
+        assert svg.count("@media (prefers-color-scheme: dark)") == 1
+        assert (
+            svg.count("font-family: 'DejaVu Sans', Verdana, sans-serif")
+            == svg.count("font-family")
+            == svg.count("<text")
+        )
+        assert all(
+            f'[style*="fill: {light}"] {{ fill: {DARK[role]} !important }}' in svg for light, role in ROLES.items()
+        )
+    page = (Path(plots.__file__).parents[1] / "page/page.css").read_text(encoding="utf-8")
+    dark = page[page.index("(prefers-color-scheme: dark)") :]
+    assert all(f"--{role}: {colour};" in dark for role, colour in DARK.items())

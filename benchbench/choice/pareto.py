@@ -135,10 +135,19 @@ def _named(answer: Answer, panels: Sequence[tuple[CellAnswer, Sequence[Dot]]]) -
     return list(dict.fromkeys(filter(None, wanted)))[:NAMED]
 
 
+def _span(means: Sequence[float], ends: Sequence[float]) -> tuple[float, float]:
+    """Ends of an axis that holds the means and their intervals; of long ones no more than as much again at each end."""
+    low, high = sheets.wide_span(means, 0.1)
+    return sheets.wide_span([*means, *(min(max(end, 2 * low - high), 2 * high - low) for end in ends)], 0.1)
+
+
 def _panel(axes: Axes, cell: CellAnswer, dots: Sequence[Dot], looks: dict[str, dict[str, Any]]) -> None:
     line = front(dots)
     axes.plot([dot.x for dot in line], [dot.y for dot in line], color="#777777", linewidth=0.8, zorder=1)
-    spans = [sheets.wide_span(of, 0.1) for of in ([d.x for d in dots], [d.y for d in dots])]
+    spans = [
+        _span([dot.x for dot in dots], [end for dot in dots for end in dot.x_ends]),
+        _span([dot.y for dot in dots], [end for dot in dots for end in dot.y_ends]),
+    ]
     taken: list[tuple[float, float]] = []  # places of numbers, as shares of the panel
     for dot in reversed(dots):
         look = looks.get(dot.setting, {"color": GREY, "marker": "o"})

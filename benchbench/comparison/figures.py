@@ -20,9 +20,8 @@ from benchbench.datasets.row_lengths import lengths_shown
 from benchbench.figures import sheet as sheets
 from benchbench.figures.choose import OTHERS, looks, spread, with_gaps
 from benchbench.figures.grid import SHOWN_COLUMNS, SHOWN_ROWS, Bar, GridCell, draw_grid
-from benchbench.figures.lettering import NAME
+from benchbench.figures.lettering import short_names
 from benchbench.figures.plots import write_figures
-from benchbench.products.product import short_settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,6 +34,8 @@ SIDES: tuple[dict[str, Any], ...] = tuple(  # base, candidate: as the first two 
 )
 PANELS = 12
 FOREST = 60  # cells
+FEW_PAIRS = 3  # of more candidates there is an overview
+DRAWN = 8  # candidates that have files of their own
 UNDECIDED = (0.85, 0.85, 0.85, 1.0)  # not one of the greys that a dark page turns into its own
 
 
@@ -43,14 +44,24 @@ def draw_comparisons(
 ) -> list[Path]:
     """Draw every figure whose data exist into `out`, which is made, and return the files written.
 
-    `compare_forest`, `compare_heatmap`, `compare_curves`, `compare_blocks`; of several candidates each with its name.
+    `compare_forest`, `compare_heatmap`, `compare_curves`, `compare_blocks`; of several candidates each with its name,
+    of more than DRAWN those of the best alone. `compare_overview` of more than FEW_PAIRS.
     """
-    named = (
-        (f"{name}-{pair.candidate}" if len(pairs) > 1 else name, figure)
-        for pair in pairs
-        for name, figure in comparison_figures(pair, title)
-    )
-    return write_figures(named, out, formats)
+    return write_figures(_named_figures(pairs, title), out, formats)
+
+
+def _named_figures(pairs: Sequence[Pair], title: str) -> Iterator[tuple[str, Figure]]:
+    if len(pairs) > FEW_PAIRS and (figure := overview(pairs, title)):
+        yield "compare_overview", figure
+    for pair in pairs if len(pairs) <= DRAWN else [best_of(pairs)]:
+        for name, figure in comparison_figures(pair, title):
+            yield f"{name}-{pair.candidate}" if len(pairs) > 1 else name, figure
+
+
+def best_of(pairs: Sequence[Pair]) -> Pair:
+    """The fastest candidate by the geometric mean of its ratios."""
+    ratios = [overall.ratio.point if (overall := headline(pair)) else 0.0 for pair in pairs]
+    return pairs[ratios.index(max(ratios))]
 
 
 def comparison_figures(pair: Pair, title: str) -> Iterator[tuple[str, Figure]]:
@@ -74,6 +85,12 @@ def overview(pairs: Sequence[Pair], title: str) -> Figure | None:
         for metric in PRIMARY
     }
     return ratio_panels(heading, title, names, rows, pairs[0].margin)
+
+
+def _names(pair: Pair) -> tuple[str, str]:
+    """Of base and candidate, as they are written in figures."""
+    short = short_names([pair.base, pair.candidate])
+    return short[pair.base], short[pair.candidate]
 
 
 def _shape(cell: CellInfo) -> str:
@@ -100,10 +117,8 @@ def _forest(pair: Pair, title: str) -> Figure | None:
             rows[metric].append((len(shown), overall))
     if len(shown) < len(labels):
         title += f" · {len(shown)} of {len(labels):,} cells: decided ones first, then by how far they are from equal"
-    short = short_settings([pair.candidate, pair.base], NAME)
-    heading = (
-        f"Is {short[pair.candidate]} better than {short[pair.base]}? (in → out at {'batch' if batched else 'rate'})"
-    )
+    base, candidate = _names(pair)
+    heading = f"Is {candidate} better than {base}? (in → out at {'batch' if batched else 'rate'})"
     figure = ratio_panels(heading, title, [*names, "geometric mean"], rows, pair.margin)
     for axes in figure.axes:
         axes.axhline(len(shown) - 0.5, color="#BBBBBB", linewidth=0.6)
@@ -144,7 +159,7 @@ def _heatmap(pair: Pair, title: str) -> Figure | None:
         text = change_text(effect.ratio.point).removesuffix(" %") + mark
         at = loads.index(_load(cell)), shapes.index((cell.input, cell.output))
         cells.append(GridCell(*at, text, colour, bold=not mark))
-    heading = f"Sys tok/s: change from {pair.base} to {pair.candidate} (%)"
+    heading = "Sys tok/s: change from {} to {} (%)".format(*_names(pair))
     small = title + " · bold: faster or slower, =: equivalent, grey and ?: undecided"
     small += f" · {len(shapes)} of {len(every):,} shapes" if len(shapes) < len(every) else ""
     small += f" · {len(loads)} of {len(every_load):,} loads" if len(loads) < len(every_load) else ""
@@ -172,7 +187,7 @@ def _curves(pair: Pair, title: str) -> Figure | None:
     shapes = shapes[:PANELS]
     columns = min(3 if sheets.width_in() > 6 else 2, len(shapes))
     rows = math.ceil(len(shapes) / columns)
-    legend: sheets.Legend = tuple(zip((pair.base, pair.candidate), SIDES, strict=True))
+    legend: sheets.Legend = tuple(zip(_names(pair), SIDES, strict=True))
     gaps = {shape: _gaps(pair, [cell for _, cell in cells], shape) for shape in shapes}
     legend += (("no valid number", sheets.ABSENT),) if any(gaps.values()) else ()
     heading, height = "Sys tok/s of both, 95 % intervals over starts", (3.2 if columns == 1 else 2.1) * rows
@@ -219,10 +234,11 @@ def _blocks(pair: Pair, title: str) -> Figure | None:
     samples = [sample for sample in pair.samples if sample.metric == PRIMARY[0]]
     if not pair.interleaved or len({sample.block for sample in samples if sample.base is not None}) < 2:
         return None
+    base, candidate = _names(pair)
     legend: sheets.Legend = (
-        (f"{pair.base}, mean over cells", SIDES[0]),
-        (f"{pair.base}, one cell", {"color": "#BBBBBB"}),
-        (f"{pair.candidate}, mean over cells", SIDES[1]),
+        (f"{base}, mean over cells", SIDES[0]),
+        (f"{base}, one cell", {"color": "#BBBBBB"}),
+        (f"{candidate}, mean over cells", SIDES[1]),
     )
     figure, (axes,) = sheets.make_frame("Drift and variance from block to block", title, legend)
     blocks = {*range(pair.blocks)}
@@ -244,6 +260,8 @@ def _blocks(pair: Pair, title: str) -> Figure | None:
         means = [(block, fmean(all_of)) for block, all_of in changes.items()]
         sheets.draw_curve(axes, with_gaps(means, blocks - changes.keys()), **look, linewidth=1.6, zorder=3)
     axes.axhline(0, color="#888888", linewidth=0.8, zorder=0)
+    least = 200 * pair.margin  # so that noise which decides nothing looks small
+    axes.set_ylim(min(axes.get_ylim()[0], -least), max(axes.get_ylim()[1], least))
     axes.set_xticks(range(0, pair.blocks, 1 if pair.blocks <= 24 else 10))
     axes.set_xlabel("Block (a start of each)")
     axes.set_ylabel("Sys tok/s against its own mean (%)")

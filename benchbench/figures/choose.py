@@ -300,7 +300,7 @@ def _outputs(outputs: Sequence[int]) -> str:
     """One, or those that stand together."""
     if len(outputs) > 3:
         return f"{outputs[0]:,} to {outputs[-1]:,}"
-    return ", ".join(f"{output:,}" for output in outputs)
+    return " and ".join(", ".join(f"{output:,}" for output in part) for part in (outputs[:-1], outputs[-1:]) if part)
 
 
 def _some(items: Sequence[T], most: int, what: str) -> tuple[list[T], list[str]]:

@@ -61,12 +61,21 @@ def _pieces(words: Iterable[str], most: int) -> Iterator[str]:
 def short_names(names: Iterable[str]) -> dict[str, str]:
     """Each name as it is written in all figures: long ones lose their middle, and stay different.
 
-    Names that are settings lose what all have, and the words of their keys.
+    Names that are settings lose what all have, and the words of their keys; long ones that would be alike without
+    their middle keep what follows their common beginning instead.
     """
-    written: dict[str, str] = {}
-    for name, short in short_settings(list(names), NAME).items():
-        text = shortened(short or "no variant", NAME)
-        if text in written.values():
-            text = f"{_fitting(text, NAME - 4)} #{len(written) + 1}"
-        written[name] = text
+    written = {name: short or "no variant" for name, short in short_settings(list(names), NAME).items()}
+    alike: dict[str, list[str]] = {}
+    for name, text in written.items():
+        alike.setdefault(shortened(text, NAME), []).append(name)
+    for text, those in alike.items():
+        letters = zip(*(written[name] for name in those), strict=False)
+        common = next((place for place, at in enumerate(letters) if len(set(at)) > 1), 0)
+        for name in those:
+            rest = written[name][max(0, common - NAME // 3) :]
+            cut = _fitting(rest, NAME - 2)
+            written[name] = f"…{cut}" + "…" * (cut != rest) if common else text
+    for place, name in enumerate(written):
+        if written[name] in [written[other] for other in [*written][:place]]:
+            written[name] = f"{_fitting(written[name], NAME - 4)} #{place + 1}"
     return written

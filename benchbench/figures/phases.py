@@ -49,7 +49,10 @@ def draw_timeline(timeline: Timeline, title: str) -> Figure | None:
     cut = f" · the first {len(bars)} of {len(requests):,} requests" if len(bars) < len(requests) else ""
     if timeline.queued_s:
         phases[2] = ("prefill (from there to first token)", PREFILL[1])
-    legend = tuple((name, {"color": colour, "linewidth": 6}) for name, colour in phases)
+    seen = [any(request[n + 1] > request[n] for request in bars) for n in range(len(phases))]
+    legend = tuple(
+        (name, {"color": colour, "linewidth": 6}) for there, (name, colour) in zip(seen, phases, strict=True) if there
+    )
     height = max(1.2, min(sheets.width_in() * 5 / 7.2, 0.13 * len(bars)))
     heading = f"Timeline of one round: {timeline.label}"
     figure, (axes,) = sheets.make_frame(heading, title + cut, legend, height=height)

@@ -17,6 +17,7 @@ from benchbench.figures import sheet as sheets
 from benchbench.figures.choose import Line, Panel, Point, Sheet, variant_of
 from benchbench.figures.grid import SHOWN_COLUMNS, SHOWN_ROWS, Bar, GridCell, draw_grid
 from benchbench.figures.phases import Timeline, draw_timeline
+from benchbench.figures.schemes import follow_scheme
 from benchbench.figures.sheet import Legend
 from benchbench.figures.trade_off import pareto
 from benchbench.report.summary_table import Row, number
@@ -95,6 +96,7 @@ def _write_one(figure: Figure, path: Path) -> Path:
     else:
         svg: Any = FigureCanvasSVG(figure)
         svg.print_svg(path, metadata={"Date": None})
+        follow_scheme(path)
     return path
 
 

@@ -54,6 +54,7 @@ SUSPECT: Any = {"color": "#444444", "linestyle": "", "marker": "o", "markerfacec
 PANEL_NAMES = 4  # so many lines of each of several panels carry their names
 _NARROW_IN = 6.0  # a phone's figures are narrower
 _END_PT = 10.0  # between names at the ends of lines
+_ASIDE_PT = 12.0  # from a panel to these: a mark beside the line's last point would look like one more
 
 
 def is_narrow() -> bool:
@@ -95,7 +96,7 @@ def make_frame(  # noqa: PLR0913 - a frame's parts
     note = "" if is_narrow() else note_of(missing)  # a page is written in its reader's fonts
     small = wrapped(note + title, line := int(15.6 * width))
     small = [*small[:3], *([shortened(" ".join(small[3:]), line)] if small[3:] else [])]
-    labels = [shortened(label, 36) for label, _ in legend]
+    labels = [shortened(label, 42) for label, _ in legend]
     # matplotlib does not break a legend into rows: an entry is 8 characters of handle and its label, an inch 14.
     lengths = [8 + width_of(label) for label in labels]
     columns_of = range(len(lengths), 1, -1)
@@ -162,18 +163,21 @@ def line_entries(panels: Sequence[Panel]) -> Legend:
 
 def end_names(axes: Axes, lines: Sequence[tuple[Line, float]], height_pt: float) -> None:
     """The name of each (line, last y) at the right of a panel so high, level with its end, none on top of another."""
+    from matplotlib.transforms import ScaledTranslation
+
     if len(lines) == 1 and not lines[0][0].name:
         return
     scale = axes.transScale + axes.transLimits
     ends = [(line, float(scale.transform((axes.get_xlim()[1], y))[1])) for line, y in lines]
     ends.sort(key=lambda end: end[1])
     places = apart([place for _, place in ends], _END_PT / height_pt)
+    assert axes.figure is not None  # noqa: S101 - of a figure
+    aside = ScaledTranslation(_ASIDE_PT / 72, 0, axes.figure.dpi_scale_trans)
     for (line, _), place in zip(ends, places, strict=True):
         mark: Any = {"marker": line.marker, "color": line.colour, "markersize": 4, "linestyle": ""}
-        axes.plot([1.05], [place], transform=axes.transAxes, clip_on=False, **mark)
-        axes.annotate(
-            line.name, (1.05, place), (5, 0), "axes fraction", "offset points", va="center", fontsize=8, color="#333333"
-        )
+        axes.plot([1.0], [place], transform=axes.transAxes + aside, clip_on=False, **mark)
+        style: Any = {"va": "center", "fontsize": 8, "color": "#333333"}
+        axes.annotate(line.name, (1.0, place), (_ASIDE_PT + 5, 0), "axes fraction", "offset points", **style)
 
 
 def apart(places: Sequence[float], gap: float) -> list[float]:

@@ -1,8 +1,4 @@
-"""Figures of a history: small multiples, a panel a cell, with the levels and the commits at which they change.
-
-Drawn as `figures` draws: Okabe and Ito's colours, and greys that a dark page turns into its own. An SVG file follows
-the reader's colour scheme by itself.
-"""
+"""Figures of a history: small multiples, a panel a cell, with the levels and the commits at which they change."""
 
 from __future__ import annotations
 
@@ -30,31 +26,11 @@ LEVEL: Any = {"color": COLOURS[0], "linewidth": 1.8}
 WORSE: Any = {"color": COLOURS[1], "linewidth": 1.2}
 BETTER_LINE: Any = {"color": COLOURS[2], "linewidth": 1.2}
 SEGMENT: Any = {"color": "#444444", "linewidth": 1.0, "linestyle": (0, (1, 2))}
-_DARK = (  # colour in a light figure -> in a dark one
-    *(("#ffffff", "#15191e"), ("#000000", "#e4e7eb"), ("#333333", "#d3d7dc"), ("#444444", "#c8ccd2")),
-    *(("#555555", "#b3b8bf"), ("#666666", "#a4aab2"), ("#777777", "#9aa1a9"), ("#dddddd", "#343a41")),
-)
 
 
 def draw_history(series: Sequence[Series], out: Path, formats: Sequence[str] = ("png", "svg")) -> list[Path]:
     """Draw `history_METRIC` into `out`, which is made, for each metric; the files. Raises OSError."""
-    files = write_figures(history_figures(series), out, formats)
-    for file in files:
-        if file.suffix == ".svg":
-            file.write_text(following_scheme(file.read_text(encoding="utf-8")), encoding="utf-8")
-    return files
-
-
-def following_scheme(svg: str) -> str:
-    """The SVG with a style that makes it dark where its reader's colours are."""
-    rules = [
-        f'[style*="{kind}: {light}"] {{ {kind}: {dark} !important }}'
-        for light, dark in _DARK
-        for kind in ("fill", "stroke")
-    ]
-    dark = " ".join(['text:not([style*="fill"]) { fill: #e4e7eb }', *rules])
-    style = f"<style>@media (prefers-color-scheme: dark) {{ {dark} }}</style>"
-    return svg.replace("<defs>", f"{style}\n <defs>", 1)
+    return write_figures(history_figures(series), out, formats)
 
 
 def history_figures(series: Sequence[Series]) -> Iterator[tuple[str, Figure]]:

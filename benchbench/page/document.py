@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from benchbench.analysis.runs import Run, side_by_side
 from benchbench.analysis.validity import Reason
 from benchbench.comparison.candidates import pairs_of
+from benchbench.comparison.figures import FEW_PAIRS
 from benchbench.comparison.pairs import Pair
 from benchbench.comparison.tables import caption, headline, notes, percent, ratio_table, ratio_text, sentence
 from benchbench.comparison.verdicts import PRIMARY
@@ -26,7 +27,6 @@ from benchbench.figures.caption import run_title
 from benchbench.figures.timeline import timeline_of
 from benchbench.page.island import RUN, island, ratios_of
 from benchbench.page.page_figures import (
-    FEW_PAIRS,
     PageFigure,
     comparison_page_figures,
     drawn_figure,

@@ -15,12 +15,13 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree as ET
 
-from benchbench.comparison.figures import comparison_figures, overview
+from benchbench.comparison.figures import FEW_PAIRS, best_of, comparison_figures, overview
 from benchbench.comparison.pairs import Pair
 from benchbench.comparison.tables import cells_of, headline, sentence
 from benchbench.comparison.verdicts import PRIMARY
 from benchbench.figures import sheet as sheets
 from benchbench.figures.plots import Timeline, figures
+from benchbench.figures.schemes import ROLES
 from benchbench.report.summary_table import Row, rounded, valued
 from benchbench.spec.cell import cell_name
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 # 451 px: at the 336 px of a small phone a text of 9 pt is still 9 px high.
 STYLE = sheets.STYLE | {"figure.figsize": (4.7, 2.9), "axes.labelsize": 8.0}
-FEW_PAIRS = 3  # of more candidates there is an overview, and figures of the best one only
 TITLES = {
     "throughput": "System throughput",
     "ttft_batch": "Time to first token over load",
@@ -46,10 +46,6 @@ TITLES = {
     "compare_curves": "Sys tok/s of both sides",
     "compare_blocks": "Drift and variance from block to block",
 }
-_INKS = {"#ffffff": "paper", "#bbbbbb": "mute", "#dddddd": "line"}
-_INKS |= dict.fromkeys(("#000000", "#333333", "#444444"), "ink")
-_INKS |= dict.fromkeys(("#555555", "#666666", "#777777", "#888888"), "dim")
-_INKS |= dict.fromkeys(("#eeeeee", "#f2f2f2"), "band")
 _HREF = "{http://www.w3.org/1999/xlink}href"
 
 
@@ -71,13 +67,11 @@ def comparison_page_figures(pairs: Sequence[Pair], title: str, prefix: str) -> I
     """The figures of comparisons with one baseline. `prefix` begins the ids of these, which must differ on a page."""
     drawn = list(pairs)
     if len(pairs) > FEW_PAIRS and (figure := overview(pairs, title)):
-        ratios = {pair.candidate: overall.ratio.point for pair in pairs if (overall := headline(pair))}
-        best = max(ratios, key=lambda name: ratios[name])
-        description = (
-            f"Geometric means of {len(ratios)} candidates: {best} is the fastest, at {ratios[best]:.3f} times."
-        )
+        drawn = [best_of(pairs)]
+        known = [overall.ratio.point for pair in pairs if (overall := headline(pair))]
+        description = f"Geometric means of {len(known)} candidates: {drawn[0].candidate} is the fastest, "
+        description += f"at {max(known):.3f} times."
         yield drawn_figure("compare_overview", figure, description, f"{prefix}-overview")
-        drawn = [pair for pair in pairs if pair.candidate == best]
     for place, pair in enumerate(drawn):
         for name, figure in comparison_figures(pair, title):
             yield drawn_figure(
@@ -187,4 +181,4 @@ def _attributes(attributes: Mapping[str, str], prefix: str, used: set[str]) -> I
 
 
 def _ink(colour: str) -> str:
-    return f"var(--{_INKS[colour]})" if colour in _INKS else colour
+    return f"var(--{ROLES[colour]})" if colour in ROLES else colour
