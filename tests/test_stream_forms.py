@@ -163,6 +163,9 @@ ERRORS: dict[str, Data] = {
     "an error in a choice": text("", error={"code": 502, "message": WORDS}),
     "an error beside text": text("x", error=WORDS),
     "an error in a delta": chat({"content": "", "error": {"message": WORDS}}),
+    "base_resp": {"choices": None, "base_resp": {"status_code": 1002, "status_msg": WORDS}},
+    "base_resp beside a choice": {**text("", "stop"), "base_resp": {"status_code": 1002, "status_msg": WORDS}},
+    "a page": f"<html><body>{WORDS}</body></html>\n\n".encode(),
     "plain text": f"data: {WORDS}\n\n".encode(),
     "bare JSON": json.dumps({"error": {"message": WORDS}}).encode() + b"\n\n",
     "bare JSON in lines": json.dumps({"error": {"message": WORDS}}, indent=1).encode() + b"\n\n",
@@ -188,6 +191,15 @@ def packed(top: bytes) -> list[Read]:
     return [(EARLY_MS, top), *((at(k), chunk(data)) for k, data in enumerate(events)), (at(N), LAST_CHUNK)]
 
 
+def reasoned(count: int, out: int = N, **more: Any) -> dict[str, Any]:
+    return usage(out, completion_tokens_details={"reasoning_tokens": count}, **more)
+
+
+def headed(**headers: object) -> list[Read]:
+    return stream(top=head(transfer_encoding="chunked", **headers))
+
+
+HIDDEN = {"status": "suspect", "reasons": "hidden_tokens", "tokens": (4, 1, 1), "changes": {"n": N, "held": 4}}
 GROUPED = {"status": "suspect", "reasons": "grouped_tokens"}
 UNKNOWN = {"status": "suspect", "reasons": "input_unverified;output_unverified"}
 MISMATCH = {"status": "invalid", "reasons": "server_count_mismatch"}
@@ -224,7 +236,7 @@ FORMS: dict[str, Form] = {
     "usage: one an event": Form(with_usage(running([1] * N)), **MISMATCH),
     "usage: falls": Form(with_usage(running([1, 3, 2, 5, 4, N])), tokens=ONES),
     "usage: one event behind": Form(with_usage(running(range(N)), usage()), tokens=ONES),
-    "usage: running, and another total": Form(with_usage(running(range(1, N + 1)), usage(9)), **MISMATCH),
+    "usage: running, and another total": Form(with_usage(running(range(1, N + 1)), usage(N - 1)), **MISMATCH),
     "usage: null later": Form(stream(TEXTS, usage(), usage(None, None), {"choices": [], "usage": None}), tokens=ONES),
     "usage: {} later": Form(stream(TEXTS, usage(), {"id": "c", "choices": [], "usage": {}}), tokens=ONES),
     "usage: 0 later": Form(stream(TEXTS, usage(), usage(0, 0)), tokens=ONES),
@@ -259,6 +271,38 @@ FORMS: dict[str, Form] = {
         stream(TEXTS, usage(cached_tokens=3), usage(cached_tokens=None)), "cached_prefix", "invalid"
     ),
     "cached tokens: none": Form(stream(TEXTS, usage(prompt_tokens_details={"cached_tokens": 0})), tokens=ONES),
+    "reasoning that is not sent": Form(stream(TEXTS[3:], reasoned(3)), **HIDDEN),
+    "reasoning that is not sent, exact": Form(stream(TEXTS[3:], reasoned(3)), exact=True, **HIDDEN),
+    "reasoning that is not sent, with ids": Form(
+        stream([text("a", "stop" if k == 2 else None, token_ids=[k]) for k in range(3)], reasoned(3)), **HIDDEN
+    ),
+    "reasoning that is not sent, counted in the total alone": Form(
+        stream(TEXTS[3:], reasoned(3, 3, total_tokens=4 + N)), **HIDDEN
+    ),
+    "reasoning that is not sent, beside the details": Form(stream(TEXTS[3:], usage(reasoning_tokens=3)), **HIDDEN),
+    **{
+        f"reasoning that is sent as {name}": Form(
+            chats([{name: "t", "content": None}] * 3 + [{"content": "t"}] * 3, told), tokens=ONES
+        )
+        for name in ("reasoning", "reasoning_content")
+        for told in (reasoned(3), reasoned(3, 3, total_tokens=4 + N))
+    },
+    "reasoning that is sent as text": Form(stream(TEXTS, reasoned(3)), tokens=ONES),
+    "a summary of the reasoning": Form(
+        chats([{"reasoning": "in short"}] * 2 + [{"content": "t"}] * 2, reasoned(4)),
+        changes={"n": N, "held": 1},
+        **GROUPED,
+    ),
+    "more than the limit": Form(stream([*TEXTS, *TEXTS[-1:]], usage(7)), "output_length", "invalid", "at most 6"),
+    "more than the limit, by usage": Form(
+        stream(TEXTS, usage(7)), "output_length;grouped_tokens", "invalid", "7 output tokens, asked for at most 6"
+    ),
+    "as many as the limit": Form(stream(TEXTS, usage(N)), tokens=ONES),
+    "a cache of answers": Form(headed(cf_aig_cache_status="HIT"), **broken("cf-aig-cache-status: HIT")),
+    "an age": Form(headed(age=12), **broken("age: 12")),
+    "a cache of answers that had none": Form(
+        headed(x_cache="MISS from proxy", age=0, x_kv_cache_hit="true", cache_control="no-cache"), tokens=ONES
+    ),
     "text ends early": Form(stream([*SILENT, text("", "length")], usage()), tokens=(1, 1, 4), **GROUPED),
     "text ends early, no finish_reason": Form(stream([*SILENT, b": x\n\n"], usage()), tokens=(1, 1, 4), **GROUPED),
     "several tokens in the first event": Form(
@@ -300,6 +344,9 @@ FORMS: dict[str, Form] = {
     "finish_reason error in exact": Form(
         stream([*TEXTS[:-1], text(" w", "error")]), exact=True, **broken("ended the request: error")
     ),
+    "base_resp: 0": Form(stream(TEXTS, {**usage(), "base_resp": {"status_code": 0, "status_msg": ""}}), tokens=ONES),
+    "an error and usage": Form(early(ERRORS["base_resp"], after=[usage(3)]), **broken()),
+    "a page and usage": Form(early(ERRORS["a page"], after=[usage(3)]), **broken()),
     "error: null": Form(stream(TEXTS, usage(), {"error": None, "id": "x", "choices": []}), tokens=ONES),
     "cut, neither finish_reason nor [DONE]": Form(
         stream([*TEXTS[:-1]], b": x\n\n", ending=b": x\n\n"), **broken("without finish_reason and [DONE]")
@@ -371,7 +418,7 @@ def carry(form: Form, cuts: int = 1) -> tuple[dict[str, Any], dict[str, Any]]:
             stamp_ns = T0 + round(ms * MS)
             exchange.took(data[begin : begin + size], to_stamp(stamp_ns), stamp_ns)
     exchange.end_ns = T0 + round(form.reads[-1][0] * MS)
-    columns = collect([exchange], log, job([4], [N], exact=form.exact))
+    columns = collect([exchange], log, job([4], [form.changes.get("n", N)], exact=form.exact))
     table = round_table(columns, {"phase": "measured"}, FACTS)
     info = cell(
         batch=1, requests=1, output=N, rounds_min=1, rounds_max=1, output_mode="exact" if form.exact else "as_served"

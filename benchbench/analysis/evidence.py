@@ -184,11 +184,13 @@ def _requests(table: pa.Table, approximate: bool) -> Counter[str]:
     near = approximate and other > 0 and abs(reported[known].sum() / requested[known].sum() - 1) <= ABOUT
     output, cached = array_of(table["output_tokens"]), array_of(table["cached_tokens"])
     offsets, tokens = lists_of(table["event_tokens"])
+    hidden = table["tokens_from"].to_pylist().count("hidden")  # which count with an event of each
     return Counter(
         failed=sum(text != RequestStatus.OK and kind not in _LENGTHS for text, kind in zip(status, kinds, strict=True)),
         wrong_length=sum(kind in _LENGTHS for kind in kinds),
         resent=int(array_of(table["resent"]).sum()),
-        grouped=int((tokens > 1).sum()),
+        grouped=int((tokens > 1).sum()) - hidden,
+        hidden=hidden,
         tokens=int(tokens.sum()),
         cached_tokens=int(cached[cached > 0].sum()),
         input_wrong=0 if near else other,

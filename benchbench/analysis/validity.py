@@ -47,7 +47,7 @@ class Reason(Enum):
     )
     OUTPUT_LENGTH = _invalid(
         "answers were shorter or longer than asked",
-        "use a server that honours ignore_eos and min_tokens, or measure with output: as_served",
+        "use a server that honours max_tokens, min_tokens and ignore_eos, or measure with output: as_served",
     )
     INPUT_LENGTH = _invalid(
         "the server counted other input tokens than asked", "send token ids, or name the tokenizer (prompts.tokenizer)"
@@ -126,6 +126,10 @@ class Reason(Enum):
     ACCEPTANCE_UNCLEAR = _suspect(
         "tokens a step by its events and by the server's counters of accepted drafts differ by more than 1 %",
         "start the server with --stream-interval 1; if it is, the client or something between joins events",
+    )
+    HIDDEN_TOKENS = _suspect(
+        "answers have tokens that were made and not sent (hidden reasoning): TTFT ends at the first that was sent",
+        "let the server send its reasoning (reasoning_content), or turn it off",
     )
     BUFFERED_STREAM = _invalid("whole answers came in one or two reads", _SHARED_REMEDY)
     DELAYED_STREAM = _suspect(
@@ -216,6 +220,7 @@ class Evidence:
     first_shared: int
     buffered: int
     grouped: int = 0  # events that held several tokens
+    hidden: int = 0  # requests with tokens that were not sent
     cached_tokens: int = 0  # as usage says
     hits: Hits | None = None  # where prompts share prefixes: then cached tokens are wanted
     input_wrong: int = 0  # requests whose reported input differs from the asked
@@ -295,6 +300,7 @@ def _lengths(evidence: Evidence, budgets: Validity) -> dict[Reason, bool]:
         Reason.OUTPUT_UNVERIFIED: evidence.output_unknown > 0,
         Reason.GROUPED_TOKENS: evidence.grouped > budgets.grouped * evidence.events and not agrees(evidence.acceptance),
         Reason.ACCEPTANCE_UNCLEAR: differs(evidence.acceptance),
+        Reason.HIDDEN_TOKENS: evidence.hidden > 0,
     }
 
 

@@ -14,10 +14,10 @@ from typing import Any
 import httptools
 import orjson
 
-from benchbench.decoding import server_words
+from benchbench.complaints import server_words
 from benchbench.decoding.reported_usage import ReportedUsage
 from benchbench.decoding.response import Response
-from benchbench.decoding.token_counts import EMPTY, OUTPUT, ROLE, Events, count_tokens, has_output, parts_of
+from benchbench.decoding.token_counts import EMPTY, OUTPUT, ROLE, Events, count_hidden, has_output, parts_of
 from benchbench.store.requests import ErrorKind
 
 MAX_LINE = 8 << 20
@@ -58,6 +58,7 @@ class Decoder:
         self._total: int | None = None  # usage.completion_tokens beside no choice,
         self._running_total = -1  # and beside one, the largest; -1 is unknown
         self._ended = (-1, 0)  # read of the usage or [DONE] that followed so many events
+        self._thinks = False  # reasoning was sent
         self._words = ""  # a message in an event that is neither output nor an error
 
     # httptools' callbacks
@@ -214,7 +215,7 @@ class Decoder:
 
     def _event(self, event: dict[str, Any], at: int) -> None:
         choices = event.get("choices")
-        if not choices or self._name or event.get("error"):
+        if not choices or self._name or event.get("error") or event.get("base_resp"):
             choices = self._beside(event, at)
         usage = event.get("usage")
         for choice in choices:
@@ -252,6 +253,7 @@ class Decoder:
         """What a choice without plain text holds."""
         parts = parts_of(choice)
         self._error_of(parts)
+        self._thinks |= any("reason" in name or "think" in name for name, part in parts.items() if part)
         if has_output(parts):
             return OUTPUT
         return ROLE if "role" in parts else EMPTY
@@ -324,12 +326,8 @@ class Decoder:
 
     def _bare_json(self) -> None:
         """An error may stand in the stream without `data:`."""
-        try:
-            data = orjson.loads(self._other)
-            if isinstance(data, dict) and (message := server_words.error_in(data, self._name)) is not None:
-                self._fail(ErrorKind.STREAM, server_words.reported(message))
-        except _ODD:
-            return
+        if (message := server_words.error_beside(bytes(self._other), self._name)) is not None:
+            self._fail(ErrorKind.STREAM, server_words.reported(message))
 
     def _no_end(self, *, cut: bool, has_ended: bool) -> tuple[ErrorKind, str] | None:
         """Why a stream that reported no failure is no whole one."""
@@ -360,7 +358,8 @@ class Decoder:
         response.output_tokens = total = self._total if self._total or beside < 0 else beside
         events = Events(reads, holds, ids, running, closes, choices)
         response.input_tokens, response.cached_tokens = usage.input_tokens, usage.cached_tokens
-        response.tokens_from, counts = count_tokens(events, total, when)
+        hidden = 0 if self._thinks else usage.reasoning_tokens
+        response.tokens_from, counts = count_hidden(events, total, hidden, when)
         if min(counts) <= 0:
             reads = [read for read, count in zip(reads, counts, strict=True) if count > 0]
             counts = [count for count in counts if count > 0]

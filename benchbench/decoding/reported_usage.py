@@ -11,11 +11,12 @@ from typing import Any
 class ReportedUsage:
     """Tokens of a prompt, as the usages of a stream tell. A null or 0 later on does not undo what is known.
 
-    `cached_tokens`: those from a prefix cache, the largest that was told.
+    `cached_tokens`: those from a prefix cache, the largest that was told. `reasoning_tokens`: those of the output.
     """
 
     input_tokens: int | None = None
     cached_tokens: int | None = None
+    reasoning_tokens: int = 0
 
     def take(self, usage: object) -> int | None:
         """Read one usage; returns its output tokens, None where unknown."""
@@ -31,7 +32,14 @@ class ReportedUsage:
                         self.take_cached(count)
             elif _is_cache_hit(name):
                 self.take_cached(value)
-        return _first_count(usage, "completion_tokens", "output_tokens")
+        output, reasoning = _first_count(usage, "completion_tokens", "output_tokens"), 0
+        for part in (usage, *usage.values()):
+            if type(part) is dict:
+                reasoning = max(reasoning, _first_count(part, "reasoning_tokens") or 0)
+        self.reasoning_tokens = max(self.reasoning_tokens, reasoning)
+        # xAI: only the total counts them.
+        beside = reasoning and output and prompt and _first_count(usage, "total_tokens") == prompt + output + reasoning
+        return output + reasoning if beside and output else output
 
     def take_cached(self, value: object) -> None:
         count = _count(value)

@@ -12,7 +12,7 @@ class Response:
     """What one response said.
 
     `event_read[k]`: number of the read that completed token event k. `event_tokens[k]`: its tokens.
-    `tokens_from`: how they are known (`token_counts.count_tokens`). `answered_by`: the model and the system fingerprint
+    `tokens_from`: how they are known (`token_counts.count_hidden`). `answered_by`: the model and the system fingerprint
     that the server named at its end. `done`: [DONE] has come. `problem`: (kind, sentence) when the stream itself
     reports or shows a failure.
     """

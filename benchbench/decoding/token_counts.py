@@ -57,6 +57,20 @@ def count_tokens(events: Events, total: int | None, when: Callable[[int], int]) 
     return source, counts
 
 
+def count_hidden(events: Events, total: int | None, hidden: int, when: Callable[[int], int]) -> tuple[str, list[int]]:
+    """As `count_tokens`, where `hidden` tokens of the total may have been made and not sent.
+
+    If the others are what came, they count with the first event, before which they were made; the source is "hidden".
+    """
+    source, counts = count_tokens(events, total, when)
+    if total is not None and 0 < hidden < total and (source == "spread" or sum(counts) != total):
+        rest = count_tokens(events, total - hidden, when)[1]
+        if sum(rest) == total - hidden:
+            first = next(k for k, count in enumerate(rest) if count)
+            return "hidden", [*rest[:first], rest[first] + hidden, *rest[first + 1 :]]
+    return source, counts
+
+
 def _cover(holds: Sequence[int], ids: Sequence[int]) -> bool:
     return all(n >= 0 for n, held in zip(ids, holds, strict=True) if held == OUTPUT)
 

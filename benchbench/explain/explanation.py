@@ -117,6 +117,7 @@ def _output(evidence: Evidence, mode: str) -> str:
     text = "exactly as asked, else a failure" if mode == "exact" else "as served"
     text += f"; {evidence.output_unknown} requests without usage and token ids"
     text += f", {evidence.usage_wrong} whose usage contradicts what was received"
+    text += f", {evidence.hidden} with tokens that were not sent" if evidence.hidden else ""
     grouped = f", {evidence.grouped} of {evidence.events} events held several tokens"
     return text + (grouped if evidence.grouped else "")
 

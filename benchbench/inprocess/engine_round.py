@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchbench.complaints.server_words import DETAIL, is_broken
 from benchbench.decoding.response import Response
-from benchbench.decoding.server_words import DETAIL, is_broken
 from benchbench.fidelity.answers import Finished
 from benchbench.inprocess.async_llm import InprocessEngine, Tokens
 from benchbench.linux import clock_offset_ns

@@ -25,7 +25,7 @@ def failure_of(ended: Ended, response: Response, *, exact: bool) -> Failure | No
     """Why a request failed; None when it is good.
 
     A status is told before a broken connection (a server may refuse and close), that before what decoding found.
-    `exact`: another number of output tokens than asked is a failure, as is none at all.
+    `exact`: fewer output tokens than asked are a failure, as is none at all; more are one in any case.
     """
     kind, detail = response.problem or (None, "")
     if kind is ErrorKind.STATUS:
@@ -39,10 +39,11 @@ def failure_of(ended: Ended, response: Response, *, exact: bool) -> Failure | No
     if kind is not None:
         return Failure(kind, ErrorPhase.STREAM if response.event_read else ErrorPhase.WAIT, detail)
     got = response.output_tokens if response.output_tokens is not None else sum(response.event_tokens)
-    if exact and got != (asked_output := ended.asked_output_tokens):
+    if got > (asked_output := ended.asked_output_tokens) or (exact and got < asked_output):
         kind = ErrorKind.SHORT_OUTPUT if got < asked_output else ErrorKind.LONG_OUTPUT
+        how = "exactly" if exact else "at most"
         reason = f" (finish_reason: {response.finish_reason})" if response.finish_reason else ""
-        return Failure(kind, ErrorPhase.STREAM, f"{got} output tokens, asked for exactly {asked_output}{reason}")
+        return Failure(kind, ErrorPhase.STREAM, f"{got} output tokens, asked for {how} {asked_output}{reason}")
     return None
 
 

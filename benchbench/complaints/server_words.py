@@ -14,6 +14,7 @@ DETAIL = 300  # characters of a server's message that a record keeps
 # The first of them that says something is the message.
 _MESSAGES = (
     "message", "detail", "error", "errors", "error_message", "error_msg", "msg", "reason", "description", "text",
+    "base_resp", "status_msg",
 )  # fmt: skip
 # Finish reasons of a generation that did not end as the model or the limit of tokens would have it: parts of words.
 _BROKEN = (
@@ -38,8 +39,10 @@ def error_in(event: Mapping[str, Any], name: str = "") -> str | None:
     """The error that an event without choices reports: its message, or all of it. None when it reports none.
 
     `name`: of the server-sent event. OpenAI, vLLM and TGI have an object or a text `error`, older vLLM and FastChat
-    `object: error` or `error_code`, Anthropic `type: error`, proxies a status and a message.
+    `object: error` or `error_code`, Anthropic `type: error`, MiniMax `base_resp` (whose status 0 is none), proxies a
+    status and a message.
     """
+    base = event.get("base_resp")
     status = event.get("code") or event.get("status") or event.get("status_code")
     named = f"{name} {event.get('object')} {event.get('type')}".lower()
     reports = (
@@ -47,8 +50,20 @@ def error_in(event: Mapping[str, Any], name: str = "") -> str | None:
         or "failed" in named
         or any(event.get(key) for key in ("error", "errors", "error_code", "error_message", "error_msg"))
         or (type(status) is int and 400 <= status < 600)
+        or bool(isinstance(base, Mapping) and base.get("status_code"))
     )
     return message_of(event) or str(event) if reports else None
+
+
+def error_beside(lines: bytes, name: str) -> str | None:
+    """The error in lines of a stream that are no event's: JSON without `data:`, or a proxy's page. None without one."""
+    if lines.lstrip()[:1] == b"<":
+        return lines[:DETAIL].decode("utf-8", "replace").strip()
+    try:
+        data = orjson.loads(lines)
+        return error_in(data, name) if isinstance(data, dict) else None
+    except (AttributeError, TypeError, ValueError, RecursionError):
+        return None
 
 
 def finish_of(reason: object) -> str:
@@ -73,13 +88,28 @@ def no_stream(status: int, headers: Mapping[bytes, bytes], body: bytes) -> tuple
     if status != 200:
         detail = detail or (f"redirects to {target}" if target else _message(body))
         return ErrorKind.STATUS, f"status {status}: {detail}"[:DETAIL]
-    if not is_packed and not form.lower().startswith("text/event-stream"):
+    for name, value in headers.items():
+        if _is_stored(name.decode("latin-1"), value.decode("latin-1").strip().lower()):
+            stored = f"{name.decode('latin-1')}: {value.decode('latin-1').strip()}"
+            detail = detail or f"the answer is a stored one, of a cache of answers ({stored})"
+    if not detail and not form.lower().startswith("text/event-stream"):
         form = f"Content-Type: {form}" if form else "no Content-Type"
         detail = f"the answer is not an event stream ({form}): {quoted(body)}"
     return (ErrorKind.PROTOCOL, detail[:DETAIL]) if detail else None
 
 
 _HEADERS = (b"content-encoding", b"content-type", b"location")
+
+
+def _is_stored(name: str, value: str) -> bool:
+    """Whether a header says that a cache of whole answers had this one: `cf-aig-cache-status: HIT`, an `age`.
+
+    A cache of prompts' keys and values is another thing.
+    """
+    if name == "age":
+        return value.isdecimal() and int(value) > 0
+    of_answers = "cache" in name and not any(part in name for part in ("kv", "prefix", "prompt"))
+    return of_answers and (value.startswith("hit") or (value == "true" and "hit" in name))
 
 
 def _message(body: bytes) -> str:
