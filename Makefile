@@ -13,12 +13,16 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 INSTALLED_DEV := .venv/installed-dev
 INSTALLED_VLLM := .venv-vllm/installed
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
-# A uv that knows dependency groups; an older one counts as none.
-UV := $(shell uv pip install --help 2>/dev/null | grep -q -e --group && echo uv)
+UV := $(shell uv pip install --help >/dev/null 2>&1 && echo uv)
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-UV_INSTALL := uv pip install --quiet --compile-bytecode --python $(BIN)/python
-INSTALL := $(if $(UV),$(UV_INSTALL),$(PIP_INSTALL))
+UV_INSTALL := uv pip install --quiet --python $(BIN)/python
+INSTALL := $(if $(UV),$(UV_INSTALL),$(PIP_INSTALL) --no-compile)
+# Bytecode, so that the first sweep starts as quickly as the next: on all cores, and without the libraries' own tests,
+# which are half of their code.
+COMPILE := $(BIN)/python -m compileall -q -j 0 -x /tests/
+DEV_TOOLS := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")
 # Exit 0 if an interpreter can make the environment (Debian's has no ensurepip without python3-venv) ...
 CAN_MAKE := import sys$(if $(UV),,; import ensurepip, venv); sys.exit(sys.version_info < (3, 11))
 # ... and if .venv's own is whole: half-made, it may be the system's, into which nothing must be installed.
@@ -31,12 +35,16 @@ install: $(INSTALLED)
 demo: $(INSTALLED)
 	$(BIN)/bench demo
 
+# mypy and import-linter run beside the tests, of which many wait: what they say comes in one piece, and once more, at
+# the end, if it is bad. Bytecode is written whatever the environment says: each process of pytest needs the same.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(INSTALLED_DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict -p benchbench
-	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	@types='$(BIN)/mypy --strict -p benchbench -m typed_client'; said=.venv/said-of-types; \
+	{ { echo "$$types"; $$types && $(BIN)/lint-imports; } >$$said 2>&1; bad=$$?; cat $$said; exit $$bad; } & beside=$$!; \
+	echo '$(PYTEST)'; $(PYTEST); bad=$$?; \
+	wait $$beside || { bad=1; echo; cat $$said; }; exit $$bad
 
 gallery: $(INSTALLED)
 	set -eu; for run in plots/*/run plots/*/*/run; do \
@@ -95,15 +103,14 @@ $(INSTALLED): pyproject.toml
 	fi; \
 	echo "Installing benchbench into .venv with $(if $(UV),uv,pip; this takes a minute) ..."; \
 	$(INSTALL) -e .; \
-	$(BIN)/python -m compileall -q benchbench; \
+	$(COMPILE) benchbench .venv/lib/*/site-packages >/dev/null || :; \
 	$(BIN)/python -c 'import matplotlib.font_manager'; \
 	printf %s "$$(pwd -P)" >$(INSTALLED)
 
-# pip knows dependency groups since 25.1.
 $(INSTALLED_DEV): $(INSTALLED)
 	@set -eu; echo "Installing the tools of the check into .venv ..."; \
-	$(if $(UV),,$(PIP_INSTALL) --upgrade 'pip>=25.1';) \
-	$(INSTALL) --group dev; \
+	$(BIN)/python -c '$(DEV_TOOLS)' >.venv/dev-tools.txt; \
+	$(INSTALL) -r .venv/dev-tools.txt; \
 	touch $(INSTALLED_DEV)
 
 $(INSTALLED_VLLM): $(INSTALLED) $(wildcard tests/vllm_cpu/*.sh tests/vllm_cpu/*.txt)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,19 @@ from benchbench.api.pictures import FORMATS, Pictures
 
 settings.register_profile("bench", deadline=None)  # machines are shared: no test asserts a time
 settings.load_profile("bench")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors: a third of all tests' time they wait."""
+    return min(len(os.sched_getaffinity(0)), 4) + 1
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """One process of pytest-xdist after the other: the first compiles the tests, which takes as long as the rest."""
+    with Path(__file__).open() as this:
+        fcntl.flock(this, fcntl.LOCK_EX)
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -42,11 +42,6 @@ def modules_after(*words: str) -> tuple[str, set[str]]:
     return shown, set(modules.split())
 
 
-def test_imports_go_one_way() -> None:
-    code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
-    assert "Contracts: 3 kept, 0 broken." in python(code)
-
-
 def test_help_imports_nothing_heavy() -> None:
     shown, modules = modules_after("--help")
     assert "Usage: bench" in shown

@@ -1,7 +1,5 @@
 """A client's script, for mypy: what benchbench gives has types, and what it does not know is refused.
 
-    python tests/typed_client.py RUN CARD FOLDER
-
 Each `type: ignore` must be needed (mypy --strict): it stands where a mistake has to be found.
 """
 
@@ -91,7 +89,3 @@ def main(path: str, card: str, folder: str) -> None:
         sys.exit(str(error))
     if not numbers["events"] or not all(file.is_file() for file in files):
         sys.exit("nothing was made")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
