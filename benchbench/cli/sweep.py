@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchbench.cli.ahead import begun_ahead
+from benchbench.cli.ahead import look_ahead, sender_ahead
 from benchbench.cli.console import (
     BAD_INPUT,
     FOLDER,
@@ -102,8 +102,10 @@ def sweep(file: Source | None, sets: tuple[str, ...], only: str | None, out: Pat
     Exit: 0 complete, 1 stopped and can be resumed, 2 bad input, 3 all cells (of a variant) are invalid, with --strict
     any cell, 130 on Ctrl-C.
     """
-    with Stop() as stop:  # from here on no signal is lost: an interrupt may come amid an import that ignores it
+    # From here on no signal is lost: an interrupt may come amid an import that ignores it.
+    with Stop() as stop, contextlib.ExitStack() as ahead:
         file = chosen(file, flags, sets, out)
+        ahead.enter_context(sender_ahead(wanted=not flags["dry_run"]))
         spec, sets = spec_and_sets(file, sets, out, resume=flags["resume"], quiet=flags["quiet"])
         if flags["dry_run"]:
             if flags["quiet"] or flags["as_json"]:
@@ -123,7 +125,7 @@ def sweep(file: Source | None, sets: tuple[str, ...], only: str | None, out: Pat
             _clear(out, Path(str(file)))
         if flags["retry"] and not flags["resume"]:
             fail(BAD_INPUT, "bench sweep: --retry needs --resume")
-        with begun_ahead(spec), watching(file, sets, quiet=flags["quiet"]) as observer:
+        with look_ahead(spec), watching(file, sets, quiet=flags["quiet"]) as observer:
             with lean_imports():
                 from benchbench.measure.run import sweep as run_sweep
                 from benchbench.model.served import hardware_notes

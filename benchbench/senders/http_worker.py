@@ -38,10 +38,15 @@ def worker_ahead() -> Iterator[None]:
     try:
         yield
     finally:
-        while _ahead:
-            worker = _ahead.pop()
-            worker.kill()
-            worker.close()
+        end_ahead()
+
+
+def end_ahead() -> None:
+    """End the process that was started ahead, if it is not taken yet."""
+    while _ahead:
+        worker = _ahead.pop()
+        worker.kill()
+        worker.close()
 
 
 def new_worker() -> HttpWorker:
