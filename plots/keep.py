@@ -32,7 +32,7 @@ def keep(run: Path, folder: Path) -> None:
             (facts or {}).pop(key, None)
     manifest = _without_paths(manifest)
     folder.mkdir(parents=True)
-    RunDirectory(folder).write_manifest(manifest)
+    RunDirectory(folder).write_manifest({"run": "", **manifest})  # "": of an earlier version
     shutil.copyfile(run / "summary.parquet", folder / "summary.parquet")
 
 

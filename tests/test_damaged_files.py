@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +16,7 @@ from driving import bench
 from runs_made import BRANCHES, made_run
 
 from benchbench.analysis.runs import open_run
+from benchbench.analysis.summary import UNITS
 from benchbench.errors import RunError
 from benchbench.fidelity.stored_answers import read_answers
 from benchbench.store.parquet_files import parquet_bytes, read_parquet
@@ -22,11 +24,12 @@ from benchbench.store.run_directory import RunDirectory
 
 STORED = Path(__file__).parent / "data" / "stored-run"  # of a version without checksums
 SMALL = {**BRANCHES, "variants": {}, "blocks": None, "grid": {"input": 128, "output": 8, "batch": [1, 4]}}
+ONE = {name: value for name, value in SMALL.items() if value is not None}
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    return made_run(tmp_path / "run", {k: v for k, v in SMALL.items() if v is not None}, lambda *_: (50.0, 10.0))
+    return made_run(tmp_path / "run", ONE, lambda *_: (50.0, 10.0))
 
 
 @pytest.fixture
@@ -110,6 +113,44 @@ def test_a_record_of_another_round_or_cell_is_refused(run: Path) -> None:
     shutil.copy(first, last)
     one_line(run, last.name, "holds another round", first.stem.split("-")[0])
     assert first.stem.split("-")[0] != last.stem.split("-")[0]
+
+
+def test_files_of_another_run_are_refused(run: Path, tmp_path: Path) -> None:
+    """Also of the same sweep: its cells have the same keys, and its rounds nothing else that tells them apart."""
+    other = made_run(tmp_path / "other", ONE, lambda *_: (60.0, 12.0))
+    file = a_record(run)
+    own = file.read_bytes()
+    shutil.copy(other / "records" / file.name, file)
+    one_line(run, file.name, "of run ")
+    file.write_bytes(own)
+    table = pq.read_table(file)
+    pq.write_table(table.replace_schema_metadata({b"benchbench": table.schema.metadata[b"benchbench"]}), file)
+    one_line(run, file.name, "a file of another tool")
+    file.write_bytes(own)
+    for folder in (run, other):
+        rows = open_run(folder).rows
+        RunDirectory(folder).write_summary(rows, UNITS)
+        shutil.rmtree(folder / "records")
+    assert bench("table", run).exit_code == 0
+    shutil.copy(other / "summary.parquet", run)
+    one_line(run, "summary.parquet", "not the summary that this run has written")
+
+
+def test_a_manifest_that_was_edited_is_said_wherever_its_numbers_stand(run: Path, tmp_path: Path) -> None:
+    path, card = run / "manifest.json", tmp_path / "card.md"
+    card.write_text("## Performance\n")
+    said = "manifest.json was changed after it was written"
+    publish = ("publish", run, "--card", card, "--after", "## Performance", "--dry-run")
+    for command in (("table", run), publish):
+        assert said not in bench(*command).stdout
+    manifest = orjson.loads(path.read_bytes())
+    manifest["plan"][0]["validity"]["foreign_tokens"] = 10**6
+    path.write_bytes(orjson.dumps(manifest))
+    for command in (("table", run), publish):
+        assert said in bench(*command).stdout
+    manifest["run"] = ""
+    path.write_bytes(orjson.dumps(manifest))
+    one_line(run, "holds another round")
 
 
 FOREIGN: dict[str, Callable[[Path], bytes]] = {

@@ -12,6 +12,7 @@ from typing import Any
 from benchbench.analysis.runs import Run
 from benchbench.host.local_results import sentence
 from benchbench.slo.attainment import slo_sentence
+from benchbench.store.run_directory import EDITED
 
 UNKNOWN = "unknown"
 _PARALLEL = {
@@ -41,6 +42,7 @@ def provenance(run: Run) -> list[tuple[str, str]]:
     manifest = run.manifest
     spec = manifest["spec"]
     notes = [("Note", note.rstrip(".")) for note in manifest.get("caption") or []]
+    notes += [("Note", EDITED)] if run.directory.is_edited() else []
     if run.imported:
         files = [("File", _file(file)) for file in run.imported["files"]]
         return [("Model", str(spec["model"])), *files, ("Tool", _tool(manifest.get("tool") or {})), *notes]

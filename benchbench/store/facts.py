@@ -12,6 +12,8 @@ class Manifest(TypedDict, total=False):
     """manifest.json. All `*_ns` are ns of the wall clock."""
 
     format: int
+    run: str  # by which the run's files know each other
+    sha256: str  # of all else in here
     created_ns: int
     spec: dict[str, Any]  # as resolved, secrets masked
     spec_sha256: str

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import itertools
 import os
 import re
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 _RECORD = re.compile(r"([^.].*-(?:warmup|measured))-(\d{4,})\.parquet")
 STARTED_AGAIN = "server_started_again"  # of the journal: see `RunDirectory.doubted`
+EDITED = "manifest.json was changed after it was written: what was asked, checked and measured on may be otherwise"
 _AGAIN = "remove it, and bench sweep --resume measures this round again"
 
 
@@ -73,8 +75,10 @@ def _format_of(manifest: Manifest) -> int:
     return version
 
 
-def _identity(cell: str, phase: str, number: int) -> bytes:
-    return f"cell {cell}, {phase} round {number}".encode()
+def _seal(manifest: Mapping[str, Any]) -> str:
+    """Of all that a manifest says but this."""
+    parts = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 class RunDirectory:
@@ -89,6 +93,7 @@ class RunDirectory:
         self._finished: dict[str, set[int]] | None = None  # see `_listed`
         self._spoiled: Counter[str] | None = None  # how many rounds were set aside, by cell
         self._doubted: set[str] | None = None
+        self._name: str | None = None  # of the run: see `_named`
         self.unread: dict[Path, str] = {}  # files that were left out, and why
 
     @classmethod
@@ -141,8 +146,23 @@ class RunDirectory:
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Replace manifest.json. Raises OSError, as all that writes does."""
-        data = {"format": FORMAT_VERSION, **manifest}
+        data = {"format": FORMAT_VERSION, "run": self._run_name(), **manifest}
+        data["sha256"] = _seal(data)
         replace_file(self.path / "manifest.json", orjson.dumps(data, option=orjson.OPT_INDENT_2) + b"\n")
+
+    def _run_name(self) -> str:
+        """By which its files know each other, drawn before the first is written; "" for a run of an earlier version."""
+        if self._name is None:
+            earlier = self.earlier()
+            self._name = str(earlier.get("run", "")) if earlier else os.urandom(8).hex()
+        return self._name
+
+    def _named(self, what: str) -> bytes:
+        """What a file of this run holds, as its metadata `record` says it."""
+        return f"{what}{f' of run {name}' if (name := self._run_name()) else ''}".encode()
+
+    def _named_round(self, cell: str, phase: str, number: int) -> bytes:
+        return self._named(f"cell {cell}, {phase} round {number}")
 
     def journal(self, event: str, **facts: object) -> None:
         """Append one line. A line is whole or absent: one write, and readers skip a torn last line."""
@@ -157,7 +177,7 @@ class RunDirectory:
 
     def write_round(self, table: pa.Table, cell: str, phase: str, number: int) -> None:
         """Store a round's table (`requests.round_table`): from then on the round is finished."""
-        record = _identity(cell, phase, number)
+        record = self._named_round(cell, phase, number)
         options = {"compression": "snappy", "use_dictionary": False, "write_statistics": False}
         replace_file(self._round_path(cell, phase, number), lambda file: write_parquet(file, table, record, **options))
         if self._finished is not None:
@@ -256,8 +276,16 @@ class RunDirectory:
         return started | {variants[key] for key in keys & variants.keys()}
 
     def notes(self) -> list[str]:
-        """What lies in the folder and was not read so far, and why."""
-        return [f"Not read: {path.relative_to(self.path)} ({why})." for path, why in sorted(self.unread.items())]
+        """What lies in the folder and was not read so far, and why; whether the manifest is not what was written."""
+        edited = [f"{EDITED}."] if self.is_edited() else []
+        return edited + [
+            f"Not read: {path.relative_to(self.path)} ({why})." for path, why in sorted(self.unread.items())
+        ]
+
+    def is_edited(self) -> bool:
+        """Whether the manifest was changed after it was written; not known of an earlier version's."""
+        manifest = self.earlier()
+        return bool(manifest.get("run")) and manifest.get("sha256") != _seal(manifest)
 
     def read_round(self, cell: str, phase: str, number: int) -> pa.Table:
         """The table of a finished round, its facts in the metadata.
@@ -268,9 +296,10 @@ class RunDirectory:
         table = read_parquet(path, _AGAIN)
         if problem := problem_of(table):
             raise RunError(f"{path}: no record of this tool ({problem}): {_AGAIN}")
-        identity = (table.schema.metadata or {}).get(b"record")
-        if identity not in {None, _identity(cell, phase, number)}:
-            raise RunError(f"{path}: holds another round ({identity.decode()}): {_AGAIN}")
+        identity, own = (table.schema.metadata or {}).get(b"record"), self._named_round(cell, phase, number)
+        if identity != own and (identity or self._run_name()):
+            what = identity.decode() if identity else "it does not say of which run, as a file of another tool"
+            raise RunError(f"{path}: holds another round ({what}): {_AGAIN}")
         return table
 
     def read_cell(self, cell: str, phase: str = "measured") -> Iterator[pa.Table]:
@@ -281,6 +310,9 @@ class RunDirectory:
         """The rows of summary.parquet, one a cell. Raises RunError when it is not there or can't be read."""
         path = self.path / "summary.parquet"
         table = read_parquet(path, "put back a copy of it")
+        identity = (table.schema.metadata or {}).get(b"record")
+        if identity != self._named("summary") and (identity or self._run_name()):
+            raise RunError(f"{path}: not the summary that this run has written: put back a copy of it")
         if missing := {"key", "variant", "status", "input", "output"}.difference(table.schema.names):
             raise RunError(f"{path}: no summary of this tool (no column {min(missing)}): put back a copy of it")
         return list(table.to_pylist())
@@ -293,5 +325,5 @@ class RunDirectory:
         from benchbench.store.arrow import column, table_with_units
 
         table = table_with_units({name: column([row.get(name) for row in rows]) for name in units}, units)
-        replace_file(self.path / "summary.parquet", parquet_bytes(table))
+        replace_file(self.path / "summary.parquet", parquet_bytes(table, self._named("summary")))
         replace_file(self.path / "summary.csv", csv_text(list(units), rows).encode())
