@@ -5,10 +5,12 @@ from __future__ import annotations
 import cProfile
 import os
 import sys
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -20,10 +22,13 @@ from hypothesis import strategies as st
 from runs_made import made_run
 from servers import ScriptedServer
 
+from benchbench.explain import of_run
 from benchbench.host import samples
 from benchbench.host.samples import read_telemetry
 from benchbench.page import document, page_figures
 from benchbench.page.page_figures import PageFigure
+from benchbench.spec import make_plan, spec_from_mapping
+from benchbench.spec.cell import CellInfo
 from benchbench.store.parquet_files import parquet_bytes
 from benchbench.store.run_directory import RunDirectory
 
@@ -195,17 +200,60 @@ def test_telemetry_is_found_by_its_time_also_where_the_clock_was_set_back(
         assert run.unread == {}
 
 
+def write_samples(name: str, first: int, last: int) -> None:
+    Path("telemetry").mkdir(exist_ok=True)
+    table = pa.table({"first": [first]}).replace_schema_metadata(
+        {"benchbench": orjson.dumps({"first_ns": first, "last_ns": last})}
+    )
+    Path(f"telemetry/{name}.parquet").write_bytes(parquet_bytes(table))
+
+
 def test_telemetry_of_a_long_sweep_is_opened_about_once() -> None:
     run = RunDirectory(Path())
-    Path("telemetry").mkdir()
     for number in range(100):
-        facts = {"first_ns": 10 * number, "last_ns": 10 * number + 9}
-        table = pa.table({"file": [number]}).replace_schema_metadata({"benchbench": orjson.dumps(facts)})
-        Path(f"telemetry/{number:04d}.parquet").write_bytes(parquet_bytes(table))
+        write_samples(f"{number:04d}", 10 * number, 10 * number + 9)
     with files_below(Path()) as work:
         for number in range(100):
             found = read_telemetry(run, [(10 * number - 1, 10 * number + 10)])
             assert found is not None
-            assert found["file"].to_pylist() == [k for k in (number - 1, number, number + 1) if 0 <= k < 100]
+            assert found["first"].to_pylist() == [10 * k for k in (number - 1, number, number + 1) if 0 <= k < 100]
     assert work["files opened"] == 100
     assert work["names listed"] == 100
+
+
+def test_telemetry_is_read_by_whatever_name_its_file_has() -> None:
+    names = ["copy of 0001", "12", "0013", "12345"]  # in this order: what has no number comes first
+    for place, name in enumerate(names):
+        write_samples(name, place, place)
+    run = RunDirectory(Path())
+    for _ in range(2):
+        found = read_telemetry(run)
+        assert found is not None
+        assert found["first"].to_pylist() == [0, 1, 2, 3]
+    assert run.unread == {}
+
+
+def test_cells_are_explained_as_they_were_measured_and_told_as_they_were_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So telemetry, of which a cell's neighbours need the same, is read in its order."""
+    read: list[str] = []
+    monkeypatch.setattr(of_run, "explain_cell", lambda _run, cell: read.append(cell.key) or f"of {cell.key}")
+    a, b, c, d = (SimpleNamespace(key=key) for key in "abcd")
+    run = SimpleNamespace(measured=[c, a, d, b])
+    assert of_run.explain_cells(run, [a, b, c]) == ["of a", "of b", "of c"]  # type: ignore[arg-type]
+    assert read == ["c", "a", "b"]
+
+
+def test_a_long_plan_is_small_in_memory() -> None:
+    """Cells of the same limits share them: 500 bytes a cell where it was 4,500."""
+    spec = {"name": "t", "model": "m", "engine": {"kind": "simulator"}, "grid": grid(400)}
+    entries = [cell.info.to_entry() for cell in make_plan(spec_from_mapping(spec)).cells]
+    CellInfo.model_validate(entries[0])
+    tracemalloc.start()
+    try:
+        cells = [CellInfo.model_validate(entry) for entry in entries]
+        assert tracemalloc.get_traced_memory()[0] < 1000 * len(cells)
+    finally:
+        tracemalloc.stop()
+    assert [cell.to_entry() for cell in cells] == entries

@@ -106,10 +106,8 @@ class Run:
         """summary.csv's rows, one a cell, keys as in `benchbench.analysis.summary.COLUMNS`."""
         if not self.has_records:
             return [dict.fromkeys(COLUMNS) | row for row in self.directory.read_summary()]
-        known = self.__dict__.get("summaries")  # else one by one, so that they are not all in memory
-        if known is not None:
-            return [summary_row(summary) for summary in known]
-        rows = {cell.key: summary_row(self.summary_of(cell)) for cell in self.measured}
+        one_by_one = map(self.summary_of, self.measured)  # so that they are not all in memory
+        rows = {each.cell.key: summary_row(each) for each in self.__dict__.get("summaries") or one_by_one}
         return [rows[cell.key] for cell in self.cells]
 
 

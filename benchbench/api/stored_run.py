@@ -130,9 +130,9 @@ class Run(runs.Run):
 
         Raises ValueError for what selects no cell.
         """
-        from benchbench.explain.of_run import explain_cell
+        from benchbench.explain.of_run import explain_cells
 
-        return "\n\n".join(explain_cell(self, cell) for cell in chosen(self.cells, cells)) + "\n"
+        return "\n\n".join(explain_cells(self, chosen(self.cells, cells))) + "\n"
 
     def draw(
         self, folder: str | Path | None = None, *, cell: str | None = None, formats: Sequence[str] = FORMATS

@@ -139,10 +139,10 @@ def explain(run: Path, cells: tuple[str, ...]) -> None:
     """
     from benchbench.analysis.runs import open_run
     from benchbench.api.selecting import chosen
-    from benchbench.explain.of_run import explain_cell
+    from benchbench.explain.of_run import explain_cells
 
     with refusing():
         opened = open_run(run)
         opened.need_records()
-        for cell in chosen(opened.cells, cells):
-            show_prose(explain_cell(opened, cell) + "\n")
+        for text in explain_cells(opened, chosen(opened.cells, cells)):
+            show_prose(text + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,13 @@ from benchbench.experts.expert_load import RANDOM, UNTOLD, ExpertLoad, expert_lo
 from benchbench.explain.explanation import explain
 from benchbench.replicas.replica_words import addresses
 from benchbench.spec.cell import CellInfo
+
+
+def explain_cells(run: Run, cells: Sequence[CellInfo]) -> list[str]:
+    """`explain_cell` of each. They are read as they were measured: each file of telemetry once, whatever the order."""
+    wanted = {cell.key for cell in cells}
+    texts = {cell.key: explain_cell(run, cell) for cell in run.measured if cell.key in wanted}
+    return [texts[cell.key] for cell in cells]
 
 
 def explain_cell(run: Run, cell: CellInfo) -> str:

@@ -20,9 +20,15 @@ TABLE_BYTES = 2**15  # of one beside its samples
 Span = tuple[int, int]  # first and last, ns
 
 
-def _written(path: Path) -> tuple[int, Path]:
-    """The order of writing."""
-    return int(path.stem) if path.stem.isdecimal() else -1, path
+def _written(name: str) -> tuple[int, str]:
+    """The order of writing, by which a file is known: its number, and its name if that is not the number's."""
+    stem = name.removesuffix(".parquet")
+    number = int(stem) if stem.isdecimal() else -1
+    return number, "" if name == _name(number) else name
+
+
+def _name(number: int) -> str:
+    return f"{number:04d}.parquet"
 
 
 class _Files:
@@ -31,10 +37,9 @@ class _Files:
     def __init__(self, run: RunDirectory) -> None:
         self._folder = run.path / "telemetry"
         self._unread = run.unread
-        self._listed = sorted(self._folder.glob("*.parquet"), key=_written)
-        self._next = _written(self._listed[-1])[0] + 1 if self._listed else 0
-        self._seen = set[Path]()  # those that are known
-        self._known: list[tuple[int, int, tuple[int, Path]]] = []  # first and last ns, in order
+        self._listed = sorted(_written(path.name) for path in self._folder.glob("*.parquet"))
+        self._next = self._listed[-1][0] + 1 if self._listed else 0
+        self._known: list[tuple[int, int, int, str]] = []  # first and last ns of a file and which it is, in order
         self._reach: list[int] = []  # the latest last ns up to there
         self._kept: dict[Path, pa.Table] = {}  # those read last
         self._kept_bytes = 0
@@ -42,18 +47,30 @@ class _Files:
     def look(self) -> None:
         """Learn the times of the files that are new."""
         listed, self._listed = self._listed, []
-        for path in listed:
-            self.read(path)
-        while (path := self._folder / f"{self._next:04d}.parquet").exists():
+        for file in listed:
+            self._learn(*file)
+        while self._path(self._next, "").exists():
             self._next += 1
-            self.read(path)
+            self._learn(self._next - 1, "")
+
+    def _path(self, number: int, name: str) -> Path:
+        return self._folder / (name or _name(number))
 
     def read(self, path: Path) -> pa.Table | None:
         """A file's samples; None for one that cannot be read."""
-        if path in self._unread:
-            return None
         if path in self._kept:
             return self._kept[path]
+        loaded = self._load(path)
+        return loaded[0] if loaded else None
+
+    def _learn(self, number: int, name: str) -> None:
+        if loaded := self._load(self._path(number, name)):
+            self._add((*loaded[1], number, name))
+
+    def _load(self, path: Path) -> tuple[pa.Table, Span] | None:
+        """A file's samples, from now on in memory, and when they begin and end; None for one that cannot be read."""
+        if path in self._unread:
+            return None
         try:
             table = read_parquet(path, "its samples are missing")
             facts = orjson.loads(table.schema.metadata[b"benchbench"])
@@ -61,30 +78,27 @@ class _Files:
         except (RunError, KeyError, TypeError, ValueError) as error:
             self._unread[path] = str(error).removeprefix(f"{path}: ")
             return None
-        if path not in self._seen:
-            self._seen.add(path)
-            self._add((*span, _written(path)))
         self._kept[path] = table = table.replace_schema_metadata()
         self._kept_bytes += table.nbytes + TABLE_BYTES
         while self._kept_bytes > KEPT_BYTES:
             self._kept_bytes -= self._kept.pop(next(iter(self._kept))).nbytes + TABLE_BYTES
-        return table
+        return table, span
 
-    def _add(self, entry: tuple[int, int, tuple[int, Path]]) -> None:
+    def _add(self, entry: tuple[int, int, int, str]) -> None:
         if not self._known or entry > self._known[-1]:
             self._known.append(entry)
             self._reach.append(max([entry[1], *self._reach[-1:]]))
         else:  # the clock was set back
             self._known = sorted([*self._known, entry])
-            self._reach = list(accumulate((last for _, last, _ in self._known), max))
+            self._reach = list(accumulate((last for _, last, *_ in self._known), max))
 
     def touching(self, spans: Sequence[Span]) -> list[Path]:
         """The files that touch one of these spans, in order of writing."""
-        files = set[tuple[int, Path]]()
+        files = set[tuple[int, str]]()
         for begin, end in spans:
             near = slice(bisect_left(self._reach, begin), bisect_right(self._known, end, key=lambda entry: entry[0]))
-            files |= {file for _, last, file in self._known[near] if last >= begin}
-        return [path for _, path in sorted(files)]
+            files |= {(number, name) for _, last, number, name in self._known[near] if last >= begin}
+        return [self._path(*file) for file in sorted(files)]
 
 
 _FILES: WeakKeyDictionary[RunDirectory, _Files] = WeakKeyDictionary()  # of each run that is open

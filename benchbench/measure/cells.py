@@ -5,6 +5,7 @@ Between rounds this process encodes and writes; while a round runs it sleeps on 
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -38,7 +39,7 @@ from benchbench.store.run_directory import RunDirectory
 class Driver:
     """Everything that measuring a cell takes in one session, in block `block` of a sweep with variants.
 
-    `rows`: summary rows of the cells measured, by key.
+    `rows`: values of the summary rows of the cells measured, by key: pickled, a sixth of their size.
     """
 
     run: RunDirectory
@@ -52,7 +53,7 @@ class Driver:
     sampler: Sampler
     platform: Platform | None  # what serves on what, as the manifest has it
     block: int | None = None
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rows: dict[str, bytes] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace)
     answered: bool = False  # some request has succeeded
     noisy: list[bool] = field(default_factory=list)  # of each cell measured in this session
@@ -137,10 +138,8 @@ class _Rounds:
         cell = self.cell
         good = RequestStatus.OK in table["status"].to_pylist()
         if step.phase == "warmup":
-            self.warmups += metrics_of(self.cell.info, [table])
-            self.warm = self.cell.rounds.warmup == "auto" and (
-                not good or bool(warmed_up(self.cell.info, self.warmups))
-            )
+            self.warmups += metrics_of(cell.info, [table])
+            self.warm = cell.rounds.warmup == "auto" and (not good or bool(warmed_up(cell.info, self.warmups)))
             return
         self.measured += metrics_of(cell.info, [table])
         self.numbers.add(step.number)
@@ -187,7 +186,7 @@ def _sum_up(driver: Driver, cell: Cell) -> None:
     for note in driver.sampler.notes():
         driver.observer.note(note)
     row = summary_row(cell_summary(driver.run, cell.info, driver.platform))
-    driver.rows[cell.key] = row
+    driver.rows[cell.key] = pickle.dumps(tuple(row.values()))
     driver.run.journal("cell_done", cell=cell.key, status=row["status"], reasons=row["reasons"])
     driver.observer.row(cell, row)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import pickle
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from benchbench.analysis.runs import Run, cell_summary
-from benchbench.analysis.summary import UNITS, summary_row
+from benchbench.analysis.summary import COLUMNS, UNITS, summary_row
 from benchbench.errors import (
     BenchError,
     EngineError,
@@ -37,13 +38,13 @@ from benchbench.report.summary_table import markdown_table
 from benchbench.secrets import MASK, masked
 from benchbench.spec import Plan, Session, SweepSpec, make_plan
 from benchbench.spec.cell import cell_name
+from benchbench.store.facts import Manifest
 from benchbench.store.run_directory import RunDirectory, replace_file
 
 if TYPE_CHECKING:
     from benchbench.comparison.pairs import Pair
 
 State = Literal["complete", "stopped", "interrupted"]
-Rows = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ def sweep(  # noqa: PLR0913 - the options of the command
         todo, work = (search.todo, search.work) if search else (lacking(run, plan), None)
         if not todo and _is_concluded(run, plan):
             rows = _rows(run, {})
-            return Outcome(run.path, "complete", "nothing left to do", rows, _table(run, rows))
+            return Outcome(run.path, "complete", "nothing left to do", rows, _table(run, run.manifest(), rows))
         given = {"only": only, "sets": masked(sets)}
         sessions = Sessions(plan, given, run, observer, stop, todo, models, choose, work, dealer)
         with concluding(sessions) as outcomes:
@@ -187,8 +188,7 @@ def lacking(run: RunDirectory, plan: Plan) -> deque[Todo]:
     todo = deque[Todo]()
     for session in plan.sessions:
         open_cells = [cell for cell in session.cells if session.block not in given_up.get(cell.key, ())]
-        lacking = [(cell, missing_rounds(run, cell, session.block)) for cell in open_cells]
-        cells = [(cell, missing) for cell, missing in lacking if missing]
+        cells = [(cell, missing) for cell in open_cells if (missing := missing_rounds(run, cell, session.block))]
         if cells or (open_cells and owed(run, plan.spec, session)):
             todo.append(Todo(session, cells))
     return todo
@@ -211,36 +211,34 @@ def _unwritable(run: RunDirectory, error: OSError) -> str:
 
 def _is_concluded(run: RunDirectory, plan: Plan) -> bool:
     """Whether a run has been carried out and concluded for just these cells."""
-    last = ""
-    for event in run.events():
-        last = event["event"]
-    return last == "complete" and {cell.key for cell in plan.cells} <= {e["key"] for e in run.manifest()["plan"]}
+    last, keys = deque(run.events(), 1), {cell.key for cell in plan.cells}
+    return [event["event"] for event in last] == ["complete"] and keys <= {e["key"] for e in run.manifest()["plan"]}
 
 
-def _conclude(run: RunDirectory, state: State, message: str, now: Rows) -> Outcome:
+def _conclude(run: RunDirectory, state: State, message: str, now: dict[str, bytes]) -> Outcome:
     """Write what follows from the records. A full disk must not hide why the sweep stopped."""
-    if not run.earlier():
+    if not (manifest := run.earlier()):
         return Outcome(run.path, state, message, [])
+    del manifest["plan"]  # of a long one, rows take the place
     rows = _rows(run, now)
     table = ""
-    pairs: tuple[Pair, ...] = ()
-    verdicts: tuple[str, ...] = ()
+    compared: tuple[tuple[Pair, ...], tuple[str, ...]] = (), ()
     try:
         run.write_summary(rows, UNITS)
-        table = _table(run, rows)
+        table = _table(run, manifest, rows)
         replace_file(run.path / "table.md", table.encode())
-        if len(run.manifest()["spec"]["variants"]) > 1:
-            pairs, verdicts = _compare(run)
+        if len(manifest["spec"]["variants"]) > 1:
+            compared = _compare(run)
         run.journal(state, message=message)
     except OSError as error:
         if state == "complete":
             state, message = "stopped", _unwritable(run, error)
-    return Outcome(run.path, state, message, rows, table, "", pairs, verdicts)
+    return Outcome(run.path, state, message, rows, table, "", *compared)
 
 
-def _table(run: RunDirectory, rows: list[dict[str, Any]]) -> str:
+def _table(run: RunDirectory, manifest: Manifest, rows: list[dict[str, Any]]) -> str:
     """The run's table: what is printed is what is kept."""
-    return markdown_table(rows, closing=[*closing(run.manifest(), rows), *run.notes()])
+    return markdown_table(rows, closing=[*closing(manifest, rows), *run.notes()])
 
 
 def _compare(run: RunDirectory) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
@@ -254,11 +252,13 @@ def _compare(run: RunDirectory) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
     return tuple(pairs), tuple(map(sentence, pairs))
 
 
-def _rows(run: RunDirectory, now: Rows) -> list[dict[str, Any]]:
+def _rows(run: RunDirectory, now: dict[str, bytes]) -> list[dict[str, Any]]:
     """Rows of the whole plan, as written: those just made, and the others from their records."""
     read = Run(run.path)
-    rows = {
-        cell.key: now.get(cell.key) or summary_row(cell_summary(run, cell, read.platform(cell.variant)))
-        for cell in read.measured
-    }
-    return [rows[cell.key] for cell in read.cells]
+    for cell in read.measured:
+        if cell.key not in now:
+            summary = cell_summary(run, cell, read.platform(cell.variant))
+            now[cell.key] = pickle.dumps(tuple(summary_row(summary).values()))
+    keys = [cell.key for cell in read.cells]
+    del read
+    return [dict(zip(COLUMNS, pickle.loads(now[key]), strict=True)) for key in keys]  # noqa: S301 - our own

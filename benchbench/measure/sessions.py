@@ -64,7 +64,7 @@ class Sessions:
     choose: Callable[[RunDirectory, Session], bool] | None = None  # whether a start is still wanted; None: all are
     work: Work | None = None  # what measures cells; None: each as it is planned
     dealer: Dealer | None = None  # of the sweep's files of prompts
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rows: dict[str, bytes] = field(default_factory=dict)  # see `Driver`
     pace: Pace = field(default_factory=Pace)
     idle_c: dict[str, float] = field(default_factory=dict)
     unable: dict[str, EngineError] = field(default_factory=dict)  # variants that have never started

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, computed_field, field_validator
@@ -63,8 +64,12 @@ class CellInfo(BaseModel):
     @field_validator("slo", "validity", mode="before")
     @classmethod
     def _known(cls, value: Any, info: Any) -> Any:  # noqa: ANN401 # ValidationInfo's type is generic
-        known = (Slo if info.field_name == "slo" else Validity).model_fields
-        return {key: item for key, item in value.items() if key in known} if isinstance(value, dict) else value
+        known = Slo if info.field_name == "slo" else Validity
+        items = value.items() if isinstance(value, dict) else ()
+        return _one(known, tuple(item for item in items if item[0] in known.model_fields)) if items else value
+
+    def model_post_init(self, _: object) -> None:
+        object.__setattr__(self, "__pydantic_fields_set__", _ALL)
 
     @computed_field  # type: ignore[prop-decorator] # mypy's limit, says pydantic
     @property
@@ -80,3 +85,11 @@ class CellInfo(BaseModel):
     def to_entry(self) -> dict[str, Any]:
         """As JSON, for the manifest; `CellInfo.model_validate` reads it."""
         return self.model_dump(mode="json")
+
+
+@cache
+def _one(section: type[Slo | Validity], items: tuple[tuple[str, Any], ...]) -> Slo | Validity:
+    return section.model_validate(dict(items))  # the same object for cells of the same limits: plans may be long
+
+
+_ALL = {*CellInfo.model_fields}  # for all cells, too

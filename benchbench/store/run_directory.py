@@ -235,8 +235,7 @@ class RunDirectory:
 
     def attempts(self) -> dict[tuple[str, str, int], int]:
         """How often each round, by (cell, phase, number), was begun."""
-        begun = (event for event in self.events() if event["event"] == "round_begun")
-        return Counter((event["cell"], event["phase"], event["round"]) for event in begun)
+        return Counter((e["cell"], e["phase"], e["round"]) for e in self.events() if e["event"] == "round_begun")
 
     def finished_rounds(self, cell: str, phase: str = "measured") -> list[int]:
         """Numbers of the finished rounds of a cell, ascending.
