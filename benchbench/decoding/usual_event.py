@@ -130,22 +130,24 @@ class QuickDecoder(Decoder):
 
     def feed_all(self, reads: Iterable[bytes], first: int) -> None:
         """Decode a stream's next reads in order, of which the first is its number `first`."""
-        waiting, feed = enumerate(reads, first), self.feed
+        waiting, feed, begin = enumerate(reads, first), self.feed, first
         while self._credit > 0:
-            odd = next(waiting, None) if self._form is None else self._feed_usual(waiting, self._form)
+            odd = next(waiting, None) if self._form is None else self._feed_usual(waiting, self._form, begin)
             if odd is None:
                 return
             at, data = odd
             feed(data, at)
-            self._form = self._form_after(data)
+            begin, self._form = at + 1, self._form_after(data)
         for at, data in waiting:
             feed(data, at)
 
-    def _feed_usual(self, reads: Iterator[tuple[int, bytes]], form: Form) -> tuple[int, bytes] | None:
-        """Take numbered reads as long as they are of the form; returns the one that is not, None at their end."""
+    def _feed_usual(self, reads: Iterator[tuple[int, bytes]], form: Form, begin: int) -> tuple[int, bytes] | None:
+        """Take numbered reads, from `begin` on, as long as they are of the form; returns the one that is not, None at
+        their end. `begin`: of the reads in a row that hold one event each, for which this loop does nothing else.
+        """
         heads, inside, tail, has_ids, response_id = form
         fullmatch, cut, usual = inside.fullmatch, len(tail), _row(1 if has_ids else -1)
-        before, odd, begin = len(self._events), None, -1  # `begin`: of the reads in a row that hold one event each
+        before, odd, at = len(self._events), None, begin - 1
         for at, data in reads:
             head = heads[len(data)]
             if (
@@ -154,19 +156,15 @@ class QuickDecoder(Decoder):
                 and (match := fullmatch(data, len(head), len(data) - cut))
                 and match.lastindex is None
             ):
-                begin = at if begin < 0 else begin
-                self._last = at
                 continue
-            if begin >= 0:
-                self._usual(range(begin, at), [usual] * (at - begin))
-                begin = -1
+            self._usual(range(begin, at), [usual] * (at - begin))
+            begin = at + 1
             if not (counts := form.counts(data)):
                 odd = (at, data)
                 break
             self._usual([at] * len(counts), map(_row, counts))
-            self._last = at
-        if begin >= 0:
-            self._usual(range(begin, self._last + 1), [usual] * (self._last + 1 - begin))
+        self._usual(range(begin, at + 1), [usual] * (at + 1 - begin))
+        self._last = at
         taken = len(self._events) - before
         if taken and not self._response.response_id:
             self._response.response_id = response_id

@@ -27,7 +27,7 @@ SETTLE_EACH_NS = 100_000  # and so much more for each
 SEND_SLICE = 32  # sends between two looks at the sockets
 ROOM_BYTES = 64 << 20  # a round may receive so much,
 TOKEN_BYTES = 8 << 10  # and so much for each token asked for; more is a response that does not end
-_now = time.time_ns
+CR, _now = 13, time.time_ns
 
 
 class Round:
@@ -45,7 +45,7 @@ class Round:
         pools.aim(job.targets)
         self._by_fd: dict[int, Connection] = {conn.fd: conn for pool in pools for conn in pool.idle}
         self._hot: dict[int, tuple[Callable[[int, int], Any], int]] = {}  # (recvmsg, index) of hot connections
-        self._next = self._begun_ns = self._freed = 0  # freed: bytes received that were decoded early and dropped
+        self._next = self._begun_ns = 0
         self._armed: deque[Connection] = deque()  # bound to a request that is not sent yet, in order of due time
         self._busy: dict[Connection, int] = {}  # -> monotonic ns since when it connects or waits for its server
         self._done: list[Exchange] = []  # but for those that are in the spool
@@ -57,10 +57,9 @@ class Round:
         self.liveness = Liveness(self.log, job)
         self._allowed_bytes = ROOM_BYTES + TOKEN_BYTES * sum(job.asked_output)
         self._woke_ns = _now()
-        self._offset_ns = 0  # wall clock minus monotonic clock when the round began
-        self._cancelled = False
+        self._offset_ns, self._cancelled = 0, False  # wall clock minus monotonic clock when the round began
         self._gone = ""  # why the server is gone, once that is known
-        self._check_ns = int(min(0.1, min(job.connect_s, job.first_token_s, job.stall_s) / 4) * 1e9)
+        self._check_ns = int(min(0.25, min(job.connect_s, job.first_token_s, job.stall_s) / 4) * 1e9)
 
     # -- connections and requests
 
@@ -149,20 +148,18 @@ class Round:
         elif error.kind is ErrorKind.PROTOCOL:
             self._fail_on(conn, error.kind, str(error))
         elif phase is ErrorPhase.CONNECT and self.pools[exchange.target].other_address(conn):
-            self._again(conn, exchange)
+            self._drop(conn)
+            self._fresh(exchange)
         elif phase is ErrorPhase.CONNECT:
             self._fail_on(conn, ErrorKind.CONNECT, str(error))
         elif conn.was_idle and not exchange.resent:
             exchange.resent = 1
             exchange.sent_ns = exchange.sent_ns or _now()
             self.facts.resent += 1
-            self._again(conn, exchange)
+            self._drop(conn)
+            self._fresh(exchange)
         else:
             self._fail_on(conn, ErrorKind.SEND if phase is ErrorPhase.SEND else ErrorKind.STREAM, str(error))
-
-    def _again(self, conn: Connection, exchange: Exchange) -> None:
-        self._drop(conn)
-        self._fresh(exchange)
 
     # -- the loop
 
@@ -211,8 +208,10 @@ class Round:
         self.facts.turn_max_ns = 0
         while self._ended < max(planned, self._next) and not self._cancelled:
             wait = self._start_due() if self._armed or self.job.paced else idle_s
+            half_ms = int(wait * 500)  # so long it may go on as it does, if no wait in it is longer
             spool = self._spool if self._spool and len(self.log.reads) > self._spool.crowd else None
-            ready = self._look(min(wait, spool.patience_s(self.log)) if spool else wait)
+            patience = spool.patience_s(self.log) if spool else wait
+            ready = self._look(min(half_ms / 1000 or wait, patience), half_ms * 1_000_000 if patience else 0)
             if spool:
                 spool.move(self.log, self.liveness, self._done, is_idle=not ready)
             if self._woke_ns - checked > self._check_ns:
@@ -261,47 +260,52 @@ class Round:
             except WireError as error:
                 self._broken(conn, error)
 
-    def _look(self, timeout: float) -> int:
-        """Wait for the sockets and move each that is ready; returns how many were."""
-        self.facts.turn_max_ns = max(self.facts.turn_max_ns, _now() - self._woke_ns)
-        events = self.pools.poller.poll(timeout)
-        self._woke_ns = _now()
-        hot, log = self._hot, self.log
+    def _look(self, timeout: float, on_ns: int = 0) -> int:
+        """Wait for the sockets and move each that is ready, once, or for `on_ns` while nothing but tokens comes: what a
+        turn costs, a token does that comes alone. Returns how many were ready the last time.
+        """
+        facts, poll, hot, log = self.facts, self.pools.poller.poll, self._hot, self.log
         owners, reads, stamps, users = log.owners.append, log.reads.append, log.stamps.extend, log.users.append
-        for fd, mask in events:
-            entry = hot.get(fd)
-            if entry is None:
-                self._move(fd, mask)
-                continue
-            # The hot path: in the middle of a plain chunked body a read is four appends and a look at its end.
-            receive, owner = entry
-            try:
-                data, ancillary, _, _ = receive(READ_SIZE, ANCILLARY)
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                self._broken(self._by_fd[fd], WireError(f"connection lost: {error.strerror}"))
-                continue
-            user = _now()
-            if data and ancillary:
-                owners(owner)
-                reads(data)
-                stamps(ancillary[0][2])
-                users(user)
-                if data.endswith(b"\r\n\r\n") or len(data) < 5:
+        user = _now()
+        facts.turn_max_ns, until, on = max(facts.turn_max_ns, user - self._woke_ns), user + on_ns, True
+        while on:
+            events = poll(timeout)
+            woke = _now()
+            on = woke < until and bool(events)
+            for fd, mask in events:
+                try:  # the hot path: in the middle of a plain chunked body a read is four appends and a look at its end
+                    receive, owner = hot[fd]
+                    data, ancillary, _, _ = receive(READ_SIZE, ANCILLARY)
+                    user = _now()
+                    stamp, may_end = ancillary[0][2], data[-4] == CR
+                except KeyError:
+                    self._move(fd, mask)
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    self._broken(self._by_fd[fd], WireError(f"connection lost: {error.strerror}"))
+                except IndexError:  # the end of the connection, a few bytes alone, or no stamp
+                    conn, stamp = self._by_fd[fd], ancillary[0][2] if ancillary else to_stamp(user)
+                    self._advance(conn, conn.received, data, stamp, user)
+                else:
+                    owners(owner)
+                    reads(data)
+                    stamps(stamp)
+                    users(user)
+                    if not may_end:
+                        continue
                     conn = self._by_fd[fd]
                     self._advance(conn, conn.ends, data)
-            else:
-                conn = self._by_fd[fd]
-                self._advance(conn, conn.received, data, to_stamp(user), user)
+                on = False
+            facts.turn_max_ns = max(facts.turn_max_ns, user - woke)
+        self._woke_ns = woke
         if self._gone:  # only now: no event of this turn may meet a connection that was dropped
             self._give_up()
         return len(events)
 
     def _move(self, fd: int, mask: int) -> None:
         """An event that is not on the hot path."""
-        conn = self._by_fd.get(fd)
-        if conn is not None:
+        if (conn := self._by_fd.get(fd)) is not None:
             self._advance(conn, conn.on_event, mask)
             return
         command = self.commands(fd)
@@ -331,10 +335,9 @@ class Round:
         """How far a connection's request has come."""
         if conn.state in {State.CONNECTING, State.PROXY, State.TLS}:
             return ErrorPhase.CONNECT
-        exchange = conn.exchange
-        if exchange is None or not exchange.sent_ns:
+        if conn.exchange is None or not conn.exchange.sent_ns:
             return ErrorPhase.SEND
-        return ErrorPhase.STREAM if self.liveness.has_data(exchange.index) else ErrorPhase.WAIT
+        return ErrorPhase.STREAM if self.liveness.has_data(conn.exchange.index) else ErrorPhase.WAIT
 
     def _finish(self, conn: Connection) -> None:
         del self._busy[conn]
@@ -367,7 +370,7 @@ class Round:
         """Fail what has waited too long."""
         job, now = self.job, time.monotonic_ns()
         self.liveness.update()
-        for conn, since in list(self._busy.items()):
+        for conn, since in [pair for pair in self._busy.items() if now - pair[1] >= 4 * self._check_ns]:
             exchange = conn.exchange
             if exchange is None or conn.ready:
                 self._busy[conn] = now
