@@ -32,7 +32,7 @@ def counted(drafts: int, accepted: int, tokens: int = TOKENS) -> dict[str, Any]:
 
 
 def a_round(requests: int, events: int, failed: int = 0) -> Any:
-    return SimpleNamespace(requests=requests, failed=failed, lag_s=[0.0] * events)
+    return SimpleNamespace(requests=requests, failed=failed, lag_ns=[0] * events)
 
 
 @given(st.lists(st.lists(st.integers(0, TOKENS), min_size=1, max_size=60), min_size=1, max_size=8), st.integers(0, 3))

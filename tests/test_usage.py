@@ -15,6 +15,7 @@ from test_summary import FACTS, cell, static_rounds, stream
 
 from benchbench.analysis.summary import COLUMNS, summarise, summary_row
 from benchbench.analysis.validity import Reason
+from benchbench.events.round_events import gathered
 from benchbench.explain.explanation import explain
 from benchbench.host.energy import DeviceUse, Usage, Window, stragglers, throttled, usage, window_of
 from benchbench.host.sampler import NUMBERS
@@ -215,10 +216,10 @@ def test_heat_and_brakes_are_throttling_and_a_power_cap_is_not() -> None:
 
 
 def test_a_window_is_from_the_first_send_to_the_last_token() -> None:
-    assert window_of(static_rounds()[0]) == Window(T0, T0 + 42 * MS, 6)
+    assert window_of(gathered(static_rounds()[0])) == Window(T0, T0 + 42 * MS, 6)
     nothing = stream(20, 10)
     nothing.events = []
-    assert window_of(table_of([nothing], FACTS)) is None
+    assert window_of(gathered(table_of([nothing], FACTS))) is None
 
 
 def long_rounds() -> list[pa.Table]:

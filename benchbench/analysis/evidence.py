@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from benchbench.analysis.metrics import (
     Pools,
@@ -21,6 +20,7 @@ from benchbench.analysis.metrics import (
 from benchbench.analysis.server_times import Report, reports_of, server_times, times_by_metrics
 from benchbench.analysis.stats import agree, rounds_needed
 from benchbench.analysis.validity import Evidence
+from benchbench.events.round_events import Recorded, Round, gathered
 from benchbench.host.energy import Window, window_of
 from benchbench.identity.answering_engines import engines_of
 from benchbench.prefixes.hits import together
@@ -30,7 +30,7 @@ from benchbench.replicas.server_figures import ServerRound, by_server, parts_of_
 from benchbench.spec.cell import CellInfo
 from benchbench.speculation.acceptance import acceptance_of
 from benchbench.steadiness.steadiness import drift_of, rounds_to_confirm
-from benchbench.store.arrow import array_of, lists_of, sums_of
+from benchbench.store.arrow import array_of
 from benchbench.store.requests import ErrorKind, RequestStatus, round_facts
 
 _LENGTHS = {ErrorKind.SHORT_OUTPUT, ErrorKind.LONG_OUTPUT}
@@ -111,13 +111,14 @@ class Measured(NamedTuple):
     servers: tuple[ServerRound, ...]
 
 
-def measured(cell: CellInfo, table: pa.Table, *, doubted: bool = False) -> Measured:
-    """That of a round's table. `doubted`: nobody knows whether its server is the one of the run's other rounds."""
-    facts: Mapping[str, Any] = {**round_facts(table), "doubted": doubted}
-    metrics = round_metrics(table, load=cell.load, in_flight=cell.batch, slo=cell.slo)
-    counts = _requests(table, bool(facts.get("approximate")))
-    parts = parts_of_round(table, facts, lambda: request_times(table, load=cell.load, in_flight=cell.batch))
-    return Measured(metrics, facts, window_of(table), counts, reports_of(table), parts)
+def measured(cell: CellInfo, recorded: Recorded, *, doubted: bool = False) -> Measured:
+    """That of a round. `doubted`: nobody knows whether its server is the one of the run's other rounds."""
+    taken = gathered(recorded)
+    facts: Mapping[str, Any] = {**round_facts(taken.requests), "doubted": doubted}
+    metrics = round_metrics(taken, load=cell.load, in_flight=cell.batch, slo=cell.slo)
+    counts = _requests(taken, bool(facts.get("approximate")))
+    parts = parts_of_round(taken, facts, lambda: request_times(taken, load=cell.load, in_flight=cell.batch))
+    return Measured(metrics, facts, window_of(taken), counts, reports_of(taken), parts)
 
 
 def _clock_share(taken: Measured) -> float:
@@ -139,7 +140,7 @@ def evidence_of(cell: CellInfo, taken: Sequence[Measured], warmups: Sequence[Rou
         rounds=len(rounds),
         rounds_needed=needed_rounds(cell, rounds),
         requests=sum(r.requests for r in rounds),
-        events=sum(len(r.lag_s) for r in rounds),
+        events=sum(len(r.lag_ns) for r in rounds),
         shared_events=sum(r.shared_events for r in rounds),
         first_shared=sum(r.first_shared for r in rounds),
         buffered=sum(r.buffered for r in rounds),
@@ -171,11 +172,12 @@ def evidence_of(cell: CellInfo, taken: Sequence[Measured], warmups: Sequence[Rou
     )
 
 
-def _requests(table: pa.Table, approximate: bool) -> Counter[str]:
+def _requests(taken: Round, approximate: bool) -> Counter[str]:
     """Counts over the requests of one round; lengths are judged on successful ones.
 
     `approximate`: prompts have no exact length.
     """
+    table, events = taken
     status, kinds = table["status"].to_pylist(), table["error_kind"].to_pylist()
     ok = np.array([text == RequestStatus.OK for text in status], np.bool_)
     reported, requested = array_of(table["input_tokens"]), array_of(table["asked_input_tokens"])
@@ -183,21 +185,20 @@ def _requests(table: pa.Table, approximate: bool) -> Counter[str]:
     other = int((known & (reported != requested) & (requested >= 0)).sum())
     near = approximate and other > 0 and abs(reported[known].sum() / requested[known].sum() - 1) <= ABOUT
     output, cached = array_of(table["output_tokens"]), array_of(table["cached_tokens"])
-    offsets, tokens = lists_of(table["event_tokens"])
     hidden = table["tokens_from"].to_pylist().count("hidden")  # which count with an event of each
     return Counter(
         failed=sum(text != RequestStatus.OK and kind not in _LENGTHS for text, kind in zip(status, kinds, strict=True)),
         wrong_length=sum(kind in _LENGTHS for kind in kinds),
         resent=int(array_of(table["resent"]).sum()),
-        grouped=int((tokens > 1).sum()) - hidden,
+        grouped=events.grouped - hidden,
         hidden=hidden,
-        tokens=int(tokens.sum()),
+        tokens=int(events.tokens.sum()),
         cached_tokens=int(cached[cached > 0].sum()),
         input_wrong=0 if near else other,
         input_about=other if near else 0,
         input_unknown=int((ok & (reported < 0)).sum()),
         output_unknown=int((ok & (output < 0)).sum()),
-        usage_wrong=int(((output >= 0) & (output != sums_of(offsets, tokens))).sum()),
+        usage_wrong=int(((output >= 0) & (output != events.tokens)).sum()),
     )
 
 

@@ -26,17 +26,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from benchbench.events.round_events import Events, Narrow, Recorded, gathered
 from benchbench.prefixes.hits import WANTED, Hits, hits_of
 from benchbench.queueing.places import Places, places_of
 from benchbench.spec.schema import STEADY_BATCHES, WINDOW_BATCHES, Slo
-from benchbench.store.arrow import Floats, Ints, array_of, lists_of, sums_of
+from benchbench.store.arrow import Floats, Ints, array_of
 from benchbench.store.requests import RequestStatus, round_facts
+from benchbench.tails.ranked import percentiles
 
 Mask = npt.NDArray[np.bool_]
 _NS = 1e-9
@@ -44,13 +46,13 @@ NO_SLO = Slo()
 LATE = 0.1  # of the steady requests, and of their mean E2EL
 
 
-def _seconds(ns: Ints) -> Floats:
-    return np.multiply(ns, _NS)
+def _seconds(ns: Ints | Narrow) -> Floats:
+    return np.multiply(ns, _NS, dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
 class RoundMetrics:
-    """One round. Arrays have one entry a successful request, except `itl_s` and `lag_s` (one a gap, one an event).
+    """One round. Arrays have one entry a successful request, except `itl_ns` and `lag_ns` (one a gap, one an event).
 
     In a closed load with a window, TTFT, TPOT, E2EL, ITL, lengths and the share of goodput are of its steady requests.
     """
@@ -61,8 +63,8 @@ class RoundMetrics:
     ttft_scheduled_s: Floats  # the same from the scheduled time: an open load's own queue counts
     tpot_s: Floats  # requests with more than one token
     e2el_s: Floats
-    itl_s: Floats
-    lag_s: Floats
+    itl_ns: Narrow
+    lag_ns: Narrow
     sys_tok_s: float | None
     run_tok_s: float | None  # tokens / whole round, vLLM's output_throughput
     total_tok_s: float | None
@@ -85,6 +87,10 @@ class RoundMetrics:
     input_tokens: Floats = field(default_factory=partial(np.empty, 0))  # where known
     places: Places | None = None
     hits: Hits | None = None  # of shared prefixes; its `hit` is along `ttft_s`
+
+    @property
+    def itl_s(self) -> Floats:
+        return _seconds(self.itl_ns)
 
 
 def by_start(rounds: Sequence[RoundMetrics]) -> list[list[RoundMetrics]]:
@@ -110,39 +116,37 @@ def over_starts(rounds: Sequence[RoundMetrics], figure: Callable[[RoundMetrics],
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
+    table: pa.Table
+    events: Events
     ok: Mask
+    good: Mask  # ok, and something was received
     sent: Ints
     scheduled: Ints
     end: Ints
     output: Ints
     prompt: Ints
-    offsets: Ints
-    events: Ints
-    tokens: npt.NDArray[np.integer[Any]]
-    lag: Ints
     full_until: float  # of a closed load that several workers sent: when the first of them left a place empty
 
 
-def _columns(table: pa.Table) -> _Columns:
+def _columns(recorded: Recorded) -> _Columns:
+    table, events = gathered(recorded)
+
     def ints(name: str) -> Ints:
         return array_of(table[name]).astype(np.int64)
 
-    offsets, events = lists_of(table["event_ns"])
     ok = np.array([status == RequestStatus.OK for status in table["status"].to_pylist()], np.bool_)
-    tokens = lists_of(table["event_tokens"])[1]
     reported, requested = ints("output_tokens"), ints("asked_input_tokens")
     prompt = ints("input_tokens")
     return _Columns(
+        table=table,
+        events=events,
         ok=ok,
+        good=ok & (events.counts > 0),
         sent=ints("sent_ns"),
         scheduled=ints("scheduled_ns"),
         end=ints("end_ns"),
-        output=np.where(reported >= 0, reported, sums_of(offsets, tokens)),
+        output=np.where(reported >= 0, reported, events.tokens),
         prompt=np.where(prompt >= 0, prompt, requested),
-        offsets=offsets,
-        events=events,
-        tokens=tokens,
-        lag=lists_of(table["lag_ns"])[1],
         full_until=round_facts(table).get("full_until_ns", np.inf),
     )
 
@@ -160,12 +164,11 @@ class RequestTimes(NamedTuple):
     window: tuple[int, int] | None
 
 
-def request_times(table: pa.Table, *, load: str, in_flight: int | None) -> RequestTimes:
-    """What each request of a round's table took, in the table's order. `in_flight` is B of a closed load."""
-    c = _columns(table)
-    good = c.ok & (np.diff(c.offsets) > 0)
-    span = _window(c, good, load, in_flight)
-    planned = len(c.ok) - round_facts(table).get("spare_sent", 0)
+def request_times(recorded: Recorded, *, load: str, in_flight: int | None) -> RequestTimes:
+    """What each request of a round took, in its table's order. `in_flight` is B of a closed load."""
+    c = _columns(recorded)
+    good, span = c.good, _window(c, c.good, load, in_flight)
+    planned = len(c.ok) - round_facts(c.table).get("spare_sent", 0)
     times, steady = np.full((3, len(good)), np.nan), np.zeros(len(good), np.bool_)
     times[:, good] = _latencies(c, good)
     steady[good] = _populations(c, good, planned, in_flight if span and load == "closed" else None)[1]
@@ -174,28 +177,24 @@ def request_times(table: pa.Table, *, load: str, in_flight: int | None) -> Reque
 
 def _latencies(c: _Columns, good: Mask) -> tuple[Floats, Floats, Floats]:
     """TTFT, TPOT (nan without a token after the first event) and E2EL of the `good` requests."""
-    first_at, last_at = c.offsets[:-1][good], c.offsets[1:][good] - 1
-    first, last, sent = c.events[first_at], c.events[last_at], c.sent[good]
-    following = c.output[good] - c.tokens[first_at]
+    first, last, sent = c.events.first_ns[good], c.events.last_ns[good], c.sent[good]
+    following = c.output[good] - c.events.first_tokens[good]
     tpot = np.divide(_seconds(last - first), following, out=np.full(len(sent), np.nan), where=following > 0)
     return _seconds(first - sent), tpot, _seconds(last - sent)
 
 
-def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo = NO_SLO) -> RoundMetrics:
-    """All numbers of one round's table (`store.requests.round_table`). `in_flight` is B of a closed load."""
-    c = _columns(table)
-    good = c.ok & (np.diff(c.offsets) > 0)
+def round_metrics(recorded: Recorded, *, load: str, in_flight: int | None, slo: Slo = NO_SLO) -> RoundMetrics:
+    """All numbers of one round. `in_flight` is B of a closed load."""
+    c = _columns(recorded)
+    table, events, good, facts = c.table, c.events, c.good, round_facts(c.table)
     span = _window(c, good, load, in_flight)
-    facts = round_facts(table)
     planned = len(c.ok) - facts.get("spare_sent", 0)
     cold, steady = _populations(c, good, planned, in_flight if span and load == "closed" else None)
-    first, last = c.events[c.offsets[:-1][good]], c.events[c.offsets[1:][good] - 1]
+    first, last = events.first_ns[good], events.last_ns[good]
     output = c.output[good]
     ttft, tpot_all, e2el = _latencies(c, good)
     met = _met(ttft, tpot_all, e2el, slo)
-    gaps, inside = _gaps(c, np.flatnonzero(good)[steady])
     whole = _window(c, good, "open", None)
-    shared, first_shared, buffered = _sharing(c)
     rates = _rates(c, good, load, span or whole)
     started = c.sent[c.sent > 0]
     return RoundMetrics(
@@ -209,8 +208,8 @@ def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo
         ttft_scheduled_s=_seconds(first - c.scheduled[good])[steady],
         tpot_s=tpot_all[steady & ~np.isnan(tpot_all)],
         e2el_s=e2el[steady],
-        itl_s=_seconds(gaps[inside]),
-        lag_s=_seconds(c.lag),
+        itl_ns=events.gaps_of(np.flatnonzero(good)[steady]),
+        lag_ns=events.lags_ns,
         sys_tok_s=rates[0],
         run_tok_s=(rates if load != "closed" else _rates(c, good, "open", whole))[0],
         total_tok_s=rates[1],
@@ -220,9 +219,9 @@ def round_metrics(table: pa.Table, *, load: str, in_flight: int | None, slo: Slo
         settled=load != "closed" or _settled(planned, in_flight or 1, span, last[steady], e2el[steady]),
         duration_s=float(whole[1] - whole[0]) * _NS if whole else 0.0,
         window_s=float(chosen[1] - chosen[0]) * _NS if (chosen := span or whole) else 0.0,
-        shared_events=shared,
-        first_shared=first_shared,
-        buffered=buffered,
+        shared_events=events.shared,
+        first_shared=events.first_shared,
+        buffered=events.buffered,
         late_s=_seconds((c.sent - c.scheduled)[(c.sent > 0) & (c.scheduled > 0) & (load != "static")]),
         send_skew_s=float(started.max() - started.min()) * _NS if load == "static" and len(started) else 0.0,
         block=table["block"][0].as_py() if "block" in table.column_names and len(table) else None,
@@ -270,40 +269,17 @@ def _settled(planned: int, in_flight: int, span: tuple[int, int] | None, last: I
     return not len(late) or float(late.mean()) <= LATE
 
 
-def _gaps(c: _Columns, requests: Ints) -> tuple[Ints, Mask]:
-    """Gaps between neighbouring events, and which of them lie inside one of these requests."""
-    counts = np.diff(c.offsets)
-    follows = np.repeat(np.isin(np.arange(len(c.ok)), requests), counts)
-    follows[c.offsets[:-1][counts > 0]] = False
-    return np.diff(c.events), follows[1:]
-
-
-def _sharing(c: _Columns) -> tuple[int, int, int]:
-    """(shared events, first tokens that shared, buffered requests): events of one read have one stamp."""
-    shared = first = buffered = 0
-    for low, high in zip(c.offsets[:-1].tolist(), c.offsets[1:].tolist(), strict=True):
-        if high - low < 2:
-            continue
-        same = c.events[low + 1 : high] == c.events[low : high - 1]
-        if same.any():
-            shared += int((np.append(same, False) | np.insert(same, 0, False)).sum())
-            first += bool(same[0])
-            buffered += high - low >= 4 and int((~same).sum()) <= 1
-    return shared, first, buffered
-
-
 def _window(c: _Columns, good: Mask, load: str, in_flight: int | None) -> tuple[int, int] | None:
     """(begin, end] of the round's window in ns, None when a closed load has none or nothing was received.
 
     Failed requests count as completions: they too are replaced. Where an end is not known, neither is the window.
     """
     started = c.sent[c.sent > 0]
-    if not len(started) or not len(c.events):
+    if not len(started) or not c.events.counts.any():
         return None
     if load != "closed":
-        return int(started.min()), int(c.events.max())
-    ends = c.end.copy()
-    ends[good] = c.events[c.offsets[1:][good] - 1]
+        return int(started.min()), c.events.latest_ns
+    ends = np.where(good, c.events.last_ns, c.end)
     ends.sort()
     batch = in_flight or 1
     if len(ends) < WINDOW_BATCHES * batch or ends[0] < 0:
@@ -322,9 +298,8 @@ def _rates(
     if load != "closed":
         begin -= 1  # the whole round: everything that was received counts
     seconds = (span[1] - span[0]) * _NS
-    at = (c.events > begin) & (c.events <= end)
-    output = float(c.tokens[at].sum())
-    first, last = c.events[c.offsets[:-1][good]], c.events[c.offsets[1:][good] - 1]
+    output = float(c.events.tokens_in(begin, end).sum())
+    first, last = c.events.first_ns[good], c.events.last_ns[good]
     prompts = c.prompt[good][(first > begin) & (first <= end)]
     total = output + float(prompts.sum()) if (prompts >= 0).all() else None  # of prompts whose length nobody told
     done = (last > begin) & (last <= end)
@@ -347,18 +322,26 @@ class Pool(NamedTuple):
     percentiles: Mapping[int, float | None]
 
 
+_COUNTED = {"itl_s": "itl_ns", "lag_s": "lag_ns"}  # fields that are kept as whole ns
+
+
+def in_own_unit(name: str) -> tuple[str, float]:
+    """The field that holds what is asked for, and its unit."""
+    return (_COUNTED[name], _NS) if name in _COUNTED else (name, 1.0)
+
+
 class Pools(dict[str, Pool]):
-    """Field of RoundMetrics -> its pool over rounds, made when asked for: millions of gaps are joined once."""
+    """Field of RoundMetrics (`itl_s` and `lag_s` for those in ns) -> its pool over rounds, made when asked for."""
 
     def __init__(self, rounds: Sequence[RoundMetrics]) -> None:
         super().__init__()
         self._rounds = rounds
 
     def __missing__(self, name: str) -> Pool:
-        values = pooled(self._rounds, name)
-        if not len(values):
+        field_name, unit = in_own_unit(name)
+        if not any(len(getattr(r, field_name)) for r in self._rounds):
             return Pool(None, dict.fromkeys(RANKS))
-        mean = float(values.mean())
-        ranked = np.percentile(values, RANKS, overwrite_input=len(self._rounds) > 1).tolist()
-        self[name] = Pool(mean, dict(zip(RANKS, ranked, strict=True)))
+        values = np.concatenate([getattr(r, field_name) for r in self._rounds])  # a copy, to be put in order
+        mean = float(values.mean()) * unit
+        self[name] = Pool(mean, dict(zip(RANKS, percentiles(values, RANKS, unit), strict=True)))
         return self[name]

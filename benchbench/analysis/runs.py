@@ -132,8 +132,8 @@ def side_by_side(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def cell_summary(run: RunDirectory, cell: CellInfo, platform: Platform | None = None) -> CellSummary:
     """The summary of one cell from its stored rounds, the telemetry of their time, and what was served on what."""
-    taken = [measured(cell, table, doubted=cell.variant in run.doubted) for table in run.read_cell(cell.key)]
-    before, spoiled = metrics_of(cell, run.read_cell(cell.key, "warmup")), run.spoiled_rounds(cell.key)
+    taken = [measured(cell, pieces, doubted=cell.variant in run.doubted) for pieces in run.read_pieces(cell.key)]
+    before, spoiled = metrics_of(cell, run.read_pieces(cell.key, "warmup")), run.spoiled_rounds(cell.key)
     return summary_of(cell, taken, before, samples_of(run, taken), platform, spoiled)
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 
 from benchbench.analysis.metrics import RoundMetrics, pooled
-from benchbench.store.arrow import array_of, lists_of
+from benchbench.events.round_events import Round
+from benchbench.store.arrow import array_of
 from benchbench.store.requests import RequestStatus
 
 Report = tuple[float, float, float, float | None]
@@ -67,22 +67,22 @@ def times_by_metrics(rounds: Sequence[RoundMetrics], facts: Sequence[Mapping[str
     return ServerTimes("metrics", count, ttft, queue, None, float(pooled(rounds, "ttft_all_s").mean()) - ttft)
 
 
-def reports_of(table: pa.Table) -> list[Report]:
+def reports_of(taken: Round) -> list[Report]:
     """(our TTFT, queue, scheduled to first token, ITL) in s of the successful requests whose answers tell them."""
     import orjson
 
+    table, events = taken
     if "server_metrics" not in table.column_names:
         return []
     texts, statuses = table["server_metrics"].to_pylist(), table["status"].to_pylist()
-    offsets, events = lists_of(table["event_ns"])
     sent = array_of(table["sent_ns"])
     reports = []
     for k, (text, status) in enumerate(zip(texts, statuses, strict=True)):
-        if not text or status != RequestStatus.OK or offsets[k] == offsets[k + 1]:
+        if not text or status != RequestStatus.OK or not events.counts[k]:
             continue
         times = orjson.loads(text)
         queue, first, itl = (times.get(name) for name in ("queue_time_ms", "time_to_first_token_ms", "mean_itl_ms"))
         if queue is not None and first is not None:
-            ours = float(events[offsets[k]] - sent[k]) / 1e9
+            ours = float(events.first_ns[k] - sent[k]) / 1e9
             reports.append((ours, queue / 1e3, first / 1e3, None if itl is None else itl / 1e3))
     return reports

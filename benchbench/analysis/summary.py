@@ -16,6 +16,7 @@ from benchbench.analysis.metrics import (
     RoundMetrics,
     by_start,
     in_blocks,
+    in_own_unit,
     over_starts,
     pooled,
     round_metrics,
@@ -23,6 +24,7 @@ from benchbench.analysis.metrics import (
 from benchbench.analysis.stats import Estimate, two_stage_estimate
 from benchbench.analysis.utilization import Utilization, utilization_of
 from benchbench.analysis.validity import Evidence, Reason, Status, status_of
+from benchbench.events.round_events import Recorded
 from benchbench.host.energy import Usage, stragglers, throttled, usage
 from benchbench.model.roofline import Platform
 from benchbench.slo.attainment import meets
@@ -60,8 +62,8 @@ class CellSummary:
 
 def summarise(
     cell: CellInfo,
-    tables: Sequence[pa.Table],
-    warmups: Sequence[pa.Table] = (),
+    tables: Sequence[Recorded],
+    warmups: Sequence[Recorded] = (),
     samples: pa.Table | None = None,
     platform: Platform | None = None,
     spoiled: int = 0,
@@ -106,9 +108,9 @@ def summary_of(
     )
 
 
-def metrics_of(cell: CellInfo, tables: Iterable[pa.Table]) -> tuple[RoundMetrics, ...]:
+def metrics_of(cell: CellInfo, rounds: Iterable[Recorded]) -> tuple[RoundMetrics, ...]:
     """The metrics of each round of a cell."""
-    return tuple(round_metrics(table, load=cell.load, in_flight=cell.batch, slo=cell.slo) for table in tables)
+    return tuple(round_metrics(r, load=cell.load, in_flight=cell.batch, slo=cell.slo) for r in rounds)
 
 
 Value = str | int | float | None
@@ -194,7 +196,8 @@ def _pooled(summary: CellSummary, array: str, rank: int, scale: float = 1) -> fl
 def tail_of(summary: CellSummary, array: str, rank: int) -> TailBound:
     """The upper bound of a percentile of one of RoundMetrics' arrays, in s; groups are rounds, with blocks starts."""
     starts = by_start(summary.rounds) if in_blocks(summary.rounds) else [[r] for r in summary.rounds]
-    return tail_bound([pooled(rounds, array) for rounds in starts], rank)
+    name, unit = in_own_unit(array)
+    return tail_bound([pooled(rounds, name) for rounds in starts], rank, unit)
 
 
 def _bound_ms(summary: CellSummary, array: str, rank: int) -> float | None:

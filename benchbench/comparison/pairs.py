@@ -276,7 +276,7 @@ def values_of(side: Side) -> Values:
 def _starts(run: Run, summary: CellSummary) -> Iterator[tuple[int, Sequence[RoundMetrics], str]]:
     """Each start's block and rounds, and why it does not count."""
     cell = summary.cell
-    tables = run.directory.read_cell(cell.key) if summary.status == "invalid" else ()
+    tables = run.directory.read_pieces(cell.key) if summary.status == "invalid" else ()
     taken = [measured(cell, table) for table in tables]
     for start in by_start(summary.rounds):
         block = start[0].block

@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from benchbench.counters.server_metrics import LOOK_S, Counts, grown, look
+from benchbench.events.round_events import sums_of
 from benchbench.openai.client import post
 from benchbench.openai.target import Access
 from benchbench.stopping import T, unless_stopped
@@ -158,13 +159,13 @@ def of_server(columns: RoundColumns, number: int) -> RoundColumns:
     count = len(columns["target"])
     if len(rows) == count:
         return columns
-    totals = np.concatenate([[0], np.cumsum(columns["event_tokens"])])[columns["event_offsets"]]
+    tokens = sums_of(columns["event_offsets"], columns["event_tokens"])[rows]
     part: dict[str, Any] = {
         name: values[rows] if isinstance(values, np.ndarray) else [values[k] for k in rows.tolist()]  # type: ignore[index]
         for name, values in columns.items()
         if not name.startswith("event_") and name != "lag_ns"
     }
-    part |= {"event_offsets": np.arange(len(rows) + 1), "event_tokens": np.diff(totals)[rows]}
+    part |= {"event_offsets": np.arange(len(rows) + 1), "event_tokens": tokens}
     return cast("RoundColumns", part)
 
 
@@ -181,11 +182,9 @@ def _ours(columns: RoundColumns) -> dict[str, tuple[int, int]]:
 
     Where `usage` says nothing it is what was asked for or received; the most is the larger of the two.
     """
-    ends = columns["event_offsets"]
-    totals = np.concatenate([[0], np.cumsum(columns["event_tokens"])])
-    pairs = {
+    pairs: dict[str, tuple[Any, Any]] = {
         "prompt_tokens": (columns["input_tokens"], columns["asked_input_tokens"]),
-        "generation_tokens": (columns["output_tokens"], totals[ends[1:]] - totals[ends[:-1]]),
+        "generation_tokens": (columns["output_tokens"], sums_of(columns["event_offsets"], columns["event_tokens"])),
     }
     return {
         name: (int(np.where(usage >= 0, usage, seen).sum()), int(np.maximum(usage, seen).sum()))

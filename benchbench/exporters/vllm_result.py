@@ -19,9 +19,10 @@ import pyarrow as pa
 
 from benchbench.analysis.metrics import RoundMetrics
 from benchbench.analysis.summary import COLUMNS, CellSummary
+from benchbench.events.round_events import sums_of
 from benchbench.exporters.llm_d_report import mean_input
 from benchbench.speculation.acceptance import POSITION
-from benchbench.store.arrow import Floats, Ints, array_of, lists_of, sums_of
+from benchbench.store.arrow import Floats, Ints, array_of, lists_of
 from benchbench.store.facts import Manifest
 from benchbench.store.requests import RequestStatus, round_facts
 from benchbench.version import __version__

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import orjson
 
 from benchbench.analysis.runs import Run
+from benchbench.events.round_events import gathered
 from benchbench.figures.phases import Timeline
 from benchbench.report.summary_table import Row
 
@@ -28,8 +29,7 @@ def timeline_of(run: Run, rows: list[Row], key: str | None = None) -> Timeline |
     row = max(chosen, key=lambda row: (row["batch"] or row["rate"] or 0, row["input"], row["output"]))
     cell = next(cell for cell in run.cells if cell.key == row["key"])
     number = run.directory.finished_rounds(cell.key)[-1]
-    table = run.directory.read_round(cell.key, "measured", number)
-    events = table["event_ns"].to_pylist()
+    table, events = gathered(run.directory.pieces(cell.key, "measured", number))
     scheduled = [value or 0 for value in table["scheduled_ns"].to_pylist()]
     start = min(scheduled)
 
@@ -40,8 +40,8 @@ def timeline_of(run: Run, rows: list[Row], key: str | None = None) -> Timeline |
         label=cell.shape,
         starts_s=seconds(scheduled),
         sent_s=seconds(table["sent_ns"].to_pylist()),
-        first_s=seconds([times[0] if times else None for times in events]),
-        last_s=seconds([times[-1] if times else None for times in events]),
+        first_s=seconds([at or None for at in events.first_ns.tolist()]),
+        last_s=seconds([at or None for at in events.last_ns.tolist()]),
         queued_s=_queued(table["server_metrics"].to_pylist()) if "server_metrics" in table.column_names else (),
     )
 

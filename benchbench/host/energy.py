@@ -15,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from benchbench.store.arrow import Floats, Ints, array_of, lists_of
+from benchbench.events.round_events import Round
+from benchbench.store.arrow import Floats, Ints, array_of
 
 MIN_SAMPLES, MAX_GAP_S = 3, 1.0
 MAX_PAUSE_S = 3.0  # between readings of a counter
@@ -108,13 +109,13 @@ class Usage:
         return [value for gpu in self.gpus if (value := getattr(gpu, name)) is not None]
 
 
-def window_of(table: pa.Table) -> Window | None:
-    """The window of one round's table; None when nothing was sent or nothing received."""
-    sent = array_of(table["sent_ns"])
-    sent, received = sent[sent > 0], lists_of(table["event_ns"])[1]
-    if not len(sent) or not len(received):
+def window_of(taken: Round) -> Window | None:
+    """The window of one round; None when nothing was sent or nothing received."""
+    sent = array_of(taken.requests["sent_ns"])
+    sent = sent[sent > 0]
+    if not len(sent) or not taken.events.counts.any():
         return None
-    return Window(int(sent.min()), int(received.max()), int(lists_of(table["event_tokens"])[1].sum()))
+    return Window(int(sent.min()), taken.events.latest_ns, int(taken.events.tokens.sum()))
 
 
 def usage(windows: Sequence[Window], samples: pa.Table | None) -> Usage | None:

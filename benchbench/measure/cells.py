@@ -81,7 +81,7 @@ def missing_rounds(run: RunDirectory, cell: Cell, block: int | None = None) -> i
     done = len(have)
     if done < cell.rounds.min or cell.rounds.min == cell.rounds.max:
         return max(0, cell.rounds.min - done)
-    return max(0, _goal(cell, metrics_of(cell.info, run.read_cell(cell.key))) - done)
+    return max(0, _goal(cell, metrics_of(cell.info, run.read_pieces(cell.key))) - done)
 
 
 def block_rounds(cell: Cell, block: int) -> set[int]:
@@ -104,7 +104,7 @@ class _Rounds:
 
     def __init__(self, run: RunDirectory, cell: Cell, block: int | None, noisy: Sequence[bool] = ()) -> None:
         self.cell, self.block = cell, block
-        self.measured = list(metrics_of(cell.info, run.read_cell(cell.key)))
+        self.measured = list(metrics_of(cell.info, run.read_pieces(cell.key)))
         self.pilot = pilot_of(cell.info, self.measured) if self.measured else pilot_for(cell.info, noisy)
         self.numbers = set(run.finished_rounds(cell.key))
         self.first_warmup = len(run.finished_rounds(cell.key, "warmup"))

@@ -42,10 +42,10 @@ def _spoiled(run: RunDirectory, plan: Plan, cell: Cell, what: str, platform: Pla
     """The numbers of the rounds that are spoiled; none where rounds are only too few."""
     if what == Reason.TOO_FEW_ROUNDS.code:
         return []
-    before = metrics_of(cell.info, run.read_cell(cell.key, "warmup"))
+    before = metrics_of(cell.info, run.read_pieces(cell.key, "warmup"))
     numbers, spoiled = run.finished_rounds(cell.key), set[int]()
     for number in numbers:
-        taken = [measured(cell.info, run.read_round(cell.key, "measured", number))]
+        taken = [measured(cell.info, run.pieces(cell.key, "measured", number))]
         if what in _words(summary_of(cell.info, taken, before, samples_of(run, taken), platform, 0)):
             spoiled.add(number)
     for session in plan.sessions if spoiled else ():

@@ -13,10 +13,11 @@ from benchbench.analysis.runs import Run
 from benchbench.analysis.validity import Reason
 from benchbench.comparison.pairs import Pair
 from benchbench.comparison.tables import cells_of, ratio_text
+from benchbench.events.round_events import gathered
 from benchbench.report.summary_table import AXES, Row, cell_text, column_title, in_order, number
 from benchbench.safe_text import printable
 from benchbench.spec.cell import cell_name
-from benchbench.store.arrow import Ints, array_of, lists_of
+from benchbench.store.arrow import Ints, array_of
 from benchbench.store.requests import RequestStatus
 
 METRICS = (
@@ -136,14 +137,11 @@ def timeline(run: Run, key: str, most: int) -> dict[str, Any] | None:
     rounds = run.directory.finished_rounds(key) if run.has_records else []
     if not rounds:
         return None
-    table = run.directory.read_round(key, "measured", rounds[-1])
+    table, events = gathered(run.directory.pieces(key, "measured", rounds[-1]))
     due, sent = (array_of(table[name]).astype(np.int64) for name in ("scheduled_ns", "sent_ns"))
-    offsets, events = lists_of(table["event_ns"])
     if not (due >= 0).any():
         return None
-    known = np.diff(offsets) > 0
-    padded = np.append(events.astype(np.int64), -1)
-    first, last = np.where(known, padded[offsets[:-1]], -1), np.where(known, padded[offsets[1:] - 1], -1)
+    first, last = (np.where(events.counts > 0, at, -1) for at in (events.first_ns, events.last_ns))
     times = np.stack([due, sent, first, last])
     start = due[due >= 0].min()
     unit_ms = _unit_ms(int(times.max() - start))

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from benchbench.store.arrow import Floats, array_of, lists_of
+from benchbench.events.round_events import Round
+from benchbench.store.arrow import Floats, array_of
 from benchbench.store.requests import RequestStatus
 from benchbench.student.t_distribution import t_quantile
 
@@ -71,14 +71,14 @@ class ByServer(NamedTuple):
 ONE_SERVER = ByServer()
 
 
-def parts_of_round(table: pa.Table, facts: Mapping[str, Any], times: Callable[[], Times]) -> tuple[ServerRound, ...]:
+def parts_of_round(taken: Round, facts: Mapping[str, Any], times: Callable[[], Times]) -> tuple[ServerRound, ...]:
     """The part of each server; none where the round's facts name one server, or, as of earlier versions, no number."""
-    count = facts.get("targets", 1)
+    count, table = facts.get("targets", 1), taken.requests
     if count < 2 or "target" not in table.column_names:
         return ()
     target, took = array_of(table["target"]), times()
     failed = np.array([status != RequestStatus.OK for status in table["status"].to_pylist()], np.bool_)
-    tokens = _tokens_in(took.window, table, target, count)
+    tokens = np.bincount(target, taken.events.tokens_in(*took.window), count) if took.window else np.zeros(count)
     seconds = (took.window[1] - took.window[0]) / 1e9 if took.window else 0.0
     return tuple(
         ServerRound(
@@ -94,17 +94,6 @@ def parts_of_round(table: pa.Table, facts: Mapping[str, Any], times: Callable[[]
 
 def _known(values: Floats) -> Floats:
     return values[~np.isnan(values)]
-
-
-def _tokens_in(
-    window: tuple[int, int] | None, table: pa.Table, target: npt.NDArray[np.int32], count: int
-) -> npt.NDArray[Any]:
-    if window is None:
-        return np.zeros(count)
-    offsets, events = lists_of(table["event_ns"])
-    inside = (events > window[0]) & (events <= window[1])
-    owners = np.repeat(target, np.diff(offsets))
-    return np.bincount(owners[inside], lists_of(table["event_tokens"])[1][inside], count)
 
 
 def by_server(rounds: Sequence[tuple[ServerRound, ...]]) -> ByServer:

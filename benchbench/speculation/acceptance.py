@@ -54,7 +54,7 @@ class Round(Protocol):
     @property
     def failed(self) -> int: ...
     @property
-    def lag_s(self) -> Sized: ...
+    def lag_ns(self) -> Sized: ...
 
 
 def acceptance_of(facts: Sequence[Mapping[str, Any]], rounds: Sequence[Round], tokens: int) -> Acceptance | None:
@@ -63,7 +63,7 @@ def acceptance_of(facts: Sequence[Mapping[str, Any]], rounds: Sequence[Round], t
     None where the server does not tell it of each round, or drafted nothing.
     """
     views: list[Mapping[str, Any]] = [fact.get("server") or {} for fact in facts]
-    events, requests = sum(len(r.lag_s) for r in rounds), sum(r.requests for r in rounds)
+    events, requests = sum(len(r.lag_ns) for r in rounds), sum(r.requests for r in rounds)
     names = ("spec_drafts", "spec_draft_tokens", "spec_accepted_tokens")
     if not views or not events or any(view.get(name) is None for view in views for name in names):
         return None

@@ -87,14 +87,6 @@ def array_of(column: pa.ChunkedArray, missing: float = -1) -> npt.NDArray[Any]:
     return np.where(known[array.offset :].astype(np.bool_), values, missing)
 
 
-def sums_of(offsets: Ints, values: npt.NDArray[Any]) -> Ints:
-    """The sum of each row of a column of lists, as `lists_of` gives it."""
-    sums, filled = np.zeros(len(offsets) - 1, np.int64), np.flatnonzero(np.diff(offsets))
-    if len(filled):
-        sums[filled] = np.add.reduceat(values, offsets[filled], dtype=np.int64)
-    return sums
-
-
 def lists_of(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
     """(offsets, values) of a column of lists: row k holds values[offsets[k]:offsets[k + 1]]."""
     array = _whole(column)

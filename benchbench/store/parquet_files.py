@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _NAME = b"benchbench-crc32"  # of the entry in a file's metadata, whose value is _NAME:12345678
 _DIGITS = 8
 LARGE, PIECE = 8 << 20, 1 << 20  # bytes of a file, and of what is read of one at once
+_COLUMN = 1 << 18  # and of a column
 
 
 def parquet_bytes(table: pa.Table, record: bytes = b"", **options: Any) -> bytes:  # noqa: ANN401 - of write_table
@@ -55,41 +57,61 @@ def write_parquet(file: IO[bytes], table: pa.Table, record: bytes = b"", **optio
 
 
 def read_parquet(path: Path, remedy: str) -> pa.Table:
-    """The table in a file. Of one from before there were checksums nobody can tell whether its numbers are as stored.
+    """The table in a file. Raises RunError as `parquet_pieces` does."""
+    (table,) = parquet_pieces(path, remedy, whole=True)
+    return table
 
-    Raises RunError, which ends with `remedy`, for a file that is damaged, missing or of another kind.
+
+def parquet_pieces(path: Path, remedy: str, *, whole: bool = False) -> Iterator[pa.Table]:
+    """The table in a file, in pieces of some PIECE bytes of it, one at least; `whole`: as one.
+
+    Of one from before there were checksums nobody can tell whether its numbers are as stored. Raises RunError, which
+    ends with `remedy`, for a file that is damaged, missing or of another kind.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        data = path.read_bytes()
-        has_checksum = _check(data)
+        size = path.stat().st_size
         # Of a small file most of the time would go to threads and to the layer of file systems.
-        with pq.ParquetFile(pa.BufferReader(data)) as file:
-            table = file.read(use_threads=len(data) > LARGE)
-        if len(data) > LARGE:
+        source = pa.OSFile(str(path)) if size > LARGE else pa.BufferReader(path.read_bytes())
+        has_checksum = _check(source, size)
+        with pq.ParquetFile(source, buffer_size=_COLUMN if size > LARGE else 0) as file:
+            rows = file.metadata.num_rows
+            if whole or not rows or size < 2 * PIECE:
+                tables = iter([file.read(use_threads=size > LARGE)])
+            else:
+                batches = file.iter_batches(max(1, rows * PIECE // size), use_threads=size > LARGE)
+                tables = (pa.Table.from_batches([batch]) for batch in batches)
+            for table in tables:
+                for column in () if has_checksum else table.columns:
+                    column.validate(full=column.type == pa.string())  # text that is no UTF-8 would end a reader later
+                metadata = dict(table.schema.metadata or {})
+                metadata.pop(_NAME, None)
+                orjson.loads(metadata.get(b"benchbench", b"{}"))
+                yield table.replace_schema_metadata(metadata)
+        if size > LARGE:
             pa.default_memory_pool().release_unused()
-        for column in () if has_checksum else table.columns:
-            column.validate(full=column.type == pa.string())  # text that is no UTF-8 would end a reader later
-        metadata = dict(table.schema.metadata or {})
-        metadata.pop(_NAME, None)
-        orjson.loads(metadata.get(b"benchbench", b"{}"))
     except Exception as error:  # noqa: BLE001 - damaged bytes make readers raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise RunError(f"{path}: damaged, or no file of this tool ({reason}): {remedy}") from None
-    return table.replace_schema_metadata(metadata)
 
 
 def _place(data: bytes) -> int:
     return data.rfind(_NAME + b":") + len(_NAME) + 1
 
 
-def _check(data: bytes) -> bool:
-    """Whether the file has a checksum of its own. Raises ValueError when it is not that of its bytes."""
-    place, view, crc = _place(data), memoryview(data), 0
-    for part in (view[:place], b"0" * _DIGITS, view[place + _DIGITS :]):
-        crc = zlib.crc32(part, crc)
-    if _NAME in data and data[place : place + _DIGITS] != b"%08x" % crc:
+def _check(file: pa.NativeFile, size: int) -> bool:
+    """Whether a file has a checksum of its own. Raises ValueError when it is not that of its bytes."""
+    file.seek(max(0, size - PIECE))
+    end = file.read()
+    place, crc = size - len(end) + _place(end), 0
+    for begin, after in ((0, place), (place + _DIGITS, size)):
+        file.seek(begin)
+        while len(piece := file.read_buffer(max(0, min(PIECE, after - file.tell())))):
+            crc = zlib.crc32(piece, crc)
+        crc = zlib.crc32(b"0" * _DIGITS, crc) if after == place else crc
+    file.seek(0)
+    if _NAME in end and end[_place(end) :][:_DIGITS] != b"%08x" % crc:
         raise ValueError("its bytes are not those that were written")
-    return _NAME in data
+    return _NAME in end

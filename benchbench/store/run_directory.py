@@ -29,7 +29,7 @@ import orjson
 from benchbench.errors import RunError
 from benchbench.safe_text import csv_text
 from benchbench.store.facts import Manifest
-from benchbench.store.parquet_files import parquet_bytes, read_parquet, write_parquet
+from benchbench.store.parquet_files import parquet_bytes, parquet_pieces, read_parquet, write_parquet
 from benchbench.store.requests import FORMAT_VERSION, problem_of
 
 if TYPE_CHECKING:
@@ -287,23 +287,33 @@ class RunDirectory:
         return bool(manifest.get("run")) and manifest.get("sha256") != _seal(manifest)
 
     def read_round(self, cell: str, phase: str, number: int) -> pa.Table:
-        """The table of a finished round, its facts in the metadata.
+        """The table of a finished round, its facts in the metadata. Raises RunError, as `pieces` does."""
+        (table,) = self.pieces(cell, phase, number, whole=True)
+        return table
+
+    def pieces(self, cell: str, phase: str, number: int, *, whole: bool = False) -> Iterator[pa.Table]:
+        """That table in pieces, one at least, each read when it is asked for.
 
         Raises RunError for a file that is damaged, missing, of another kind, or another round's.
         """
         path = self._round_path(cell, phase, number)
-        table = read_parquet(path, _AGAIN)
-        if problem := problem_of(table):
-            raise RunError(f"{path}: no record of this tool ({problem}): {_AGAIN}")
-        identity, own = (table.schema.metadata or {}).get(b"record"), self._named_round(cell, phase, number)
-        if identity != own and (identity or self._run_name()):
-            what = identity.decode() if identity else "it does not say of which run, as a file of another tool"
-            raise RunError(f"{path}: holds another round ({what}): {_AGAIN}")
-        return table
+        own = self._named_round(cell, phase, number)
+        for table in parquet_pieces(path, _AGAIN, whole=whole):
+            if problem := problem_of(table):
+                raise RunError(f"{path}: no record of this tool ({problem}): {_AGAIN}")
+            identity = (table.schema.metadata or {}).get(b"record")
+            if identity != own and (identity or self._run_name()):
+                what = identity.decode() if identity else "it does not say of which run, as a file of another tool"
+                raise RunError(f"{path}: holds another round ({what}): {_AGAIN}")
+            yield table
 
     def read_cell(self, cell: str, phase: str = "measured") -> Iterator[pa.Table]:
         """The tables of a cell's finished rounds, in order, each read when it is asked for."""
         return (self.read_round(cell, phase, number) for number in self.finished_rounds(cell, phase))
+
+    def read_pieces(self, cell: str, phase: str = "measured") -> Iterator[Iterator[pa.Table]]:
+        """The same, each in pieces: what sums rounds up needs no round as a whole."""
+        return (self.pieces(cell, phase, number) for number in self.finished_rounds(cell, phase))
 
     def read_summary(self) -> list[dict[str, Any]]:
         """The rows of summary.parquet, one a cell. Raises RunError when it is not there or can't be read."""

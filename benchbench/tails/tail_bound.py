@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from benchbench.student.t_distribution import incomplete_beta
+from benchbench.tails.ranked import settle
 
 CONFIDENCE = 0.95
 DOUBT = 0.025  # with this probability rounds that differ more would look as alike as these
 LEVELS = (0.5, 0.75, 0.9)  # and the percentile's own: where the share beyond is looked at, round by round
 
-Floats = npt.NDArray[np.floating[Any]]
+Numbers = npt.NDArray[np.floating[Any] | np.integer[Any]]
 
 
 class TailBound(NamedTuple):
@@ -32,8 +33,9 @@ class TailBound(NamedTuple):
     needed: int
 
 
-def tail_bound(groups: Sequence[Floats], percent: float) -> TailBound:
-    """The bound of a percentile of what the groups are samples of: one of their values, at the pooled one or above.
+def tail_bound(groups: Sequence[Numbers], percent: float, unit: float = 1.0) -> TailBound:
+    """The bound of a percentile of what the groups are samples of: one of their values, at the pooled one or above; in
+    `unit` of theirs.
 
     Values of a group may depend on each other in any way; groups are independent. The variance, over groups, of the
     share of values beyond a threshold is set against that of independent values, p (1 - p) / N: the N values count as
@@ -53,7 +55,7 @@ def tail_bound(groups: Sequence[Floats], percent: float) -> TailBound:
     ranked = np.concatenate(filled)
     count = len(ranked)
     places = [min(count, math.ceil(level * count)) - 1 for level in (*LEVELS, percent / 100)]
-    ranked.partition(places)  # in place, here and below: there may be millions
+    settle(ranked, places)  # in place, here and below: there may be millions
     deff = max(_deff(filled, ranked[place], count) for place in places)
     least = count**2 / sum(len(values) ** 2 for values in filled)
     effective = max(least, count / (deff * (k - 1) / chi2_low(DOUBT, k - 1)))
@@ -62,10 +64,10 @@ def tail_bound(groups: Sequence[Floats], percent: float) -> TailBound:
         return TailBound(None, count, k, effective, needed)
     place = count - 1 - math.floor(beyond / effective * count)
     ranked.partition(place)
-    return TailBound(float(ranked[place]), count, k, effective, needed)
+    return TailBound(float(ranked[place]) * unit, count, k, effective, needed)
 
 
-def _deff(groups: Sequence[Floats], threshold: float, count: int) -> float:
+def _deff(groups: Sequence[Numbers], threshold: float, count: int) -> float:
     """N Var(share beyond) / (p (1 - p)), the variance over groups, each with the weight of its values; 1 at least."""
     beyond = [int(np.count_nonzero(values > threshold)) for values in groups]
     share = sum(beyond) / count
