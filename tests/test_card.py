@@ -63,6 +63,14 @@ def test_line_ends_stay_as_they_are(card: str) -> None:
     assert put(made, "a\nb") == made
 
 
+def test_a_marker_may_follow_a_byte_order_mark_and_stand_shown_in_html() -> None:
+    made = put(f"\ufeff{BEGIN}\nold\n{END}\nrest\n")
+    assert made.startswith(f"\ufeff{BEGIN}\n")
+    assert made.endswith(f"\nnew\n\n{END}\nrest\n")
+    shown = f"<pre>\n{BEGIN}\nkept\n{END}\n</pre>\n\n"
+    assert put(f"{shown}{BEGIN}\nold\n{END}\n").startswith(shown + BEGIN)
+
+
 @pytest.mark.parametrize(
     ("card", "after", "said"),
     [
@@ -348,6 +356,12 @@ def test_a_card_that_cannot_be_read_is_named(stored: Path, tmp_path: Path) -> No
     ):
         told = bench("publish", stored, "--card", tmp_path / name)
         assert (told.exit_code, said in told.stderr) == (2, True), told.stderr
+    card = tmp_path / "read-only.md"
+    card.write_text("# M\n")
+    card.chmod(0o444)
+    told = bench("publish", stored, "--card", card, "--after", "# M")
+    assert (told.exit_code, told.stderr) == (2, f"bench publish: {card}: cannot write: it is read-only\n")
+    assert card.read_text() == "# M\n"
     (tmp_path / "c.md").write_text("# M\n")
     assert "not a run directory" in bench("publish", tmp_path, "--card", tmp_path / "c.md").stderr
 

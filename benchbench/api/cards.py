@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ class CardChange:
 
         if self.after != self.before:
             path = self.card.resolve()
+            if not path.stat().st_mode & 0o222:  # to replace it the folder's mode would be enough
+                raise PermissionError(errno.EACCES, "it is read-only", str(path))
             replace_file(path, self.after.encode(), like=path.stat())
 
 

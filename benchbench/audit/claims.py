@@ -33,6 +33,7 @@ _COLUMNS = {
     "batch": r"batch(?: size)?|bs|(?:max )?concurren(?:cy|t requests)|users|requests in flight",
     "ttft_ms": rf"{_MEAN}(?:ttft|time to first token){_UNIT}",
     "tpot_ms": rf"{_MEAN}(?:tpot|time per output token){_UNIT}",
+    "e2el_ms": rf"{_MEAN}(?:e2el?|(?:e2e|end to end|request) latency){_UNIT}",
     "sys_tok_s": r"(?:(?:sys|system|output|generation) )?(?:token )?(?:throughput|tok s|tokens s|tps)(?: tok\w* s)?",
     **{
         f"{name}_{end}": f"{name} {end}".replace("_", " ")
@@ -120,7 +121,7 @@ def claims_of_csv(text: str) -> Claims:
         raise ValueError(f"is no CSV: {error}") from None
     rows = tuple(_rows(lines[0][1], lines[1:])) if lines else ()
     if not rows:
-        raise ValueError("has no rows with input, output and TTFT or Sys tok/s")
+        raise ValueError("has no rows with input, output and TTFT, E2EL or Sys tok/s")
     return Claims(rows=rows)
 
 
@@ -134,7 +135,7 @@ def claims_of_card(text: str) -> Claims:
     rows, place = _performance(text)
     model, size = _model(text), _labelled(text, r"(?:model )?size|weights")
     if not rows and model == ModelFacts():
-        raise ValueError("has no table with input, output and TTFT or Sys tok/s, and no facts of a model")
+        raise ValueError("has no table with input, output and TTFT, E2EL or Sys tok/s, and no facts of a model")
     named = re.search(r"\b(static|closed|open) load", text)
     load = named[1] if named else "static"
     before = _labelled(text, r"original size|base size|(?:size in )?(?:bf16|fp16)(?: size)?")
@@ -183,7 +184,7 @@ def _rows(titles: Sequence[str], body: Sequence[tuple[int, Sequence[str]]]) -> I
                 unit = match.groupdict().get("unit") or "ms"
                 columns[name] = index, 1.0 if unit == "ms" else 1e3
                 load = {"load": "closed"} if name == "batch" and "concurr" in plain else load
-    if not {"input", "output"} <= columns.keys() or not {"ttft_ms", "sys_tok_s"} & columns.keys():
+    if not {"input", "output"} <= columns.keys() or not {"ttft_ms", "sys_tok_s", "e2el_ms"} & columns.keys():
         return
     for line, cells in body:
         row: dict[str, Any] = {"line": line, **load}

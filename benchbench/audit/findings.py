@@ -58,6 +58,7 @@ def audit(claims: Claims) -> list[Finding]:
         *_faster(claims, rows),
         *_total(measured),
         *_rates(rows),
+        *_whole(rows),
         *_falling_ttft(alike),
         *_decoding(alike),
         *_scaling(rows),
@@ -176,6 +177,9 @@ def _faster(claims: Claims, rows: Sequence[Row]) -> Iterator[Finding]:
             first |= bool(single.ttft_s and ttft / 1e3 >= single.ttft_s)
         if tpot and limit.tpot_s and tpot / 1e3 < limit.tpot_s:
             lines["tpot_bound"].append(f"{name_of(row)}: {tpot:.2f} ms, at least {limit.tpot_s * 1e3:.2f} ms")
+        whole, least = _number(row, "e2el_ms"), (limit.ttft_s or 0.0) + (row["output"] - 1) * (limit.tpot_s or 0.0)
+        if whole and whole / 1e3 < least:
+            lines["e2el_bound"].append(f"{name_of(row)}: {whole:.1f} ms, at least {least * 1e3:.1f} ms")
         for code, most in (("sys_tok_s_bound", limit.sys_tok_s), ("sys_tok_s_likely", likely.sys_tok_s)):
             if rate and most and rate > most:
                 lines[code].append(f"{name_of(row)}: {rate:.1f} tok/s, at most {most:.1f} tok/s")
@@ -184,6 +188,7 @@ def _faster(claims: Claims, rows: Sequence[Row]) -> Iterator[Finding]:
     for code, what, *causes in (
         ("ttft_bound", "TTFT is below what the hardware allows.", "cached", *(("first", "methods") if first else ())),
         ("tpot_bound", "TPOT is below what the hardware allows.", "speculative"),
+        ("e2el_bound", "E2EL is below what the hardware allows.", "cached", "speculative"),
         ("sys_tok_s_bound", f"{above}.", "cached", "speculative"),
         ("sys_tok_s_likely", f"{above} under uniform routing.", "cached", "speculative", "routing"),
     ):
@@ -207,11 +212,31 @@ def _ttft_line(row: Row, ttft_s: float, limit: Bounds, single: Bounds, model: Mo
 
 
 def _mean_s(row: Row) -> float | None:
-    """What a mean request takes, s: TTFT + (output - 1) TPOT, without TPOT TTFT. None: unknown, or an open load."""
-    ttft, tpot = _number(row, "ttft_ms"), _number(row, "tpot_ms")
-    if not ttft or not row.get("batch") or row.get("load") == "open":
+    """What a mean request takes, s: TTFT + (output - 1) TPOT, else E2EL, else TTFT. None: unknown, or an open load."""
+    ttft, tpot, whole = (_number(row, name) for name in ("ttft_ms", "tpot_ms", "e2el_ms"))
+    if not (ttft or whole) or not row.get("batch") or row.get("load") == "open":
         return None
-    return float(ttft + (row["output"] - 1) * (tpot or 0.0)) / 1e3
+    if ttft and tpot:
+        return float(ttft + (row["output"] - 1) * tpot) / 1e3
+    return (whole or ttft or 0.0) / 1e3
+
+
+def _whole(rows: Iterable[Row]) -> Iterator[Finding]:
+    """E2EL is TTFT and the time of the tokens after the first: never less than TTFT, nor far from both."""
+    lines: dict[bool, list[str]] = {True: [], False: []}  # impossible or not
+    for row in rows:
+        ttft, tpot, whole = (_number(row, name) for name in ("ttft_ms", "tpot_ms", "e2el_ms"))
+        if not ttft or not whole:
+            continue
+        parts = ttft + (row["output"] - 1) * (tpot or 0.0)
+        if whole < ttft * (1 - ROUNDING):
+            lines[True].append(f"{name_of(row)}: {whole:.1f} ms, TTFT alone {ttft:.1f} ms")
+        elif tpot and not parts * (1 - NOISE) <= whole <= parts / 0.7:
+            follows = f"TTFT + {row['output'] - 1} x TPOT is {parts:.1f} ms"
+            lines[False].append(f"{name_of(row)}: {whole:.1f} ms, {follows}")
+    for impossible, contradictions in lines.items():
+        what = "E2EL does not fit TTFT and TPOT." if not impossible else "E2EL is less than TTFT."
+        yield from _finding("e2el", what, contradictions, "methods", "length", impossible=impossible)
 
 
 def _total_line(row: Row) -> str | None:
@@ -242,11 +267,13 @@ def _rates(rows: Iterable[Row]) -> Iterator[Finding]:
         if not rate or mean is None:
             continue
         lasts = row["batch"] * row["output"] / rate
-        formula = f"TTFT + {row['output'] - 1} x TPOT" if tpot else "TTFT alone"
+        has_parts = tpot and _number(row, "ttft_ms")
+        formula = f"TTFT + {row['output'] - 1} x TPOT" if has_parts else "E2EL" if row.get("e2el_ms") else "TTFT alone"
         line = (
             f"{name_of(row)}: {row['batch']} x {row['output']} tokens at {rate:.1f} tok/s take {lasts:.2f} s, "
             f"a mean request {mean:.2f} s ({formula})"
         )
+        tpot = tpot or _number(row, "e2el_ms")
         slack = NOISE if row.get("load") == "closed" and tpot else ROUNDING
         if lasts < mean * (1 - slack):
             lines[slack == ROUNDING].append(line)

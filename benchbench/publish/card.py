@@ -1,7 +1,8 @@
 """Sections of a model card between markers: text in, text out. Nothing outside of the markers is ever changed. Pure.
 
 A section stands between two lines of its own, `<!-- bench:performance -->` and `<!-- /bench:performance -->` (so too
-`model`, `evaluation`, `comparison`). Lines in fenced code, in YAML front matter and in other comments are no markers.
+`model`, `evaluation`, `comparison`). Lines in fenced code, in YAML front matter, in other comments and in what HTML
+takes as it is (`<pre>`) are no markers.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from benchbench.report.markdown import escape_markdown, read_tables
 from benchbench.report.summary_table import Parts
 
 SECTIONS = ("performance", "model", "evaluation", "comparison")
-_MARKER = re.compile(r" {0,3}<!--[ \t]*(?P<end>/?)bench:(?P<name>[\w-]+)[ \t]*-->[ \t]*\r?\n?")
+_MARKER = re.compile(r"\ufeff? {0,3}<!--[ \t]*(?P<end>/?)bench:(?P<name>[\w-]+)[ \t]*-->[ \t]*\r?\n?")
+_VERBATIM = ("<!--", "<pre", "<script", "<style", "<textarea")
 _HEADING = re.compile(r" {0,3}#{1,6}(?:[ \t].*)?")
 
 
@@ -97,9 +99,11 @@ def _lines(card: str) -> list[_Line]:
     matter = ends[0] + 1 if ends and texts[0].lstrip("\ufeff").rstrip() == "---" else 0
     hidden = set(range(matter))
     body = ["\n"] * matter + [text.replace("\r", "") for text in texts[matter:]]
-    for token in MarkdownIt("commonmark").parse("".join(body)):
-        comment = token.type == "html_block" and token.content.lstrip().startswith("<!--")
-        if token.map and (token.type == "fence" or (comment and len(range(*token.map)) > 1)):
+    blocks = MarkdownIt("commonmark")
+    blocks.core.ruler.enableOnly(["normalize", "block"])  # what is within a line takes most of the time
+    for token in blocks.parse("".join(body).removeprefix("\ufeff")):
+        verbatim = token.type == "html_block" and token.content.lstrip().lower().startswith(_VERBATIM)
+        if token.map and (token.type == "fence" or (verbatim and len(range(*token.map)) > 1)):
             hidden.update(range(*token.map))
     return [_Line(text, plain=k not in hidden) for k, text in enumerate(texts)]
 
