@@ -69,7 +69,15 @@ def test_an_ordinary_vllm_is_known_without_a_note() -> None:
         "128",
     )
     assert replace(capabilities, cache_config=None) == Capabilities(
-        ("sim",), 4096, "vllm", "vllm", "0.32.0", metrics=True, tokenize=True, reset_prefix_cache=False
+        ("sim",),
+        4096,
+        "vllm",
+        "vllm",
+        "0.32.0",
+        metrics=True,
+        tokenize=True,
+        reset_prefix_cache=False,
+        answers_as=("sim",),
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 import pytest
 import yaml
-from answers import CHUNKED, DONE, HANG, LAST_CHUNK, Ask, Script, chunk, event, events
+from answers import CHUNKED, DONE, HANG, LAST_CHUNK, Ask, Script, chunk, event, events, whole
 from driving import BENCH, CARRIED_OUT, bench, records, summary, sweeping
 from hypothesis import given
 from hypothesis import strategies as st
@@ -226,6 +226,42 @@ def test_answers_of_another_build_are_invalid_and_so_is_what_a_resumed_run_gets_
         bench("sweep", "s.yaml", "--out", "one", "--no-plots", "--resume")
     assert {row["batch"]: "mixed_engines" in row["reasons"] for row in summary(Path("one"))} == {1: False, 2: True}
     assert {row["answered_by"] for row in records(Path("one"))} == {"m, a", "m, c"}
+
+
+LISTS: dict[str, tuple[list[dict[str, Any]], str, bool]] = {
+    "its own name": ([{"id": "sim"}], "sim", False),
+    "the first of several served names": ([{"id": "a", "root": "/w"}, {"id": "sim", "root": "/w"}], "a", False),
+    "its root": ([{"id": "sim", "root": "org/Sim-7B"}], "Sim-7B", False),
+    "an alias of the entry": ([{"id": "sim", "aliases": ["sim-7b"]}], "sim-7b", False),
+    "a revision": ([{"id": "sim"}], "sim-2024-08-06", False),
+    "another case": ([{"id": "sim"}], "org/SIM", False),
+    "asked by a name that is not listed": ([{"id": "a"}], "a", False),
+    "another of the list": ([{"id": "sim", "root": "/w"}, {"id": "a", "root": "/v"}], "a", True),
+    "an adapter's base": ([{"id": "sim", "root": "/l", "parent": "a"}, {"id": "a", "root": "/w"}], "a", True),
+    "a smaller one": ([{"id": "sim"}], "sim-small", True),
+}
+
+
+@pytest.mark.parametrize(("listed", "answers", "other"), LISTS.values(), ids=LISTS.keys())
+def test_answers_that_all_name_another_model_are_suspect_unless_the_list_knows_the_name(
+    listed: list[dict[str, Any]], answers: str, other: bool
+) -> None:
+    def answer(ask: Ask) -> Script:
+        parts = [orjson.loads(one[6:]) | {"model": answers} for one in events(ask)]
+        return [CHUNKED, *(step for part in parts for step in (0.002, chunk(event(part)))), chunk(DONE) + LAST_CHUNK]
+
+    with ScriptedServer(answer, listed=[whole(200, {"object": "list", "data": listed})]) as server:
+        engine = {"kind": "endpoint", "url": server.url}
+        write(engine=engine, grid={"input": 8, "output": 4, "batch": 1}, rounds={"warmup": 0, "min": 1, "max": 1})
+        bench("sweep", "s.yaml", "--out", "run", "--no-plots")
+        assert ("other_model" in summary(Path("run"))[0]["reasons"].split(";")) == other
+        if other:
+            assert f"({answers})" in bench("explain", "run").stdout
+            write(
+                engine=engine | {"answers_as": answers}, grid={"input": 8, "output": 4, "batch": 1}, rounds={"max": 1}
+            )
+            bench("sweep", "s.yaml", "--out", "as", "--no-plots")
+            assert "other_model" not in summary(Path("as"))[0]["reasons"].split(";")
 
 
 def test_the_words_to_continue_with_are_the_whole_command_and_resume_takes_the_stored_sets() -> None:

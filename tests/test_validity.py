@@ -51,6 +51,7 @@ CHANGES: dict[Reason, dict[str, Any]] = {
     Reason.REPLICAS: {"replicas": True},
     Reason.UNCHECKED: {"unchecked": 1},
     Reason.MIXED_ENGINES: {"engines": 2},
+    Reason.OTHER_MODEL: {"other_models": ("m-small",)},
     Reason.CACHED_PREFIX: {"cached_tokens": 4},
     Reason.HIT_RATE: {"hits": Hits(100, 64, 6400, wrong_tokens=65)},
     Reason.HIT_RATE_UNKNOWN: {"hits": Hits(100, 64, 6400, wrong_tokens=65, unknown=1)},

@@ -22,7 +22,7 @@ from benchbench.analysis.stats import agree, rounds_needed
 from benchbench.analysis.validity import Evidence
 from benchbench.events.round_events import Recorded, Round, gathered
 from benchbench.host.energy import Window, window_of
-from benchbench.identity.answering_engines import engines_of
+from benchbench.identity.answering_engines import engines_of, other_models
 from benchbench.prefixes.hits import together
 from benchbench.queueing.backlog import grew_s
 from benchbench.queueing.places import typical
@@ -167,6 +167,7 @@ def evidence_of(cell: CellInfo, taken: Sequence[Measured], warmups: Sequence[Rou
         warmup_agreed=warmed_up(cell, warmups),
         hits=together([r.hits for r in rounds]),
         engines=engines_of(facts),
+        other_models=tuple(other_models(facts)),
         **counts,
         **_server(facts),
     )

@@ -86,6 +86,10 @@ class Reason(Enum):
         "its rounds are of different engines: another model, build, flags or server",
         "measure each engine in a run, or a variant, of its own",
     )
+    OTHER_MODEL = _suspect(
+        "answers name another model than was asked for, and the server's list does not say that they are one",
+        "find out what answered; if model is an alias, write in engine.answers_as what answers call it",
+    )
     CACHED_PREFIX = _invalid(
         "prompt tokens came from the prefix cache",
         "change seed, set rounds.reset_prefix_cache, or turn the server's prefix cache off",
@@ -245,6 +249,7 @@ class Evidence:
     # The server's own view, from /metrics
     replicas: bool = False
     unchecked: int = 0  # rounds of which /metrics, which was there before, tells nothing
+    other_models: tuple[str, ...] = ()  # that answers name, none of which is the asked one
     engines: int = 1  # different ones that its rounds name
     foreign_tokens: int | None = None
     missing_tokens: int | None = None
@@ -312,6 +317,7 @@ def _server(evidence: Evidence, budgets: Validity) -> dict[Reason, bool]:
         Reason.REPLICAS: evidence.replicas,
         Reason.UNCHECKED: evidence.unchecked > 0,
         Reason.MIXED_ENGINES: evidence.engines > 1,
+        Reason.OTHER_MODEL: bool(evidence.other_models),
         Reason.CACHED_PREFIX: cached > budgets.cached_tokens + evidence.common_tokens and not evidence.hits,
         Reason.HIT_RATE: evidence.hits is not None and evidence.hits.off,
         Reason.HIT_RATE_UNKNOWN: evidence.hits is not None and evidence.hits.unknown > 0,

@@ -283,8 +283,9 @@ class Decoder:
                 for k, v in metrics.items()
                 if type(v) in {int, float} and abs(v) < 1 << 53
             }
-        if named := [str(event[name]) for name in ("model", "system_fingerprint") if event.get(name)]:
-            self._response.answered_by = ", ".join(named)[: server_words.DETAIL].encode("utf-8", "replace").decode()
+        named = ", ".join(str(event.get(name) or "") for name in ("model", "system_fingerprint"))
+        if named := named.removesuffix(", "):
+            self._response.answered_by = named[: server_words.DETAIL].encode("utf-8", "replace").decode()
         if type(timings := event.get("timings")) is dict:
             self._usage.take_cached(timings.get("cache_n"))
         count = None

@@ -15,11 +15,11 @@ from typing import Any
 from benchbench.counters.server_counters import ServerView
 from benchbench.counters.server_metrics import Counts
 from benchbench.engines.open import Opened
-from benchbench.identity.answering_engines import Answers
+from benchbench.identity.answering_engines import Answers, other_model
 from benchbench.openai.client import attach, http_session, json_object
 from benchbench.openai.target import MODELS
 from benchbench.secrets import mask_text
-from benchbench.spec import EndpointEngine, SweepSpec
+from benchbench.spec import EndpointEngine, Engine, SweepSpec
 from benchbench.stopping import unless_stopped
 from benchbench.store.requests import RoundColumns
 from benchbench.store.run_directory import STARTED_AGAIN, RunDirectory
@@ -59,6 +59,11 @@ class SameServer:
         """Whom the round's answers named, and what its server tells of itself, where it told something else before."""
         differs = [] if self._knows_process or not self._is_attached else self._told_otherwise()
         return [*self._answers.of_round(self._variant, columns), *differs]
+
+    def other_model(self, engine: Engine, columns: RoundColumns) -> str:
+        """A model that the round's answers name, of which neither server nor sweep says that it is the asked one."""
+        listed, alias = self._opened.capabilities.answers_as, getattr(engine, "answers_as", None)
+        return other_model(columns, [*listed, *filter(None, [alias])] if listed else ())
 
     def notice(self, peers: Mapping[str, int]) -> str:
         """What is to be said of a server that was started again since the last time, or is another machine; "" where it

@@ -61,6 +61,7 @@ def explain(summary: CellSummary, more: Mapping[str, str] = MappingProxyType({})
     lines += [f"  {what + ':':16} {text}" for what, text in checks.items()]
     details = {
         Reason.MIXED_ENGINES: names if len(names := answered_by(summary.facts)) > 1 else (),
+        Reason.OTHER_MODEL: evidence.other_models,
         Reason.QUEUED: _places(evidence),
         Reason.OVERLOADED: (
             f"by {evidence.ttft_grew_s * 1e3:.0f} ms from the middle third of its requests to the last",

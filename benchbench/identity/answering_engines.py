@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from benchbench.model.served_names import is_among
 from benchbench.store.requests import RequestStatus
 
 if TYPE_CHECKING:
@@ -35,6 +36,18 @@ class Answers:
             self._first[variant] = names[0]
             self._run.journal("answered_by", variant=variant, name=names[0])
         return sorted({*names, *([self._first[variant]] if names else [])})
+
+
+def other_model(columns: RoundColumns, names: Sequence[str]) -> str:
+    """A model that a round's good answers name and that is none of `names`; "" without one, or without any names."""
+    rows = zip(columns["status"], columns["answered_by"], strict=True)
+    models = sorted({text.partition(", ")[0] for status, text in rows if status == RequestStatus.OK} - {""})
+    return next((model for model in models if names and not is_among(model, names)), "")
+
+
+def other_models(facts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Those of several rounds."""
+    return sorted({fact["other_model"] for fact in facts if fact.get("other_model")})
 
 
 def answered_by(facts: Sequence[Mapping[str, Any]]) -> list[str]:

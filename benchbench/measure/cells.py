@@ -224,6 +224,7 @@ def _store(
         facts["pilot"] = step.pilot
     facts["identity"], facts["targets"] = driver.identity, len(opened.urls)
     facts["answered_by"] = [] if death else driver.server.answered_by(columns)
+    facts["other_model"] = driver.server.other_model(cell.engine, columns)
     facts["approximate"] = opened.approximate and cell.prompts.kind == "text"
     facts["common_tokens"] = opened.common_tokens(cell) * len(columns["index"])
     labels = {

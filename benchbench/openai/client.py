@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from benchbench.errors import EngineError
 from benchbench.http1.untimed import Connections, NoAnswerError, NotConnectedError, NoTunnelError, Peer
+from benchbench.model.served_names import names_of
 from benchbench.openai.target import MODELS, Access, route_target
 from benchbench.secrets import mask_text, masked
 from benchbench.stopping import unless_stopped
@@ -48,7 +49,8 @@ class Capabilities:
     vLLM's way, so that preemptions, prefix hits and foreign load are checked. `tokenize`, `reset_prefix_cache`: whether
     the route is there. `server_info`: vLLM's configuration in its development mode, masked and cut short;
     `cache_config`: what its metrics tell of its cache (block size, dtype, prefix caching). Whether
-    answers tell cached tokens and the server's own times, only answers show.
+    answers tell cached tokens and the server's own times, only answers show. `answers_as`: the names of the model that
+    was asked for, empty where it is not listed.
     """
 
     models: tuple[str, ...] = ()
@@ -61,6 +63,7 @@ class Capabilities:
     reset_prefix_cache: bool | None = None
     server_info: Mapping[str, Any] | None = None
     cache_config: Mapping[str, str] | None = None
+    answers_as: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -272,4 +275,5 @@ def read_models(status: int, body: bytes, model: str, access: Access) -> Capabil
     notes = () if entry else (f"the server lists {', '.join(names[:5])}, not {model!r}: continuing",)
     length = entry.get("max_model_len")
     most = length if isinstance(length, int) else None
-    return Capabilities(names, most, owner, _KINDS.get(owner or "", "openai"), notes=notes)
+    kind, own = _KINDS.get(owner or "", "openai"), names_of(models, model)
+    return Capabilities(names, most, owner, kind, answers_as=own, notes=notes)

@@ -75,6 +75,9 @@ class _Served(_Engine):
     max_tokens_field: TokenLimit = Field(
         "max_tokens", description="the field that limits an answer; newer models of OpenAI take max_completion_tokens"
     )
+    answers_as: Text | None = Field(
+        None, description="the name that answers give the model, where model is an alias that the server resolves"
+    )
     extra_body: Json = Field(default={}, description="fields added to every request's JSON body")
 
     @model_validator(mode="before")

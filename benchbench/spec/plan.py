@@ -35,7 +35,7 @@ from benchbench.spec.schema import (
 from benchbench.yamlfile.mistakes import Problem, SpecError
 
 # Engine fields that reach the server or its speed in no way: everything else is part of a cell's key.
-NOT_IN_KEY = {"api_key_env", "headers_env", "ca_file", "insecure", "host", "port", "ready", "restarts"}
+NOT_IN_KEY = {"answers_as", "api_key_env", "headers_env", "ca_file", "insecure", "host", "port", "ready", "restarts"}
 LATER_KEYS = {"fresh_caches": False, "path": None, "max_tokens_field": "max_tokens", "routing": "round_robin"}
 FROM_SPEC = ("model", "engine", "rounds", "prompts", "timeouts", "slo", "validity", "seed")  # a cell's, as they are
 

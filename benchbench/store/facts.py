@@ -69,4 +69,5 @@ class StoredRoundFacts(TypedDict, total=False):
     pilot: Any
     approximate: bool  # its prompts have about the length asked for
     identity: str  # of the start it is from: `identity_digest` of the manifest's starts
+    other_model: str  # that its answers name and that is not known to be the asked one
     answered_by: list[str]  # what its server has named itself since it started, see `store.requests.RoundColumns`
