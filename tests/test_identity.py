@@ -257,10 +257,7 @@ def test_answers_that_all_name_another_model_are_suspect_unless_the_list_knows_t
         assert ("other_model" in summary(Path("run"))[0]["reasons"].split(";")) == other
         if other:
             assert f"({answers})" in bench("explain", "run").stdout
-            write(
-                engine=engine | {"answers_as": answers}, grid={"input": 8, "output": 4, "batch": 1}, rounds={"max": 1}
-            )
-            bench("sweep", "s.yaml", "--out", "as", "--no-plots")
+            bench("sweep", "s.yaml", "--out", "as", "--no-plots", "--set", f"engine.answers_as={answers}")
             assert "other_model" not in summary(Path("as"))[0]["reasons"].split(";")
 
 

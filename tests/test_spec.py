@@ -30,7 +30,10 @@ from benchbench.yamlfile.mistakes import Problem
 HERE = Path(__file__).parent
 SWEEPS = HERE.parent / "sweeps"
 
-ENDPOINT_KEYS = "api, max_tokens_field, answers_as, extra_body, kind, url, routing, path, api_key_env, headers_env, ca_file, insecure, proxy"
+ENDPOINT_KEYS = (
+    "api, max_tokens_field, answers_as, extra_body, kind, url, routing, path, api_key_env, headers_env, ca_file, "
+    "insecure, proxy"
+)
 KINDS = "endpoint, simulator, vllm_serve, vllm_inprocess"
 MINIMAL = """\
 name: s
