@@ -351,7 +351,9 @@ def test_of_variants_with_unlike_models_each_has_its_own_bounds(tmp_path: Path) 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:
     empty = tmp_path / "empty.md"
     empty.write_text("No table.\n")
+    (tmp_path / "bytes.md").write_bytes(b"\x9d\x00")
     for arguments, words in [
+        ([tmp_path / "bytes.md"], "bytes.md: is not UTF-8 text"),
         ([empty], "has no table"),
         ([tmp_path / "none.md"], "cannot be read"),
         ([tmp_path / "\n.csv"], "cannot be read"),

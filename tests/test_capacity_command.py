@@ -119,6 +119,7 @@ def test_the_report_of_a_search_begins_with_its_answer(tmp_path: Path, monkeypat
     section = report.index('<h2 id="capacity">How much it carries</h2>')
     sentence = "meets the SLO at batch 4, the largest asked for (95 % confidence)"
     assert report.index(sentence) < section < report.rindex(sentence)
+    assert "meets the SLO up to" not in report  # nothing else stands beside the answer
     assert "What is limited, over the load, and the answer" in report
 
 

@@ -112,6 +112,8 @@ def _claims_of_file(source: Path) -> Claims:
         return claims_of_csv(text) if source.suffix.lower() == ".csv" else claims_of_card(text)
     except OSError as error:
         raise ValueError(f"{source}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{source}: is not UTF-8 text") from None
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
 

@@ -146,7 +146,7 @@ class Group(click.Group):
             return super().main(*args, **{**kwargs, "standalone_mode": False})
         except click.UsageError as error:
             where = error.ctx.command_path if error.ctx else "bench"
-            fail(BAD_INPUT, f"{where}: {error.format_message()} (see {where} --help)")
+            fail(BAD_INPUT, f"{where}: {' '.join(error.format_message().split())} (see {where} --help)")
         except click.ClickException as error:
             fail(BAD_INPUT, f"bench: {error.format_message()}")
         except CheckFailedError as error:

@@ -105,7 +105,8 @@ def page(runs: Sequence[Run], extra: Sequence[Section] = ()) -> str:
     compared = [(place, pairs) for place, run in enumerate(runs) if (pairs := _pairs(run))]
     numbers = {(place, row["key"]): k for k, (place, row) in enumerate(zip(places, rows, strict=True))}
     checks, unchecked = _checks(runs, numbers)
-    heads = [_head(run, own) for run, own in zip(runs, by_run, strict=True)]
+    searched = {section.title or runs[0].name for section in extra if section.kind == "capacity"}
+    heads = [_head(run, own, run.name in searched) for run, own in zip(runs, by_run, strict=True)]
     headings = [f"{head['name']}: {head['about']}" for head in heads]
     with style():
         sections = [_section(section, f"{section.kind}{place}") for place, section in enumerate(extra)]
@@ -149,17 +150,17 @@ def _section(section: Section, prefix: str) -> dict[str, Any]:
     return {**section._asdict(), "lines": lines, "tables": tables, "figures": drawn}
 
 
-def _head(run: Run, rows: Sequence[Row]) -> dict[str, Any]:
+def _head(run: Run, rows: Sequence[Row], searched: bool) -> dict[str, Any]:
     """What the top of the page says of one run alone: other models' numbers are not to be mixed with its own.
 
-    `slo`: a line a shape, which is folded where they are many, under `met`.
+    `slo`: a line a shape, which is folded where they are many, under `met`; none where a search has the answer.
     """
     slo = slo_lines(in_order(rows))
     return {
         "name": run.name,
         "about": f"{run.manifest['spec']['model']} on {setting(run)}",
         "lines": [*(line for line in table_parts(rows).headlines if line not in slo), _counted(rows)],
-        "slo": slo,
+        "slo": [] if searched else slo,
         "met": f"{sum(' up to ' in line for line in slo)} of {len(slo)} meet the SLO at a measured load",
     }
 
