@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
+from pathlib import Path
 
 import click
 import pytest
@@ -14,6 +16,7 @@ from driving import BENCH, bench
 from benchbench.cli.guide import COMMANDS, FIRST, GUIDE
 from benchbench.cli.main import main
 
+ROOT = Path(__file__).parents[1]
 EXAMPLES = [example for _, *examples in COMMANDS.values() for example in examples]
 
 
@@ -64,3 +67,31 @@ def test_commands_names_and_files_are_completed(words: str, offered: str) -> Non
     code = "from benchbench.cli.main import main; main(prog_name='bench')"
     done = subprocess.run([BENCH[0], "-c", code], env=env, text=True, capture_output=True, check=False)
     assert done.stdout == f"{offered}\n"
+
+
+def _documented() -> list[str]:
+    """Each line of a document's code that is one of our commands, with the lines that it goes on in."""
+    found = []
+    for pattern in ("*.md", "docs/*.md", "plots/**/*.md", "sweeps/**/*.md"):
+        for document in sorted(ROOT.glob(pattern)):
+            text = document.read_text(encoding="utf-8").replace("\\\n", " ")
+            fenced = "".join(re.findall(r"^```.*?^```", text, re.MULTILINE | re.DOTALL))
+            found += re.findall(r"^    bench (?!\w+:)(.+)", text, re.MULTILINE)
+            found += re.findall(r"^\s*(?:run: )?bench (.+)", fenced, re.MULTILINE)
+    return list(dict.fromkeys(found))
+
+
+def test_commands_of_the_documents_are_commands() -> None:
+    commands = _documented()
+    assert len(commands) > 100
+    for command in commands:
+        quoted = command + "'" * (command.count("'") % 2)  # one argument goes on over lines
+        words = shlex.split(quoted, comments=True)
+        name, *words = words[: next((place for place, word in enumerate(words) if word in {"|", ">", "&&"}), None)]
+        try:
+            if not name.startswith("-"):
+                main.commands[name].make_context(name, words)
+        except click.exceptions.Exit:  # --help
+            pass
+        except (KeyError, click.ClickException) as error:
+            pytest.fail(f"bench {command}: {error}")

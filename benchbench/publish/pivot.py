@@ -47,7 +47,8 @@ def pivot_parts(
         texts.append(shown)
     parts = table_parts(rows, [*others, axis, value] if rows else None, include_invalid, closing)
     content = f"The columns by {axis} hold {column_title(value)}."
-    return replace(parts, table=write_table(heads, texts), caption=[content, *parts.caption])
+    table = write_table(heads, texts) if texts else parts.table
+    return replace(parts, table=table, caption=[content, *parts.caption])
 
 
 def pivot_rows(rows: Sequence[Row], pivot: tuple[str, str]) -> list[Row]:
