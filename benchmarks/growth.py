@@ -15,25 +15,37 @@ the first line of its table, which is of the same run and so of the same machine
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from command_cost import call
 from plans import costs
 from reading import OUTPUT, made_run
 
 from benchbench.engines.simulator import SimulatorProcess
+from benchbench.figures import choose, sheet
+from benchbench.figures.plots import write_figures
 from benchbench.selftest.instrument_check import measure_instrument
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TOK_S, RATE_STREAMS, SECONDS = 20_000.0, 256, 2.0
 STREAMS, WORKERS = [32, 128, 512, 2048, 4096, 8192], [1, 2, 4]
 RATES = [5_000, 10_000, 20_000, 40_000, 80_000, 160_000]
 NAMES = ("ttft_error_ms_mean", "ttft_error_ms_p99", "itl_error_ms_p99", "cpu_us_per_token", "send_skew_ms")
-COLOURS, MARKERS = ("#0072B2", "#D55E00", "#009E73"), "os^"
+LOOK = ("color", "marker", "linestyle")
+HEADINGS = {
+    "streams": "Error and cost over streams",
+    "rates": "Error and cost over the rate",
+    "plans": "Cost of large plans",
+    "reading": "Cost of bench table over token events",
+}
 Row = dict[str, float]
 
 
@@ -84,25 +96,31 @@ def printed(name: str, rows: Iterator[Row], cost: str) -> list[Row]:
 
 def draw(rows: Sequence[Row], x: str, columns: Sequence[tuple[str, str]], path: Path) -> None:
     """A panel a column over `x`, a line a number of workers where there are several."""
-    from matplotlib.figure import Figure
+    write_figures(drawn(rows, x, columns, path.stem), path.parent, ["svg"])
 
-    figure = Figure(figsize=(3.3 * len(columns), 2.9), layout="constrained")
-    panels = figure.subplots(1, len(columns), squeeze=False)[0]
-    counts = sorted({row.get("workers", 0) for row in rows})
+
+def drawn(rows: Sequence[Row], x: str, columns: Sequence[tuple[str, str]], name: str) -> Iterator[tuple[str, Figure]]:
+    """The figure with its name, to be made in `sheet.STYLE`."""
+    looks = {count: dict(zip(LOOK, choose.looks(n), strict=True)) for n, count in enumerate(workers_of(rows))}
+    legend = [(f"{count:g} worker{'s'[: count > 1]}", look) for count, look in looks.items() if count]
+    across = 2 if len(columns) in {2, 4} else 3
+    down = math.ceil(len(columns) / across)
+    size: Any = {"height": 2.3 * down, "rows": down, "columns": across}
+    small = f"{os.cpu_count()} CPUs" + ("" if name == "reading" else ", which the embedded simulator shares")
+    figure, panels = sheet.make_frame(HEADINGS[name], small, legend if len(legend) > 1 else (), **size)
     for axes, (column, label) in zip(panels, columns, strict=True):
-        for count, colour, marker in zip(counts, COLOURS, MARKERS, strict=False):
+        for count, look in looks.items():
             points = [(row[x], row[column]) for row in rows if row.get("workers", 0) == count]
-            name = f"{count:g} worker{'s'[: count > 1]}" if count else ""
-            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, label=name)
-        axes.set_xscale("log", base=2 if x == "streams" else 10)
-        axes.set_ylim(bottom=0)
-        axes.set_title(label, fontsize=9, loc="left")
-        axes.set_xlabel(x.replace("asked_tok_s", "tok/s asked"))
-        axes.grid(color="#DDDDDD")
-    if len(counts) > 1:
-        panels[0].legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
+            sheet.draw_curve(axes, points, **look, linewidth=1.2, markersize=4)
+        sheet.log2_axis(axes, [row[x] for row in rows], x.replace("asked_tok_s", "tok/s asked"), most=7)
+        sheet.value_axis(axes, [row[column] for row in rows], "", wide=math.inf)
+        axes.set_title(label)
+    yield name, figure
+
+
+def workers_of(rows: Sequence[Row]) -> list[float]:
+    """The numbers of workers, ascending; 0 where there is none."""
+    return sorted({row.get("workers", 0) for row in rows})
 
 
 def main() -> None:
@@ -117,7 +135,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
     errors = [("ttft_error_ms_p99", "TTFT error, p99 (ms)"), ("itl_error_ms_p99", "ITL error, p99 (ms)")]
-    errors += [("cpu_us_per_token", "CPU (us a token)")]
+    errors += [("cpu_us_per_token", "CPU (µs a token)")]
     streams = [(count, TOK_S) for count in given.streams]
     rates = [(RATE_STREAMS, float(rate)) for rate in given.rates]
     parts: dict[str, tuple[Callable[[], Iterator[Row]], str, str, list[tuple[str, str]]]] = {
@@ -125,7 +143,7 @@ def main() -> None:
             lambda: instrument(streams, given.workers, given.repeats),
             "cpu_us_per_token",
             "streams",
-            [*errors, ("send_skew_ms", "send skew (ms)")],
+            [*errors, ("send_skew_ms", "Send skew (ms)")],
         ),
         "rates": (
             lambda: instrument(rates, given.workers, given.repeats),
@@ -137,13 +155,17 @@ def main() -> None:
             lambda: plans(given.cells),
             "sweep_ms",
             "cells",
-            [("sweep_ms", "sweep (ms a cell)"), ("table_ms", "table (ms a cell)"), ("sweep_mb", "sweep (MB)")],
+            [
+                ("sweep_ms", "Sweep, CPU (ms a cell)"),
+                ("table_ms", "Table, CPU (ms a cell)"),
+                ("sweep_mb", "Sweep, memory (MB)"),
+            ],
         ),
         "reading": (
             lambda: reading([1, 4, 16]),
             "s_per_million",
             "events",
-            [("s_per_million", "table (s a million events)"), ("mb", "table (MB)")],
+            [("s_per_million", "Wall (s a million events)"), ("mb", "Memory (MB)")],
         ),
     }
     print(f"{os.cpu_count()} CPUs, load average {os.getloadavg()[0]:.1f} at the start")
