@@ -50,8 +50,9 @@ def _figure(series: Sequence[Series], metric: str) -> Figure:
     title = f"{len(nights)} nights, {days[0]} to {days[-1]}; bars: 95 % over the starts of a night"
     title += f" · {PANELS} of {len(series)} series, those with steps first" if len(series) > PANELS else ""
     shifts = [change.step.shift for each in shown for _, change in each.changes]
+    unused = any(p.use != "used" for each in shown for segment in each.segments for p in segment.points)
     marks = [
-        *(("a night", NIGHT, True), ("level", LEVEL, True), ("not used", UNUSED, True)),
+        *(("a night", NIGHT, True), ("level", LEVEL, True), ("not used", UNUSED, unused)),
         *(
             ("step for the worse", WORSE, min(shifts, default=0) < 0),
             ("better", BETTER_LINE, max(shifts, default=0) > 0),
@@ -74,7 +75,9 @@ def _panel(axes: Axes, each: Series) -> None:
     scale = 1e3 if BETTER[each.metric] < 0 else 1.0
     points = [point for segment in each.segments for point in segment.points]
     used = [scale * each.unit(point.value.log) for point in points if point.use == "used" and point.value]
-    axes.set_ylim(*sheets.wide_span(used, 0.12))
+    low, high = sheets.wide_span(used, 0.12)
+    lines = min(3, len(each.changes))  # of names at steps, which stand above the nights
+    axes.set_ylim(low, high + (high - low) * 0.1 * lines / (1 - 0.1 * lines))
     axes.set_xlim(-1, len(points))
     start = 0
     for number, segment in enumerate(each.segments):
@@ -104,7 +107,7 @@ def _segment(axes: Axes, each: Series, segment: Segment, start: int, scale: floa
             axes.vlines([place], [scale * low], [scale * high], color=NIGHT["color"], linewidth=0.6, zorder=2)
         if step := steps.get(id(point)):
             axes.axvline(place - 0.5, **(WORSE if step.shift < 0 else BETTER_LINE), zorder=1.5)
-            _name_step(axes, place - 0.5, f"{point.night.build[:9]} {100 * math.expm1(step.shift):+.1f} %", len(spans))
+            _name_step(axes, place - 0.5, f"{point.night.build[:9]} {100 * math.expm1(step.shift):+.1f} %", len(spans) - 2)
     for level, places in spans.items():
         ends, height = [places[0] - 0.5, places[-1] + 0.5], scale * each.unit(level)
         axes.plot(ends, [height, height], **LEVEL, zorder=4)
