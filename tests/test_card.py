@@ -136,7 +136,10 @@ def manifest(**more: Any) -> dict[str, Any]:
 
 
 def run_of(manifest: dict[str, Any]) -> Any:
-    return SimpleNamespace(manifest=manifest, has_records=True, imported=None, name="n", rows=[])
+    directory = SimpleNamespace(is_edited=lambda: False)
+    return SimpleNamespace(
+        manifest=manifest, has_records=True, imported=None, name="n", rows=[], directory=directory
+    )
 
 
 @given(HOSTILE, HOSTILE, HOSTILE)
