@@ -137,9 +137,7 @@ def manifest(**more: Any) -> dict[str, Any]:
 
 def run_of(manifest: dict[str, Any]) -> Any:
     directory = SimpleNamespace(is_edited=lambda: False)
-    return SimpleNamespace(
-        manifest=manifest, has_records=True, imported=None, name="n", rows=[], directory=directory
-    )
+    return SimpleNamespace(manifest=manifest, has_records=True, imported=None, name="n", rows=[], directory=directory)
 
 
 @given(HOSTILE, HOSTILE, HOSTILE)

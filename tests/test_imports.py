@@ -337,6 +337,34 @@ def test_nan_and_null_are_not_there() -> None:
     assert not {"ttft_ms", "tpot_ms"} & only(profile).values.keys()
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "factor", "said"),
+    [
+        ("vllm-python", "duration", 1000, "tokens / duration is far from its throughput"),
+        ("vllm-python", "mean_e2el_ms", 0.001, "mean TTFT is above mean E2EL"),
+        ("vllm-python", "mean_ttft_ms", 1000, "mean TTFT is above mean E2EL"),
+        ("vllm-python", "mean_tpot_ms", 1000, "mean E2EL is far from TTFT"),
+        ("vllm-python", "mean_e2el_ms", 1000, "mean E2EL is longer than twice the whole run"),
+        ("vllm-rust", "output_throughput", 0.001, "tokens / duration is far from its throughput"),
+    ],
+)
+def test_figures_that_cannot_stand_together_are_refused(name: str, key: str, factor: float, said: str) -> None:
+    data = {key: value for key, value in whole(name).items() if not isinstance(value, list)}
+    only(data)
+    with pytest.raises(ValueError, match=f"{said}.*a unit is another one, or the file is wrong"):
+        only(data | {key: data[key] * factor})
+
+
+def test_a_zero_that_no_run_has_is_not_there() -> None:
+    """As a tool writes the TTFT of answers that it did not stream; no request within the SLO is a number."""
+    result = only(whole("vllm-python") | {"mean_ttft_ms": 0.0, "output_throughput": 0.0, "request_goodput": 0.0})
+    assert not {"ttft_ms", "run_tok_s"} & result.values.keys()
+    assert result.values["goodput_req_s"] == 0.0
+    for rate in (0, -1):
+        with pytest.raises(ValueError, match="request_rate"):
+            only(whole("vllm-python") | {"request_rate": rate})
+
+
 def test_a_latency_in_another_unit_is_refused() -> None:
     profile = whole("aiperf")
     profile["time_to_first_token"] |= {"unit": "sec", "avg": 0.1}

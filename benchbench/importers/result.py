@@ -9,12 +9,15 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
+from benchbench.analysis.contradictions import contradiction
+from benchbench.analysis.runs import OWN
 from benchbench.analysis.validity import Reason
 
-TOLERANCE = 0.02  # relative, of a length: tools that send text hit a number of tokens only nearly
+# Relative, of a length: tools that send text hit a number of tokens only nearly; the load whose rate changes
+TOLERANCE, RAMP = 0.02, "ramp"
 Load = tuple[str, int | None, float | None]
 """Kind, batch, rate."""
-RAMP = "ramp"
+_ABOVE_0 = {"ttft_ms", "tpot_ms", "e2el_ms", "run_tok_s", "total_tok_s", "req_s", "round_s"}  # 0: a tool's "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +111,9 @@ def imported(
         Reason.OUTPUT_LENGTH: other_output and done > 0,
         Reason.INPUT_LENGTH: other_input and done > 0,
     }
+    # Ours may be of several runs.
+    if done and more["tool"] != OWN and (why := contradiction(values, done, outputs[0] or 0.0)):
+        raise ValueError(f"{more['tool']}: {why}: a unit is another one, or the file is wrong")
     if kind == "static" and "run_tok_s" in values:
         values = {"sys_tok_s": values["run_tok_s"], **values}
     return ImportedResult(
@@ -131,7 +137,8 @@ def _length(mean: float | None, target: float | None) -> tuple[int, bool]:
 
 
 def numbers(data: dict[str, Any], paths: Mapping[str, str], tool: str) -> dict[str, float]:
-    """The numbers at these paths (keys with dots between), by column; absent, null, NaN or below 0: left out.
+    """The numbers at these paths (keys with dots between), by column; absent, null, NaN or below 0, and what
+    cannot be 0: left out.
 
     Raises ValueError for what is no number.
     """
@@ -142,6 +149,6 @@ def numbers(data: dict[str, Any], paths: Mapping[str, str], tool: str) -> dict[s
             value = value.get(key) if isinstance(value, dict) else None
         if isinstance(value, bool) or not isinstance(value, int | float | None):
             raise ValueError(f"{tool}: {path}: not a number")  # noqa: TRY004 - the file is wrong, not the caller
-        if value is not None and 0 <= value < 1e18:
+        if value is not None and 0 <= value < 1e18 and (value or column not in _ABOVE_0):
             values[column] = float(value)
     return values

@@ -47,7 +47,7 @@ class _Result(BaseModel):
     date: str = ""
     label: str | None = None
     model_id: str | None = None
-    request_rate: float = math.inf
+    request_rate: float = Field(math.inf, gt=0)
     max_concurrency: int | None = Field(None, gt=0)
     burstiness: float = 1.0
     backend: str | None = None
@@ -161,9 +161,7 @@ def _requests(result: _Result) -> pa.Table | None:
         return None
     errors, inputs = result.errors or [None] * len(starts), result.input_lens or [0] * len(starts)
     if len({len(column) for column in (starts, ttfts, itls, outputs, errors, inputs)}) != 1:
-        raise ValueError(
-            f"{TOOL}: start_times, ttfts, itls, output_lens, input_lens, errors: must have the same length"
-        )
+        raise ValueError(f"{TOOL}: start_times, ttfts, itls, output_lens and the like must have the same length")
     offset = min((start for start in starts if start is not None), default=0.0) - 1.0
     sent = [-1 if start is None else _ns(start - offset) for start in starts]
     good = [
