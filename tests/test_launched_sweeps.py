@@ -108,6 +108,40 @@ def test_a_server_that_dies_in_mid_cell_costs_that_cell_and_is_started_again(vic
     assert len(json.loads(Path("run/manifest.json").read_text())["starts"]) == 2
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_rank_of_an_in_process_engine_that_is_lost_costs_its_cell_alone(number: signal.Signals) -> None:
+    paths = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent / "fake"), str(Path(__file__).parents[1])])}
+    keys = {"python": sys.executable, "env": paths, "args": {"hf-overrides": {"ranks": 2}}}
+    sweep = write_sweep(
+        Path("s.yaml"),
+        "",
+        engine={"kind": "vllm_inprocess", **keys},
+        grid={"input": 8, "output": [4000, 6], "batch": 2},
+        timeouts={"stall_s": 0.5},
+    )
+    with sweeping(sweep, "--out", "run", "--no-plots") as running:
+        wait_for(running, "round_begun")
+        lost = server_of(running, "VLLM::Worker_TP1")
+        segments = [Path("/dev/shm", f"fake_vllm_{process.pid}") for process in running.descendants()]  # noqa: S108
+        assert sum(map(Path.exists, segments)) == 2
+        time.sleep(0.3)
+        os.kill(lost.pid, number)
+        code, _, err = running.end()
+        assert code in CARRIED_OUT, err
+        assert running.descendants() == []
+    assert not any(map(Path.exists, segments))
+    died, whole = summary(Path("run"))
+    assert (died["status"], died["reasons"], died["failed"]) == ("invalid", "request_failed", 2)
+    assert (whole["failed"], whole["rounds"]) == (0, 1)
+    failed = [row for row in records(Path("run")) if row["status"] == "failed"]
+    kind, reason = "stall", "the engine hangs: no token for 0.5 s"
+    if number == signal.SIGKILL:
+        kind, reason = "stream", f"lost VLLM::Worker_TP1 (pid {lost.pid}), which was killed by SIGKILL"
+    assert [(row["error_kind"], reason in row["error_detail"]) for row in failed] == [(kind, True)] * 2
+    assert reason in err
+    assert "nothing left to do" in bench("sweep", sweep, "--out", "run", "--no-plots", "--resume").stdout
+
+
 def test_without_restarts_left_the_sweep_stops_and_can_be_resumed() -> None:
     grid = {"input": 8, "output": [100, 6], "batch": 2}
     sweep = write_sweep(Path("s.yaml"), "", engine=engine(args=SLOW, restarts=0), grid=grid)

@@ -2,7 +2,8 @@
 
 What it does is told by `--hf-overrides '{...}'`, as a model's peculiarities are with the real one:
 `crash`/`hang`/`slow`: from so many requests on, the core dies / says nothing, not even to an abort / a token takes a
-second; `late`: outputs hold so many tokens though each was made alone.
+second; `late`: outputs hold so many tokens though each was made alone; `ranks`: the core has so many processes of its
+own, each with shared memory: it ends when one dies, and no token comes while one is stopped.
 Requests as they came are appended to the file that FAKE_VLLM_SEEN names.
 """
 
@@ -19,13 +20,30 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import prometheus_client
+import psutil
 
 __version__ = "0.33.0.fake"
 STEP_S = 0.001
+CORE = """
+import subprocess, sys, time
+count, python, rank = sys.argv[1:]
+ranks = [subprocess.Popen([f"VLLM::Worker_TP{k}", "-c", rank], executable=python) for k in range(int(count))]
+while all(rank.poll() is None for rank in ranks):
+    time.sleep(0.02 if ranks else 600)
+sys.exit("a worker died unexpectedly, shutting down executor")
+"""
+RANK = """
+import mmap, os, time
+with open(f"/dev/shm/fake_vllm_{os.getpid()}", "w+b") as file:
+    file.truncate(4096)
+    held = mmap.mmap(file.fileno(), 4096)
+time.sleep(600)
+"""
 
 
 class VLLMClientError(Exception):
@@ -119,9 +137,13 @@ class AsyncLLM:
             speculative_config=None,
         )
         self._core = subprocess.Popen(
-            ["VLLM::EngineCore", "-c", "import time; time.sleep(600)"],  # noqa: S607 - a title
+            ["VLLM::EngineCore", "-c", CORE, str(self._does["ranks"]), sys.executable, RANK],  # noqa: S607 - a title
             executable=sys.executable,
         )
+        core = psutil.Process(self._core.pid)
+        while sum(Path("/dev/shm", f"fake_vllm_{rank.pid}").exists() for rank in core.children()) < self._does["ranks"]:  # noqa: S108
+            time.sleep(0.01)
+        self._ranks = core.children()
         self.dead_error = EngineDeadError()
 
     @classmethod
@@ -183,6 +205,8 @@ class AsyncLLM:
                 raise self.dead_error
             if "hang" in does and at == 1:
                 await self._hang()
+            while any(rank.status() == psutil.STATUS_STOPPED for rank in self._ranks if rank.is_running()):  # noqa: ASYNC110
+                await asyncio.sleep(STEP_S)
             await asyncio.sleep(1.0 if "slow" in does else STEP_S)
             stats.last_token_ts = time.monotonic()
             stats.first_token_ts = stats.first_token_ts or stats.last_token_ts
