@@ -69,11 +69,12 @@ class Events:
 
     def gaps_of(self, rows: Ints) -> Narrow:
         """The gaps of the requests at these places, ascending."""
-        sizes = np.maximum(self.counts - 1, 0)
-        if len(rows) and len(rows) == rows[-1] + 1 - rows[0]:  # side by side, as those of a steady state are
-            ends = np.cumsum(sizes)
-            return self.gaps_ns[ends[rows[0]] - sizes[rows[0]] : ends[rows[-1]]]
-        return self.gaps_ns[np.repeat(np.isin(np.arange(len(sizes)), rows), sizes)]
+        if not len(rows):
+            return self.gaps_ns[:0]
+        ends = np.concatenate([[0], np.cumsum(np.maximum(self.counts - 1, 0))])
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)  # side by side: few, where all went well
+        parts = [self.gaps_ns[ends[run[0]] : ends[run[-1] + 1]] for run in runs]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def tokens_in(self, begin_ns: int, end_ns: int) -> Ints:
         """Tokens of each request that came in (begin, end]."""

@@ -20,6 +20,7 @@ _NAME = b"benchbench-crc32"  # of the entry in a file's metadata, whose value is
 _DIGITS = 8
 LARGE, PIECE = 8 << 20, 1 << 20  # bytes of a file, and of what is read of one at once
 _COLUMN = 1 << 18  # and of a column
+_GROUP = 64 << 20  # bytes of a table that are written at once
 
 
 def parquet_bytes(table: pa.Table, record: bytes = b"", **options: Any) -> bytes:  # noqa: ANN401 - of write_table
@@ -42,7 +43,8 @@ def write_parquet(file: IO[bytes], table: pa.Table, record: bytes = b"", **optio
     metadata = {**(table.schema.metadata or {}), _NAME: _NAME + b":" + b"0" * _DIGITS}
     metadata |= {b"record": record} if record else {}
     sink = pa.PythonFile(file, mode="w")
-    pq.write_table(table.replace_schema_metadata(metadata), sink, write_page_checksum=True, **options)
+    rows = max(1, len(table) * _GROUP // max(1, table.nbytes))
+    pq.write_table(table.replace_schema_metadata(metadata), sink, rows, write_page_checksum=True, **options)
     end = file.seek(0, os.SEEK_END)
     file.seek(end - 8)
     footer = end - 8 - int.from_bytes(file.read(4), "little")
@@ -76,7 +78,7 @@ def parquet_pieces(path: Path, remedy: str, *, whole: bool = False) -> Iterator[
         # Of a small file most of the time would go to threads and to the layer of file systems.
         source = pa.OSFile(str(path)) if size > LARGE else pa.BufferReader(path.read_bytes())
         has_checksum = _check(source, size)
-        with pq.ParquetFile(source, buffer_size=_COLUMN if size > LARGE else 0) as file:
+        with pq.ParquetFile(source, buffer_size=_COLUMN if size > LARGE else 0, pre_buffer=False) as file:
             rows = file.metadata.num_rows
             if whole or not rows or size < 2 * PIECE:
                 tables = iter([file.read(use_threads=size > LARGE)])
