@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from rounds_made import MS, Made, table_of
 
@@ -44,6 +45,7 @@ def made_run(path: Path, data: dict[str, Any], tell: Tell, **manifest: Any) -> P
     return path
 
 
+@mock.patch("os.fsync", int)  # which does nothing: of a hundred rounds the disk is waited for half a second
 def write_starts(run: RunDirectory, sessions: Iterable[Session], tell: Tell) -> list[dict[str, Any]]:
     """The rounds of these sessions, as above; the manifest's entries of those that have any."""
     starts = []
