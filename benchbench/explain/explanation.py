@@ -164,7 +164,8 @@ def _counts(evidence: Evidence) -> str:
 def _times(summary: CellSummary) -> str:
     server, tpot = summary.evidence.server, summary.estimates["tpot"]
     if server is None:
-        return "not told, neither in answers (vLLM: --enable-per-request-metrics) nor for ours alone by /metrics"
+        by = "neither in answers (vLLM: --enable-per-request-metrics) nor for ours alone by /metrics"
+        return f"not told, {by}: whether something between holds answers back and paces them is not known"
     waited = "" if server.queue_s is None else f", {server.queue_s * 1e3:.2f} of them in its queue"
     itl = "" if server.itl_s is None else f"; mean ITL {server.itl_s * 1e3:.2f} ms"
     ours = f", our TPOT {tpot.point * 1e3:.2f}" if itl and tpot else ""
