@@ -14,6 +14,7 @@ seconds, of main, of the process that sends and of the one that decodes.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -116,7 +117,7 @@ def measured(folder: Path, port: int, given: argparse.Namespace) -> dict[str, An
     begun, wall = time.monotonic(), facts["wall_ns"] / 1e9
     table = watched([*bench, "table", "run"], folder, given.every / 5)
     table_s = time.monotonic() - begun
-    events = sum(map(len, pq.read_table(path, columns=["event_tokens"])["event_tokens"].to_pylist()))
+    events = sum(map(len, pq.read_table(path, columns=["event_tokens"])["event_tokens"].to_numpy()))
     sends = [one for one in samples if one.process == "sends"]
     first = next(one.at_s for one in sends if one.cpu_s > 0.5)
     half = [one for one in sends if first + wall / 2 < one.at_s < first + 0.95 * wall]
@@ -155,10 +156,16 @@ def main() -> None:
     parser.add_argument("--output", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--every", type=float, default=0.5)
+    parser.add_argument("--keep", type=Path, help="a new folder, in which the run stays")
     given = parser.parse_args()
     itl_ms = 1e3 * given.streams / given.tok_s
-    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as place, server(Path(place), itl_ms) as port:
-        row = measured(Path(place), port, given)
+    if given.keep:
+        given.keep.mkdir(parents=True)
+    place = (
+        contextlib.nullcontext(given.keep) if given.keep else tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR"))
+    )
+    with place as folder, server(Path(folder).resolve(), itl_ms) as port:
+        row = measured(Path(folder), port, given)
     print("| figure | |\n|---|---|")
     for name, value in row.items():
         print(f"| {name} | {value:,.3g} |" if isinstance(value, float) else f"| {name} | {value:,} |")
