@@ -106,7 +106,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "usage says more output, and no ids": Fault(
         "invalid",
-        "server_count_mismatch;grouped_tokens",  # as if some events held more tokens than one, which /metrics denies
+        "output_length;grouped_tokens",  # longer than asked for: a failure, of which /metrics is not asked
         {**LONG, **faults(wrong_usage={"completion_tokens": 3})},
         SERVED,
     ),

@@ -54,13 +54,14 @@ SERVER = {
     "replicas": False, "prompt_tokens": 8, "generation_tokens": 6, "prefix_hits": 0, "preemptions": 0,
     "queue_s_sum": 0.004, "queue_count": 2, "foreign_tokens": 0, "missing_tokens": 0,
 }  # fmt: skip
+TOLD = FACTS | {"server": SERVER}
 
 
 def static_rounds() -> list[pa.Table]:
     """Three rounds of a batch of two, one ms apart: TTFT 20 and 21, 30 and 31, 40 and 41; ITL 10; 6 tokens."""
     return [
-        table_of([stream(ttft, 10, lag=[MS, 0, 0]), stream(ttft + 1, 10, sent_ms=1, lag=[0, 0, 2 * MS])], FACTS | more)
-        for ttft, more in zip((20, 30, 40), ({"server": SERVER}, {"server": SERVER}, {"server": None}), strict=True)
+        table_of([stream(ttft, 10, lag=[MS, 0, 0]), stream(ttft + 1, 10, sent_ms=1, lag=[0, 0, 2 * MS])], TOLD)
+        for ttft in (20, 30, 40)
     ]
 
 
@@ -163,7 +164,7 @@ def test_one_round_has_numbers_and_no_interval() -> None:
 def test_failed_requests_are_counted_and_leave_latencies_alone() -> None:
     tables = static_rounds()
     broken = Made([(500 * MS, 1)], "failed", sent=0, end=500 * MS, told_input=None)
-    tables[1] = table_of([stream(30, 10), broken], FACTS)
+    tables[1] = table_of([stream(30, 10), broken], TOLD)
     row = summary_row(summarise(cell(), tables))
     # The round that lacks a request is also slower than the others, by more than three rounds can average out.
     assert (row["status"], row["reasons"]) == ("invalid", "request_failed;too_few_rounds")
@@ -241,7 +242,7 @@ def test_what_the_server_counted_is_added_up_over_the_rounds_that_tell() -> None
         table_of([stream(ttft, 10)], FACTS | {"server": view}) for ttft, view in zip((20, 30, 40), views, strict=True)
     ]
     summary = summarise(cell(), tables)
-    assert set(summary.reasons) == {Reason.PREEMPTED, Reason.CACHED_PREFIX, Reason.FOREIGN_LOAD}
+    assert set(summary.reasons) == {Reason.PREEMPTED, Reason.CACHED_PREFIX, Reason.FOREIGN_LOAD, Reason.UNCHECKED}
     row = summary_row(summary)
     assert (row["preemptions"], row["prefix_hits"], row["foreign_tokens"]) == (1, 16, 5)
     assert row["queue_ms"] == pytest.approx(24 / 4)
@@ -326,7 +327,7 @@ def test_lag_and_skew_are_held_against_itl_and_ttft() -> None:
     ],
 )
 def test_what_the_server_told_is_judged(change: dict[str, Any], info: dict[str, Any], reason: Reason | None) -> None:
-    tables = [*static_rounds()[:2], table_of([stream(40, 10), stream(41, 10, **change)], FACTS)]
+    tables = [*static_rounds()[:2], table_of([stream(40, 10), stream(41, 10, **change)], TOLD)]
     assert summarise(cell(**info), tables).reasons == (() if reason is None else (reason,))
 
 
