@@ -219,7 +219,7 @@ def _conclude(run: RunDirectory, state: State, message: str, now: dict[str, byte
     """Write what follows from the records. A full disk must not hide why the sweep stopped."""
     if not (manifest := run.earlier()):
         return Outcome(run.path, state, message, [])
-    del manifest["plan"]  # of a long one, rows take the place
+    manifest["plan"] = [{"slo": entry.get("slo")} for entry in manifest["plan"]]  # of a long one, rows take the place
     rows = _rows(run, now)
     table = ""
     compared: tuple[tuple[Pair, ...], tuple[str, ...]] = (), ()
