@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,7 @@ def test_a_library_that_was_replaced_under_a_running_process_is_not_taken_for_wh
         other.replace(library)
         second = loaded_code(process.pid)
         process.communicate(b"\n")
-    assert second["unread"] == [f"{library} (deleted)"]
+    assert second["unread"] == [f"{library} (deleted)", "Python's program"]
     assert second["digest"] != first["digest"]
 
 
@@ -176,10 +177,54 @@ def test_a_script_among_too_many_files_is_not_taken_for_known(tmp_path: Path, mo
     assert "serve.py" not in facts["python"]
 
 
+@needs_proc
+@pytest.mark.parametrize("way", ["a .pth file", "a finder"])
+def test_a_server_installed_to_be_edited_is_read_where_its_source_lies(tmp_path: Path, way: str) -> None:
+    source, packages = tmp_path / "source" / "server", tmp_path / "environment" / "lib" / "python3.11" / "site-packages"
+    (packages / "server").mkdir(parents=True)  # only its data: as some installers leave it
+    (packages / "server" / "kernels.json").write_text("{}")
+    source.mkdir(parents=True)
+    (source / "__init__.py").touch()
+    (source / "__main__.py").write_text("input()")
+    if way == "a finder":
+        (packages / "__editable___server_1_finder.py").write_text(
+            f"MAPPING: dict[str, str] = {{'server': '{source}'}}\n"
+        )
+    else:
+        (packages / "__editable__.server-1.pth").write_text(f"{source.parent}\n")
+    command = tmp_path / "environment" / "bin" / "server"
+    command.parent.mkdir()
+    command.write_text("input()")
+    first = loaded_code_of("sh", "-c", f"{sys.executable} {command}; exit", python="server")
+    (source / "__main__.py").write_text("input()  # faster")
+    second = loaded_code_of(sys.executable, str(command), python="server")
+    assert first["python"]["server"] != second["python"]["server"]
+    assert not first["unread"]
+
+
+@needs_proc
+def test_a_program_is_code_and_what_python_runs_is_read_or_named(tmp_path: Path) -> None:
+    """Two builds of a server that is one file (Go, Rust, a static llama.cpp) map the same libraries."""
+    server = tmp_path / "server"
+    shutil.copy("/bin/sleep", server)
+    first = loaded_code_of(str(server), "1")
+    server.unlink()
+    shutil.copy("/bin/cat", server)
+    assert loaded_code_of(str(server))["libraries"][str(server)] != first["libraries"][str(server)]
+    assert loaded_code_of_python()["unread"] == ["Python's program"]
+
+
 def loaded_code_of_python() -> dict[str, Any]:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        facts: dict[str, Any] = {}
-        while not facts.get("libraries"):
+    return loaded_code_of(sys.executable, "-c", "input()")
+
+
+def loaded_code_of(*command: str, python: str = "") -> dict[str, Any]:
+    """Once it has begun: mapped the C library besides itself, or a package of that name is seen."""
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        facts, until = loaded_code(process.pid), time.monotonic() + 30
+        while time.monotonic() < until and (
+            len(facts.get("libraries", ())) < 2 or python not in {"", *facts["python"]}
+        ):
             facts = loaded_code(process.pid)
         process.communicate(b"\n")
     return facts

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ THREADS = 8  # that hash; the libraries of a GPU build have gigabytes
 MOST_FILES = 20_000  # of one package; a folder with more is no package
 
 _MAPPED = re.compile(r"\.so(?:\.[\w.]+)?$|\.(?:hsaco|cubin|co|fatbin)$")
+_FINDS = re.compile(r"'\w+': '(/[^']+)'")  # in the MAPPING of an editable install
 _SUFFIXES = (".py", ".json", ".csv", ".co", ".hsaco", ".cubin")  # of a package: also its tuned configurations
 _DIGESTS: dict[tuple[int, int, int, int], str] = {}  # device, inode, mtime and size of a file that was read
 
@@ -28,10 +29,11 @@ _DIGESTS: dict[tuple[int, int, int, int], str] = {}  # device, inode, mtime and 
 def loaded_code(pid: int | None) -> dict[str, Any]:
     """What process `pid` and its descendants have loaded; empty where nothing can be found out.
 
-    Keys: `libraries` (path: digest of each file that they map), `python` (name: digest, of each package that has such
-    a library, and of the program: a script with what stands beside it, or a package), `unread` (mapped files that were
-    replaced or deleted since then, and what else cannot be read) and `digest` (of names and contents: equal where the
-    same code is loaded, wherever it lies). Digests are the first 16 digits of SHA-256.
+    Keys: `libraries` (path: digest of each file that they map or run), `python` (name: digest, of each package that has
+    such a library, and of the program: a script with what stands beside it, or a package), `unread` (mapped files that
+    were replaced or deleted since then, a program of Python whose files are not to be found, and what else cannot be
+    read) and `digest` (of names and contents: equal where the same code is loaded, wherever it lies). Digests are the
+    first 16 digits of SHA-256.
     """
     import psutil
 
@@ -50,7 +52,7 @@ def loaded_code(pid: int | None) -> dict[str, Any]:
         digests = pool.map(lambda path: _digest(root / path[1:]), mapped)
         libraries = {path: digest for path, digest in zip(mapped, digests, strict=True) if digest}
         packages = {folder.name: folder for path in libraries if (folder := _package(root / path[1:]))}
-        packages |= _program(main, root, {folder.parent for folder in packages.values()})
+        packages = _program(processes, root, {folder.parent for folder in packages.values()}) | packages
         python = {name: _folder_digest(folder, pool) for name, folder in sorted(packages.items())}
     if not libraries:
         return {}
@@ -67,7 +69,9 @@ def loaded_code(pid: int | None) -> dict[str, Any]:
 
 
 def _mapped(pid: int) -> Iterator[str]:
-    """Paths of the libraries and code objects that a process maps; of deleted ones with " (deleted)" after them."""
+    """Paths of the program that a process is, and of what it maps of code; " (deleted)" after deleted ones."""
+    with contextlib.suppress(OSError):
+        yield str(Path(f"/proc/{pid}/exe").readlink())
     with contextlib.suppress(OSError), Path(f"/proc/{pid}/maps").open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             path = line.rstrip("\n").split(maxsplit=5)[5:]
@@ -102,24 +106,43 @@ def _package(library: Path) -> Path | None:
     return package
 
 
-def _program(process: psutil.Process, root: Path, installed: Iterable[Path]) -> dict[str, Path]:
-    """By its name, the folder of the Python file that a process runs, or the package of that name (`-m`, a command)."""
+def _program(processes: list[psutil.Process], root: Path, installed: Collection[Path]) -> dict[str, Path]:
+    """By its name, the folder of the file that the first Python runs, or the package of that name (`-m`, a command).
+
+    Where its files are not to be found, a path that does not exist.
+    """
     import psutil
 
-    with contextlib.suppress(psutil.Error, OSError):
+    with contextlib.suppress(psutil.Error, OSError, StopIteration):
+        process = next(process for process in processes if Path(process.exe()).name.startswith("python"))
         words, folder = process.cmdline(), root / process.cwd().removeprefix("/")
         word = next((word for word in words[1:] if not word.startswith("-")), "")
         file = folder / (root / word[1:] if word.startswith("/") else word)
         if file.suffix == ".py" and file.is_file():
             return {file.name: file.parent}
         name = file.name.partition(".")[0]
-        packages = [path for base in (folder, *installed) if name and (path := base / name).is_dir()]
-        return {name: packages[0]} if packages else {}
+        programs = (root / words[0].removeprefix("/"), file) if words[0].startswith("/") else (file,)
+        beside = (path for program in programs for path in program.parent.parent.glob("lib/python3*/site-packages"))
+        installed = (*installed, *beside)
+        bases = (folder, *installed, *(base for packages in installed for base in _editable(packages, root)))
+        for base in bases if name.isidentifier() else ():
+            if next((base / name).glob("*.py"), None):
+                return {name: base / name}
+        return {f"Python's {name if name.isidentifier() else 'program'}": root / "nowhere"}
     return {}
 
 
+def _editable(installed: Path, root: Path) -> Iterator[Path]:
+    """Folders outside site-packages that hold packages: of its .pth files, and of setuptools' finders."""
+    with contextlib.suppress(OSError, UnicodeError):
+        for file in sorted(installed.glob("*.pth")):
+            yield from (root / line[1:] for line in file.read_text("utf-8").splitlines() if line.startswith("/"))
+        for file in sorted(installed.glob("__editable___*_finder.py")):
+            yield from ((root / path[1:]).parent for path in _FINDS.findall(file.read_text("utf-8")))
+
+
 def _folder_digest(folder: Path, pool: ThreadPoolExecutor) -> str:
-    """Of the names and contents of a package's files; empty for a folder that has too many, or cannot be read."""
+    """Of the names and contents of a package's files; empty where they are none, too many, or cannot be read."""
     files: list[Path] = []
     try:
         for path, folders, names in os.walk(folder):
@@ -128,6 +151,8 @@ def _folder_digest(folder: Path, pool: ThreadPoolExecutor) -> str:
             if len(files) > MOST_FILES:
                 return ""
     except OSError:
+        return ""
+    if not files:
         return ""
     digests: Iterable[str] = pool.map(_digest, files)
     lines = [f"{file.relative_to(folder)} {digest}" for file, digest in zip(files, digests, strict=True)]
