@@ -241,6 +241,13 @@ def test_a_start_without_all_its_rounds_does_not_count() -> None:
     found = pair(*sides_of(open_run(short)))
     assert {one.block for one in found.samples if one.base is None} == {2}
     assert "main: 4 cells not counted in block 2 (1 of 2 rounds)" in found.notes
+    lacking = made_run(
+        Path("lacking"),
+        data,
+        lambda c, s, k: None if s.block and s.variant == "main" and k == 1 else times()(c, s, k),
+    )
+    (told,) = [note for note in pair(*sides_of(open_run(lacking))).notes if "not counted" in note]
+    assert told == "main: 4 cells not counted in blocks 1, 2 (1 of 2 rounds)"
     assert "(paired over 2 of 3 blocks)" in comparison_table([found])
 
 
@@ -303,11 +310,11 @@ def test_a_closed_load_of_before_its_first_wave_was_spread_is_another_load() -> 
     [
         (["run", "nobody", "main"], "--base nobody: no variant of run (allowed: main, int8-moe)"),
         (["run", "main", "main"], "main: is the base and the candidate"),
-        (["run", "main"], "main: not a run directory"),
+        (["run", "main"], "main: give other runs, or the names of a base and a candidate"),
         (["run", "single", "main"], "give other runs, or the names of a base and a candidate"),
         (["single"], "has no variants to compare; give a second run"),
         (["single", "run"], "name one with --candidate (allowed: main, int8-moe)"),
-        (["none"], "none: not a run directory"),
+        (["none"], "none: does not exist"),
         (["run", "--margin", "1"], "--margin 1: must be percent above 0 (allowed: as 1% or 0.5%)"),
         (["run", "--metric", "itl"], "--metric itl: unknown (allowed: sys_tok_s, ttft, tpot, e2el, goodput_req_s)"),
         (["run", "--fail-on", "faster>1%"], "--fail-on faster>1%: unknown (allowed: 'slower>1%', slower, "),

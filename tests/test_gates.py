@@ -275,7 +275,7 @@ def test_limits_on_the_rows_of_one_run() -> None:
     assert "ttft_ms_p99 of in=1024 out=8 batch=" in result.stderr
     assert result.stdout.startswith("| Input |")
     lost = bench("table", run, "lost", "--fail-on", "failed>0")
-    assert (lost.exit_code, "lost: not a run directory" in lost.stderr) == (2, True)
+    assert (lost.exit_code, "lost: does not exist" in lost.stderr) == (2, True)
     for gate, words in (
         ("ttft_ms_p98>5", "unknown column (allowed: "),
         ("ttft_ms_p99", "must be a column and its limit (allowed: as 'ttft_ms_p99>500')"),
@@ -340,7 +340,7 @@ def test_github_gets_annotations_and_a_summary(monkeypatch: pytest.MonkeyPatch) 
     assert bench("table", run, "--fail-on", "failed>0").exit_code == 0
     assert "| `failed>0` | passed | 8 | 0 | 0 |" in Path("summary.md").read_text()
     bad = bench("table", "nowhere")
-    assert bad.stderr.startswith("::error title=bench::bench table: nowhere: not a run directory")
+    assert bad.stderr.startswith("::error title=bench::bench table: nowhere: does not exist")
 
 
 # ---- A baseline that is made anew --------------------------------------------------------------------------

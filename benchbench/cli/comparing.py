@@ -36,8 +36,9 @@ def comparison_of_options(
 ) -> tuple[RunComparison, list[NoiseOf | None]]:
     """What the command line asks for, and what is known of each pair's noise. Raises ValueError, RunError."""
     first = open_run(run)
-    are_runs = [_is_run(name) and name not in first.manifest["spec"]["variants"] for name in others]
-    runs = [open_run(name) for name in others] if len(others) == 1 or all(are_runs) else []
+    own = [name in first.manifest["spec"]["variants"] for name in others]
+    are_runs = [_is_run(name) and not is_own for name, is_own in zip(others, own, strict=True)]
+    runs = [open_run(name) for name in others] if own == [False] or all(are_runs) else []
     if others and not runs:
         if len(others) != 2 or any(are_runs) or base or candidate:
             raise ValueError(f"{' '.join(others)}: give other runs, or the names of a base and a candidate")

@@ -358,9 +358,12 @@ def _side_notes(side: Side, values: Values) -> list[str]:
             for block, why in _failures(side).items()
             if any(block not in of_cell for of_cell in blocks)
         ]
-    for (block, why), labels in sorted(_grouped({key: (key[0], why) for key, why in values.lost.items()})):
-        where = f" in block {block}" if side.variant else ""
-        notes.append(f"{side.name}: {_cells([label for _, label in labels])} not counted{where} ({why})")
+    by_block = _grouped({place: (place[0], why) for place, why in values.lost.items()})
+    alike = _grouped({key: (tuple(label for _, label in places), key[1]) for key, places in by_block})
+    for (labels, why), keys in alike:
+        blocks = sorted(block for block, _ in keys)
+        where = f" in block{'s'[: len(blocks) > 1]} {', '.join(map(str, blocks))}" if side.variant or _planned(side.run) > 1 else ""
+        notes.append(f"{side.name}: {_cells(labels)} not counted{where} ({why})")
     return notes + [f"{side.name}: {_cells(cells)} suspect ({why})" for why, cells in _grouped(values.suspect)]
 
 
