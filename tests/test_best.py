@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs_made import FAILED, Tell, made_run
 
-from benchbench.analysis.runs import open_run
+from benchbench import open_run
 from benchbench.api.measuring import final_pictures
 from benchbench.choice.answer import Answer, answer
 from benchbench.choice.elimination import Levels, fitted, gap, limits_met, noise_of

@@ -19,7 +19,7 @@ from driving import bench, sweeping, write_sweep
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from benchbench.analysis.runs import open_run
+from benchbench import open_run
 from benchbench.api.artifacts import page_of
 from benchbench.api.pictures import Pictures
 from benchbench.boundary.boundary_search import Answer, Ask, Question

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from runs_made import BRANCHES, FAILED, made_run
 from test_table import row
 
-from benchbench.analysis.runs import open_run
+from benchbench import open_run
 from benchbench.cli import publish
 from benchbench.errors import CardError
 from benchbench.provenance.labels import provenance, provenance_text, setting

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runs_made import BRANCHES, FAILED, Tell, made_run
 
-from benchbench import compare_runs
-from benchbench.analysis.runs import open_run
+from benchbench import compare_runs, open_run
+from benchbench.cli.comparing import keep_noise
 from benchbench.comparison.candidates import pairs_of
 from benchbench.comparison.pairs import pair, sides_of
 from benchbench.comparison.shifts import holm
@@ -438,6 +438,16 @@ def test_a_against_itself_calls_nothing_large_and_is_remembered_for_plans() -> N
         ("in=128 out=6 batch=1", "in=128 out=6 batch=2"),
     }
     assert "(as measured over 3 blocks of A against A)" in bench("sweep", DEMO, "--dry-run").stdout
+
+
+def test_a_against_itself_over_one_start_says_nothing_of_noise() -> None:
+    made_run(Path("run"), {**BRANCHES, "variants": {"A": {}, "A2": {}}, "blocks": 1}, times())
+    text, data = keep_noise(Path("run"))
+    assert text.startswith(
+        "A against A2, over 1 block: too few starts count: neither noise nor a difference can be told"
+    )
+    assert "--noise" not in text
+    assert data["noise"] == []
 
 
 def test_the_plan_of_variants_counts_starts() -> None:

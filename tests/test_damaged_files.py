@@ -15,7 +15,7 @@ import pytest
 from driving import bench
 from runs_made import BRANCHES, made_run
 
-from benchbench.analysis.runs import open_run
+from benchbench import open_run
 from benchbench.analysis.summary import UNITS
 from benchbench.errors import RunError
 from benchbench.fidelity.stored_answers import read_answers

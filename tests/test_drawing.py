@@ -23,7 +23,7 @@ BENCH = (sys.executable, "-c", "from benchbench.cli.entry import run; run()")
 
 def rows() -> list[dict[str, object]]:
     """Of few batches of one shape: two figures, and the timeline."""
-    from benchbench.analysis.runs import open_run
+    from benchbench import open_run
 
     every = open_run(KEPT).rows
     return [row for row in every if (row["input"], row["output"]) == (every[0]["input"], every[0]["output"])]

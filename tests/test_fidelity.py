@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from servers import ScriptedServer
 
-from benchbench.analysis.runs import open_run
+from benchbench import open_run
 from benchbench.comparison.pairs import fidelity_of
 from benchbench.fidelity.answers import GreedyAnswer, StartAnswers
 from benchbench.fidelity.greedy_request import LEAST, TOP, read_answer, requests_for

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from runs_made import BRANCHES, FAILED, Tell, made_run
 from scripts import load_benchmark
 
-from benchbench.analysis.runs import open_run
+from benchbench import open_run
 from benchbench.cli.main import main
 from benchbench.comparison.pairs import Pair, pair, sides_of
 from benchbench.comparison.tables import notes

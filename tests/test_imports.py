@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs_made import BRANCHES, made_run
 
-from benchbench.analysis.runs import open_run
+from benchbench import open_run
 from benchbench.importers.read import read
 from benchbench.importers.result import ImportedResult
 

@@ -20,7 +20,7 @@ from chromium import Mouse
 from driving import bench
 from runs_made import BRANCHES, FAILED, made_run
 
-from benchbench.analysis.runs import open_run
+from benchbench import open_run
 from benchbench.comparison.pairs import pair, sides_of
 from benchbench.comparison.tables import cells_of as cells_of_pair
 from benchbench.comparison.tables import sentence

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rounds_made import table_of
 from test_summary import FACTS, cell, stream
 
-from benchbench.analysis.runs import open_run
+from benchbench import open_run
 from benchbench.analysis.summary import summarise, summary_row
 from benchbench.analysis.utilization import utilization_of
 from benchbench.explain.explanation import explain

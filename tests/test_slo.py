@@ -10,7 +10,7 @@ from driving import bench, write_sweep
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchbench.analysis.runs import open_run
+from benchbench import open_run
 from benchbench.host.local_results import measured_errors, own_error, sentence, store
 from benchbench.report.summary_table import table_parts
 from benchbench.slo.attainment import meets, slo_lines, slo_sentence

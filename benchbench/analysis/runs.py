@@ -141,8 +141,3 @@ def samples_of(run: RunDirectory, taken: Sequence[Measured]) -> pa.Table | None:
     """The stored telemetry that can concern these rounds."""
     windows = [r.window for r in taken if r.window]
     return read_telemetry(run, [(w.begin_ns - _MARGIN_NS, w.end_ns + _MARGIN_NS) for w in windows])
-
-
-def open_run(path: str | Path) -> Run:
-    """Open the run directory at `path`. Raises `RunError` when there is none."""
-    return Run(path)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
-from benchbench.analysis.runs import Run, open_run
+from benchbench.analysis.runs import Run
 from benchbench.api.notebook import html_table, paragraphs
 from benchbench.audit.claims import Claims, claims_of_card, claims_of_csv, claims_of_run, count_of
 from benchbench.audit.findings import Finding, audit
@@ -85,7 +85,7 @@ def audit_file(source: str | Path, **corrections: Unpack[Corrections]) -> Audit:
     that is no run.
     """
     path = Path(source)
-    claims = claims_of_run(open_run(path)) if path.is_dir() else _claims_of_file(path)
+    claims = claims_of_run(Run(path)) if path.is_dir() else _claims_of_file(path)
     return _audited(path.name, claims, corrections)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchbench.analysis.runs import Run, open_run
+from benchbench.analysis.runs import Run
 from benchbench.report.summary_table import Row
 from benchbench.spec.cell import CellInfo
 
@@ -15,7 +15,7 @@ AnyRun = Run | str | Path
 
 def opened(run: AnyRun) -> Run:
     """The run, or that in this folder. Raises RunError."""
-    return run if isinstance(run, Run) else open_run(run)
+    return run if isinstance(run, Run) else Run(run)
 
 
 def chosen(cells: Sequence[CellInfo], words: Sequence[str]) -> list[CellInfo]:

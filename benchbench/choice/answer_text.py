@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -88,8 +88,7 @@ def _cell_sentence(answer: Answer, cell: CellAnswer) -> str:
     text = f"{cell.label}: {cell.best}, {name} {figure}" + (
         "" if not answer.limited or first.met else ", if it meets the SLO"
     )
-    others = cell.kept[1:]
-    return f"{text}; " + (f"cannot be told from it: {', '.join(others)}." if others else "it alone.")
+    return f"{text}; {_rivals(cell.kept[1:])}."
 
 
 def default_sentence(answer: Answer) -> str:
@@ -101,10 +100,13 @@ def default_sentence(answer: Answer) -> str:
     first = next(s for s in default.standings if s.place == "best")
     mean, worst = (percent(math.nan if share is None else share) for share in (first.figure, first.worst))
     shares = f"{mean} of each cell's best in the mean, {worst} at worst"
-    others = default.kept[1:]
     text = f"Default for {of}: {default.best}, {shares}"
     text += "" if not answer.limited or first.met else ", if it meets the SLO"
-    return f"{text}; " + (f"cannot be told from it: {', '.join(others)}." if others else "it alone.")
+    return f"{text}; {_rivals(default.kept[1:])}."
+
+
+def _rivals(others: Sequence[str]) -> str:
+    return f"cannot be told from it: {', '.join(others)}" if others else "no other setting may be the best"
 
 
 def default_table(answer: Answer) -> tuple[list[str], list[list[str]]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from benchbench.analysis.runs import Run, open_run
+from benchbench.analysis.runs import Run
 from benchbench.api.compared import RunComparison, compare_runs
 from benchbench.comparison.pairs import Pair, noise_of
 from benchbench.comparison.tables import (
@@ -35,10 +35,10 @@ def comparison_of_options(
     allow_unlike: bool,
 ) -> tuple[RunComparison, list[NoiseOf | None]]:
     """What the command line asks for, and what is known of each pair's noise. Raises ValueError, RunError."""
-    first = open_run(run)
+    first = Run(run)
     own = [name in first.manifest["spec"]["variants"] for name in others]
     are_runs = [_is_run(name) and not is_own for name, is_own in zip(others, own, strict=True)]
-    runs = [open_run(name) for name in others] if own == [False] or all(are_runs) else []
+    runs = [Run(name) for name in others] if own == [False] or all(are_runs) else []
     if others and not runs:
         if len(others) != 2 or any(are_runs) or base or candidate:
             raise ValueError(f"{' '.join(others)}: give other runs, or the names of a base and a candidate")
@@ -57,12 +57,12 @@ def capacities_of_options(run: Path, others: Sequence[str], form: str, options: 
         return ""
     names, second = list(others), None
     if names and _is_run(names[0]):
-        second = open_run(names.pop(0))
+        second = Run(names.pop(0))
     if names and (len(names) != 2 or second):
         raise ValueError(f"{' '.join(others)}: give one other run, or the names of a base and a candidate")
     base, candidate = names or (options["base"], options["candidate"])
     shared = {"base": base, "candidate": candidate, "allow_unlike": options["allow_unlike"]}
-    return comparison_text(compare_capacities(open_run(run), second, **shared), form)
+    return comparison_text(compare_capacities(Run(run), second, **shared), form)
 
 
 def _noise_of_sys_tok_s(run: Run, of_sides: Pair, floor: Sequence[Noise]) -> NoiseOf | None:
@@ -99,7 +99,7 @@ def keep_noise(path: Path) -> tuple[str, dict[str, Any]]:
 
     Raises ValueError.
     """
-    run = open_run(path)
+    run = Run(path)
     noise, both = noise_of(run)
     name = run.name.removesuffix("-noise")
     data = {"name": name, "blocks": both.blocks, "noise": [asdict(n) for n in noise]}
@@ -109,4 +109,5 @@ def keep_noise(path: Path) -> tuple[str, dict[str, Any]]:
     if cells:
         mean = next((n.sd for n in speeds if len(n.cells) > 1), cells[0])
         store({"name": name, "blocks": both.blocks, "cell": median(cells), "mean": mean}, NOISE)
-    return f"{noise_table(noise, both)}For comparisons: bench compare RUN --noise {path}", data
+    use = f"For comparisons: bench compare RUN --noise {path}" if noise else ""
+    return noise_table(noise, both) + use, data

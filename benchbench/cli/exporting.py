@@ -22,12 +22,12 @@ def export(run: Path, form: Any, out: Path | None, *, include_invalid: bool) -> 
     summary.json that vllm bench sweep plot reads. llm-d: a Benchmark Report 0.2 a cell. csv: rows.csv and
     requests.csv. bench import reads the first two again. Cells that are not valid are named on stderr.
     """
-    from benchbench.analysis.runs import open_run
+    from benchbench.analysis.runs import Run
     from benchbench.exporters.write_files import export_run
 
     try:
         with refusing():
-            exported = export_run(open_run(run), form, out, include_invalid=include_invalid)
+            exported = export_run(Run(run), form, out, include_invalid=include_invalid)
     except OSError as error:
         fail(BAD_INPUT, f"bench export: {error.filename}: {error.strerror}")
     for note in exported.notes:

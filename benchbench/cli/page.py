@@ -27,12 +27,12 @@ def report(runs: tuple[Path, ...], out: Path) -> None:
     and cells can be filtered and sorted. The page loads nothing, and is whole without scripts, so it can be mailed,
     printed or published as it is.
     """
-    from benchbench.analysis.runs import open_run
+    from benchbench.analysis.runs import Run
     from benchbench.api.artifacts import page_of
     from benchbench.store.run_directory import replace_file
 
     with refusing(OSError):
-        text = page_of([open_run(run) for run in runs])
+        text = page_of([Run(run) for run in runs])
     try:
         replace_file(out, text.encode())
     except OSError as error:

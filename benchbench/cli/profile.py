@@ -37,7 +37,7 @@ def profile(file: Source, run: Path, sets: tuple[str, ...], starts: int) -> None
 
 def profiled_text(spec: SweepSpec, run: Path, starts: int, stop: Stop, source: tuple[Source, tuple[str, ...]]) -> str:
     """Trace what is not traced yet; the Markdown, which is also kept in the run."""
-    from benchbench.analysis.runs import open_run
+    from benchbench.analysis.runs import Run
     from benchbench.cli.live import observer_for
     from benchbench.comparison.candidates import pairs_of
     from benchbench.engines.process import Hooks
@@ -47,7 +47,7 @@ def profiled_text(spec: SweepSpec, run: Path, starts: int, stop: Stop, source: t
 
     parts: list[str] = []
     with refusing(), located(*source), observer_for(sys.stderr) as observer:
-        opened = open_run(run)
+        opened = Run(run)
         for pair in pairs_of(opened):
             labels, sides = cells_of(pair) or [opened.cells[0].shape], (pair.base, pair.candidate)
             hooks = Hooks(run / "logs", observer.starting, stop.fd)

@@ -33,14 +33,14 @@ def publish(run: Path, card: Path, names: tuple[str, ...], **options: Any) -> No
     Nothing else in the card changes, and the same run gives the same bytes. The card is pushed by `hf upload`.
     Exit: 0, 2 bad input, 4 the card differs (--check).
     """
-    from benchbench.analysis.runs import open_run
+    from benchbench.analysis.runs import Run
     from benchbench.api.cards import Wanted, card_change
 
     check, dry_run = options.pop("check"), options.pop("dry_run")
     columns = names_of(options.pop("columns"))
     with refusing(ValueError, OSError):
         wanted = Wanted(sections=names or ("performance",), columns=columns, **options)
-        change = card_change(open_run(run), card, wanted)
+        change = card_change(Run(run), card, wanted)
     for note in change.notes:
         print(printable(f"note: {note}"), file=sys.stderr)
     if dry_run or check:

@@ -90,13 +90,13 @@ def _opened(paths: Sequence[Path], *, skip: bool) -> list[Run]:
 
     Unless `skip`: a gate must not pass without the run that it was to judge. Raises RunError.
     """
-    from benchbench.analysis.runs import open_run
+    from benchbench.analysis.runs import Run
 
     runs: list[Run] = []
     faults: list[RunError] = []
     for path in paths:
         try:
-            runs.append(open_run(path))
+            runs.append(Run(path))
         except RunError as error:
             faults.append(error)
     if faults and not (runs and skip):
@@ -113,13 +113,13 @@ def _opened(paths: Sequence[Path], *, skip: bool) -> list[Run]:
 @click.option("--format", "formats", multiple=True, type=click.Choice(["png", "svg"]), help="Default: both.")
 def plot(run: Path, out: Path | None, cell: str | None, formats: tuple[str, ...]) -> None:
     """Draw the plots of a RUN: curves, Pareto, heat map, one cell's timeline; with variants their comparison."""
-    from benchbench.analysis.runs import open_run
+    from benchbench.analysis.runs import Run
     from benchbench.api.artifacts import pictures_of
     from benchbench.api.pictures import FORMATS
     from benchbench.cli.drawing import drawn
 
     try:
-        pictures = pictures_of(open_run(run), out, cell)
+        pictures = pictures_of(Run(run), out, cell)
     except ValueError as error:
         fail(BAD_INPUT, f"bench plot: {error}")
     files, problems = drawn(pictures, formats or FORMATS)
@@ -137,12 +137,12 @@ def explain(run: Path, cells: tuple[str, ...]) -> None:
 
     CELL is a key or a selection such as 'batch>=8,input=128'.
     """
-    from benchbench.analysis.runs import open_run
+    from benchbench.analysis.runs import Run
     from benchbench.api.selecting import chosen
     from benchbench.explain.of_run import explain_cells
 
     with refusing():
-        opened = open_run(run)
+        opened = Run(run)
         opened.need_records()
         for text in explain_cells(opened, chosen(opened.cells, cells)):
             show_prose(text + "\n")

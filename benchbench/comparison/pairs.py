@@ -361,8 +361,8 @@ def _side_notes(side: Side, values: Values) -> list[str]:
     by_block = _grouped({place: (place[0], why) for place, why in values.lost.items()})
     alike = _grouped({key: (tuple(label for _, label in places), key[1]) for key, places in by_block})
     for (labels, why), keys in alike:
-        blocks = sorted(block for block, _ in keys)
-        where = f" in block{'s'[: len(blocks) > 1]} {', '.join(map(str, blocks))}" if side.variant or _planned(side.run) > 1 else ""
+        numbers = f"block{'s'[: len(keys) > 1]} {', '.join(str(block) for block, _ in sorted(keys))}"
+        where = f" in {numbers}" if side.variant or _planned(side.run) > 1 else ""
         notes.append(f"{side.name}: {_cells(labels)} not counted{where} ({why})")
     return notes + [f"{side.name}: {_cells(cells)} suspect ({why})" for why, cells in _grouped(values.suspect)]
 

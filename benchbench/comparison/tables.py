@@ -237,14 +237,17 @@ def noise_table(noises: Sequence[Noise], pair: Pair) -> str:
         rows.append([TITLES[noise.metric], *shape, *shares])
     effects = [*pair.compared.cells, *pair.compared.overall]
     detected = sum(effect.verdict in {"faster", "slower"} for effect in effects)
-    result = f"{pair.base} against {pair.candidate}, over {pair.blocks} blocks: "
+    result = f"{pair.base} against {pair.candidate}, over {pair.blocks} block{'s'[: pair.blocks != 1]}: "
     result += (
         f"{detected} difference{'s'[: detected > 1]} detected between equal builds. By chance 5 % of A/A runs have one "
         "in a family (cells, means); more often, the machine is not in a steady state."
         if detected
         else "no difference detected, as expected."
+        if noises
+        else "too few starts count: neither noise nor a difference can be told."
     )
-    return "\n".join([*write_table(head, rows), "", result, *(f"- {note}" for note in notes(pair))]) + "\n"
+    table = [*write_table(head, rows), ""] if rows else []
+    return "\n".join([*table, result, *(f"- {note}" for note in notes(pair))]) + "\n"
 
 
 # ---- For programs ---------------------------------------------------------------------------------------

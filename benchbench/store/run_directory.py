@@ -101,8 +101,8 @@ class RunDirectory:
         """A run to read. Raises RunError when there is none, or one of a later format."""
         run = cls(Path(path))
         if not (run.path / "manifest.json").is_file():
-            is_there = run.path.exists()
-            raise RunError(f"{path}: {'not a run directory (it has no manifest.json)' if is_there else 'does not exist'}")
+            why = "not a run directory (it has no manifest.json)" if run.path.exists() else "does not exist"
+            raise RunError(f"{path}: {why}")
         run.manifest()
         return run
 
