@@ -85,6 +85,16 @@ def test_of_a_variant_its_own_points_count() -> None:
     assert sweep_span(plan, Speed("", by_points(points))) == Span(1.0, 1.0)
 
 
+def test_prompts_of_unknown_length_have_points_of_their_own() -> None:
+    Path("p.jsonl").write_text('{"prompt": "Who?"}\n')
+    words = {"grid": {"input": "file", "output": 11, "batch": 4}, "prompts": {"kind": "file", "path": "p.jsonl"}}
+    unknown, known = plan_of(**words), plan_of(grid={"input": 10, "output": 11, "batch": 4})
+    own, other = ([Point("", length, 4, 1.0, 0.1)] for length in (None, 10))
+    assert sweep_span(unknown, Speed("", by_points(own + other))) == Span(2.0, 2.0)
+    assert sweep_span(unknown, Speed("", by_points(other))) is None
+    assert sweep_span(known, Speed("", by_points(own))) is None
+
+
 def test_as_assumed() -> None:
     closed = plan_of(grid={"input": 100, "output": 101, "batch": 4}, load={"kind": "closed", "requests": 20})
     assert sweep_span(closed, Speed("", by_one_stream(50)))[0] == pytest.approx(5 * 2.0)  # type: ignore[index]
@@ -119,6 +129,7 @@ def test_a_check_is_kept_for_the_dry_run() -> None:
     write_sweep(Path("s.yaml"), "", engine=engine)
     assert told() == "about 0:00, by the simulator's profile"
     checked = bench("check", "s.yaml", "--seconds", "1").stdout
+    assert "time: about 0:00, by these batches" in checked or "ready" not in checked
     assert told().startswith("about 0:00, by bench check of ") or "ready" not in checked  # too busy a machine
     keep_check(load_spec("s.yaml"), [Point("", 8, 1, 40.0, 4.0)])
     assert told().startswith("about 1:00, by bench check of ")  # 40 s and five tokens

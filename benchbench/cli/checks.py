@@ -7,9 +7,10 @@ import sys
 from typing import TYPE_CHECKING
 
 from benchbench.cli.console import located, show, show_markdown, show_prose
+from benchbench.cli.dry_run import time_text
 from benchbench.cli.live import observer_for
 from benchbench.errors import CheckFailedError
-from benchbench.forecast.durations import Point
+from benchbench.forecast.durations import Point, Speed, by_points
 from benchbench.forecast.speeds import keep_check
 from benchbench.host.local_results import error_text, store
 from benchbench.selftest.instrument_check import check_self, check_text, measure_instrument, result_of
@@ -39,10 +40,9 @@ def check_file(file: Source, sets: tuple[str, ...], plan: Plan, seconds: float) 
         for line in result.lines:
             show_prose(line)
         if result.streams:
-            keep_check(
-                plan.spec,
-                [Point(p.variant, p.input, p.batch, p.ttft_s, p.tpot_s) for p in result.probes if p.input is not None],
-            )
+            points = [Point(p.variant, p.input, p.batch, p.ttft_s, p.tpot_s) for p in result.probes]
+            keep_check(plan.spec, points)
+            show_prose(f"time: {time_text(plan, Speed('by these batches', by_points(points)))}")
             measured = measure_instrument(result.streams, result.rate, seconds, size_of(plan)[0])
             store({**measured, "sweep": plan.spec.name})
             show_prose(error_text(measured))

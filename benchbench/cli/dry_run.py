@@ -54,13 +54,13 @@ def plan_text(plan: Plan, speed: Speed | None = None) -> str:
     inputs = prompts if all(cell.input is not None for cell in plan.cells) else "an unknown number of"
     lines.append(
         f"{len(plan.cells)} cells, {least}{requests} requests, {inputs} input tokens, {tokens} output tokens; "
-        f"time: {_time(plan, speed)}"
+        f"time: {time_text(plan, speed)}"
     )
     lines += Dealer(plan.spec).check()
     return "\n".join(lines + (_power(plan.spec, len(plan.sessions[0].cells), blocks) if blocks else []))
 
 
-def _time(plan: Plan, speed: Speed | None) -> str:
+def time_text(plan: Plan, speed: Speed | None) -> str:
     """`about 1:51:03 to 7:15:20 (rounds.min to rounds.max), ...`, and what is not in it."""
     span = sweep_span(plan, speed) if speed else None
     if span is None or speed is None:

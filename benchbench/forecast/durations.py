@@ -16,10 +16,10 @@ LEAST_WARMUPS = 2  # of warmup: auto
 
 
 class Point(NamedTuple):
-    """Times of a request among `batch` in flight, s. `variant` "": of any."""
+    """Times of a request among `batch` in flight, s. `variant` "": of any. `input` None: not known beforehand."""
 
     variant: str
-    input: int
+    input: int | None
     batch: int
     ttft_s: float
     tpot_s: float
@@ -79,21 +79,19 @@ def by_points(points: Sequence[Point]) -> Callable[[Cell, int], float | None]:
     """`Speed.round_s` from measured points: those of the cell's variant, of the nearest input, over the batch.
 
     TTFT and TPOT are interpolated between the two nearest batches over its logarithm (the nearest alone outside). A
-    TTFT of another input grows as the input does.
+    TTFT of another input grows as the input does; cells and points without one belong to each other.
     """
     every = _by_input(points)
     variants = {name: _by_input([p for p in points if p.variant == name]) for name in {p.variant for p in points}}
 
     def round_s(cell: Cell, output: int) -> float | None:
         inputs, own = variants.get(cell.variant, every)
-        if not own or cell.input is None:
+        near = _nearest(inputs, cell.input) if cell.input and inputs else None
+        if near not in own or (near is None and cell.input):
             return None
         batch = in_flight(cell)
-        place = bisect_left(inputs, cell.input)
-        around = inputs[max(0, place - 1) : place + 1]
-        near = min((abs(math.log(length / cell.input)), length) for length in around)[1]
         ttft_s, tpot_s = _between(own[near], batch)
-        wave_s = ttft_s * cell.input / near + (output - 1) * tpot_s
+        wave_s = ttft_s * (cell.input or 1) / (near or 1) + (output - 1) * tpot_s
         if cell.rate is not None:
             return cell.requests / cell.rate + wave_s
         return math.ceil(cell.requests / batch) * wave_s
@@ -119,12 +117,18 @@ def in_flight(cell: Cell) -> int:
     return cell.batch or 1
 
 
-def _by_input(points: Sequence[Point]) -> tuple[list[int], dict[int, list[Point]]]:
-    """The inputs, ascending, and the points of each."""
-    by_input: dict[int, list[Point]] = {}
+def _by_input(points: Sequence[Point]) -> tuple[list[int], dict[int | None, list[Point]]]:
+    """The known inputs, ascending, and the points of each, and of none."""
+    by_input: dict[int | None, list[Point]] = {}
     for point in points:
         by_input.setdefault(point.input, []).append(point)
-    return sorted(by_input), by_input
+    return sorted(length for length in by_input if length), by_input
+
+
+def _nearest(lengths: Sequence[int], length: int) -> int:
+    """By ratio; `lengths` ascending."""
+    place = bisect_left(lengths, length)
+    return min(lengths[max(0, place - 1) : place + 1], key=lambda near: abs(math.log(near / length)))
 
 
 def _between(points: Sequence[Point], batch: int) -> tuple[float, float]:

@@ -21,7 +21,6 @@ from benchbench.engines.process import Hooks
 from benchbench.loadgen.worker import Worker
 from benchbench.measure.sessions import start_engine
 from benchbench.spec import Cell, OpenLoad, Plan, StaticLoad
-from benchbench.spec.schema import WARMUP_TOKENS
 from benchbench.store.requests import RoundColumns, round_table
 
 PROBE_TOKENS = 16
@@ -62,7 +61,7 @@ _UNBUILT = Preflight(("is built from git when the sweep begins: not checked",), 
 
 
 def check_sweep(plan: Plan, progress: Callable[[str, float, str], None] = lambda *_: None) -> Preflight:
-    """Reach (or launch) the server, send small batches of the sweep's shapes, and estimate what the sweep will take.
+    """Reach (or launch) the server, and send small batches of the sweep's shapes.
 
     Of several variants each is tried once, but for those from git: only a sweep builds them. `progress` as in `Hooks`.
     Raises EngineError and WorkerDiedError.
@@ -117,8 +116,6 @@ def _check_one(plan: Plan, progress: Callable[[str, float, str], None]) -> Prefl
             )
     if not good:
         return Preflight(tuple(lines), tuple(problems), 0, 0.0)
-    minutes = sum(_cell_seconds(cell, good) for cell in plan.cells) / 60
-    lines.append(f"time: about {minutes:.1f} min for {len(plan.cells)} cells, from these batches and rounds.min")
     batches = {_in_flight(cell) for cell in plan.cells}
     streams = min(max(batches), MOST_STREAMS)
     rate = max(batch / _tpot(good, batch) for batch in batches) / streams
@@ -212,15 +209,3 @@ def _tpot(probes: Sequence[Probe], batch: int) -> float:
     """TPOT at a batch, s: interpolated in log2 of the batch between the smallest and the largest probed."""
     known = sorted({probe.batch: probe.tpot_s for probe in probes}.items())
     return float(np.interp(log2(batch), [log2(b) for b, _ in known], [tpot for _, tpot in known]))
-
-
-def _cell_seconds(cell: Cell, probes: Sequence[Probe]) -> float:
-    batch = _in_flight(cell)
-    near = min(probes, key=lambda probe: abs(log2(probe.batch) - log2(batch)))
-    tpot = _tpot(probes, batch)
-    once = near.ttft_s + cell.output * tpot
-    waves = -(-cell.requests // batch) if cell.rate is None else 1
-    spread = cell.requests / cell.rate if cell.rate else 0.0
-    auto = cell.rounds.warmup == "auto"
-    warm = 2 * (near.ttft_s + WARMUP_TOKENS * tpot) if auto else float(cell.rounds.warmup) * once
-    return cell.rounds.min * (waves * once + spread) + warm * waves
