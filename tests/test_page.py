@@ -21,6 +21,7 @@ from driving import bench
 from runs_made import BRANCHES, FAILED, made_run
 
 from benchbench import open_run
+from benchbench.analysis import runs
 from benchbench.comparison.pairs import pair, sides_of
 from benchbench.comparison.tables import cells_of as cells_of_pair
 from benchbench.comparison.tables import sentence
@@ -104,6 +105,13 @@ def written(hostile: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             result = bench("report", hostile, "-o", file)
             assert (result.exit_code, result.stdout) == (0, f"{file}\n")
     return file
+
+
+def test_each_cell_is_summed_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, keys = made_run(tmp_path / "run", BRANCHES, tell), []
+    monkeypatch.setattr(runs, "cell_summary", lambda *a, whole=runs.cell_summary: keys.append(a[1].key) or whole(*a))
+    page([open_run(run)])
+    assert sorted(keys) == sorted(cell.key for cell in open_run(run).cells)
 
 
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -41,6 +41,7 @@ class Run:
         self.has_records = self.directory.records.is_dir()
         if not self.has_records and not (self.path / "summary.parquet").is_file():
             raise RunError(f"{path}: holds no numbers: neither records/ nor summary.parquet is there")
+        self._kept: dict[str, CellSummary] = {}  # by key, see `keep_summaries`
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -86,16 +87,20 @@ class Run:
             reason = " ".join(str(error).split())[:200]
             raise RunError(f"{self.path}/manifest.json: its plan is damaged ({reason}): put back a copy") from None
 
-    @cached_property
+    @property
     def summaries(self) -> list[CellSummary]:
         """One summary a cell, computed from its measured rounds: all of them, with what each request took."""
-        summaries = {cell.key: self.summary_of(cell) for cell in self.measured}
-        return [summaries[cell.key] for cell in self.cells]
+        self.keep_summaries()
+        return [self._kept[cell.key] for cell in self.cells]
+
+    def keep_summaries(self) -> None:
+        """Compute every cell's summary, and keep them in memory for all that asks for one from now on."""
+        self._kept = self._kept or {cell.key: self.summary_of(cell) for cell in self.measured}
 
     def summary_of(self, cell: CellInfo) -> CellSummary:
-        """That of one cell, computed anew."""
+        """That of one cell: the one that is kept, else computed anew."""
         self.need_records()
-        return cell_summary(self.directory, cell, self.platform(cell.variant))
+        return self._kept.get(cell.key) or cell_summary(self.directory, cell, self.platform(cell.variant))
 
     def platform(self, variant: str = "") -> Platform | None:
         """Model and accelerators as the manifest has them for a variant; None where it does not know both."""
@@ -106,8 +111,7 @@ class Run:
         """summary.csv's rows, one a cell, keys as in `benchbench.analysis.summary.COLUMNS`."""
         if not self.has_records:
             return [dict.fromkeys(COLUMNS) | row for row in self.directory.read_summary()]
-        one_by_one = map(self.summary_of, self.measured)  # so that they are not all in memory
-        rows = {each.cell.key: summary_row(each) for each in self.__dict__.get("summaries") or one_by_one}
+        rows = {cell.key: summary_row(self.summary_of(cell)) for cell in self.measured}  # one in memory at a time
         return [rows[cell.key] for cell in self.cells]
 
 

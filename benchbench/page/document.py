@@ -96,13 +96,16 @@ def page(runs: Sequence[Run], extra: Sequence[Section] = ()) -> str:
 
     `extra`: what other rooms make of them.
     """
+    for run in runs:
+        if run.has_records and len(run.cells) <= EXPLAINED:
+            run.keep_summaries()  # each is shown: so none is computed twice
+    compared = [(place, pairs) for place, run in enumerate(runs) if (pairs := _pairs(run))]
     labelled = runs[0].rows if len(runs) == 1 else side_by_side(runs)
     origins = [place for place, run in enumerate(runs) for _ in run.rows]
     planned = [_clean(row) | {RUN: place} for row, place in zip(labelled, origins, strict=True)]
     by_run = [[row for row in planned if row[RUN] == place] for place in range(len(runs))]
     rows = in_order(planned)
     places = [row[RUN] for row in rows]
-    compared = [(place, pairs) for place, run in enumerate(runs) if (pairs := _pairs(run))]
     numbers = {(place, row["key"]): k for k, (place, row) in enumerate(zip(places, rows, strict=True))}
     checks, unchecked = _checks(runs, numbers)
     searched = {section.title or runs[0].name for section in extra if section.kind == "capacity"}
