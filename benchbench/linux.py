@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import resource
 import select
 import signal
@@ -25,6 +26,7 @@ ANCILLARY = socket.CMSG_SPACE(_TIMESPEC.size) if sys.platform == "linux" else 0
 
 RAISED_NICE = -10  # of the load generator's process: about nine times the CPU time of another busy one
 _CAP_SYS_NICE = 23  # <linux/capability.h>
+_CPU = re.compile(r"cpu\d")  # a line of /proc/stat; "cpu " is the sum of all
 _PR_SET_PDEATHSIG = 1
 _PR_SET_TIMERSLACK = 29
 _PR_SET_CHILD_SUBREAPER = 36
@@ -129,6 +131,14 @@ def clock_offset_ns() -> int:
         before, wall, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
         readings.append((after - before, wall - (before + after) // 2))
     return min(readings)[1]
+
+
+def stolen_ns(path: Path = Path("/proc/stat")) -> list[int]:
+    """Of each CPU of this host, how long a hypervisor has let it wait since boot (`steal`); empty where unknown."""
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        lines = path.read_text(encoding="ascii").splitlines()
+        return [int(line.split()[8]) * 1_000_000_000 // os.sysconf("SC_CLK_TCK") for line in lines if _CPU.match(line)]
+    return []
 
 
 def use_all_descriptors() -> None:

@@ -78,11 +78,20 @@ def stalls_show(carried: Carried) -> None:
 
 def clock_step(path: Path) -> None:
     """As if the wall clock had been set by 2 ms while the only round ran."""
+    change_fact(path, "clock_step_ns", 2_000_000)
+
+
+def stolen_cpu(path: Path) -> None:
+    """As if a hypervisor had let a CPU of ours wait for 10 s while the only round ran."""
+    change_fact(path, "stolen_ns", 10_000_000_000)
+
+
+def change_fact(path: Path, name: str, value: int) -> None:
     run = RunDirectory.existing(path)
     (cell,) = (entry["key"] for entry in run.manifest()["plan"])
     table = run.read_round(cell, "measured", 0)
     facts = table.schema.metadata[b"benchbench"]
-    changed = re.sub(rb'"clock_step_ns":\s*\d+', b'"clock_step_ns":2000000', facts)
+    changed = re.sub(rf'"{name}":\s*\d+'.encode(), f'"{name}":{value}'.encode(), facts)
     assert changed != facts
     run.write_round(table.replace_schema_metadata({b"benchbench": changed}), cell, "measured", 0)
 
@@ -183,6 +192,7 @@ FAULTS: dict[str, Fault] = {
         {"grid": {"output": 3}, "rounds": WARM},
     ),
     "a step of the clock": Fault("invalid", "clock_step", tamper=clock_step),
+    "a hypervisor that gives our CPU to others": Fault("suspect", "stolen_cpu", tamper=stolen_cpu),
     # Requests that break.
     "1 % resets": Fault(
         "invalid",

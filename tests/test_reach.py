@@ -23,7 +23,7 @@ from driving import records, summary
 from driving import run_well as run
 from servers import ScriptedServer
 
-from benchbench.linux import RAISED_NICE, may_raise_priority
+from benchbench.linux import RAISED_NICE, may_raise_priority, stolen_ns
 from benchbench.senders import http_worker as worker_module
 from benchbench.senders.http_worker import HttpWorker
 
@@ -335,6 +335,14 @@ def test_the_worker_has_our_session_unless_it_may_raise_its_own(raised: bool, mo
         os.killpg(pid, signal.SIGINT)
         assert worker._process.poll() is None
     assert worker._process.returncode == 0
+
+
+def test_what_a_hypervisor_took_is_read_for_each_cpu(tmp_path: Path) -> None:
+    stat = tmp_path / "stat"
+    stat.write_text("cpu  9 9 9 9 9 9 9 9 0 0\ncpu0 1 2 3 4 5 6 7 0 0 0\ncpu1 1 2 3 4 5 6 7 300 0 0\nintr 8 0 0\n")
+    assert stolen_ns(stat) == [0, 300 * 1_000_000_000 // os.sysconf("SC_CLK_TCK")]
+    stat.write_text("cpu0 1 2 3 4\n")  # a kernel that does not count it
+    assert stolen_ns(stat) == stolen_ns(tmp_path / "none") == []
 
 
 def test_a_round_says_at_which_priority_it_was_driven() -> None:

@@ -145,6 +145,8 @@ def evidence_of(cell: CellInfo, taken: Sequence[Measured], warmups: Sequence[Rou
         first_shared=sum(r.first_shared for r in rounds),
         buffered=sum(r.buffered for r in rounds),
         clock_step_ns=max((fact.get("clock_step_ns", 0) for fact in facts), default=0),
+        stolen_ns=sum(fact.get("stolen_ns", 0) for fact in facts),
+        wall_ns=sum(fact.get("wall_ns", 0) for fact in facts),
         clock_share=max((_clock_share(r) for r in taken), default=0.0),
         kernel_stamps=all(fact.get("kernel_stamps", True) for fact in facts),
         in_process=in_process,

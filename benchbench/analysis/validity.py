@@ -17,6 +17,8 @@ from benchbench.speculation.acceptance import Acceptance, agrees, differs
 FLOOR_S = 0.001
 CLOCK_SHARE = 0.001  # of the window of Sys tok/s, that clocks of several hosts may be apart unknown
 CLOCK_STEP_NS = 1_000_000  # of the wall clock against the monotonic one in a round
+STOLEN_FLOOR_NS = 30_000_000  # three ticks of the kernel's own count
+STOLEN_SHARE = 0.02  # of the rounds
 WAIT_SHARE = 0.25  # of TTFT, spent outside the server or in its queue
 
 Status = Literal["valid", "suspect", "invalid"]
@@ -168,6 +170,10 @@ class Reason(Enum):
         "the wall clock stepped against the monotonic clock during a round",
         "let the clock settle (chrony, ntpd), then measure again",
     )
+    STOLEN_CPU = _suspect(
+        "the hypervisor gave a CPU of this host to others for more than 2 % of the rounds",
+        "use a host whose CPUs are its own (no shared or burstable instance), or measure at a quieter time",
+    )
     CLOCKS_APART = _suspect(
         "the clocks of the hosts that sent are not known to 0.1 % of the window of Sys tok/s",
         "measure longer rounds, let one service set the hosts' clocks (chrony, PTP), or send from one host",
@@ -233,6 +239,8 @@ class Evidence:
     output_unknown: int = 0
     usage_wrong: int = 0  # requests whose reported output differs from the events they got
     clock_step_ns: int
+    stolen_ns: int = 0  # from a CPU of this host, of rounds that took `wall_ns`
+    wall_ns: int = 0
     clock_share: float = 0.0  # uncertainty of several hosts' clocks / window of Sys tok/s
     kernel_stamps: bool
     in_process: bool = False  # stamps are those of the engine's own process, without HTTP
@@ -364,6 +372,7 @@ def _client(evidence: Evidence, budgets: Validity) -> dict[Reason, bool]:
         Reason.RESENT: evidence.resent > 0,
         Reason.CLIENT_LAG: _beyond(evidence.lag_p99_s, budgets.client_lag, evidence.itl_s),
         Reason.CLOCK_STEP: evidence.clock_step_ns > CLOCK_STEP_NS,
+        Reason.STOLEN_CPU: evidence.stolen_ns > max(STOLEN_SHARE * evidence.wall_ns, STOLEN_FLOOR_NS),
         Reason.CLOCKS_APART: evidence.clock_share > CLOCK_SHARE,
         Reason.USER_STAMPS: not evidence.kernel_stamps,
     }

@@ -260,13 +260,13 @@ def _client(summary: CellSummary) -> str:
     lag = summary.pools["lag_s"].percentiles
     lags = "/".join(f"{value * 1e3:.2f}" for q in (50, 99, 100) if (value := lag[q]) is not None) or "-"
     turn = max((fact.get("turn_max_ns", 0) for fact in facts), default=0) / 1e6
-    wall = sum(fact.get("wall_ns", 0) for fact in facts)
-    cpu = sum(fact.get("cpu_ns", 0) for fact in facts) / wall if wall else 0.0
+    cpu = sum(fact.get("cpu_ns", 0) for fact in facts) / evidence.wall_ns if evidence.wall_ns else 0.0
+    stolen = f"; {evidence.stolen_ns / 1e6:.0f} ms of a CPU stolen by the hypervisor" if evidence.stolen_ns else ""
     share = evidence.shared_events / evidence.events if evidence.events else 0.0
     return (
         f"lag p50/p99/max {lags} ms; {share:.2%} of events shared a read, {evidence.first_shared} first tokens did; "
         f"longest loop turn {turn:.2f} ms; send skew {evidence.send_skew_s * 1e3:.2f} ms; "
-        f"late sends p99 {evidence.late_p99_s * 1e3:.2f} ms; CPU {cpu:.0%} of a core" + _senders(facts)
+        f"late sends p99 {evidence.late_p99_s * 1e3:.2f} ms; CPU {cpu:.0%} of a core{stolen}" + _senders(facts)
     )
 
 

@@ -24,6 +24,7 @@ from benchbench.engines.same_server import SameServer
 from benchbench.engines.shared_prefixes import prepare_cache
 from benchbench.errors import EngineDiedError, InterruptedSweep, WorkerDiedError
 from benchbench.host.sampler import Sampler
+from benchbench.linux import stolen_ns
 from benchbench.loadgen.job import Job
 from benchbench.loadgen.worker import Worker
 from benchbench.measure.observer import Observer, Pace
@@ -158,12 +159,14 @@ def measure_cell(driver: Driver, cell: Cell, missing: int) -> None:
     try:
         while step := rounds.next():
             job, counters = _prepare(driver, cell, step)
+            before = stolen_ns()
             try:
                 columns, facts = driver.worker.run(job, driver.stop)
             except WorkerDiedError as error:
                 if driver.opened.url:
                     raise
                 raise EngineDiedError(str(error)) from None
+            facts["stolen_ns"] = max((now - then for now, then in zip(stolen_ns(), before, strict=False)), default=0)
             rounds.add(step, _store(driver, cell, step, columns, facts, counters))
             if step.phase == "measured":
                 driver.observer.measured(rounds.measured)

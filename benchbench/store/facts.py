@@ -46,6 +46,7 @@ class StoredRoundFacts(TypedDict, total=False):
     started_ns: int
     turn_max_ns: int  # the longest time between two looks at the sockets
     clock_step_ns: int  # largest change of wall clock against monotonic clock
+    stolen_ns: int  # that a hypervisor let a CPU of main's host wait, the one that waited longest
     cpu_ns: int
     worker_cpu_ns: int
     wall_ns: int
