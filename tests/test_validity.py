@@ -66,6 +66,7 @@ CHANGES: dict[Reason, dict[str, Any]] = {
     Reason.GROUPED_TOKENS: {"grouped": 11},
     Reason.ACCEPTANCE_UNCLEAR: {"acceptance": replace(DRAFTS, agrees=False)},
     Reason.HIDDEN_TOKENS: {"hidden": 1},
+    Reason.LOWER_LIMIT: {"below_limit": 1},
     Reason.BUFFERED_STREAM: {"buffered": 81},
     Reason.DELAYED_STREAM: {"outside_s": 0.025_001},
     Reason.QUEUED: {"places": Places(0.075, 3.605, 32, alike=True)},

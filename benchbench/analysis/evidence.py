@@ -20,6 +20,7 @@ from benchbench.analysis.metrics import (
 from benchbench.analysis.server_times import Report, reports_of, server_times, times_by_metrics
 from benchbench.analysis.stats import agree, rounds_needed
 from benchbench.analysis.validity import Evidence
+from benchbench.complaints import server_words
 from benchbench.events.round_events import Recorded, Round, gathered
 from benchbench.host.energy import Window, window_of
 from benchbench.identity.answering_engines import engines_of, other_models
@@ -189,12 +190,15 @@ def _requests(taken: Round, approximate: bool) -> Counter[str]:
     near = approximate and other > 0 and abs(reported[known].sum() / requested[known].sum() - 1) <= ABOUT
     output, cached = array_of(table["output_tokens"]), array_of(table["cached_tokens"])
     hidden = table["tokens_from"].to_pylist().count("hidden")  # which count with an event of each
+    at_limit = np.array([server_words.is_limit(reason) for reason in table["finish_reason"].to_pylist()], np.bool_)
+    short = np.maximum(output, events.tokens) < array_of(table["asked_output_tokens"])
     return Counter(
         failed=sum(text != RequestStatus.OK and kind not in _LENGTHS for text, kind in zip(status, kinds, strict=True)),
         wrong_length=sum(kind in _LENGTHS for kind in kinds),
         resent=int(array_of(table["resent"]).sum()),
         grouped=events.grouped - hidden,
         hidden=hidden,
+        below_limit=int((ok & at_limit & short).sum()),
         tokens=int(events.tokens.sum()),
         cached_tokens=int(cached[cached > 0].sum()),
         input_wrong=0 if near else other,

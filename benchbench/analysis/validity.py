@@ -137,6 +137,11 @@ class Reason(Enum):
         "answers have tokens that were made and not sent (hidden reasoning): TTFT ends at the first that was sent",
         "let the server send its reasoning (reasoning_content), or turn it off",
     )
+    LOWER_LIMIT = _suspect(
+        "answers ended for their length with fewer tokens than they may have: the server has a lower limit, or counts "
+        "tokens otherwise",
+        "give the server more context, or ask for fewer tokens; if it has no such limit, its usage counts no tokens",
+    )
     BUFFERED_STREAM = _invalid("whole answers came in one or two reads", _SHARED_REMEDY)
     DELAYED_STREAM = _suspect(
         "TTFT exceeds the server's own by more than 25 % and 5 ms: a proxy or a busy front end delays the stream",
@@ -231,6 +236,7 @@ class Evidence:
     buffered: int
     grouped: int = 0  # events that held several tokens
     hidden: int = 0  # requests with tokens that were not sent
+    below_limit: int = 0  # requests that ended for their length below what was asked
     cached_tokens: int = 0  # as usage says
     hits: Hits | None = None  # where prompts share prefixes: then cached tokens are wanted
     input_wrong: int = 0  # requests whose reported input differs from the asked
@@ -314,6 +320,7 @@ def _lengths(evidence: Evidence, budgets: Validity) -> dict[Reason, bool]:
         Reason.GROUPED_TOKENS: evidence.grouped > budgets.grouped * evidence.events and not agrees(evidence.acceptance),
         Reason.ACCEPTANCE_UNCLEAR: differs(evidence.acceptance),
         Reason.HIDDEN_TOKENS: evidence.hidden > 0,
+        Reason.LOWER_LIMIT: evidence.below_limit > 0,
     }
 
 

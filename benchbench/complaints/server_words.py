@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,11 +17,17 @@ _MESSAGES = (
     "message", "detail", "error", "errors", "error_message", "error_msg", "msg", "reason", "description", "text",
     "base_resp", "status_msg",
 )  # fmt: skip
-# Finish reasons of a generation that did not end as the model or the limit of tokens would have it: parts of words.
+# Finish reasons of a generation that did not end as the model or the limit of tokens would have it: parts of words,
 _BROKEN = (
     *("error", "abort", "cancel", "fail", "filter", "timeout", "timed", "insufficient", "interrupt", "refus", "safety"),
-    *("block", "recitation", "prohibit", "overload", "exception", "crash", "kill", "oom", "disconnect", "reject"),
+    *("block", "recitation", "prohibit", "overload", "exception", "crash", "disconnect", "reject", "guardrail"),
+    *("interven", "sensitiv", "moderat", "violat", "policy", "terminat", "preempt", "evict", "expire", "shutdown"),
+    *("unavailab", "malform", "unexpected", "incomplete", "rate_limit", "quota", "deadline", "unknown", "unspecified"),
 )
+_BROKEN_WORDS = re.compile(r"(?<![a-z])(?:oom|kill\w*|other|spii|lost|dropped)(?![a-z])")  # and whole ones
+# What a cache of answers says of one that it had: these words, or texts that are one of these.
+_HITS, _STORED = re.compile(r"(?<![a-z])(?:refresh)?hit(?![a-z])"), {"stale", "updating", "revalidated"}
+_YES = {"true", "yes", "1"}
 _NO_REASON = {"", "null", "none"}
 
 
@@ -72,27 +79,34 @@ def finish_of(reason: object) -> str:
     return "" if text.lower() in _NO_REASON else text
 
 
+def is_limit(reason: str) -> bool:
+    """Whether a finish reason says that an answer was as long as it may be: length, max_tokens, a full context."""
+    return any(part in reason.lower() for part in ("length", "max_tokens", "context"))
+
+
 def is_broken(reason: object) -> bool:
     """Whether a finish reason says that the generation was broken off, by the server or by a filter."""
     kind = reason.get("type", reason) if isinstance(reason, dict) else reason
-    return any(part in str(kind).lower() for part in _BROKEN)
+    text = str(kind).lower()
+    return any(part in text for part in _BROKEN) or bool(_BROKEN_WORDS.search(text))
 
 
 def no_stream(status: int, headers: Mapping[bytes, bytes], body: bytes) -> tuple[ErrorKind, str] | None:
     """(kind, sentence): why a response is no event stream that can be read; None when it is one."""
     fields = {name: headers.get(name, b"").decode("latin-1").strip() for name in _HEADERS}
     encoding, form, target = (fields[name] for name in _HEADERS)
-    detail, is_packed = "", encoding.lower() not in {"", "identity"}
+    detail, is_packed = "", encoding.lower() not in {"", "identity", "none"}
     if is_packed:
         detail = f"the answer is compressed (Content-Encoding: {encoding}) although identity was asked for"
-    if status != 200:
+    is_stream = form.lower().startswith("text/event-stream")
+    if status != 200 and not (200 < status < 300 and is_stream):  # frameworks answer a POST with 201
         detail = detail or (f"redirects to {target}" if target else _message(body))
         return ErrorKind.STATUS, f"status {status}: {detail}"[:DETAIL]
     for name, value in headers.items():
         if _is_stored(name.decode("latin-1"), value.decode("latin-1").strip().lower()):
             stored = f"{name.decode('latin-1')}: {value.decode('latin-1').strip()}"
             detail = detail or f"the answer is a stored one, of a cache of answers ({stored})"
-    if not detail and not form.lower().startswith("text/event-stream"):
+    if not detail and not is_stream:
         form = f"Content-Type: {form}" if form else "no Content-Type"
         detail = f"the answer is not an event stream ({form}): {quoted(body)}"
     return (ErrorKind.PROTOCOL, detail[:DETAIL]) if detail else None
@@ -108,8 +122,12 @@ def _is_stored(name: str, value: str) -> bool:
     """
     if name == "age":
         return value.isdecimal() and int(value) > 0
-    of_answers = "cache" in name and not any(part in name for part in ("kv", "prefix", "prompt"))
-    return of_answers and (value.startswith("hit") or (value == "true" and "hit" in name))
+    if "cache" not in name or any(part in name for part in ("kv", "prefix", "prompt", "control")):
+        return False
+    if name.endswith("hits"):  # of each cache on the way
+        return any(number.strip() not in {"", "0"} for number in value.split(",") if number.strip().isdecimal())
+    is_told = value in _YES and any(part in name for part in ("hit", "cached", "from", "gptcache"))
+    return is_told or value in _STORED or bool(_HITS.search(value))
 
 
 def _message(body: bytes) -> str:

@@ -15,7 +15,7 @@ import httptools
 import orjson
 
 from benchbench.complaints import server_words
-from benchbench.decoding.reported_usage import ReportedUsage
+from benchbench.decoding.reported_usage import ReportedUsage, is_cache_hit
 from benchbench.decoding.response import Response
 from benchbench.decoding.token_counts import EMPTY, OUTPUT, ROLE, Events, count_hidden, has_output, parts_of
 from benchbench.store.requests import ErrorKind
@@ -253,8 +253,8 @@ class Decoder:
         """What a choice without plain text holds."""
         parts = parts_of(choice)
         self._error_of(parts)
-        self._thinks |= any("reason" in name or "think" in name for name, part in parts.items() if part)
         if has_output(parts):
+            self._thinks |= any(part and ("reason" in name or "think" in name) for name, part in parts.items())
             return OUTPUT
         return ROLE if "role" in parts else EMPTY
 
@@ -287,7 +287,7 @@ class Decoder:
         if named := named.removesuffix(", "):
             self._response.answered_by = named[: server_words.DETAIL].encode("utf-8", "replace").decode()
         if type(timings := event.get("timings")) is dict:
-            self._usage.take_cached(timings.get("cache_n"))
+            self._usage.take_timings(timings)
         count = None
         for place in (event, choice, event.get("x_groq"), event.get("message"), event.get("response")):
             if type(place) is dict and (usage := place.get("usage")):
@@ -358,6 +358,10 @@ class Decoder:
         beside = max(self._running_total, max(running, default=-1) if running else -1)
         response.output_tokens = total = self._total if self._total or beside < 0 else beside
         events = Events(reads, holds, ids, running, closes, choices)
+        for name, value in self._headers.items():
+            if is_cache_hit(name.decode("latin-1")):
+                usage.take_cached(value.decode("latin-1"))
+        usage.settle()
         response.input_tokens, response.cached_tokens = usage.input_tokens, usage.cached_tokens
         hidden = 0 if self._thinks else usage.reasoning_tokens
         response.tokens_from, counts = count_hidden(events, total, hidden, when)

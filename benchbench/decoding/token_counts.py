@@ -9,8 +9,11 @@ from typing import Any, NamedTuple
 
 ROLE, EMPTY, OUTPUT = -1, 0, 1  # what an event holds: a role alone, nothing, output
 NEARLY_ALL = 0.9  # of the events with output: a usage that grows with so many is a running one
-# Parts of an object in a delta that are no output by themselves.
-_FORM = {"role", "type", "id", "index", "format", "object"}
+# Parts of an object in a delta that are no output by themselves,
+_FORM = {"role", "type", "id", "index", "format", "object", "signature", "thought_signature"}
+# and fields that servers put into a delta beside its output.
+_BESIDE = {"name", "model", "provider", "status", "obfuscation", "annotations", "citations", "metadata"}
+_OPAQUE = ("encrypted", "redacted")  # types of parts that hold nothing which can be read
 MIN_STEP_NS = 100_000  # no server takes less for a token of one request
 
 
@@ -154,13 +157,16 @@ def parts_of(choice: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a choice that may hold generated output: a delta's fields, or its text and message."""
     delta = choice.get("delta")
     if type(delta) is dict:
-        return delta
+        is_plain = delta.keys().isdisjoint(_BESIDE)
+        return delta if is_plain else {name: part for name, part in delta.items() if name not in _BESIDE}
     return {"text": choice.get("text") if delta is None else delta, "message": choice.get("message")}
 
 
 def has_output(value: object) -> bool:
     """Whether a part of a delta holds generated output: text or data anywhere in it, under whatever name."""
     if isinstance(value, dict):
+        if any(word in str(value.get("type")) for word in _OPAQUE):
+            return False
         return any(part and name not in _FORM and has_output(part) for name, part in value.items())
     if isinstance(value, list):
         return any(type(part) in {int, float} or has_output(part) for part in value)

@@ -119,6 +119,9 @@ def _output(evidence: Evidence, mode: str) -> str:
     text += f"; {evidence.output_unknown} requests without usage and token ids"
     text += f", {evidence.usage_wrong} whose usage contradicts what was received"
     text += f", {evidence.hidden} with tokens that were not sent" if evidence.hidden else ""
+    text += (
+        f", {evidence.below_limit} that ended for their length below the limit asked" if evidence.below_limit else ""
+    )
     grouped = f", {evidence.grouped} of {evidence.events} events held several tokens"
     return text + (grouped if evidence.grouped else "")
 
