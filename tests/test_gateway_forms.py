@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from answers import DONE
+from answers import DONE, LAST_CHUNK
 from test_stream_forms import (
     CHUNKED,
     EARLY_MS,
@@ -70,6 +70,26 @@ NOT_STORED = {
     "x-cached": "false",
     "x-prefix-cache": "hit",
 }
+USED = {"prompt_tokens": 4, "completion_tokens": N}
+# What servers tell of the time of an answer's tokens: 100 ms after the first.
+DECODED: dict[str, dict[str, Any]] = {
+    "llama.cpp": {"timings": {"predicted_n": N, "predicted_ms": 100.0}},
+    "Groq": {"usage": {**USED, "queue_time": 0.01, "prompt_time": 0.04, "completion_time": 0.1}},
+    "Groq's other place": {"x_groq": {"id": "r", "usage": {**USED, "completion_time": 0.1}}},
+    "Cerebras": {"time_info": {"queue_time": 0.01, "completion_time": 0.1, "created": 1_790_000_000}},
+    "SambaNova": {"usage": {**USED, "time_to_first_token": 0.05, "total_latency": 0.15}},
+    "vLLM": {"metrics": {"mean_itl_ms": 20.0}},
+}
+
+
+def held_back(**told: Any) -> list[tuple[float, bytes]]:
+    """All of an answer is ready and comes at 250 ms, one token each 0.2 ms, each in a read of its own."""
+    events = [sse(data) for data in (*TEXTS, {**usage(), **told})]
+    begin = FIRST_MS + 10 * STEP_MS
+    reads = [(begin + 0.2 * k, data) for k, data in enumerate(events)]
+    return [(EARLY_MS, CHUNKED), *reads, (begin + 2, sse(DONE) + LAST_CHUNK)]
+
+
 FORMS: dict[str, Form] = {
     **{
         f"{name} first": Form(chats(WORDS, usage(), before=[chat({"role": "assistant", "content": "", name: part})]))
@@ -136,6 +156,17 @@ FORMS: dict[str, Form] = {
     **{
         f"{name}: {value}": Form(headed(**{name.replace("-", "_"): value}), tokens=ONES)
         for name, value in NOT_STORED.items()
+    },
+    **{
+        f"held back and let go at once: {name}": Form(
+            released, "delayed_stream", "suspect", changes={"first": 10, "held": 1}
+        )
+        for name, released in ((name, held_back(**told)) for name, told in DECODED.items())
+    },
+    **{
+        f"at the server's own pace: {name}": Form(stream(TEXTS, {**usage(), **told}), tokens=ONES)
+        for name, told in DECODED.items()
+        if "usage" not in told
     },
     "an encoding that is none": Form(headed(content_encoding="none"), tokens=ONES),
     "status 201": Form(stream(top=head(201, transfer_encoding="chunked")), tokens=ONES),

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pyarrow.parquet as pq
 import pytest
-from answers import Ask, Script, completion, error, head, models, whole
+from answers import DONE, LAST_CHUNK, Ask, Script, chunk, completion, error, event, events, head, models, whole
 from driving import CARRIED_OUT, bench, summary, write_sweep
 from servers import ScriptedServer
 from test_identity import named, simulator
@@ -219,3 +219,38 @@ def test_a_round_tells_which_addresses_have_answered() -> None:
         swept(server)
         path = next(Path("run/records").glob("*-measured-0000.parquet"))
         assert round_facts(pq.read_table(path))["peers"].keys() == {f"127.0.0.1:{server.port}"}
+
+
+def behind_a_gateway(headers: Callable[[int], dict[str, str]], provider: Callable[[int], str]) -> ScriptedServer:
+    """Answers that name the server behind the gateway in their heads and events; no /metrics tell them apart."""
+
+    def answer(ask: Ask) -> Script:
+        parts = [orjson.loads(one[6:]) | {"provider": provider(ask.number)} for one in events(ask)]
+        top = head(transfer_encoding="chunked", **headers(ask.number))
+        return [top, *(step for part in parts for step in (0.002, chunk(event(part)))), chunk(DONE) + LAST_CHUNK]
+
+    return ScriptedServer(answer)
+
+
+A_OR_B: dict[str, tuple[Callable[[int], dict[str, str]], Callable[[int], str], bool]] = {
+    "one server": (lambda _: {"x_served_by": "a"}, lambda _: "", False),
+    "in turn, as a head tells": (lambda n: {"x_upstream_addr": f"10.0.0.{n % 2}:8000"}, lambda _: "", True),
+    "LiteLLM's deployments": (lambda n: {"x_litellm_model_id": "ab"[n % 2]}, lambda _: "", True),
+    "a sticky cookie": (lambda n: {"set_cookie": f"SERVERID=s{n % 2}; path=/"}, lambda _: "", True),
+    "OpenRouter's providers": (lambda _: {}, lambda n: ("Together", "DeepInfra")[n % 2], True),
+    "a CDN's nodes": (lambda n: {"x_served_by": f"cache-ams{n}-AMS"}, lambda _: "", False),
+    "what is another each time": (lambda n: {"x_request_id": str(n), "x_upstream_time": str(n)}, lambda _: "X", False),
+}
+
+
+@pytest.mark.parametrize(("headers", "provider", "several"), A_OR_B.values(), ids=A_OR_B.keys())
+def test_servers_that_a_gateway_names_are_known_for_several(
+    headers: Callable[[int], dict[str, str]], provider: Callable[[int], str], several: bool
+) -> None:
+    with behind_a_gateway(headers, provider) as server:
+        write_sweep(Path("s.yaml"), server.url, grid={"input": 8, "output": 6, "batch": 2}, rounds=ROUNDS)
+        result = bench("sweep", "s.yaml", "--out", "run", "--no-plots")
+    assert result.exit_code in CARRIED_OUT
+    (row,) = summary(Path("run"))
+    assert ("replicas" in row["reasons"].split(";")) == several
+    assert ("several machines under one name" in result.stderr) == several

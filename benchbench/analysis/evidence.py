@@ -28,6 +28,7 @@ from benchbench.prefixes.hits import together
 from benchbench.queueing.backlog import grew_s
 from benchbench.queueing.places import typical
 from benchbench.replicas.server_figures import ServerRound, by_server, parts_of_round
+from benchbench.reported.decode_time import Pace, mean_pace, paces
 from benchbench.spec.cell import CellInfo
 from benchbench.speculation.acceptance import acceptance_of
 from benchbench.steadiness.steadiness import drift_of, rounds_to_confirm
@@ -110,6 +111,7 @@ class Measured(NamedTuple):
     counts: Counter[str]
     reports: list[Report]
     servers: tuple[ServerRound, ...]
+    paces: list[Pace]
 
 
 def measured(cell: CellInfo, recorded: Recorded, *, doubted: bool = False) -> Measured:
@@ -119,7 +121,17 @@ def measured(cell: CellInfo, recorded: Recorded, *, doubted: bool = False) -> Me
     metrics = round_metrics(taken, load=cell.load, in_flight=cell.batch, slo=cell.slo)
     counts = _requests(taken, bool(facts.get("approximate")))
     parts = parts_of_round(taken, facts, lambda: request_times(taken, load=cell.load, in_flight=cell.batch))
-    return Measured(metrics, facts, window_of(taken), counts, reports_of(taken), parts)
+    return Measured(metrics, facts, window_of(taken), counts, reports_of(taken), parts, _paces(taken))
+
+
+def _paces(taken: Round) -> list[Pace]:
+    table, events = taken
+    if "server_metrics" not in table.column_names:
+        return []
+    rows = zip(table["server_metrics"].to_pylist(), table["status"].to_pylist(), strict=True)
+    texts = [text if status == RequestStatus.OK else "" for text, status in rows]
+    came_s = (events.last_ns - events.first_ns) / 1e9
+    return [*paces(zip(texts, events.tokens, events.tokens - events.first_tokens, came_s, strict=True))]
 
 
 def _clock_share(taken: Measured) -> float:
@@ -160,6 +172,7 @@ def evidence_of(cell: CellInfo, taken: Sequence[Measured], warmups: Sequence[Rou
         server=server,
         acceptance=acceptance_of(facts, rounds, counts["tokens"]),
         outside_s=path.outside_s if path and not in_process else None,
+        pace=None if in_process else mean_pace(pace for r in taken for pace in r.paces),
         places=typical([r.places for r in rounds]),
         ttft_grew_s=grew_s([r.ttft_scheduled_s for r in rounds]) if cell.load == "open" else 0.0,
         send_skew_s=max((r.send_skew_s for r in rounds), default=0.0),

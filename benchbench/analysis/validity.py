@@ -11,6 +11,7 @@ from benchbench.analysis.server_times import ServerTimes
 from benchbench.prefixes.hits import Hits
 from benchbench.queueing.places import WAIT_FLOOR_S, Places, waited
 from benchbench.replicas.server_figures import ONE_SERVER, ByServer
+from benchbench.reported.decode_time import Pace
 from benchbench.spec.schema import Validity
 from benchbench.speculation.acceptance import Acceptance, agrees, differs
 
@@ -144,7 +145,8 @@ class Reason(Enum):
     )
     BUFFERED_STREAM = _invalid("whole answers came in one or two reads", _SHARED_REMEDY)
     DELAYED_STREAM = _suspect(
-        "TTFT exceeds the server's own by more than 25 % and 5 ms: a proxy or a busy front end delays the stream",
+        "TTFT exceeds the server's own by more than 25 % and 5 ms, or tokens came in that much less time than it took "
+        "to make them: a proxy or a busy front end delays the stream",
         _BETWEEN_REMEDY,
     )
     QUEUED = _suspect(
@@ -280,6 +282,7 @@ class Evidence:
     server: ServerTimes | None = None
     acceptance: Acceptance | None = None  # of drafted tokens
     outside_s: float | None = None  # of TTFT, not spent in the server: by /metrics where they tell
+    pace: Pace | None = None  # of tokens, where answers tell how long they took the server
     places: Places | None = None
     ttft_grew_s: float = 0.0  # of an open load, to its last third
     gap_s: float | None = None  # mean ITL, which does not depend on who shares a read
@@ -337,7 +340,7 @@ def _server(evidence: Evidence, budgets: Validity) -> dict[Reason, bool]:
         Reason.HIT_RATE: evidence.hits is not None and evidence.hits.off,
         Reason.HIT_RATE_UNKNOWN: evidence.hits is not None and evidence.hits.unknown > 0,
         Reason.PREEMPTED: (evidence.preemptions or 0) > budgets.preemptions,
-        Reason.DELAYED_STREAM: _long_wait(evidence.outside_s, evidence.ttft_s),
+        Reason.DELAYED_STREAM: _long_wait(evidence.outside_s, evidence.ttft_s) or _held(evidence.pace),
         Reason.QUEUED: _queued(evidence),
         Reason.OVERLOADED: evidence.ttft_grew_s > 0,
     }
@@ -345,6 +348,11 @@ def _server(evidence: Evidence, budgets: Validity) -> dict[Reason, bool]:
 
 def _long_wait(wait_s: float | None, ttft_s: float | None) -> bool:
     return wait_s is not None and ttft_s is not None and wait_s > max(WAIT_SHARE * ttft_s, WAIT_FLOOR_S)
+
+
+def _held(pace: Pace | None) -> bool:
+    """Whether tokens came in less time than it took to make them: something held them back, and TTFT has that in it."""
+    return pace is not None and _long_wait(pace.made_s - pace.came_s, pace.made_s)
 
 
 def _queued(evidence: Evidence) -> bool:

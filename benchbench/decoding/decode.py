@@ -15,9 +15,11 @@ import httptools
 import orjson
 
 from benchbench.complaints import server_words
-from benchbench.decoding.reported_usage import ReportedUsage, is_cache_hit
 from benchbench.decoding.response import Response
 from benchbench.decoding.token_counts import EMPTY, OUTPUT, ROLE, Events, count_hidden, has_output, parts_of
+from benchbench.reported.decode_time import DECODE_MS, decode_ms
+from benchbench.reported.named_server import named_server
+from benchbench.reported.reported_usage import ReportedUsage, is_cache_hit
 from benchbench.store.requests import ErrorKind
 
 MAX_LINE = 8 << 20
@@ -60,6 +62,7 @@ class Decoder:
         self._ended = (-1, 0)  # read of the usage or [DONE] that followed so many events
         self._thinks = False  # reasoning was sent
         self._words = ""  # a message in an event that is neither output nor an error
+        self._provider = ""  # whom the last event names as the one that served it (OpenRouter)
 
     # httptools' callbacks
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -278,7 +281,7 @@ class Decoder:
     def _facts(self, event: dict[str, Any], choice: dict[str, Any]) -> int | None:
         """Usage and times of an event that ends something; returns usage.completion_tokens."""
         if type(metrics := event.get("metrics")) is dict:
-            self._response.server_metrics = {
+            self._response.server_metrics |= {
                 str(k).encode("utf-8", "replace").decode(): v
                 for k, v in metrics.items()
                 if type(v) in {int, float} and abs(v) < 1 << 53
@@ -288,6 +291,9 @@ class Decoder:
             self._response.answered_by = named[: server_words.DETAIL].encode("utf-8", "replace").decode()
         if type(timings := event.get("timings")) is dict:
             self._usage.take_timings(timings)
+        if made_ms := decode_ms(event):
+            self._response.server_metrics[DECODE_MS] = made_ms
+        self._provider = str(event.get("provider") or self._provider)
         count = None
         for place in (event, choice, event.get("x_groq"), event.get("message"), event.get("response")):
             if type(place) is dict and (usage := place.get("usage")):
@@ -312,6 +318,7 @@ class Decoder:
         if has_ended and not response.finish_reason:
             self._add(self._ended[0], (ROLE, -1, None, True, 0))  # no event closes the stream, but they do
         head = (self._status, self._headers, bytes(self._other))
+        response.served_by = named_server(self._headers, self._provider)
         problem = server_words.no_stream(*head) if self._status and not self._is_stream else None
         if not self._status or self._broken:
             problem = problem or (ErrorKind.PROTOCOL, self._broken or "the answer ended before its HTTP head did")

@@ -8,7 +8,7 @@ run has of the variant is in doubt.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -47,7 +47,8 @@ class SameServer:
         self._run, self._opened, self._variant, self._stop, self._identify = run, opened, variant, stop, identify
         self._model, self._is_attached = spec.model, isinstance(spec.engine, EndpointEngine)
         self._answers, self._seen, self._pid = Answers(run), list[Counts](), self._side().get("pid")
-        self._peers = set[str]()  # that have answered in this session
+        self._peers = set[str]()  # that have answered in this session, and servers that answers have named
+        self._named = set[str]()
         self.view: ServerView | None = None
         if opened.urls:
             for event in run.events() if self._is_attached else ():
@@ -65,22 +66,23 @@ class SameServer:
         listed, alias = self._opened.capabilities.answers_as, getattr(engine, "answers_as", None)
         return other_model(columns, [*listed, *filter(None, [alias])] if listed else ())
 
-    def notice(self, peers: Mapping[str, int]) -> str:
+    def notice(self, peers: Mapping[str, int], named: Collection[str] = ()) -> str:
         """What is to be said of a server that was started again since the last time, or is another machine; "" where it
-        is neither. `peers`: of a round, how many answers came from each address.
+        is neither. `peers`: of a round, how many answers came from each address; `named`: servers that they name.
 
         Raises EngineError when it is another engine now, and InterruptedSweep.
         """
-        return self._moved_to(peers) or self._started_again()
+        if len(self._opened.urls) == 1:
+            self._peers |= set() if self._opened.access.proxy else peers.keys()
+            self._named |= {*named}
+        return self._several() or self._started_again()
 
-    def _moved_to(self, peers: Mapping[str, int]) -> str:
-        if len(self._opened.urls) != 1 or self._opened.access.proxy:
-            return ""
-        self._peers |= peers.keys()
-        if len(self._peers) < 2 or self._variant in self._run.doubted:
+    def _several(self) -> str:
+        several = next((sorted(names) for names in (self._peers, self._named) if len(names) > 1), [])
+        if not several or self._variant in self._run.doubted:
             return ""
         self._doubt()
-        return f"answers come from several machines under one name ({', '.join(sorted(self._peers))}): {_MARKED}"
+        return f"answers come from several machines under one name ({', '.join(several[:9])}): {_MARKED}"
 
     def _doubt(self) -> None:
         self._run.journal(STARTED_AGAIN, variant=self._variant)

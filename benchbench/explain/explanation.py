@@ -165,7 +165,10 @@ def _counts(evidence: Evidence) -> str:
 
 
 def _times(summary: CellSummary) -> str:
-    server, tpot = summary.evidence.server, summary.estimates["tpot"]
+    server, tpot, pace = summary.evidence.server, summary.estimates["tpot"], summary.evidence.pace
+    if server is None and pace:
+        text = f"by its answers the tokens after the first event took it {pace.made_s * 1e3:.2f} ms in the mean"
+        return f"{text}, and {pace.came_s * 1e3:.2f} to come; its TTFT is not told"
     if server is None:
         by = "neither in answers (vLLM: --enable-per-request-metrics) nor for ours alone by /metrics"
         return f"not told, {by}: whether something between holds answers back and paces them is not known"

@@ -45,6 +45,12 @@ def other_model(columns: RoundColumns, names: Sequence[str]) -> str:
     return next((model for model in models if names and not is_among(model, names)), "")
 
 
+def servers_named(columns: RoundColumns) -> set[str]:
+    """The servers that a round's good answers name, as where a gateway chooses one for each request."""
+    rows = zip(columns["status"], columns.get("served_by", ()), strict=False)
+    return {name for status, name in rows if name and status == RequestStatus.OK}
+
+
 def other_models(facts: Sequence[Mapping[str, Any]]) -> list[str]:
     """Those of several rounds."""
     return sorted({fact["other_model"] for fact in facts if fact.get("other_model")})

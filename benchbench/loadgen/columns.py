@@ -95,7 +95,7 @@ def columns_of(
     for name in ("input_tokens", "output_tokens", "cached_tokens"):
         counts = [getattr(r, name) for r in responses]
         columns[name] = np.array([-1 if count is None else count for count in counts], np.int32)
-    for name in ("tokens_from", "finish_reason", "response_id", "answered_by"):
+    for name in ("tokens_from", "finish_reason", "response_id", "answered_by", "served_by"):
         columns[name] = [without(getattr(r, name), secrets) for r in responses]
     return columns  # type: ignore[return-value]
 

@@ -24,7 +24,11 @@ from benchbench.engines.same_server import SameServer
 from benchbench.engines.shared_prefixes import prepare_cache
 from benchbench.errors import EngineDiedError, InterruptedSweep, WorkerDiedError
 from benchbench.host.sampler import Sampler
+<<<<<<< HEAD
 from benchbench.linux import stolen_ns
+=======
+from benchbench.identity.answering_engines import servers_named
+>>>>>>> 50a20fe (Servers that a gateway names make cells suspect, and so do tokens that come faster than the server says it made them)
 from benchbench.loadgen.job import Job
 from benchbench.loadgen.worker import Worker
 from benchbench.measure.observer import Observer, Pace
@@ -220,7 +224,7 @@ def _store(
     driver.answered |= RequestStatus.OK in columns["status"]
     if view:
         facts["server"] = {"replicas": False} if death else view.after(counters, columns)
-    if not death and (note := driver.server.notice(facts.get("peers", {}))):
+    if not death and (note := driver.server.notice(facts.get("peers", {}), servers_named(columns))):
         driver.observer.note(note)
         driver.rows.clear()  # of cells whose status may be another one now
     if step.pilot is not None:

@@ -85,6 +85,7 @@ class RoundColumns(TypedDict):
     error_phase: list[str]
     error_detail: list[str]
     server_metrics: list[str]
+    served_by: NotRequired[list[str]]  # which of several servers, where the answer names it
     asked_cached_tokens: NotRequired[npt.NDArray[np.int32]]  # where prompts share prefixes
 
 
