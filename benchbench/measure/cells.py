@@ -24,11 +24,8 @@ from benchbench.engines.same_server import SameServer
 from benchbench.engines.shared_prefixes import prepare_cache
 from benchbench.errors import EngineDiedError, InterruptedSweep, WorkerDiedError
 from benchbench.host.sampler import Sampler
-<<<<<<< HEAD
-from benchbench.linux import stolen_ns
-=======
 from benchbench.identity.answering_engines import servers_named
->>>>>>> 50a20fe (Servers that a gateway names make cells suspect, and so do tokens that come faster than the server says it made them)
+from benchbench.linux import stolen_ns
 from benchbench.loadgen.job import Job
 from benchbench.loadgen.worker import Worker
 from benchbench.measure.observer import Observer, Pace
