@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from driving import CARRIED_OUT, bench, run_well, summary
+from driving import CARRIED_OUT, bench, run_well, summary, write_sweep
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -300,6 +301,26 @@ def test_a_sweep_of_a_local_server_knows_what_its_gpus_took(monkeypatch: pytest.
     assert run.rows == made
     assert [entry["device"] for entry in run.manifest["devices"]] == ["gpu0", "gpu1"]
     assert "a note of a library" in run.manifest["notes"]
+
+
+def test_a_gpu_that_somebody_else_uses_makes_cells_suspect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one whose last engine has just ended: utilisation is a mean of some time."""
+    falling = iter([0.9, 0.9, 0.9, 0.6])
+    in_use, ended = (
+        Device(
+            f"gpu{place}", {"device": f"gpu{place}", "vendor": "AMD"}, [Read(("utilisation",), ask)], lambda _: False
+        )
+        for place, ask in enumerate([lambda: {"utilisation": 0.93}, lambda: {"utilisation": next(falling, 0.0)}])
+    )
+    monkeypatch.setattr(devices, "open_devices", lambda: ([in_use, ended], []))
+    standin = [sys.executable, str(Path(__file__).with_name("standin_vllm.py"))]
+    path = write_sweep(Path("s.yaml"), "", engine={"kind": "vllm_serve", "command": standin}, telemetry={"hz": 2})
+    result = bench("sweep", path, "--out", "run", "--no-plots")
+    assert result.exit_code in CARRIED_OUT, result.stderr
+    assert "in use before the engine was started (gpu0: 93%)" in result.stderr
+    (row,) = summary(Path("run"))
+    assert "gpu_in_use" in row["reasons"].split(";")
+    assert "gpu0: 93%" in bench("explain", "run").stdout
 
 
 @pytest.mark.parametrize(("section", "note"), [

@@ -81,6 +81,7 @@ CHANGES: dict[Reason, dict[str, Any]] = {
     Reason.USER_STAMPS: {"kernel_stamps": False},
     Reason.SHORT_WINDOW: {"windowed": False},
     Reason.THROTTLED: {"throttled": ("gpu1: thermal",)},
+    Reason.GPU_IN_USE: {"in_use": ("gpu1: 97%",)},
     Reason.STRAGGLER: {"straggler": ("gpu1: 1500 MHz",)},
     Reason.UNEVEN_REPLICAS: {"by_server": ByServer(apart=((1, "its TTFT is 2.00 x the others'"),))},
     Reason.FASTER_THAN_HARDWARE: {"too_fast": ("mean TTFT",)},

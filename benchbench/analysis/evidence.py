@@ -183,6 +183,7 @@ def evidence_of(cell: CellInfo, taken: Sequence[Measured], warmups: Sequence[Rou
         warmup_agreed=warmed_up(cell, warmups),
         hits=together([r.hits for r in rounds]),
         engines=engines_of(facts),
+        in_use=tuple(sorted({gpu for fact in facts for gpu in fact.get("in_use", ())})),
         other_models=tuple(other_models(facts)),
         **counts,
         **_server(facts),

@@ -196,6 +196,10 @@ class Reason(Enum):
         "a GPU was slowed by heat, a hardware slowdown or a power brake during a round (its power cap is no reason)",
         "cool it; look at its fans, its power supply and what the host's own limits are",
     )
+    GPU_IN_USE = _suspect(
+        "a GPU was computing for somebody else when the engine was started",
+        "end what runs there (nvidia-smi, amd-smi process), or choose other GPUs (engine.env)",
+    )
     STRAGGLER = _suspect(
         "one GPU clocked lower than its peers by more than validity.straggler",
         "look at its temperature, clocks and links",
@@ -273,6 +277,7 @@ class Evidence:
     prefix_hits: int | None = None
     common_tokens: int = 0  # that the prompts share by their form (template, BOS), so that a cache may have them
     # From telemetry and the roofline, where there are any
+    in_use: tuple[str, ...] = ()  # devices
     throttled: tuple[str, ...] = ()  # devices, with the throttle reasons of each
     straggler: tuple[str, ...] = ()
     too_fast: tuple[str, ...] = ()  # each number that is beyond its bound, in words
@@ -302,6 +307,7 @@ def status_of(evidence: Evidence, budgets: Validity) -> tuple[Status, tuple[Reas
         Reason.TOO_FEW_ROUNDS: 0 < evidence.rounds < evidence.rounds_needed,
         Reason.DRIFT: evidence.drift,
         Reason.SHORT_WINDOW: not evidence.windowed,
+        Reason.GPU_IN_USE: bool(evidence.in_use),
         Reason.THROTTLED: bool(evidence.throttled),
         Reason.STRAGGLER: bool(evidence.straggler),
         Reason.UNEVEN_REPLICAS: bool(evidence.by_server.apart),

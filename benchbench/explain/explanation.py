@@ -67,6 +67,7 @@ def explain(summary: CellSummary, more: Mapping[str, str] = MappingProxyType({})
             f"by {evidence.ttft_grew_s * 1e3:.0f} ms from the middle third of its requests to the last",
         ),
         Reason.DRIFT: (_DRIFT[evidence.drift_confirmed],),
+        Reason.GPU_IN_USE: evidence.in_use,
         Reason.THROTTLED: evidence.throttled,
         Reason.STRAGGLER: evidence.straggler,
         Reason.UNEVEN_REPLICAS: apart_lines(evidence.by_server, urls),

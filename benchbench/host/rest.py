@@ -1,4 +1,4 @@
-"""The machine at rest between two starts of an engine: its GPUs' memory is free again, and they are cool."""
+"""The machine at rest before an engine starts: its GPUs' memory is free, they are cool, and nobody else uses them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import select
 import time
 from collections.abc import Callable, Mapping
 
+from benchbench.host.energy import IDLE_SHARE
 from benchbench.host.sampler import Sampler
 
 SLACK_BYTES = 512 << 20  # of a GPU's memory: drivers keep some
 FREE_S, COOL_S = 60.0, 900.0  # how long memory and heat are waited for
+USE_S, USE_PAUSE_S = 3.0, 0.5  # utilisation is a mean of up to a second, so that an engine just ended is still in it
 
 
 def wait_for_rest(
@@ -34,8 +36,26 @@ def wait_for_rest(
         if not busy:
             return waited
         waiting(waited, ", ".join(busy))
-        if select.select([] if stop is None else [stop], [], [], 1.0)[0]:
+        if stopped(stop, 1.0):
             return 0.0
+
+
+def stopped(stop: int | None, within_s: float) -> bool:
+    """Whether the descriptor `stop` became readable within so many seconds."""
+    return bool(select.select([] if stop is None else [stop], [], [], within_s)[0])
+
+
+def in_use(sampler: Sampler, stop: int | None) -> dict[str, float]:
+    """The GPUs that compute for USE_S while no engine of ours runs: by label, the least utilisation seen (a share)."""
+    begun, busy = time.monotonic(), _computing(sampler)
+    while busy and time.monotonic() - begun < USE_S and not stopped(stop, USE_PAUSE_S):
+        now = _computing(sampler)
+        busy = {gpu: min(share, now[gpu]) for gpu, share in busy.items() if gpu in now}
+    return busy
+
+
+def _computing(sampler: Sampler) -> dict[str, float]:
+    return {gpu: share for gpu, share in sampler.read("utilisation").items() if share >= IDLE_SHARE}
 
 
 def heat(sampler: Sampler) -> dict[str, float]:

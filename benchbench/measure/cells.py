@@ -54,6 +54,7 @@ class Driver:
     attempts: dict[tuple[str, str, int], int]
     sampler: Sampler
     platform: Platform | None  # what serves on what, as the manifest has it
+    in_use: tuple[str, ...] = ()  # GPUs that others used when the engine was started
     block: int | None = None
     rows: dict[str, bytes] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace)
@@ -227,6 +228,7 @@ def _store(
     if step.pilot is not None:
         facts["pilot"] = step.pilot
     facts["identity"], facts["targets"] = driver.identity, len(opened.urls)
+    facts["in_use"] = driver.in_use
     facts["answered_by"] = [] if death else driver.server.answered_by(columns)
     facts["other_model"] = driver.server.other_model(cell.engine, columns)
     facts["approximate"] = opened.approximate and cell.prompts.kind == "text"

@@ -16,7 +16,7 @@ from benchbench.engines.process import Hooks
 from benchbench.engines.same_server import SameServer
 from benchbench.errors import EngineDiedError, EngineError, MovedRefError, StoppedError, WorkerDiedError
 from benchbench.fidelity.ask import answer, owed
-from benchbench.host.rest import FREE_S, heat, wait_for_rest
+from benchbench.host.rest import FREE_S, heat, in_use, wait_for_rest
 from benchbench.host.sampler import Sampler, scope_of
 from benchbench.inprocess.launcher import open_inprocess
 from benchbench.loadgen.worker import Worker
@@ -176,10 +176,16 @@ class Sessions:
         hooks = Hooks(self.run.path / "logs", observer.starting, self.stop)
         with Sampler(self.run.path, spec.telemetry, scope_of(spec.engine, spec.telemetry)) as sampler:
             before: Mapping[str, float] = {}
+            busy = tuple[str, ...]()
             if isinstance(spec.engine, LAUNCHED):
                 sampler.ready()
                 before = sampler.read("memory_used_bytes")
                 self.idle_c = self.idle_c or heat(sampler)
+                busy = tuple(f"{gpu}: {share:.0%}" for gpu, share in in_use(sampler, self.stop).items())
+                if busy:
+                    observer.note(
+                        f"in use before the engine was started ({', '.join(busy)}): all cells will be suspect"
+                    )
             try:
                 with start_engine(plan, hooks) as (engine, worker):
                     sampler.ready()
@@ -199,6 +205,7 @@ class Sessions:
                         stop=self.stop,
                         attempts=self.run.attempts(),
                         sampler=sampler,
+                        in_use=busy,
                         block=session.block,
                         rows=self.rows,
                         pace=self.pace,

@@ -69,6 +69,7 @@ class StoredRoundFacts(TypedDict, total=False):
     common_tokens: int  # that all prompts share by their form
     pilot: Any
     approximate: bool  # its prompts have about the length asked for
+    in_use: list[str]  # GPUs that others used when the engine was started, and how much
     identity: str  # of the start it is from: `identity_digest` of the manifest's starts
     other_model: str  # that its answers name and that is not known to be the asked one
     answered_by: list[str]  # what its server has named itself since it started, see `store.requests.RoundColumns`
