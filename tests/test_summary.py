@@ -14,8 +14,8 @@ import pytest
 from pydantic import ValidationError
 from rounds_made import MS, Made, table_of
 
+from benchbench.analysis.reasons import Reason
 from benchbench.analysis.summary import BOUNDED, COLUMNS, UNITS, CellSummary, summarise, summary_row
-from benchbench.analysis.validity import Reason
 from benchbench.explain.explanation import explain
 from benchbench.spec import Slo, Validity, make_plan, spec_from_mapping
 from benchbench.spec.cell import CellInfo

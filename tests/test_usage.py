@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from rounds_made import MS, T0, table_of
 from test_summary import FACTS, cell, static_rounds, stream
 
+from benchbench.analysis.reasons import Reason
 from benchbench.analysis.summary import COLUMNS, summarise, summary_row
-from benchbench.analysis.validity import Reason
 from benchbench.events.round_events import gathered
 from benchbench.explain.explanation import explain
 from benchbench.host.energy import DeviceUse, Usage, Window, stragglers, throttled, usage, window_of

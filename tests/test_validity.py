@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchbench.analysis.reasons import Reason, Status, worst
 from benchbench.analysis.server_times import ServerTimes
-from benchbench.analysis.validity import Evidence, Reason, Status, remedy, status_of, worst
+from benchbench.analysis.validity import Evidence, remedy, status_of
 from benchbench.model.served import caption_of
 from benchbench.prefixes.hits import Hits
 from benchbench.queueing.backlog import grew_s
@@ -287,7 +288,7 @@ def page() -> str:
         "[definitions.md](definitions.md#the-roofline) derives."
     )
     rows = [f"| `{r.code}` | {r.status} | {r.meaning} | {r.remedy} |" for r in Reason]
-    note = "<!-- Made from benchbench/analysis/validity.py by `python tests/test_validity.py`; don't edit. -->"
+    note = "<!-- Made from benchbench/analysis/reasons.py by `python tests/test_validity.py`; don't edit. -->"
     table = ["| code | status | meaning | remedy |", "|---|---|---|---|", *rows]
     return "\n".join(["# When a number is not to be trusted", "", intro, "", *table, "", note, ""])
 

@@ -21,9 +21,10 @@ from benchbench.analysis.metrics import (
     pooled,
     round_metrics,
 )
+from benchbench.analysis.reasons import Reason, Status
 from benchbench.analysis.stats import Estimate, two_stage_estimate
 from benchbench.analysis.utilization import Utilization, utilization_of
-from benchbench.analysis.validity import Evidence, Reason, Status, status_of
+from benchbench.analysis.validity import Evidence, status_of
 from benchbench.events.round_events import Recorded
 from benchbench.host.energy import Usage, stragglers, throttled, usage
 from benchbench.model.roofline import Platform

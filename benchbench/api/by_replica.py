@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from benchbench.analysis.reasons import Reason
 from benchbench.analysis.runs import Run
-from benchbench.analysis.validity import Reason
 from benchbench.api.run_tables import Form, check_format
 from benchbench.datasets.row_lengths import differs, short_text
 from benchbench.replicas.replica_words import addresses, name_of

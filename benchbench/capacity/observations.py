@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from benchbench.analysis.evidence import evidence_of, measured
 from benchbench.analysis.metrics import Pools, request_times
-from benchbench.analysis.validity import Reason, status_of
+from benchbench.analysis.reasons import Reason
+from benchbench.analysis.validity import status_of
 from benchbench.boundary.certify import FAILED
 from benchbench.slo.attainment import share_of
 from benchbench.spec.cell import CellInfo

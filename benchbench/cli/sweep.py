@@ -359,7 +359,7 @@ def _remedies(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
     No rounds are advised where every request failed.
     """
-    from benchbench.analysis.validity import Reason
+    from benchbench.analysis.reasons import Reason
 
     codes = {code for row in rows if row["requests"] > row["failed"] for code in (row["reasons"] or "").split(";")}
     rounds = {Reason.TOO_FEW_ROUNDS.code, Reason.UNSTABLE_WARMUP.code}

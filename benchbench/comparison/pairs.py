@@ -18,9 +18,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from benchbench.analysis.evidence import evidence_of, measured
 from benchbench.analysis.metrics import Pools, RoundMetrics, by_start
+from benchbench.analysis.reasons import Reason
 from benchbench.analysis.runs import Run
 from benchbench.analysis.summary import FIGURES, CellSummary, like_outputs
-from benchbench.analysis.validity import Reason, status_of
+from benchbench.analysis.validity import status_of
 from benchbench.comparison.hit_rates import hit_note, unlike_hits
 from benchbench.comparison.loaded_builds import loaded_notes
 from benchbench.comparison.outlying_starts import outlying_starts

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from benchbench.analysis.metrics import RoundMetrics, in_blocks
+from benchbench.analysis.reasons import Reason
 from benchbench.analysis.summary import BOUNDED, CellSummary, tail_of, within_limit
 from benchbench.analysis.utilization import Utilization
-from benchbench.analysis.validity import Evidence, Reason, remedy
+from benchbench.analysis.validity import Evidence, remedy
 from benchbench.datasets.row_lengths import lengths_text
 from benchbench.explain.outliers import outlier_rounds
 from benchbench.host.energy import IDLE_SHARE, DeviceUse, Usage

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
+from benchbench.analysis.reasons import Reason
 from benchbench.analysis.runs import OWN
-from benchbench.analysis.validity import Reason
 from benchbench.importers.result import Count, Positive
 
 

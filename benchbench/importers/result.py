@@ -10,8 +10,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from benchbench.analysis.contradictions import contradiction
+from benchbench.analysis.reasons import Reason
 from benchbench.analysis.runs import OWN
-from benchbench.analysis.validity import Reason
 
 # Relative, of a length: tools that send text hit a number of tokens only nearly; the load whose rate changes
 TOLERANCE, RAMP = 0.02, "ramp"

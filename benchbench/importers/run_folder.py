@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from benchbench.analysis.reasons import Reason, worst
 from benchbench.analysis.stats import two_stage_estimate
 from benchbench.analysis.summary import COLUMNS, UNITS
-from benchbench.analysis.validity import Reason, worst
 from benchbench.errors import RunError, UnknownFormatError
 from benchbench.host.environment import environment, spec_hash
 from benchbench.importers.read import read

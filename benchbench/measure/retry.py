@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from benchbench.analysis.evidence import measured
+from benchbench.analysis.reasons import Reason
 from benchbench.analysis.runs import cell_summary, samples_of
 from benchbench.analysis.summary import CellSummary, metrics_of, summary_of
-from benchbench.analysis.validity import Reason
 from benchbench.errors import RunError
 from benchbench.measure.cells import block_rounds
 from benchbench.model.roofline import Platform, platform_of

@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from benchbench.analysis.reasons import Reason
 from benchbench.analysis.runs import Run, side_by_side
-from benchbench.analysis.validity import Reason
 from benchbench.comparison.candidates import pairs_of
 from benchbench.comparison.figures import FEW_PAIRS
 from benchbench.comparison.pairs import Pair

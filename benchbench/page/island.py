@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from benchbench.analysis.reasons import Reason
 from benchbench.analysis.runs import Run
-from benchbench.analysis.validity import Reason
 from benchbench.comparison.pairs import Pair
 from benchbench.comparison.tables import cells_of, ratio_text
 from benchbench.events.round_events import gathered
