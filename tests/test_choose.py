@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import font_manager
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 
 from benchbench.analysis.stats import Estimate
-from benchbench.comparison.figures import FOREST, UNDECIDED, shown_cells
+from benchbench.choice.pareto import beside
+from benchbench.comparison.figures import FOREST, HEAT, UNDECIDED, shown_cells
 from benchbench.comparison.forest import STEPS, change_text, limit_of, reach_of, ticks_of
 from benchbench.comparison.verdicts import Comparison
 from benchbench.figures import fonts
@@ -145,6 +147,9 @@ def test_text_is_legible_on_any_colour(red: float, green: float, blue: float) ->
 def test_text_is_legible_on_the_colours_of_the_maps() -> None:
     assert contrast((0, 0, 0), (1, 1, 1)) == pytest.approx(21)
     colours = [mpl.colormaps["cividis"].resampled(16)(n / 15) for n in range(16)]
+    heat = LinearSegmentedColormap.from_list("better", HEAT).resampled(15)
+    colours += [heat(n / 14) for n in range(15)]
+    assert not {to_hex(colour).upper() for colour in colours} & {*COLOURS}  # a page's own, which change with its scheme
     for colour in [*colours, UNDECIDED]:
         ink = [int(ink_on(colour)[at : at + 2], 16) / 255 for at in (1, 3, 5)]
         assert contrast(ink, colour) >= 4.5
@@ -186,9 +191,21 @@ def test_the_scale_is_symmetrical_and_one_of_few() -> None:
     assert reach_of([effect(40.0, "undecided"), *[effect(1.001, "undecided")] * 20], 0.01) == STEPS[0]
 
 
-@given(st.floats(0.01, 100))
-def test_decided_cells_are_on_the_scale(ratio: float) -> None:
+@given(st.floats(0.02, 90))
+def test_decided_cells_are_on_the_scale_and_so_are_their_intervals(ratio: float) -> None:
     assert abs(math.log(ratio)) <= limit_of(reach_of([effect(ratio, "faster")], 0.01)) + 1e-9
+    end = abs(math.log(ratio)) + math.log(1.01)
+    assert end <= limit_of(reach_of([effect(ratio, "faster")], 0.01, ends=True)) + 1e-9
+
+
+def test_numbers_stand_beside_their_dots_and_on_nothing_else() -> None:
+    named = [(150.0, 110.0), (151.0, 111.0), (152.0, 110.0), (149.0, 111.0), (40.0, 10.0), (45.0, 11.0)]
+    dots = [*named, (60.0, 12.0)]
+    at = [(x + dx, y + dy) for (x, y), (dx, dy) in zip(named, beside(named, dots, (200.0, 125.0)), strict=True)]
+    assert all(abs(a - c) >= 11 or abs(b - d) >= 10 for (a, b), (c, d) in combinations(at, 2))
+    assert all(math.hypot(a - c, b - d) >= 7 for a, b in at for c, d in dots)
+    assert all(0 < x < 200 and 0 < y < 125 for x, y in at)
+    assert max(math.hypot(a - c, b - d) for (a, b), (c, d) in zip(at, named, strict=True)) < 30
 
 
 def test_of_many_cells_the_decided_are_shown() -> None:

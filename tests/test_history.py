@@ -8,6 +8,7 @@ import io
 import json
 import math
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -345,6 +346,8 @@ def test_figures_have_a_panel_a_cell_and_name_the_commit(month: Path, tmp_path: 
     assert svg.count("in=128, out=16, batch=4") == 1
     assert "\N{MINUS SIGN}" in svg  # commit, and by how much
     assert "prefers-color-scheme: dark" in svg
+    assert bench("history", month, "--metric", "ttft", "--plots", tmp_path / "figures").exit_code == 0
+    assert re.search(r"> ?\w{9} \+\d\.\d %<", (tmp_path / "figures" / "history_ttft.svg").read_text())  # it grew
 
 
 def test_imported_runs_have_no_history(night: Nights) -> None:

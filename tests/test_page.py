@@ -25,6 +25,7 @@ from benchbench.analysis import runs
 from benchbench.comparison.pairs import pair, sides_of
 from benchbench.comparison.tables import cells_of as cells_of_pair
 from benchbench.comparison.tables import sentence
+from benchbench.figures.grid import contrast
 from benchbench.page import document as pages
 from benchbench.page import island
 from benchbench.page.document import page
@@ -290,6 +291,7 @@ def test_in_a_browser_nothing_overflows_complains_or_loads(written: Path, width:
     assert right < 1280
     assert len(hinted) == 0 or width < 500, hinted
     assert "Cells" in hinted or not (scripts and width < 500)
+    assert not {"Reasons", "Provenance"} & {*hinted}  # prose stands below each other instead
     assert seen.complaints == []
     assert seen.requested == [written.as_uri()]
 
@@ -381,6 +383,51 @@ def test_of_points_that_lie_on_each_other_all_are_told_and_can_be_chosen(tmp_pat
     assert "Ratio to the baseline" in of_ratios.values[4]
     assert of_ratios.complaints == []
     assert (third, fourth) == (None, first)
+    assert seen.complaints == []
+
+
+def test_texts_have_contrast_in_both_schemes() -> None:
+    sheet = (Path(pages.__file__).parent / "page.css").read_text()
+    light, dark, *_ = re.findall(r":root \{(.*?)\}", sheet, re.DOTALL)
+    for scheme in (light, dark):
+        colours = {}
+        for name, code in re.findall(r"--(\w+): #([0-9a-f]+)", scheme):
+            digits = code if len(code) == 6 else "".join(2 * digit for digit in code)
+            colours[name] = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+        for name in ("ink", "dim", "link", "valid", "suspect", "invalid"):
+            assert min(contrast(colours[name], colours[ground]) for ground in ("paper", "band")) >= 4.5, name
+        for name in (f"hue{place}" for place in range(8)):
+            assert contrast(colours[name], colours["paper"]) >= 3, name
+
+
+@browser
+@pytest.mark.usefixtures("no_figures")
+def test_a_variant_keeps_its_colour_whatever_is_shown(tmp_path: Path) -> None:
+    data = BRANCHES | {"grid": {"input": 8, "output": 4, "batch": [1, 4]}, "blocks": 2}
+    run = made_run(tmp_path / "run", data, lambda *_: (50.0, 10.0))
+    (tmp_path / "report.html").write_text(page([open_run(run)]))
+    legend = "[...document.querySelectorAll('.legend span')].map(e => [e.textContent, e.className])"
+    hide = "[...document.querySelectorAll('.filter input')].find(e => e.parentNode.textContent === 'main').click()"
+    drawn = "[...document.querySelectorAll('figure .line')].map(e => e.getAttribute('class'))"
+    steps = [legend, hide, legend, drawn, "document.querySelector('.legend').textContent"]
+    seen = chromium.look(tmp_path / "report.html", steps, width=1280)
+    assert seen.values[0] == [["main", "hue0"], ["int8-moe", "hue1"]]
+    assert seen.values[2:] == [[["int8-moe", "hue1"]], ["line hue1"], "Variant: int8-moe"]
+
+
+@browser
+def test_the_keyboard_opens_a_cell_and_comes_back_to_it(written: Path) -> None:
+    press = "document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key: '%s', bubbles: true}))"
+    focused, open_panels = "document.activeElement.dataset.cell", "document.querySelectorAll('.detail .content').length"
+    steps = ["document.querySelector('tr[data-cell=\"2\"]').focus()"]
+    steps += [press % "Enter", open_panels, "document.querySelector('.detail button').focus()"]
+    steps += ["document.activeElement.click()", focused, open_panels]
+    steps += [press % " ", open_panels, "document.querySelector('.detail button').focus()"]
+    steps += [press % "Escape", focused, open_panels]
+    steps += ["(e => { e.open = true; })(document.querySelector('.filter'))", press % "Escape"]
+    steps += ["document.querySelectorAll('.filter[open]').length"]
+    seen = chromium.look(written, steps, width=1280)
+    assert [seen.values[at] for at in (2, 5, 6, 8, 11, 12, 15)] == [1, "2", 0, 1, "2", 0, 0]
     assert seen.complaints == []
 
 

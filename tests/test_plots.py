@@ -13,6 +13,7 @@ from xml.etree import ElementTree as ET
 import matplotlib as mpl
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 
 from benchbench.figures import fonts, plots
 from benchbench.figures.choose import COLOURS, make_sheet
@@ -21,6 +22,7 @@ from benchbench.figures.plots import draw_plots
 from benchbench.figures.schemes import DARK, ROLES
 from benchbench.figures.sheet import STYLE, make_frame
 from benchbench.figures.trade_off import pareto
+from benchbench.page import page_figures
 from benchbench.report.summary_table import Row
 
 FIGURES = ["throughput", "scaling", "ttft_batch", "ttft_input", "pareto", "heatmap", "timeline"]
@@ -61,6 +63,31 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     files = draw_plots(rows, TIMELINE, out, "a run of $money$ and 模型")
     assert files == [out / f"{name}.{form}" for name in FIGURES for form in ("png", "svg")]
     return out
+
+
+@pytest.mark.parametrize("style", [STYLE, page_figures.STYLE])
+def test_headings_and_small_print_stand_whole_within_the_figure(style: Any) -> None:
+    heading = "Is mnbt=16384,mns=WWWW better than mnbt=2048,mns=8? (in → out at batch)"
+    small = "95 % of a name · max_num_batched_tokens=16384,max_num_seqs=16 against MMMM_WWWW_max_num_batched_tokens=8"
+    with mpl.rc_context(style):
+        figure, _ = make_frame(heading, small)
+        FigureCanvasAgg(figure).draw()
+        written = [text for text in figure.findobj(Text) if len(text.get_text()) > 20]
+        assert [" ".join(text.get_text().split()) for text in written] == [heading, small]
+        for text in written:
+            assert text.get_window_extent().x1 <= figure.bbox.x1
+
+
+@pytest.mark.parametrize(("style", "inputs", "legend"), [(STYLE, 2, 0), (STYLE, 3, 1), (page_figures.STYLE, 2, 1)])
+def test_narrow_panels_leave_the_names_of_lines_to_a_legend(style: Any, inputs: int, legend: int) -> None:
+    with mpl.rc_context(style):
+        shapes = [(length, 64, batch) for length in (128, 1024, 4096)[:inputs] for batch in (1, 4, 32)]
+        rows = [row(shape, variant=name) for name in ("main", "int8") for shape in shapes]
+        figure = dict(plots.figures(rows, None, "t"))["throughput"]
+        names = [text.get_text() for text in figure.findobj(Text)]
+        keys = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert keys[: 2 * legend] == ["main", "int8"][: 2 * legend]
+    assert [names.count("main"), names.count("int8")] == [1 if legend else inputs] * 2
 
 
 @pytest.mark.parametrize("name", FIGURES)

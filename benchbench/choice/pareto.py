@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 PANELS = 6
 NAMED = 10  # settings; the others are grey
 _NAME = 34  # characters
+_PANEL_PT = 125.0  # about the height of a panel
+_NEAR_PT = 9.0  # from a dot to its number; from further away a line leads there
+_LEADER: Any = {"arrowstyle": "-", "linewidth": 0.5, "color": "#777777", "shrinkA": 3, "shrinkB": 3}
 
 
 class Dot(NamedTuple):
@@ -83,7 +86,7 @@ def pareto(answer: Answer, title: str) -> Figure | None:
     for pane in axes[len(panels) :]:
         pane.set_visible(False)
     for pane, (cell, dots) in zip(axes, panels, strict=False):
-        _panel(pane, cell, dots, looks)
+        _panel(pane, cell, dots, looks, columns)
     per = "tok/s per GPU" if answer.trial.gpus else "Sys tok/s"
     sheets.outer_labels(axes[: len(panels)], f"{latency.upper()} (ms), less is better", f"{per} (output)")
     return figure
@@ -141,14 +144,40 @@ def _span(means: Sequence[float], ends: Sequence[float]) -> tuple[float, float]:
     return sheets.wide_span([*means, *(min(max(end, 2 * low - high), 2 * high - low) for end in ends)], 0.1)
 
 
-def _panel(axes: Axes, cell: CellAnswer, dots: Sequence[Dot], looks: dict[str, dict[str, Any]]) -> None:
+def beside(
+    named: Sequence[tuple[float, ...]], dots: Sequence[tuple[float, ...]], size: tuple[float, float]
+) -> list[tuple[float, float]]:
+    """Where the number of each named place stands, as an offset, all in points of a panel so wide and high.
+
+    As near as there is room, beside its dot and on no other dot or number; where there is none, furthest from these.
+    """
+    taken: list[tuple[float, float]] = []
+    offsets = []
+    for x, y in named:
+        free: list[tuple[float, tuple[float, float]]] = []  # how much room, from 1 on enough, and the offset
+        for radius in (_NEAR_PT, 17.0, 26.0, 35.0, 44.0):
+            for turn in (1, 3, 7, 5, 2, 6, 0, 4):  # above to the right first
+                dx, dy = radius * math.cos(turn * math.pi / 4), radius * math.sin(turn * math.pi / 4)
+                at = (x + dx, y + dy)
+                if not (5 <= at[0] <= size[0] - 5 and 5 <= at[1] <= size[1] - 5):
+                    continue
+                gaps = [max(abs(at[0] - a) / 11, abs(at[1] - b) / 10) for a, b in taken]
+                gaps += [math.hypot(at[0] - a, at[1] - b) / 7 for a, b in dots]
+                free.append((min(gaps, default=1.0), (dx, dy)))
+        best = max(free, default=(0.0, (_NEAR_PT, 0.0)))
+        offset = next((offset for gap, offset in free if gap >= 1), best[1])
+        taken.append((x + offset[0], y + offset[1]))
+        offsets.append(offset)
+    return offsets
+
+
+def _panel(axes: Axes, cell: CellAnswer, dots: Sequence[Dot], looks: dict[str, dict[str, Any]], columns: int) -> None:
     line = front(dots)
     axes.plot([dot.x for dot in line], [dot.y for dot in line], color="#777777", linewidth=0.8, zorder=1)
     spans = [
         _span([dot.x for dot in dots], [end for dot in dots for end in dot.x_ends]),
         _span([dot.y for dot in dots], [end for dot in dots for end in dot.y_ends]),
     ]
-    taken: list[tuple[float, float]] = []  # places of numbers, as shares of the panel
     for dot in reversed(dots):
         look = looks.get(dot.setting, {"color": GREY, "marker": "o"})
         colour = look["color"]
@@ -157,16 +186,20 @@ def _panel(axes: Axes, cell: CellAnswer, dots: Sequence[Dot], looks: dict[str, d
         axes.plot([dot.x], [dot.y], **{"markersize": 4.5, **look, "linestyle": ""}, zorder=3)
         if dot.setting in cell.kept:
             axes.plot([dot.x], [dot.y], marker="o", markersize=10, color="#333333", markerfacecolor="none", zorder=4)
-        if dot.setting in looks:
-            at = tuple((v - low) / (high - low) for v, (low, high) in zip(dot[1:3], spans, strict=True))
-            near = sum(abs(at[0] - x) < 0.1 and abs(at[1] - y) < 0.1 for x, y in taken)
-            taken.append((at[0], at[1]))
-            side = ((-8 - 9 * near) * (1 if at[0] > 0.5 else -1), -10 if at[1] > 0.5 else 10)
-            style: Any = {"fontsize": 8, "ha": "center", "va": "center", "color": "#333333"}
-            number = f"{list(looks).index(dot.setting) + 1}"
-            axes.annotate(number, (dot.x, dot.y), side, textcoords="offset points", **style)
     axes.set_xlim(*spans[0])
     axes.set_ylim(*spans[1])
+    size = (72 * sheets.width_in() / columns - 45, _PANEL_PT)
+    places = [
+        tuple((v - low) / (high - low) * pt for v, (low, high), pt in zip(dot[1:3], spans, size, strict=True))
+        for dot in dots
+    ]
+    numbers = {setting: str(number) for number, setting in enumerate(looks, 1)}
+    named = [(place, dot) for place, dot in zip(places, dots, strict=True) if dot.setting in looks]
+    offsets = beside([place for place, _ in named], places, size)
+    for (_, dot), offset in zip(named, offsets, strict=True):
+        far: Any = {"arrowprops": _LEADER} if math.hypot(*offset) > _NEAR_PT + 1 else {}
+        style: Any = {"fontsize": 8, "ha": "center", "va": "center", "color": "#333333", "zorder": 5, **far}
+        axes.annotate(numbers[dot.setting], (dot.x, dot.y), offset, textcoords="offset points", **style)
     axes.tick_params(labelsize=8)
     assert cell.info is not None  # noqa: S101 - only the default has none
     load = f"batch {cell.info.batch}" if cell.info.batch is not None else f"{cell.info.rate:g} req/s"

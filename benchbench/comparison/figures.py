@@ -36,6 +36,7 @@ PANELS = 12
 FOREST = 60  # cells
 FEW_PAIRS = 3  # of more candidates there is an overview
 DRAWN = 8  # candidates that have files of their own
+HEAT = ["#D45E00", "#F7F7F7", "#0072B1"]  # not quite the lines' colours, which a page makes lighter on a dark ground
 UNDECIDED = (0.85, 0.85, 0.85, 1.0)  # not one of the greys that a dark page turns into its own
 
 
@@ -79,7 +80,8 @@ def overview(pairs: Sequence[Pair], title: str) -> Figure | None:
     if not ranked:
         return None
     names = [pair.candidate for pair in ranked]
-    heading = f"Which is better than {pairs[0].base}? (geometric means)"
+    base = short_names([pairs[0].base, *names])[pairs[0].base]
+    heading = f"Which is better than {base}? (geometric means)"
     rows = {
         metric: [(line, overall) for line, pair in enumerate(ranked) if (overall := headline(pair, metric))]
         for metric in PRIMARY
@@ -147,7 +149,7 @@ def _heatmap(pair: Pair, title: str) -> Figure | None:
     shapes, loads = spread(every, SHOWN_ROWS), spread(every_load, SHOWN_COLUMNS)
     step = reach_of(ratios, pair.margin)
     limit = limit_of(step)
-    scale = LinearSegmentedColormap.from_list("better", ["#D55E00", "#F7F7F7", "#0072B2"]).resampled(15)
+    scale = LinearSegmentedColormap.from_list("better", HEAT).resampled(15)
     norm = Normalize(-limit, limit, clip=True)
     cells = []
     for effect in ratios:

@@ -29,11 +29,16 @@ MARGIN, MDE = "#EEEEEE", "#BBBBBB"
 _FITS = 0.9  # of the points of all panels
 
 
-def reach_of(effects: Iterable[Effect], margin: float) -> float:
-    """The step of the scale: all decided points and most others fit, and so do twice the margin."""
+def reach_of(effects: Iterable[Effect], margin: float, *, ends: bool = False) -> float:
+    """The step of the scale: all decided points and most others fit, and so do twice the margin.
+
+    `ends`: the intervals of decided ones too.
+    """
     effects = list(effects)
     needed = [2 * math.log1p(margin)]
-    needed += [abs(math.log(effect.ratio.point)) for effect in effects if effect.verdict != "undecided"]
+    for ratio in (effect.ratio for effect in effects if effect.verdict != "undecided"):
+        bounds = (ratio.low, ratio.high) if ends else ()
+        needed += [abs(math.log(end)) for end in (ratio.point, *bounds) if end]
     others = sorted(abs(math.log(effect.ratio.point)) for effect in effects)
     needed += others[: math.ceil(_FITS * len(others))]
     return next((step for step in STEPS if limit_of(step) >= max(needed)), STEPS[-1])
@@ -48,7 +53,7 @@ def ticks_of(step: float) -> tuple[list[float], list[str]]:
     """Places (log-ratios) and texts of the scale: percent, or factors."""
     if step >= 1:
         root = math.sqrt(1 + step)
-        factors = [(1 / (1 + step), f"÷{1 + step:g}"), (1 / root, f"÷{root:.2g}"), (1.0, "0")]
+        factors = [(1 / (1 + step), f"÷{1 + step:g}"), (1 / root, f"÷{root:.2g}"), (1.0, "×1")]  # noqa: RUF001 - times
         factors += [(root, f"×{root:.2g}"), (1 + step, f"×{1 + step:g}")]  # noqa: RUF001 - times
         return [math.log(factor) for factor, _ in factors], [text for _, text in factors]
     changes = (-step, -step / 2, 0.0, step / 2, step)
@@ -72,7 +77,7 @@ def ratio_panels(
     """A panel a metric, a line a name: (line, ratio) of each that is known."""
     row_in = max(0.15, min(0.26, 9 / len(names)))
     effects = [effect for points in rows.values() for _, effect in points]
-    step, narrow = reach_of(effects, margin), sheets.is_narrow()
+    step, narrow = reach_of(effects, margin, ends=True), sheets.is_narrow()
     height = row_in * (len(names) + 1) * (len(rows) if narrow else 1) + (0.6 * (len(rows) - 1) if narrow else 0)
     grid: Any = {"rows": len(rows), "sharex": True} if narrow else {"columns": len(rows), "sharey": True}
     legend = _legend({effect.verdict for effect in effects}, margin, _cut(effects, limit_of(step)))
@@ -124,7 +129,8 @@ def _ratios(axes: Axes, rows: Sequence[tuple[float, Effect]], margin: float, ste
         point = max(-limit, min(limit, math.log(effect.ratio.point)))
         marker = {"linestyle": "", "markersize": 5, "markeredgewidth": 1.2, **look}
         axes.plot([point], [y], clip_on=False, zorder=3, **marker)
-        words = f"{change_text(effect.ratio.point).removesuffix(' %')} {effect.verdict}"
+        change = change_text(effect.ratio.point)  # in percent, as the scale says if it is one of them
+        words = f"{change.removesuffix(' %') if step < 1 else change} {effect.verdict}"
         place: Any = axes.get_yaxis_transform()
         axes.annotate(words, (1.0, y), (5, 0), place, "offset points", va="center", fontsize=size, color="#333333")
     axes.set_xlim(-1.03 * limit, 1.03 * limit)

@@ -1,11 +1,11 @@
 """Texts as figures write them: how wide they are, shortened, wrapped. Pure.
 
-A width counts characters; those of Chinese, Japanese and Korean are two wide.
+A width counts characters; those of Chinese, Japanese and Korean are two wide. Or another measure is given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from unicodedata import east_asian_width
 
 from benchbench.products.product import short_settings
@@ -18,41 +18,41 @@ def width_of(text: str) -> int:
     return sum(2 if east_asian_width(character) in "FW" else 1 for character in text)
 
 
-def shortened(text: str, most: int) -> str:
+def shortened(text: str, most: float, width: Callable[[str], float] = width_of) -> str:
     """Text that fits: its middle gives way to an ellipsis, for names differ at both ends."""
-    if width_of(text) <= most:
+    if width(text) <= most:
         return text
-    head = _fitting(text, most * 3 // 5)
-    return f"{head}…{_fitting(text[::-1], most - 1 - width_of(head))[::-1]}"
+    head = _fitting(text, most * 3 // 5, width)
+    return f"{head}…{_fitting(text[::-1], most - width(f'{head}…'), width)[::-1]}"
 
 
-def _fitting(text: str, most: int) -> str:
+def _fitting(text: str, most: float, width: Callable[[str], float]) -> str:
     """Its beginning, so wide at most."""
-    width = 0
+    wide = 0.0
     for place, character in enumerate(text):
-        width += width_of(character)
-        if width > most:
+        wide += width(character)
+        if wide > most:
             return text[:place]
     return text
 
 
-def wrapped(text: str, most: int) -> list[str]:
-    """Lines so wide at most, broken at spaces; a longer word anywhere."""
+def wrapped(text: str, most: float, width: Callable[[str], float] = width_of) -> list[str]:
+    """Lines so wide at most, broken at spaces, but before no unit; a longer word anywhere."""
     lines = [""]
-    for word in _pieces(text.split(), most):
+    for word in _pieces(text.replace(" %", "\0%").replace(" UTC", "\0UTC").split(), most, width):
         line = f"{lines[-1]} {word}".lstrip()
-        if width_of(line) <= most:
+        if width(line) <= most:
             lines[-1] = line
         else:
             lines.append(word)
-    return lines
+    return [line.replace("\0", " ") for line in lines]
 
 
-def _pieces(words: Iterable[str], most: int) -> Iterator[str]:
+def _pieces(words: Iterable[str], most: float, width: Callable[[str], float]) -> Iterator[str]:
     for word in words:
         left = word
-        while width_of(left) > most:
-            piece = _fitting(left, most)
+        while width(left) > most:
+            piece = _fitting(left, most, width)
             yield piece
             left = left[len(piece) :]
         yield left
@@ -73,9 +73,9 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
         common = next((place for place, at in enumerate(letters) if len(set(at)) > 1), 0)
         for name in those:
             rest = written[name][max(0, common - NAME // 3) :]
-            cut = _fitting(rest, NAME - 2)
+            cut = _fitting(rest, NAME - 2, width_of)
             written[name] = f"…{cut}" + "…" * (cut != rest) if common else text
     for place, name in enumerate(written):
         if written[name] in [written[other] for other in [*written][:place]]:
-            written[name] = f"{_fitting(written[name], NAME - 4)} #{place + 1}"
+            written[name] = f"{_fitting(written[name], NAME - 4, width_of)} #{place + 1}"
     return written

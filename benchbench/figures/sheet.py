@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from benchbench.figures.choose import Line, Panel, Point, Sheet
 from benchbench.figures.fonts import BASE, families, note_of
 from benchbench.figures.lettering import shortened, width_of, wrapped
+from benchbench.figures.text_width import points_of
 from benchbench.report.summary_table import number
 
 if TYPE_CHECKING:
@@ -94,8 +95,7 @@ def make_frame(  # noqa: PLR0913 - a frame's parts
     width, usual = mpl.rcParams["figure.figsize"]
     mpl.rcParams["font.family"], missing = families([heading, title, *names, *(label for label, _ in legend)])
     note = "" if is_narrow() else note_of(missing)  # a page is written in its reader's fonts
-    small = wrapped(note + title, line := int(15.6 * width))
-    small = [*small[:3], *([shortened(" ".join(small[3:]), line)] if small[3:] else [])]
+    small, heads = _lines(note + title, 4, 8), _lines(heading, 2, 11, bold=True)
     labels = [shortened(label, 42) for label, _ in legend]
     # matplotlib does not break a legend into rows: an entry is 8 characters of handle and its label, an inch 14.
     lengths = [8 + width_of(label) for label in labels]
@@ -103,8 +103,9 @@ def make_frame(  # noqa: PLR0913 - a frame's parts
     fits = (n for n in columns_of if sum(max(part) for part in np.array_split(lengths, n)) <= 14 * width)
     ncols = next(fits, 1)
     height = (usual if height is None else height) + 0.9 + 0.15 * len(small) + 0.18 * math.ceil(len(legend) / ncols)
+    height += 0.18 * (len(heads) - 1)
     figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
-    figure.suptitle(shortened(heading, int(11 * width)), x=0.01, ha="left", fontsize=11, fontweight="bold")
+    figure.suptitle("\n".join(heads), x=0.01, ha="left", fontsize=11, fontweight="bold")
     body = figure.add_subfigure(figure.add_gridspec(1, 1)[0])  # so that the run title has a line of its own
     body.suptitle("\n".join(small), x=0.01, ha="left", fontsize=8, color="#555555")
     if legend:
@@ -115,12 +116,27 @@ def make_frame(  # noqa: PLR0913 - a frame's parts
     return figure, list(panels.flat)
 
 
+def _lines(text: str, most: int, size: float, *, bold: bool = False) -> list[str]:
+    """A text in so many lines at most, as wide as the figure; the last one loses its middle if it must."""
+
+    def wide(part: str) -> float:
+        return points_of(part, size, bold=bold)
+
+    room = 0.97 * 72 * width_in()
+    lines = wrapped(text, room, wide)
+    return lines if len(lines) <= most else [*lines[: most - 1], shortened(" ".join(lines[most - 1 :]), room, wide)]
+
+
+def panel_columns(panels: int) -> int:
+    """How many stand beside each other."""
+    return 2 if panels == 4 else min(2 if is_narrow() else 3, panels)
+
+
 def panel_frame(
     heading: str, title: str, panels: Sequence[Panel], legend: Legend, row_in: float = 2.1
 ) -> tuple[Figure, list[Axes]]:
     """A frame with axes for each panel, which share their scales; a single one has the usual height."""
-    columns = min(2 if is_narrow() else 3, len(panels))
-    columns = 2 if len(panels) == 4 else columns
+    columns = panel_columns(len(panels))
     rows = math.ceil(len(panels) / columns)
     height = None if rows == columns == 1 else max(2.4, row_in * rows)
     names = [line.name for panel in panels for line in panel.lines]
@@ -148,7 +164,9 @@ def outer_labels(axes: Sequence[Axes], x: str, y: str) -> None:
 
 
 def are_named_at_ends(panels: Sequence[Panel]) -> bool:
-    """Whether lines carry their names at their ends: where these are few and short; else there is a legend."""
+    """Whether lines carry their names at their ends: where these are few and short, and panels wide; else a legend."""
+    if panel_columns(len(panels)) > (1 if is_narrow() else 2):
+        return False
     most = 14 if len(panels) == 1 and not is_narrow() else 9
     many = 6 if len(panels) == 1 else PANEL_NAMES
     names = (line.name for panel in panels for line in panel.lines)

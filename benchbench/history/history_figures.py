@@ -107,9 +107,8 @@ def _segment(axes: Axes, each: Series, segment: Segment, start: int, scale: floa
             axes.vlines([place], [scale * low], [scale * high], color=NIGHT["color"], linewidth=0.6, zorder=2)
         if step := steps.get(id(point)):
             axes.axvline(place - 0.5, **(WORSE if step.shift < 0 else BETTER_LINE), zorder=1.5)
-            _name_step(
-                axes, place - 0.5, f"{point.night.build[:9]} {100 * math.expm1(step.shift):+.1f} %", len(spans) - 2
-            )
+            change = 100 * math.expm1(step.shift * BETTER[each.metric])  # of the figure itself: of times up is worse
+            _name_step(axes, place - 0.5, f"{point.night.build[:9]} {change:+.1f} %", len(spans) - 2)
     for level, places in spans.items():
         ends, height = [places[0] - 0.5, places[-1] + 0.5], scale * each.unit(level)
         axes.plot(ends, [height, height], **LEVEL, zorder=4)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -66,6 +67,7 @@ _TELEMETRY = {
     "throttle": "Throttled by",
 }
 _DASH = "\N{EN DASH}"
+_NUMBER = re.compile(r"[±+-]?\d")
 _HERE = Path(__file__).parent
 
 
@@ -136,6 +138,7 @@ def page(runs: Sequence[Run], extra: Sequence[Section] = ()) -> str:
         sections=sections,
         comparisons=comparisons,
         telemetry=_telemetry(rows),
+        worded_columns=_worded,
         provenance=_provenance(runs),
         **_files(island(planned, runs, headings, ratios_of(runs, compared, numbers))),
     )
@@ -234,7 +237,9 @@ def _template() -> Any:  # noqa: ANN401 - jinja2's
 
 def _counted(rows: Sequence[Row]) -> str:
     counts = {status: sum(row["status"] == status for row in rows) for status in ("valid", "suspect", "invalid")}
-    return f"{len(rows)} cells: " + ", ".join(f"{count} {status}" for status, count in counts.items())
+    return f"{len(rows)} cell{'s'[: len(rows) > 1]}: " + ", ".join(
+        f"{count} {status}" for status, count in counts.items()
+    )
 
 
 def _axes(rows: Sequence[Row]) -> list[str]:
@@ -320,6 +325,13 @@ def _telemetry(rows: Sequence[Row]) -> Table | None:
     return Table([*map(column_title, axes), *(_TELEMETRY[name] for name in columns)], lines)
 
 
+def _worded(rows: Sequence[Sequence[str]], texts: int) -> set[int]:
+    """The columns of a table that are read as texts: the first `texts`, and those in which no cell is a number."""
+    columns = [[text for text in column if text not in {"", _DASH}] for column in zip(*rows, strict=True)]
+    words = {place for place, column in enumerate(columns) if column and not any(map(_NUMBER.match, column))}
+    return words | {*range(texts)}
+
+
 def _short(value: object) -> str:
     if isinstance(value, int | float):
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
@@ -353,7 +365,7 @@ def _verdicts(pairs: Sequence[Pair]) -> list[str]:
     lines = [f"{len(pairs)} candidates against {pairs[0].base}: {verdicts}"]
     if overalls:
         best = max(overalls, key=lambda known: known[0].ratio.point)[1]
-        lines.append(f"Highest ratio, {best.candidate}: {sentence(best)}")
+        lines.append(f"Highest ratio: {sentence(best)}")
     return lines
 
 

@@ -64,7 +64,8 @@ const planOf = (cells, x, colour, metric, ratio) => {
   const yEnds = ratio ? ratioEnds(points, ends) : usual;
   const xs = [...new Set(cells.map((cell) => x.of(cell)))].sort((a, b) => a - b);
   const lines = colour ? colour.values.filter((value) => cells.some((cell) => colour.of(cell) === value)) : [];
-  return { x, colour, metric, ratio, xs, lines, log, yEnds, many: lines.length > HUES,
+  const all = colour && colour.values.length <= HUES ? colour.values : lines;  // a value keeps its colour if others go
+  return { x, colour, metric, ratio, xs, lines, log, yEnds, many: lines.length > HUES, hueOf: (value) => Math.max(0, all.indexOf(value)),
     xAt: scale(xs[0], xs[xs.length - 1], LEFT + RIGHT, WIDTH - RIGHT, true), yAt: scale(...yEnds, BOTTOM, TOP, log) };
 };
 
@@ -89,8 +90,8 @@ const keyOf = (place) => svg("svg", { class: `line hue${place}`, viewBox: "0 0 3
   svg("path", { class: "curve", d: "M1 4H29" }), svg("circle", { cx: 15, cy: 4, r: 3 }));
 
 // `absent`: cells of the line that have no point; it breaks where one of them lies between two that have.
-const drawLine = (cells, absent, place, { x, metric, many, xAt, yAt, yEnds }) => {
-  const group = svg("g", { class: `line ${many ? "many" : `hue${place}`}` });
+const drawLine = (cells, absent, hue, { x, metric, many, xAt, yAt, yEnds }) => {
+  const group = svg("g", { class: `line ${many ? "many" : `hue${hue}`}` });
   const points = [...cells].sort((a, b) => x.of(a) - x.of(b))
     .map((cell) => ({ cell, group, px: xAt(x.of(cell)), py: yAt(cell.values[metric][0]) }));
   const gaps = absent.map((cell) => xAt(x.of(cell))).filter((gap) => points.every(({ px }) => px !== gap));
@@ -116,9 +117,9 @@ const drawPanel = (title, cells, plan, point, choose, absent) => {
     "aria-label": `${title}: ${cells.length} cells, also in the table below` });
   const figure = html("figure", {}, html("figcaption", {}, title), picture), points = [];
   drawAxes(picture, plan);
-  (plan.colour ? plan.lines : [null]).forEach((value, place) => {
+  (plan.colour ? plan.lines : [null]).forEach((value) => {
     const ofLine = (cell) => !plan.colour || plan.colour.of(cell) === value;
-    const drawn = drawLine(cells.filter(ofLine), absent.filter(ofLine), place, plan);
+    const drawn = drawLine(cells.filter(ofLine), absent.filter(ofLine), plan.hueOf(value), plan);
     if (drawn.length) picture.append(drawn[0].group);
     points.push(...drawn);
   });

@@ -85,7 +85,7 @@ const chooser = (title, pairs, value) => {
 const named = (list, name) => list.find((axis) => axis.name === name);
 const names = (list) => list.map((axis) => [axis.name, axis.title]);
 const abscissae = axes.filter((axis) => axis.numeric && axis.values.every((value) => value > 0));
-const firstOver = [named(splitting, "batch"), named(splitting, "rate"), ...splitting, ...abscissae]
+const firstOver = [...["batch", "rate"].map((name) => named(splitting, name)), ...splitting, named(axes, "batch"), ...abscissae]
   .find((axis) => axis && abscissae.includes(axis));
 const firstHue = ["variant", "output", "input"].map((name) => named(splitting, name))
   .find((axis) => axis && axis !== firstOver);
@@ -106,13 +106,14 @@ const redraw = () => {
   for (const cell of drawn) panels.set(panelOf(cell), [...(panels.get(panelOf(cell)) || []), cell]);
   const lacking = cells.filter((cell) => isKept(cell, ["status"]) && x && !drawn.includes(cell) && x.of(cell) !== null);
   const figures = [...panels].slice(0, MOST_PANELS).map(([name, own]) => drawPanel(
-    `${data.metrics[metric][1]} over ${x.title.toLowerCase()}${name && `, ${name}`}`, own, plan,
+    `${data.metrics[metric][1]}${plan.log ? ", log scale," : ""} over ${x.title.toLowerCase()}${name && `, ${name}`}`, own, plan,
     (meant, event) => tell(meant, metric, event), choose, lacking.filter((cell) => panelOf(cell) === name)));
   const hued = plan.many ? [] : plan.lines;
-  const legend = html("p", { class: "legend" },
-    ...hued.map((value, place) => html("span", { class: `hue${place}` }, keyOf(place), String(value))));
+  const keys = hued.map((value) => html("span", { class: `hue${plan.hueOf(value)}` }, keyOf(plan.hueOf(value)), String(value)));
+  const legend = html("p", { class: "legend" }, ...(hued.length ? [`${colour.title}: `] : []), ...keys);
   const notes = [], left = panels.size - MOST_PANELS, absent = shown.length - drawn.length;
   if (left > 0) notes.push(`${left} more panels: filter to see them.`);
+  if (plan.many) notes.push(`${plan.lines.length} lines, too many for colours: point at one for its name, or filter.`);
   if (ratio) notes.push("Ratio to the baseline: above 1 is better, for latencies too. Pale: undecided.");
   const broken = drawn.length ? ", where lines break" : "";
   if (absent) notes.push(`Not drawn: ${absent} of ${shown.length} cells, invalid or without a number here${broken}.`);
@@ -176,8 +177,9 @@ const detail = (cell) => {
     .map(([title, value]) => html("div", {}, html("dt", {}, title), html("dd", {}, told(value))));
   const others = checked.filter((line) => !found.includes(line));
   const checks = html("details", {}, html("summary", {}, "What was checked"), list(others));
+  const close = () => { select(null); rows.get(cell.number).focus(); };
   return html("div", { class: "content" },
-    html("h3", {}, cell.name, " ", mark(cell.status), " ", button("close", () => select(null))),
+    html("h3", {}, cell.name, " ", mark(cell.status), " ", button("close", close)),
     html("p", { class: "small" }, data.runs[cell.run]), ...(why.length ? [list(why)] : []),
     cell.timeline ? drawTimeline(cell.timeline) : html("p", { class: "small" }, "No timeline: no round is kept here."),
     html("dl", {}, ...values), ...(others.length ? [checks] : []));
@@ -192,7 +194,11 @@ const gather = () => {
     table.tBodies[0].append(row);
     row.tabIndex = 0;
     row.addEventListener("click", () => { if (!String(window.getSelection())) toggle(); });
-    row.addEventListener("keydown", (event) => { if (event.key === "Enter") toggle(); });
+    row.addEventListener("keydown", (event) => {
+      if (event.target !== row || ![" ", "Enter"].includes(event.key)) return;
+      event.preventDefault();  // a space would scroll
+      toggle();
+    });
   });
   table.parentNode.classList.toggle("long", rows.size > 40);
   document.getElementById("cell-tables").replaceChildren(table.parentNode);
@@ -226,9 +232,15 @@ const start = () => {
     if (body.rows.length > 1) [...tHead.rows[0].cells].forEach(sortable(body, [...body.rows]));
   });
   const reset = button("reset", () => { differing.forEach((axis) => axis.reset()); update(); });
-  document.getElementById("filters").append(...differing.map(filterOf), reset, counted);
+  document.getElementById("filters").append(...differing.map(filterOf), ...(differing.length ? [reset] : []), counted);
   document.getElementById("choosers").append(byMetric.label, byOver.label, ...(splitting.length ? [byHue.label] : []));
-  document.addEventListener("keydown", (event) => { if (event.key === "Escape") { select(null); tell([]); } });
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    if (document.activeElement.closest(".detail")) rows.get(selected).focus();  // which is about to go
+    document.querySelectorAll("details.filter[open]").forEach((one) => { one.open = false; });
+    select(null);
+    tell([]);
+  });
   document.addEventListener("click", (event) => {
     const open = [...document.querySelectorAll("details.filter[open]")];
     open.filter((one) => !one.contains(event.target)).forEach((one) => { one.open = false; });

@@ -1,7 +1,7 @@
 """A report's figures: those of `plots` and `comparison_plots` at a phone's width, as SVG that stands inside HTML.
 
 Each has a title, and a description that says in numbers what it shows. Grey, black and white become the page's own
-variables, so that a dark page has dark figures.
+variables, so that a dark page has dark figures; so do the lines' colours, which are then those of the page's charts.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from benchbench.comparison.pairs import Pair
 from benchbench.comparison.tables import cells_of, headline, sentence
 from benchbench.comparison.verdicts import PRIMARY
 from benchbench.figures import sheet as sheets
+from benchbench.figures.choose import COLOURS
 from benchbench.figures.plots import Timeline, figures
 from benchbench.figures.schemes import ROLES
 from benchbench.report.summary_table import Row, rounded, valued
@@ -46,6 +47,7 @@ TITLES = {
     "compare_curves": "Sys tok/s of both sides",
     "compare_blocks": "Drift and variance from block to block",
 }
+_VARIABLES = {colour.lower(): f"hue{place}" for place, colour in enumerate(COLOURS)} | ROLES
 _HREF = "{http://www.w3.org/1999/xlink}href"
 
 
@@ -181,4 +183,4 @@ def _attributes(attributes: Mapping[str, str], prefix: str, used: set[str]) -> I
 
 
 def _ink(colour: str) -> str:
-    return f"var(--{ROLES[colour]})" if colour in ROLES else colour
+    return f"var(--{_VARIABLES[colour]})" if colour in _VARIABLES else colour
