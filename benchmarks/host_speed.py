@@ -15,15 +15,24 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import math
 import os
 import random
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+
+from benchbench.figures import choose, sheet
+from benchbench.figures.plots import write_figures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ADDITIONS = 60_000
 PAUSE_S = 0.05  # between requests, as between rounds
@@ -91,25 +100,30 @@ def table(rows: pd.DataFrame) -> str:
 
 
 def draw(rows: pd.DataFrame, path: Path) -> None:
-    from matplotlib.figure import Figure
+    """A panel a series, in the style of the other figures."""
+    write_figures(drawn(rows, path.stem), path.parent, [path.suffix[1:]])
 
-    figure = Figure(figsize=(6.5, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for (name, part), colour, mark in zip(
-        rows.groupby("series", sort=False) if "series" in rows else [("", rows)],
-        ("#0072b2", "#d55e00", "#009e73", "#cc79a7"),
-        "os^D",
-        strict=False,
-    ):
+
+def drawn(rows: pd.DataFrame, name: str) -> Iterator[tuple[str, Figure]]:
+    """The figure with its name, to be made in `sheet.STYLE`."""
+    series = list(rows.groupby("series", sort=False)) if "series" in rows else [("", rows)]
+    across = min(2, len(series))
+    down = math.ceil(len(series) / across)
+    figure, panels = sheet.make_frame(
+        "TTFT against the speed of the engine's CPU, a dot a request",
+        f"the loop: {ADDITIONS:,} additions on that CPU, before and after the request, mean",
+        height=2.1 * down, rows=down, columns=across, sharex=True, sharey=True,
+    )  # fmt: skip
+    for axes in panels[len(series) :]:
+        axes.set_visible(False)
+    for axes, (title, part) in zip(panels, series, strict=False):
         loop = (part.loop_before_ms + part.loop_after_ms) / 2
-        axes.scatter(loop, part.ttft_ms, s=14, c=colour, marker=mark, alpha=0.7, label=name)
-    axes.set(
-        xlabel=f"{ADDITIONS:,} additions on the engine's CPU (ms)", ylabel="TTFT (ms)", xlim=(0, None), ylim=(0, None)
-    )
-    axes.grid(alpha=0.3)
-    if "series" in rows:
-        figure.legend(loc="outside lower center", ncols=2)
-    figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+        axes.plot(loop, part.ttft_ms, linestyle="", marker="o", markersize=3, alpha=0.6, color=choose.COLOURS[0])
+        axes.set_title(title)
+    panels[0].set_xlim(0, 1.05 * rows[["loop_before_ms", "loop_after_ms"]].max(axis=None))
+    panels[0].set_ylim(0, 1.05 * rows.ttft_ms.max())
+    sheet.outer_labels(panels, "Loop on the engine's CPU (ms)", "TTFT (ms)")
+    yield name, figure
 
 
 def main() -> None:
