@@ -10,25 +10,19 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchbench.analysis.reasons import Reason
 from benchbench.analysis.runs import Run, side_by_side
-from benchbench.comparison.candidates import pairs_of
-from benchbench.comparison.figures import FEW_PAIRS
-from benchbench.comparison.pairs import Pair
-from benchbench.comparison.tables import caption, headline, notes, percent, ratio_table, ratio_text, sentence
-from benchbench.comparison.verdicts import PRIMARY
+from benchbench.comparison.tables import percent
 from benchbench.explain.explanation import explain
 from benchbench.figures.caption import run_title
 from benchbench.figures.timeline import timeline_of
+from benchbench.page.comparisons import Table, compared_candidates, printable_pairs, verdict_lines
 from benchbench.page.island import RUN, island, ratios_of
 from benchbench.page.page_figures import (
-    PageFigure,
     comparison_page_figures,
     drawn_figure,
     page_figures,
@@ -71,13 +65,6 @@ _NUMBER = re.compile(r"[±+-]?\d")
 _HERE = Path(__file__).parent
 
 
-class Table(NamedTuple):
-    """Plain texts."""
-
-    head: list[str]
-    rows: list[list[str]]
-
-
 class Section(NamedTuple):
     """What another room says of a run: sentences, tables, notes, and figures, made in the page's style.
 
@@ -101,7 +88,7 @@ def page(runs: Sequence[Run], extra: Sequence[Section] = ()) -> str:
     for run in runs:
         if run.has_records and len(run.cells) <= EXPLAINED:
             run.keep_summaries()  # each is shown: so none is computed twice
-    compared = [(place, pairs) for place, run in enumerate(runs) if (pairs := _pairs(run))]
+    compared = [(place, pairs) for place, run in enumerate(runs) if (pairs := printable_pairs(run))]
     labelled = runs[0].rows if len(runs) == 1 else side_by_side(runs)
     origins = [place for place, run in enumerate(runs) for _ in run.rows]
     planned = [_clean(row) | {RUN: place} for row, place in zip(labelled, origins, strict=True)]
@@ -117,7 +104,9 @@ def page(runs: Sequence[Run], extra: Sequence[Section] = ()) -> str:
         sections = [_section(section, f"{section.kind}{place}") for place, section in enumerate(extra)]
         figures = [_drawn(runs, by_run, group) for group in _models(runs)]
         comparisons = [
-            _comparison(pairs, [*comparison_page_figures(pairs, printable(run_title(runs[place])), f"compare{place}")])
+            compared_candidates(
+                pairs, [*comparison_page_figures(pairs, printable(run_title(runs[place])), f"compare{place}")]
+            )
             for place, pairs in compared
         ]
     text: str = _template().render(
@@ -127,7 +116,7 @@ def page(runs: Sequence[Run], extra: Sequence[Section] = ()) -> str:
         + [
             (f"{runs[place].name}: " if len(runs) > 1 else "") + line
             for place, pairs in compared
-            for line in _verdicts(pairs)
+            for line in verdict_lines(pairs)
         ],
         figures=[group for group in figures if group["figures"]],
         cells=_cells(rows),
@@ -345,58 +334,3 @@ def _provenance(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
         for label, text in provenance(run):
             lines.setdefault(label, [[] for _ in runs])[place].append(text)
     return [(label, ["; ".join(texts) or _DASH for texts in each]) for label, each in lines.items()]
-
-
-# ---- Comparison -----------------------------------------------------------------------------------------
-
-
-def _pairs(run: Run) -> list[Pair]:
-    pairs = pairs_of(run) if run.has_records else []
-    return [replace(pair, base=printable(pair.base), candidate=printable(pair.candidate)) for pair in pairs]
-
-
-def _verdicts(pairs: Sequence[Pair]) -> list[str]:
-    """The sentence of each candidate; of many the count of verdicts, and the fastest's."""
-    if len(pairs) <= FEW_PAIRS:
-        return [sentence(pair) for pair in pairs]
-    overalls = [(overall, pair) for pair in pairs if (overall := headline(pair))]
-    counts = Counter(overall.verdict for overall, _ in overalls)
-    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items()) or "none has numbers"
-    lines = [f"{len(pairs)} candidates against {pairs[0].base}: {verdicts}"]
-    if overalls:
-        best = max(overalls, key=lambda known: known[0].ratio.point)[1]
-        lines.append(f"Highest ratio: {sentence(best)}")
-    return lines
-
-
-def _comparison(pairs: Sequence[Pair], figures: list[PageFigure]) -> dict[str, Any]:
-    """`overview` of many candidates, best first, and each candidate's sentence, notes, table and caption."""
-    head = ["Candidate"]
-    for name in ("Sys tok/s", "TTFT"):
-        head += [f"{name} ratio", "95 % CI", "Verdict"]
-    ranked = sorted(pairs, key=lambda pair: -(overall.ratio.point if (overall := headline(pair)) else 0.0))
-    overview = Table([*head, "Outputs"], [_overview_row(pair) for pair in ranked])
-    return {
-        "base": pairs[0].base,
-        "overview": overview if len(pairs) > FEW_PAIRS else None,
-        "pairs": [
-            {
-                "candidate": pair.candidate,
-                "ratio": ", ".join(_overview_row(pair)[1:4]),
-                "sentence": sentence(pair),
-                "notes": notes(pair),
-                "table": Table(*ratio_table(pair)),
-                "caption": caption(pair),
-            }
-            for pair in ranked
-        ],
-        "figures": figures,
-    }
-
-
-def _overview_row(pair: Pair) -> list[str]:
-    texts = [pair.candidate]
-    for metric in PRIMARY:
-        overall = headline(pair, metric)
-        texts += [*ratio_text(overall), overall.verdict] if overall else [_DASH, _DASH, "no numbers"]
-    return [*texts, pair.fidelity.replace("_", " ")]

@@ -248,7 +248,9 @@ const start = () => {
   document.querySelectorAll(".scroll").forEach((box) => {
     const hint = html("p", { class: "hint", hidden: "" }, "More columns to the right: scroll sideways →");
     box.before(hint);
-    new ResizeObserver(() => { hint.hidden = box.scrollWidth <= box.clientWidth + 1; }).observe(box);
+    const measure = () => { hint.hidden = box.scrollWidth <= box.clientWidth + 1; };
+    measure();  // now: else what is below moves after the first frame
+    new ResizeObserver(measure).observe(box);
   });
   document.getElementById("explorer").hidden = false;
   update();
