@@ -171,8 +171,8 @@ def test_bench_check_says_what_answers_tell(tmp_path: Path, monkeypatch: pytest.
         result = bench("check", write_sweep(Path("s.yaml"), server.url), "--seconds", "0.2")
     lines = result.stdout.splitlines()
     assert "server: vllm, version unknown" in lines
-    assert "its answers do not tell cached tokens (vLLM: --enable-prompt-tokens-details)" in lines
-    assert "its answers do not tell the server's own times (vLLM: --enable-per-request-metrics)" in lines
+    assert "its answers do not report cached tokens (vLLM: --enable-prompt-tokens-details)" in lines
+    assert "its answers do not report the server's own times (vLLM: --enable-per-request-metrics)" in lines
 
 
 @pytest.mark.parametrize(

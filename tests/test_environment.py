@@ -290,7 +290,7 @@ def test_what_cannot_be_found_out_is_a_note(monkeypatch: pytest.MonkeyPatch) -> 
 
         with monkeypatch.context() as patched:
             patched.setattr(psutil.Process, "environ", deny)
-            assert notes(server.url) == f"process {os.getpid()} is not ours to look at"
+            assert notes(server.url) == f"process {os.getpid()} may not be looked at by this user"
         patched = monkeypatch
         patched.setattr(psutil, "net_connections", deny)
         assert "does not tell which process" in notes(server.url)

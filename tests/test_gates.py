@@ -204,7 +204,7 @@ def test_a_test_without_power_does_not_pass() -> None:
     run = made_run(Path("run"), {**BRANCHES, "blocks": 2}, branch(0.5, 0.06))
     assert "undecided" in bench("compare", run).stdout
     for gate in ("slower", "slower>5%"):
-        assert "so few starts do not find a build of half the speed" in gated(run, "--fail-on", gate, code=4)
+        assert "so few starts would miss even a build of half the speed" in gated(run, "--fail-on", gate, code=4)
 
 
 # ---- Properties ------------------------------------------------------------------------------------------

@@ -262,7 +262,7 @@ def test_a_run_counts_once_wherever_its_copies_are(night: Nights, tmp_path: Path
     assert history.notes == (f"not read: {tmp_path / 'copy'}: a copy of {folder}",)
     (tmp_path / "empty").mkdir()
     nothing = bench("history", tmp_path / "empty")
-    assert (nothing.exit_code, nothing.stderr) == (2, f"bench history: {tmp_path / 'empty'}: no run is here\n")
+    assert (nothing.exit_code, nothing.stderr) == (2, f"bench history: {tmp_path / 'empty'}: no run was found\n")
 
 
 def test_a_gate_fails_on_a_step_that_stands_and_on_what_it_cannot_judge(month: Path, night: Nights) -> None:

@@ -125,10 +125,7 @@ def test_two_variants_that_are_one_server_are_named(tmp_path: Path) -> None:
         name: {"engine": {"url": f"http://127.0.0.1:{port}"}} for name, port in zip("abc", "112", strict=True)
     }
     file = write_sweep(tmp_path / "s.yaml", "http://127.0.0.1:9", variants=engines, blocks=2)
-    assert (
-        "warning: variants a and b are asked for alike: a build is compared with itself\n"
-        in bench("validate", file).stdout
-    )
+    assert "warning: variants a and b are the same: a build is compared with itself\n" in bench("validate", file).stdout
     told = {
         name: {"engine.kind": "endpoint", **{f"engine.{k}": v for k, v in one["engine"].items()}}
         for name, one in engines.items()

@@ -95,7 +95,7 @@ def test_every_layout_is_read(
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        (['{"prompt": "a"}', "{nope"], "p.jsonl:2: is no JSON"),
+        (['{"prompt": "a"}', "{nope"], "p.jsonl:2: is not JSON"),
         (['{"prompt": "a"}', '{"text": "b"}'], "p.jsonl:2: has no prompt (prompts.field); its keys are text"),
         (['{"question": "a"}'], "p.jsonl:1: has no conversations, messages, prompt_token_ids"),
         (['{"prompt": "a"}', "", '{"prompt": ["b"]}'], "p.jsonl:3: prompt must be a text, a list of token ids"),

@@ -37,7 +37,7 @@ class Reason(Enum):
         "use a server that honours max_tokens, min_tokens and ignore_eos, or measure with output: as_served",
     )
     INPUT_LENGTH = _invalid(
-        "the server counted other input tokens than asked", "send token ids, or name the tokenizer (prompts.tokenizer)"
+        "the server counted another number of input tokens than asked", "send token ids, or name the tokenizer (prompts.tokenizer)"
     )
     INPUT_APPROXIMATE = _suspect(
         "prompts have about the asked length: the server counted within 10 % of it, on average",
@@ -61,7 +61,7 @@ class Reason(Enum):
     )
     REPLICAS = _suspect(
         "another process or machine than before answered: several servers behind one address or name, or one that was "
-        "started again, nobody knows with which flags",
+        "restarted, with unknown flags",
         "name each server's own address (engine.url takes a list), so that the counts of each can be checked; after a "
         "restart measure anew, into another folder",
     )
@@ -74,7 +74,7 @@ class Reason(Enum):
         "measure each engine in a run, or a variant, of its own",
     )
     OTHER_MODEL = _suspect(
-        "answers name another model than was asked for, and the server's list does not say that they are one",
+        "answers name another model than was asked for, and the server's list does not say that both are the same",
         "find out what answered; if model is an alias, write in engine.answers_as what answers call it",
     )
     CACHED_PREFIX = _invalid(
@@ -86,8 +86,8 @@ class Reason(Enum):
         "bench explain says where they differ; give the cache room for all prefixes, and whole blocks to a prefix",
     )
     HIT_RATE_UNKNOWN = _invalid(
-        "the server does not tell cached tokens of its answers, so that the asked hits cannot be shown",
-        "let it tell them (vLLM: --enable-prompt-tokens-details), or measure without prompts.shared",
+        "the server does not report cached tokens, so that the asked hits cannot be checked",
+        "let it report them (vLLM: --enable-prompt-tokens-details), or measure without prompts.shared",
     )
     PREEMPTED = _invalid(
         "the server preempted requests for want of KV cache and computed their tokens again",
@@ -115,7 +115,7 @@ class Reason(Enum):
         "start the server with --stream-interval 1; TPOT holds where token ids or running usage tell their number",
     )
     ACCEPTANCE_UNCLEAR = _suspect(
-        "tokens a step by its events and by the server's counters of accepted drafts differ by more than 1 %",
+        "tokens per step by its events and by the server's counters of accepted drafts differ by more than 1 %",
         "start the server with --stream-interval 1; if it is, the client or something between joins events",
     )
     HIDDEN_TOKENS = _suspect(
@@ -138,7 +138,7 @@ class Reason(Enum):
         "raise the server's limit (vLLM: --max-num-seqs), or lower the batch",
     )
     OVERLOADED = _suspect(
-        "TTFT grew as long as an open load lasted: it is of the load's length, not of the server's own",
+        "TTFT grew as long as the open load lasted: it depends on the load's length, not on the server alone",
         "lower the rate; near the server's limit raise load.requests, until TTFT no longer depends on it",
     )
     SEND_SKEW = _suspect(
@@ -177,7 +177,7 @@ class Reason(Enum):
         "raise load.requests to 5 x batch, the default, or where answers differ much in length to 10 x batch",
     )
     THROTTLED = _suspect(
-        "a GPU was slowed by heat, a hardware slowdown or a power brake during a round (its power cap is no reason)",
+        "a GPU was slowed by heat, a hardware slowdown or a power brake during a round (its power cap does not count)",
         "cool it; look at its fans, its power supply and what the host's own limits are",
     )
     GPU_IN_USE = _suspect(

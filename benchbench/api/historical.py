@@ -111,7 +111,7 @@ def history_of(
                 continue
             nights += of_run
     if not nights:
-        raise RunError(notes[0] if notes else f"{', '.join(map(str, listed)) or 'history_of'}: no run is here")
+        raise RunError(notes[0] if notes else f"{', '.join(map(str, listed)) or 'history_of'}: no run was found")
     series = series_of(nights, tuple(metrics) or SHOWN, join)
     latest = {night.variant: night for night in sorted(nights, key=lambda night: (night.when_ns, night.measured_ns))}
     shown = {(each.variant, each.cell.shape) for each in series}

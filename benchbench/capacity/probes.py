@@ -131,7 +131,7 @@ def searches_of(run: RunDirectory) -> list[SearchState]:
             made.ended, made.seconds = event["how"], event["seconds"]
             made.observed = observed_in(run, cells[made.cell], made)
     if settings is None:
-        raise RunError(f"{run.path}: no run of bench capacity")
+        raise RunError(f"{run.path}: not a run of bench capacity")
     return list(states.values())
 
 

@@ -154,7 +154,7 @@ def best_notes(answer: Answer) -> list[str]:
     if doubts:
         of_all = f"{sum(map(len, trial.suspect.values()))} of {len(answer.cells) * len(trial.settings)}"
         codes = ", ".join(f"{code} {count}" for code, count in doubts.most_common())
-        lines.append(f"Suspect, and counted: {of_all} cells of settings ({escape_markdown(codes)}).")
+        lines.append(f"Suspect, but counted: {of_all} cells of settings ({escape_markdown(codes)}).")
     if (more := len(default.standings) - SHOWN) > 0:
         lines.append(f"{more} more settings are in --format csv and json.")
     return lines

@@ -66,9 +66,7 @@ def time_text(plan: Plan, speed: Speed | None) -> str:
     if span is None or speed is None:
         return "unknown for this engine: bench check FILE measures it, or give --assume-tok-s"
     texts = [duration_text(seconds) for seconds in span]
-    text = f"about {texts[0]}" + (
-        f" to {texts[1]} (as few and as many rounds as there may be)" * (texts[0] != texts[1])
-    )
+    text = f"about {texts[0]}" + (f" to {texts[1]} (fewest to most rounds)" * (texts[0] != texts[1]))
     text += f", {speed.source}"
     starts = len(plan.sessions)
     if isinstance(plan.spec.engine, LAUNCHED) or plan.spec.block_count:

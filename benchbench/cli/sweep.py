@@ -120,7 +120,7 @@ def sweep(file: Source | None, sets: tuple[str, ...], only: str | None, out: Pat
             return
         if flags["overwrite"]:
             if flags["resume"] or out is None:
-                fail(BAD_INPUT, "bench sweep: --overwrite needs --out, and goes not with --resume")
+                fail(BAD_INPUT, "bench sweep: --overwrite needs --out, and does not go with --resume")
             plan_of(spec, only)  # bad input deletes nothing
             _clear(out, Path(str(file)))
         if flags["retry"] and not flags["resume"]:

@@ -327,7 +327,7 @@ def _confounded(base: Side, candidate: Side) -> list[str]:
     if base.run is not candidate.run:
         hosts = {side.run.manifest["host"].get("name") for side in (base, candidate)}
         days = [_days(side.run) for side in (base, candidate)]
-        notes = ["the runs are of different hosts"] if len(hosts) > 1 else []
+        notes = ["the runs were made on different hosts"] if len(hosts) > 1 else []
         if all(days) and days[0] != days[1]:
             notes.append(
                 f"the runs are of different days ({days[0]} and {days[1]}), which the interval does not contain"

@@ -100,7 +100,7 @@ def _entries(data: bytes, path: str) -> Iterator[tuple[str, Any]]:
         try:
             entries = orjson.loads(data)
         except orjson.JSONDecodeError as error:
-            raise PromptFileError(f"{path}:{error.lineno}: is no JSON: {error.msg}") from None
+            raise PromptFileError(f"{path}:{error.lineno}: is not JSON: {error.msg}") from None
         yield from ((f"{path}, entry {number}", entry) for number, entry in enumerate(entries, 1))
         return
     for number, line in enumerate(data.split(b"\n"), 1):
@@ -109,7 +109,7 @@ def _entries(data: bytes, path: str) -> Iterator[tuple[str, Any]]:
         try:
             entry = orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            raise PromptFileError(f"{path}:{number}: is no JSON: {error.msg}") from None
+            raise PromptFileError(f"{path}:{number}: is not JSON: {error.msg}") from None
         yield f"{path}:{number}", entry
 
 

@@ -167,7 +167,7 @@ def built_alike(variants: Mapping[str, Variant]) -> list[str]:
         engine = {key: value for key, value in variant.engine.items() if key not in NOT_IN_KEY}
         alike_names.setdefault("" if variant.git else repr(sorted(engine.items())), []).append(name)
     sentences = [
-        f"variants {' and '.join(names)} are asked for alike: a build is compared with itself"
+        f"variants {' and '.join(names)} are the same: a build is compared with itself"
         for key, names in alike_names.items()
         if key and len(names) > 1
     ]

@@ -113,7 +113,7 @@ def _notes(engine: EndpointEngine, plan: Plan) -> Iterator[str]:
         yield "prompts.shared.turns: a conversation's next turn goes to another server; engine.routing: pinned keeps it"
     if uneven := sorted({cell.batch for cell in plan.cells if cell.batch and cell.batch % count}):
         batches = _listed(uneven)
-        yield f"batch {batches}: no multiple of {count}: in each round some servers have a request more than others"
+        yield f"batch {batches}: no multiple of {count}: in each round some servers get one request more than others"
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PANELS = 9
 PROBES = (  # what tables and other figures of such a run say
     "Each row is a probe of a search, with as many rounds as its question needs; bench capacity has the answer. "
-    "too_few_rounds is said of Sys tok/s, of which none asks."
+    "too_few_rounds is about Sys tok/s, which no probe needs."
 )
 LOOKS: dict[str, dict[str, Any]] = {
     "explored": {"color": "#777777", "marker": "o", "linestyle": ""},

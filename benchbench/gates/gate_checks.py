@@ -105,7 +105,7 @@ def _change(pair: Pair, rule: Rule, effect: Effect) -> Judgement:
     if effect.significant:
         return "failed" if worse > 0 and rule.exceeded(effect) else "passed", sentence
     if (effect.mde_family or 0.0) > HALF:
-        return "not judged", "cannot be judged: so few starts do not find a build of half the speed"
+        return "not judged", "cannot be judged: so few starts would miss even a build of half the speed"
     return "passed", f"no significant change ({sentence})"
 
 

@@ -170,7 +170,7 @@ def _listener(port: int) -> int:
     if not local:
         raise _UnknownError(f"nobody listens at port {port} of this host")
     if None in local:
-        raise _UnknownError(f"the process that listens at port {port} is not ours to look at")
+        raise _UnknownError(f"the process that listens at port {port} may not be looked at by this user")
     pids: set[int] = {pid for pid in local if pid is not None}
     with contextlib.suppress(psutil.Error):
         pids = {pid for pid in pids if not pids & {parent.pid for parent in psutil.Process(pid).parents()}}
@@ -211,7 +211,7 @@ def _unknown(pid: int, error: Exception) -> str:
     import psutil
 
     if isinstance(error, psutil.AccessDenied | PermissionError):
-        return f"process {pid} is not ours to look at"
+        return f"process {pid} may not be looked at by this user"
     return f"process {pid}: {error}"
 
 

@@ -26,7 +26,7 @@ from benchbench.store.requests import RoundColumns, round_table
 PROBE_TOKENS = 16
 MOST_STREAMS = 4096
 LEAST_TPOT_S = 50e-6  # no engine is faster than this
-TELLS = (
+REPORTED = (
     "cached tokens (vLLM: --enable-prompt-tokens-details)",
     "the server's own times (vLLM: --enable-per-request-metrics)",
 )
@@ -43,7 +43,7 @@ class Probe:
     ttft_s: float
     tpot_s: float
     problems: tuple[str, ...]
-    reported: tuple[str, ...] = ()  # of TELLS
+    reported: tuple[str, ...] = ()  # of REPORTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def _check_one(plan: Plan, progress: Callable[[str, float, str], None]) -> Prefl
     good = [probe for probe in probes if not probe.problems]
     reported = {name for probe in good for name in probe.reported}
     if good:
-        lines += [f"its answers {'tell' if name in reported else 'do not tell'} {name}" for name in TELLS]
+        lines += [f"its answers {'report' if name in reported else 'do not report'} {name}" for name in REPORTED]
     lines += [f"{_exact(probe)}; TTFT {probe.ttft_s * 1e3:.1f} ms, TPOT {probe.tpot_s * 1e3:.2f} ms" for probe in good]
     # Where lengths differ within a round, the batch has about their mean.
     need = max(((cell.input or 0) + cell.output) * _in_flight(cell) for cell in plan.cells)
@@ -128,7 +128,7 @@ def _view(opened: Opened) -> ServerView:
 
 def _exact(probe: Probe) -> str:
     """Prompts of a file, as they are, have no length that was asked for."""
-    return f"{probe.label}: lengths exact {'both ways' if probe.input is not None else 'of answers'}"
+    return f"{probe.label}: {'input and output' if probe.input is not None else 'output'} lengths exact"
 
 
 def _in_flight(cell: Cell) -> int:
@@ -177,7 +177,7 @@ def _probe(worker: Worker, opened: Opened, cell: Cell) -> Probe:
     if invalid := _invalid(small, columns, facts):
         return Probe(*place, ttft, tpot, invalid)
     seen = ((columns["cached_tokens"] >= 0).all(), all(columns["server_metrics"]))
-    reported = tuple(name for name, tells in zip(TELLS, seen, strict=True) if tells)
+    reported = tuple(name for name, tells in zip(REPORTED, seen, strict=True) if tells)
     return Probe(*place, ttft, tpot, (), reported)
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _RECORD = re.compile(r"([^.].*-(?:warmup|measured))-(\d{4,})\.parquet")
 STARTED_AGAIN = "server_started_again"  # of the journal: see `RunDirectory.doubted`
-EDITED = "manifest.json was changed after it was written: what was asked, checked and measured on may be otherwise"
+EDITED = "manifest.json was changed after it was written: what it says of sweep, checks and machine may be wrong"
 _AGAIN = "remove it, and bench sweep --resume measures this round again"
 
 
