@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchbench.analysis.runs import Run
+from benchbench.api.measuring import drawn_of
 from benchbench.api.notebook import html_table, paragraphs
 from benchbench.api.pictures import FORMATS, Pictures
 from benchbench.api.run_tables import Form, check_format
@@ -118,9 +119,6 @@ def best(  # noqa: PLR0913 - the options of the command
     outcome = measuring.sweep(
         spec, out, only=only, sets=sets, resume=resume, observer=observer, stop=stop, choose=chooser
     )
-    if plots and outcome.state == "complete":
-        try:
-            best_of_run(outcome.path, metric=metric).pictures(outcome.path / "plots").draw()
-        except OSError as error:
-            return replace(outcome, message=f"the plots are not all drawn: {error}")
-    return outcome
+    if not plots or outcome.state != "complete":
+        return outcome
+    return drawn_of(outcome, best_of_run(outcome.path, metric=metric).pictures(outcome.path / "plots"))

@@ -37,11 +37,16 @@ def sweep(  # noqa: PLR0913 - the options of the command
     Raises SpecError (selection), EngineError (model, credentials ...) and RunError (directory).
     """
     outcome = measuring.sweep(spec, out, only=only, sets=sets, resume=resume, retry=retry, observer=observer, stop=stop)
-    if plots and (pictures := final_pictures(outcome)):
-        try:
+    return drawn_of(outcome, final_pictures(outcome)) if plots else outcome
+
+
+def drawn_of(outcome: Outcome, pictures: Pictures | None) -> Outcome:
+    """The outcome, once its pictures are drawn; its message says where they cannot be written."""
+    try:
+        if pictures:
             pictures.draw()
-        except OSError as error:
-            return replace(outcome, message=f"the plots are not all drawn: {error}")
+    except OSError as error:
+        return replace(outcome, message=f"the plots are not all drawn: {error}")
     return outcome
 
 

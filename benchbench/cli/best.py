@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchbench.cli.console import FOLDER, SETS, announce, refuse_of_runs, refusing, show, show_markdown, source_of
+from benchbench.cli.console import FOLDER, SETS, refuse_of_runs, refusing, show, show_markdown, source_of
 from benchbench.cli.signals import Stop
 from benchbench.cli.sweep import end_unless_complete, same_command, spec_and_sets, watching
 
@@ -55,13 +55,11 @@ def best(source: Source, form: Any, plots: Path | None, *, metric: str, valid_on
         (show_markdown if form == "md" else show)(text.rstrip("\n"))
     if plots is None and not closing:
         return
-    from benchbench.cli.drawing import drawn
+    from benchbench.cli.drawing import plots_text
 
-    files, problems = drawn(best_settings.pictures(plots or run / "plots"))
-    for problem in problems:
-        announce("warning", f"the plots are not all drawn: {problem}")
+    lines = plots_text(best_settings.pictures(plots or run / "plots"))
     if form == "md" and not options["quiet"]:
-        show("\n".join(["Plots:", *(f"  {path}" for path in files if path.suffix == ".png"), closing]).rstrip())
+        show(f"{lines}\n{closing}".strip())
 
 
 def _carried_out(

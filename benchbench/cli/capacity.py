@@ -11,7 +11,6 @@ from benchbench.cli.console import (
     BAD_INPUT,
     FOLDER,
     SETS,
-    announce,
     fail,
     refuse_of_runs,
     refusing,
@@ -111,13 +110,10 @@ def capacity(file: Source, sets: tuple[str, ...], only: str | None, out: Path | 
 def _draw(run: Path, folder: Path, *, tell: bool) -> None:
     """The figure of a run's searches; what cannot be drawn is a note."""
     from benchbench.api.capacities import capacity_pictures
-    from benchbench.cli.drawing import drawn
+    from benchbench.cli.drawing import plots_text
 
-    files, problems = drawn(capacity_pictures(run, folder))
-    for problem in problems:
-        announce("warning", f"the plots are not all drawn: {problem}")
-    if tell and (shown := [f"  {path}" for path in files if path.suffix == ".png"]):
-        show("\n".join(["Plots:", *shown]))
+    if (lines := plots_text(capacity_pictures(run, folder))) and tell:
+        show(lines)
 
 
 def _shown_again(path: Path, *, as_json: bool) -> None:

@@ -41,6 +41,17 @@ def drawn(pictures: Pictures, formats: Sequence[str] = FORMATS) -> tuple[list[Pa
     return sorted(files, key=lambda path: order[path.stem]), sorted(set(problems))
 
 
+def plots_text(pictures: Pictures) -> str:
+    """Draw them: `Plots:` and a line a PNG, "" without any. What cannot be drawn is a warning on stderr."""
+    from benchbench.cli.console import announce  # the processes that draw need no click
+
+    files, problems = drawn(pictures)
+    for problem in problems:
+        announce("warning", f"the plots are not all drawn: {problem}")
+    shown = [f"  {path}" for path in files if path.suffix == ".png"]
+    return "\n".join(["Plots:", *shown]) if shown else ""
+
+
 @contextlib.contextmanager
 def _process(form: str) -> Iterator[subprocess.Popen[bytes]]:
     words = [sys.executable, "-m", "benchbench.cli.drawing", form, str(os.getpid())]

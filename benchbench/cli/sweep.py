@@ -296,17 +296,12 @@ def end_unless_complete(
         fail(STOPPED, locate(*source, outcome.key, message) if outcome.key else f"bench: {message}")
 
 
-def _draw(outcome: Outcome, *, wanted: bool) -> list[Path]:
-    """Draw the plots of a complete run whose table is shown; what cannot be drawn is a note. The files."""
+def _draw(outcome: Outcome, *, wanted: bool) -> str:
+    """Draw the plots of a complete run whose table is shown; `plots_text` of them."""
     from benchbench.api.measuring import final_pictures
-    from benchbench.cli.drawing import drawn
+    from benchbench.cli.drawing import plots_text
 
-    if not wanted or (pictures := final_pictures(outcome)) is None:
-        return []
-    files, problems = drawn(pictures)
-    for problem in problems:
-        print(printable(f"note: the plots are not all drawn: {problem}"), file=sys.stderr)
-    return files
+    return plots_text(pictures) if wanted and (pictures := final_pictures(outcome)) else ""
 
 
 def _useless(outcome: Outcome) -> list[str]:
@@ -337,8 +332,8 @@ def _show(spec: SweepSpec, outcome: Outcome, *, verbose: bool, plots: bool) -> N
         answered = any(row["requests"] > row["failed"] for row in outcome.rows if row["rounds"])
         if verbose and answered and spec.rounds.max > spec.rounds.min and spec.block_count is None:
             show_prose(_cost(outcome.rows))
-    if files := _draw(outcome, wanted=plots):
-        show("Plots:\n" + "\n".join(f"  {path}" for path in files if path.suffix == ".png"))
+    if lines := _draw(outcome, wanted=plots):
+        show(lines)
     if outcome.verdicts:
         show_prose("\n".join(outcome.verdicts))
         show(f"Comparison: {outcome.path / 'compare.md'}, or: bench compare {outcome.path}")
