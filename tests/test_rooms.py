@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -162,6 +163,14 @@ def test_imports_make_no_circle_and_never_go_up() -> None:
     assert STRUCTURE.circles() == []
     assert STRUCTURE.arrows_up() == []
     assert STRUCTURE.from_outside() == []
+
+
+def test_architecture_is_one_page_and_names_every_room() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert {room for room in rooms if f"`{room}/`" not in text} == set()
+    assert set(re.findall(r"`(\w+)/`", text)) == rooms
+    assert len(text.splitlines()) <= 70
 
 
 def test_no_file_name_stands_in_two_rooms() -> None:

@@ -37,7 +37,8 @@ class Reason(Enum):
         "use a server that honours max_tokens, min_tokens and ignore_eos, or measure with output: as_served",
     )
     INPUT_LENGTH = _invalid(
-        "the server counted another number of input tokens than asked", "send token ids, or name the tokenizer (prompts.tokenizer)"
+        "the server counted another number of input tokens than asked",
+        "send token ids, or name the tokenizer (prompts.tokenizer)",
     )
     INPUT_APPROXIMATE = _suspect(
         "prompts have about the asked length: the server counted within 10 % of it, on average",

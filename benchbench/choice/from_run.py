@@ -18,7 +18,7 @@ from benchbench.analysis.metrics import RoundMetrics
 from benchbench.analysis.runs import Run
 from benchbench.choice.elimination import Levels
 from benchbench.choice.sets import CellStarts
-from benchbench.comparison.pairs import STARTS_CHOSEN, Values, sides_of, unpaired_cells, values_of
+from benchbench.comparison.pairs import Values, sides_of, starts_were_chosen, unpaired_cells, values_of
 from benchbench.comparison.verdicts import BETTER
 from benchbench.model.served import ranks_of
 from benchbench.slo.attainment import share_of
@@ -69,7 +69,7 @@ def trial_of(run: Run, metric: str = "sys_tok_s", *, valid_only: bool = False, l
         raise ValueError("--metric goodput_req_s: needs an `slo` in the sweep")
     values = {side.variant: values_of(side) for side in sides}
     blocks = int(run.manifest["spec"]["blocks"] or DEFAULT_BLOCKS)
-    looks = tuple(range(2, blocks + 1)) if looking or _was_chosen(run) else (blocks,)
+    looks = tuple(range(2, blocks + 1)) if looking or starts_were_chosen(run) else (blocks,)
     limited = any(cell.slo.is_set for cell in infos.values())
     cells = {
         label: _cell(label, info, values, metric, valid_only=valid_only)
@@ -87,10 +87,6 @@ def trial_of(run: Run, metric: str = "sys_tok_s", *, valid_only: bool = False, l
         blocks=blocks,
         starts=len({(start.get("block"), start.get("variant")) for start in run.manifest["starts"]}),
     )
-
-
-def _was_chosen(run: Run) -> bool:
-    return any(event["event"] == STARTS_CHOSEN for event in run.directory.events())
 
 
 def _cell(label: str, info: CellInfo, values: Mapping[str, Values], metric: str, *, valid_only: bool) -> CellStarts:

@@ -136,7 +136,11 @@ def pair(
         *loaded,
         *(f"{label} is left out: {why}" for label, why in unpaired.items()),
         *_confounded(base, candidate),
-        *(["starts were left out where bench best could decide nothing by them"] if within and _chosen(base) else []),
+        *(
+            ["starts were left out where bench best could decide nothing by them"]
+            if within and starts_were_chosen(base.run)
+            else []
+        ),
         *(note for label in labels if (note := hit_note(label, old.hits[label], new.hits[label]))),
         *(note for label in labels if (note := acceptance_note(label, old.acceptance[label], new.acceptance[label]))),
     ]
@@ -338,8 +342,9 @@ def _confounded(base: Side, candidate: Side) -> list[str]:
     return []
 
 
-def _chosen(side: Side) -> bool:
-    return any(event["event"] == STARTS_CHOSEN for event in side.run.directory.events())
+def starts_were_chosen(run: Run) -> bool:
+    """Whether starts that could decide nothing were left out."""
+    return any(event["event"] == STARTS_CHOSEN for event in run.directory.events())
 
 
 def _days(run: Run) -> str:
