@@ -38,6 +38,7 @@ K = TypeVar("K")
 R = TypeVar("R")
 METRICS = tuple(BETTER)
 STARTS_CHOSEN = "starts_chosen"  # the journal's word for a look at a run, after which it went on without some starts
+_CHOSEN = "starts were left out where bench best could decide nothing by them"
 INCIDENTS = {
     *(Reason.NO_DATA, Reason.REQUEST_FAILED, Reason.FOREIGN_LOAD, Reason.CLOCK_STEP),
     *(Reason.SHARED_READS, Reason.FIRST_TOKEN_SHARED),
@@ -136,11 +137,7 @@ def pair(
         *loaded,
         *(f"{label} is left out: {why}" for label, why in unpaired.items()),
         *_confounded(base, candidate),
-        *(
-            ["starts were left out where bench best could decide nothing by them"]
-            if within and starts_were_chosen(base.run)
-            else []
-        ),
+        *[_CHOSEN] * (within and starts_were_chosen(base.run)),
         *(note for label in labels if (note := hit_note(label, old.hits[label], new.hits[label]))),
         *(note for label in labels if (note := acceptance_note(label, old.acceptance[label], new.acceptance[label]))),
     ]
