@@ -304,7 +304,7 @@ def test_other_tokens_differ(changes: dict[str, Any]) -> None:
 
 def test_without_fidelity_nothing_is_asked() -> None:
     found, _ = sweep_of({"a": {}, "b": OTHER}, blocks=1, fidelity="off")
-    assert (found.verdict, found.reason) == ("not_measured", "fidelity is off")
+    assert (found.verdict, found.reason) == ("not_measured", "a has no answers")
     assert not Path("run/fidelity").exists()
 
 
