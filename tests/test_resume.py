@@ -216,9 +216,11 @@ def test_resume_of_a_finished_run_does_nothing_and_of_a_missing_one_starts() -> 
         write_sweep(Path("s.yaml"), server.url)
         started = bench("sweep", "s.yaml", "--out", "run", "--resume")
         assert (started.exit_code in CARRIED_OUT, len(server.asks)) == (True, 1)
+        assert "note: nothing to resume: this is a new run\n" in started.stderr
         connections = server.connections
         before = {path: path.stat().st_mtime_ns for path in Path("run").rglob("*") if path.is_file()}
         again = bench("sweep", "s.yaml", "--out", "run", "--resume")
+        assert "nothing to resume" not in again.stderr
         assert (again.exit_code, server.connections) == (started.exit_code, connections)
         assert again.stdout.endswith("Run: run (nothing left to do)\n")
         assert {path: path.stat().st_mtime_ns for path in Path("run").rglob("*") if path.is_file()} == before

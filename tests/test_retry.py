@@ -119,6 +119,9 @@ def test_a_reason_of_all_rounds_together_sets_all_aside_and_one_that_no_cell_has
 def test_a_word_that_is_no_reason_is_refused() -> None:
     with ScriptedServer() as server:
         write_sweep(Path("s.yaml"), server.url)
+        absent = bench(*SWEEP, "--resume", "--retry", "invalid")
+        assert (absent.exit_code, Path("run").exists()) == (2, False)
+        assert absent.stderr == "bench sweep: run: there is no run of which --retry could measure anything again\n"
         assert bench(*SWEEP).exit_code in CARRIED_OUT
         wrong = bench(*SWEEP, "--resume", "--retry", "bad")
         assert (wrong.exit_code, wrong.stderr.count("\n")) == (2, 1)

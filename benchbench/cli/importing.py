@@ -15,10 +15,10 @@ from benchbench.cli.console import BAD_INPUT, FOLDER, fail, refusing, show, show
 @click.option("--out", type=FOLDER, metavar="DIR", help="Run directory (default: runs/NAME-TIME).")
 @click.option("--name", metavar="NAME", help="The run's name (default: the tool's).")
 def import_results(files: tuple[Path, ...], out: Path | None, name: str | None) -> None:
-    """Turn results of other tools into a run: vllm bench serve, AIPerf, GuideLLM, or a Markdown table.
+    """Turn results of other tools into a run: vllm bench serve, AIPerf, GuideLLM, SGLang, llm-d, a Markdown table.
 
-    FILE is a result (told by its content), or a folder of them, such as one of vllm bench sweep. Several results of
-    one shape are rounds of one cell.
+    FILE is a result (recognised by its content), or a folder of them, such as one of vllm bench sweep. Several results
+    of one shape are rounds of one cell.
     """
     from benchbench.importers.run_folder import import_files
 

@@ -164,17 +164,21 @@ def concluding(sessions: Sessions) -> Iterator[list[Outcome]]:
 def _goes_on(run: RunDirectory, plan: Plan, only: str | None, retry: str | None) -> list[str]:
     """Notes on what a resumed run loses by its plan. Raises RunError when the plan's engines are not the run's own."""
     manifest, variants = run.earlier(), {session.variant for session in plan.sessions}
-    if refusal := dealt_otherwise(manifest.get("spec") or {}, plan.spec):
+    if retry and not manifest:
+        raise RunError(f"{run.path}: there is no run of which --retry could measure anything again")
+    if not manifest:
+        return ["nothing to resume: this is a new run"]
+    if refusal := dealt_otherwise(manifest["spec"], plan.spec):
         raise RunError(f"{run.path}: {refusal}")
     notes = same_engines(run, masked(plan.spec.model_dump(mode="json")), variants)
-    before, now = manifest.get("spec", {}).get("loadgen", {}).get("workers", "auto"), plan.spec.loadgen.workers
+    before, now = manifest["spec"].get("loadgen", {}).get("workers", "auto"), plan.spec.loadgen.workers
     if before != now:
         notes.append(f"loadgen.workers: {before} -> {now}; each round's facts say how many processes sent it")
     kept = {cell.key for cell in plan.cells} | {entry["key"] for entry in staying(manifest, plan, only)}
-    lost = [cell_name(e) for e in manifest.get("plan", []) if e["key"] not in kept and run.finished_rounds(e["key"])]
+    lost = [cell_name(e) for e in manifest["plan"] if e["key"] not in kept and run.finished_rounds(e["key"])]
     if lost:
         notes.append(f"{len(lost)} measured cells are not in the sweep any more: out of the table, {lost[0]} first")
-    return [*sorted(notes), *(set_aside(run, plan, retry) if retry and manifest else ())]
+    return [*sorted(notes), *(set_aside(run, plan, retry) if retry else ())]
 
 
 def lacking(run: RunDirectory, plan: Plan) -> deque[Todo]:

@@ -35,7 +35,7 @@ def check_self(streams: int, rate: float, seconds: float, url: str | None = None
     Against the simulator, or a server at `url` that has GET /truth. Raises SimulatorError, WorkerDiedError, OSError.
     """
     output = max(2, round(rate * seconds))
-    about = {"streams": streams, "rate": rate, "seconds": seconds, "workers": workers, "server": url or "simulator"}
+    about = {"streams": streams, "rate": rate, "seconds": seconds, "workers": workers, "server": url or "the simulator"}
     with _simulator(streams, rate) as simulator:
         ours = partial(_ours, workers=workers)
         clients: dict[str, Callable[[str, int, int], Errors]] = {"benchbench": ours, "aiohttp": _aiohttp}
