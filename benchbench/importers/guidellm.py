@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import AliasPath, BaseModel, Field
 
-from benchbench.importers.result import Count, ImportedResult, Number, Positive, imported, load_of, numbers, parsed
+from benchbench.importers.result import Count, ImportedResult, Number, Positive, imported, numbers, parsed
+from benchbench.plausible.loads import load_of
 
 TOOL = "GuideLLM"
 _LATENCIES = {"ttft": "metrics.time_to_first_token_ms", "e2el": "metrics.request_latency"}

@@ -12,7 +12,8 @@ from pydantic import AliasPath, BaseModel, Field
 from benchbench.analysis.runs import OWN
 from benchbench.analysis.summary import COLUMNS
 from benchbench.importers.own_cell import OwnCell
-from benchbench.importers.result import Count, ImportedResult, Positive, imported, load_of, numbers, parsed
+from benchbench.importers.result import Count, ImportedResult, Positive, imported, numbers, parsed
+from benchbench.plausible.loads import load_of
 
 TOOL = "llm-d report"
 _LATENCIES = {"ttft": "time_to_first_token", "tpot": "time_per_output_token"}

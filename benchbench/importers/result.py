@@ -9,14 +9,13 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from benchbench.analysis.contradictions import contradiction
 from benchbench.analysis.reasons import Reason
 from benchbench.analysis.runs import OWN
+from benchbench.plausible.contradictions import contradiction
+from benchbench.plausible.loads import Load, load_of, was_another
 
-# Relative, of a length: tools that send text hit a number of tokens only nearly; the load whose rate changes
-TOLERANCE, RAMP = 0.02, "ramp"
-Load = tuple[str, int | None, float | None]
-"""Kind, batch, rate."""
+TOLERANCE = 0.02  # relative, of a length: tools that send text hit a number of tokens only nearly
+STREAMED = 0.995, 1.02  # of E2EL; a TTFT between them, without a TPOT, is that of a whole answer
 _ABOVE_0 = {"ttft_ms", "tpot_ms", "e2el_ms", "run_tok_s", "total_tok_s", "req_s", "round_s"}  # 0: a tool's "unknown"
 
 
@@ -74,20 +73,6 @@ def parsed(model: type[Model], data: Any, tool: str) -> Model:  # noqa: ANN401 -
         raise ValueError(f"{tool}: {where}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
 
 
-def load_of(requests: int, concurrency: int | None, rate: float | None, *, ramp: bool = False) -> Load:
-    """(load, batch, rate) of our kinds. Requests that all start at once are one wave, so a static batch.
-
-    `ramp`: the rate changed within the run, which so has neither batch nor rate.
-    """
-    if ramp:
-        return RAMP, None, None
-    if rate is not None and math.isfinite(rate):
-        return "open", None, rate
-    if concurrency is None or concurrency >= requests:
-        return "static", requests, None
-    return "closed", concurrency, None
-
-
 def imported(
     values: Mapping[str, float],
     *,
@@ -104,6 +89,10 @@ def imported(
     `inputs` and `outputs`: mean length, and the length requested, which is the cell's where the file has it. Of a
     single wave the whole run's rate is what a static load means by Sys tok/s. `reasons`: what the file itself tells.
     """
+    mean_output, is_ours = outputs[0] or 0.0, more["tool"] == OWN
+    if not is_ours and (ramp := was_another(load, values, done, mean_output)):
+        load = load_of(done, None, None, ramp=True)
+        more["variant"] = f"{more.get('variant', '')} ramp-up: {ramp}".strip()
     kind, batch, rate = load
     (input_length, other_input), (output_length, other_output) = _length(*inputs), _length(*outputs)
     applying = {
@@ -111,8 +100,12 @@ def imported(
         Reason.OUTPUT_LENGTH: other_output and done > 0,
         Reason.INPUT_LENGTH: other_input and done > 0,
     }
+    ttft, e2el = values.get("ttft_ms", 0.0), values.get("e2el_ms", math.inf)
+    if mean_output > 1 and "tpot_ms" not in values and STREAMED[0] * e2el < ttft < STREAMED[1] * e2el:
+        values = {name: value for name, value in values.items() if not name.startswith(("ttft", "tpot", "itl"))}
+        more["pools"] = {name: pool for name, pool in more.get("pools", {}).items() if name == "e2el"}
     # Ours may be of several runs.
-    if done and more["tool"] != OWN and (why := contradiction(values, done, outputs[0] or 0.0)):
+    if done and not is_ours and (why := contradiction(values, done, mean_output, more.get("pools"))):
         raise ValueError(f"{more['tool']}: {why}: a unit is another one, or the file is wrong")
     if kind == "static" and "run_tok_s" in values:
         values = {"sys_tok_s": values["run_tok_s"], **values}

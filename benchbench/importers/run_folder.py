@@ -17,7 +17,8 @@ from benchbench.analysis.summary import COLUMNS, UNITS
 from benchbench.errors import RunError, UnknownFormatError
 from benchbench.host.environment import environment, spec_hash
 from benchbench.importers.read import read
-from benchbench.importers.result import RAMP, ImportedResult
+from benchbench.importers.result import ImportedResult
+from benchbench.plausible.loads import RAMP
 from benchbench.report.summary_table import markdown_table
 from benchbench.safe_text import printable
 from benchbench.store.run_directory import RunDirectory, replace_file
@@ -173,5 +174,6 @@ def _caption(results: Sequence[Sourced], rows: Sequence[Mapping[str, Any]]) -> l
         lines.append("Sys tok/s of an imported row: of one wave, or by our formula from the times of each token.")
     lines += dict.fromkeys(note for _, result in results for note in result.notes)
     if any(row["load"] == RAMP for row in rows):
-        lines.append("ramp-up: the rate changed within the run, so that its numbers are those of no batch and no rate.")
+        why = "ramp-up: the rate changed within the run, or requests were held back"
+        lines.append(f"{why}, so that its numbers are those of no batch and no rate.")
     return lines

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from benchbench.importers.result import Count, ImportedResult, Number, Positive, imported, load_of, numbers, parsed
+from benchbench.importers.result import Count, ImportedResult, Number, Positive, imported, numbers, parsed
+from benchbench.plausible.loads import load_of
 
 TOOL = "SGLang bench_serving"
 _NAMES = {"ttft": "ttft", "itl": "itl", "e2el": "e2e_latency"}

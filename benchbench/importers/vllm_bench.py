@@ -15,14 +15,13 @@ from pydantic import BaseModel, Field
 
 from benchbench.analysis.metrics import round_metrics
 from benchbench.importers.own_cell import OwnCell
-from benchbench.importers.result import Count, ImportedResult, Number, Positive, imported, load_of, numbers, parsed
+from benchbench.importers.result import Count, ImportedResult, Number, Positive, imported, numbers, parsed
+from benchbench.plausible.loads import Load, load_of, was_another
 from benchbench.store import arrow as make
 from benchbench.store.requests import RequestStatus
 
 TOOL = "vllm bench serve"
 MAX_S = 1e9
-WAVE = 1.5  # a wave is over after its longest request; a run that lasts so many times that one is none
-FULL = 1 / 3  # of the mean number in flight of a load that is kept full, below which it was not
 _PATHS = {
     "round_s": "duration",
     "run_tok_s": "output_throughput",
@@ -82,7 +81,7 @@ def read_vllm_bench(data: dict[str, Any]) -> ImportedResult:
     values = numbers(data, _PATHS, TOOL) if done else {}
     values |= {name: values[name] / 100 for name in ("acceptance_rate",) if name in values}  # theirs are in %
     offered = (done + failed, result.max_concurrency, result.request_rate)
-    ramp = "" if ours else _ramp(result, values, *load_of(*offered)[:2])
+    ramp = "" if ours else _ramp(result, values, load_of(*offered))
     load = (ours.load, ours.batch, ours.rate) if ours else load_of(*offered, ramp=bool(ramp))
     values |= _server_times(result) if done else {}
     pools: dict[str, tuple[float, ...]] = {}
@@ -102,23 +101,11 @@ def read_vllm_bench(data: dict[str, Any]) -> ImportedResult:
     return imported(values, load=load, pools=pools, conditions=_conditions(result, load[1]), **common, **named)
 
 
-def _ramp(result: _Result, values: dict[str, float], kind: str, batch: int | None) -> str:
-    """How the rate of a run changed, where it did; "" of any other.
-
-    vLLM's Rust client does not write that it ramped up: then requests that would have been sent at once, or kept in
-    flight, were not. By Little's law, requests x mean E2EL / duration were in flight on average.
-    """
+def _ramp(result: _Result, values: dict[str, float], load: Load) -> str:
+    """How the rate of a run changed, where it did; "" of any other. vLLM's Rust client does not write it."""
     if result.ramp_up_strategy:
         return f"{result.ramp_up_strategy} {result.ramp_up_start_rps or 0:g} to {result.ramp_up_end_rps or 0:g} req/s"
-    count, tokens = result.completed, result.total_output_tokens / max(result.completed, 1)
-    if kind == "open" or not count or not values.keys() >= {"ttft_ms", "tpot_ms"}:
-        return ""
-    p99 = [values.get(f"{name}_p99", values[name]) for name in ("ttft_ms", "tpot_ms")]
-    mean_s = (values["ttft_ms"] + values["tpot_ms"] * max(tokens - 1, 0)) / 1e3
-    longest_s = (p99[0] + p99[1] * max(tokens - 1, 0)) / 1e3
-    under_way, most = count * mean_s / result.duration, batch or count
-    apart = result.duration > WAVE * longest_s if kind == "static" else under_way < FULL * count / -(-count // most)
-    return f"unknown, {under_way:.3g} of {most} in flight" if apart else ""
+    return was_another(load, values, result.completed, result.total_output_tokens / max(result.completed, 1))
 
 
 def _named(result: _Result, ramp: str) -> dict[str, Any]:
