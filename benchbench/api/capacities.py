@@ -32,7 +32,7 @@ def capacity_pictures(run: AnyRun, folder: str | Path) -> Pictures:
 
 
 def searches_in(run: Run) -> list[Shown]:
-    """What a picture shows of the searches of a run: of one that is none of a capacity nothing."""
+    """What a picture shows of the searches of a run; nothing for a run of another kind."""
     if not run.has_records or not is_capacity_run(run.path):
         return []
     return shown(searches_of(run.directory), {cell.key: cell for cell in run.cells})

@@ -30,7 +30,7 @@ def sender_ahead(*, wanted: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def look_ahead(spec: SweepSpec) -> Iterator[None]:
-    """Looked is at an engine that runs already; a sweep that needs no sender of ours ends the one begun ahead."""
+    """Look at an engine that runs already meanwhile; a sweep that needs no sender of ours ends the one begun ahead."""
     from benchbench.identity.running import looking_at
     from benchbench.senders.http_worker import end_ahead
     from benchbench.spec import EndpointEngine, VllmInprocessEngine

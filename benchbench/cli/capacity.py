@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class _ProbesShown:
-    """An observer to which what concerns cells is not told: a search has probes."""
+    """An observer that is told of a search's probes, and not of their cells."""
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
@@ -37,7 +37,7 @@ class _ProbesShown:
         return getattr(self._observer, name)
 
     def row(self, *_: object) -> None:
-        """Nothing."""
+        """Not shown: its probe is."""
 
     def begin(self, plan: Any, out: Path, left: int) -> None:  # noqa: ANN401 - an observer's
         what = "one search" if left == 1 else f"{left} searches"

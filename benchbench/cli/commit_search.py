@@ -99,7 +99,7 @@ def _crosswise(
     resume: bool,
     quiet: bool,
 ) -> None:
-    """Measure and tell good and bad crosswise with a component."""
+    """Measure good and bad crosswise with two versions of a component; show which makes the difference."""
     from benchbench.api.crossing import cross
 
     if options["paths"] or options["paired"] or options["budget_s"] is not None or options["confidence"] != 0.95:

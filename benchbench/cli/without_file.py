@@ -117,7 +117,7 @@ def _seed(wanted: Wanted, sets: tuple[str, ...], out: Path | None) -> int:
 
 
 class _Keeping:
-    """An observer to which the same is told, and which keeps a sweep's text in the folder that its run has got."""
+    """Passes all on to an observer, and keeps a sweep's text in the folder of its run."""
 
     def __init__(self, observer: Observer, source: YamlText) -> None:
         self._observer, self._source = observer, source

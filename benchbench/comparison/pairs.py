@@ -232,7 +232,7 @@ _CONDITIONS: dict[str, Any] = {
 
 
 def _words(value: object) -> str:
-    """Few enough to read."""
+    """A value in words few enough to read."""
     if isinstance(value, dict):
         value = [f"{key}={item}" for key, item in value.items() if item is not None]
     if not isinstance(value, list):

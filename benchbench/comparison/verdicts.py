@@ -337,7 +337,7 @@ def _effects(contrasts: Sequence[_Contrast], rules: _Rules, kind: str) -> Iterat
 
 
 def _untested(shift: Shift) -> dict[str, Any]:
-    """An effect what has no spread: never a verdict, since the variance between starts is unknown."""
+    """An effect that has no spread: never a verdict, since the variance between starts is unknown."""
     if min(shift.starts) < 2:
         method, warning = "one start", "only one start of one side, so no interval"
     else:

@@ -66,7 +66,7 @@ class Outcome:
 
 
 class Search(NamedTuple):
-    """Cells that are not known beforehand: those that are, sessions with what `work` is to do in them, and that."""
+    """In place of a plan whose cells are not all known beforehand: those known, the sessions to do, what does them."""
 
     plan: Plan
     todo: deque[Todo]
@@ -141,7 +141,7 @@ def sweep(  # noqa: PLR0913 - the options of the command
 
 @contextlib.contextmanager
 def concluding(sessions: Sessions) -> Iterator[list[Outcome]]:
-    """However the starts that are made within end: what follows from the run's records is written. It is the outcome.
+    """However the starts in the block end, write what follows from the run's records; the list gets the outcome.
 
     Raises as `sweep`.
     """
