@@ -355,6 +355,8 @@ def test_overwrite_replaces_a_run_and_nothing_else() -> None:
     assert bench(*sweep, "--overwrite").exit_code in CARRIED_OUT  # nothing is there
     before = {path.name for path in Path("run/records").iterdir()}
     Path("run/mine.txt").write_text("kept")
+    Path("run/profiles/main-0").mkdir(parents=True)  # another run's traces would be taken for this one's
+    Path("run/profile.md").write_text("old")
     refused = bench(*sweep)
     assert (refused.exit_code, "--overwrite" in refused.stderr) == (2, True)
     assert bench(*sweep, "--overwrite", "--only", "batch=1").exit_code in CARRIED_OUT
@@ -362,6 +364,8 @@ def test_overwrite_replaces_a_run_and_nothing_else() -> None:
     assert after < before
     assert len(open_run(Path("run")).rows) == 1
     assert Path("run/mine.txt").read_text() == "kept"
+    assert not Path("run/profiles").exists()
+    assert not Path("run/profile.md").exists()
     assert bench(*sweep, "--overwrite", "--resume").exit_code == 2
     assert bench(*sweep, "--overwrite", "--only", "batch=99").exit_code == 2  # bad input deletes nothing
     assert len(open_run(Path("run")).rows) == 1

@@ -44,21 +44,9 @@ if TYPE_CHECKING:
     from benchbench.spec import SweepSpec
 
 _OWN = (  # what a run has in its folder; the manifest last: as long as it is there, so is the run
-    *(
-        "records",
-        "spoiled",
-        "fidelity",
-        "telemetry",
-        "logs",
-        "git",
-        "plots",
-        "journal.jsonl",
-        "summary.csv",
-        "summary.parquet",
-    ),
-    *("sweep.yaml", "table.md", "compare.md", "compare.json", "noise.json", "capacity.md", "capacity.json"),
-    *("bisect.md", "bisect.json"),
-    "manifest.json",
+    *("records", "spoiled", "fidelity", "telemetry", "logs", "git", "plots", "profiles", "profile.md", "journal.jsonl"),
+    *("summary.csv", "summary.parquet", "sweep.yaml", "table.md", "compare.md", "compare.json", "noise.json"),
+    *("capacity.md", "capacity.json", "bisect.md", "bisect.json", "manifest.json"),
 )
 
 

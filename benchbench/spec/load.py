@@ -26,7 +26,6 @@ NOT_OVERRIDABLE = (
 )
 # Overrides change what is asked of a server, never the server.
 OVERRIDABLE_ENGINE = ("api", "extra_body")
-_ENGINE_ALLOWED = ", ".join(OVERRIDABLE_ENGINE)
 OVERRIDABLE = tuple(key for key in schema.SweepSpec.model_fields if key not in NOT_OVERRIDABLE)
 _KEYS = known_keys(schema.SweepSpec)
 
