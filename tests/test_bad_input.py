@@ -150,7 +150,7 @@ def test_a_run_is_not_overwritten_and_a_second_sweep_is_kept_out() -> None:
         again = run(server)
         assert again.exit_code == 2
         assert (
-            again.stderr == "bench sweep: run: there is a run already (use --resume, --overwrite, or another --out)\n"
+            again.stderr == "bench sweep: run: there is a run already (use --resume, another --out, or bench sweep --overwrite)\n"
         )
         with Path("run/.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
