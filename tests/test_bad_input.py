@@ -149,9 +149,8 @@ def test_a_run_is_not_overwritten_and_a_second_sweep_is_kept_out() -> None:
         before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
         again = run(server)
         assert again.exit_code == 2
-        assert (
-            again.stderr == "bench sweep: run: there is a run already (use --resume, another --out, or bench sweep --overwrite)\n"
-        )
+        hint = "use --resume or another --out; bench sweep: --overwrite"
+        assert again.stderr == f"bench sweep: run: a run is there ({hint})\n"
         with Path("run/.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             locked = run(server, "--resume")

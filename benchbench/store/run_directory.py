@@ -113,7 +113,7 @@ class RunDirectory:
         self.opened_ns = time.time_ns()
         exists = (self.path / "manifest.json").exists()
         if exists and not resume:
-            raise RunError(f"{self.path}: there is a run already (use --resume, another --out, or bench sweep --overwrite)")
+            raise RunError(f"{self.path}: a run is there (use --resume or another --out; bench sweep: --overwrite)")
         if exists:
             self.manifest()  # raises for one that this version can't continue
         if self.path.exists() and not self.path.is_dir():
