@@ -202,6 +202,7 @@ def test_init_writes_a_valid_file_once(name: str) -> None:
     assert bench("init", name, "--out", "-").stdout == text
     assert bench("init", name, "--out", "other.yaml").exit_code == 0
     assert Path("other.yaml").read_text() == text.replace(f"{name}.yaml", "other.yaml")
+    assert "bench init --out mine.yaml writes it" in bench("init", "mine.yaml").stderr
 
 
 def test_init_without_a_name_is_the_endpoint() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,8 +13,17 @@ from benchbench.cli.sweep import sweep
 NAMES = ("endpoint", "quickstart", "w7900d", "branches", "branches-demo")
 
 
+class _Shipped(click.Choice[str]):
+    """A name of what is shipped. Whoever gives a file's name instead is told how to have it written."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401 - click's
+        if str(value).endswith((".yaml", ".yml")):
+            self.fail(f"'{value}' is a file: bench init --out {value} writes it.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 @click.command()
-@click.argument("name", type=click.Choice(NAMES), default="endpoint", metavar="[NAME]")
+@click.argument("name", type=_Shipped(NAMES), default="endpoint", metavar="[NAME]")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Where to; - prints (default: NAME.yaml).")
 def init(name: str, out: Path | None) -> None:
     """Write a sweep file with comments, to change and to run. It never replaces a file.
