@@ -119,6 +119,14 @@ def test_svg_holds_labels_with_units(drawn: Path, name: str, expected: set[str])
     assert expected <= set(texts(drawn / f"{name}.svg"))
 
 
+def test_a_grid_of_large_numbers_does_without_tenths(tmp_path: Path) -> None:
+    rows = [
+        row((128, 64, batch), sys_tok_s=speed) for batch, speed in ((1, 98.76), (2, 200), (4, 1234.56), (32, 12345.6))
+    ]
+    draw_plots(rows, None, tmp_path, "t", ["svg"])
+    assert {"98.8", "1,235", "12,346"} <= set(texts(tmp_path / "heatmap.svg"))
+
+
 def test_invalid_cells_are_absent_and_counted(drawn: Path) -> None:
     for name in FIGURES[:6]:
         found = texts(drawn / f"{name}.svg")

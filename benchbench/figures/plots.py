@@ -304,12 +304,11 @@ def _heatmap(sheet: Sheet) -> Figure | None:
     title += f" · {len(drawn)} of {len(every):,} shapes" if len(drawn) < len(every) else ""
     title += f" · {len(loads)} of {len(every_load):,} loads" if len(loads) < len(every_load) else ""
     scale, norm = mpl.colormaps["cividis"].resampled(16), Normalize(0, max(row["sys_tok_s"] for row in rows) or 1.0)
-    places = 1 if len(loads) <= 12 else 0
     cells = [
         GridCell(
             loads.index(row[sheet.axis]),
             y,
-            f"{row['sys_tok_s']:,.{places}f}{'*' * (row.get('status') == 'suspect')}",
+            f"{row['sys_tok_s']:,.{int(row['sys_tok_s'] < 1000)}f}{'*' * (row.get('status') == 'suspect')}",
             scale(norm(row["sys_tok_s"])),
         )
         for y, shape in enumerate(shapes)
