@@ -367,3 +367,47 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         assert result.exit_code == 2, result.output
         assert len(result.stderr.splitlines()) == 1
         assert words in result.stderr
+
+
+FIELDS: list[tuple[str, str, dict[str, float]]] = [
+    ("TTFT (\N{MICRO SIGN}s)", "450000", {"ttft_ms": 450.0}),
+    ("TTFT (us)", "450000", {"ttft_ms": 450.0}),
+    ("TTFT", "450 \N{GREEK SMALL LETTER MU}s", {"ttft_ms": 0.45}),
+    ("TTFT", "0.45 seconds", {"ttft_ms": 450.0}),
+    ("TTFT (s)", "450 ms", {"ttft_ms": 450.0}),
+    ("TTFT (min)", "1.5", {"ttft_ms": 90_000.0}),
+    ("TTFT (ms)", "450 (430-470)", {"ttft_ms": 450.0}),
+    ("TTFT (ms)", "450 \N{PLUS-MINUS SIGN} 3", {"ttft_ms": 450.0}),
+    ("TTFT (ms)", "<450", {}),
+    ("TTFT (ms)", "430-470", {}),
+    ("TTFT (ms)", "68,5", {}),
+    ("TTFT (ms)", "1.234,5", {}),
+    ("Tok/s", "1.2k", {"sys_tok_s": 1200.0}),
+    ("Tok/s", "1 200", {"sys_tok_s": 1200.0}),
+    ("Tok/s", "1\N{NARROW NO-BREAK SPACE}234\N{NARROW NO-BREAK SPACE}567", {"sys_tok_s": 1_234_567.0}),
+    ("Tok/s", "1'200", {"sys_tok_s": 1200.0}),
+    ("Tok/s", "1e3", {}),
+    ("Tok/s", "~1,200 tok/s", {"sys_tok_s": 1200.0}),
+]
+
+
+@pytest.mark.parametrize(("title", "field", "values"), FIELDS)
+def test_a_field_is_read_in_its_own_unit_or_not_at_all(title: str, field: str, values: dict[str, float]) -> None:
+    """Beside it a field that is always read, so that the row is there."""
+    head = f"| Input | Output | Batch | {title} | E2E latency (s) |\n|---|---|---|---|---|\n"
+    (row,) = claims_of_card(f"{head}| 128 | 256 | 8 | {field} | 9 |\n").rows
+    assert {name: row[name] for name in ("ttft_ms", "sys_tok_s") if name in row} == pytest.approx(values)
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("1K", 1024), ("8k", 8192), ("128K tokens", 131_072), ("10K", 10_000), ("1.5k", 1500), ("1 024", 1024)],
+)
+def test_thousands_of_tokens(text: str, tokens: int) -> None:
+    (row,) = claims_of_card(f"| ISL | OSL | Batch | TTFT (ms) |\n|---|---|---|---|\n| {text} | {text} | 8 | 9 |\n").rows
+    assert (row["input"], row["output"]) == (tokens, tokens)
+
+
+def test_a_range_of_batches_is_no_batch() -> None:
+    (row,) = claims_of_card("| ISL | OSL | Batch | TTFT (ms) |\n|---|---|---|---|\n| 128 | 128 | 1-32 | 9 |\n").rows
+    assert "batch" not in row

@@ -414,6 +414,46 @@ def test_schemes() -> None:
     assert read_quantization({"quant_method": "of tomorrow"}) is None
 
 
+KV_ALGO = {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8", "exclude_modules": ["lm_head"]}
+
+
+@pytest.mark.parametrize(
+    ("scheme", "beside", "kv"),
+    [
+        ({"quant_method": "modelopt", **KV_ALGO}, None, 65_536),
+        ({"quant_method": "modelopt", "quantization": KV_ALGO}, None, 65_536),
+        (None, {"producer": {"name": "modelopt"}, "quantization": KV_ALGO}, 65_536),
+        (None, {"quantization": {**KV_ALGO, "kv_cache_quant_algo": None}}, 131_072),
+        (None, {"quantization": {**KV_ALGO, "kv_cache_quant_algo": "NVFP4"}}, None),  # no whole bytes
+    ],
+    ids=["flat", "nested", "beside", "beside, K and V as they are", "K and V of 4 bits"],
+)
+def test_a_scheme_of_modelopts(tmp_path: Path, scheme: object, beside: object, kv: int | None) -> None:
+    """K and V of 8 bits are half of what config.json's dtype says; its products run in FP8."""
+    config = json.loads((CONFIGS / "llama-3.1-8b.json").read_text())
+    write(tmp_path, config | ({"quantization_config": scheme} if scheme else {}))
+    if beside:
+        (tmp_path / "hf_quant_config.json").write_text(json.dumps(beside))
+    facts = read_model(tmp_path)
+    assert (facts.kv_bytes_per_token, facts.weight_dtype, facts.compute_dtype) == (kv, "fp8", "fp8")
+    assert facts.quantization
+    assert facts.quantization.method == "modelopt"
+
+
+@pytest.mark.parametrize("key", ["sliding_window", "interleaved_sliding_window"])
+def test_a_window_for_each_layer_makes_k_and_v_unknown(tmp_path: Path, key: str) -> None:
+    config = json.loads((CONFIGS / "llama-3.1-8b.json").read_text())
+    facts = read_model(write(tmp_path, config | {key: [32_768, None, None, None]}))
+    assert (facts.kv_bytes_per_token, facts.window) == (None, None)
+    assert facts.parameters == pytest.approx(8.03e9, rel=0.01)
+
+
+def test_latent_attention_that_does_not_state_its_values_has_no_parameters(tmp_path: Path) -> None:
+    config = json.loads((CONFIGS / "deepseek-v2-lite.json").read_text())
+    del config["v_head_dim"]
+    assert read_model(write(tmp_path, config)).parameters is None
+
+
 def test_a_scheme_that_is_not_known_claims_no_dtype(tmp_path: Path) -> None:
     facts = read_model(write(tmp_path, {**M2, "quantization_config": {"quant_method": "of tomorrow"}}))
     assert (facts.compute_dtype, facts.weight_dtype, facts.quantization) == (None, None, None)

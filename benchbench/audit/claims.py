@@ -21,7 +21,10 @@ Row = Mapping[str, Any]
 Span = tuple[float, float]  # bytes, at least and at most: cards write GB and may mean GiB
 
 _MEAN = r"(?:mean |avg |average )?"
-_UNIT = r"(?: mean| avg)?(?: (?P<unit>ms|s|sec|seconds))?"
+_UNIT = r"(?: mean| avg)?(?: (?P<unit>ms|us|s|secs?|seconds?|min|minutes))?"
+_MS = {"ms": 1.0, "us": 1e-3, **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1e3)}  # in a unit of time
+_MS |= dict.fromkeys(("min", "minutes"), 6e4)
+_THOUSANDS = {"k": 1e3, "m": 1e6}  # behind a rate
 # Titles in lower case with all else than letters and digits as one space; the columns are those of summary.csv.
 _COLUMNS = {
     "variant": r"variant|build",
@@ -43,6 +46,11 @@ _COLUMNS = {
 }
 _WORDS = ("variant", "load", "status", "reasons")
 _NUMBER = re.compile(r"(?<![\w.])(\d{1,3}(?:,\d{3}){1,4}(?:\.\d+)?|\d{1,15}(?:\.\d+)?|\.\d+)(?!\d)\s*([A-Za-z]*)")
+_GROUPS = re.compile(r"(?<=\d)[ \u00a0\u2009\u202f'_](?=\d{3}(?!\d))")  # what stands between thousands
+# Beside a number: of a limit; of a range, a decimal comma, a power of ten. Then it is not meant as it stands.
+_LIMIT = re.compile(r"[<>\N{LESS-THAN OR EQUAL TO}\N{GREATER-THAN OR EQUAL TO}]\s*$")
+_GOES_ON = re.compile(r"\s*[-/\N{EN DASH}\N{EM DASH}]\s*\d|[.,]\d|e[+-]?\d")
+_MICRO = str.maketrans("\N{MICRO SIGN}\N{GREEK SMALL LETTER MU}", "uu")
 _DTYPE = re.compile(r"\b(bf16|fp16|fp8|int8|int4|mxfp4|nvfp4|fp4|bfloat16|float16)\b", re.IGNORECASE)
 _TIMES = {"t": 1e12, "b": 1e9, "m": 1e6, "trillion": 1e12, "billion": 1e9, "million": 1e6}
 _COUNT = re.compile(r"(\d{1,15}(?:\.\d+)?)\s*(T|B|M|(?:tr|b|m)illion)\b([^\d,;|]*)", re.IGNORECASE)
@@ -178,26 +186,45 @@ def _rows(titles: Sequence[str], body: Sequence[tuple[int, Sequence[str]]]) -> I
     columns: dict[str, tuple[int, float]] = {}
     load: dict[str, str] = {}
     for index, title in enumerate(titles):
-        plain = re.sub(r"[^a-z0-9]+", " ", title.lower()).strip()
+        plain = re.sub(r"[^a-z0-9]+", " ", title.lower().translate(_MICRO)).strip()
         for name, pattern in _COLUMNS.items():
             if name not in columns and (match := re.fullmatch(pattern, plain)):
                 unit = match.groupdict().get("unit") or "ms"
-                columns[name] = index, 1.0 if unit == "ms" else 1e3
+                columns[name] = index, _MS[unit]
                 load = {"load": "closed"} if name == "batch" and "concurr" in plain else load
     if not {"input", "output"} <= columns.keys() or not {"ttft_ms", "sys_tok_s", "e2el_ms"} & columns.keys():
         return
     for line, cells in body:
         row: dict[str, Any] = {"line": line, **load}
         for name, (index, scale) in columns.items():
-            value = cells[index] if index < len(cells) else ""
+            value = cells[index].translate(_MICRO) if index < len(cells) else ""
             if name in _WORDS:
                 row |= {name: value} if value else {}
-            elif (number := _NUMBER.search(value)) and "~~" not in value:
-                scale = 1e3 if number[2].lower() in {"s", "sec"} and name.endswith("_ms") else scale  # noqa: PLW2901
-                row[name] = float(number[1].replace(",", "")) * scale
+            elif "~~" not in value and (number := _number(value)):
+                row[name] = _amount(float(number[1].replace(",", "")), number[2].lower(), name, scale)
         row |= {name: int(row[name]) for name in ("input", "output", "batch") if name in row}
         if row.get("input") and row.get("output"):
             yield row
+
+
+def _number(text: str) -> re.Match[str] | None:
+    """The first number in a field, with its unit; None where it is no number that stands for itself."""
+    text = _GROUPS.sub("", text)
+    number = _NUMBER.search(text)
+    is_part = number and (_LIMIT.search(text[: number.start(1)]) or _GOES_ON.match(text[number.end(1) :]))
+    return None if is_part else number
+
+
+def _amount(number: float, unit: str, column: str, scale: float) -> float:
+    """A field's number in the unit of its column: `scale` is that of the title, the field's own stands over it.
+
+    1K tokens are 1024 where that is meant, of powers of two; 10K are 10000.
+    """
+    if column.endswith("_ms"):
+        return number * _MS.get(unit, scale)
+    if column in {"input", "output"} and unit == "k":
+        return number * (1024 if number.is_integer() and int(number).bit_count() == 1 else 1000)
+    return number * _THOUSANDS.get(unit, 1.0) if column.startswith("sys_tok_s") else number
 
 
 # ---- facts in the text ------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 from benchbench.errors import ModelError
 from benchbench.model.from_shape import is_known_mixture, weights_of_shape
 from benchbench.model.layers import kv_cache, layer_kinds, whole
-from benchbench.model.quantization import BITS, Quantization, dtype_word, kv_dtype, read_quantization
+from benchbench.model.quantization import BITS, Quantization, dtype_word, kv_dtype, read_quantization, scheme_of
 from benchbench.model.weights import Weights, count_weights, read_json
 
 __all__ = ["ModelError", "ModelFacts", "Quantization", "billions", "read_model"]
@@ -109,7 +109,8 @@ def read_model(path: str | Path, kv: str | None = None) -> ModelFacts:
     config = _text_config(raw)
     shape = _shape(config)
     kinds = layer_kinds(config, shape["layers"]) if shape["layers"] and shape["layers"] < _LAYERS_MOST else None
-    scheme = config.get("quantization_config") or config.get("compression_config")
+    beside = file.with_name("hf_quant_config.json")
+    scheme = scheme_of(config, read_json(beside) if beside.is_file() else {})
     quantization = read_quantization(scheme)
     dtype = dtype_word(config.get("dtype") or config.get("torch_dtype"))
     counted, size, shards = count_weights(file.parent, shape["layers"], quantization)

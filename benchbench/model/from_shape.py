@@ -106,6 +106,9 @@ def _attention(config: Config, shape: Shape) -> Iterator[tuple[str, int]]:
     if rank := whole(config, "kv_lora_rank"):
         rope, values = whole(config, "qk_rope_head_dim") or 0, whole(config, "v_head_dim") or 0
         queries = whole(config, "q_lora_rank")
+        if not values:  # stated by no key of its own
+            yield "self_attn", 0
+            return
         count = queries * (hidden + heads * head_dim) if queries else hidden * heads * head_dim
         count += hidden * (rank + rope) + rank * heads * (head_dim - rope + values) + heads * values * hidden
         if indexers := whole(config, "index_n_heads"):  # DeepSeek-V3.2

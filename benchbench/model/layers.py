@@ -65,6 +65,8 @@ def layer_kinds(config: Config, layers: int) -> list[Kind] | None:
     sparse_mla = whole(config, "index_topk") and whole(config, "kv_lora_rank")  # DeepSeek-V3.2
     if any(_NOT_UNDERSTOOD.search(key) and not (sparse_mla and key.startswith("index_")) for key in keys):
         return None
+    if any(isinstance(config.get(key), list) for key in (*_WINDOWS, "interleaved_sliding_window")):
+        return ["unknown"] * layers  # a window for each layer
     kinds = _schedule(config, layers)
     if kinds is not None:
         known = [kind for kind in kinds if kind]
@@ -133,11 +135,18 @@ def _windows(config: Config, layers: int) -> list[Kind] | None:
 
 
 def kv_cache(config: Config, shape: Mapping[str, int | None], kinds: Sequence[Kind] | None, size: int) -> KvCache:
-    """`size`: bytes of an element. A layer keeps 2 x KV heads x head_dim of them a token, with MLA kv_lora_rank +
-    qk_rope_head_dim.
+    """`size`: bytes of an element, 0 for less than one. A layer keeps 2 x KV heads x head_dim of them a token, with MLA
+    kv_lora_rank + qk_rope_head_dim.
     """
     heads, dim = shape["kv_heads"], shape["head_dim"]
-    if kinds is None or "unknown" in kinds or config.get("is_encoder_decoder") is True or not heads or not dim:
+    if (
+        not size
+        or kinds is None
+        or "unknown" in kinds
+        or config.get("is_encoder_decoder") is True
+        or not heads
+        or not dim
+    ):
         return KvCache()
     if rank := whole(config, "kv_lora_rank"):
         each = (rank + (whole(config, "qk_rope_head_dim") or 0)) * size

@@ -66,10 +66,21 @@ def read_quantization(config: object) -> Quantization | None:
     return replace(schemes[0][1], excluded=excluded, others=tuple(schemes[1:])) if schemes else None
 
 
+def scheme_of(config: Mapping[str, Any], beside: Mapping[str, Any]) -> object:
+    """The scheme that a config.json states, or `beside` it ModelOpt's hf_quant_config.json, which nests its own."""
+    scheme = config.get("quantization_config") or config.get("compression_config") or beside
+    inner = scheme.get("quantization") if isinstance(scheme, Mapping) else None
+    if not isinstance(inner, Mapping):
+        return scheme or None
+    return {"quant_method": "modelopt", **{k: v for k, v in scheme.items() if k != "quantization"}, **inner}
+
+
 def kv_dtype(config: object) -> str | None:
     """The dtype in which a `quantization_config` wants K and V kept; None when it says nothing of them."""
     if not isinstance(config, Mapping):
         return None
+    if word := dtype_word(config.get("kv_cache_quant_algo")):  # ModelOpt
+        return word
     layers = config.get("kv_cache_quant_config")
     specs = [layer.get("output_tensors") for layer in layers.values()] if isinstance(layers, Mapping) else []
     return next((facts[0] for spec in (config.get("kv_cache_scheme"), *specs) if (facts := _spec(spec))), None)
