@@ -266,8 +266,9 @@ def _headlines(rows: Sequence[Row]) -> list[str]:
         lines.append(f"Peak throughput: {text} tok/s ({cell_name(row)}){_star(row)}")
     if waits := valued(rows, "ttft_ms"):
         ends = [end(waits, key=lambda pair: pair[0]) for end in (min, max)]
-        text = _DASH.join(_text(row, "ttft_ms", wait) for wait, row in ends)
-        lines.append(f"TTFT range: {text} ms{_star(*(row for _, row in ends))}")
+        texts = dict.fromkeys(_text(row, "ttft_ms", wait) for wait, row in ends)
+        name = "TTFT range" if len(texts) > 1 else "TTFT"
+        lines.append(f"{name}: {_DASH.join(texts)} ms{_star(*(row for _, row in ends))}")
     return lines + _scaling(rated)
 
 
