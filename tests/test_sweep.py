@@ -221,7 +221,7 @@ def test_the_python_interface_does_what_the_command_does() -> None:
         outcome = benchbench.sweep(spec, out="run", plots=False)
         assert (outcome.state, outcome.path, len(server.asks)) == ("complete", Path("run"), 2)
         assert [row["rounds"] for row in outcome.rows] == [2]
-        with pytest.raises(Exception, match="there is a run already"):
+        with pytest.raises(Exception, match="a run is there"):
             benchbench.sweep(spec, out="run")
 
 
