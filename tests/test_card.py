@@ -370,7 +370,7 @@ def test_a_card_that_cannot_be_read_is_named(stored: Path, tmp_path: Path) -> No
 def test_provenance_names_the_stored_run(stored: Path) -> None:
     told = provenance_text(open_run(stored))
     assert told.startswith("Model: m; Engine: embedded simulator (profile fixed); Hardware: none: simulated; Host: ")
-    assert "2 to 20 per cell" in told
+    assert "Rounds: 2 per cell in each start, 0 for warm-up" in told
 
 
 def test_other_sections_are_made_of_facts(stored: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ _PARALLEL = {
     "PP": ("--pipeline-parallel-size", "-pp"),
     "DP": ("--data-parallel-size", "-dp"),
 }
+_ROUNDS = ("rounds_min", "rounds_max", "rel_ci", "warmup")
 _PYTHON = ("-m", "-u")  # of the interpreter, before the engine's own
 _LEFT_OUT = ("--host", "--port")  # they move no number, and a port is another one at each start
 # Set by container images: what they hold, and what they need; they steer nothing.
@@ -48,7 +49,7 @@ def provenance(run: Run) -> list[tuple[str, str]]:
         return [("Model", str(spec["model"])), *files, ("Tool", _tool(manifest.get("tool") or {})), *notes]
     parts = [("Model", str(spec["model"])), *_of_each(manifest, [*spec.get("variants", {})])]
     parts += [("Hardware", _hardware(manifest)), ("Host", _host(manifest))]
-    parts += [("Load", _load(manifest)), ("Rounds", _rounds(manifest.get("plan", [])))]
+    parts += [("Load", _load(manifest)), ("Rounds", _rounds(manifest))]
     parts += [("SLO", line.removeprefix("SLO: ").rstrip(".")) for line in slo_sentence(manifest.get("plan", []))]
     if spec["engine"]["kind"] != "vllm_inprocess":
         measured = sentence(manifest.get("instrument"), run.rows, run.name)
@@ -254,16 +255,18 @@ def _load(manifest: Mapping[str, Any]) -> str:
     return (" and ".join(loads) or UNKNOWN) + (f", prompts of {' and '.join(words)}" if words else "") + spread
 
 
-def _rounds(plan: Sequence[Mapping[str, Any]]) -> str:
-    rules = {
-        (e["rounds_min"], e["rounds_max"], e["rel_ci"], e["warmup"]) for e in plan if e.get("rounds_min") is not None
-    }
+def _rounds(manifest: Mapping[str, Any]) -> str:
+    """With blocks each start has just `rounds.min` of a cell: there the interval is over starts."""
+    entries = [entry for entry in manifest.get("plan", []) if entry.get("rounds_min") is not None]
+    in_starts = manifest["spec"].get("blocks") or manifest["spec"].get("variants")
     texts = []
-    for low, high, share, warmup in sorted(rules, key=str):
+    for low, high, share, warmup in sorted({tuple(map(e.get, _ROUNDS)) for e in entries}, key=str):
         before = "warm-up until two agree" if warmup == "auto" else f"{warmup} for warm-up"
-        count = f"{low} per cell" if low == high else f"{low} to {high} per cell, until the 95 % interval is"
-        texts.append(count + ("" if low == high else f" within ±{100 * share:g} %") + f"; {before}")
-    return " / ".join(texts).replace("; ", ", ") or UNKNOWN
+        count = f"{low} per cell" + " in each start" * bool(in_starts)
+        if low != high and not in_starts:
+            count = f"{low} to {high} per cell, until the 95 % interval is within ±{100 * share:g} %"
+        texts.append(f"{count}, {before}")
+    return " / ".join(texts) or UNKNOWN
 
 
 def _tool(tool: Mapping[str, Any]) -> str:
