@@ -402,8 +402,9 @@ SETS = [word for one in SMALL for word in ("--set", one)]
 
 def test_the_demo_finds_the_slower_one_and_tells_so_at_its_end() -> None:
     slower = ["--set", "variants.faster.engine.scale=1.5", "--set", "variants.faster.engine.options={}"]
-    result = bench("sweep", DEMO, *SETS, *slower, "--out", "run", "--no-plots")
+    result = bench("sweep", DEMO, *SETS, *slower, "--set", "prompts.vocab=null", "--out", "run", "--no-plots")
     assert result.exit_code == 0, result.stderr
+    assert result.stderr.count("note: prompt token ids are drawn from ") == 1  # of six starts
     assert "slower than main" in result.stdout
     assert "Comparison: run/compare.md, or: bench compare run" in result.stdout
     assert json.loads(Path("run/compare.json").read_text())["overall"]["verdict"] == "slower"

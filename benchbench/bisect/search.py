@@ -92,7 +92,7 @@ def bisect(
     run = RunDirectory(Path(out) if out is not None else default_out(named, resume=resume))
     run.open_for_writing(resume=resume)
     try:
-        search = _Search(spec, terms, template, run, _Once(observer or Observer()), stop, sets)
+        search = _Search(spec, terms, template, run, observer or Observer(), stop, sets)
         return search.carried_out()
     except EngineError as error:
         error.key = re.sub(r"^variants\.[^.]+", f"variants.{template}", error.key)  # as it stands in the user's file
@@ -100,20 +100,6 @@ def bisect(
     finally:
         run.drop_if_empty()
         run.close()
-
-
-class _Once(Observer):
-    """Hands on what it is told; a note only once."""
-
-    def __init__(self, observer: Observer) -> None:
-        self._observer, self._notes = observer, set[str]()
-        for name in ("begin", "round", "measured", "row", "starting"):
-            setattr(self, name, getattr(observer, name))
-
-    def note(self, text: str) -> None:
-        if text not in self._notes:
-            self._notes.add(text)
-            self._observer.note(text)
 
 
 @dataclass(slots=True)

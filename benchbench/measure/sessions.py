@@ -70,6 +70,7 @@ class Sessions:
     unable: dict[str, EngineError] = field(default_factory=dict)  # variants that have never started
     able: set[str] = field(default_factory=set)
     checkouts: dict[str, Checkout] = field(default_factory=dict)
+    noted: set[str] = field(default_factory=set)
 
     def prepare(self) -> None:
         """Fetch and build what variants are made from, before the first start: no build may warm up the machine later.
@@ -87,7 +88,7 @@ class Sessions:
         commits = {name: facts["commit"] for name, facts in earlier.get("variants", {}).items() if name in measured}
         hooks = Hooks(self.run.path / "logs", self.observer.starting, self.stop)
         for warning in built_alike(self.plan.spec.variants):
-            self.observer.note(warning)
+            self._note_once(warning)
         for name, session in {todo.session.variant: todo.session for todo in reversed(self.todo)}.items():
             if not name or (git := self.plan.spec.variants[name].git) is None:
                 continue
@@ -103,7 +104,7 @@ class Sessions:
                 path.parent.mkdir(exist_ok=True)
                 replace_file(path, source.diff.encode())
                 changes = f"uncommitted changes in {source.repo}, {source.dirty[0].strip()} first"
-                self.observer.note(f"variant {name}: {changes}, are not part of what is measured: see {path}")
+                self._note_once(f"variant {name}: {changes}, are not part of what is measured: see {path}")
 
     def serve_next(self) -> None:
         """The next session, if it is wanted: its engine started, what it lacks measured, the machine at rest again.
@@ -169,6 +170,12 @@ class Sessions:
         for line in (f"{name} {what}: {error}", *(f"  {line}" for line in lines)):
             self.observer.note(line)
 
+    def _note_once(self, text: str) -> None:
+        """What is true of every start."""
+        if text not in self.noted:
+            self.noted.add(text)
+            self.observer.note(text)
+
     @contextlib.contextmanager
     def _driver(self, session: Session, plan: Plan) -> Iterator[Driver]:
         """A started engine with all that measuring its cells takes; afterwards the machine is at rest again."""
@@ -192,7 +199,7 @@ class Sessions:
                     self.able.add(session.variant)
                     opened = replace(engine, notes=(*engine.notes, *sampler.notes()), dealer=self.dealer)
                     for note in [*opened.notes, *_too_long(plan, opened.capabilities)]:
-                        observer.note(note)
+                        self._note_once(note)
                     identify = partial(self.manifest, session, devices=sampler.facts())
                     yield Driver(
                         identity=identify(opened),
