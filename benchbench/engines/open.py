@@ -68,6 +68,7 @@ class Opened:
     pinned: bool = False
     running: TextFitter | None = None  # makes exact texts of the corpus and of a file's prompts, where the plan has any
     dealer: Dealer | None = None  # of the prompts of files
+    salt: int = 0  # of prompts, where nobody could see that the server still has an earlier run's in its prefix cache
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -92,7 +93,7 @@ class Opened:
         if not self.url:
             return make_direct_job(cell, source, phase, number, attempt, output)
         targets = self.targets(cell)
-        job = make_job(cell, targets[0], source, phase, number, attempt, output)
+        job = make_job(cell, targets[0], source, phase, number, attempt, output, self.salt)
         return dealt_out(job, targets, number, pinned=self.pinned)
 
     def source(self, cell: Cell, phase: str, number: int) -> Source | None:

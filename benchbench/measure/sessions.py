@@ -30,7 +30,7 @@ from benchbench.prompts.prompt_dealer import Dealer
 from benchbench.senders.group import WorkerGroup
 from benchbench.senders.http_worker import HttpWorker
 from benchbench.senders.sizing import open_workers
-from benchbench.spec import Cell, Plan, Session, VllmInprocessEngine, VllmServeEngine
+from benchbench.spec import Cell, EndpointEngine, Plan, Session, VllmInprocessEngine, VllmServeEngine
 from benchbench.store.run_directory import RunDirectory, replace_file
 
 # What measures some of a session's cells, takes those that are done out, and may put others into the sessions' plan.
@@ -201,8 +201,11 @@ class Sessions:
                     for note in [*opened.notes, *_too_long(plan, opened.capabilities)]:
                         self._note_once(note)
                     identify = partial(self.manifest, session, devices=sampler.facts())
+                    identity = identify(opened)
+                    if isinstance(spec.engine, EndpointEngine) and not opened.capabilities.metrics:
+                        opened = replace(opened, salt=self.run.manifest()["created_ns"])
                     yield Driver(
-                        identity=identify(opened),
+                        identity=identity,
                         server=SameServer(self.run, spec, opened, session.variant, self.stop, identify),
                         platform=platform_of(self.run.manifest(), session.variant),
                         run=self.run,

@@ -131,11 +131,23 @@ def first_outputs(outputs: Sequence[int]) -> list[int]:
 
 
 def make_job(
-    cell: Cell, target: Target, source: Source, phase: str, number: int, attempt: int, output: int | None = None
+    cell: Cell,
+    target: Target,
+    source: Source,
+    phase: str,
+    number: int,
+    attempt: int,
+    output: int | None = None,
+    salt: int = 0,
 ) -> RoundJob:
-    """Everything the worker needs for one round of a cell; `output` overrides the cell's output tokens."""
+    """Everything the worker needs for one round of a cell; `output` overrides the cell's output tokens.
+
+    `salt`: where it is not 0, prompts are others than of another salt; lengths and arrivals are the same.
+    """
     generator = round_generator(cell, phase, number, attempt)
     common = common_fields(cell, generator, output or cell.output, source if isinstance(source, Dealt) else None)
+    if salt and cell.prompts.shared is None:
+        generator = round_generator(cell, f"{phase} of {salt}", number, attempt)
     texts = bodies(cell, generator, common["asked_input"], common["asked_output"], source)
     payloads = [target.request(body) for body in texts]
     return RoundJob(**common, payloads=payloads, targets=(target,), connect_s=cell.timeouts.connect_s)

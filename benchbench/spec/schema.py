@@ -149,7 +149,7 @@ class SharedPrefix(Section):
 
 
 class Prompts(Section):
-    """What is sent: fresh prompts for each request and round, reproducible from the seed."""
+    """What is sent: fresh prompts for each request and round, from the seed (docs/prompts.md)."""
 
     kind: PromptKind = Field("token_ids", description="token_ids, text (random words), corpus (running text) or file")
     vocab: Vocab | None = Field(
