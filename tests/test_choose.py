@@ -250,6 +250,16 @@ def test_a_font_is_known_that_was_installed_after_matplotlib_made_its_list(monke
     assert not any(family.startswith("Last Resort") for family in fonts._others())
 
 
+def test_initials_of_settings_are_told_where_they_are_used() -> None:
+    names = [
+        f"max-num-batched-tokens={tokens},tensor-parallel-size={size}" for tokens in (8192, 16384) for size in (4, 8)
+    ]
+    sheet = make_sheet([cell(128, 128, 1, name) for name in names], "t")
+    assert sheet.names[names[0]] == "mnbt=8192,tps=4"
+    assert sheet.title == "t · mnbt: max-num-batched-tokens, tps: tensor-parallel-size"
+    assert make_sheet([cell(128, 128, 1, name) for name in ("main", "tp=8")], "t").title == "t"
+
+
 def test_long_names_that_differ_in_their_middle_keep_what_differs() -> None:
     long = [f"feature-quark-w8a8-int8-moe-kernel-rewrite-v{n}-with-long-name" for n in (2, 3)]
     assert [*short_names(["main", *long]).values()] == ["main", "…ewrite-v2-with-long-na…", "…ewrite-v3-with-long-na…"]

@@ -76,6 +76,9 @@ def test_headings_and_small_print_stand_whole_within_the_figure(style: Any) -> N
         assert [" ".join(text.get_text().split()) for text in written] == [heading, small]
         for text in written:
             assert text.get_window_extent().x1 <= figure.bbox.x1
+        figure, _ = make_frame("t", f"/{'path' * 300}")
+    (long,) = [text.get_text() for text in figure.findobj(Text) if "path" in text.get_text()]
+    assert " " not in long.splitlines()[-1]  # a word that is broken anywhere stays one
 
 
 @pytest.mark.parametrize(("style", "inputs", "legend"), [(STYLE, 2, 0), (STYLE, 3, 1), (page_figures.STYLE, 2, 1)])

@@ -16,7 +16,7 @@ from benchbench.choice.from_run import geometric_mean
 from benchbench.figures import sheet as sheets
 from benchbench.figures.choose import COLOURS, GREY, MARKERS, spread
 from benchbench.figures.plots import write_figures
-from benchbench.products.product import short_settings
+from benchbench.products.product import initials_in, short_settings
 from benchbench.student.t_distribution import t_quantile
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def pareto(answer: Answer, title: str) -> Figure | None:
     others = len({dot.setting for _, dots in panels for dot in dots} - {*named})
     legend += ((f"{others} others", {"color": GREY, "marker": "o", "linestyle": ""}),) if others else ()
     cut = f" · {len(panels)} of {len(drawn)} cells" if len(drawn) > len(panels) else ""
+    cut += f" · {meaning}" if (meaning := initials_in({setting: short[setting] for setting in named})) else ""
     columns = min(len(panels), 2 if sheets.is_narrow() or len(panels) in {2, 4} else 3)
     rows = math.ceil(len(panels) / columns)
     figure, axes = sheets.make_frame(

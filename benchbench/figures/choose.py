@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from benchbench.datasets.row_lengths import tokens_text
 from benchbench.figures.lettering import short_names
+from benchbench.products.product import initials_in
 from benchbench.report.summary_table import Row, number
 
 Dashes = str | tuple[float, tuple[float, ...]]  # matplotlib's
@@ -144,8 +145,9 @@ def make_sheet(rows: Sequence[Row], title: str) -> Sheet:
     chosen = variants if len(variants) <= CHOSEN else _fastest(variants, usable, axis)
     if chosen != variants:
         title += f" · {chosen[0]} and the {CHOSEN - 1} fastest of {len(variants)} variants"
-    crowd = tuple(variant for variant in variants if variant not in chosen)
-    return Sheet(title, axis, tuple(usable), tuple(chosen), crowd, short_names(variants), invalid)
+    crowd, names = tuple(variant for variant in variants if variant not in chosen), short_names(variants)
+    title += f" · {meaning}" if (meaning := initials_in(names)) else ""
+    return Sheet(title, axis, tuple(usable), tuple(chosen), crowd, names, invalid)
 
 
 def variant_of(row: Row) -> str:

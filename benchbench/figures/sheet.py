@@ -123,8 +123,12 @@ def _lines(text: str, most: int, size: float, *, bold: bool = False) -> list[str
         return points_of(part, size, bold=bold)
 
     room = 0.97 * 72 * width_in()
-    lines = wrapped(text, room, wide)
-    return lines if len(lines) <= most else [*lines[: most - 1], shortened(" ".join(lines[most - 1 :]), room, wide)]
+    lines, rest = wrapped(text, room, wide), " ".join(text.split())
+    if len(lines) <= most:
+        return lines
+    for line in lines[: most - 1]:
+        rest = rest.removeprefix(line).lstrip()
+    return [*lines[: most - 1], shortened(rest, room, wide)]
 
 
 def panel_columns(panels: int) -> int:

@@ -114,7 +114,7 @@ def short_settings(names: Collection[str], most: int) -> dict[str, str]:
     keys = list(dict.fromkeys(key for settings in of_name.values() for key in settings))
     alike = {key for key in keys if len({settings.get(key) for settings in of_name.values()}) == 1}
     alike = alike if len(of_name) > 1 and len(alike) < len(keys) else set()
-    initials = {key: "".join(word[:1] for word in re.split(r"[-_.]+", key)) for key in keys}
+    initials = {key: _initials(key) for key in keys}
     written = {key: key if list(initials.values()).count(first) > 1 else first for key, first in initials.items()}
     written = {key: key if len(re.split(r"[-_.]+", key)) == 1 else short for key, short in written.items()}
     whole = {
@@ -125,6 +125,19 @@ def short_settings(names: Collection[str], most: int) -> dict[str, str]:
     if any(len(short) > most for short in text.values()):
         text = {name: ",".join(f"{written[key]}={value}" for key, value in whole[name].items()) for name in of_name}
     return {name: text.get(name, name) for name in names}
+
+
+def _initials(key: str) -> str:
+    return "".join(word[:1] for word in re.split(r"[-_.]+", key))
+
+
+def initials_in(short: Mapping[str, str]) -> str:
+    """What the initials in short names stand for, `mnbt: max-num-batched-tokens`; nothing where there are none."""
+    known: dict[str, str] = {}
+    for name, text in short.items():
+        written, whole = settings_of(text), settings_of(name)
+        known |= {_initials(key): key for key in whole if key not in written and _initials(key) in written}
+    return ", ".join(f"{first}: {key}" for first, key in known.items())
 
 
 def value_text(value: object) -> str:
