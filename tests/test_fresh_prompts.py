@@ -59,6 +59,15 @@ def test_variants_of_a_run_are_asked_the_same() -> None:
         assert sorted(prompts(one.asks)) == sorted(prompts(other.asks)) != []
 
 
+def test_variants_at_one_address_are_not() -> None:
+    """The second would find the first one's prompts in the prefix cache of the server that is the same."""
+    with ScriptedServer() as server:
+        engines = {name: {"engine": {"extra_body": {"top_k": k}}} for name, k in (("a", 1), ("b", 2))}
+        write_sweep(Path("s.yaml"), server.url, **GRID, variants=engines, blocks=2)
+        assert bench("sweep", "s.yaml", "--out", "run", "--no-plots").exit_code in CARRIED_OUT
+        assert len({*prompts(server.asks)}) == len(server.asks) > 0
+
+
 def test_a_salt_changes_prompts_alone() -> None:
     load = {"kind": "open", "requests": 8}
     laws = {"input": {"uniform": [16, 64]}, "output": 8, "rate": 50.0}

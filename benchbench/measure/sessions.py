@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,7 @@ from benchbench.senders.group import WorkerGroup
 from benchbench.senders.http_worker import HttpWorker
 from benchbench.senders.sizing import open_workers
 from benchbench.spec import Cell, EndpointEngine, Plan, Session, VllmInprocessEngine, VllmServeEngine
+from benchbench.spec.plan import variant_spec
 from benchbench.store.run_directory import RunDirectory, replace_file
 
 # What measures some of a session's cells, takes those that are done out, and may put others into the sessions' plan.
@@ -202,8 +204,7 @@ class Sessions:
                         self._note_once(note)
                     identify = partial(self.manifest, session, devices=sampler.facts())
                     identity = identify(opened)
-                    if isinstance(spec.engine, EndpointEngine) and not opened.capabilities.metrics:
-                        opened = replace(opened, salt=self.run.manifest()["created_ns"])
+                    opened = replace(opened, salt=self._salt(session.variant, opened))
                     yield Driver(
                         identity=identity,
                         server=SameServer(self.run, spec, opened, session.variant, self.stop, identify),
@@ -223,6 +224,15 @@ class Sessions:
             finally:
                 if before:
                     self._rest(sampler, before)
+
+    def _salt(self, variant: str, opened: Opened) -> int:
+        """`Opened.salt`: the run's own, and of each variant its own where others are asked at the same address."""
+        spec = self.plan.spec
+        if not isinstance(spec.engine, EndpointEngine) or opened.capabilities.metrics:
+            return 0
+        others = [variant_spec(spec, name).engine for name in spec.variants if name != variant]
+        is_shared = any(isinstance(engine, EndpointEngine) and {*engine.urls} & {*opened.urls} for engine in others)
+        return self.run.manifest()["created_ns"] + (zlib.crc32(variant.encode()) if is_shared else 0)
 
     def manifest(
         self, session: Session | None = None, opened: Opened | None = None, devices: list[dict[str, Any]] | None = None
