@@ -119,7 +119,7 @@ def measured(folder: Path, port: int, given: argparse.Namespace) -> dict[str, An
     table_s = time.monotonic() - begun
     events = sum(map(len, pq.read_table(path, columns=["event_tokens"])["event_tokens"].to_numpy()))
     sends = [one for one in samples if one.process == "sends"]
-    first = next(one.at_s for one in sends if one.cpu_s > 0.5)
+    first = next((one.at_s for one in sends if one.cpu_s > 0.5), 0.0)  # of a short round there may be no sample
     half = [one for one in sends if first + wall / 2 < one.at_s < first + 0.95 * wall]
     slope = np.polyfit([one.at_s for one in half], [one.anon for one in half], 1)[0] if len(half) > 2 else np.nan
     most = {
