@@ -66,16 +66,17 @@ def closed_window(requests: list[Made], batch: int) -> tuple[int, int] | None:
     return None
 
 
-def sharing(requests: list[Made]) -> tuple[int, int, int]:
-    """Events whose read held another of the same request, first tokens so, requests that came in <= 2 reads."""
-    shared = first = buffered = 0
+def sharing(requests: list[Made]) -> tuple[int, int, int, int]:
+    """Events whose read held another of their request, first tokens so, what joined these, requests in <= 2 reads."""
+    shared = first = later = buffered = 0
     for request in requests:
         times = [at for at, _ in request.events]
         reads = Counter(times)
         shared += sum(count for count in reads.values() if count > 1)
         first += bool(times) and reads[times[0]] > 1
+        later += reads[times[0]] - 1 if times else 0
         buffered += len(times) >= 4 and len(reads) <= 2
-    return shared, first, buffered
+    return shared, first, later, buffered
 
 
 def places(ok: list[Made], ttft: list[float]) -> tuple[float, float, int, bool] | None:
@@ -128,7 +129,7 @@ def reference(requests: list[Made], load: str, batch: int, slo: Slo) -> dict[str
     prompts = sum(4 if r.told_input is None else r.told_input for r in ok if inside(r.events[0][0]))
     done = [r for r in ok if inside(r.events[-1][0])]
     duration = (whole[1] - whole[0] - 1) / 1e9 if whole else 0.0
-    shared, first_shared, buffered = sharing(requests)
+    shared, first_shared, first_later, buffered = sharing(requests)
     per_s, met = rate(len(done)), [good(r) for r in steady]
     goodput = None if slo == NO_SLO or per_s is None else per_s * sum(met) / len(met) if met else 0.0
     return {
@@ -159,6 +160,7 @@ def reference(requests: list[Made], load: str, batch: int, slo: Slo) -> dict[str
         "hits": None,
         "shared_events": shared,
         "first_shared": first_shared,
+        "first_later": first_later,
         "buffered": buffered,
         "send_skew_s": (max(sends) - min(sends)) / 1e9 if load == "static" and sends else 0.0,
         "late_s": [

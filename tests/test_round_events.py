@@ -61,6 +61,7 @@ def test_pieces_sum_up_to_the_round(rows: list[list[tuple[int, int]]], data: st.
     neighbours = [[a == b for (a, _), (b, _) in pairwise(r.events)] for r in requests]
     assert events.shared == sum(sum(map(max, [False, *same], [*same, False])) for same in neighbours if same)
     assert events.first_shared == sum(same[0] for same in neighbours if same)
+    assert events.first_later == sum([*same, False].index(False) for same in neighbours)
     assert events.buffered == sum(len(same) >= 3 and same.count(False) <= 1 for same in neighbours)
 
 

@@ -63,7 +63,8 @@ CHANGES: dict[Reason, dict[str, Any]] = {
     Reason.DRIFT: {"drift": True},
     Reason.SHARED_READS_SOME: {"shared_events": 11},
     Reason.SHARED_READS: {"shared_events": 101},
-    Reason.FIRST_TOKEN_SHARED: {"first_shared": 1},
+    Reason.FIRST_TOKEN_SHARED_SOME: {"first_shared": 1, "first_later": 16},
+    Reason.FIRST_TOKEN_SHARED: {"first_shared": 2, "first_later": 2},
     Reason.GROUPED_TOKENS: {"grouped": 11},
     Reason.ACCEPTANCE_UNCLEAR: {"acceptance": replace(DRAFTS, agrees=False)},
     Reason.HIDDEN_TOKENS: {"hidden": 1},
@@ -90,6 +91,7 @@ CHANGES: dict[Reason, dict[str, Any]] = {
 }
 # Second causes of a reason: the same fact, told by another.
 OTHER_CAUSES: list[tuple[Reason, dict[str, Any]]] = [
+    (Reason.FIRST_TOKEN_SHARED, {"first_shared": 1, "first_later": 17}),
     (Reason.SERVER_COUNT_MISMATCH, {"missing_tokens": 1}),
     (Reason.CACHED_PREFIX, {"prefix_hits": 4}),
     (Reason.TOO_FEW_ROUNDS, {"rounds_needed": 6}),
@@ -99,6 +101,7 @@ RIVALS = [
     {Reason.NO_DATA, Reason.TOO_FEW_ROUNDS},
     {Reason.NO_DATA, Reason.UNSTABLE_WARMUP},
     {Reason.SHARED_READS, Reason.SHARED_READS_SOME},
+    {Reason.FIRST_TOKEN_SHARED, Reason.FIRST_TOKEN_SHARED_SOME},
     {Reason.REQUEST_FAILED, Reason.OUTPUT_LENGTH, Reason.BUFFERED_STREAM},
     {Reason.CACHED_PREFIX, Reason.HIT_RATE, Reason.HIT_RATE_UNKNOWN},
 ]

@@ -156,6 +156,7 @@ def evidence_of(cell: CellInfo, taken: Sequence[Measured], warmups: Sequence[Rou
         events=sum(len(r.lag_ns) for r in rounds),
         shared_events=sum(r.shared_events for r in rounds),
         first_shared=sum(r.first_shared for r in rounds),
+        first_later=sum(r.first_later for r in rounds),
         buffered=sum(r.buffered for r in rounds),
         clock_step_ns=max((fact.get("clock_step_ns", 0) for fact in facts), default=0),
         stolen_ns=sum(fact.get("stolen_ns", 0) for fact in facts),

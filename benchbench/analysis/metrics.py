@@ -78,7 +78,8 @@ class RoundMetrics:
     duration_s: float
     window_s: float  # of Sys tok/s
     shared_events: int  # token events whose read held another token event of the same request
-    first_shared: int  # requests whose first token's read also held a later token
+    first_shared: int  # requests whose first token's read also held a later token,
+    first_later: int  # and the later token events in these reads
     buffered: int  # requests of 4 or more events that came in one or two reads
     send_skew_s: float  # last send - first send of what was due together
     late_s: Floats  # sent - scheduled of every request sent, where the load schedules one by one (closed, open)
@@ -221,6 +222,7 @@ def round_metrics(recorded: Recorded, *, load: str, in_flight: int | None, slo: 
         window_s=float(chosen[1] - chosen[0]) * _NS if (chosen := span or whole) else 0.0,
         shared_events=events.shared,
         first_shared=events.first_shared,
+        first_later=events.first_later,
         buffered=events.buffered,
         late_s=_seconds((c.sent - c.scheduled)[(c.sent > 0) & (c.scheduled > 0) & (load != "static")]),
         send_skew_s=float(started.max() - started.min()) * _NS if load == "static" and len(started) else 0.0,

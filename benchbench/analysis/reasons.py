@@ -108,9 +108,11 @@ class Reason(Enum):
     )
     SHARED_READS_SOME = _suspect("several token events came in one read, so their ITL is not known", SHARED_REMEDY)
     SHARED_READS = _invalid("too many token events shared a read", SHARED_REMEDY)
-    FIRST_TOKEN_SHARED = _invalid(
-        "a first token's read also held a later token, so its TTFT is not known", SHARED_REMEDY
+    FIRST_TOKEN_SHARED_SOME = _suspect(
+        "up to 1 % of the first tokens came in one read with later ones: mean TTFT is up to 1 % too long for that",
+        SHARED_REMEDY,
     )
+    FIRST_TOKEN_SHARED = _invalid("first tokens' reads also held later tokens, so TTFT is not known", SHARED_REMEDY)
     GROUPED_TOKENS = _suspect(
         "events held several tokens, beyond validity.grouped of them, so ITL is between events",
         "start the server with --stream-interval 1; TPOT holds where token ids or running usage tell their number",

@@ -16,6 +16,7 @@ from benchbench.speculation.acceptance import Acceptance, agrees, differs
 FLOOR_S = 0.001
 CLOCK_SHARE = 0.001  # of the window of Sys tok/s, that clocks of several hosts may be apart unknown
 CLOCK_STEP_NS = 1_000_000  # of the wall clock against the monotonic one in a round
+FIRST_SHARE = 0.01  # of the requests, and of their TTFT, that first tokens which shared a read may concern
 STOLEN_FLOOR_NS = 30_000_000  # three ticks of the kernel's own count
 STOLEN_SHARE = 0.02  # of the rounds
 WAIT_SHARE = 0.25  # of TTFT, spent outside the server or in its queue
@@ -34,6 +35,7 @@ class Evidence:
     events: int
     shared_events: int
     first_shared: int
+    first_later: int = 0  # token events in these first reads, beside the first
     buffered: int
     grouped: int = 0  # events that held several tokens
     hidden: int = 0  # requests with tokens that were not sent
@@ -181,7 +183,8 @@ def _client(evidence: Evidence, budgets: Validity) -> dict[Reason, bool]:
     return {
         Reason.SHARED_READS_SOME: budgets.shared_suspect < share <= budgets.shared_invalid,
         Reason.SHARED_READS: share > budgets.shared_invalid,
-        Reason.FIRST_TOKEN_SHARED: evidence.first_shared > 0,
+        Reason.FIRST_TOKEN_SHARED_SOME: evidence.first_shared > 0 and not _first_unknown(evidence),
+        Reason.FIRST_TOKEN_SHARED: evidence.first_shared > 0 and _first_unknown(evidence),
         Reason.BUFFERED_STREAM: evidence.buffered * 2 > evidence.requests - evidence.failed - evidence.wrong_length > 0,
         Reason.SEND_SKEW: _beyond(evidence.send_skew_s, budgets.send_skew, evidence.ttft_s),
         Reason.LATE_SENDS: _beyond(evidence.late_p99_s, budgets.late_send, evidence.ttft_s),
@@ -192,6 +195,12 @@ def _client(evidence: Evidence, budgets: Validity) -> dict[Reason, bool]:
         Reason.CLOCKS_APART: evidence.clock_share > CLOCK_SHARE,
         Reason.USER_STAMPS: not evidence.kernel_stamps,
     }
+
+
+def _first_unknown(evidence: Evidence) -> bool:
+    """Whether shared first reads may have moved TTFT: a first token came earlier by a gap for each that joined it."""
+    requests, late_s = evidence.requests, evidence.first_later * (evidence.gap_s or 0.0)
+    return evidence.first_shared > FIRST_SHARE * requests or late_s > FIRST_SHARE * requests * (evidence.ttft_s or 0.0)
 
 
 def _beyond(seconds: float, share: float, of_s: float | None) -> bool:

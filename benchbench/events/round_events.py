@@ -64,7 +64,8 @@ class Events:
     latest_ns: int  # of all; 0 without any
     grouped: int  # events that hold several tokens
     shared: int  # events whose read held another of the same request: they have one stamp
-    first_shared: int  # requests whose first event is such a one
+    first_shared: int  # requests whose first event is such a one,
+    first_later: int  # and the later events in these first reads
     buffered: int  # requests of 4 or more events that came in one or two reads
 
     def gaps_of(self, rows: Ints) -> Narrow:
@@ -166,14 +167,23 @@ def _shared(offsets: Ints, gaps: Ints) -> dict[str, int]:
     counts, none = np.diff(offsets), gaps == 0
     owners = _owners(counts, none)
     if not len(owners):
-        return dict.fromkeys(("shared", "first_shared", "buffered"), 0)
-    begins = np.flatnonzero(none) + _events_before(counts)[owners]  # places of the earlier of two events
+        return dict.fromkeys(("shared", "first_shared", "first_later", "buffered"), 0)
+    earlier = np.flatnonzero(none) + _events_before(counts)[owners]  # places of the earlier of two events
     shares = np.zeros(offsets[-1], np.bool_)
-    shares[begins] = shares[begins + 1] = True
+    shares[earlier] = shares[earlier + 1] = True
     reads = counts - np.bincount(owners, minlength=len(counts))
-    first = shares[offsets[:-1][counts > 0]]
     buffered = (counts >= 4) & (reads <= 2)
-    return {"shared": int(shares.sum()), "first_shared": int(first.sum()), "buffered": int(buffered.sum())}
+    between = np.maximum(counts - 1, 0)
+    begins = np.cumsum(between) - between
+    firsts = np.flatnonzero(between)[none[begins[between > 0]]]
+    runs = [none[at : at + count] for at, count in zip(begins[firsts].tolist(), between[firsts].tolist(), strict=True)]
+    later = sum(len(same) if same.all() else int(same.argmin()) for same in runs)
+    return {
+        "shared": int(shares.sum()),
+        "first_shared": len(firsts),
+        "first_later": later,
+        "buffered": int(buffered.sum()),
+    }
 
 
 def _events_before(counts: Ints) -> Ints:
