@@ -75,6 +75,7 @@ def test_an_ordinary_vllm_is_known_without_a_note() -> None:
         "vllm",
         "0.32.0",
         metrics=True,
+        prefix_hits=True,
         tokenize=True,
         reset_prefix_cache=False,
         answers_as=("sim",),
@@ -228,3 +229,26 @@ def test_bench_check_self_of_two_workers_says_so_and_keeps_the_rate_that_the_ser
     assert found["workers"] == 2
     assert 0 < found["tok_s"] == found["server_tok_s"] < 4e6
     assert error_text(found).endswith(", sent by 2 processes")
+
+
+ROUTER = b"""# HELP vllm:current_qps Number of current requests
+vllm:current_qps{server="http://10.0.0.1:8000"} 1.0
+vllm:healthy_pods_total{server="http://10.0.0.1:8000"} 1.0
+vllm:healthy_pods_total{server="http://10.0.0.2:8000"} 1.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("page", "metrics", "hits"),
+    [
+        (PAGE, True, True),
+        (ROUTER, False, False),
+        (b'vllm:generation_tokens{engine="0"} 1\n', True, False),
+        (ROUTER * 10_000 + PAGE, True, True),  # longer than is read
+    ],
+    ids=["vLLM", "a router of several", "an older vLLM", "of very many ranks"],
+)
+def test_a_page_counts_only_what_it_has_a_counter_for(page: bytes, metrics: bool, hits: bool) -> None:
+    server = found({"/metrics": (head(200, "text/plain", content_length=len(page)) + page,)}, owner="x")
+    assert (server.metrics, server.prefix_hits) == (metrics, hits)
+    assert any(NO_METRICS in note for note in server.notes) == (not metrics)

@@ -14,7 +14,7 @@ from test_prompts import TARGET, VOCAB, cells
 from benchbench.prompts.round_job import make_job
 
 GRID: dict[str, Any] = {"grid": {"input": 8, "output": 4, "batch": 2}, "rounds": {"warmup": 1, "min": 2, "max": 2}}
-METRICS = b'vllm:prompt_tokens_total{engine="0"} 0\nvllm:generation_tokens_total{engine="0"} 0\n'
+METRICS = b'vllm:prompt_tokens_total{engine="0"} 0\nvllm:prefix_cache_hits_total{engine="0"} 0\n'
 
 
 @pytest.fixture(autouse=True)

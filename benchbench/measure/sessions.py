@@ -228,7 +228,7 @@ class Sessions:
     def _salt(self, variant: str, opened: Opened) -> int:
         """`Opened.salt`: the run's own, and of each variant its own where others are asked at the same address."""
         spec = self.plan.spec
-        if not isinstance(spec.engine, EndpointEngine) or opened.capabilities.metrics:
+        if not isinstance(spec.engine, EndpointEngine) or opened.capabilities.prefix_hits:
             return 0
         others = [variant_spec(spec, name).engine for name in spec.variants if name != variant]
         is_shared = any(isinstance(engine, EndpointEngine) and {*engine.urls} & {*opened.urls} for engine in others)

@@ -33,6 +33,8 @@ Request = Callable[..., Awaitable[tuple[int, bytes]]]
 _KINDS = {"vllm": "vllm", "benchbench": "benchbench simulator"}  # by the owner that /v1/models names
 _BUILD = ("VLLM_BUILD_COMMIT", "VLLM_IMAGE_TAG")
 _CACHE_CONFIG = re.compile(rb"^vllm:cache_config_info\{(.*)\} ", re.MULTILINE)
+# A router has metrics of that name too, and counts no tokens (production-stack)
+_COUNTED = re.compile(rb"^vllm:(prompt_tokens|generation_tokens|prefix_cache_hits)(?:_total)?[ {]", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 _NO_METRICS = (
     "no /metrics of vLLM's kind: preemptions, foreign load and prefix hits are not checked "
@@ -46,11 +48,11 @@ class Capabilities:
     """What a server says of itself. None: it does not say. `notes` say what could not be found out.
 
     `kind`: "vllm", "benchbench simulator", or "openai" for any other that lists its models. `metrics`: it counts in
-    vLLM's way, so that preemptions, prefix hits and foreign load are checked. `tokenize`, `reset_prefix_cache`: whether
-    the route is there. `server_info`: vLLM's configuration in its development mode, masked and cut short;
-    `cache_config`: what its metrics tell of its cache (block size, dtype, prefix caching). Whether
-    answers tell cached tokens and the server's own times, only answers show. `answers_as`: the names of the model that
-    was asked for, empty where it is not listed.
+    vLLM's way, so that preemptions and foreign load are checked, and `prefix_hits` too where it tells them. `tokenize`,
+    `reset_prefix_cache`: whether the route is there. `server_info`: vLLM's configuration in its development mode,
+    masked and cut short; `cache_config`: what its metrics tell of its cache (block size, dtype, prefix caching).
+    Whether answers tell cached tokens and the server's own times, only answers show. `answers_as`: the names of the
+    model that was asked for, empty where it is not listed.
     """
 
     models: tuple[str, ...] = ()
@@ -59,6 +61,7 @@ class Capabilities:
     kind: str | None = None
     version: str | None = None
     metrics: bool = False
+    prefix_hits: bool = False
     tokenize: bool | None = None
     reset_prefix_cache: bool | None = None
     server_info: Mapping[str, Any] | None = None
@@ -166,7 +169,9 @@ async def _probe(request: Request, secrets: frozenset[str]) -> dict[str, Any]:
         version = json_object(*await request("/version")).get("version")
         fields["version"] = None if version is None else mask_text(str(version)[:100], secrets)
         status, body = await request("/metrics")
-        fields["metrics"] = status == 200 and b"vllm:" in body
+        names = {match[1] for match in _COUNTED.finditer(body)} if status == 200 else set[bytes]()
+        is_cut = status == 200 and len(body) > ANSWER_BYTES and b"vllm:" in body  # of very many ranks
+        fields["metrics"], fields["prefix_hits"] = bool(names) or is_cut, b"prefix_cache_hits" in names or is_cut
         labels = _CACHE_CONFIG.search(body) if fields["metrics"] else None
         fields["cache_config"] = dict(_LABEL.findall(labels[1].decode(errors="replace"))) if labels else None
         nowhere, _ = await request("/no-such-route")
