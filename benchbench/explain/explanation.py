@@ -134,7 +134,9 @@ def _known(count: int | None, words: str) -> str:
 
 def _cache(evidence: Evidence) -> str:
     hits = _known(evidence.prefix_hits, "tokens found there by /metrics")
-    common = f", {evidence.common_tokens:,} that all prompts share by their form" if evidence.common_tokens else ""
+    common = (
+        f", {evidence.common_tokens:,} in common by the prompts' form (BOS, template)" if evidence.common_tokens else ""
+    )
     return f"{evidence.cached_tokens:,} cached tokens in usage; {hits}{common}"
 
 
@@ -270,11 +272,11 @@ def _client(summary: CellSummary) -> str:
     turn = max((fact.get("turn_max_ns", 0) for fact in facts), default=0) / 1e6
     cpu = sum(fact.get("cpu_ns", 0) for fact in facts) / evidence.wall_ns if evidence.wall_ns else 0.0
     stolen = f"; {evidence.stolen_ns / 1e6:.0f} ms of a CPU stolen by the hypervisor" if evidence.stolen_ns else ""
-    share = evidence.shared_events / evidence.events if evidence.events else 0.0
+    share = _percent(evidence.shared_events / evidence.events if evidence.events else 0.0, 2)
     return (
-        f"lag p50/p99/max {lags} ms; {share:.2%} of events shared a read, {evidence.first_shared} first tokens did; "
+        f"lag p50/p99/max {lags} ms; {share} of events shared a read, {evidence.first_shared} first tokens did; "
         f"longest loop turn {turn:.2f} ms; send skew {evidence.send_skew_s * 1e3:.2f} ms; "
-        f"late sends p99 {evidence.late_p99_s * 1e3:.2f} ms; CPU {cpu:.0%} of a core{stolen}" + _senders(facts)
+        f"late sends p99 {evidence.late_p99_s * 1e3:.2f} ms; CPU {_percent(cpu)} of a core{stolen}" + _senders(facts)
     )
 
 
