@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchbench import open_run
-from benchbench.host.local_results import measured_errors, own_error, sentence, store
+from benchbench.host.local_results import error_text, measured_errors, own_error, sentence, store
 from benchbench.report.summary_table import table_parts
 from benchbench.slo.attainment import meets, slo_lines, slo_sentence
 from benchbench.spec.schema import Slo
@@ -179,6 +179,10 @@ def test_the_instruments_error_is_that_of_the_sweeps_own_load(results: Any, own:
     else:
         at = " at the 32 streams and 3.2k tok/s here" if results else ""
         assert text == f"Instrument error: not measured{at} (bench check FILE measures it)."
+
+
+def test_a_slow_load_is_named_in_whole_tokens() -> None:
+    assert error_text(error(1, 47)).endswith("at 1 stream and 47 tok/s")
 
 
 def test_invalid_cells_have_no_load_and_open_loads_that_of_littles_law() -> None:

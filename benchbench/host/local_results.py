@@ -128,7 +128,8 @@ def error_text(result: Mapping[str, Any]) -> str:
 
 
 def _load(streams: int, tok_s: float) -> str:
-    return f"{streams} stream{'s'[: streams != 1]} and {tok_s / 1e3:.1f}k tok/s"
+    rate = f"{tok_s / 1e3:.1f}k" if tok_s >= 100 else f"{tok_s:.0f}"
+    return f"{streams} stream{'s'[: streams != 1]} and {rate} tok/s"
 
 
 def closing(manifest: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
