@@ -454,7 +454,7 @@ def test_a_against_itself_over_one_start_says_nothing_of_noise() -> None:
 def test_the_plan_of_variants_counts_starts() -> None:
     lines = bench("sweep", DEMO, "--dry-run", "--only", "batch=1").stdout.splitlines()
     assert lines[0].startswith("   1 main in=")
-    assert "3 rounds in each of 6 starts of 1 requests" in lines[0]
+    assert "3 rounds of 1 request in each of 6 starts" in lines[0]
     assert lines[4:7] == ["block 0: main, faster", "block 1: faster, main", "block 2: main, faster"]
     assert lines[10] == "12 starts, 72 measured rounds"
     assert lines[11].startswith("4 cells, 96 requests, 55296 input tokens, 2304 output tokens; time: about ")

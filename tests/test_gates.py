@@ -81,7 +81,7 @@ def test_a_sweep_of_one_build_starts_it_as_often_as_asked() -> None:
         " grid: {input: 8, output: 4, batch: [1, 2]}, rounds: {warmup: 0, min: 2}}"
     )
     planned = bench("sweep", "s.yaml", "--dry-run")
-    assert "2 rounds in each of 3 starts of 2 requests" in planned.stdout
+    assert "2 rounds of 2 requests in each of 3 starts" in planned.stdout
     assert "3 starts, 12 measured rounds" in planned.stdout
     assert "with 3 starts against 3 of another run" in planned.stdout
     result = bench("sweep", "s.yaml", "--out", "run", "--no-plots")

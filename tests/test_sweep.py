@@ -236,7 +236,7 @@ def test_dry_run_prints_the_plan_and_asks_nobody() -> None:
         assert server.connections == 0
     assert not Path("run").exists()
     first, second, total = result.stdout.splitlines()
-    assert first.split("[")[0].strip() == "1 in=9 out=6 batch=1 static: 1 warm-up, 2 rounds of 1 requests"
+    assert first.split("[")[0].strip() == "1 in=9 out=6 batch=1 static: 1 warm-up, 2 rounds of 1 request"
     assert second.split("[")[0].strip() == "2 in=9 out=6 batch=2 static: 1 warm-up, 2 rounds of 2 requests"
     assert total.startswith("2 cells, 9 requests, 81 input tokens, 54 output tokens; time: unknown for this engine: ")
     write_sweep(Path("sim.yaml"), "http://x", engine={"kind": "simulator", "profile": "tiny"})

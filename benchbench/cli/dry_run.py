@@ -24,7 +24,7 @@ EFFECTS = (0.01, 0.02, 0.05)
 
 def plan_text(plan: Plan, speed: Speed | None = None) -> str:
     """One line a cell in the order of execution, the starts of variants, then the totals. `speed`: of the engine."""
-    lines = []
+    lines, blocks = [], plan.spec.block_count
     requests = tokens = prompts = 0
     count = Counter(cell.key for start in plan.sessions for cell in start.cells)
     for number, cell in enumerate(plan.cells, 1):
@@ -37,24 +37,19 @@ def plan_text(plan: Plan, speed: Speed | None = None) -> str:
         prompts += (warmups + cell.rounds.min) * cell.requests * (cell.input or 0) * starts
         round_s = speed.round_s(cell, cell.output) if speed else None
         took = "" if round_s is None else f", about {round_s:.1f} s a round"
-        rounds = (
-            f"{cell.rounds.min} rounds in each of {starts} starts"
-            if plan.spec.block_count
-            else f"{_rounds(cell)} rounds"
-        )
+        rounds = f"{cell.rounds.min if blocks else _rounds(cell)} rounds of {_count(cell.requests, 'request')}"
+        rounds += f" in each of {starts} starts" if blocks else ""
         lines.append(
-            f"{number:4} {cell.label} {cell.load.kind}: {warmups}{'+' * auto} warm-up, {rounds} "
-            f"of {cell.requests} requests{took}  [{cell.key}]"
+            f"{number:4} {cell.label} {cell.load.kind}: {warmups}{'+' * auto} warm-up, {rounds}{took}  [{cell.key}]"
         )
-    blocks = plan.spec.block_count
     open_ended = any(cell.rounds.max > cell.rounds.min and not blocks for cell in plan.cells)
     least = "at least " if open_ended or any(cell.rounds.warmup == "auto" for cell in plan.cells) else ""
     if blocks:
         lines += [*_starts(plan), *(f"warning: {warning}" for warning in built_alike(plan.spec.variants))]
     inputs = prompts if all(cell.input is not None for cell in plan.cells) else "an unknown number of"
     lines.append(
-        f"{len(plan.cells)} cells, {least}{requests} requests, {inputs} input tokens, {tokens} output tokens; "
-        f"time: {time_text(plan, speed)}"
+        f"{_count(len(plan.cells), 'cell')}, {least}{_count(requests, 'request')}, {inputs} input tokens, "
+        f"{tokens} output tokens; time: {time_text(plan, speed)}"
     )
     lines += Dealer(plan.spec).check()
     return "\n".join(lines + (_power(plan.spec, len(plan.sessions[0].cells), blocks) if blocks else []))
@@ -112,6 +107,10 @@ def _power(spec: SweepSpec, cells: int, blocks: int) -> list[str]:
         cell, whole = (f"{100 * chance:.0f} %" for chance in chances)
         lines.append(f"  {100 * effect:g} %: {cell} in one cell of {cells}, {whole} in the geometric mean")
     return lines
+
+
+def _count(number: int, of: str) -> str:
+    return f"{number} {of}{'s'[: number != 1]}"
 
 
 def _rounds(cell: Cell) -> str:
