@@ -31,7 +31,8 @@ from benchbench.capacity.over_starts import Starts, against
 from benchbench.capacity.probes import COUNTED, VOID, Made, SearchState, searches_of
 from benchbench.capacity.searches_shown import shown
 from benchbench.capacity.targets import Target
-from benchbench.figures.searches import PROBES, search_figures
+from benchbench.figures.caption import PROBES, run_title
+from benchbench.figures.searches import search_figures
 from benchbench.figures.sheet import STYLE
 from benchbench.spec.schema import Slo
 from benchbench.store.run_directory import RunDirectory
@@ -93,6 +94,7 @@ def test_the_answer_is_an_interval_and_every_probe_a_cell(tmp_path: Path, drawn:
     assert {"TPOT, mean (ms)", "in=8 out=4", ends, "tested", "holds (95 %)"} <= texts
     shown = bench("table", run).stdout
     assert PROBES in shown
+    assert run_title(open_run(run)).endswith(f" · {PROBES.partition('. ')[0]}")  # no answer below other figures
     assert f"not at batch {found['fails_at']} (95 % confidence)" in shown
     assert bench("capacity", run, "--plots", tmp_path / "drawn", "--json").stdout == (run / "capacity.json").read_text()
     folders = [(pictures.out, len(pictures.capacity)) for pictures in drawn]

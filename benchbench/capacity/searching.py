@@ -29,7 +29,7 @@ from benchbench.capacity.probes import (
 )
 from benchbench.capacity.targets import Target, cell_at, place_of, targets_of
 from benchbench.errors import EngineDiedError, RunError, StoppedError
-from benchbench.figures.searches import PROBES
+from benchbench.figures.caption import PROBES
 from benchbench.measure.cells import Driver, measure_cell
 from benchbench.measure.observer import Observer
 from benchbench.measure.run import Outcome, Search, default_out, sweep

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchbench.figures import sheet as sheets
+from benchbench.figures.caption import PROBES
 from benchbench.figures.choose import COLOURS, spread
 from benchbench.figures.lettering import shortened
 from benchbench.figures.plots import LOG_FROM, write_figures
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PANELS = 9
-PROBES = (  # what tables and other figures of such a run say
-    "Each row is a probe of a search, with as many rounds as its question needs; bench capacity has the answer. "
-    "too_few_rounds is about Sys tok/s, which no probe needs."
-)
 LOOKS: dict[str, dict[str, Any]] = {
     "explored": {"color": "#777777", "marker": "o", "linestyle": ""},
     "tested": {"color": COLOURS[0], "marker": "s", "linestyle": ""},
@@ -86,7 +83,7 @@ def search_figures(panels: Sequence[Shown], title: str) -> Iterator[tuple[str, F
     if drawn := spread(panels, PANELS):
         cut = f" · {len(drawn)} of {len(panels)} searches" if len(drawn) < len(panels) else ""
         known = (
-            PROBES.rstrip("."),
+            PROBES.partition(". ")[0],
             *(f"{panel.title.splitlines()[0]}: " for panel in panels),
         )  # the panels' titles say it
         yield "capacity", _figure(drawn, " · ".join(p for p in title.split(" · ") if not p.startswith(known)) + cut)
