@@ -133,7 +133,7 @@ FAULTS: dict[str, Fault] = {
     # Only the server's own counters tell that events held more tokens than one.
     "no usage, no ids, several tokens per event": Fault(
         "invalid",
-        "input_unverified;output_unverified;foreign_load",
+        "input_unverified;output_unverified;foreign_load;lower_limit",
         {**LONG, "tokens_per_event": 3, **faults(missing_usage=True)},
         SERVED,
     ),

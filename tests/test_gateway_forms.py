@@ -168,6 +168,21 @@ FORMS: dict[str, Form] = {
         for name, told in DECODED.items()
         if "usage" not in told
     },
+    "a whole answer in one event": Form(
+        [(EARLY_MS, CHUNKED), (at(5), sse(text(" a b c d e f", "length")) + sse(usage()) + sse(DONE) + LAST_CHUNK)],
+        "grouped_tokens;buffered_stream",
+        "invalid",
+    ),
+    "a whole call of a tool in one event": Form(
+        [
+            (EARLY_MS, CHUNKED),
+            (EARLY_MS, sse(ROLE)),
+            (at(5), sse(chat({"tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}, "tool_calls"))),
+            (at(5.1), sse(usage()) + sse(DONE) + LAST_CHUNK),
+        ],
+        "grouped_tokens;buffered_stream",
+        "invalid",
+    ),
     "an encoding that is none": Form(headed(content_encoding="none"), tokens=ONES),
     "status 201": Form(stream(top=head(201, transfer_encoding="chunked")), tokens=ONES),
     "status 204": Form([(EARLY_MS, head(204, "text/plain"))], **broken("204")),

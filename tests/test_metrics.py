@@ -75,7 +75,9 @@ def sharing(requests: list[Made]) -> tuple[int, int, int, int]:
         shared += sum(count for count in reads.values() if count > 1)
         first += bool(times) and reads[times[0]] > 1
         later += reads[times[0]] - 1 if times else 0
-        buffered += len(times) >= 4 and len(reads) <= 2
+        buffered += (len(times) >= 4 and len(reads) <= 2) or (
+            len(times) == 1 and sum(n for _, n in request.events) >= 4
+        )
     return shared, first, later, buffered
 
 

@@ -130,7 +130,7 @@ class Reason(Enum):
         "tokens otherwise",
         "give the server more context, or ask for fewer tokens; if it has no such limit, its usage counts no tokens",
     )
-    BUFFERED_STREAM = _invalid("whole answers came in one or two reads", SHARED_REMEDY)
+    BUFFERED_STREAM = _invalid("whole answers came in one or two reads, or in one event", SHARED_REMEDY)
     DELAYED_STREAM = _suspect(
         "TTFT exceeds the server's own by more than 25 % and 5 ms, or tokens came in that much less time than it took "
         "to make them: a proxy or a busy front end delays the stream",

@@ -18,6 +18,7 @@ from benchbench.store.arrow import Ints, lists_of
 
 LISTS = ("event_ns", "event_tokens", "lag_ns")  # columns with one entry an event
 BLOCK = 1 << 18  # events of a piece: they stay within a processor's cache
+WHOLE = 4  # tokens of an answer of which one or two reads, or one event, tell no time of their own
 _KINDS = ("i1", "i4", "i8")
 
 Mask = npt.NDArray[np.bool_]
@@ -66,7 +67,7 @@ class Events:
     shared: int  # events whose read held another of the same request: they have one stamp
     first_shared: int  # requests whose first event is such a one,
     first_later: int  # and the later events in these first reads
-    buffered: int  # requests of 4 or more events that came in one or two reads
+    buffered: int  # requests of 4 or more events that came in one or two reads, or of as many tokens in one event
 
     def gaps_of(self, rows: Ints) -> Narrow:
         """The gaps of the requests at these places, ascending."""
@@ -121,6 +122,7 @@ def gathered(recorded: Recorded) -> Round:
         latest = max(latest, int(times.max(initial=0)))
         counts.update({"grouped": int((tokens > 1).sum())})
         counts.update(_shared(offsets, between))
+        counts.update({"buffered": int(((own[0] == 1) & (own[4] >= WHOLE)).sum())})
     columns: Any = map(np.concatenate, zip(*parts, strict=True))
     rest: Any = {"gaps_ns": gaps.values(), "lags_ns": lags.values(), "event_tokens": event_tokens.values()}
     rest |= {"latest_ns": latest, **counts}
@@ -172,7 +174,7 @@ def _shared(offsets: Ints, gaps: Ints) -> dict[str, int]:
     shares = np.zeros(offsets[-1], np.bool_)
     shares[earlier] = shares[earlier + 1] = True
     reads = counts - np.bincount(owners, minlength=len(counts))
-    buffered = (counts >= 4) & (reads <= 2)
+    buffered = (counts >= WHOLE) & (reads <= 2)
     between = np.maximum(counts - 1, 0)
     begins = np.cumsum(between) - between
     firsts = np.flatnonzero(between)[none[begins[between > 0]]]
