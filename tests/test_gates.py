@@ -277,7 +277,7 @@ def test_limits_on_the_rows_of_one_run() -> None:
     lost = bench("table", run, "lost", "--fail-on", "failed>0")
     assert (lost.exit_code, "lost: does not exist" in lost.stderr) == (2, True)
     for gate, words in (
-        ("ttft_ms_p98>5", "unknown column (allowed: "),
+        ("ttft_ms_p98>5", "unknown column, did you mean ttft_ms_p99? (allowed: "),
         ("ttft_ms_p99", "must be a column and its limit (allowed: as 'ttft_ms_p99>500')"),
         ("ttft_ms_p99<0", "ttft_ms_p99 is never below 0, so it could not fail"),
         ("ttft_ms_p99<=-1", "so it could not fail"),

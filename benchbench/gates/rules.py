@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from benchbench.comparison.verdicts import BETTER, PRIMARY, Effect
+from benchbench.yamlfile.mistakes import unknown_key
 
 FORMS = "'slower>1%', slower, 'ttft>5%', 'ratio<0.95', fidelity"
 SIGNED = {"lag1", "trend", "outside_ttft_ms"}  # columns that may be below 0
@@ -81,7 +82,8 @@ def threshold_of(text: str, columns: Collection[str]) -> Threshold:
     if not match:
         raise ValueError(f"--fail-on {text}: must be a column and its limit (allowed: as 'ttft_ms_p99>500')")
     if match[1] not in columns:
-        raise ValueError(f"--fail-on {text}: unknown column (allowed: {', '.join(columns)})")
+        message, names = unknown_key(match[1], columns, "column")
+        raise ValueError(f"--fail-on {text}: {message} (allowed: {names})")
     limit = float(match[3])
     if not math.isfinite(limit):
         raise ValueError(f"--fail-on {text}: must be a finite number")

@@ -21,6 +21,7 @@ from benchbench.safe_text import csv_text
 from benchbench.slo.attainment import slo_lines
 from benchbench.spec.cell import cell_name, output_text
 from benchbench.steadiness.steadiness import order_warnings
+from benchbench.yamlfile.mistakes import unknown_key
 
 Row = dict[str, Any]
 
@@ -188,10 +189,9 @@ def _allowed(rows: Iterable[Row]) -> list[str]:
 def check_columns(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
     """`columns`. Raises ValueError for one that is no key of the rows."""
     allowed = _allowed(rows)
-    unknown = [name for name in columns if name not in allowed] if rows else []
-    if unknown:
-        named = ", ".join(map(repr, unknown))
-        raise ValueError(f"unknown column{'s'[: len(unknown) > 1]} {named} (allowed: {', '.join(allowed)})")
+    if rows and (unknown := next((name for name in columns if name not in allowed), None)) is not None:
+        message, names = unknown_key(unknown, allowed, f"column {unknown!r}")
+        raise ValueError(f"{message} (allowed: {names})")
     return list(columns)
 
 

@@ -97,11 +97,11 @@ def show(value: object) -> str:
     return text
 
 
-def unknown_key(key: object, allowed: Iterable[str]) -> tuple[str, str]:
-    """Message and allowed keys for a key that nobody reads, with the nearest known one."""
+def unknown_key(key: object, allowed: Iterable[str], what: str = "key") -> tuple[str, str]:
+    """Message and allowed names for a key (or `what` else) that nobody reads, with the nearest known one."""
     names = list(allowed)
     near = difflib.get_close_matches(str(key), names, n=1)
-    return "unknown key" + (f", did you mean {near[0]}?" if near else ""), ", ".join(names)
+    return f"unknown {what}" + (f", did you mean {near[0]}?" if near else ""), ", ".join(names)
 
 
 def known_keys(model: type[BaseModel], place: Loc = ()) -> dict[Loc, tuple[str, ...]]:
