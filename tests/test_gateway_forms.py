@@ -168,6 +168,20 @@ FORMS: dict[str, Form] = {
         for name, told in DECODED.items()
         if "usage" not in told
     },
+    **{
+        f"{name}: {value}, a gateway's second try": Form(
+            headed(**{name: value}), "resent" if again else "", "suspect" if again else "valid", tokens=ONES
+        )
+        for name, value, again in (
+            ("x_envoy_attempt_count", 1, False),
+            ("x_envoy_attempt_count", 2, True),
+            ("x_litellm_attempted_retries", 0, False),
+            ("x_litellm_attempted_retries", 2, True),
+            ("x_litellm_attempted_fallbacks", 1, True),
+            ("x_portkey_retry_attempt_count", 0, False),
+            ("retry_after", 3, False),
+        )
+    },
     "a whole answer in one event": Form(
         [(EARLY_MS, CHUNKED), (at(5), sse(text(" a b c d e f", "length")) + sse(usage()) + sse(DONE) + LAST_CHUNK)],
         "grouped_tokens;buffered_stream",

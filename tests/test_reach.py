@@ -63,8 +63,12 @@ def test_a_request_asks_for_exact_lengths_and_fresh_prompts() -> None:
 
 
 def test_the_same_seed_asks_the_same_and_another_seed_does_not() -> None:
+    """Of a server that tells the hits of its prefix cache; of any other see test_fresh_prompts.py."""
+    page = b'vllm:prefix_cache_hits_total{engine="0"} 0\n'
+    told = [head(200, "text/plain", content_length=len(page)) + page]
+
     def asked(seed: int) -> list[bytes]:
-        with ScriptedServer() as server:
+        with ScriptedServer(routes={"/metrics": told}) as server:
             run(server.url, out=f"run{len(list(Path().iterdir()))}", seed=seed)
             return [ask.body for ask in server.asks]
 

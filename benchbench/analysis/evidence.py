@@ -130,6 +130,8 @@ def _paces(taken: Round) -> list[Pace]:
         return []
     rows = zip(table["server_metrics"].to_pylist(), table["status"].to_pylist(), strict=True)
     texts = [text if status == RequestStatus.OK else "" for text, status in rows]
+    if not any(texts):
+        return []
     came_s = (events.last_ns - events.first_ns) / 1e9
     return [*paces(zip(texts, events.tokens, events.tokens - events.first_tokens, came_s, strict=True))]
 

@@ -153,8 +153,10 @@ class Reason(Enum):
         "give the client a quieter core, or lower the load",
     )
     RESENT = _suspect(
-        "requests were sent again, since the server closed their idle connection: their TTFT holds both sends",
-        "raise its keep-alive timeout (vLLM: VLLM_HTTP_TIMEOUT_KEEP_ALIVE), or look for what drops connections",
+        "requests were sent again, by us since the server closed their idle connection, or by a gateway: their TTFT "
+        "holds all sends",
+        "raise its keep-alive timeout (vLLM: VLLM_HTTP_TIMEOUT_KEEP_ALIVE), or look for what drops connections and why "
+        "a gateway asks again",
     )
     CLIENT_LAG = _suspect(
         "the client read tokens late, measured against the gaps between them",

@@ -18,7 +18,7 @@ from benchbench.complaints import server_words
 from benchbench.decoding.response import Response
 from benchbench.decoding.token_counts import EMPTY, OUTPUT, ROLE, Events, count_hidden, has_output, parts_of
 from benchbench.reported.decode_time import DECODE_MS, decode_ms
-from benchbench.reported.named_server import named_server
+from benchbench.reported.named_server import named_server, retries
 from benchbench.reported.reported_usage import ReportedUsage, is_cache_hit
 from benchbench.store.requests import ErrorKind
 
@@ -318,7 +318,7 @@ class Decoder:
         if has_ended and not response.finish_reason:
             self._add(self._ended[0], (ROLE, -1, None, True, 0))  # no event closes the stream, but they do
         head = (self._status, self._headers, bytes(self._other))
-        response.served_by = named_server(self._headers, self._provider)
+        response.served_by, response.retried = named_server(self._headers, self._provider), retries(self._headers)
         problem = server_words.no_stream(*head) if self._status and not self._is_stream else None
         if not self._status or self._broken:
             problem = problem or (ErrorKind.PROTOCOL, self._broken or "the answer ended before its HTTP head did")

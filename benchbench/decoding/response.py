@@ -13,8 +13,9 @@ class Response:
 
     `event_read[k]`: number of the read that completed token event k. `event_tokens[k]`: its tokens.
     `tokens_from`: how they are known (`token_counts.count_hidden`). `answered_by`: the model and the system fingerprint
-    that the server named at its end. `served_by`: which of several servers a gateway chose, where it names it.
-    `done`: [DONE] has come. `problem`: (kind, sentence) when the stream itself reports or shows a failure.
+    that the server named at its end. `served_by`: which of several servers a gateway chose, where it names it;
+    `retried`: how often it asked again before. `done`: [DONE] has come. `problem`: (kind, sentence) when the stream
+    itself reports or shows a failure.
     """
 
     event_read: list[int] = field(default_factory=list)
@@ -27,6 +28,7 @@ class Response:
     response_id: str = ""
     answered_by: str = ""
     served_by: str = ""
+    retried: int = 0
     server_metrics: dict[str, float] = field(default_factory=dict)
     done: bool = False
     problem: tuple[ErrorKind, str] | None = None

@@ -18,7 +18,7 @@ from benchbench.secrets import mask_text, without
 from benchbench.store.requests import ErrorKind, ErrorPhase, RequestStatus, RoundColumns
 
 NO_ANSWER = (ErrorKind.PROTOCOL, "no answer")
-_COUNTS = ("asked_input_tokens", "asked_output_tokens", "http_status", "resent", "target")
+_COUNTS = ("asked_input_tokens", "asked_output_tokens", "http_status", "target")
 
 
 def failure_of(ended: Ended, response: Response, *, exact: bool) -> Failure | None:
@@ -78,6 +78,7 @@ def columns_of(
     columns: dict[str, Any] = {
         "index": np.array([e.request for e in ended], np.int32),
         **{name: np.array([getattr(e, name) for e in ended], np.int32) for name in _COUNTS},
+        "resent": np.array([e.resent + r.retried for e, r in zip(ended, responses, strict=True)], np.int32),
         "reused": np.array([e.reused for e in ended], np.bool_),
         "event_offsets": np.cumsum([0, *(len(r.event_read) for r in responses)]).astype(np.int32),
         "event_ns": stamps_ns[at],

@@ -14,6 +14,9 @@ _NAMING = re.compile(
     r"|x-amzn-invoked-production-variant|azureml-model-deployment|fireworks-deployment"
 )
 _STICKY = re.compile(r"(?:serverid|server|srv|srv_id|backend)=([^;]+)", re.IGNORECASE)  # HAProxy's cookies
+# Heads that count a gateway's attempts, first one included, and those after it: Envoy's, LiteLLM's and the like.
+_ATTEMPTS = re.compile(r"x-(?:envoy-)?attempt-count")
+_RETRIES = re.compile(r"x-(?:litellm-attempted-(?:retries|fallbacks)|(?:[a-z]+-)?retry-(?:count|attempts?))")
 LENGTH = 100  # characters of a name that a record keeps
 
 
@@ -31,3 +34,14 @@ def named_server(headers: Mapping[bytes, bytes], provider: str = "") -> str:
         elif value and _NAMING.fullmatch(name) and not value.startswith("cache-"):
             names.append(value)
     return " ".join(sorted(names)).encode("utf-8", "replace").decode()[:LENGTH]
+
+
+def retries(headers: Mapping[bytes, bytes]) -> int:
+    """How often a gateway asked again, or another server, before this answer, as its head tells. Names as above."""
+    counts = [0]
+    for header, data in headers.items():
+        name, value = header.decode("latin-1"), data.decode("latin-1").strip()
+        if value.isdecimal() and len(value) < 5:
+            counts += [int(value) - 1] if _ATTEMPTS.fullmatch(name) else []
+            counts += [int(value)] if _RETRIES.fullmatch(name) else []
+    return max(counts)
