@@ -179,7 +179,7 @@ def test_one_writer_at_a_time(run: RunDirectory) -> None:
 
 
 def test_what_is_no_run_is_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="no manifest"):
+    with pytest.raises(RunError, match="does not exist"):
         RunDirectory.existing(tmp_path / "nowhere")
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(RunError, match="not empty"):
