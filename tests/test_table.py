@@ -118,6 +118,23 @@ def test_invalid_numbers_stand_nowhere_unless_asked_for() -> None:
     assert {"sys_tok_s": "9999.0", "status": "invalid"} in asked
 
 
+@pytest.mark.parametrize(
+    ("starts", "words"),
+    [
+        ((None, None), "5 rounds per cell; 95 % confidence intervals of the mean, over rounds, are"),
+        (
+            (3, 3),
+            "5 rounds per cell, in 3 starts of the engine; 95 % confidence intervals of the mean, over starts, are",
+        ),
+        ((1, 2), "in 1 to 2 starts of the engine; 95 % confidence intervals of the mean, over starts, are"),
+        ((None, 2), "in 2 starts of the engine; 95 % confidence intervals of the mean, over rounds or starts, are"),
+    ],
+)
+def test_the_caption_says_over_how_many_rounds_and_starts(starts: tuple[int | None, ...], words: str) -> None:
+    rows = [row((128, 8, batch), 60.0, 150.0, starts=count) for batch, count in enumerate(starts, 1)]
+    assert words in markdown_table(rows)
+
+
 @pytest.mark.parametrize("table", [markdown_table, csv_table, json_table])
 def test_unknown_columns_are_named_with_the_allowed_ones(table: Any) -> None:
     with pytest.raises(ValueError, match=r"unknown column 'inptu', did you mean input\? \(allowed: variant, "):

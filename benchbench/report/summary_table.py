@@ -323,19 +323,24 @@ def _caption(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
 
 
 def _rounds_line(rows: Sequence[Row], rounds: Sequence[int]) -> str:
-    few, many = min(rounds), max(rounds)
-    count = f"{few}" if few == many else f"{few} to {many}"
-    line, over = f"{count} round{'s'[: many > 1]} per cell", "rounds"
+    line, over = f"{_counted(rounds, 'round')} per cell", "rounds"
     if starts := [int(value) for value, _ in valued(rows, "starts")]:
-        line, over = f"{line}, in {max(starts)} start{'s'[: max(starts) > 1]} of the engine", "starts"
+        line += f", in {_counted(starts, 'start')} of the engine"
+        over = "starts" if len(starts) == len(rounds) else "rounds or starts"
     if again := sum(int(value) for value, _ in valued(rows, "spoiled")):
-        line = f"{line}, {again} spoiled round{'s'[: again > 1]} set aside and measured again"
+        line += f", {_counted([again], 'spoiled round')} set aside and measured again"
     spans = {"TTFT": _widest(rows, "ttft_ms"), "Sys tok/s": _widest(rows, "sys_tok_s")}
     shown = ((name, max(width, 0.001)) for name, width in spans.items() if width is not None)  # never "±0.0 %"
     widths = [f"{name} ±{width:.1%}".replace("%", " %") for name, width in shown]
     if not widths:
         return f"{line}; no interval."
     return f"{line}; 95 % confidence intervals of the mean, over {over}, are at widest {' and '.join(widths)}."
+
+
+def _counted(numbers: Sequence[int], of: str) -> str:
+    """`5 rounds`, `1 to 3 starts`."""
+    few, many = min(numbers), max(numbers)
+    return f"{few} {'' if few == many else f'to {many} '}{of}{'s'[: many > 1]}"
 
 
 def _widest(rows: Sequence[Row], name: str) -> float | None:
