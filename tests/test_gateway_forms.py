@@ -90,6 +90,22 @@ def held_back(**told: Any) -> list[tuple[float, bytes]]:
     return [(EARLY_MS, CHUNKED), *reads, (begin + 2, sse(DONE) + LAST_CHUNK)]
 
 
+BOOM = "out of memory on rank 3"
+ERRORS: dict[str, dict[str, Any]] = {
+    "AWS": {"internalServerException": {"message": BOOM}},
+    "Tencent": {"Response": {"Error": {"Code": "InternalError", "Message": BOOM}}},
+    "Apigee": {"fault": {"faultstring": BOOM, "detail": {"errorcode": "x"}}},
+    "an exception": {"exception": BOOM},
+    "ErrCode": {"ErrCode": 4001, "ErrMsg": BOOM},
+    "OpenAI's responses": {"type": "response.failed", "response": {"error": {"message": BOOM}}},
+    "Cohere": {"is_finished": True, "finish_reason": "ERROR", "message": BOOM},
+}
+NO_ERRORS: dict[str, dict[str, Any]] = {
+    "error_code 0": {"error_code": 0, "id": "x"},
+    "error_code 0 as text": {"error_code": "0"},
+    "an error that is none": {"error": None, "exception": "", "errors": []},
+    "a default": {"default": "x", "is_default": True},
+}
 FORMS: dict[str, Form] = {
     **{
         f"{name} first": Form(chats(WORDS, usage(), before=[chat({"role": "assistant", "content": "", name: part})]))
@@ -113,6 +129,7 @@ FORMS: dict[str, Form] = {
     ),
     "cached tokens: a header": Form(headed(fireworks_cached_prompt_tokens=3), **CACHED),
     "cached tokens: a header with none": Form(headed(fireworks_cached_prompt_tokens=0), tokens=ONES),
+    "cached tokens: a head of another name": Form(headed(x_cached_tokens=1), **CACHED),
     "cached tokens: LangChain": Form(stream(TEXTS, usage(input_token_details={"cache_read": 3})), **CACHED),
     "cached tokens: written ones": Form(stream(TEXTS, usage(input_token_details={"cache_creation": 3})), tokens=ONES),
     "cached tokens: their price": Form(stream(TEXTS, usage(cached_tokens_cost=3)), tokens=ONES),
@@ -182,6 +199,12 @@ FORMS: dict[str, Form] = {
             ("retry_after", 3, False),
         )
     },
+    **{
+        f"an error of {name} after tokens, {what}": Form(early(data, after=[after]), **broken(BOOM))
+        for name, data in ERRORS.items()
+        for what, after in (("then usage", usage(3)), ("no usage", b": none\n\n"))
+    },
+    **{f"{name} beside": Form(stream([*TEXTS], data, usage()), tokens=ONES) for name, data in NO_ERRORS.items()},
     "a whole answer in one event": Form(
         [(EARLY_MS, CHUNKED), (at(5), sse(text(" a b c d e f", "length")) + sse(usage()) + sse(DONE) + LAST_CHUNK)],
         "grouped_tokens;buffered_stream",

@@ -14,9 +14,11 @@ DETAIL = 300  # characters of a server's message that a record keeps
 
 # The first of them that says something is the message.
 _MESSAGES = (
-    "message", "detail", "error", "errors", "error_message", "error_msg", "msg", "reason", "description", "text",
-    "base_resp", "status_msg",
+    "message", "faultstring", "detail", "error", "errors", "error_message", "error_msg", "msg", "reason", "description", "text",
+    "base_resp", "status_msg", "errmsg", "err_msg", "response",
 )  # fmt: skip
+# Names of a part that reports an error whatever the rest: fault, AWS' internalServerException, Tencent's Error.
+_REPORTS = re.compile(r"(?:error|exception|(?<!de)fault)s?$|^(?:error|err)_?(?:code|message|msg)$")
 # Finish reasons of a generation that did not end as the model or the limit of tokens would have it: parts of words,
 _BROKEN = (
     *("error", "abort", "cancel", "fail", "filter", "timeout", "timed", "insufficient", "interrupt", "refus", "safety"),
@@ -38,7 +40,9 @@ def message_of(data: object) -> str:
     if isinstance(data, list):
         return "; ".join(filter(None, map(message_of, data)))
     if isinstance(data, Mapping):
-        return next(filter(None, (message_of(data.get(key)) for key in _MESSAGES)), "")
+        parts = {str(key).lower(): part for key, part in data.items()}
+        keys = [*_MESSAGES, *filter(_REPORTS.search, parts)]
+        return next(filter(None, (message_of(parts.get(key)) for key in keys)), "")
     return ""
 
 
@@ -55,10 +59,14 @@ def error_in(event: Mapping[str, Any], name: str = "") -> str | None:
     reports = (
         "error" in named
         or "failed" in named
-        or any(event.get(key) for key in ("error", "errors", "error_code", "error_message", "error_msg"))
+        or any(part and part != "0" and _REPORTS.search(str(key).lower()) for key, part in event.items())
+        or is_broken(event.get("finish_reason") or "")
         or (type(status) is int and 400 <= status < 600)
         or bool(isinstance(base, Mapping) and base.get("status_code"))
     )
+    inner = event.get("Response") or event.get("response")
+    if not reports and isinstance(inner, Mapping):
+        return error_in(inner)
     return message_of(event) or str(event) if reports else None
 
 
@@ -122,7 +130,7 @@ def _is_stored(name: str, value: str) -> bool:
     """
     if name == "age":
         return value.isdecimal() and int(value) > 0
-    if "cache" not in name or any(part in name for part in ("kv", "prefix", "prompt", "control")):
+    if "cache" not in name or any(part in name for part in ("kv", "prefix", "prompt", "token", "control")):
         return False
     if name.endswith("hits"):  # of each cache on the way
         return any(number.strip() not in {"", "0"} for number in value.split(",") if number.strip().isdecimal())
