@@ -14,8 +14,8 @@ DETAIL = 300  # characters of a server's message that a record keeps
 
 # The first of them that says something is the message.
 _MESSAGES = (
-    "message", "faultstring", "detail", "error", "errors", "error_message", "error_msg", "msg", "reason", "description", "text",
-    "base_resp", "status_msg", "errmsg", "err_msg", "response",
+    "message", "faultstring", "detail", "error", "errors", "error_message", "error_msg", "msg", "reason", "description",
+    "text", "base_resp", "status_msg", "errmsg", "err_msg", "response",
 )  # fmt: skip
 # Names of a part that reports an error whatever the rest: fault, AWS' internalServerException, Tencent's Error.
 _REPORTS = re.compile(r"(?:error|exception|(?<!de)fault)s?$|^(?:error|err)_?(?:code|message|msg)$")
