@@ -18,8 +18,8 @@ from benchbench.complaints import server_words
 from benchbench.decoding.response import Response
 from benchbench.decoding.token_counts import EMPTY, OUTPUT, ROLE, Events, count_hidden, has_output, parts_of
 from benchbench.reported.decode_time import DECODE_MS, decode_ms
-from benchbench.reported.named_server import named_server, retries
-from benchbench.reported.reported_usage import ReportedUsage, is_cache_hit
+from benchbench.reported.heads import told_by
+from benchbench.reported.reported_usage import ReportedUsage
 from benchbench.store.requests import ErrorKind
 
 MAX_LINE = 8 << 20
@@ -318,14 +318,14 @@ class Decoder:
         if has_ended and not response.finish_reason:
             self._add(self._ended[0], (ROLE, -1, None, True, 0))  # no event closes the stream, but they do
         head = (self._status, self._headers, bytes(self._other))
-        response.served_by, response.retried = named_server(self._headers, self._provider), retries(self._headers)
+        response.served_by, response.retried, cached = told_by(self._headers, self._provider)
         problem = server_words.no_stream(*head) if self._status and not self._is_stream else None
         if not self._status or self._broken:
             problem = problem or (ErrorKind.PROTOCOL, self._broken or "the answer ended before its HTTP head did")
         if problem:
             response.problem = problem
         else:
-            self._settle(when)
+            self._settle(when, cached)
             if self._other:
                 self._bare_json()
             if response.problem is None:
@@ -353,8 +353,8 @@ class Decoder:
             return ErrorKind.STREAM, f"the stream ended without finish_reason and [DONE]{words}"[: server_words.DETAIL]
         return None
 
-    def _settle(self, when: Callable[[int], int]) -> None:
-        """Decide which events are token events and how many tokens each held."""
+    def _settle(self, when: Callable[[int], int], cached: Sequence[str]) -> None:
+        """Decide which events are token events and how many tokens each held. `cached`: counts in the head."""
         response, usage = self._response, self._usage
         if not self._events:
             response.output_tokens = self._total
@@ -365,10 +365,7 @@ class Decoder:
         beside = max(self._running_total, max(running, default=-1) if running else -1)
         response.output_tokens = total = self._total if self._total or beside < 0 else beside
         events = Events(reads, holds, ids, running, closes, choices)
-        for name, value in self._headers.items():
-            if is_cache_hit(name.decode("latin-1")):
-                usage.take_cached(value.decode("latin-1"))
-        usage.settle()
+        usage.settle(cached)
         response.input_tokens, response.cached_tokens = usage.input_tokens, usage.cached_tokens
         hidden = 0 if self._thinks else usage.reasoning_tokens
         response.tokens_from, counts = count_hidden(events, total, hidden, when)

@@ -57,8 +57,10 @@ class ReportedUsage:
         self.take_cached(timings.get("cache_n"))
         self.computed_tokens = _count(timings.get("prompt_n"))
 
-    def settle(self) -> None:
-        """What follows for cached tokens, where the server does not tell them."""
+    def settle(self, cached: Sequence[str]) -> None:
+        """Take `cached` tokens that stand elsewhere, or what follows for them where the server does not tell them."""
+        for count in cached:
+            self.take_cached(count)
         if self.cached_tokens is None and self.input_tokens and self.computed_tokens:
             self.take_cached(self.input_tokens - self.computed_tokens)
 
