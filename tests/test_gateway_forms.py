@@ -22,7 +22,7 @@ from test_stream_forms import (
     N,
     at,
     broken,
-    carry,
+    carried_as_stated,
     chat,
     chats,
     early,
@@ -230,17 +230,9 @@ FORMS: dict[str, Form] = {
 @pytest.mark.parametrize("cuts", [1, 1000], ids=["whole", "by bytes"])
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 def test_a_gateways_form_gives_its_status_and_no_wrong_number(form: Form, cuts: int) -> None:
-    row, record = carry(form, cuts)
-    assert (row["status"], row["reasons"]) == (form.status, form.reasons), (
-        record["error_detail"],
-        record["event_tokens"],
-    )
-    assert (record["status"] == "failed") == bool(form.words)
-    assert form.words in record["error_detail"]
+    row, _ = carried_as_stated(form, cuts)
     if form.status == "invalid":
         return
-    if form.tokens:
-        assert tuple(record["event_tokens"]) == tuple(form.tokens)
     assert row["ttft_ms"] == pytest.approx(FIRST_MS + STEP_MS * form.changes.get("first", 0))
     if "held" not in form.changes:
         assert row["tpot_ms"] == pytest.approx(STEP_MS, rel=1e-3)

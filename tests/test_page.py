@@ -361,15 +361,21 @@ def test_a_chart_does_not_go_over_a_cell_without_a_valid_number(tmp_path: Path) 
     assert seen.values[1].startswith("Not drawn: 1 of 6 cells, invalid or without a number here, where lines break.")
 
 
-@browser
-@pytest.mark.usefixtures("no_figures")
-def test_of_points_that_lie_on_each_other_all_are_told_and_can_be_chosen(tmp_path: Path) -> None:
+@pytest.fixture
+def alike(tmp_path: Path) -> Path:
+    """The page of two variants whose numbers are the same."""
     data = BRANCHES | {"grid": {"input": 8, "output": 4, "batch": [1, 4]}, "blocks": 2}
     run = made_run(tmp_path / "run", data, lambda *_: (50.0, 10.0))
     (tmp_path / "report.html").write_text(page([open_run(run)]))
+    return tmp_path / "report.html"
+
+
+@browser
+@pytest.mark.usefixtures("no_figures")
+def test_of_points_that_lie_on_each_other_all_are_told_and_can_be_chosen(alike: Path) -> None:
     panel, click = "document.querySelector('.detail h3')?.firstChild.data", Mouse('[data-point="0"]', click=True)
     steps = [Mouse('[data-point="0"]'), "[...document.querySelectorAll('#tip strong')].map(e => e.textContent)"]
-    seen = chromium.look(tmp_path / "report.html", [*steps, *[click, panel] * 4], width=1280)
+    seen = chromium.look(alike, [*steps, *[click, panel] * 4], width=1280)
     names = [f"{variant}, in=8, out=4, batch=1" for variant in ("int8-moe", "main")]
     assert sorted(seen.values[1]) == names
     first, second, third, fourth = seen.values[3::2]
@@ -377,7 +383,7 @@ def test_of_points_that_lie_on_each_other_all_are_told_and_can_be_chosen(tmp_pat
     ratio = "(e => { e.value = 'Ratio of TTFT'; e.dispatchEvent(new Event('change')); return e.value })"
     steps = [f"{ratio}(document.querySelector('#choosers select'))", "document.querySelectorAll('[data-point]').length"]
     steps += [Mouse('[data-point="2"]'), "tip.textContent", "charts.lastChild.textContent"]
-    of_ratios = chromium.look(tmp_path / "report.html", steps, width=1280)
+    of_ratios = chromium.look(alike, steps, width=1280)
     assert of_ratios.values[:2] == ["Ratio of TTFT", 2]
     assert of_ratios.values[3] == f"{names[0]}Ratio of TTFT: 1.000, undecided valid"  # alike: no spread, no interval
     assert "Ratio to the baseline" in of_ratios.values[4]
@@ -402,15 +408,12 @@ def test_texts_have_contrast_in_both_schemes() -> None:
 
 @browser
 @pytest.mark.usefixtures("no_figures")
-def test_a_variant_keeps_its_colour_whatever_is_shown(tmp_path: Path) -> None:
-    data = BRANCHES | {"grid": {"input": 8, "output": 4, "batch": [1, 4]}, "blocks": 2}
-    run = made_run(tmp_path / "run", data, lambda *_: (50.0, 10.0))
-    (tmp_path / "report.html").write_text(page([open_run(run)]))
+def test_a_variant_keeps_its_colour_whatever_is_shown(alike: Path) -> None:
     legend = "[...document.querySelectorAll('.legend span')].map(e => [e.textContent, e.className])"
     hide = "[...document.querySelectorAll('.filter input')].find(e => e.parentNode.textContent === 'main').click()"
     drawn = "[...document.querySelectorAll('figure .line')].map(e => e.getAttribute('class'))"
     steps = [legend, hide, legend, drawn, "document.querySelector('.legend').textContent"]
-    seen = chromium.look(tmp_path / "report.html", steps, width=1280)
+    seen = chromium.look(alike, steps, width=1280)
     assert seen.values[0] == [["main", "hue0"], ["int8-moe", "hue1"]]
     assert seen.values[2:] == [[["int8-moe", "hue1"]], ["line hue1"], "Variant: int8-moe"]
 

@@ -17,7 +17,7 @@ from benchbench.analysis.metrics import (
     request_times,
     round_metrics,
 )
-from benchbench.analysis.server_times import Report, reports_of, server_times, times_by_metrics
+from benchbench.analysis.server_times import Report, reported_times, reports_of, server_times, times_by_metrics
 from benchbench.analysis.stats import agree, rounds_needed
 from benchbench.analysis.validity import Evidence
 from benchbench.complaints import server_words
@@ -121,19 +121,10 @@ def measured(cell: CellInfo, recorded: Recorded, *, doubted: bool = False) -> Me
     metrics = round_metrics(taken, load=cell.load, in_flight=cell.batch, slo=cell.slo)
     counts = _requests(taken, bool(facts.get("approximate")))
     parts = parts_of_round(taken, facts, lambda: request_times(taken, load=cell.load, in_flight=cell.batch))
-    return Measured(metrics, facts, window_of(taken), counts, reports_of(taken), parts, _paces(taken))
-
-
-def _paces(taken: Round) -> list[Pace]:
-    table, events = taken
-    if "server_metrics" not in table.column_names:
-        return []
-    rows = zip(table["server_metrics"].to_pylist(), table["status"].to_pylist(), strict=True)
-    texts = [text if status == RequestStatus.OK else "" for text, status in rows]
-    if not any(texts):
-        return []
+    times, events = reported_times(taken.requests), taken.events
     came_s = (events.last_ns - events.first_ns) / 1e9
-    return [*paces(zip(texts, events.tokens, events.tokens - events.first_tokens, came_s, strict=True))]
+    pace = [*paces((own, events.tokens[k], events.first_tokens[k], came_s[k]) for k, own in times.items())]
+    return Measured(metrics, facts, window_of(taken), counts, reports_of(taken, times), parts, pace)
 
 
 def _clock_share(taken: Measured) -> float:

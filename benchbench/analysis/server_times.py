@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 
 from benchbench.analysis.metrics import RoundMetrics, pooled
 from benchbench.events.round_events import Round
@@ -67,22 +68,24 @@ def times_by_metrics(rounds: Sequence[RoundMetrics], facts: Sequence[Mapping[str
     return ServerTimes("metrics", count, ttft, queue, None, float(pooled(rounds, "ttft_all_s").mean()) - ttft)
 
 
-def reports_of(taken: Round) -> list[Report]:
-    """(our TTFT, queue, scheduled to first token, ITL) in s of the successful requests whose answers tell them."""
+def reported_times(requests: pa.Table) -> dict[int, Mapping[str, Any]]:
+    """By row, what the successful requests' answers tell of their times (vLLM's names, ms)."""
     import orjson
 
+    if "server_metrics" not in requests.column_names:
+        return {}
+    rows = zip(requests["server_metrics"].to_pylist(), requests["status"].to_pylist(), strict=True)
+    return {k: orjson.loads(text) for k, (text, status) in enumerate(rows) if text and status == RequestStatus.OK}
+
+
+def reports_of(taken: Round, reported: Mapping[int, Mapping[str, Any]]) -> list[Report]:
+    """(our TTFT, queue, scheduled to first token, ITL) in s of the requests that have them. `reported`: their times."""
     table, events = taken
-    if "server_metrics" not in table.column_names:
-        return []
-    texts, statuses = table["server_metrics"].to_pylist(), table["status"].to_pylist()
     sent = array_of(table["sent_ns"])
     reports = []
-    for k, (text, status) in enumerate(zip(texts, statuses, strict=True)):
-        if not text or status != RequestStatus.OK or not events.counts[k]:
-            continue
-        times = orjson.loads(text)
+    for k, times in reported.items():
         queue, first, itl = (times.get(name) for name in ("queue_time_ms", "time_to_first_token_ms", "mean_itl_ms"))
-        if queue is not None and first is not None:
+        if events.counts[k] and queue is not None and first is not None:
             ours = float(events.first_ns[k] - sent[k]) / 1e9
             reports.append((ours, queue / 1e3, first / 1e3, None if itl is None else itl / 1e3))
     return reports

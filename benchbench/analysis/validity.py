@@ -180,11 +180,12 @@ def remedy(reason: Reason, evidence: Evidence, budgets: Validity) -> str:
 
 def _client(evidence: Evidence, budgets: Validity) -> dict[Reason, bool]:
     share = evidence.shared_events / evidence.events if evidence.events else 0.0
+    first_unknown = evidence.first_shared > 0 and _first_unknown(evidence)
     return {
         Reason.SHARED_READS_SOME: budgets.shared_suspect < share <= budgets.shared_invalid,
         Reason.SHARED_READS: share > budgets.shared_invalid,
-        Reason.FIRST_TOKEN_SHARED_SOME: evidence.first_shared > 0 and not _first_unknown(evidence),
-        Reason.FIRST_TOKEN_SHARED: evidence.first_shared > 0 and _first_unknown(evidence),
+        Reason.FIRST_TOKEN_SHARED_SOME: evidence.first_shared > 0 and not first_unknown,
+        Reason.FIRST_TOKEN_SHARED: first_unknown,
         Reason.BUFFERED_STREAM: evidence.buffered * 2 > evidence.requests - evidence.failed - evidence.wrong_length > 0,
         Reason.SEND_SKEW: _beyond(evidence.send_skew_s, budgets.send_skew, evidence.ttft_s),
         Reason.LATE_SENDS: _beyond(evidence.late_p99_s, budgets.late_send, evidence.ttft_s),

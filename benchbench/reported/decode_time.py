@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import orjson
-
 DECODE_MS = "decode_ms"  # the key of what is kept of it
 LONGEST = 1e9
 _TIMES = (
@@ -46,13 +44,12 @@ class Pace(NamedTuple):
     came_s: float
 
 
-def paces(answers: Iterable[tuple[str, int, int, float]]) -> Iterator[Pace]:
-    """Those of the answers whose server tells its times. Of each: these as JSON, its tokens, those after the first
-    event, and how long they took to come, in s.
+def paces(answers: Iterable[tuple[Mapping[str, Any], int, int, float]]) -> Iterator[Pace]:
+    """Those of the answers that tell it. Of each: the times that it tells, its tokens, those of the first event, and
+    how long the others took to come, in s.
     """
-    for text, tokens, following, came_s in answers:
-        if text and following > 0:
-            times = orjson.loads(text)
+    for times, tokens, first, came_s in answers:
+        if (following := tokens - first) > 0:
             whole_ms, each_ms = times.get(DECODE_MS), times.get("mean_itl_ms")  # vLLM's
             if whole_ms is not None:  # some begin with the first token, some before it
                 yield Pace(whole_ms * following / tokens / 1e3, came_s)
